@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef WAGGLE_CONFIG_H
+#define WAGGLE_CONFIG_H
+
+/*
+ * Set once by the loader, before the programs are verified, so that the
+ * verifier folds them and prunes what a node does not use.
+ * All times are in jiffies, all ports in host byte order.
+ */
+volatile const __u32 hz = 250;
+volatile const __u32 timeout_new = 60 * 250;
+volatile const __u32 timeout_tcp = 86400 * 250;
+volatile const __u32 timeout_tcp_half_closed = 3600 * 250;
+volatile const __u32 timeout_tcp_closed = 60 * 250;
+volatile const __u32 timeout_tcp_reset = 10 * 250;
+volatile const __u32 timeout_udp = 120 * 250;
+
+volatile const __u16 nodeport_min = 30000;
+volatile const __u16 nodeport_max = 32767;
+volatile const __u16 snat_min = 49152;
+volatile const __u16 snat_max = 65535;
+
+/* SO_NETNS_COOKIE of the node's own network namespace. */
+volatile const __u64 host_netns_cookie = 0;
+
+#endif

@@ -1,0 +1,19 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# Compiles the datapath and derives its Go types. The compiler is pinned,
+# because the committed object must be what CI compiles again.
+set -eu
+cd "$(dirname "$0")"
+exec go tool bpf2go \
+	-cc clang-19 -strip llvm-strip-19 -target bpfel \
+	-go-package bpf -output-stem waggle -no-global-types \
+	-type hook -type verdict -type flow_flags -type flow_state \
+	-type service_flags -type backend_flags -type device_flags \
+	-type flow -type flow_key4 -type flow_key6 -type flow4 -type flow6 \
+	-type service_key4 -type service_key6 -type service -type service_name \
+	-type backend -type scope -type device -type runtime_state -type counter \
+	-type census -type sock_flow_key -type sock_flow -type addr \
+	waggle waggle.c -- \
+	-O2 -g -mcpu=v3 -fno-strict-aliasing -Wall -Wextra -Werror \
+	-Wno-unused-parameter -Wno-missing-field-initializers \
+	-I/usr/include/"$(uname -m)"-linux-gnu

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef WAGGLE_NEXTHOP_H
+#define WAGGLE_NEXTHOP_H
+
+#include "scratch.h"
+
+enum device_flags {
+	DEVICE_EXPRESS = 1, /* tc may send by redirect, past the stack */
+	DEVICE_XDP = 2, /* XDP may transmit on it */
+	DEVICE_EGRESS = 4, /* our program sees what leaves by it */
+};
+
+/* What the programs must know of a device, by ifindex. */
+struct device {
+	__u32 flags; /* enum device_flags */
+	__be32 addr4; /* what SNAT uses for packets that leave by it */
+	__be32 addr6[4];
+};
+
+/* Element 0 holds the node's primary addresses, for devices with none. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, struct device);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} devices SEC(".maps");
+
+/* Where XDP may redirect to, by ifindex. */
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} xdp_devices SEC(".maps");
+
+struct runtime_state {
+	__u32 epoch; /* never 0; moves on when a route or a neighbour changes */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct runtime_state);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} runtime SEC(".maps");
+
+static __always_inline __u32 current_epoch(void)
+{
+	__u32 zero = 0;
+	struct runtime_state *r = bpf_map_lookup_elem(&runtime, &zero);
+
+	return r ? r->epoch : 0;
+}
+
+static __always_inline __u32 device_flags(__u32 ifindex)
+{
+	struct device *device = bpf_map_lookup_elem(&devices, &ifindex);
+
+	return device ? device->flags : 0;
+}
+
+/*
+ * Asks the FIB where `t` goes, as if routed after it came in by `ifindex`.
+ * Returns BPF_FIB_LKUP_RET_*, or a negative errno; the device in fib->ifindex
+ * is set on SUCCESS and on NO_NEIGH.
+ */
+static __always_inline long fib_lookup(void *ctx, int family, __u32 ifindex,
+				       const __be32 *saddr, const __be32 *daddr, __u8 proto,
+				       struct bpf_fib_lookup *fib)
+{
+	__builtin_memset(fib, 0, sizeof(*fib));
+	fib->family = family;
+	fib->l4_protocol = proto;
+	fib->ifindex = ifindex;
+	if (family == AF_INET) {
+		fib->ipv4_src = saddr[0];
+		fib->ipv4_dst = daddr[0];
+	} else {
+		addr_copy(family, fib->ipv6_src, saddr);
+		addr_copy(family, fib->ipv6_dst, daddr);
+	}
+	return bpf_fib_lookup(ctx, fib, sizeof(*fib), 0);
+}
+
+/*
+ * Renews a record's next hop. False: nowhere to send. A neighbour that is not
+ * resolved leaves the epoch stale, so that the next packet asks again.
+ */
+static __always_inline bool nexthop_refresh(void *ctx, int family, __u32 ifindex, struct flow *f,
+					    const struct tuple *to)
+{
+	__u32 epoch = current_epoch();
+	struct scratch *s = scratch();
+	struct bpf_fib_lookup *fib;
+	long ret;
+
+	if (!s)
+		return false;
+	fib = &s->fib;
+	f->hop.epoch = 0;
+	ret = fib_lookup(ctx, family, ifindex, to->saddr.word, to->daddr.word, to->proto, fib);
+	if (ret != BPF_FIB_LKUP_RET_SUCCESS && ret != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return false;
+	f->hop.ifindex = fib->ifindex;
+	if (ret == BPF_FIB_LKUP_RET_NO_NEIGH)
+		return true;
+	__builtin_memcpy(f->hop.dmac, fib->dmac, ETH_ALEN);
+	__builtin_memcpy(f->hop.smac, fib->smac, ETH_ALEN);
+	if (device_flags(fib->ifindex) & DEVICE_XDP)
+		f->flags |= FLOW_XDP;
+	else
+		f->flags &= ~FLOW_XDP;
+	f->hop.epoch = epoch;
+	return true;
+}
+
+#endif

@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef WAGGLE_OPEN_H
+#define WAGGLE_OPEN_H
+
+#include "nexthop.h"
+#include "service.h"
+
+/* How many source ports are tried before a flow is given up. */
+#define PORT_TRIES 24
+/* Coprime to any range's length that is not a multiple of it. */
+#define PORT_STRIDE 7919
+
+/* The address that SNAT uses on a device. False: there is none. */
+static __always_inline bool snat_source(int family, __u32 ifindex, __be32 *source)
+{
+	struct device *device = bpf_map_lookup_elem(&devices, &ifindex);
+	__u32 fallback = 0;
+	const __be32 *addr;
+
+	if (device) {
+		addr = family == AF_INET ? &device->addr4 : device->addr6;
+		addr_copy(family, source, addr);
+		if (!addr_is_zero(family, addr))
+			return true;
+	}
+	device = bpf_map_lookup_elem(&devices, &fallback);
+	if (!device)
+		return false;
+	addr = family == AF_INET ? &device->addr4 : device->addr6;
+	addr_copy(family, source, addr);
+	return !addr_is_zero(family, addr);
+}
+
+/*
+ * Express where we may transmit, the stack where we may not. A flow needs SNAT
+ * if its reply could miss this node (the client is outside, the backend on
+ * another node), or would never leave the backend (it calls itself). Fills in
+ * to->saddr; *flags become those of the client's half.
+ */
+static __always_inline bool route_new(void *ctx, int family, __u32 ifindex, const struct packet *p,
+				      const struct backend *backend, bool internal,
+				      struct tuple *to, __u32 *flags)
+{
+	bool hairpin = addr_equal(family, p->tuple.saddr.word, backend->addr);
+	struct scratch *s = scratch();
+	__u32 device = 0;
+	long ret;
+
+	*flags = 0;
+	addr_copy(family, to->saddr.word, p->tuple.saddr.word);
+	if (!hairpin && (internal || backend->flags & BACKEND_LOCAL))
+		return true;
+	if (!s)
+		return false;
+	ret = fib_lookup(ctx, family, ifindex, p->tuple.saddr.word, backend->addr, p->tuple.proto,
+			 &s->fib);
+	if (ret == BPF_FIB_LKUP_RET_SUCCESS || ret == BPF_FIB_LKUP_RET_NO_NEIGH)
+		device = device_flags(s->fib.ifindex);
+	else if (ret == BPF_FIB_LKUP_RET_UNSUPP_LWT)
+		device = DEVICE_EGRESS;
+
+	if (device & DEVICE_EXPRESS && !hairpin)
+		*flags = FLOW_EXPRESS;
+	else if (device & DEVICE_EGRESS)
+		*flags = FLOW_SPLIT;
+	else
+		return true;
+	return snat_source(family, s->fib.ifindex, to->saddr.word);
+}
+
+/*
+ * Claims the reply's tuple. flows_new is claimed first and `flows` looked at
+ * after, because confirmation inserts there first and deletes here after: in
+ * that order no two flows can come away with the same tuple. `t` is the new
+ * flow's own tuple, to recognise what an earlier try of it left behind.
+ */
+static __always_inline int claim(int family, const struct flow *f, const struct tuple *t,
+				 const struct tuple *reply, const struct tuple *to)
+{
+	struct flow *other;
+
+	if (flow_insert(family, false, reply, f, to, BPF_NOEXIST)) {
+		other = flow_lookup(family, false, reply);
+		if (other && !flow_mirrors(family, other, t, false) &&
+		    !(flow_stale(other, t->proto) && flow_dead(family, false, other, reply)))
+			return false;
+		if (flow_insert(family, false, reply, f, to, BPF_ANY))
+			return false;
+	}
+	other = flow_lookup(family, true, reply);
+	if (!other)
+		return true;
+	if ((!(f->flags & FLOW_EXPRESS) && flow_mirrors(family, other, t, false)) ||
+	    (flow_stale(other, t->proto) && flow_dead(family, true, other, reply))) {
+		flow_delete(family, true, reply);
+		return true;
+	}
+	flow_delete(family, false, reply);
+	return false;
+}
+
+__noinline int claim4(const struct flow *f, const struct tuple *t, const struct tuple *reply,
+		      const struct tuple *to)
+{
+	return f && t && reply && to ? claim(AF_INET, f, t, reply, to) : 0;
+}
+
+__noinline int claim6(const struct flow *f, const struct tuple *t, const struct tuple *reply,
+		      const struct tuple *to)
+{
+	return f && t && reply && to ? claim(AF_INET6, f, t, reply, to) : 0;
+}
+
+static __always_inline bool claim_reply(int family, const struct flow *f, const struct tuple *t,
+					const struct tuple *reply, const struct tuple *to)
+{
+	if (family == AF_INET)
+		return claim4(f, t, reply, to);
+	return claim6(f, t, reply, to);
+}
+
+/* What the backend's half is, by the client's half. */
+static __always_inline __u32 reply_flags(__u32 flags)
+{
+	if (!(flags & (FLOW_EXPRESS | FLOW_SPLIT)))
+		return FLOW_REPLY;
+	return FLOW_REPLY | FLOW_EXPRESS | (flags & FLOW_SPLIT);
+}
+
+/*
+ * Finds the source port under which the backend will know the flow, and
+ * records the reply under it. Where the address is the client's own, so is
+ * the port if possible: it is not if the same client port already reaches
+ * this backend through another frontend.
+ */
+static __always_inline bool open_reply(int family, const struct packet *p, struct scratch *s)
+{
+	struct tuple *to = &s->open.to, *reply = &s->open.reply, *back = &s->open.back;
+	struct flow *f = &s->open.reply_flow;
+	__u32 span = snat_max - snat_min + 1;
+	__u32 pick = bpf_get_prandom_u32();
+	bool snat = s->open.flow.flags;
+	int i;
+
+	*f = s->open.flow;
+	f->flags = reply_flags(f->flags);
+	tuple_reverse(family, &p->tuple, !snat, back);
+	to->sport = p->tuple.sport;
+	for (i = 0; i < PORT_TRIES; i++) {
+		if (snat || i)
+			to->sport = bpf_htons(snat_min + (pick + i * PORT_STRIDE) % span);
+		tuple_reverse(family, to, !snat, reply);
+		if (claim_reply(family, f, &p->tuple, reply, back))
+			return true;
+	}
+	return false;
+}
+
+/* The third record of a split flow. */
+static __always_inline long open_egress_half(int family, bool confirmed, const struct flow *f,
+					     const struct tuple *t, const struct tuple *to,
+					     struct scratch *s)
+{
+	struct tuple *key = &s->open.key;
+
+	s->open.half = *f;
+	s->open.half.flags = FLOW_EGRESS_HALF;
+	flow_egress_half(family, t, to, key);
+	return flow_insert(family, confirmed, key, &s->open.half, to, BPF_ANY);
+}
+
+/* Records a new flow, whose backend and route stand in the scratch. */
+static __always_inline int open_records(int family, const struct packet *p)
+{
+	struct scratch *s = scratch();
+	struct flow *f;
+
+	if (!s)
+		return VERDICT_DROP_ERROR;
+	f = &s->open.flow;
+	if (!open_reply(family, p, s))
+		return VERDICT_DROP_SNAT_EXHAUSTED;
+	if (!f->flags)
+		f->flags = FLOW_MIRROR_EGRESS;
+	if (flow_insert(family, false, &p->tuple, f, &s->open.to, BPF_ANY))
+		return VERDICT_DROP_ERROR;
+	if (f->flags & FLOW_SPLIT &&
+	    open_egress_half(family, false, f, &p->tuple, &s->open.to, s))
+		return VERDICT_DROP_ERROR;
+	return VERDICT_FLOW_OPENED;
+}
+
+__noinline int open_records4(const struct packet *p)
+{
+	return p ? open_records(AF_INET, p) : VERDICT_DROP_ERROR;
+}
+
+__noinline int open_records6(const struct packet *p)
+{
+	return p ? open_records(AF_INET6, p) : VERDICT_DROP_ERROR;
+}
+
+/* Chooses a backend for a packet of no known flow, and records both halves. */
+static __always_inline int flow_open(void *ctx, int family, __u32 ifindex, const struct packet *p,
+				     const struct service *svc, bool internal)
+{
+	const struct scope *scope = internal ? &svc->internal : &svc->external;
+	struct scratch *s = scratch();
+	struct backend *backend;
+	__u32 id, flags;
+
+	if (!s)
+		return VERDICT_DROP_ERROR;
+	if (p->tcp_flags & TCP_RST)
+		return VERDICT_DROP_NO_FLOW;
+	backend = backend_select(scope, &id);
+	if (!backend) {
+		if (svc->flags & (internal ? SERVICE_INTERNAL_DROP : SERVICE_EXTERNAL_DROP))
+			return VERDICT_DROP_NO_LOCAL_ENDPOINT;
+		return VERDICT_REFUSED;
+	}
+	if (!route_new(ctx, family, ifindex, p, backend, internal, &s->open.to, &flags))
+		return VERDICT_DROP_NO_ROUTE;
+	addr_copy(family, s->open.to.daddr.word, backend->addr);
+	s->open.to.dport = backend->port;
+	s->open.to.proto = p->tuple.proto;
+	s->open.flow = (struct flow){
+		.service = svc->id,
+		.backend = id,
+		.last_seen = now(),
+		.flags = flags,
+	};
+	return family == AF_INET ? open_records4(p) : open_records6(p);
+}
+
+#endif

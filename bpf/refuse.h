@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef WAGGLE_REFUSE_H
+#define WAGGLE_REFUSE_H
+
+#include "checksum.h"
+
+/*
+ * A frontend with no endpoints refuses at once: TCP with a reset, UDP with
+ * ICMP "port unreachable", each made from the packet itself and sent back
+ * where it came from (tc only).
+ */
+
+#define TCP_CHECK_OFF 16
+#define UDP_CHECK_OFF 6
+/*
+ * RFC 792 and RFC 4443, 3.1. Defined here because the kernel's own header
+ * needs the C library's.
+ */
+#define ICMP_DEST_UNREACH 3
+#define ICMP_PORT_UNREACH 3
+#define ICMPV6_DEST_UNREACH 1
+#define ICMPV6_PORT_UNREACH 4
+
+struct icmp_unreachable {
+	__u8 type;
+	__u8 code;
+	__u16 checksum;
+	__u32 unused;
+};
+
+/* RFC 792: the offending header and the 64 bits behind it. */
+#define QUOTED_L4 8
+
+/*
+ * Whether the sender left the transport checksum to its device: the field
+ * then holds the pseudo header's sum, and is completed when the packet leaves,
+ * over whatever we have made of it. No helper tells, but a change that is not
+ * the pseudo header's is applied by bpf_l4_csum_replace in no other case.
+ * The field is overwritten or put back by the caller.
+ */
+static __always_inline bool checksum_is_partial(struct __sk_buff *skb, __u32 off)
+{
+	__u16 before, after;
+
+	if (bpf_skb_load_bytes(skb, off, &before, sizeof(before)) ||
+	    bpf_l4_csum_replace(skb, off, 0, 1, 0) ||
+	    bpf_skb_load_bytes(skb, off, &after, sizeof(after)))
+		return false;
+	if (before == after)
+		return true;
+	bpf_skb_store_bytes(skb, off, &before, sizeof(before), 0);
+	return false;
+}
+
+static __always_inline __u64 csum_bytes(const void *data, __u32 size)
+{
+	return (__u32)bpf_csum_diff(NULL, 0, (void *)data, size, 0);
+}
+
+/* RFC 793 and RFC 8200, 8.1: the sum over the pseudo header. */
+static __always_inline __u64 pseudo_header_sum(int family, const struct tuple *t, __u32 len)
+{
+	__u64 sum = bpf_htonl(len) + (__u64)bpf_htonl(t->proto);
+
+	sum += (__u64)t->saddr.word[0] + t->daddr.word[0];
+	if (family == AF_INET)
+		return sum;
+	sum += (__u64)t->saddr.word[1] + t->daddr.word[1];
+	sum += (__u64)t->saddr.word[2] + t->daddr.word[2];
+	return sum + t->saddr.word[3] + t->daddr.word[3];
+}
+
+/* Sends the packet's addresses, link layer included, the other way round. */
+static __always_inline long swap_macs(struct __sk_buff *skb, __u32 l3_off)
+{
+	__u8 macs[2 * ETH_ALEN], swapped[2 * ETH_ALEN];
+
+	if (!l3_off)
+		return 0;
+	if (bpf_skb_load_bytes(skb, 0, macs, sizeof(macs)))
+		return -1;
+	__builtin_memcpy(swapped, macs + ETH_ALEN, ETH_ALEN);
+	__builtin_memcpy(swapped + ETH_ALEN, macs, ETH_ALEN);
+	return bpf_skb_store_bytes(skb, 0, swapped, sizeof(swapped), 0);
+}
+
+static __always_inline long store_ip4(struct __sk_buff *skb, __u32 l3_off, const struct tuple *t,
+				      __u32 len)
+{
+	struct iphdr ip = {
+		.version = 4,
+		.ihl = 5,
+		.tot_len = bpf_htons(len),
+		.ttl = 64,
+		.protocol = t->proto,
+		.saddr = t->saddr.word[0],
+		.daddr = t->daddr.word[0],
+	};
+
+	ip.check = csum_apply(0xffff, csum_bytes(&ip, sizeof(ip)));
+	return bpf_skb_store_bytes(skb, l3_off, &ip, sizeof(ip), 0);
+}
+
+static __always_inline long store_ip6(struct __sk_buff *skb, __u32 l3_off, const struct tuple *t,
+				      __u32 len)
+{
+	struct ipv6hdr ip = {
+		.version = 6,
+		.payload_len = bpf_htons(len - sizeof(ip)),
+		.hop_limit = 64,
+		.nexthdr = t->proto,
+	};
+
+	addr_copy(AF_INET6, ip.saddr.in6_u.u6_addr32, t->saddr.word);
+	addr_copy(AF_INET6, ip.daddr.in6_u.u6_addr32, t->daddr.word);
+	return bpf_skb_store_bytes(skb, l3_off, &ip, sizeof(ip), 0);
+}
+
+/* `len` counts from the IP header on. */
+static __always_inline long store_ip(struct __sk_buff *skb, int family, __u32 l3_off,
+				     const struct tuple *t, __u32 len)
+{
+	if (family == AF_INET)
+		return store_ip4(skb, l3_off, t, len);
+	return store_ip6(skb, l3_off, t, len);
+}
+
+static __always_inline __u32 ip_header_size(int family)
+{
+	return family == AF_INET ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
+}
+
+/* RFC 9293, 3.10.7.1: the reset that a closed port sends. */
+static __always_inline void make_reset(struct tcphdr *tcp, const struct packet *p, __u32 payload)
+{
+	tcp->source = p->tuple.dport;
+	tcp->dest = p->tuple.sport;
+	tcp->doff = sizeof(*tcp) / 4;
+	tcp->rst = 1;
+	if (p->tcp_flags & TCP_ACK) {
+		tcp->seq = bpf_htonl(p->ack);
+		return;
+	}
+	tcp->ack = 1;
+	tcp->ack_seq = bpf_htonl(p->seq + payload + !!(p->tcp_flags & TCP_SYN) +
+				 !!(p->tcp_flags & TCP_FIN));
+}
+
+static __always_inline long refuse_tcp(struct __sk_buff *skb, int family, __u32 l3_off,
+				       const struct packet *p)
+{
+	__u32 l4_off = l3_off + ip_header_size(family);
+	struct tcphdr tcp = {};
+	struct tuple back;
+	__u32 payload;
+	__u8 doff;
+	__u64 sum;
+	bool partial;
+
+	if (p->l4_off != l4_off || bpf_skb_load_bytes(skb, l4_off + 12, &doff, sizeof(doff)))
+		return -1;
+	payload = p->len - ip_header_size(family) - (doff >> 4) * 4;
+	make_reset(&tcp, p, payload);
+	tuple_reverse(family, &p->tuple, false, &back);
+	partial = checksum_is_partial(skb, l4_off + TCP_CHECK_OFF);
+	if (bpf_skb_change_tail(skb, l4_off + sizeof(tcp), 0))
+		return -1;
+	sum = pseudo_header_sum(family, &back, sizeof(tcp));
+	if (partial)
+		tcp.check = ~csum_apply(0xffff, sum);
+	else
+		tcp.check = csum_apply(0xffff, sum + csum_bytes(&tcp, sizeof(tcp)));
+	if (store_ip(skb, family, l3_off, &back, ip_header_size(family) + sizeof(tcp)))
+		return -1;
+	return bpf_skb_store_bytes(skb, l4_off, &tcp, sizeof(tcp), 0);
+}
+
+/* The sum of what is quoted, as it will be when the packet has left. */
+static __always_inline __u64 quoted_sum(struct __sk_buff *skb, int family, __u32 l3_off,
+					bool partial)
+{
+	__u8 quoted[sizeof(struct ipv6hdr) + QUOTED_L4];
+	__u32 header = ip_header_size(family);
+	__u16 check;
+
+	if (bpf_skb_load_bytes(skb, l3_off, quoted, header + QUOTED_L4))
+		return 0;
+	if (!partial)
+		return csum_bytes(quoted, header + QUOTED_L4);
+	__builtin_memcpy(&check, quoted + header + UDP_CHECK_OFF, sizeof(check));
+	return csum_bytes(quoted, header) + (__u16)~check;
+}
+
+static __always_inline long refuse_udp(struct __sk_buff *skb, int family, __u32 l3_off,
+				       const struct packet *p)
+{
+	__u32 header = ip_header_size(family);
+	__u32 quoted = header + QUOTED_L4;
+	struct icmp_unreachable icmp = {
+		.type = family == AF_INET ? ICMP_DEST_UNREACH : ICMPV6_DEST_UNREACH,
+		.code = family == AF_INET ? ICMP_PORT_UNREACH : ICMPV6_PORT_UNREACH,
+	};
+	struct tuple back;
+	bool partial;
+	__u64 sum;
+
+	if (p->l4_off != l3_off + header)
+		return -1;
+	tuple_reverse(family, &p->tuple, false, &back);
+	back.proto = family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6;
+	partial = checksum_is_partial(skb, p->l4_off + UDP_CHECK_OFF);
+	if (bpf_skb_change_tail(skb, l3_off + quoted, 0))
+		return -1;
+	sum = quoted_sum(skb, family, l3_off, partial) + csum_bytes(&icmp, sizeof(icmp));
+	if (family == AF_INET6)
+		sum += pseudo_header_sum(family, &back, sizeof(icmp) + quoted);
+	icmp.checksum = csum_apply(0xffff, sum);
+	if (bpf_skb_adjust_room(skb, header + sizeof(icmp), BPF_ADJ_ROOM_MAC,
+				BPF_F_ADJ_ROOM_FIXED_GSO))
+		return -1;
+	if (store_ip(skb, family, l3_off, &back, header + sizeof(icmp) + quoted))
+		return -1;
+	return bpf_skb_store_bytes(skb, l3_off + header, &icmp, sizeof(icmp), 0);
+}
+
+static __always_inline int refuse_family(struct __sk_buff *skb, int family, __u32 l3_off,
+					 const struct packet *p)
+{
+	long ret;
+
+	if (p->tuple.proto == IPPROTO_TCP)
+		ret = refuse_tcp(skb, family, l3_off, p);
+	else
+		ret = refuse_udp(skb, family, l3_off, p);
+	return ret || swap_macs(skb, l3_off);
+}
+
+__noinline int refuse4(struct __sk_buff *skb, __u32 l3_off, const struct packet *p)
+{
+	return p ? refuse_family(skb, AF_INET, l3_off, p) : -1;
+}
+
+__noinline int refuse6(struct __sk_buff *skb, __u32 l3_off, const struct packet *p)
+{
+	return p ? refuse_family(skb, AF_INET6, l3_off, p) : -1;
+}
+
+/* Turns the packet into its own refusal. Nonzero: it could not be done. */
+static __always_inline int refuse(struct __sk_buff *skb, int family, __u32 l3_off,
+				  const struct packet *p)
+{
+	return family == AF_INET ? refuse4(skb, l3_off, p) : refuse6(skb, l3_off, p);
+}
+
+#endif

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef WAGGLE_SCRATCH_H
+#define WAGGLE_SCRATCH_H
+
+#include "flow.h"
+
+/*
+ * What does not fit on the 512 bytes of stack that a program and all that it
+ * calls share. Used by the packet programs only: they run with bottom halves
+ * off, so none interrupts another on its CPU. Each member belongs to one
+ * function.
+ */
+struct scratch {
+	union flow_value insert;
+	struct bpf_fib_lookup fib;
+	struct {
+		struct flow flow;
+		struct flow reply_flow;
+		struct flow half;
+		struct tuple to;
+		struct tuple reply;
+		struct tuple back;
+		struct tuple key;
+	} open;
+	struct {
+		struct flow flow;
+		struct flow mirror_flow;
+		struct tuple to;
+		struct tuple mirror;
+		struct tuple back;
+		struct tuple half;
+	} pending;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} scratch_map SEC(".maps");
+
+static __always_inline struct scratch *scratch(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&scratch_map, &zero);
+}
+
+/* Records `to` as the rewrite of `t`; the other members come from `f`. */
+static __always_inline long flow_insert(int family, bool confirmed, const struct tuple *t,
+					const struct flow *f, const struct tuple *to, __u64 how)
+{
+	struct scratch *s = scratch();
+	union flow_value *value;
+	union flow_key key;
+
+	if (!s)
+		return -1;
+	value = &s->insert;
+	flow_key(family, t, &key);
+	value->flow = *f;
+	value->flow.sport = to->sport;
+	value->flow.dport = to->dport;
+	if (family == AF_INET) {
+		value->v4.saddr = to->saddr.word[0];
+		value->v4.daddr = to->daddr.word[0];
+	} else {
+		addr_copy(family, value->v6.saddr, to->saddr.word);
+		addr_copy(family, value->v6.daddr, to->daddr.word);
+	}
+	return bpf_map_update_elem(flows_map(family, confirmed), &key, value, how);
+}
+
+#endif

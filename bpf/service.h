@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef WAGGLE_SERVICE_H
+#define WAGGLE_SERVICE_H
+
+#include "config.h"
+#include "packet.h"
+
+/* A frontend. NodePorts are stored once, under the unspecified address. */
+struct service_key4 {
+	__be32 addr;
+	__be16 port;
+	__u8 proto;
+	__u8 pad;
+};
+
+struct service_key6 {
+	__be32 addr[4];
+	__be16 port;
+	__u8 proto;
+	__u8 pad;
+};
+
+/* A block of slots. */
+struct scope {
+	__u32 first;
+	__u32 count;
+};
+
+enum service_flags {
+	/* endpoints exist, but the policy allows none of them here */
+	SERVICE_EXTERNAL_DROP = 1,
+	SERVICE_INTERNAL_DROP = 2,
+};
+
+struct service {
+	__u32 id;
+	__u32 flags; /* enum service_flags */
+	struct scope external; /* for what comes from outside the node */
+	struct scope internal; /* for its pods and processes */
+};
+
+enum backend_flags {
+	BACKEND_LOCAL = 1, /* on this node */
+	BACKEND_IPV6 = 2,
+	BACKEND_SERVING = 4, /* in a set that new flows are sent to */
+};
+
+struct backend {
+	__be32 addr[4];
+	__u32 service; /* id; 0: this element is free */
+	__be16 port;
+	__u8 proto;
+	__u8 flags; /* enum backend_flags */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 131072);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct service_key4);
+	__type(value, struct service);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} services4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 131072);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct service_key6);
+	__type(value, struct service);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} services6 SEC(".maps");
+
+/* Backend ids, in a contiguous block for each service and scope. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1048576);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} slots SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct backend);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} backends SEC(".maps");
+
+/* Names, for people: the datapath never reads them. */
+struct service_name {
+	char namespace[64];
+	char name[64];
+	char port[64];
+	__u8 proto;
+	__u8 family; /* 4 or 6 */
+	__u16 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct service_name);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} service_names SEC(".maps");
+
+/* The addresses of this node that NodePorts answer on. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __be32);
+	__type(value, __u8);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} node_addrs4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct addr);
+	__type(value, __u8);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} node_addrs6 SEC(".maps");
+
+static __always_inline bool node_has_addr(int family, const __be32 *addr)
+{
+	if (family == AF_INET)
+		return bpf_map_lookup_elem(&node_addrs4, addr);
+	return bpf_map_lookup_elem(&node_addrs6, addr);
+}
+
+static __always_inline struct service *frontend_lookup(int family, const __be32 *addr, __be16 port,
+						       __u8 proto)
+{
+	if (family == AF_INET) {
+		struct service_key4 key = {
+			.addr = addr[0],
+			.port = port,
+			.proto = proto,
+		};
+
+		return bpf_map_lookup_elem(&services4, &key);
+	} else {
+		struct service_key6 key = {
+			.port = port,
+			.proto = proto,
+		};
+
+		addr_copy(family, key.addr, addr);
+		return bpf_map_lookup_elem(&services6, &key);
+	}
+}
+
+static __always_inline bool is_nodeport(__be16 port)
+{
+	__u16 host = bpf_ntohs(port);
+
+	return host >= nodeport_min && host <= nodeport_max;
+}
+
+/*
+ * The frontend at an address, an exact one before the wildcard. `loopback`:
+ * 127.0.0.1 and ::1 count as this node's addresses.
+ */
+static __always_inline struct service *service_lookup(int family, const __be32 *addr, __be16 port,
+						      __u8 proto, bool loopback)
+{
+	const struct addr any = {};
+	struct service *svc = frontend_lookup(family, addr, port, proto);
+
+	if (svc || !is_nodeport(port))
+		return svc;
+	if (loopback && addr_is_loopback(family, addr))
+		return frontend_lookup(family, any.word, port, proto);
+	if (!node_has_addr(family, addr))
+		return NULL;
+	return frontend_lookup(family, any.word, port, proto);
+}
+
+static __always_inline struct backend *backend_get(__u32 id)
+{
+	return bpf_map_lookup_elem(&backends, &id);
+}
+
+/* One random backend of a scope. NULL only if the scope is empty. */
+static __always_inline struct backend *backend_select(const struct scope *scope, __u32 *id)
+{
+	__u32 count = scope->count;
+	__u32 index, *slot;
+
+	if (!count)
+		return NULL;
+	index = scope->first + bpf_get_prandom_u32() % count;
+	slot = bpf_map_lookup_elem(&slots, &index);
+	if (!slot)
+		return NULL;
+	*id = *slot;
+	return backend_get(*id);
+}
+
+#endif

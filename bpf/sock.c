@@ -1,0 +1,356 @@
+//go:build ignore
+// SPDX-License-Identifier: GPL-2.0
+
+/*
+ * cgroup socket hooks: processes on the node are connected to a backend
+ * directly, once, with no cost a packet after it. The application goes on
+ * seeing the service's address (getpeername, recvmsg).
+ */
+
+#include <linux/errno.h>
+#include "service.h"
+
+#define VERDICT_CONTINUE 1
+#define VERDICT_FAIL 0
+
+/* A connected socket's service address, and what it was replaced with. */
+struct sock_peer {
+	__be32 addr[4];
+	__be32 backend_addr[4];
+	__be16 port;
+	__be16 backend_port;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct sock_peer);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} sock_peers SEC(".maps");
+
+/*
+ * The flows of unconnected UDP sockets: (socket, service) -> backend for what
+ * is sent, so that a conversation stays with one backend, and (socket,
+ * backend) -> service for what is received.
+ */
+struct sock_flow_key {
+	__u64 cookie;
+	__be32 addr[4];
+	__be16 port;
+	__u8 reply;
+	__u8 family;
+	__u32 pad;
+};
+
+struct sock_flow {
+	__be32 addr[4];
+	__be16 port;
+	__u16 pad;
+	__u32 backend;
+	__u32 service;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct sock_flow_key);
+	__type(value, struct sock_flow);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} sock_flows SEC(".maps");
+
+/* ::ffff:0:0/96, RFC 4291, 2.5.5.2: an IPv4 destination on an IPv6 socket */
+static __always_inline bool is_mapped(const struct bpf_sock_addr *ctx)
+{
+	return !ctx->user_ip6[0] && !ctx->user_ip6[1] && ctx->user_ip6[2] == bpf_htonl(0xffff);
+}
+
+/*
+ * The verifier takes a context member only by a constant offset in the
+ * instruction; this keeps the compiler from computing its address first.
+ */
+#define fixed_offset(ctx) asm volatile("" : "+r"(ctx))
+
+static __always_inline void addr_read(const struct bpf_sock_addr *ctx, int family, bool v6_hook,
+				      __be32 *addr)
+{
+	fixed_offset(ctx);
+	if (!v6_hook) {
+		addr[0] = ctx->user_ip4;
+		return;
+	}
+	if (family == AF_INET) {
+		addr[0] = ctx->user_ip6[3];
+		return;
+	}
+	addr[0] = ctx->user_ip6[0];
+	addr[1] = ctx->user_ip6[1];
+	addr[2] = ctx->user_ip6[2];
+	addr[3] = ctx->user_ip6[3];
+}
+
+static __always_inline void addr_write(struct bpf_sock_addr *ctx, int family, bool v6_hook,
+				       const __be32 *addr, __be16 port)
+{
+	fixed_offset(ctx);
+	ctx->user_port = port;
+	if (!v6_hook) {
+		ctx->user_ip4 = addr[0];
+		return;
+	}
+	if (family == AF_INET) {
+		ctx->user_ip6[3] = addr[0];
+		return;
+	}
+	ctx->user_ip6[0] = addr[0];
+	ctx->user_ip6[1] = addr[1];
+	ctx->user_ip6[2] = addr[2];
+	ctx->user_ip6[3] = addr[3];
+}
+
+static __always_inline struct service *sock_service(struct bpf_sock_addr *ctx, int family,
+						    const __be32 *addr)
+{
+	__be16 port = ctx->user_port;
+	bool loopback = false;
+
+	if (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP)
+		return NULL;
+	if (is_nodeport(port) && addr_is_loopback(family, addr))
+		loopback = bpf_get_netns_cookie(ctx) == host_netns_cookie;
+	return service_lookup(family, addr, port, ctx->protocol, loopback);
+}
+
+static __always_inline int sock_refuse(void)
+{
+	count(HOOK_SOCK, VERDICT_REFUSED, 0);
+	bpf_set_retval(-ECONNREFUSED);
+	return VERDICT_FAIL;
+}
+
+/* A socket that connects anew, to what is no service, has no service address. */
+static __always_inline void peer_forget(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+
+	if (sk && bpf_sk_storage_get(&sock_peers, sk, NULL, 0))
+		bpf_sk_storage_delete(&sock_peers, sk);
+}
+
+static __always_inline bool peer_remember(struct bpf_sock_addr *ctx, int family,
+					  const __be32 *addr, __be16 port,
+					  const struct backend *backend)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct sock_peer *peer;
+
+	if (!sk)
+		return false;
+	peer = bpf_sk_storage_get(&sock_peers, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!peer)
+		return false;
+	addr_copy(family, peer->addr, addr);
+	addr_copy(family, peer->backend_addr, backend->addr);
+	peer->port = port;
+	peer->backend_port = backend->port;
+	return true;
+}
+
+static __always_inline int sock_connect(struct bpf_sock_addr *ctx, int family, bool v6_hook)
+{
+	struct backend *backend;
+	struct service *svc;
+	__be32 addr[4];
+	__u32 id;
+
+	addr_read(ctx, family, v6_hook, addr);
+	svc = sock_service(ctx, family, addr);
+	if (!svc) {
+		peer_forget(ctx);
+		return VERDICT_CONTINUE;
+	}
+	backend = backend_select(&svc->internal, &id);
+	if (!backend)
+		return sock_refuse();
+	if (!peer_remember(ctx, family, addr, ctx->user_port, backend)) {
+		bpf_set_retval(-ENOMEM);
+		return VERDICT_FAIL;
+	}
+	addr_write(ctx, family, v6_hook, backend->addr, backend->port);
+	count(HOOK_SOCK, VERDICT_SOCK_CONNECT, 0);
+	return VERDICT_CONTINUE;
+}
+
+static __always_inline void sock_flow_key(struct bpf_sock_addr *ctx, int family,
+					  const __be32 *addr, __be16 port, bool reply,
+					  struct sock_flow_key *key)
+{
+	__builtin_memset(key, 0, sizeof(*key));
+	key->cookie = bpf_get_socket_cookie(ctx);
+	addr_copy(family, key->addr, addr);
+	key->port = port;
+	key->reply = reply;
+	key->family = family;
+}
+
+static __always_inline bool backend_still(int family, const struct backend *backend,
+					  const struct sock_flow *flow)
+{
+	return backend && backend->service == flow->service &&
+	       backend->flags & BACKEND_SERVING && backend->port == flow->port &&
+	       addr_equal(family, backend->addr, flow->addr);
+}
+
+/* The backend of a conversation: the one it has, while that serves. */
+static __always_inline struct backend *sock_backend(const struct service *svc, int family,
+						    const struct sock_flow_key *key)
+{
+	struct sock_flow *known = bpf_map_lookup_elem(&sock_flows, key);
+	struct sock_flow flow = { .service = svc->id };
+	struct backend *backend;
+
+	if (known) {
+		backend = backend_get(known->backend);
+		if (backend_still(family, backend, known) && known->service == svc->id)
+			return backend;
+	}
+	backend = backend_select(&svc->internal, &flow.backend);
+	if (!backend)
+		return NULL;
+	addr_copy(family, flow.addr, backend->addr);
+	flow.port = backend->port;
+	bpf_map_update_elem(&sock_flows, key, &flow, BPF_ANY);
+	return backend;
+}
+
+static __always_inline int sock_sendmsg(struct bpf_sock_addr *ctx, int family, bool v6_hook)
+{
+	struct sock_flow service = {};
+	struct sock_flow_key key;
+	struct backend *backend;
+	struct service *svc;
+	__be32 addr[4];
+	__be16 port = ctx->user_port;
+
+	addr_read(ctx, family, v6_hook, addr);
+	svc = sock_service(ctx, family, addr);
+	if (!svc)
+		return VERDICT_CONTINUE;
+	sock_flow_key(ctx, family, addr, port, false, &key);
+	backend = sock_backend(svc, family, &key);
+	if (!backend)
+		return sock_refuse();
+	sock_flow_key(ctx, family, backend->addr, backend->port, true, &key);
+	addr_copy(family, service.addr, addr);
+	service.port = port;
+	service.service = svc->id;
+	if (bpf_map_update_elem(&sock_flows, &key, &service, BPF_ANY)) {
+		bpf_set_retval(-ENOMEM);
+		return VERDICT_FAIL;
+	}
+	addr_write(ctx, family, v6_hook, backend->addr, backend->port);
+	count(HOOK_SOCK, VERDICT_SOCK_SENDMSG, 0);
+	return VERDICT_CONTINUE;
+}
+
+/* Shows the service where the kernel shows the backend. */
+static __always_inline bool show_peer(struct bpf_sock_addr *ctx, int family, bool v6_hook)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct sock_peer *peer;
+	__be32 addr[4];
+
+	if (!sk)
+		return false;
+	peer = bpf_sk_storage_get(&sock_peers, sk, NULL, 0);
+	if (!peer)
+		return false;
+	addr_read(ctx, family, v6_hook, addr);
+	if (peer->backend_port != (__be16)ctx->user_port ||
+	    !addr_equal(family, peer->backend_addr, addr))
+		return false;
+	addr_write(ctx, family, v6_hook, peer->addr, peer->port);
+	return true;
+}
+
+static __always_inline int sock_getpeername(struct bpf_sock_addr *ctx, int family, bool v6_hook)
+{
+	if (show_peer(ctx, family, v6_hook))
+		count(HOOK_SOCK, VERDICT_SOCK_GETPEERNAME, 0);
+	return VERDICT_CONTINUE;
+}
+
+static __always_inline int sock_recvmsg(struct bpf_sock_addr *ctx, int family, bool v6_hook)
+{
+	struct sock_flow_key key;
+	struct sock_flow *flow;
+	__be32 addr[4];
+
+	if (show_peer(ctx, family, v6_hook))
+		goto shown;
+	addr_read(ctx, family, v6_hook, addr);
+	sock_flow_key(ctx, family, addr, ctx->user_port, true, &key);
+	flow = bpf_map_lookup_elem(&sock_flows, &key);
+	if (!flow)
+		return VERDICT_CONTINUE;
+	addr_write(ctx, family, v6_hook, flow->addr, flow->port);
+shown:
+	count(HOOK_SOCK, VERDICT_SOCK_RECVMSG, 0);
+	return VERDICT_CONTINUE;
+}
+
+SEC("cgroup/connect4")
+int waggle_connect4(struct bpf_sock_addr *ctx)
+{
+	return sock_connect(ctx, AF_INET, false);
+}
+
+SEC("cgroup/connect6")
+int waggle_connect6(struct bpf_sock_addr *ctx)
+{
+	if (is_mapped(ctx))
+		return sock_connect(ctx, AF_INET, true);
+	return sock_connect(ctx, AF_INET6, true);
+}
+
+SEC("cgroup/sendmsg4")
+int waggle_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	return sock_sendmsg(ctx, AF_INET, false);
+}
+
+SEC("cgroup/sendmsg6")
+int waggle_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	if (is_mapped(ctx))
+		return sock_sendmsg(ctx, AF_INET, true);
+	return sock_sendmsg(ctx, AF_INET6, true);
+}
+
+SEC("cgroup/recvmsg4")
+int waggle_recvmsg4(struct bpf_sock_addr *ctx)
+{
+	return sock_recvmsg(ctx, AF_INET, false);
+}
+
+SEC("cgroup/recvmsg6")
+int waggle_recvmsg6(struct bpf_sock_addr *ctx)
+{
+	if (is_mapped(ctx))
+		return sock_recvmsg(ctx, AF_INET, true);
+	return sock_recvmsg(ctx, AF_INET6, true);
+}
+
+SEC("cgroup/getpeername4")
+int waggle_getpeername4(struct bpf_sock_addr *ctx)
+{
+	return sock_getpeername(ctx, AF_INET, false);
+}
+
+SEC("cgroup/getpeername6")
+int waggle_getpeername6(struct bpf_sock_addr *ctx)
+{
+	if (is_mapped(ctx))
+		return sock_getpeername(ctx, AF_INET, true);
+	return sock_getpeername(ctx, AF_INET6, true);
+}

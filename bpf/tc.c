@@ -1,0 +1,263 @@
+//go:build ignore
+// SPDX-License-Identifier: GPL-2.0
+
+/*
+ * tc, both ways. Ingress rewrites destinations and egress rewrites sources,
+ * where netfilter's PREROUTING and POSTROUTING would, and the kernel routes in
+ * between; or ingress rewrites both and transmits (express). Whatever is not
+ * ours goes on to the next program (TC_ACT_UNSPEC, which TCX reads as "next").
+ */
+
+#include <linux/pkt_cls.h>
+#include "refuse.h"
+#include "track.h"
+
+/* As much of a packet as parse() can need. */
+#define PULL_SIZE 96
+
+static __always_inline int tc_parse(struct __sk_buff *skb, int family, __u32 l3_off,
+				    struct packet *p)
+{
+	void *data = (void *)(long)skb->data;
+	void *end = (void *)(long)skb->data_end;
+	int verdict = parse(family, data, end, l3_off, p);
+	__u32 size = PULL_SIZE;
+
+	if (verdict != VERDICT_UNPARSED)
+		return verdict;
+	if (size > skb->len)
+		size = skb->len;
+	if (bpf_skb_pull_data(skb, size))
+		return verdict;
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	return parse(family, data, end, l3_off, p);
+}
+
+static __always_inline __u32 saddr_off(int family)
+{
+	return family == AF_INET ? offsetof(struct iphdr, saddr) :
+				   offsetof(struct ipv6hdr, saddr);
+}
+
+static __always_inline __u32 addr_size(int family)
+{
+	return family == AF_INET ? 4 : 16;
+}
+
+/* The checksum helpers know about offloads, which XDP never meets. */
+static __always_inline long tc_fix_checksums(struct __sk_buff *skb, int family, __u32 l3_off,
+					     const struct packet *p, __u64 addr_diff,
+					     __u64 port_diff)
+{
+	__u32 off = p->l4_off + TCP_CHECK_OFF;
+	__u64 flags = 0;
+
+	if (p->tuple.proto == IPPROTO_UDP) {
+		off = p->l4_off + UDP_CHECK_OFF;
+		flags = BPF_F_MARK_MANGLED_0;
+	}
+	if (family == AF_INET &&
+	    bpf_l3_csum_replace(skb, l3_off + offsetof(struct iphdr, check), 0,
+				csum_fold32(addr_diff), 0))
+		return -1;
+	if (bpf_l4_csum_replace(skb, off, 0, csum_fold32(addr_diff), flags | BPF_F_PSEUDO_HDR))
+		return -1;
+	/*
+	 * The helper has taken the addresses' change out of a device's sum
+	 * over the whole packet, as if an IPv4 header checksum had
+	 * made up for it once already; IPv6 has none.
+	 */
+	if (family == AF_INET6)
+		bpf_csum_update(skb, csum_fold32(addr_diff));
+	return port_diff ? bpf_l4_csum_replace(skb, off, 0, csum_fold32(port_diff), flags) : 0;
+}
+
+static __always_inline long tc_rewrite(struct __sk_buff *skb, int family, __u32 l3_off,
+				       const struct packet *p, const struct tuple *to, bool source,
+				       bool dest)
+{
+	struct ports ports = { .source = to->sport, .dest = to->dport };
+	__u32 off = l3_off + saddr_off(family);
+	__u64 addr_diff = 0, port_diff = 0;
+
+	if (ports.source != p->tuple.sport || ports.dest != p->tuple.dport) {
+		port_diff = csum_u16_diff(p->tuple.sport, ports.source) +
+			    csum_u16_diff(p->tuple.dport, ports.dest);
+		if (bpf_skb_store_bytes(skb, p->l4_off, &ports, sizeof(ports), 0))
+			return -1;
+	}
+	if (source) {
+		addr_diff = csum_addr_diff(family, p->tuple.saddr.word, to->saddr.word);
+		if (bpf_skb_store_bytes(skb, off, to->saddr.word, addr_size(family), 0))
+			return -1;
+	}
+	if (dest) {
+		addr_diff += csum_addr_diff(family, p->tuple.daddr.word, to->daddr.word);
+		if (bpf_skb_store_bytes(skb, off + addr_size(family), to->daddr.word,
+					addr_size(family), 0))
+			return -1;
+	}
+	return tc_fix_checksums(skb, family, l3_off, p, addr_diff, port_diff);
+}
+
+static __always_inline long tc_decrement_ttl(struct __sk_buff *skb, int family, __u32 l3_off,
+					     const struct packet *p)
+{
+	__u8 ttl = p->ttl - 1;
+
+	if (family == AF_INET6)
+		return bpf_skb_store_bytes(skb, l3_off + offsetof(struct ipv6hdr, hop_limit), &ttl,
+					   sizeof(ttl), 0);
+	if (bpf_l3_csum_replace(skb, l3_off + offsetof(struct iphdr, check),
+				bpf_htons(p->ttl << 8), bpf_htons(ttl << 8), 2))
+		return -1;
+	return bpf_skb_store_bytes(skb, l3_off + offsetof(struct iphdr, ttl), &ttl, sizeof(ttl),
+				   0);
+}
+
+/* Both addresses, then out, past the stack; resolves the neighbour if need be. */
+static __always_inline int tc_transmit(struct __sk_buff *skb, int family, __u32 l3_off,
+				       const struct packet *p, const struct found *found,
+				       const struct tuple *to, enum hook hook, int *action)
+{
+	struct flow *f = found->flow;
+	__u32 ifindex;
+
+	if (f->hop.epoch != current_epoch() && !nexthop_refresh(skb, family, skb->ifindex, f, to))
+		return VERDICT_DROP_NO_ROUTE;
+	if (p->ttl <= 1)
+		return VERDICT_DROP_TTL;
+	ifindex = f->hop.ifindex;
+	flow_track(family, found->confirmed, f, p, hook);
+	if (tc_rewrite(skb, family, l3_off, p, to, true, true) ||
+	    tc_decrement_ttl(skb, family, l3_off, p))
+		return VERDICT_DROP_ERROR;
+	*action = bpf_redirect_neigh(ifindex, NULL, 0, 0);
+	return VERDICT_EXPRESS;
+}
+
+static __always_inline int tc_refuse(struct __sk_buff *skb, int family, __u32 l3_off,
+				     const struct packet *p, int *action)
+{
+	if (refuse(skb, family, l3_off, p))
+		return VERDICT_DROP_ERROR;
+	*action = bpf_redirect(skb->ifindex, 0);
+	return VERDICT_REFUSED;
+}
+
+static __always_inline int tc_ingress_verdict(struct __sk_buff *skb, int family, __u32 l3_off,
+					      enum hook hook, int *action)
+{
+	struct packet p = {};
+	struct found found = {};
+	struct tuple to;
+	int verdict;
+
+	verdict = tc_parse(skb, family, l3_off, &p);
+	if (verdict != VERDICT_COUNT)
+		return verdict;
+	verdict = ingress_flow(skb, family, skb->ifindex, &p, hook, &found);
+	if (verdict == VERDICT_REFUSED)
+		return tc_refuse(skb, family, l3_off, &p, action);
+	if (verdict != VERDICT_COUNT)
+		return verdict;
+	flow_rewrite(family, found.flow, &p.tuple, &to);
+	if (found.flow->flags & FLOW_EXPRESS)
+		return tc_transmit(skb, family, l3_off, &p, &found, &to, hook, action);
+	flow_track(family, found.confirmed, found.flow, &p, hook);
+	if (tc_rewrite(skb, family, l3_off, &p, &to, false, true))
+		return VERDICT_DROP_ERROR;
+	return VERDICT_STACK;
+}
+
+static __always_inline int tc_egress_verdict(struct __sk_buff *skb, int family, __u32 l3_off)
+{
+	struct packet p = {};
+	bool confirmed = true;
+	struct tuple to;
+	struct flow *f;
+	int verdict;
+
+	verdict = tc_parse(skb, family, l3_off, &p);
+	if (verdict != VERDICT_COUNT)
+		return verdict;
+	p.tuple.egress = 1;
+	f = flow_find(family, true, &p);
+	if (!f) {
+		confirmed = false;
+		f = flow_find(family, false, &p);
+	}
+	if (!f)
+		return VERDICT_NOT_OURS;
+	flow_rewrite(family, f, &p.tuple, &to);
+	flow_track(family, confirmed, f, &p, HOOK_TC_EGRESS);
+	if (tc_rewrite(skb, family, l3_off, &p, &to, true, false))
+		return VERDICT_DROP_ERROR;
+	return VERDICT_SOURCE;
+}
+
+static __always_inline int tc_family(struct __sk_buff *skb, int family, __u32 l3_off,
+				     enum hook hook)
+{
+	int action = TC_ACT_UNSPEC;
+	__u32 len = skb->len;
+	int verdict;
+
+	if (hook == HOOK_TC_EGRESS)
+		verdict = tc_egress_verdict(skb, family, l3_off);
+	else
+		verdict = tc_ingress_verdict(skb, family, l3_off, hook, &action);
+	count(hook, verdict, len);
+	return is_drop(verdict) ? TC_ACT_SHOT : action;
+}
+
+/*
+ * A tagged frame is seen here with its tag taken out of the data; it is the
+ * VLAN device's packet, whose own hook will see it.
+ */
+static __always_inline int tc(struct __sk_buff *skb, __u32 l3_off, enum hook hook)
+{
+	if (skb->vlan_present) {
+		count(hook, VERDICT_VLAN, skb->len);
+		return TC_ACT_UNSPEC;
+	}
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return tc_family(skb, AF_INET, l3_off, hook);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return tc_family(skb, AF_INET6, l3_off, hook);
+	count(hook, VERDICT_NOT_IP, skb->len);
+	return TC_ACT_UNSPEC;
+}
+
+SEC("tc")
+int waggle_ingress(struct __sk_buff *skb)
+{
+	return tc(skb, ETH_HLEN, HOOK_TC_INGRESS);
+}
+
+SEC("tc")
+int waggle_egress(struct __sk_buff *skb)
+{
+	return tc(skb, ETH_HLEN, HOOK_TC_EGRESS);
+}
+
+/* The host's side of a pod's device: its clients are inside the cluster. */
+SEC("tc")
+int waggle_pod(struct __sk_buff *skb)
+{
+	return tc(skb, ETH_HLEN, HOOK_TC_POD);
+}
+
+/* Devices with no link layer: tun, wireguard, ipip. */
+SEC("tc")
+int waggle_ingress_l3(struct __sk_buff *skb)
+{
+	return tc(skb, 0, HOOK_TC_INGRESS);
+}
+
+SEC("tc")
+int waggle_egress_l3(struct __sk_buff *skb)
+{
+	return tc(skb, 0, HOOK_TC_EGRESS);
+}

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf
+
+import "github.com/cilium/ebpf"
+
+// The C structures under their Go names; bpf/*.h says what each member means. Addresses and
+// ports are in network byte order, times in jiffies.
+type (
+	Addr         = waggleAddr
+	Backend      = waggleBackend
+	Census       = waggleCensus
+	Counter      = waggleCounter
+	Device       = waggleDevice
+	Flow         = waggleFlow
+	Flow4        = waggleFlow4
+	Flow6        = waggleFlow6
+	FlowKey4     = waggleFlowKey4
+	FlowKey6     = waggleFlowKey6
+	RuntimeState = waggleRuntimeState
+	Scope        = waggleScope
+	Service      = waggleService
+	ServiceKey4  = waggleServiceKey4
+	ServiceKey6  = waggleServiceKey6
+	ServiceName  = waggleServiceName
+	SockFlow     = waggleSockFlow
+	SockFlowKey  = waggleSockFlowKey
+	Hook         = waggleHook
+	Verdict      = waggleVerdict
+)
+
+// Members of Flow.Flags.
+const (
+	FlowReply        = uint16(waggleFlowFlagsFLOW_REPLY)
+	FlowExpress      = uint16(waggleFlowFlagsFLOW_EXPRESS)
+	FlowSplit        = uint16(waggleFlowFlagsFLOW_SPLIT)
+	FlowEgressHalf   = uint16(waggleFlowFlagsFLOW_EGRESS_HALF)
+	FlowMirrorEgress = uint16(waggleFlowFlagsFLOW_MIRROR_EGRESS)
+	FlowXDP          = uint16(waggleFlowFlagsFLOW_XDP)
+)
+
+// Members of Flow.State.
+const (
+	StateAnswered   = uint32(waggleFlowStateSTATE_ANSWERED)
+	StateConfirmed  = uint32(waggleFlowStateSTATE_CONFIRMED)
+	StateFinClient  = uint32(waggleFlowStateSTATE_FIN_CLIENT)
+	StateFinBackend = uint32(waggleFlowStateSTATE_FIN_BACKEND)
+	StateReset      = uint32(waggleFlowStateSTATE_RESET)
+)
+
+// Members of Service.Flags.
+const (
+	ServiceExternalDrop = uint32(waggleServiceFlagsSERVICE_EXTERNAL_DROP)
+	ServiceInternalDrop = uint32(waggleServiceFlagsSERVICE_INTERNAL_DROP)
+)
+
+// Members of Backend.Flags.
+const (
+	BackendLocal   = uint8(waggleBackendFlagsBACKEND_LOCAL)
+	BackendIPv6    = uint8(waggleBackendFlagsBACKEND_IPV6)
+	BackendServing = uint8(waggleBackendFlagsBACKEND_SERVING)
+)
+
+// Members of Device.Flags.
+const (
+	DeviceExpress = uint32(waggleDeviceFlagsDEVICE_EXPRESS)
+	DeviceXDP     = uint32(waggleDeviceFlagsDEVICE_XDP)
+	DeviceEgress  = uint32(waggleDeviceFlagsDEVICE_EGRESS)
+)
+
+// Where decisions are made.
+const (
+	HookXDP       = waggleHookHOOK_XDP
+	HookTCIngress = waggleHookHOOK_TC_INGRESS
+	HookTCEgress  = waggleHookHOOK_TC_EGRESS
+	HookTCPod     = waggleHookHOOK_TC_POD
+	HookSock      = waggleHookHOOK_SOCK
+	HookCount     = waggleHookHOOK_COUNT
+)
+
+// What is decided; bpf/verdict.h explains each.
+const (
+	VerdictNotIP               = waggleVerdictVERDICT_NOT_IP
+	VerdictNotOurs             = waggleVerdictVERDICT_NOT_OURS
+	VerdictUnparsed            = waggleVerdictVERDICT_UNPARSED
+	VerdictFragment            = waggleVerdictVERDICT_FRAGMENT
+	VerdictVlan                = waggleVerdictVERDICT_VLAN
+	VerdictLeftToTC            = waggleVerdictVERDICT_LEFT_TO_TC
+	VerdictExpress             = waggleVerdictVERDICT_EXPRESS
+	VerdictStack               = waggleVerdictVERDICT_STACK
+	VerdictSource              = waggleVerdictVERDICT_SOURCE
+	VerdictRefused             = waggleVerdictVERDICT_REFUSED
+	VerdictDropNoLocalEndpoint = waggleVerdictVERDICT_DROP_NO_LOCAL_ENDPOINT
+	VerdictDropSNATExhausted   = waggleVerdictVERDICT_DROP_SNAT_EXHAUSTED
+	VerdictDropNoFlow          = waggleVerdictVERDICT_DROP_NO_FLOW
+	VerdictDropTTL             = waggleVerdictVERDICT_DROP_TTL
+	VerdictDropNoRoute         = waggleVerdictVERDICT_DROP_NO_ROUTE
+	VerdictDropError           = waggleVerdictVERDICT_DROP_ERROR
+	VerdictSockConnect         = waggleVerdictVERDICT_SOCK_CONNECT
+	VerdictSockSendmsg         = waggleVerdictVERDICT_SOCK_SENDMSG
+	VerdictSockRecvmsg         = waggleVerdictVERDICT_SOCK_RECVMSG
+	VerdictSockGetpeername     = waggleVerdictVERDICT_SOCK_GETPEERNAME
+	VerdictFlowOpened          = waggleVerdictVERDICT_FLOW_OPENED
+	VerdictFlowConfirmed       = waggleVerdictVERDICT_FLOW_CONFIRMED
+	VerdictFlowsFull           = waggleVerdictVERDICT_FLOWS_FULL
+	VerdictCount               = waggleVerdictVERDICT_COUNT
+)
+
+var hookNames = [HookCount]string{
+	HookXDP:       "xdp",
+	HookTCIngress: "tc-ingress",
+	HookTCEgress:  "tc-egress",
+	HookTCPod:     "tc-pod",
+	HookSock:      "sock",
+}
+
+// HookName names a hook as the metrics and the command do.
+func HookName(h Hook) string { return hookNames[h] }
+
+var verdictNames = [VerdictCount]string{
+	VerdictNotIP:               "not-ip",
+	VerdictNotOurs:             "not-ours",
+	VerdictUnparsed:            "unparsed",
+	VerdictFragment:            "fragment",
+	VerdictVlan:                "vlan",
+	VerdictLeftToTC:            "left-to-tc",
+	VerdictExpress:             "express",
+	VerdictStack:               "stack",
+	VerdictSource:              "source",
+	VerdictRefused:             "refused",
+	VerdictDropNoLocalEndpoint: "drop-no-local-endpoint",
+	VerdictDropSNATExhausted:   "drop-snat-exhausted",
+	VerdictDropNoFlow:          "drop-no-flow",
+	VerdictDropTTL:             "drop-ttl",
+	VerdictDropNoRoute:         "drop-no-route",
+	VerdictDropError:           "drop-error",
+	VerdictSockConnect:         "sock-connect",
+	VerdictSockSendmsg:         "sock-sendmsg",
+	VerdictSockRecvmsg:         "sock-recvmsg",
+	VerdictSockGetpeername:     "sock-getpeername",
+	VerdictFlowOpened:          "flow-opened",
+	VerdictFlowConfirmed:       "flow-confirmed",
+	VerdictFlowsFull:           "flows-full",
+}
+
+// VerdictName names a verdict as the metrics and the command do.
+func VerdictName(v Verdict) string { return verdictNames[v] }
+
+// Spec returns the compiled datapath.
+func Spec() (*ebpf.CollectionSpec, error) { return loadWaggle() }

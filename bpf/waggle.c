@@ -1,0 +1,23 @@
+//go:build ignore
+// SPDX-License-Identifier: GPL-2.0
+
+/*
+ * All programs in one object, so that they share their maps by being loaded
+ * together. One file per hook; the headers are by concept.
+ */
+
+#include "xdp.c"
+#include "tc.c"
+#include "sock.c"
+#include "expire.c"
+
+/* Enums get into the type information, and so into Go, by being used. */
+const enum hook *unused_hook __attribute__((unused));
+const enum verdict *unused_verdict __attribute__((unused));
+const enum flow_flags *unused_flow_flags __attribute__((unused));
+const enum flow_state *unused_flow_state __attribute__((unused));
+const enum service_flags *unused_service_flags __attribute__((unused));
+const enum backend_flags *unused_backend_flags __attribute__((unused));
+const enum device_flags *unused_device_flags __attribute__((unused));
+
+char _license[] SEC("license") = "GPL";

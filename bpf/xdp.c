@@ -1,0 +1,190 @@
+//go:build ignore
+// SPDX-License-Identifier: GPL-2.0
+
+/*
+ * XDP on external devices: the express path. What it cannot do it leaves,
+ * untouched, to tc ingress on the same device: flows to local backends (only
+ * tc sees offloaded packets rightly), neighbours that need resolving, and
+ * refusals. A new flow is recorded here in any case: were it left to tc to
+ * choose again, remote backends would get more than their share.
+ */
+
+#include "checksum.h"
+#include "track.h"
+
+struct xdp_headers {
+	struct ethhdr *eth;
+	void *ip;
+	struct ports *ports;
+	void *end;
+};
+
+static __always_inline bool xdp_headers(struct xdp_md *ctx, int family, const struct packet *p,
+					struct xdp_headers *h)
+{
+	void *data = (void *)(long)ctx->data;
+	__u32 off = p->l4_off;
+
+	h->end = (void *)(long)ctx->data_end;
+	h->eth = data;
+	h->ip = data + ETH_HLEN;
+	if (family == AF_INET6)
+		off = ETH_HLEN + sizeof(struct ipv6hdr);
+	else if (off > ETH_HLEN + IP_MAX_HEADER)
+		return false;
+	h->ports = data + off;
+	if (h->ip + (family == AF_INET ? sizeof(struct iphdr) : sizeof(struct ipv6hdr)) > h->end)
+		return false;
+	return (void *)(h->ports + 1) <= h->end;
+}
+
+/* The checksum's own place in the transport header. */
+static __always_inline bool xdp_fix_l4(const struct xdp_headers *h, __u8 proto, __u64 diff)
+{
+	struct tcphdr *tcp = (void *)h->ports;
+	struct udphdr *udp = (void *)h->ports;
+	__u16 check;
+
+	if (proto == IPPROTO_TCP) {
+		if ((void *)(tcp + 1) > h->end)
+			return false;
+		tcp->check = csum_apply(tcp->check, diff);
+		return true;
+	}
+	if ((void *)(udp + 1) > h->end)
+		return false;
+	if (!udp->check) /* RFC 768: the sender made none */
+		return true;
+	check = csum_apply(udp->check, diff);
+	udp->check = check ? check : 0xffff;
+	return true;
+}
+
+static __always_inline void xdp_fix_ip(const struct xdp_headers *h, int family,
+				       const struct tuple *to, __u64 addr_diff)
+{
+	if (family == AF_INET) {
+		struct iphdr *ip = h->ip;
+
+		/* the TTL is the high byte of its word; RFC 1141 */
+		addr_diff += csum_u16_diff(bpf_htons(0x0100), 0);
+		ip->check = csum_apply(ip->check, addr_diff);
+		ip->ttl--;
+		ip->saddr = to->saddr.word[0];
+		ip->daddr = to->daddr.word[0];
+	} else {
+		struct ipv6hdr *ip = h->ip;
+
+		ip->hop_limit--;
+		addr_copy(family, ip->saddr.in6_u.u6_addr32, to->saddr.word);
+		addr_copy(family, ip->daddr.in6_u.u6_addr32, to->daddr.word);
+	}
+}
+
+/* Applies a record in full, MACs included. */
+static __always_inline bool xdp_rewrite(struct xdp_md *ctx, int family, const struct packet *p,
+					const struct tuple *to, const struct nexthop *hop)
+{
+	struct xdp_headers h;
+	__u64 diff;
+
+	if (!xdp_headers(ctx, family, p, &h))
+		return false;
+	diff = csum_addr_diff(family, p->tuple.saddr.word, to->saddr.word) +
+	       csum_addr_diff(family, p->tuple.daddr.word, to->daddr.word);
+	if (!xdp_fix_l4(&h, p->tuple.proto,
+			diff + csum_u16_diff(p->tuple.sport, to->sport) +
+				csum_u16_diff(p->tuple.dport, to->dport)))
+		return false;
+	xdp_fix_ip(&h, family, to, diff);
+	h.ports->source = to->sport;
+	h.ports->dest = to->dport;
+	__builtin_memcpy(h.eth->h_dest, hop->dmac, ETH_ALEN);
+	__builtin_memcpy(h.eth->h_source, hop->smac, ETH_ALEN);
+	return true;
+}
+
+static __always_inline int xdp_transmit(struct xdp_md *ctx, int family, const struct packet *p,
+					struct found *found, int *action)
+{
+	struct flow *f = found->flow;
+	struct nexthop hop;
+	struct tuple to;
+
+	flow_rewrite(family, f, &p->tuple, &to);
+	if (f->hop.epoch != current_epoch() &&
+	    !nexthop_refresh(ctx, family, ctx->ingress_ifindex, f, &to))
+		return VERDICT_LEFT_TO_TC;
+	if (!f->hop.epoch || !(f->flags & FLOW_XDP))
+		return VERDICT_LEFT_TO_TC;
+	if (p->ttl <= 1)
+		return VERDICT_DROP_TTL;
+	hop = f->hop;
+	flow_track(family, found->confirmed, f, p, HOOK_XDP);
+	if (!xdp_rewrite(ctx, family, p, &to, &hop))
+		return VERDICT_DROP_ERROR;
+	if (hop.ifindex == ctx->ingress_ifindex)
+		*action = XDP_TX;
+	else
+		*action = bpf_redirect_map(&xdp_devices, hop.ifindex, XDP_DROP);
+	return VERDICT_EXPRESS;
+}
+
+static __always_inline int xdp_verdict(struct xdp_md *ctx, int family, struct packet *p,
+				       int *action)
+{
+	struct found found = {};
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+	int verdict;
+
+	verdict = parse(family, data, end, ETH_HLEN, p);
+	if (verdict != VERDICT_COUNT)
+		return verdict;
+	verdict = ingress_flow(ctx, family, ctx->ingress_ifindex, p, HOOK_XDP, &found);
+	if (verdict == VERDICT_REFUSED)
+		return VERDICT_LEFT_TO_TC;
+	if (verdict != VERDICT_COUNT)
+		return verdict;
+	if (!(found.flow->flags & FLOW_EXPRESS))
+		return VERDICT_LEFT_TO_TC;
+	return xdp_transmit(ctx, family, p, &found, action);
+}
+
+static __always_inline int xdp_family(struct xdp_md *ctx, int family)
+{
+	struct packet p = {};
+	int action = XDP_PASS;
+	int verdict = xdp_verdict(ctx, family, &p, &action);
+
+	count(HOOK_XDP, verdict, ctx->data_end - ctx->data);
+	return is_drop(verdict) ? XDP_DROP : action;
+}
+
+static __noinline int xdp_v4(struct xdp_md *ctx)
+{
+	return xdp_family(ctx, AF_INET);
+}
+
+static __noinline int xdp_v6(struct xdp_md *ctx)
+{
+	return xdp_family(ctx, AF_INET6);
+}
+
+SEC("xdp")
+int waggle_xdp(struct xdp_md *ctx)
+{
+	void *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = (void *)(long)ctx->data;
+
+	if ((void *)(eth + 1) > end)
+		return XDP_PASS;
+	if (eth->h_proto == bpf_htons(ETH_P_IP))
+		return xdp_v4(ctx);
+	if (eth->h_proto == bpf_htons(ETH_P_IPV6))
+		return xdp_v6(ctx);
+	count(HOOK_XDP,
+	      eth->h_proto == bpf_htons(ETH_P_8021Q) ? VERDICT_VLAN : VERDICT_NOT_IP,
+	      end - (void *)eth);
+	return XDP_PASS;
+}
