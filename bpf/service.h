@@ -30,6 +30,11 @@ enum service_flags {
 	/* endpoints exist, but the policy allows none of them here */
 	SERVICE_EXTERNAL_DROP = 1,
 	SERVICE_INTERNAL_DROP = 2,
+	/* what kind of frontend this is; one of them is set */
+	SERVICE_CLUSTER_IP = 4,
+	SERVICE_NODE_PORT = 8,
+	SERVICE_EXTERNAL_IP = 16,
+	SERVICE_LOAD_BALANCER = 32,
 };
 
 struct service {

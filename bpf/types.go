@@ -52,6 +52,10 @@ const (
 const (
 	ServiceExternalDrop = uint32(waggleServiceFlagsSERVICE_EXTERNAL_DROP)
 	ServiceInternalDrop = uint32(waggleServiceFlagsSERVICE_INTERNAL_DROP)
+	ServiceClusterIP    = uint32(waggleServiceFlagsSERVICE_CLUSTER_IP)
+	ServiceNodePort     = uint32(waggleServiceFlagsSERVICE_NODE_PORT)
+	ServiceExternalIP   = uint32(waggleServiceFlagsSERVICE_EXTERNAL_IP)
+	ServiceLoadBalancer = uint32(waggleServiceFlagsSERVICE_LOAD_BALANCER)
 )
 
 // Members of Backend.Flags.

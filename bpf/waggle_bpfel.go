@@ -174,6 +174,10 @@ type waggleServiceFlags uint32
 const (
 	waggleServiceFlagsSERVICE_EXTERNAL_DROP waggleServiceFlags = 1
 	waggleServiceFlagsSERVICE_INTERNAL_DROP waggleServiceFlags = 2
+	waggleServiceFlagsSERVICE_CLUSTER_IP    waggleServiceFlags = 4
+	waggleServiceFlagsSERVICE_NODE_PORT     waggleServiceFlags = 8
+	waggleServiceFlagsSERVICE_EXTERNAL_IP   waggleServiceFlags = 16
+	waggleServiceFlagsSERVICE_LOAD_BALANCER waggleServiceFlags = 32
 )
 
 type waggleServiceKey4 struct {

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package control keeps the datapath in step with the cluster: sources of Kubernetes objects,
+// kube-proxy's change trackers, the planner, the reconciler, and the care of the node's devices.
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	v1 "k8s.io/api/core/v1"
+
+	"github.com/waggle-lb/waggle/control/reconcile"
+	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/loader"
+	"github.com/waggle-lb/waggle/maps"
+)
+
+// Config is what an agent is told.
+type Config struct {
+	NodeName     string
+	Version      string
+	RunDir       string // where the status is written
+	Cgroup       string // whose processes' sockets are served
+	Loader       loader.Options
+	Rules        DeviceRules
+	XDP          XDPMode
+	NodePorts    NodePortAddresses
+	ReservePorts bool
+	Brake        Brake
+	SourceName   string // for people
+}
+
+// Agent runs the control plane of one node.
+type Agent struct {
+	cfg     Config
+	log     *logrus.Entry
+	src     source.Source
+	dp      *loader.Datapath
+	devices *Devices
+	proxy   *Proxy
+	expirer *Expirer
+	started time.Time
+
+	poked    chan struct{} // the status has changed
+	mu       sync.Mutex
+	warnings map[string]string // by what they are about
+}
+
+// NewAgent loads the datapath, takes over what an earlier agent left, and serves the node's
+// sockets. Devices and services follow in Run.
+func NewAgent(cfg Config, src source.Source, log *logrus.Entry) (*Agent, error) {
+	dp, err := loader.Load(cfg.Loader)
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{
+		cfg: cfg, log: log, src: src, dp: dp,
+		started:  time.Now(),
+		poked:    make(chan struct{}, 1),
+		warnings: map[string]string{},
+	}
+	if err := a.prepare(); err != nil {
+		return nil, errors.Join(err, dp.Close())
+	}
+	return a, nil
+}
+
+func (a *Agent) prepare() error {
+	r, err := reconcile.New(a.dp, a.log)
+	if err != nil {
+		return err
+	}
+	if a.cfg.ReservePorts {
+		ports := PortRange{a.cfg.Loader.SNATMin, a.cfg.Loader.SNATMax}
+		a.warn("reserved ports", ReservePorts(ports))
+	}
+	a.devices = NewDevices(a.dp, a.cfg.Rules, a.cfg.XDP, a.cfg.NodePorts, a.log)
+	a.proxy = NewProxy(a.cfg.NodeName, r, a.cfg.Brake, a.onNode, a.poke, a.log)
+	a.expirer = &Expirer{dp: a.dp, log: a.log}
+	if err := maps.BumpEpoch(a.dp); err != nil {
+		return err
+	}
+	if err := a.devices.Sync(); err != nil {
+		return err
+	}
+	if a.cfg.Cgroup == "" {
+		return nil
+	}
+	return a.dp.AttachCgroup(a.cfg.Cgroup)
+}
+
+// Run works until ctx is done or the source fails. It leaves the datapath running.
+func (a *Agent) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	watch := &NodeWatch{
+		log:     a.log,
+		Moved:   func() { a.warn("next hops", maps.BumpEpoch(a.dp)) },
+		Changed: a.syncDevices,
+	}
+	for _, run := range []func(context.Context){watch.Run, a.proxy.Run, a.expirer.Run, a.reportStatus} {
+		wg.Go(func() { run(ctx) })
+	}
+	a.log.WithFields(logrus.Fields{"node": a.cfg.NodeName, "pinDir": a.cfg.Loader.PinDir,
+		"source": a.cfg.SourceName}).Info("agent running")
+	err := a.src.Run(ctx, a.proxy)
+	cancel()
+	wg.Wait()
+	a.writeStatus()
+	a.log.Info("agent ends; the datapath goes on")
+	return errors.Join(err, a.dp.Close())
+}
+
+// onNode follows the addresses of our Node object.
+func (a *Agent) onNode(node *v1.Node) {
+	var ips []netip.Addr
+	for _, address := range node.Status.Addresses {
+		ip, err := netip.ParseAddr(address.Address)
+		if address.Type == v1.NodeInternalIP && err == nil {
+			ips = append(ips, ip.Unmap())
+		}
+	}
+	a.devices.SetNodeIPs(ips)
+	a.syncDevices()
+}
+
+func (a *Agent) syncDevices() {
+	a.warn("devices", a.devices.Sync())
+	a.poke()
+}
+
+// warn remembers a trouble that does not end the agent until it is over.
+func (a *Agent) warn(about string, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err == nil {
+		delete(a.warnings, about)
+		return
+	}
+	message := fmt.Sprintf("%s: %v", about, err)
+	if a.warnings[about] != message {
+		a.log.Warn(message)
+	}
+	a.warnings[about] = message
+}
+
+// The status is written when it has changed, but not for each change of a burst, and now and
+// then to show that the agent lives.
+const (
+	statusEvery  = 5 * time.Second
+	statusSettle = 100 * time.Millisecond
+)
+
+func (a *Agent) poke() {
+	select {
+	case a.poked <- struct{}{}:
+	default:
+	}
+}
+
+func (a *Agent) reportStatus(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.poked:
+			time.Sleep(statusSettle)
+		case <-time.After(statusEvery):
+		}
+		a.writeStatus()
+	}
+}
+
+func (a *Agent) writeStatus() {
+	s := &Status{
+		PID:      os.Getpid(),
+		Version:  a.cfg.Version,
+		Node:     a.cfg.NodeName,
+		PinDir:   a.cfg.Loader.PinDir,
+		Source:   a.cfg.SourceName,
+		Started:  a.started,
+		Written:  time.Now(),
+		Proxy:    a.proxy.Status(),
+		Devices:  a.devices.Status(),
+		Links:    a.dp.Links(),
+		Flows:    a.expirer.Census(),
+		Problems: a.src.Problems(),
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, message := range a.warnings {
+		s.Warnings = append(s.Warnings, message)
+	}
+	if err := s.write(a.cfg.RunDir); err != nil {
+		a.log.WithError(err).Warn("writing the status file")
+	}
+}

@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/sirupsen/logrus"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/loader"
+	"github.com/waggle-lb/waggle/maps"
+)
+
+// XDPMode tells where XDP programs are attached.
+type XDPMode string
+
+// The modes of --xdp.
+const (
+	XDPAuto   XDPMode = "auto"   // on external devices whose driver transmits from XDP reliably
+	XDPOff    XDPMode = "off"    // tc does all the work
+	XDPAlways XDPMode = "always" // veth too, whose peer must then run XDP
+)
+
+// DeviceStatus is what became of one device.
+type DeviceStatus struct {
+	Name    string `json:"name"`
+	Ifindex int    `json:"ifindex"`
+	Role    Role   `json:"role"`
+	XDP     string `json:"xdp"` // mode, or why there is none
+	TC      string `json:"tc"`
+	Express bool   `json:"express"`
+	Addr4   string `json:"addr4,omitempty"`
+	Addr6   string `json:"addr6,omitempty"`
+}
+
+// Devices keeps the programs on the node's devices, and the maps that describe the node, in
+// step with its links and addresses. Trouble with one device concerns that device only.
+type Devices struct {
+	dp        *loader.Datapath
+	table     *maps.Devices
+	nodeAddrs *maps.NodeAddrs
+	rules     DeviceRules
+	xdp       XDPMode
+	nodePorts NodePortAddresses
+	log       *logrus.Entry
+
+	mu      sync.Mutex
+	nodeIPs []netip.Addr // of our Node object
+	status  map[int]DeviceStatus
+	written map[int]maps.Device
+}
+
+// NewDevices prepares the care of devices; Sync does the work.
+func NewDevices(dp *loader.Datapath, rules DeviceRules, xdp XDPMode, nodePorts NodePortAddresses, log *logrus.Entry) *Devices {
+	return &Devices{
+		dp:        dp,
+		table:     maps.NewDevices(dp),
+		nodeAddrs: maps.NewNodeAddrs(dp),
+		rules:     rules,
+		xdp:       xdp,
+		nodePorts: nodePorts,
+		log:       log,
+		status:    map[int]DeviceStatus{},
+		written:   map[int]maps.Device{},
+	}
+}
+
+// SetNodeIPs tells the addresses of our Node object.
+func (d *Devices) SetNodeIPs(ips []netip.Addr) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.nodeIPs = ips
+}
+
+// Status lists the devices that have a role, by name.
+func (d *Devices) Status() []DeviceStatus {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := make([]DeviceStatus, 0, len(d.status))
+	for _, s := range d.status {
+		out = append(out, s)
+	}
+	slices.SortFunc(out, func(a, b DeviceStatus) int { return a.Ifindex - b.Ifindex })
+	return out
+}
+
+// Sync looks at all links and addresses and does what is missing.
+func (d *Devices) Sync() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	facts, err := d.facts()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	if err := d.syncNodeAddrs(facts); err != nil {
+		errs = append(errs, err)
+	}
+	policies := hasIPsec()
+	seen := map[int]bool{0: true}
+	for _, f := range facts {
+		role := d.rules.role(f)
+		if role == RoleNone {
+			continue
+		}
+		seen[f.link.Attrs().Index] = true
+		if err := d.syncDevice(f, role, policies); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(append(errs, d.dropUnseen(seen))...)
+}
+
+// facts reads the kernel's links, addresses and default routes.
+func (d *Devices) facts() ([]deviceFacts, error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("listing devices: %w", err)
+	}
+	defaults := map[int]bool{}
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("listing routes: %w", err)
+	}
+	for _, r := range routes {
+		if r.Dst == nil || isZeroNet(r.Dst) {
+			defaults[r.LinkIndex] = true
+		}
+	}
+	var out []deviceFacts
+	for _, link := range links {
+		f := deviceFacts{link: link, defaultRoute: defaults[link.Attrs().Index]}
+		addrs, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+		if err != nil {
+			continue // it has just gone
+		}
+		for _, a := range addrs {
+			ip, ok := netip.AddrFromSlice(a.IP)
+			if ip = ip.Unmap(); !ok || a.Scope != unix.RT_SCOPE_UNIVERSE {
+				continue
+			}
+			f.addrs = append(f.addrs, ip)
+			f.holdsNodeIP = f.holdsNodeIP || slices.Contains(d.nodeIPs, ip)
+		}
+		out = append(out, f)
+	}
+	return out, nil
+}
+
+func isZeroNet(n *net.IPNet) bool {
+	ones, _ := n.Mask.Size()
+	return ones == 0 && n.IP.IsUnspecified()
+}
+
+// syncNodeAddrs writes which addresses NodePorts answer on, and the addresses that stand in for
+// those of devices that have none.
+func (d *Devices) syncNodeAddrs(facts []deviceFacts) error {
+	var all []netip.Addr
+	var primary maps.Device
+	for _, f := range facts {
+		all = append(all, f.addrs...)
+		if f.defaultRoute || f.holdsNodeIP {
+			primary = withAddrs(primary, f.addrs)
+		}
+	}
+	for _, ip := range d.nodeIPs {
+		if slices.Contains(all, ip) {
+			primary = override(primary, ip)
+		}
+	}
+	if d.written[0] != primary {
+		if err := d.table.Put(0, primary); err != nil {
+			return err
+		}
+		d.written[0] = primary
+	}
+	return d.nodeAddrs.Set(d.nodePorts.choose(all, d.nodeIPs))
+}
+
+// withAddrs gives a device the first address of each family, if it has none yet.
+func withAddrs(dev maps.Device, addrs []netip.Addr) maps.Device {
+	for _, a := range addrs {
+		if a.Is4() && !dev.Addr4.IsValid() || a.Is6() && !dev.Addr6.IsValid() {
+			dev = override(dev, a)
+		}
+	}
+	return dev
+}
+
+func override(dev maps.Device, a netip.Addr) maps.Device {
+	if a.Is4() {
+		dev.Addr4 = a
+	} else {
+		dev.Addr6 = a
+	}
+	return dev
+}
+
+// syncDevice attaches the programs of one device and describes it to them.
+func (d *Devices) syncDevice(f deviceFacts, role Role, ipsec bool) error {
+	attrs := f.link.Attrs()
+	status := DeviceStatus{Name: attrs.Name, Ifindex: attrs.Index, Role: role}
+	dev := withAddrs(maps.Device{Egress: true}, f.addrs)
+	for _, ip := range d.nodeIPs {
+		if slices.Contains(f.addrs, ip) {
+			dev = override(dev, ip)
+		}
+	}
+	known, attached := d.status[attrs.Index]
+	if attached && known.Role == role && known.Name == attrs.Name {
+		status.TC, status.XDP = known.TC, known.XDP
+	} else if err := d.attach(f.link, role, &status); err != nil {
+		if errors.Is(err, unix.ENODEV) {
+			return nil // it has just gone
+		}
+		return fmt.Errorf("device %s: %w", attrs.Name, err)
+	}
+	dev.XDP = status.XDP == xdpNative
+	dev.Express = role == RoleExternal && hasLinkLayer(f.link) && !ipsec
+	status.Express = dev.Express
+	if dev.Addr4.IsValid() {
+		status.Addr4 = dev.Addr4.String()
+	}
+	if dev.Addr6.IsValid() {
+		status.Addr6 = dev.Addr6.String()
+	}
+	if have, ok := d.written[attrs.Index]; !ok || have != dev {
+		if err := d.table.Put(attrs.Index, dev); err != nil {
+			return err
+		}
+		d.written[attrs.Index] = dev
+	}
+	d.status[attrs.Index] = status
+	return nil
+}
+
+const xdpNative = "native"
+
+// attach puts the programs on a device. That XDP can't be had is a degradation, not an error.
+func (d *Devices) attach(link netlink.Link, role Role, status *DeviceStatus) error {
+	attrs := link.Attrs()
+	log := d.log.WithFields(logrus.Fields{"device": attrs.Name, "role": role})
+	tcRole := loader.External
+	switch {
+	case role == RolePod:
+		tcRole = loader.Pod
+	case !hasLinkLayer(link):
+		tcRole = loader.ExternalL3
+	}
+	if err := d.dp.AttachTC(attrs.Index, tcRole); err != nil {
+		return err
+	}
+	status.TC = "attached"
+	status.XDP = d.attachXDP(link, role)
+	log.WithFields(logrus.Fields{"tc": status.TC, "xdp": status.XDP}).Info("device attached")
+	return nil
+}
+
+// attachXDP returns the mode, or why there is none.
+func (d *Devices) attachXDP(link netlink.Link, role Role) string {
+	switch {
+	case role != RoleExternal:
+		return "not for this role"
+	case d.xdp == XDPOff:
+		return "off (--xdp)"
+	case !hasLinkLayer(link):
+		return "no link layer"
+	case d.xdp == XDPAuto && link.Type() == "veth":
+		return "veth loses what XDP transmits unless its peer runs XDP (--xdp=always)"
+	}
+	mode, err := d.dp.AttachXDP(link.Attrs().Index)
+	if err != nil {
+		d.log.WithField("device", link.Attrs().Name).WithError(err).Warn("no XDP on this device, tc does the work")
+		return err.Error()
+	}
+	return mode
+}
+
+// dropUnseen forgets the devices that are gone or lost their role.
+func (d *Devices) dropUnseen(seen map[int]bool) error {
+	known, err := d.table.All()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for index := range known {
+		if seen[index] {
+			continue
+		}
+		if s, ok := d.status[index]; ok {
+			d.log.WithField("device", s.Name).Info("device gone")
+		}
+		errs = append(errs, d.dp.DetachDevice(index), d.table.Delete(index))
+		delete(d.status, index)
+		delete(d.written, index)
+	}
+	return errors.Join(errs...)
+}
+
+// hasIPsec tells whether the kernel has transform policies: what they match must pass through
+// the stack, and no redirect may take it past them.
+func hasIPsec() bool {
+	policies, err := netlink.XfrmPolicyList(netlink.FAMILY_ALL)
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(policies, func(p netlink.XfrmPolicy) bool {
+		return len(p.Tmpls) > 0
+	})
+}

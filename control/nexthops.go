@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// settle gathers the events of one change: a link that goes down takes many routes along.
+const settle = 20 * time.Millisecond
+
+// neighbour is what flow records keep of a next hop.
+type neighbour struct {
+	ifindex int
+	ip      string
+}
+
+// NodeWatch follows the kernel's links, addresses, routes and neighbours.
+type NodeWatch struct {
+	log *logrus.Entry
+	// Moved is called after a change that makes the next hops in flow records doubtful.
+	Moved func()
+	// Changed is called after a change of links or addresses, and once a while.
+	Changed func()
+
+	macs map[neighbour]string
+}
+
+// Run watches until ctx is done. When the kernel drops events it starts over, and takes
+// everything for changed.
+func (w *NodeWatch) Run(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := w.watch(ctx); err != nil {
+			w.log.WithError(err).Warn("watching the kernel's network configuration; starting over")
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+		}
+	}
+}
+
+type subscriptions struct {
+	links  chan netlink.LinkUpdate
+	addrs  chan netlink.AddrUpdate
+	routes chan netlink.RouteUpdate
+	neighs chan netlink.NeighUpdate
+	failed chan error
+}
+
+func subscribe(done chan struct{}) (*subscriptions, error) {
+	s := &subscriptions{
+		links:  make(chan netlink.LinkUpdate, 64),
+		addrs:  make(chan netlink.AddrUpdate, 64),
+		routes: make(chan netlink.RouteUpdate, 64),
+		neighs: make(chan netlink.NeighUpdate, 64),
+		failed: make(chan error, 8),
+	}
+	onError := func(err error) {
+		select {
+		case s.failed <- err:
+		default:
+		}
+	}
+	if err := netlink.LinkSubscribeWithOptions(s.links, done, netlink.LinkSubscribeOptions{ErrorCallback: onError}); err != nil {
+		return nil, fmt.Errorf("subscribing to links: %w", err)
+	}
+	if err := netlink.AddrSubscribeWithOptions(s.addrs, done, netlink.AddrSubscribeOptions{ErrorCallback: onError}); err != nil {
+		return nil, fmt.Errorf("subscribing to addresses: %w", err)
+	}
+	if err := netlink.RouteSubscribeWithOptions(s.routes, done, netlink.RouteSubscribeOptions{ErrorCallback: onError}); err != nil {
+		return nil, fmt.Errorf("subscribing to routes: %w", err)
+	}
+	if err := netlink.NeighSubscribeWithOptions(s.neighs, done, netlink.NeighSubscribeOptions{ErrorCallback: onError, ListExisting: true}); err != nil {
+		return nil, fmt.Errorf("subscribing to neighbours: %w", err)
+	}
+	return s, nil
+}
+
+func (w *NodeWatch) watch(ctx context.Context) error {
+	done := make(chan struct{})
+	defer close(done)
+	s, err := subscribe(done)
+	if err != nil {
+		return err
+	}
+	w.macs = map[neighbour]string{}
+	moved, changed := true, true
+	quiet := time.NewTimer(0)
+	resync := time.NewTicker(30 * time.Second)
+	defer resync.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-s.failed:
+			return err
+		case _, ok := <-s.links:
+			if !ok {
+				return fmt.Errorf("link events ended")
+			}
+			moved, changed = true, true
+		case <-s.addrs:
+			moved, changed = true, true
+		case <-s.routes:
+			moved = true
+		case n := <-s.neighs:
+			if !w.neighbourMoved(n) {
+				continue
+			}
+			moved = true
+		case <-resync.C:
+			changed = true
+		case <-quiet.C:
+			if moved {
+				w.Moved()
+			}
+			if changed {
+				w.Changed()
+			}
+			moved, changed = false, false
+			continue
+		}
+		quiet.Reset(settle)
+	}
+}
+
+// neighbourMoved tells whether a record could hold an address that is no longer right: changes
+// of mere reachability, which are many, don't count.
+func (w *NodeWatch) neighbourMoved(n netlink.NeighUpdate) bool {
+	key := neighbour{n.LinkIndex, n.IP.String()}
+	before, known := w.macs[key]
+	if n.Type == unix.RTM_DELNEIGH || n.State&(unix.NUD_FAILED|unix.NUD_INCOMPLETE) != 0 {
+		delete(w.macs, key)
+		return known
+	}
+	w.macs[key] = n.HardwareAddr.String()
+	return known && before != w.macs[key]
+}

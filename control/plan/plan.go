@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package plan turns Kubernetes objects, as kube-proxy's own library has digested them, into
+// what the maps should hold. It is pure: objects in, desired contents out.
+package plan
+
+import (
+	"cmp"
+	"net"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/kubernetes/pkg/proxy"
+
+	"github.com/waggle-lb/waggle/maps"
+)
+
+// Endpoint is a backend that a service should have.
+type Endpoint struct {
+	Addr  netip.Addr
+	Port  uint16
+	Local bool // on this node
+}
+
+// Set names one of the two sets of endpoints that a service port can have.
+type Set int
+
+// The sets of a service port.
+const (
+	Cluster Set = iota // those anywhere
+	Local              // those on this node
+)
+
+// Scope is what the clients of one kind are led to.
+type Scope struct {
+	Set  Set
+	Drop bool // Set is empty by policy, not for want of endpoints: drop, don't refuse
+}
+
+// Frontend is an address that a service port answers on.
+type Frontend struct {
+	maps.Frontend
+	Kind     maps.Kind
+	External Scope // clients outside the node
+	Internal Scope // its pods and processes
+}
+
+// Service is the desired state of one service port in one family.
+type Service struct {
+	Name      maps.Name
+	Frontends []Frontend
+	Endpoints [2][]Endpoint // by Set, sorted
+}
+
+// Node is what the planner knows of the node it plans for.
+type Node struct {
+	Name   string
+	Labels map[string]string
+}
+
+// Plan computes the desired state of one service port.
+func Plan(name proxy.ServicePortName, family maps.Family, port proxy.ServicePort, endpoints []proxy.Endpoint, node Node) Service {
+	cluster, local, _, any := proxy.CategorizeEndpoints(endpoints, port, node.Name, node.Labels)
+	svc := Service{Name: NameOf(name, family)}
+	svc.Endpoints[Cluster] = convert(cluster)
+	svc.Endpoints[Local] = convert(local)
+
+	scope := func(localOnly bool) Scope {
+		if !localOnly {
+			return Scope{Set: Cluster}
+		}
+		return Scope{Set: Local, Drop: any && len(local) == 0}
+	}
+	internal := scope(port.InternalPolicyLocal())
+	external := scope(port.ExternalPolicyLocal())
+	proto := svc.Name.Proto
+	add := func(kind maps.Kind, ip net.IP, number int, external, internal Scope) {
+		addr, ok := netip.AddrFromSlice(ip)
+		if !ok {
+			return
+		}
+		f := maps.Frontend{Addr: addr.Unmap(), Port: uint16(number), Proto: proto}
+		svc.Frontends = append(svc.Frontends, Frontend{f, kind, external, internal})
+	}
+	add(maps.ClusterIP, port.ClusterIP(), port.Port(), internal, internal)
+	for _, ip := range port.ExternalIPs() {
+		add(maps.ExternalIP, ip, port.Port(), external, Scope{Set: Cluster})
+	}
+	for _, ip := range port.LoadBalancerVIPs() {
+		add(maps.LoadBalancer, ip, port.Port(), external, Scope{Set: Cluster})
+	}
+	if port.NodePort() != 0 {
+		add(maps.NodePort, family.Any().AsSlice(), port.NodePort(), external, Scope{Set: Cluster})
+	}
+	return svc
+}
+
+// NameOf is the name under which the maps know a service port.
+func NameOf(name proxy.ServicePortName, family maps.Family) maps.Name {
+	return maps.Name{
+		Namespace: name.Namespace,
+		Name:      name.Name,
+		Port:      name.Port,
+		Proto:     protoNumber(name.Protocol),
+		Family:    family,
+	}
+}
+
+func protoNumber(p v1.Protocol) uint8 {
+	switch p {
+	case v1.ProtocolUDP:
+		return unix.IPPROTO_UDP
+	case v1.ProtocolSCTP:
+		return unix.IPPROTO_SCTP
+	}
+	return unix.IPPROTO_TCP
+}
+
+func convert(endpoints []proxy.Endpoint) []Endpoint {
+	out := make([]Endpoint, 0, len(endpoints))
+	for _, e := range endpoints {
+		addr, err := netip.ParseAddr(e.IP())
+		if err != nil {
+			continue
+		}
+		out = append(out, Endpoint{addr.Unmap(), uint16(e.Port()), e.IsLocal()})
+	}
+	slices.SortFunc(out, func(a, b Endpoint) int {
+		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port))
+	})
+	return out
+}

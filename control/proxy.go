@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	v1 "k8s.io/api/core/v1"
+	discovery "k8s.io/api/discovery/v1"
+	"k8s.io/kubernetes/pkg/proxy"
+
+	"github.com/waggle-lb/waggle/control/plan"
+	"github.com/waggle-lb/waggle/control/reconcile"
+	"github.com/waggle-lb/waggle/maps"
+)
+
+const (
+	// coalesce gathers the changes that come together, as those of a rollout do.
+	coalesce = 20 * time.Millisecond
+	// retryAfter is when what failed is tried again, if nothing else happens before.
+	retryAfter = 2 * time.Second
+	// repairEvery bounds how long a change that somebody else made in the maps lasts.
+	repairEvery = time.Minute
+)
+
+// tracker follows the services and endpoints of one family with kube-proxy's own library.
+type tracker struct {
+	family    maps.Family
+	services  *proxy.ServiceChangeTracker
+	endpoints *proxy.EndpointsChangeTracker
+	svcMap    proxy.ServicePortMap
+	epMap     proxy.EndpointsMap
+	dirty     map[proxy.ServicePortName]bool
+}
+
+func newTracker(family maps.Family, nodeName string) *tracker {
+	t := &tracker{
+		family: family,
+		svcMap: proxy.ServicePortMap{},
+		epMap:  proxy.EndpointsMap{},
+		dirty:  map[proxy.ServicePortName]bool{},
+	}
+	ipFamily := v1.IPv4Protocol
+	if family == maps.IPv6 {
+		ipFamily = v1.IPv6Protocol
+	}
+	t.services = proxy.NewServiceChangeTracker(ipFamily, nil, func(previous, current proxy.ServicePortMap) {
+		for _, m := range []proxy.ServicePortMap{previous, current} {
+			for name := range m {
+				t.dirty[name] = true
+			}
+		}
+	})
+	t.endpoints = proxy.NewEndpointsChangeTracker(ipFamily, nodeName, nil, func(previous, current proxy.EndpointsMap) {
+		for _, m := range []proxy.EndpointsMap{previous, current} {
+			for name := range m {
+				t.dirty[name] = true
+			}
+		}
+	})
+	return t
+}
+
+// Proxy is the sink of a source: it plans what has changed and has it written to the maps.
+type Proxy struct {
+	log        *logrus.Entry
+	reconciler *reconcile.Reconciler
+	brake      Brake
+	wake       chan struct{}
+	onSync     func()
+	onNode     func(*v1.Node)
+
+	mu       sync.Mutex // guards what follows
+	node     plan.Node
+	trackers []*tracker
+	full     bool // plan everything again
+	synced   bool // the source has delivered everything once
+	failures map[maps.Name]string
+	held     []maps.Name // deletions that the brake holds back
+	lastSync time.Time
+}
+
+// NewProxy makes a Proxy for the named node. onNode is told of changes of our Node object;
+// onSync is called after each sync.
+func NewProxy(nodeName string, r *reconcile.Reconciler, brake Brake, onNode func(*v1.Node), onSync func(), log *logrus.Entry) *Proxy {
+	p := &Proxy{
+		log:        log,
+		reconciler: r,
+		brake:      brake,
+		wake:       make(chan struct{}, 1),
+		onSync:     onSync,
+		onNode:     onNode,
+		node:       plan.Node{Name: nodeName},
+		failures:   map[maps.Name]string{},
+	}
+	for _, family := range maps.Families {
+		p.trackers = append(p.trackers, newTracker(family, nodeName))
+	}
+	return p
+}
+
+// OnService is part of source.Sink.
+func (p *Proxy) OnService(old, new *v1.Service) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, t := range p.trackers {
+		t.services.Update(old, new)
+	}
+	p.poke()
+}
+
+// OnEndpointSlice is part of source.Sink.
+func (p *Proxy) OnEndpointSlice(old, new *discovery.EndpointSlice) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, t := range p.trackers {
+		if new != nil {
+			t.endpoints.EndpointSliceUpdate(new, false)
+		} else {
+			t.endpoints.EndpointSliceUpdate(old, true)
+		}
+	}
+	p.poke()
+}
+
+// OnNode is part of source.Sink. Only our own Node matters.
+func (p *Proxy) OnNode(_, new *v1.Node) {
+	if new == nil || new.Name != p.node.Name {
+		return
+	}
+	p.mu.Lock()
+	p.node.Labels = new.Labels
+	p.full = true
+	p.mu.Unlock()
+	p.onNode(new)
+	p.poke()
+}
+
+// OnSynced is part of source.Sink.
+func (p *Proxy) OnSynced() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.synced = true
+	p.full = true
+	p.poke()
+}
+
+func (p *Proxy) poke() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run syncs when something has changed, until ctx is done.
+func (p *Proxy) Run(ctx context.Context) {
+	repair := time.NewTicker(repairEvery)
+	defer repair.Stop()
+	for {
+		var retry <-chan time.Time
+		if p.unfinished() {
+			retry = time.After(retryAfter)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.wake:
+			time.Sleep(coalesce)
+		case <-retry:
+		case <-repair.C:
+			p.repair()
+		}
+		p.sync()
+	}
+}
+
+func (p *Proxy) unfinished() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.failures) > 0
+}
+
+// sync plans and writes what has changed. Before the source has synced nothing is done, above
+// all nothing deleted: what an earlier run left in the maps goes on working.
+func (p *Proxy) sync() {
+	p.mu.Lock()
+	if !p.synced {
+		p.mu.Unlock()
+		return
+	}
+	started := time.Now()
+	wanted, gone := p.plan()
+	p.held = p.brake.hold(gone, len(p.reconciler.Services()))
+	if len(p.held) > 0 {
+		gone = nil
+	}
+	p.apply(wanted, gone)
+	p.reconciler.Collect()
+	p.lastSync = time.Now()
+	held := len(p.held)
+	p.mu.Unlock()
+
+	if held > 0 {
+		p.log.WithField("services", held).Error("the source asks for the deletion of too many services at once; they are kept (--deletion-brake)")
+	}
+	if len(wanted)+len(gone) > 0 {
+		p.log.WithFields(logrus.Fields{"applied": len(wanted), "deleted": len(gone),
+			"took": time.Since(started).Round(time.Microsecond)}).Debug("synced")
+	}
+	p.onSync()
+}
+
+// plan computes the desired state of what is dirty, failed before or, on a full pass, of all.
+func (p *Proxy) plan() (wanted []plan.Service, gone []maps.Name) {
+	alive := map[maps.Name]bool{}
+	for _, t := range p.trackers {
+		t.svcMap.Update(t.services)
+		t.epMap.Update(t.endpoints)
+		for name, port := range t.svcMap {
+			id := plan.NameOf(name, t.family)
+			alive[id] = true
+			_, failed := p.failures[id]
+			if p.full || failed || t.dirty[name] {
+				wanted = append(wanted, plan.Plan(name, t.family, port, t.epMap[name], p.node))
+			}
+		}
+		clear(t.dirty)
+	}
+	p.full = false
+	for _, name := range p.reconciler.Services() {
+		if !alive[name] {
+			gone = append(gone, name)
+		}
+	}
+	for name := range p.failures {
+		if !alive[name] {
+			delete(p.failures, name)
+		}
+	}
+	return wanted, gone
+}
+
+func (p *Proxy) apply(wanted []plan.Service, gone []maps.Name) {
+	p.reconciler.Leave(gone)
+	for _, svc := range wanted {
+		p.result(svc.Name, p.reconciler.Apply(svc))
+	}
+	for _, name := range gone {
+		p.result(name, p.reconciler.Delete(name))
+	}
+	// A frontend may have been freed by a service that came later in the list.
+	for _, svc := range wanted {
+		if _, failed := p.failures[svc.Name]; failed {
+			p.result(svc.Name, p.reconciler.Apply(svc))
+		}
+	}
+}
+
+// result remembers failures, and logs each only when it is new.
+func (p *Proxy) result(name maps.Name, err error) {
+	if err == nil {
+		delete(p.failures, name)
+		return
+	}
+	if p.failures[name] != err.Error() {
+		level := logrus.ErrorLevel
+		if errors.Is(err, reconcile.ErrTaken) {
+			level = logrus.WarnLevel
+		}
+		p.log.Log(level, err)
+	}
+	p.failures[name] = err.Error()
+}
+
+func (p *Proxy) repair() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n, err := p.reconciler.Repair()
+	if err != nil {
+		p.log.WithError(err).Error("checking the services map")
+	}
+	if n > 0 {
+		p.log.WithField("frontends", n).Warn("somebody else changed the services map; repaired")
+	}
+}
+
+// ProxyStatus is what the proxy says of itself.
+type ProxyStatus struct {
+	Synced   bool      `json:"synced"`
+	LastSync time.Time `json:"lastSync"`
+	Services int       `json:"services"`
+	Failures []string  `json:"failures,omitempty"`
+	Held     []string  `json:"heldDeletions,omitempty"`
+}
+
+// Status reports the state of the last sync.
+func (p *Proxy) Status() ProxyStatus {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := ProxyStatus{Synced: p.synced, LastSync: p.lastSync, Services: len(p.reconciler.Services())}
+	for _, message := range p.failures {
+		s.Failures = append(s.Failures, message)
+	}
+	for _, name := range p.held {
+		s.Held = append(s.Held, name.String())
+	}
+	return s
+}

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package reconcile brings the maps to what the planner wants, one service at a time: the work
+// is proportional to the change. Every change is published by replacing single elements of the
+// services map, after all that they refer to has been written.
+package reconcile
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/waggle-lb/waggle/control/plan"
+	"github.com/waggle-lb/waggle/maps"
+)
+
+// endpointKey is what makes a backend the same backend, within one service.
+type endpointKey struct {
+	addr netip.Addr
+	port uint16
+}
+
+// backendRef is a backend as it stands in the map.
+type backendRef struct {
+	id      uint32
+	backend maps.Backend
+}
+
+// block is a block of slots with what is in it.
+type block struct {
+	maps.Block
+	ids []uint32
+}
+
+// service is the state of one service port in the maps.
+type service struct {
+	id        uint32
+	name      maps.Name
+	backends  map[endpointKey]backendRef
+	blocks    []block
+	frontends map[maps.Frontend]maps.Service
+	leaving   bool // about to be deleted: its frontends may be taken over
+}
+
+// Reconciler owns the contents of the maps that describe services. It is not safe for
+// concurrent use.
+type Reconciler struct {
+	names     *maps.Names
+	backends  *maps.Backends
+	slots     *maps.Slots
+	frontends *maps.Services
+
+	services map[maps.Name]*service
+	owners   map[maps.Frontend]*service
+	writes   Writes
+	now      func() time.Time
+}
+
+// Writes counts what the reconciler has written, so that tests and status can tell work from
+// no work.
+type Writes struct {
+	Frontends, Backends, Blocks, Names int
+}
+
+// Writes returns the counts since the start.
+func (r *Reconciler) Writes() Writes { return r.writes }
+
+// Services lists the names of the services in the maps.
+func (r *Reconciler) Services() []maps.Name {
+	out := make([]maps.Name, 0, len(r.services))
+	for name := range r.services {
+		out = append(out, name)
+	}
+	return out
+}
+
+// ErrTaken tells that another service holds a frontend. The rest of the service works.
+var ErrTaken = errors.New("frontend is taken")
+
+// Apply brings one service to its desired state. On an error the service is left as it was or
+// as it should be, frontend by frontend; applying it again carries on.
+func (r *Reconciler) Apply(want plan.Service) error {
+	svc, err := r.service(want.Name)
+	if err != nil {
+		return err
+	}
+	if err := r.putBackends(svc, want); err != nil {
+		return fmt.Errorf("service %s: %w", want.Name, err)
+	}
+	sets, err := r.putBlocks(svc, want)
+	if err != nil {
+		return fmt.Errorf("service %s: %w", want.Name, err)
+	}
+	err = r.putFrontends(svc, want, sets)
+	if err != nil && !errors.Is(err, ErrTaken) {
+		return fmt.Errorf("service %s: %w", want.Name, err)
+	}
+	r.dropUnused(svc, want, sets)
+	if err != nil {
+		return fmt.Errorf("service %s: %w", want.Name, err)
+	}
+	return nil
+}
+
+// service finds or makes the state of a service.
+func (r *Reconciler) service(name maps.Name) (*service, error) {
+	if svc := r.services[name]; svc != nil {
+		svc.leaving = false
+		return svc, nil
+	}
+	id, err := r.names.IDs().Alloc(r.now())
+	if err != nil {
+		return nil, fmt.Errorf("service %s: %w", name, err)
+	}
+	if err := r.names.Put(id, name); err != nil {
+		r.names.IDs().Free(id, r.now())
+		return nil, err
+	}
+	r.writes.Names++
+	svc := &service{
+		id:        id,
+		name:      name,
+		backends:  map[endpointKey]backendRef{},
+		frontends: map[maps.Frontend]maps.Service{},
+	}
+	r.services[name] = svc
+	return svc, nil
+}
+
+// putBackends writes the backends that are new or changed.
+func (r *Reconciler) putBackends(svc *service, want plan.Service) error {
+	for _, set := range want.Endpoints {
+		for _, e := range set {
+			if err := r.putBackend(svc, e); err != nil {
+				return fmt.Errorf("endpoint %s: %w", netip.AddrPortFrom(e.Addr, e.Port), err)
+			}
+		}
+	}
+	return nil
+}
+
+func (r *Reconciler) putBackend(svc *service, e plan.Endpoint) error {
+	key := endpointKey{e.Addr, e.Port}
+	backend := maps.Backend{
+		Addr:    e.Addr,
+		Port:    e.Port,
+		Proto:   svc.name.Proto,
+		Service: svc.id,
+		Local:   e.Local,
+		Serving: true,
+	}
+	ref, known := svc.backends[key]
+	if known && ref.backend == backend {
+		return nil
+	}
+	r.writes.Backends++
+	if known {
+		svc.backends[key] = backendRef{ref.id, backend}
+		return r.backends.Write(ref.id, backend)
+	}
+	id, err := r.backends.Add(backend, r.now())
+	if err != nil {
+		return err
+	}
+	svc.backends[key] = backendRef{id, backend}
+	return nil
+}
+
+// putBlocks finds or publishes the block of each set.
+func (r *Reconciler) putBlocks(svc *service, want plan.Service) (sets [2]maps.Block, err error) {
+	for set, endpoints := range want.Endpoints {
+		if !uses(want, plan.Set(set)) || len(endpoints) == 0 {
+			continue
+		}
+		ids := make([]uint32, len(endpoints))
+		for i, e := range endpoints {
+			ids[i] = svc.backends[endpointKey{e.Addr, e.Port}].id
+		}
+		if sets[set], err = r.putBlock(svc, ids); err != nil {
+			return sets, err
+		}
+	}
+	return sets, nil
+}
+
+func (r *Reconciler) putBlock(svc *service, ids []uint32) (maps.Block, error) {
+	for _, b := range svc.blocks {
+		if slices.Equal(b.ids, ids) {
+			return b.Block, nil
+		}
+	}
+	published, err := r.slots.Publish(ids, r.now())
+	if err != nil {
+		return maps.Block{}, err
+	}
+	r.writes.Blocks++
+	svc.blocks = append(svc.blocks, block{published, ids})
+	return published, nil
+}
+
+func uses(want plan.Service, set plan.Set) bool {
+	return slices.ContainsFunc(want.Frontends, func(f plan.Frontend) bool {
+		return f.External.Set == set || f.Internal.Set == set
+	})
+}
+
+// putFrontends publishes: after each write, new flows to that frontend follow the new state.
+func (r *Reconciler) putFrontends(svc *service, want plan.Service, sets [2]maps.Block) error {
+	var taken error
+	for _, f := range want.Frontends {
+		owner := r.owners[f.Frontend]
+		if owner != nil && owner != svc && !owner.leaving {
+			taken = fmt.Errorf("%w: %s belongs to service %s", ErrTaken, f.Frontend, owner.name)
+			continue
+		}
+		element := maps.Service{
+			ID:           svc.id,
+			Kind:         f.Kind,
+			External:     sets[f.External.Set],
+			Internal:     sets[f.Internal.Set],
+			ExternalDrop: f.External.Drop,
+			InternalDrop: f.Internal.Drop,
+		}
+		if have, ok := svc.frontends[f.Frontend]; ok && have == element {
+			continue
+		}
+		if err := r.frontends.Put(f.Frontend, element); err != nil {
+			return err
+		}
+		r.writes.Frontends++
+		if owner != nil {
+			delete(owner.frontends, f.Frontend)
+		}
+		svc.frontends[f.Frontend] = element
+		r.owners[f.Frontend] = svc
+	}
+	return taken
+}
+
+// dropUnused removes what the service no longer has, frontends first.
+func (r *Reconciler) dropUnused(svc *service, want plan.Service, sets [2]maps.Block) {
+	keep := map[maps.Frontend]bool{}
+	for _, f := range want.Frontends {
+		keep[f.Frontend] = true
+	}
+	for f := range svc.frontends {
+		if !keep[f] {
+			r.dropFrontend(svc, f)
+		}
+	}
+	svc.blocks = slices.DeleteFunc(svc.blocks, func(b block) bool {
+		unused := b.Block != sets[plan.Cluster] && b.Block != sets[plan.Local]
+		if unused {
+			r.slots.Free(b.Block, r.now())
+		}
+		return unused
+	})
+	wanted := map[endpointKey]bool{}
+	for _, set := range want.Endpoints {
+		for _, e := range set {
+			wanted[endpointKey{e.Addr, e.Port}] = true
+		}
+	}
+	for key, ref := range svc.backends {
+		if !wanted[key] {
+			delete(svc.backends, key)
+			r.writes.Backends++
+			_ = r.backends.Remove(ref.id, ref.backend, r.now())
+		}
+	}
+}
+
+func (r *Reconciler) dropFrontend(svc *service, f maps.Frontend) {
+	if r.frontends.Delete(f) != nil {
+		return // it stays ours, and the next pass tries again
+	}
+	r.writes.Frontends++
+	delete(svc.frontends, f)
+	delete(r.owners, f)
+}
+
+// Leave announces that services will be deleted after the next ones are applied: those may take
+// over their frontends in one step, so that a service that is renamed is never away.
+func (r *Reconciler) Leave(names []maps.Name) {
+	for _, name := range names {
+		if svc := r.services[name]; svc != nil {
+			svc.leaving = true
+		}
+	}
+}
+
+// Delete removes a service from the maps.
+func (r *Reconciler) Delete(name maps.Name) error {
+	svc := r.services[name]
+	if svc == nil {
+		return nil
+	}
+	r.dropUnused(svc, plan.Service{Name: name}, [2]maps.Block{})
+	if len(svc.frontends) > 0 {
+		return fmt.Errorf("service %s: %d of its frontends could not be deleted", name, len(svc.frontends))
+	}
+	delete(r.services, name)
+	r.writes.Names++
+	if err := r.names.Delete(svc.id); err != nil {
+		return err
+	}
+	r.names.IDs().Free(svc.id, r.now())
+	return nil
+}
+
+// Repair writes again what somebody else has changed in or deleted from the services map.
+func (r *Reconciler) Repair() (repaired int, err error) {
+	have, err := r.frontends.All()
+	if err != nil {
+		return 0, err
+	}
+	for f, svc := range r.owners {
+		want := svc.frontends[f]
+		if got, ok := have[f]; ok && got == want {
+			continue
+		}
+		if err := r.frontends.Put(f, want); err != nil {
+			return repaired, err
+		}
+		repaired++
+	}
+	for f := range have {
+		if r.owners[f] != nil {
+			continue
+		}
+		if err := r.frontends.Delete(f); err != nil {
+			return repaired, err
+		}
+		repaired++
+	}
+	return repaired, nil
+}
+
+// Collect gives back what has rested long enough. Call it now and then.
+func (r *Reconciler) Collect() { r.backends.Collect(r.now()) }

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/waggle-lb/waggle/maps"
+)
+
+// New rebuilds the reconciler's state from the maps, which may hold what an earlier run left.
+// It changes nothing that a packet could be using; what no service refers to is cleared away.
+func New(p maps.Provider, log *logrus.Entry) (*Reconciler, error) {
+	backends, err := maps.NewBackends(p)
+	if err != nil {
+		return nil, err
+	}
+	slots, err := maps.NewSlots(p)
+	if err != nil {
+		return nil, err
+	}
+	r := &Reconciler{
+		names:     maps.NewNames(p),
+		backends:  backends,
+		slots:     slots,
+		frontends: maps.NewServices(p),
+		services:  map[maps.Name]*service{},
+		owners:    map[maps.Frontend]*service{},
+		now:       time.Now,
+	}
+	return r, r.restore(log)
+}
+
+func (r *Reconciler) restore(log *logrus.Entry) error {
+	byID, err := r.restoreNames(log)
+	if err != nil {
+		return err
+	}
+	if err := r.restoreFrontends(byID, log); err != nil {
+		return err
+	}
+	if err := r.restoreBackends(byID); err != nil {
+		return err
+	}
+	log.WithFields(logrus.Fields{"services": len(r.services), "frontends": len(r.owners),
+		"backends": r.backends.InUse()}).Info("maps read")
+	return nil
+}
+
+func (r *Reconciler) restoreNames(log *logrus.Entry) (map[uint32]*service, error) {
+	names, err := r.names.All()
+	if err != nil {
+		return nil, err
+	}
+	byID := map[uint32]*service{}
+	for id, name := range names {
+		if twin := r.services[name]; twin != nil {
+			log.WithFields(logrus.Fields{"service": name, "id": id, "other": twin.id}).
+				Warn("service is named twice in the maps, dropping one")
+			if err := r.names.Delete(id); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		svc := &service{
+			id:        id,
+			name:      name,
+			backends:  map[endpointKey]backendRef{},
+			frontends: map[maps.Frontend]maps.Service{},
+		}
+		byID[id] = svc
+		r.services[name] = svc
+		r.names.IDs().Reserve(id)
+	}
+	return byID, nil
+}
+
+func (r *Reconciler) restoreFrontends(byID map[uint32]*service, log *logrus.Entry) error {
+	frontends, err := r.frontends.All()
+	if err != nil {
+		return err
+	}
+	for f, element := range frontends {
+		svc := byID[element.ID]
+		if svc == nil {
+			log.WithFields(logrus.Fields{"frontend": f, "id": element.ID}).
+				Warn("frontend of an unnamed service in the maps, dropping it")
+			if err := r.frontends.Delete(f); err != nil {
+				return err
+			}
+			continue
+		}
+		svc.frontends[f] = element
+		r.owners[f] = svc
+		for _, b := range []maps.Block{element.External, element.Internal} {
+			if err := r.restoreBlock(svc, b); err != nil {
+				// An element that no service can want: the next Apply replaces it.
+				svc.frontends[f] = maps.Service{}
+				log.WithFields(logrus.Fields{"service": svc.name, "frontend": f}).
+					WithError(err).Warn("slots in the maps make no sense, they will be written anew")
+			}
+		}
+	}
+	return nil
+}
+
+func (r *Reconciler) restoreBlock(svc *service, b maps.Block) error {
+	for _, known := range svc.blocks {
+		if known.Block == b {
+			return nil
+		}
+	}
+	if b.Count == 0 {
+		return nil
+	}
+	if err := r.slots.Reserve(b); err != nil {
+		return err
+	}
+	ids, err := r.slots.Read(b)
+	if err != nil {
+		return err
+	}
+	svc.blocks = append(svc.blocks, block{b, ids})
+	return nil
+}
+
+func (r *Reconciler) restoreBackends(byID map[uint32]*service) error {
+	backends, err := r.backends.All()
+	if err != nil {
+		return err
+	}
+	for id, b := range backends {
+		r.backends.Reserve(id)
+		svc := byID[b.Service]
+		key := endpointKey{b.Addr, b.Port}
+		if svc != nil {
+			if _, twin := svc.backends[key]; !twin && b.Serving {
+				svc.backends[key] = backendRef{id, b}
+				continue
+			}
+		}
+		if err := r.backends.Remove(id, b, r.now()); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/loader"
+)
+
+// Status is what the agent tells of itself in a file, so that it can still be read when the
+// agent is gone.
+type Status struct {
+	PID      int                 `json:"pid"`
+	Version  string              `json:"version"`
+	Node     string              `json:"node"`
+	PinDir   string              `json:"pinDir"`
+	Source   string              `json:"source"`
+	Started  time.Time           `json:"started"`
+	Written  time.Time           `json:"written"`
+	Proxy    ProxyStatus         `json:"proxy"`
+	Devices  []DeviceStatus      `json:"devices"`
+	Links    []loader.LinkStatus `json:"links"`
+	Flows    FlowCensus          `json:"flows"`
+	Problems []source.Problem    `json:"problems,omitempty"`
+	Warnings []string            `json:"warnings,omitempty"`
+}
+
+const statusFile = "status.json"
+
+// write replaces the status file in one step.
+func (s *Status) write(dir string) error {
+	raw, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	temp := filepath.Join(dir, "."+statusFile)
+	if err := os.WriteFile(temp, append(raw, '\n'), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(temp, filepath.Join(dir, statusFile))
+}
+
+// ReadStatus reads what an agent with this run directory wrote last.
+func ReadStatus(dir string) (*Status, error) {
+	file := filepath.Join(dir, statusFile)
+	raw, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("no agent has run here yet: %s does not exist (--run-dir)", file)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var s Status
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return &s, nil
+}
+
+// RemoveStatus deletes the status file and its directory.
+func RemoveStatus(dir string) error {
+	if err := os.Remove(filepath.Join(dir, statusFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	_ = os.Remove(dir) // may hold what isn't ours
+	return nil
+}
+
+// Alive tells whether the agent that wrote the status still runs.
+func (s *Status) Alive() bool {
+	if os.Getpid() == s.PID {
+		return true
+	}
+	holder, err := loader.Holder(s.PinDir)
+	return err == nil && holder == s.PID
+}

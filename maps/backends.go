@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package maps
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+// Backend is an element of the backends array.
+type Backend struct {
+	Addr    netip.Addr
+	Port    uint16
+	Proto   uint8 // IPPROTO_*
+	Service uint32
+	Local   bool
+	Serving bool // in a set that new flows are sent to
+}
+
+const backendSize = int(unsafe.Sizeof(bpf.Backend{}))
+
+// Backends is the array of backends, by id. Element 0 is never used.
+type Backends struct {
+	memory *ebpf.Memory
+	ids    *IDs
+	grace  grace[uint32]
+}
+
+// NewBackends maps the array and takes all of it as free.
+func NewBackends(p Provider) (*Backends, error) {
+	m := p.Map("backends")
+	memory, err := m.Memory()
+	if err != nil {
+		return nil, fmt.Errorf("mapping the backends array: %w", err)
+	}
+	return &Backends{memory: memory, ids: NewIDs("backend", m.MaxEntries()-1)}, nil
+}
+
+// Add writes a new backend and returns its id.
+func (b *Backends) Add(backend Backend, now time.Time) (uint32, error) {
+	b.collect(now)
+	id, err := b.ids.Alloc(now)
+	if err != nil {
+		return 0, err
+	}
+	if err := b.Write(id, backend); err != nil {
+		b.ids.Free(id, now)
+		return 0, err
+	}
+	return id, nil
+}
+
+// Write replaces a backend in place: its flags may change while it is in use.
+func (b *Backends) Write(id uint32, backend Backend) error {
+	c := backend.encode()
+	return b.write(id, &c)
+}
+
+func (b *Backends) write(id uint32, c *bpf.Backend) error {
+	raw := unsafe.Slice((*byte)(unsafe.Pointer(c)), backendSize)
+	if _, err := b.memory.WriteAt(raw, int64(id)*int64(backendSize)); err != nil {
+		return fmt.Errorf("writing backend %d: %w", id, err)
+	}
+	return nil
+}
+
+// Remove takes a backend out of service at once and forgets it after a grace period.
+func (b *Backends) Remove(id uint32, backend Backend, now time.Time) error {
+	backend.Serving = false
+	b.grace.add(id, now)
+	return b.Write(id, backend)
+}
+
+// Collect forgets removed backends whose grace period is over.
+func (b *Backends) Collect(now time.Time) { b.collect(now) }
+
+func (b *Backends) collect(now time.Time) {
+	for _, id := range b.grace.expired(now) {
+		_ = b.write(id, &bpf.Backend{})
+		b.ids.Free(id, now)
+	}
+}
+
+// Reserve takes an id that was in use at start.
+func (b *Backends) Reserve(id uint32) { b.ids.Reserve(id) }
+
+// InUse counts the backends.
+func (b *Backends) InUse() int { return b.ids.InUse() }
+
+// All reads every backend in use.
+func (b *Backends) All() (map[uint32]Backend, error) { return readBackends(b.memory) }
+
+// ReadBackends reads every backend in use, for those who only look.
+func ReadBackends(p Provider) (map[uint32]Backend, error) {
+	memory, err := p.Map("backends").Memory()
+	if err != nil {
+		return nil, fmt.Errorf("mapping the backends array: %w", err)
+	}
+	return readBackends(memory)
+}
+
+func readBackends(memory *ebpf.Memory) (map[uint32]Backend, error) {
+	raw := make([]byte, memory.Size())
+	if _, err := memory.ReadAt(raw, 0); err != nil {
+		return nil, fmt.Errorf("reading the backends array: %w", err)
+	}
+	out := map[uint32]Backend{}
+	for id := 1; (id+1)*backendSize <= len(raw); id++ {
+		c := (*bpf.Backend)(unsafe.Pointer(&raw[id*backendSize]))
+		if c.Service != 0 {
+			out[uint32(id)] = decodeBackend(c)
+		}
+	}
+	return out, nil
+}
+
+func (b Backend) encode() bpf.Backend {
+	c := bpf.Backend{
+		Addr:    wordsOf(b.Addr),
+		Service: b.Service,
+		Port:    netPort(b.Port),
+		Proto:   b.Proto,
+	}
+	if FamilyOf(b.Addr) == IPv6 {
+		c.Flags |= bpf.BackendIPv6
+	}
+	if b.Local {
+		c.Flags |= bpf.BackendLocal
+	}
+	if b.Serving {
+		c.Flags |= bpf.BackendServing
+	}
+	return c
+}
+
+func decodeBackend(c *bpf.Backend) Backend {
+	b := Backend{
+		Port:    netPort(c.Port),
+		Proto:   c.Proto,
+		Service: c.Service,
+		Local:   c.Flags&bpf.BackendLocal != 0,
+		Serving: c.Flags&bpf.BackendServing != 0,
+	}
+	if c.Flags&bpf.BackendIPv6 != 0 {
+		b.Addr = addr6(c.Addr)
+	} else {
+		b.Addr = addr4(c.Addr[0])
+	}
+	return b
+}

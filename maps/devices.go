@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package maps
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+// Device is what the programs must know of a network device.
+type Device struct {
+	Express bool // tc may send by redirect, past the stack
+	XDP     bool // XDP may transmit on it
+	Egress  bool // our program sees what leaves by it
+	// What SNAT uses for packets that leave by it; may be invalid, for none.
+	Addr4, Addr6 netip.Addr
+}
+
+// Devices is the table of devices, by ifindex in the namespace of the node. Element 0 holds
+// the node's primary addresses, for devices that have none.
+type Devices struct {
+	p Provider
+}
+
+// NewDevices opens the table.
+func NewDevices(p Provider) *Devices { return &Devices{p} }
+
+// Put writes a device. It must be called in the node's network namespace: a devmap takes the
+// ifindex for one of the caller's.
+func (d *Devices) Put(ifindex int, dev Device) error {
+	index := uint32(ifindex)
+	c := dev.encode()
+	if dev.XDP {
+		if err := d.p.Map("xdp_devices").Put(index, index); err != nil {
+			return fmt.Errorf("device %d in the map xdp_devices: %w", ifindex, err)
+		}
+	}
+	if err := d.p.Map("devices").Put(index, &c); err != nil {
+		return fmt.Errorf("device %d in the map devices: %w", ifindex, err)
+	}
+	if !dev.XDP {
+		return d.delete("xdp_devices", index)
+	}
+	return nil
+}
+
+// Delete forgets a device.
+func (d *Devices) Delete(ifindex int) error {
+	return errors.Join(d.delete("devices", uint32(ifindex)), d.delete("xdp_devices", uint32(ifindex)))
+}
+
+func (d *Devices) delete(name string, index uint32) error {
+	if err := d.p.Map(name).Delete(index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("device %d in the map %s: %w", index, name, err)
+	}
+	return nil
+}
+
+// All reads the table.
+func (d *Devices) All() (map[int]Device, error) {
+	out := map[int]Device{}
+	var index uint32
+	var c bpf.Device
+	it := d.p.Map("devices").Iterate()
+	for it.Next(&index, &c) {
+		out[int(index)] = decodeDevice(&c)
+	}
+	if err := it.Err(); err != nil {
+		return nil, fmt.Errorf("reading the map devices: %w", err)
+	}
+	return out, nil
+}
+
+func (d Device) encode() bpf.Device {
+	var c bpf.Device
+	if d.Express {
+		c.Flags |= bpf.DeviceExpress
+	}
+	if d.XDP {
+		c.Flags |= bpf.DeviceXDP
+	}
+	if d.Egress {
+		c.Flags |= bpf.DeviceEgress
+	}
+	if d.Addr4.IsValid() {
+		c.Addr4 = word4(d.Addr4)
+	}
+	if d.Addr6.IsValid() {
+		c.Addr6 = words6(d.Addr6)
+	}
+	return c
+}
+
+func decodeDevice(c *bpf.Device) Device {
+	d := Device{
+		Express: c.Flags&bpf.DeviceExpress != 0,
+		XDP:     c.Flags&bpf.DeviceXDP != 0,
+		Egress:  c.Flags&bpf.DeviceEgress != 0,
+	}
+	if c.Addr4 != 0 {
+		d.Addr4 = addr4(c.Addr4)
+	}
+	if c.Addr6 != [4]uint32{} {
+		d.Addr6 = addr6(c.Addr6)
+	}
+	return d
+}

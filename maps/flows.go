@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package maps
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+// Tuple is a packet's addresses as seen at one hook direction.
+type Tuple struct {
+	Src, Dst netip.AddrPort
+	Proto    uint8 // IPPROTO_*
+	Egress   bool  // seen where packets leave the node
+}
+
+// Flow is one record: the packets that carry its key, and what becomes of them.
+type Flow struct {
+	Key       Tuple
+	To        Tuple
+	Confirmed bool // in `flows`, not in `flows_new`
+	Service   uint32
+	Backend   uint32
+	LastSeen  uint32 // jiffies
+	State     uint32 // bpf.State*
+	Flags     uint16 // bpf.Flow*
+	Ifindex   int    // of the next hop; 0: never asked for
+	NextHop   net.HardwareAddr
+}
+
+// Flows calls fn for each record of one family, first the confirmed ones, until it returns
+// false. Records that come or go meanwhile may be missed.
+func Flows(p Provider, f Family, fn func(Flow) bool) error {
+	for _, table := range []string{"flows", "flows_new"} {
+		more, err := walkFlows(p, table, f, func(flow Flow) bool {
+			flow.Confirmed = table == "flows"
+			return fn(flow)
+		})
+		if err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+			return fmt.Errorf("reading the map %s%d: %w", table, f, err)
+		}
+		if !more {
+			return nil
+		}
+	}
+	return nil
+}
+
+func walkFlows(p Provider, table string, f Family, fn func(Flow) bool) (more bool, err error) {
+	it := pick(p, table, f).Iterate()
+	if f == IPv4 {
+		var key bpf.FlowKey4
+		var value bpf.Flow4
+		for it.Next(&key, &value) {
+			if !fn(decodeFlow4(&key, &value)) {
+				return false, nil
+			}
+		}
+		return true, it.Err()
+	}
+	var key bpf.FlowKey6
+	var value bpf.Flow6
+	for it.Next(&key, &value) {
+		if !fn(decodeFlow6(&key, &value)) {
+			return false, nil
+		}
+	}
+	return true, it.Err()
+}
+
+func decodeFlow4(k *bpf.FlowKey4, v *bpf.Flow4) Flow {
+	f := decodeFlow(&v.Flow)
+	f.Key = tuple(addr4(k.Saddr), addr4(k.Daddr), k.Sport, k.Dport, k.Proto, k.Egress)
+	f.To = tuple(addr4(v.Saddr), addr4(v.Daddr), v.Flow.Sport, v.Flow.Dport, k.Proto, k.Egress)
+	return f
+}
+
+func decodeFlow6(k *bpf.FlowKey6, v *bpf.Flow6) Flow {
+	f := decodeFlow(&v.Flow)
+	f.Key = tuple(addr6(k.Saddr), addr6(k.Daddr), k.Sport, k.Dport, k.Proto, k.Egress)
+	f.To = tuple(addr6(v.Saddr), addr6(v.Daddr), v.Flow.Sport, v.Flow.Dport, k.Proto, k.Egress)
+	return f
+}
+
+func decodeFlow(v *bpf.Flow) Flow {
+	return Flow{
+		Service:  v.Service,
+		Backend:  v.Backend,
+		LastSeen: v.LastSeen,
+		State:    v.State,
+		Flags:    v.Flags,
+		Ifindex:  int(v.Hop.Ifindex),
+		NextHop:  net.HardwareAddr(append([]byte(nil), v.Hop.Dmac[:]...)),
+	}
+}
+
+func tuple(src, dst netip.Addr, sport, dport uint16, proto, egress uint8) Tuple {
+	return Tuple{
+		Src:    netip.AddrPortFrom(src, netPort(sport)),
+		Dst:    netip.AddrPortFrom(dst, netPort(dport)),
+		Proto:  proto,
+		Egress: egress != 0,
+	}
+}

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package maps
+
+import "time"
+
+// gracePeriod outlasts by far any program that read a map before the change: those run for
+// microseconds, with preemption off.
+const gracePeriod = time.Second
+
+// grace keeps what was given back until no running program can still refer to it.
+type grace[T any] struct {
+	items []graceItem[T]
+}
+
+type graceItem[T any] struct {
+	value T
+	since time.Time
+}
+
+func (g *grace[T]) add(v T, now time.Time) {
+	g.items = append(g.items, graceItem[T]{v, now})
+}
+
+// expired takes out what has rested long enough.
+func (g *grace[T]) expired(now time.Time) []T {
+	var out []T
+	for len(g.items) > 0 && now.Sub(g.items[0].since) >= gracePeriod {
+		out = append(out, g.items[0].value)
+		g.items = g.items[1:]
+	}
+	return out
+}

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package maps gives typed access to the pinned maps of the datapath, and holds the allocators
+// of what is numbered in them. The maps are the state: each allocator can be rebuilt from them.
+package maps
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+)
+
+// Provider hands out the datapath's maps by their names in C. A name that the datapath does
+// not have is a programming error, and panics.
+type Provider interface {
+	Map(name string) *ebpf.Map
+}
+
+// Family is an address family, as the names of the maps spell it.
+type Family uint8
+
+// The address families.
+const (
+	IPv4 Family = 4
+	IPv6 Family = 6
+)
+
+// Families lists both.
+var Families = [...]Family{IPv4, IPv6}
+
+// FamilyOf returns the family of an address.
+func FamilyOf(a netip.Addr) Family {
+	if a.Unmap().Is4() {
+		return IPv4
+	}
+	return IPv6
+}
+
+// Any returns the unspecified address, under which NodePort frontends are stored.
+func (f Family) Any() netip.Addr {
+	if f == IPv4 {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
+}
+
+// pick returns the map of a family, as in pick(p, "services", IPv6).
+func pick(p Provider, name string, f Family) *ebpf.Map {
+	if f == IPv4 {
+		return p.Map(name + "4")
+	}
+	return p.Map(name + "6")
+}
+
+// word4 and words6 are addresses as the datapath keeps them: network order in memory.
+func word4(a netip.Addr) uint32 {
+	b := a.Unmap().As4()
+	return binary.NativeEndian.Uint32(b[:])
+}
+
+func words6(a netip.Addr) (w [4]uint32) {
+	b := a.As16()
+	for i := range w {
+		w[i] = binary.NativeEndian.Uint32(b[4*i:])
+	}
+	return w
+}
+
+func addr4(w uint32) netip.Addr {
+	var b [4]byte
+	binary.NativeEndian.PutUint32(b[:], w)
+	return netip.AddrFrom4(b)
+}
+
+func addr6(w [4]uint32) netip.Addr {
+	var b [16]byte
+	for i, v := range w {
+		binary.NativeEndian.PutUint32(b[4*i:], v)
+	}
+	return netip.AddrFrom16(b)
+}
+
+// wordsOf is an address in the 16 bytes that both families share: IPv4 in the first four.
+func wordsOf(a netip.Addr) (w [4]uint32) {
+	if FamilyOf(a) == IPv6 {
+		return words6(a)
+	}
+	w[0] = word4(a)
+	return w
+}
+
+// netPort converts a port between host and network byte order, either way.
+func netPort(p uint16) uint16 {
+	var b [2]byte
+	binary.BigEndian.PutUint16(b[:], p)
+	return binary.NativeEndian.Uint16(b[:])
+}

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package maps
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+// Frontend is where a service answers. NodePorts have the unspecified address.
+type Frontend struct {
+	Addr  netip.Addr
+	Port  uint16
+	Proto uint8 // IPPROTO_*
+}
+
+func (f Frontend) String() string {
+	return fmt.Sprintf("%s/%s", netip.AddrPortFrom(f.Addr, f.Port), ProtoName(f.Proto))
+}
+
+// Kind is the kind of a frontend.
+type Kind uint32
+
+// The kinds of frontends.
+const (
+	ClusterIP    = Kind(bpf.ServiceClusterIP)
+	NodePort     = Kind(bpf.ServiceNodePort)
+	ExternalIP   = Kind(bpf.ServiceExternalIP)
+	LoadBalancer = Kind(bpf.ServiceLoadBalancer)
+)
+
+const anyKind = ClusterIP | NodePort | ExternalIP | LoadBalancer
+
+func (k Kind) String() string {
+	switch k {
+	case ClusterIP:
+		return "ClusterIP"
+	case NodePort:
+		return "NodePort"
+	case ExternalIP:
+		return "ExternalIP"
+	case LoadBalancer:
+		return "LoadBalancer"
+	}
+	return fmt.Sprintf("kind %d", uint32(k))
+}
+
+// Service is what a frontend leads to.
+type Service struct {
+	ID           uint32
+	Kind         Kind
+	External     Block // for packets from outside the node
+	Internal     Block // for its pods and processes
+	ExternalDrop bool  // endpoints exist, but the policy allows none of them here
+	InternalDrop bool
+}
+
+// Services is the table of frontends, of both families.
+type Services struct {
+	p Provider
+}
+
+// NewServices opens the table.
+func NewServices(p Provider) *Services { return &Services{p} }
+
+// Put publishes a frontend: the one write that makes a change visible, all at once.
+func (s *Services) Put(f Frontend, svc Service) error {
+	c := svc.encode()
+	m := pick(s.p, "services", FamilyOf(f.Addr))
+	if err := m.Put(f.key(), &c); err != nil {
+		if isFull(err) {
+			return fmt.Errorf("frontend %s: the map %s is full (%d elements)", f, m, m.MaxEntries())
+		}
+		return fmt.Errorf("frontend %s: %w", f, err)
+	}
+	return nil
+}
+
+// Delete removes a frontend. One that isn't there is no error.
+func (s *Services) Delete(f Frontend) error {
+	err := pick(s.p, "services", FamilyOf(f.Addr)).Delete(f.key())
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("frontend %s: %w", f, err)
+	}
+	return nil
+}
+
+// All reads every frontend.
+func (s *Services) All() (map[Frontend]Service, error) {
+	out := map[Frontend]Service{}
+	var c bpf.Service
+	var k4 bpf.ServiceKey4
+	it := s.p.Map("services4").Iterate()
+	for it.Next(&k4, &c) {
+		out[Frontend{addr4(k4.Addr), netPort(k4.Port), k4.Proto}] = decodeService(&c)
+	}
+	if err := it.Err(); err != nil {
+		return nil, fmt.Errorf("reading the map services4: %w", err)
+	}
+	var k6 bpf.ServiceKey6
+	it = s.p.Map("services6").Iterate()
+	for it.Next(&k6, &c) {
+		out[Frontend{addr6(k6.Addr), netPort(k6.Port), k6.Proto}] = decodeService(&c)
+	}
+	if err := it.Err(); err != nil {
+		return nil, fmt.Errorf("reading the map services6: %w", err)
+	}
+	return out, nil
+}
+
+func (f Frontend) key() any {
+	if FamilyOf(f.Addr) == IPv4 {
+		return &bpf.ServiceKey4{Addr: word4(f.Addr), Port: netPort(f.Port), Proto: f.Proto}
+	}
+	return &bpf.ServiceKey6{Addr: words6(f.Addr), Port: netPort(f.Port), Proto: f.Proto}
+}
+
+func (s Service) encode() bpf.Service {
+	c := bpf.Service{Id: s.ID, Flags: uint32(s.Kind)}
+	c.External.First, c.External.Count = s.External.First, s.External.Count
+	c.Internal.First, c.Internal.Count = s.Internal.First, s.Internal.Count
+	if s.ExternalDrop {
+		c.Flags |= bpf.ServiceExternalDrop
+	}
+	if s.InternalDrop {
+		c.Flags |= bpf.ServiceInternalDrop
+	}
+	return c
+}
+
+func decodeService(c *bpf.Service) Service {
+	return Service{
+		ID:           c.Id,
+		Kind:         Kind(c.Flags) & anyKind,
+		External:     Block{c.External.First, c.External.Count},
+		Internal:     Block{c.Internal.First, c.Internal.Count},
+		ExternalDrop: c.Flags&bpf.ServiceExternalDrop != 0,
+		InternalDrop: c.Flags&bpf.ServiceInternalDrop != 0,
+	}
+}

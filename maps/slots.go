@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package maps
+
+import (
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/cilium/ebpf"
+)
+
+// slotStride is the distance of two elements in the mapped array, which the kernel pads.
+const slotStride = 8
+
+// Slots is the array of backend ids. It is written as plain memory: nothing reads a block
+// before a service refers to it, and the syscall that makes it do so orders the writes.
+type Slots struct {
+	memory *ebpf.Memory
+	blocks *blocks
+}
+
+// NewSlots maps the array and takes all of it as free.
+func NewSlots(p Provider) (*Slots, error) {
+	m := p.Map("slots")
+	memory, err := m.Memory()
+	if err != nil {
+		return nil, fmt.Errorf("mapping the slots array: %w", err)
+	}
+	return &Slots{memory: memory, blocks: newBlocks(m.MaxEntries())}, nil
+}
+
+// Publish takes a fresh block and writes backend ids to it.
+func (s *Slots) Publish(ids []uint32, now time.Time) (Block, error) {
+	if len(ids) == 0 {
+		return Block{}, nil
+	}
+	block, err := s.blocks.alloc(uint32(len(ids)), now)
+	if err != nil {
+		return Block{}, err
+	}
+	buf := make([]byte, slotStride*len(ids))
+	for i, id := range ids {
+		binary.NativeEndian.PutUint32(buf[slotStride*i:], id)
+	}
+	if _, err := s.memory.WriteAt(buf, int64(block.First)*slotStride); err != nil {
+		s.blocks.release(block)
+		return Block{}, fmt.Errorf("writing slots %d-%d: %w", block.First, block.First+block.Count-1, err)
+	}
+	return block, nil
+}
+
+// Read returns the backend ids in a block.
+func (s *Slots) Read(block Block) ([]uint32, error) {
+	buf := make([]byte, slotStride*block.Count)
+	if _, err := s.memory.ReadAt(buf, int64(block.First)*slotStride); err != nil {
+		return nil, fmt.Errorf("reading slots %d-%d: %w", block.First, block.First+block.Count-1, err)
+	}
+	ids := make([]uint32, block.Count)
+	for i := range ids {
+		ids[i] = binary.NativeEndian.Uint32(buf[slotStride*i:])
+	}
+	return ids, nil
+}
+
+// Reserve takes a block that a service refers to at start.
+func (s *Slots) Reserve(block Block) error {
+	if block.Count == 0 {
+		return nil
+	}
+	return s.blocks.reserve(block)
+}
+
+// Free gives a block back, after a grace period.
+func (s *Slots) Free(block Block, now time.Time) {
+	if block.Count > 0 {
+		s.blocks.giveBack(block, now)
+	}
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package topo
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cilium/ebpf"
+)
+
+// PodNetwork says how the pods of different nodes reach each other.
+type PodNetwork int
+
+const (
+	// Routed nodes have routes to each other's pods on the Ethernet.
+	Routed PodNetwork = iota
+	// VXLAN nodes have a tunnel device, vxlan0, like flannel's.
+	VXLAN
+)
+
+// Options are the choices of a network.
+type Options struct {
+	// Prefix names the network in /run/netns and in the cgroup tree: lower-case
+	// letters and digits. By default it is made up of the process id.
+	Prefix string
+	// Nodes is their number, up to 8; 0 is 2.
+	Nodes      int
+	PodNetwork PodNetwork
+	// TxOffload leaves checksums and segmentation to the receiver, as veth does by
+	// default. Tests of XDP need it off: XDP would see unfinished checksums.
+	TxOffload bool
+	// XDPPeers attaches an XDP program to the bridge ports of the nodes, without
+	// which nothing that XDP sends on a node's eth0 arrives.
+	XDPPeers bool
+	// Named puts the namespaces below /run/netns as <prefix>-<host>, for `ip netns
+	// exec`. Those outlive a crash; see [Sweep].
+	Named bool
+}
+
+// Defaults are two routed nodes with offload, and no XDP.
+func Defaults() Options { return Options{Nodes: 2, TxOffload: true} }
+
+// ForXDP are the defaults with what XDP on the nodes' eth0 needs.
+func ForXDP() Options { return Options{Nodes: 2, XDPPeers: true} }
+
+// Network is a laptop and nodes on one Ethernet, and pods behind the nodes.
+type Network struct {
+	Prefix string
+	Laptop *Host
+	Nodes  []*Node
+	// Link is the namespace of the bridge, br0, whose ports are named like the
+	// hosts. Captures there see what really was on the wire.
+	Link *Host
+
+	opts     Options
+	cgroups  *cgroupTree
+	building sync.Mutex // held while pods or the network are made and unmade
+
+	mu   sync.Mutex
+	pass *ebpf.Program
+	held []io.Closer
+}
+
+var (
+	validName   = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
+	validPrefix = regexp.MustCompile(`^[a-z0-9]+$`)
+	networks    atomic.Uint32
+)
+
+// New makes a network. If that fails, nothing is left of it.
+func New(opts Options) (*Network, error) {
+	n, err := prepare(opts)
+	if err != nil {
+		return nil, fmt.Errorf("topology: %w", err)
+	}
+	if err := n.build(); err != nil {
+		return nil, errors.Join(fmt.Errorf("topology: %w", err), n.Close())
+	}
+	return n, nil
+}
+
+func prepare(opts Options) (*Network, error) {
+	if opts.Nodes == 0 {
+		opts.Nodes = 2
+	}
+	if opts.Nodes < 1 || opts.Nodes > maxNodes {
+		return nil, fmt.Errorf("%d nodes: want 1 to %d", opts.Nodes, maxNodes)
+	}
+	if opts.Prefix == "" {
+		if err := sweepDead(); err != nil {
+			return nil, err
+		}
+		opts.Prefix = defaultPrefix(os.Getpid(), int(networks.Add(1)))
+	}
+	if !validPrefix.MatchString(opts.Prefix) {
+		return nil, fmt.Errorf("prefix %q: want lower-case letters and digits", opts.Prefix)
+	}
+	cgroups, err := newCgroupTree(opts.Prefix)
+	if err != nil {
+		return nil, err
+	}
+	return &Network{Prefix: opts.Prefix, opts: opts, cgroups: cgroups}, nil
+}
+
+func (n *Network) build() error {
+	cgroup, err := n.cgroups.make("laptop")
+	if err != nil {
+		return err
+	}
+	if n.Link, err = n.newHost("link", "", bridgeSettings); err != nil {
+		return err
+	}
+	if err := n.addBridge(); err != nil {
+		return err
+	}
+	if n.Laptop, err = n.newHost("laptop", cgroup, hostSettings); err != nil {
+		return err
+	}
+	n.Laptop.IP4, n.Laptop.IP6 = onEthernet(laptopHost)
+	if err := n.plugIn(n.Laptop); err != nil {
+		return err
+	}
+	for i := range n.opts.Nodes {
+		if _, err := n.addNode(i); err != nil {
+			return err
+		}
+	}
+	return n.routePods()
+}
+
+func (n *Network) hosts() []*Host {
+	var all []*Host
+	for _, node := range n.Nodes {
+		for _, pod := range node.pods {
+			all = append(all, pod.Host)
+		}
+		all = append(all, node.Host)
+	}
+	for _, h := range []*Host{n.Laptop, n.Link} {
+		if h != nil {
+			all = append(all, h)
+		}
+	}
+	return all
+}
+
+func (n *Network) hasHost(name string) bool {
+	for _, h := range n.hosts() {
+		if h.Name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// Close ends all processes and removes all devices, namespaces and cgroups of
+// the network. Closing again does nothing.
+func (n *Network) Close() error {
+	n.building.Lock()
+	defer n.building.Unlock()
+	errs := []error{n.cgroups.kill()}
+	n.mu.Lock()
+	for _, c := range n.held {
+		errs = append(errs, c.Close())
+	}
+	n.held, n.pass = nil, nil
+	n.mu.Unlock()
+	for _, h := range n.hosts() {
+		errs = append(errs, h.close())
+	}
+	errs = append(errs, n.cgroups.remove())
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("close topology %s: %w", n.Prefix, err)
+	}
+	return nil
+}

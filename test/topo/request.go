@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package topo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Request says what a client does.
+type Request struct {
+	To netip.AddrPort
+	// Source and SourcePort pin the client's own address; the zero values leave
+	// them to the kernel.
+	Source     netip.Addr
+	SourcePort uint16
+	// Mapped uses an IPv6 socket for an IPv4 destination, as many programs do.
+	Mapped bool
+	// Size is that of a POST's body, or of each datagram. A datagram too small for
+	// what a server says about itself gets a larger reply.
+	Size int
+	// Count is the number of datagrams, each of which waits for its reply; 0 is 1.
+	Count int
+	// KeepAlive uses the connection of an earlier such request to the same
+	// address, if it is still open.
+	KeepAlive bool
+	// Reset closes TCP with a reset, so that a pinned source port is free at once.
+	Reset bool
+	// Timeout is that of each exchange; 0 is 5 seconds.
+	Timeout time.Duration
+}
+
+func (r Request) timeout() time.Duration {
+	if r.Timeout > 0 {
+		return r.Timeout
+	}
+	return 5 * time.Second
+}
+
+func (r Request) count() int { return max(r.Count, 1) }
+
+// Reply says what came of a request.
+type Reply struct {
+	// Pod is the name of the host that answered; the last one, of several.
+	Pod string
+	// Pods are those that answered each datagram.
+	Pods []string
+	// Remote is the client as the server saw it.
+	Remote netip.AddrPort
+	// Server is the server's end as the server saw it.
+	Server netip.AddrPort
+	// Local and Peer are what getsockname and getpeername said after connect.
+	Local netip.AddrPort
+	Peer  netip.AddrPort
+	// Source is where recvfrom said that the last datagram came from.
+	Source netip.AddrPort
+	// Bytes are those echoed, and verified.
+	Bytes int
+	// Reused tells that an earlier request's connection was used.
+	Reused bool
+	// Err is the error's text, Errno its name ("ECONNREFUSED") if the kernel said
+	// so. Timeout tells that the client gave up waiting.
+	Err     string
+	Errno   string
+	Timeout bool
+	Elapsed time.Duration
+}
+
+// OK tells whether the request succeeded.
+func (r Reply) OK() bool { return r.Err == "" }
+
+// Error is the request's failure, or nil.
+func (r Reply) Error() error {
+	if r.OK() {
+		return nil
+	}
+	return errors.New(r.Err)
+}
+
+// String is for messages of tests.
+func (r Reply) String() string {
+	var s strings.Builder
+	if r.OK() {
+		fmt.Fprintf(&s, "%s answered", r.Pod)
+	} else {
+		fmt.Fprintf(&s, "failed: %s", r.Err)
+	}
+	fmt.Fprintf(&s, " after %s; ", r.Elapsed.Round(time.Microsecond))
+	fmt.Fprintf(&s, "client %s -> %s, server saw %s -> %s", r.Local, r.Peer, r.Remote, r.Server)
+	if r.Source.IsValid() {
+		fmt.Fprintf(&s, ", reply from %s", r.Source)
+	}
+	return s.String()
+}
+
+func (r *Reply) hear(h hello) {
+	r.Pod, r.Remote, r.Server = h.Pod, h.Remote, h.Local
+}
+
+func (r *Reply) fail(err error) {
+	r.Err = err.Error()
+	var errno syscall.Errno
+	var timeout net.Error
+	switch {
+	case errors.As(err, &errno):
+		r.Errno = unix.ErrnoName(errno)
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		r.Timeout = true
+	case errors.As(err, &timeout):
+		r.Timeout = timeout.Timeout()
+	}
+}

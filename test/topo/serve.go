@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package topo
+
+import "errors"
+
+// Ports are what a server listens on, on all IPv4 and IPv6 addresses.
+type Ports struct {
+	// HTTP answers a GET with JSON that says who answered whom, and echoes the
+	// body of a POST.
+	HTTP []uint16
+	// UDP answers each datagram with one of the same size: JSON as in HTTP, a
+	// newline, and the rest of the datagram. The reply comes from the address that
+	// the datagram was sent to, whichever that is.
+	UDP []uint16
+	// Echo says who answers whom in a line of JSON, and then echoes over TCP.
+	Echo []uint16
+}
+
+// Server is a server process in a host.
+type Server struct{ child *child }
+
+// Serve starts a server process, which listens when Serve returns.
+func (h *Host) Serve(ports Ports) (*Server, error) {
+	c, err := h.startRole(serverRole, serverConfig{Name: h.Name, Ports: ports})
+	if err != nil {
+		return nil, err
+	}
+	cancel := c.killAfter(startTime)
+	line, err := c.stdout.ReadString('\n')
+	cancel()
+	if err != nil || line != readyLine {
+		_ = c.stdin.Close()
+		return nil, c.failure(errors.Join(errors.New("not ready"), c.Wait()))
+	}
+	return &Server{child: c}, nil
+}
+
+// Stop ends the server process; its connections are reset or closed by the
+// kernel as for any process that dies.
+func (s *Server) Stop() error { return s.child.stop() }
+
+// Pid is the process id of the server.
+func (s *Server) Pid() int { return s.child.Process.Pid }

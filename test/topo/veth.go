@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package topo
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+)
+
+// end is one end of a veth pair.
+type end struct {
+	host   *Host
+	ifname string
+}
+
+// connect makes a veth pair between two namespaces and brings it up. It returns
+// without waiting for the carrier.
+func (n *Network) connect(a, b end, mtu int) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU = a.ifname, mtu
+	veth := netlink.NewVeth(attrs)
+	veth.PeerName = b.ifname
+	veth.PeerNamespace = netlink.NsFd(b.host.ns.file.Fd())
+	if err := a.host.ns.netlink.LinkAdd(veth); err != nil {
+		return fmt.Errorf("veth %s of %s to %s of %s: %w", a.ifname, a.host.Name, b.ifname, b.host.Name, err)
+	}
+	for _, e := range []end{a, b} {
+		if !n.opts.TxOffload {
+			if err := e.host.disableTxOffload(e.ifname); err != nil {
+				return err
+			}
+		}
+		if err := e.host.SetUp(e.ifname); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addBridge makes the Ethernet that the laptop and the nodes are on.
+func (n *Network) addBridge() error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = bridgeName
+	// Without a querier snooping has nothing to offer but lost neighbour discovery.
+	snooping := false
+	bridge := &netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}
+	if err := n.Link.ns.netlink.LinkAdd(bridge); err != nil {
+		return fmt.Errorf("bridge: %w", err)
+	}
+	return n.Link.SetUp(bridgeName)
+}
+
+// plugIn puts a host on the bridge, with its addresses on eth0. The bridge's
+// port is named like the host.
+func (n *Network) plugIn(h *Host) error {
+	if err := n.connect(end{n.Link, h.Name}, end{h, "eth0"}, 0); err != nil {
+		return err
+	}
+	bridge, err1 := n.Link.Link(bridgeName)
+	port, err2 := n.Link.Link(h.Name)
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	if err := n.Link.ns.netlink.LinkSetMaster(port, bridge); err != nil {
+		return fmt.Errorf("bridge port %s: %w", h.Name, err)
+	}
+	return errors.Join(
+		h.AddAddr("eth0", ethernet4(h.IP4)),
+		h.AddAddr("eth0", ethernet6(h.IP6)),
+		h.AwaitCarrier("eth0"),
+		n.Link.AwaitCarrier(h.Name, bridgeName),
+	)
+}
