@@ -189,10 +189,12 @@ func (a *Agent) writeStatus() {
 		Written:  time.Now(),
 		Proxy:    a.proxy.Status(),
 		Devices:  a.devices.Status(),
-		Links:    a.dp.Links(),
 		Flows:    a.expirer.Census(),
 		Problems: a.src.Problems(),
 	}
+	var err error
+	s.Links, err = a.dp.Links()
+	a.warn("links", err)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, message := range a.warnings {

@@ -275,12 +275,11 @@ func (d *Devices) attachXDP(link netlink.Link, role Role) string {
 	case d.xdp == XDPAuto && link.Type() == "veth":
 		return "veth loses what XDP transmits unless its peer runs XDP (--xdp=always)"
 	}
-	mode, err := d.dp.AttachXDP(link.Attrs().Index)
-	if err != nil {
+	if err := d.dp.AttachXDP(link.Attrs().Index); err != nil {
 		d.log.WithField("device", link.Attrs().Name).WithError(err).Warn("no XDP on this device, tc does the work")
 		return err.Error()
 	}
-	return mode
+	return xdpNative
 }
 
 // dropUnseen forgets the devices that are gone or lost their role.

@@ -78,10 +78,4 @@ func RemoveStatus(dir string) error {
 }
 
 // Alive tells whether the agent that wrote the status still runs.
-func (s *Status) Alive() bool {
-	if os.Getpid() == s.PID {
-		return true
-	}
-	holder, err := loader.Holder(s.PinDir)
-	return err == nil && holder == s.PID
-}
+func (s *Status) Alive() bool { return loader.Held(s.PinDir) }

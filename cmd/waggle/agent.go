@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+
+	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/manifest"
+	"github.com/waggle-lb/waggle/loader"
+)
+
+// agentFlags are the flags of `waggle agent`, as they were given.
+type agentFlags struct {
+	manifests, allocations, nodeName, cgroup  string
+	devices, podDevices, ignoreDevices        []string
+	xdp                                       string
+	nodePortAddresses, serviceCIDRs, mapSizes []string
+	nodePortRange, snatPorts                  string
+	reservePorts                              bool
+	brake                                     float64
+	logLevel, logFormat                       string
+}
+
+func newAgent(g *globals) *cobra.Command {
+	var f agentFlags
+	cmd := &cobra.Command{
+		Use:   "agent",
+		Short: "Run the load balancer of this node",
+		Long: "Run the load balancer of this node: load the datapath, attach it, and keep it in step with\n" +
+			"Services and Pods. When the agent ends the datapath goes on; `waggle cleanup` removes it.",
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error { return runAgent(g, &f) },
+	}
+	f.add(cmd)
+	return cmd
+}
+
+func (f *agentFlags) add(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.StringVar(&f.manifests, "manifests", "", "directory of YAML to take Services, Pods, Nodes and EndpointSlices from")
+	fs.StringVar(&f.allocations, "allocations", "", "file that keeps allocated cluster IPs and node ports (default: in the directory of manifests)")
+	fs.StringVar(&f.nodeName, "node-name", "", "name of this node's Node object (default: the host name)")
+	fs.StringVar(&f.cgroup, "cgroup", "", "cgroup2 directory whose processes' sockets are served (default: the root; \"none\" for no socket hooks)")
+	fs.StringSliceVar(&f.devices, "devices", nil, "external devices, as patterns (default: those that hold a node address or a default route)")
+	fs.StringSliceVar(&f.podDevices, "pod-devices", nil, "host sides of pods' devices, as patterns (default: all other veth devices)")
+	fs.StringSliceVar(&f.ignoreDevices, "ignore-devices", nil, "devices to leave alone, as patterns")
+	fs.StringVar(&f.xdp, "xdp", "auto", "XDP on external devices: auto, off, or always (veth too)")
+	fs.StringSliceVar(&f.nodePortAddresses, "nodeport-addresses", nil, "where NodePorts answer: primary, all, or CIDRs (default: primary)")
+	fs.StringVar(&f.nodePortRange, "nodeport-range", "30000-32767", "ports that NodePorts are taken from")
+	fs.StringSliceVar(&f.serviceCIDRs, "service-cidrs", []string{"10.96.0.0/16", "fd00:10:96::/112"}, "ranges to allocate cluster IPs from, where there is no API server to do it")
+	fs.StringVar(&f.snatPorts, "snat-ports", "49152-65535", "source ports of translated flows")
+	fs.BoolVar(&f.reservePorts, "reserve-ports", true, "take --snat-ports out of the kernel's ephemeral ports (ip_local_reserved_ports)")
+	fs.StringSliceVar(&f.mapSizes, "map-size", nil, "sizes of maps that are made anew, as name=elements, e.g. flows4=1048576")
+	fs.Float64Var(&f.brake, "deletion-brake", 0.5, "refuse to delete more than this fraction of the services at once; 1 for no brake")
+	fs.StringVar(&f.logLevel, "log-level", "info", "panic, fatal, error, warn, info, debug or trace")
+	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
+}
+
+func runAgent(g *globals, f *agentFlags) error {
+	log, err := f.logger()
+	if err != nil {
+		return err
+	}
+	cfg, err := f.config(g, log)
+	if err != nil {
+		return err
+	}
+	src, err := f.source(log)
+	if err != nil {
+		return err
+	}
+	agent, err := control.NewAgent(cfg, src, log)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	return agent.Run(ctx)
+}
+
+func (f *agentFlags) logger() (*logrus.Entry, error) {
+	logger := logrus.New()
+	level, err := logrus.ParseLevel(f.logLevel)
+	if err != nil {
+		return nil, fmt.Errorf("--log-level %s: one of panic, fatal, error, warn, info, debug, trace", f.logLevel)
+	}
+	logger.SetLevel(level)
+	switch f.logFormat {
+	case "text":
+	case "json":
+		logger.SetFormatter(&logrus.JSONFormatter{})
+	default:
+		return nil, fmt.Errorf("--log-format %s: one of text, json", f.logFormat)
+	}
+	return logrus.NewEntry(logger), nil
+}
+
+func (f *agentFlags) config(g *globals, log *logrus.Entry) (control.Config, error) {
+	cfg := control.Config{
+		NodeName:     f.nodeName,
+		Version:      version,
+		RunDir:       g.runDir,
+		XDP:          control.XDPMode(f.xdp),
+		Rules:        control.DeviceRules{External: f.devices, Pods: f.podDevices, Ignore: f.ignoreDevices},
+		ReservePorts: f.reservePorts,
+		Brake:        control.Brake{Fraction: f.brake},
+		SourceName:   "manifests in " + f.manifests,
+		Loader:       loader.Options{PinDir: g.pinDir, Log: log},
+	}
+	var err error
+	if cfg.NodeName == "" {
+		if cfg.NodeName, err = os.Hostname(); err != nil {
+			return cfg, fmt.Errorf("--node-name is not given and the host has no name: %w", err)
+		}
+	}
+	if cfg.XDP != control.XDPAuto && cfg.XDP != control.XDPOff && cfg.XDP != control.XDPAlways {
+		return cfg, fmt.Errorf("--xdp %s: one of auto, off, always", f.xdp)
+	}
+	if f.brake < 0 || f.brake > 1 {
+		return cfg, fmt.Errorf("--deletion-brake %v: a fraction from 0 to 1", f.brake)
+	}
+	if err := cfg.Rules.Validate(); err != nil {
+		return cfg, err
+	}
+	if cfg.NodePorts, err = control.ParseNodePortAddresses(f.nodePortAddresses); err != nil {
+		return cfg, err
+	}
+	if cfg.Cgroup, err = f.cgroupPath(); err != nil {
+		return cfg, err
+	}
+	return cfg, f.loaderOptions(&cfg.Loader)
+}
+
+func (f *agentFlags) loaderOptions(opts *loader.Options) error {
+	nodePorts, err := control.ParsePortRange(f.nodePortRange)
+	if err != nil {
+		return fmt.Errorf("--nodeport-range: %w", err)
+	}
+	snat, err := control.ParsePortRange(f.snatPorts)
+	if err != nil {
+		return fmt.Errorf("--snat-ports: %w", err)
+	}
+	if snat.Min <= nodePorts.Max && nodePorts.Min <= snat.Max {
+		return fmt.Errorf("--snat-ports %s and --nodeport-range %s overlap", snat, nodePorts)
+	}
+	opts.NodePortMin, opts.NodePortMax = nodePorts.Min, nodePorts.Max
+	opts.SNATMin, opts.SNATMax = snat.Min, snat.Max
+	opts.MapSizes = map[string]uint32{}
+	for _, s := range f.mapSizes {
+		name, value, _ := strings.Cut(s, "=")
+		n, err := strconv.ParseUint(value, 10, 32)
+		if err != nil || n == 0 {
+			return fmt.Errorf("--map-size %s: want name=elements", s)
+		}
+		opts.MapSizes[name] = uint32(n)
+	}
+	return nil
+}
+
+// cgroupPath finds the root of the cgroup2 hierarchy, also on hosts that mount it beside v1.
+func (f *agentFlags) cgroupPath() (string, error) {
+	switch f.cgroup {
+	case "none":
+		return "", nil
+	case "":
+		return loader.CgroupRoot()
+	}
+	return f.cgroup, nil
+}
+
+func (f *agentFlags) source(log *logrus.Entry) (*manifest.Source, error) {
+	if f.manifests == "" {
+		return nil, fmt.Errorf("--manifests: the directory to take Services from is not given")
+	}
+	nodePorts, err := control.ParsePortRange(f.nodePortRange)
+	if err != nil {
+		return nil, fmt.Errorf("--nodeport-range: %w", err)
+	}
+	opts := manifest.Options{
+		Dir:            f.manifests,
+		AllocationFile: f.allocations,
+		Log:            log,
+	}
+	opts.NodePortRange = utilnet.PortRange{Base: int(nodePorts.Min), Size: int(nodePorts.Max-nodePorts.Min) + 1}
+	for _, s := range f.serviceCIDRs {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return nil, fmt.Errorf("--service-cidrs: %q is not a CIDR", s)
+		}
+		opts.ServiceCIDRs = append(opts.ServiceCIDRs, p)
+	}
+	return manifest.New(opts)
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/loader"
+	"github.com/waggle-lb/waggle/maps"
+)
+
+type flowView struct {
+	Table   string         `json:"table"` // flows, or flows_new until the client has acknowledged
+	Proto   string         `json:"protocol"`
+	Seen    string         `json:"seen"` // at ingress or egress
+	Src     netip.AddrPort `json:"source"`
+	Dst     netip.AddrPort `json:"destination"`
+	ToSrc   netip.AddrPort `json:"toSource"`
+	ToDst   netip.AddrPort `json:"toDestination"`
+	Path    string         `json:"path"`
+	State   []string       `json:"state"`
+	Idle    string         `json:"idle"`
+	Service string         `json:"service"`
+	Backend uint32         `json:"backend"`
+	Ifindex int            `json:"ifindex,omitempty"`
+	NextHop string         `json:"nextHop,omitempty"`
+}
+
+type flowFilter struct {
+	service string
+	addr    string
+	limit   int
+}
+
+func newFlow(g *globals) *cobra.Command {
+	cmd := &cobra.Command{Use: "flow", Aliases: []string{"flows"}, Short: "Show the flows that the datapath follows"}
+	var out output
+	var filter flowFilter
+	list := &cobra.Command{
+		Use:   "list",
+		Short: "List flow records: two for each flow, or three if its source is rewritten on its way through the stack",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			p, err := loader.Open(g.pinDir)
+			if err != nil {
+				return err
+			}
+			defer p.Close()
+			flows, err := readFlows(p, filter)
+			if err != nil {
+				return err
+			}
+			return out.print(cmd.OutOrStdout(), flows, func(wide bool) table { return flowTable(flows, wide) })
+		},
+	}
+	out.addFlag(list)
+	list.Flags().StringVar(&filter.service, "service", "", "only flows of this service, as namespace/name")
+	list.Flags().StringVar(&filter.addr, "address", "", "only records that contain this address")
+	list.Flags().IntVar(&filter.limit, "limit", 1000, "show at most so many records; 0 for all")
+	cmd.AddCommand(list)
+	return cmd
+}
+
+func readFlows(p *loader.View, filter flowFilter) ([]flowView, error) {
+	names, err := maps.NewNames(p).All()
+	if err != nil {
+		return nil, err
+	}
+	now, hz, err := p.Jiffies()
+	if err != nil {
+		return nil, err
+	}
+	var addr netip.Addr
+	if filter.addr != "" {
+		if addr, err = netip.ParseAddr(filter.addr); err != nil {
+			return nil, fmt.Errorf("--address %s: not an IP address", filter.addr)
+		}
+	}
+	out := []flowView{}
+	for _, family := range maps.Families {
+		err := maps.Flows(p, family, func(f maps.Flow) bool {
+			view := viewFlow(f, names[f.Service], now, hz)
+			if filter.service != "" && filter.service != view.Service || addr.IsValid() && !mentions(f, addr) {
+				return true
+			}
+			out = append(out, view)
+			return filter.limit == 0 || len(out) < filter.limit
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func mentions(f maps.Flow, a netip.Addr) bool {
+	for _, ap := range []netip.AddrPort{f.Key.Src, f.Key.Dst, f.To.Src, f.To.Dst} {
+		if ap.Addr() == a {
+			return true
+		}
+	}
+	return false
+}
+
+func viewFlow(f maps.Flow, name maps.Name, now, hz uint32) flowView {
+	v := flowView{
+		Table: "flows_new", Proto: maps.ProtoName(f.Key.Proto), Seen: "ingress",
+		Src: f.Key.Src, Dst: f.Key.Dst, ToSrc: f.To.Src, ToDst: f.To.Dst,
+		Path: flowPath(f.Flags), State: flowState(f.State),
+		Idle:    (time.Duration(now-f.LastSeen) * time.Second / time.Duration(hz)).Round(time.Second).String(),
+		Service: name.Namespace + "/" + name.Name,
+		Backend: f.Backend,
+	}
+	if f.Confirmed {
+		v.Table = "flows"
+	}
+	if f.Key.Egress {
+		v.Seen = "egress"
+	}
+	if f.Ifindex != 0 {
+		v.Ifindex, v.NextHop = f.Ifindex, f.NextHop.String()
+	}
+	return v
+}
+
+func flowPath(flags uint16) string {
+	reply := ""
+	if flags&bpf.FlowReply != 0 {
+		reply = " reply"
+	}
+	switch {
+	case flags&bpf.FlowEgressHalf != 0:
+		return "split egress"
+	case flags&bpf.FlowSplit != 0:
+		return "split" + reply
+	case flags&bpf.FlowExpress != 0:
+		return "express" + reply
+	}
+	return "stack" + reply
+}
+
+func flowState(state uint32) []string {
+	out := []string{}
+	for _, s := range []struct {
+		bit  uint32
+		name string
+	}{
+		{bpf.StateAnswered, "answered"}, {bpf.StateConfirmed, "confirmed"},
+		{bpf.StateFinClient, "fin-client"}, {bpf.StateFinBackend, "fin-backend"},
+		{bpf.StateReset, "reset"},
+	} {
+		if state&s.bit != 0 {
+			out = append(out, s.name)
+		}
+	}
+	return out
+}
+
+func flowTable(flows []flowView, wide bool) table {
+	t := table{
+		header: []string{"TABLE", "PROTOCOL", "SEEN", "SOURCE", "DESTINATION", "TO SOURCE", "TO DESTINATION", "PATH", "STATE", "IDLE"},
+		empty:  "No flows.",
+	}
+	if wide {
+		t.header = append(t.header, "SERVICE", "BACKEND", "IFINDEX", "NEXT HOP")
+	}
+	for _, f := range flows {
+		row := []string{f.Table, f.Proto, f.Seen, f.Src.String(), f.Dst.String(), f.ToSrc.String(), f.ToDst.String(),
+			f.Path, orNone(f.State), f.Idle}
+		if wide {
+			row = append(row, f.Service, fmt.Sprint(f.Backend), fmt.Sprint(f.Ifindex), strings.TrimSpace(f.NextHop))
+		}
+		t.rows = append(t.rows, row)
+	}
+	return t
+}

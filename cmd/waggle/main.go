@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command waggle runs the service load balancer of a node, and shows what it does.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set by the Makefile.
+var version = "devel"
+
+// Exit codes, as kubectl's.
+const exitFailure = 1
+
+func main() {
+	if err := newRoot().Execute(); err != nil {
+		fmt.Fprintln(os.Stderr, "waggle: "+err.Error())
+		os.Exit(exitFailure)
+	}
+}
+
+// globals are the flags of every subcommand.
+type globals struct {
+	pinDir string
+	runDir string
+}
+
+func newRoot() *cobra.Command {
+	g := &globals{}
+	root := &cobra.Command{
+		Use:           "waggle",
+		Short:         "eBPF service load balancer for Linux nodes",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.PersistentFlags().StringVar(&g.pinDir, "pin-dir", "/sys/fs/bpf/waggle", "directory in bpffs that holds maps, programs and links")
+	root.PersistentFlags().StringVar(&g.runDir, "run-dir", "/run/waggle", "directory that holds the agent's status")
+	root.AddCommand(newAgent(g), newService(g), newBackend(g), newFlow(g), newStatus(g), newCleanup(g), newVersion())
+	return root
+}

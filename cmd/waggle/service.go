@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/waggle-lb/waggle/loader"
+)
+
+func newService(g *globals) *cobra.Command {
+	cmd := &cobra.Command{Use: "service", Aliases: []string{"services", "svc"}, Short: "Show the services in the datapath"}
+	cmd.AddCommand(newServiceList(g), newServiceGet(g))
+	return cmd
+}
+
+func newServiceList(g *globals) *cobra.Command {
+	var out output
+	var namespace string
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List services",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			services, err := openServices(g)
+			if err != nil {
+				return err
+			}
+			services = slices.DeleteFunc(services, func(s serviceView) bool {
+				return namespace != "" && s.Namespace != namespace
+			})
+			return out.print(cmd.OutOrStdout(), services, func(wide bool) table { return serviceTable(services, wide) })
+		},
+	}
+	out.addFlag(cmd)
+	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "only this namespace")
+	return cmd
+}
+
+func newServiceGet(g *globals) *cobra.Command {
+	var out output
+	var namespace string
+	cmd := &cobra.Command{
+		Use:   "get NAME",
+		Short: "Show one service: its frontends, and the backends of each",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			services, err := openServices(g)
+			if err != nil {
+				return err
+			}
+			i := slices.IndexFunc(services, func(s serviceView) bool {
+				return s.Namespace == namespace && s.Name == args[0]
+			})
+			if i < 0 {
+				return fmt.Errorf("service %s/%s is not in the datapath", namespace, args[0])
+			}
+			return out.print(cmd.OutOrStdout(), services[i], func(wide bool) table { return frontendTable(services[i]) })
+		},
+	}
+	out.addFlag(cmd)
+	cmd.Flags().StringVarP(&namespace, "namespace", "n", "default", "the service's namespace")
+	return cmd
+}
+
+func openServices(g *globals) ([]serviceView, error) {
+	p, err := loader.Open(g.pinDir)
+	if err != nil {
+		return nil, err
+	}
+	defer p.Close()
+	return readServices(p)
+}
+
+func serviceTable(services []serviceView, wide bool) table {
+	t := table{
+		header: []string{"NAMESPACE", "NAME", "TYPE", "CLUSTER-IP", "EXTERNAL-IP", "PORT(S)", "ENDPOINTS"},
+		empty:  "No services in the datapath.",
+	}
+	if wide {
+		t.header = append(t.header, "BACKENDS", "ID")
+	}
+	for _, s := range services {
+		sum := summarize(s)
+		row := []string{s.Namespace, s.Name, sum.kind, orNone(sum.clusterIPs), orNone(sum.externalIPs),
+			orNone(sum.ports), fmt.Sprintf("%d (%d local)", len(sum.endpoints), sum.local)}
+		if wide {
+			row = append(row, orNone(sum.endpoints), orNone(sum.ids))
+		}
+		t.rows = append(t.rows, row)
+	}
+	return t
+}
+
+type summary struct {
+	kind                                           string
+	clusterIPs, externalIPs, ports, endpoints, ids []string
+	local                                          int
+}
+
+// summarize collects what `kubectl get service` shows in a line.
+func summarize(s serviceView) summary {
+	sum := summary{kind: "ClusterIP"}
+	add := func(list *[]string, v string) {
+		if !slices.Contains(*list, v) {
+			*list = append(*list, v)
+		}
+	}
+	for _, port := range s.Ports {
+		add(&sum.ids, fmt.Sprint(port.ID))
+		var number, nodePort uint16
+		for _, f := range port.Frontends {
+			switch f.Kind {
+			case "ClusterIP":
+				add(&sum.clusterIPs, f.Address.Addr().String())
+				number = f.Address.Port()
+			case "NodePort":
+				nodePort = f.Address.Port()
+			default:
+				add(&sum.externalIPs, f.Address.Addr().String())
+			}
+			if f.Kind == "LoadBalancer" || f.Kind == "NodePort" && sum.kind == "ClusterIP" {
+				sum.kind = f.Kind
+			}
+		}
+		add(&sum.ports, portSpec(number, nodePort, port.Proto))
+		for _, b := range port.Backends {
+			add(&sum.endpoints, b.Address.String())
+			if b.Local {
+				sum.local++
+			}
+		}
+	}
+	return sum
+}
+
+// portSpec spells a port as kubectl does: 80:30008/TCP.
+func portSpec(port, nodePort uint16, proto string) string {
+	if nodePort != 0 {
+		return fmt.Sprintf("%d:%d/%s", port, nodePort, proto)
+	}
+	return fmt.Sprintf("%d/%s", port, proto)
+}
+
+func frontendTable(s serviceView) table {
+	t := table{
+		header: []string{"PORT", "PROTOCOL", "KIND", "FRONTEND", "FROM OUTSIDE", "FROM THIS NODE"},
+		empty:  "The service has no frontends.",
+	}
+	for _, port := range s.Ports {
+		addr := map[uint32]string{}
+		for _, b := range port.Backends {
+			addr[b.ID] = b.Address.String()
+			if b.Local {
+				addr[b.ID] += " (local)"
+			}
+		}
+		for _, f := range port.Frontends {
+			name := port.Name
+			if name == "" {
+				name = "<unnamed>"
+			}
+			t.rows = append(t.rows, []string{name, port.Proto, f.Kind, f.Address.String(),
+				backendList(f.External, addr), backendList(f.Internal, addr)})
+		}
+	}
+	return t
+}
+
+func backendList(ids []uint32, addr map[uint32]string) string {
+	if len(ids) == 0 {
+		return "<refused>"
+	}
+	var out []string
+	for _, id := range ids {
+		out = append(out, addr[id])
+	}
+	return strings.Join(out, ", ")
+}

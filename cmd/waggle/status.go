@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/loader"
+	"github.com/waggle-lb/waggle/maps"
+)
+
+type counterView struct {
+	Hook    string `json:"hook"`
+	Verdict string `json:"verdict"`
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+type statusView struct {
+	Running  bool            `json:"running"`
+	Agent    *control.Status `json:"agent"`
+	Counters []counterView   `json:"counters"`
+}
+
+func newStatus(g *globals) *cobra.Command {
+	var out output
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show the state of the agent, of its devices and of what it was given",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			view, err := readStatus(g)
+			if err != nil {
+				return err
+			}
+			if out.format == "json" || out.format == "yaml" {
+				return out.print(cmd.OutOrStdout(), view, nil)
+			}
+			return view.write(cmd.OutOrStdout())
+		},
+	}
+	out.addFlag(cmd)
+	return cmd
+}
+
+func readStatus(g *globals) (*statusView, error) {
+	agent, err := control.ReadStatus(g.runDir)
+	if err != nil {
+		return nil, err
+	}
+	view := &statusView{Agent: agent, Running: agent.Alive()}
+	p, err := loader.Open(g.pinDir)
+	if err != nil {
+		return nil, err
+	}
+	defer p.Close()
+	counters, err := maps.ReadCounters(p)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range counters {
+		view.Counters = append(view.Counters, counterView{bpf.HookName(c.Hook), bpf.VerdictName(c.Verdict), c.Packets, c.Bytes})
+	}
+	return view, nil
+}
+
+func (v *statusView) write(w io.Writer) error {
+	a := v.Agent
+	state := fmt.Sprintf("running (pid %d, since %s)", a.PID, a.Started.Format(time.RFC3339))
+	if !v.Running {
+		state = fmt.Sprintf("NOT RUNNING (last seen %s); the datapath goes on as it was", a.Written.Format(time.RFC3339))
+	}
+	synced := "not yet: the datapath works with what it had"
+	if a.Proxy.Synced {
+		synced = fmt.Sprintf("%d service ports, last sync %s", a.Proxy.Services, a.Proxy.LastSync.Format(time.RFC3339))
+	}
+	for _, line := range [][2]string{
+		{"Agent", state}, {"Version", a.Version}, {"Node", a.Node}, {"Source", a.Source}, {"Pins", a.PinDir},
+		{"Synced", synced},
+		{"Flows", fmt.Sprintf("%d IPv4 and %d IPv6 records, %d expired", a.Flows.Records4, a.Flows.Records6, a.Flows.Expired)},
+	} {
+		if _, err := fmt.Fprintf(w, "%-10s%s\n", line[0]+":", line[1]); err != nil {
+			return err
+		}
+	}
+	sections := []struct {
+		title string
+		table table
+	}{
+		{"Devices", deviceTable(a)}, {"Programs", linkTable(a)}, {"Packets", counterTable(v.Counters)},
+		{"Problems", problemTable(a)},
+	}
+	for _, s := range sections {
+		if _, err := fmt.Fprintf(w, "\n%s\n", s.title); err != nil {
+			return err
+		}
+		if err := s.table.write(w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func deviceTable(a *control.Status) table {
+	t := table{
+		header: []string{"DEVICE", "ROLE", "TC", "XDP", "EXPRESS", "SNAT ADDRESSES"},
+		empty:  "No device has a role (--devices, --pod-devices).",
+	}
+	for _, d := range a.Devices {
+		var addrs []string
+		for _, s := range []string{d.Addr4, d.Addr6} {
+			if s != "" {
+				addrs = append(addrs, s)
+			}
+		}
+		t.rows = append(t.rows, []string{d.Name, string(d.Role), d.TC, d.XDP, fmt.Sprint(d.Express), orNone(addrs)})
+	}
+	return t
+}
+
+func linkTable(a *control.Status) table {
+	t := table{header: []string{"HOOK", "AT", "KIND", "PROGRAM", "ATTACHED"}, empty: "No program is attached."}
+	for _, l := range a.Links {
+		t.rows = append(t.rows, []string{l.Hook, l.Device + l.Cgroup, l.Kind, fmt.Sprintf("%s (id %d)", l.Program, l.ProgramID), fmt.Sprint(l.Attached)})
+	}
+	return t
+}
+
+func counterTable(counters []counterView) table {
+	t := table{header: []string{"HOOK", "VERDICT", "PACKETS", "BYTES"}, empty: "No packets yet."}
+	for _, c := range counters {
+		t.rows = append(t.rows, []string{c.Hook, c.Verdict, fmt.Sprint(c.Packets), fmt.Sprint(c.Bytes)})
+	}
+	return t
+}
+
+// problemTable puts together all that is wrong, whoever found it.
+func problemTable(a *control.Status) table {
+	t := table{header: []string{"WHERE", "OBJECT", "FIELD", "MESSAGE"}, empty: "None."}
+	for _, p := range a.Problems {
+		where := p.File
+		if p.Document > 0 {
+			where += fmt.Sprintf(" (document %d)", p.Document)
+		}
+		t.rows = append(t.rows, []string{where, p.Object, p.Field, strings.ReplaceAll(p.Message, "\n", " ")})
+	}
+	for _, message := range append(a.Proxy.Failures, a.Warnings...) {
+		t.rows = append(t.rows, []string{"agent", "", "", message})
+	}
+	if n := len(a.Proxy.Held); n > 0 {
+		t.rows = append(t.rows, []string{"agent", "", "", fmt.Sprintf("%d deletions are held back (--deletion-brake), %s first", n, a.Proxy.Held[0])})
+	}
+	return t
+}

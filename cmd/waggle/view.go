@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/waggle-lb/waggle/maps"
+)
+
+// The view of services that the maps give: it needs no running agent.
+
+type backendView struct {
+	ID      uint32         `json:"id"`
+	Service string         `json:"service"`
+	Port    string         `json:"port,omitempty"`
+	Address netip.AddrPort `json:"address"`
+	Proto   string         `json:"protocol"`
+	Local   bool           `json:"local"`
+	Serving bool           `json:"serving"`
+}
+
+type frontendView struct {
+	Kind     string         `json:"kind"`
+	Address  netip.AddrPort `json:"address"`
+	External []uint32       `json:"externalBackends"` // ids, as packets from outside choose
+	Internal []uint32       `json:"internalBackends"`
+}
+
+type portView struct {
+	ID        uint32         `json:"id"`
+	Name      string         `json:"name,omitempty"`
+	Proto     string         `json:"protocol"`
+	IPFamily  string         `json:"ipFamily"`
+	Frontends []frontendView `json:"frontends"`
+	Backends  []backendView  `json:"backends"`
+}
+
+type serviceView struct {
+	Namespace string     `json:"namespace"`
+	Name      string     `json:"name"`
+	Ports     []portView `json:"ports"`
+}
+
+// readBackends lists the backends in the maps with the names of their services.
+func readBackends(p maps.Provider) ([]backendView, error) {
+	names, err := maps.NewNames(p).All()
+	if err != nil {
+		return nil, err
+	}
+	backends, err := maps.ReadBackends(p)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]backendView, 0, len(backends))
+	for id, b := range backends {
+		name := names[b.Service]
+		out = append(out, backendView{
+			ID:      id,
+			Service: name.Namespace + "/" + name.Name,
+			Port:    name.Port,
+			Address: netip.AddrPortFrom(b.Addr, b.Port),
+			Proto:   maps.ProtoName(b.Proto),
+			Local:   b.Local,
+			Serving: b.Serving,
+		})
+	}
+	slices.SortFunc(out, func(a, b backendView) int {
+		return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(a.Port, b.Port),
+			a.Address.Compare(b.Address), cmp.Compare(a.ID, b.ID))
+	})
+	return out, nil
+}
+
+// readServices assembles the services from the maps.
+func readServices(p maps.Provider) ([]serviceView, error) {
+	names, err := maps.NewNames(p).All()
+	if err != nil {
+		return nil, err
+	}
+	frontends, err := maps.NewServices(p).All()
+	if err != nil {
+		return nil, err
+	}
+	backends, err := maps.ReadBackends(p)
+	if err != nil {
+		return nil, err
+	}
+	slots, err := maps.NewSlots(p)
+	if err != nil {
+		return nil, err
+	}
+	ports := map[uint32]*portView{}
+	for id, name := range names {
+		ports[id] = &portView{ID: id, Name: name.Port, Proto: maps.ProtoName(name.Proto), IPFamily: familyName(name.Family)}
+	}
+	for f, element := range frontends {
+		port := ports[element.ID]
+		if port == nil {
+			continue
+		}
+		view := frontendView{Kind: element.Kind.String(), Address: netip.AddrPortFrom(f.Addr, f.Port)}
+		if view.External, err = slots.Read(element.External); err != nil {
+			return nil, err
+		}
+		if view.Internal, err = slots.Read(element.Internal); err != nil {
+			return nil, err
+		}
+		port.Frontends = append(port.Frontends, view)
+	}
+	for id, b := range backends {
+		if port := ports[b.Service]; port != nil && b.Serving {
+			port.Backends = append(port.Backends, backendView{
+				ID: id, Address: netip.AddrPortFrom(b.Addr, b.Port),
+				Proto: port.Proto, Local: b.Local, Serving: b.Serving,
+			})
+		}
+	}
+	return groupServices(names, ports), nil
+}
+
+func familyName(f maps.Family) string {
+	if f == maps.IPv4 {
+		return "IPv4"
+	}
+	return "IPv6"
+}
+
+// groupServices puts the ports of one service together, of both families.
+func groupServices(names map[uint32]maps.Name, ports map[uint32]*portView) []serviceView {
+	byName := map[[2]string]*serviceView{}
+	for id, port := range ports {
+		slices.SortFunc(port.Frontends, func(a, b frontendView) int {
+			return cmp.Or(cmp.Compare(a.Kind, b.Kind), a.Address.Compare(b.Address))
+		})
+		slices.SortFunc(port.Backends, func(a, b backendView) int { return a.Address.Compare(b.Address) })
+		key := [2]string{names[id].Namespace, names[id].Name}
+		if byName[key] == nil {
+			byName[key] = &serviceView{Namespace: key[0], Name: key[1]}
+		}
+		byName[key].Ports = append(byName[key].Ports, *port)
+	}
+	var out []serviceView
+	for _, s := range byName {
+		slices.SortFunc(s.Ports, func(a, b portView) int {
+			return cmp.Or(cmp.Compare(a.IPFamily, b.IPFamily), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Proto, b.Proto))
+		})
+		out = append(out, *s)
+	}
+	slices.SortFunc(out, func(a, b serviceView) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	return out
+}

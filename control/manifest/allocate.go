@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package manifest
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// allocation hands out what Services ask for. It is a function of the table and the requests.
+type allocation struct {
+	*table
+	ranges ranges
+	// stray tells whether an entry belongs to no Service that is known here.
+	stray func(name string) bool
+}
+
+// resolve gives each request its entry in the table, or refuses it. Those which are refused keep
+// the entry they had; what others were to take of it is then not free, hence the rounds.
+func (a *allocation) resolve(requests []*request) (refused map[string]field.ErrorList) {
+	refused = map[string]field.ErrorList{}
+	active := slices.SortedFunc(slices.Values(requests), func(x, y *request) int { return cmp.Compare(x.name, y.name) })
+	for {
+		before := map[string]entry{}
+		for _, r := range active {
+			before[r.name] = a.entries[r.name]
+			a.drop(r.name)
+		}
+		t := &round{allocation: a, taken: map[claim]string{}}
+		errs := t.fill(active, before)
+		for _, r := range active {
+			if len(errs) == 0 {
+				a.put(r.name, r.entry())
+			} else {
+				a.put(r.name, before[r.name])
+			}
+		}
+		if len(errs) == 0 {
+			return refused
+		}
+		for name, list := range errs {
+			refused[name] = list
+		}
+		active = slices.DeleteFunc(active, func(r *request) bool { return len(errs[r.name]) > 0 })
+	}
+}
+
+// round is one attempt to fill all slots; what it takes becomes true only if all succeed.
+type round struct {
+	*allocation
+	taken map[claim]string
+}
+
+// fill goes in this order: what Services have already, so that nothing running is taken away;
+// what manifests ask for; and what is left to us to choose.
+func (t *round) fill(active []*request, before map[string]entry) map[string]field.ErrorList {
+	errs := map[string]field.ErrorList{}
+	for _, r := range active {
+		r.fillSlots(t.ranges, before[r.name])
+		t.keep(r, before[r.name].claims())
+	}
+	for _, step := range []func(*request) field.ErrorList{t.grant, t.choose} {
+		for _, r := range active {
+			if len(errs[r.name]) > 0 {
+				continue
+			}
+			if list := step(r); len(list) > 0 {
+				errs[r.name] = list
+			}
+		}
+	}
+	return errs
+}
+
+// keep goes first by what is given, since a Service may move a node port between its own ports.
+func (t *round) keep(r *request, had []claim) {
+	for _, s := range r.slots {
+		if slices.Contains(had, s.want) {
+			t.take(r, s, s.want)
+		}
+	}
+	for _, s := range r.slots {
+		if s.want == (claim{}) && slices.Contains(had, s.prior) {
+			t.take(r, s, s.prior)
+		}
+	}
+}
+
+func (t *round) grant(r *request) field.ErrorList {
+	var errs field.ErrorList
+	for _, s := range r.slots {
+		if s.want == (claim{}) || s.got == s.want {
+			continue
+		}
+		if holder := t.holder(s.want); t.stray(holder) {
+			t.drop(holder) // what nobody here runs gives way to what somebody asks for
+		}
+		if !t.take(r, s, s.want) {
+			errs = append(errs, field.Invalid(s.path, s.want.value(),
+				"is already allocated to Service "+t.holder(s.want)))
+		}
+	}
+	return errs
+}
+
+func (t *round) choose(r *request) field.ErrorList {
+	var errs field.ErrorList
+	for _, s := range r.slots {
+		if s.got != (claim{}) {
+			continue
+		}
+		if !t.take(r, s, s.prior) && !t.share(r, s) && !t.take(r, s, t.probe(s)) {
+			errs = append(errs, field.Invalid(s.path, nil, fmt.Sprintf("nothing is left to allocate in %s", t.rangeOf(s))))
+		}
+	}
+	return errs
+}
+
+// share gives the node port of another protocol's port of the same number, as the API server
+// does: people expect TCP and UDP of one thing to be found in one place.
+func (t *round) share(r *request, s *slot) bool {
+	for _, other := range r.slots {
+		if s.port != 0 && other.port == s.port && other.got.port != 0 && t.take(r, s, portClaim(s.protocol, other.got.port)) {
+			return true
+		}
+	}
+	return false
+}
+
+// probe finds a free choice. A port must be free in all protocols, to be one Service's alone.
+func (t *round) probe(s *slot) claim {
+	if s.family == "" {
+		port, ok := choosePort(s.hashed, t.ranges.ports, func(port int32) bool {
+			for p := range protocols {
+				if t.holder(portClaim(p, port)) != "" {
+					return false
+				}
+			}
+			return true
+		})
+		if !ok {
+			return claim{}
+		}
+		return portClaim(s.protocol, port)
+	}
+	for _, p := range t.ranges.of(s.family) {
+		if addr, ok := chooseAddr(s.hashed, p, func(a netip.Addr) bool { return t.holder(addrClaim(a)) == "" }); ok {
+			return addrClaim(addr)
+		}
+	}
+	return claim{}
+}
+
+func (t *round) rangeOf(s *slot) string {
+	if s.family == "" {
+		return t.ranges.ports.String()
+	}
+	return fmt.Sprint(t.ranges.of(s.family))
+}
+
+// holder is who has a claim, "" if nobody.
+func (t *round) holder(c claim) string { return cmp.Or(t.taken[c], t.owners[c]) }
+
+func (t *round) take(r *request, s *slot, c claim) bool {
+	if c == (claim{}) || t.holder(c) != "" {
+		return false
+	}
+	t.taken[c] = r.name
+	s.got = c
+	return true
+}
+
+// value is what a manifest would say.
+func (c claim) value() any {
+	if c.addr.IsValid() {
+		return c.addr.String()
+	}
+	return c.port
+}

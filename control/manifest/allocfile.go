@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package manifest
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/util/sets"
+)
+
+const (
+	allocationFileVersion = 1
+
+	lockSuffix    = ".lock"
+	corruptSuffix = ".corrupt"
+	tempSuffix    = ".tmp"
+
+	lockPatience = 2 * time.Second
+	lockPoll     = 5 * time.Millisecond
+)
+
+// allocationFile is the format on disk.
+type allocationFile struct {
+	Version  int              `json:"version"`
+	Services map[string]entry `json:"services"`
+}
+
+// errCorrupt says that the file is not one of ours, or no longer.
+var errCorrupt = errors.New("is corrupt")
+
+// store keeps the allocations in a file, which several agents may share.
+type store struct {
+	path     string
+	readOnly bool
+
+	known [sha256.Size]byte // of the file as last read or written
+}
+
+// lock keeps other agents from writing. It does not wait for long: an agent that hangs must not
+// stop the others from serving.
+func (s *store) lock(ctx context.Context) (unlock func(), err error) {
+	file, err := os.OpenFile(s.path+lockSuffix, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, lockPatience)
+	defer cancel()
+	for {
+		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { _ = file.Close() }, nil // which gives up the lock
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			_ = file.Close()
+			return nil, fmt.Errorf("lock %s: %w", file.Name(), err)
+		}
+		select {
+		case <-ctx.Done():
+			_ = file.Close()
+			return nil, fmt.Errorf("lock %s: held by another process", file.Name())
+		case <-time.After(lockPoll):
+		}
+	}
+}
+
+// read returns the entries of the file if it has changed since it was last read or written. A
+// file that is missing has no entries.
+func (s *store) read() (entries map[string]entry, changed bool, err error) {
+	data, err := os.ReadFile(s.path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, false, err
+	}
+	sum := sha256.Sum256(data)
+	if sum == s.known {
+		return nil, false, nil
+	}
+	if len(data) > 0 {
+		if entries, err = decodeAllocations(data); err != nil {
+			return nil, false, err
+		}
+	}
+	s.known = sum
+	return entries, true, nil
+}
+
+func decodeAllocations(data []byte) (map[string]entry, error) {
+	var file allocationFile
+	stream := json.NewDecoder(bytes.NewReader(data))
+	stream.DisallowUnknownFields()
+	if err := json.Unmarshal(data, &struct{ Version *int }{&file.Version}); err != nil {
+		return nil, fmt.Errorf("%w: %w", errCorrupt, err)
+	}
+	if file.Version != allocationFileVersion {
+		return nil, fmt.Errorf("is of version %d, not %d", file.Version, allocationFileVersion)
+	}
+	if err := stream.Decode(&file); err != nil {
+		return nil, fmt.Errorf("%w: %w", errCorrupt, err)
+	}
+	for name, e := range file.Services {
+		if err := e.validate(); err != nil {
+			return nil, fmt.Errorf("%w: service %s: %w", errCorrupt, name, err)
+		}
+	}
+	return file.Services, nil
+}
+
+func (e entry) validate() error {
+	for _, a := range e.ClusterIPs {
+		if !a.IsValid() || a.Zone() != "" || a.Is4In6() {
+			return fmt.Errorf("clusterIPs: %q is no cluster IP", a)
+		}
+	}
+	for _, p := range e.NodePorts {
+		if !protocols.Has(p.Protocol) {
+			return fmt.Errorf("nodePorts: protocol %q is not one of %q", p.Protocol, sets.List(protocols))
+		}
+		if p.NodePort < 1 || p.NodePort > maxPort {
+			return fmt.Errorf("nodePorts: %d is no port", p.NodePort)
+		}
+	}
+	if e.HealthCheckNodePort < 0 || e.HealthCheckNodePort > maxPort {
+		return fmt.Errorf("healthCheckNodePort: %d is no port", e.HealthCheckNodePort)
+	}
+	return nil
+}
+
+// setAside moves a corrupt file out of the way, for people to look at.
+func (s *store) setAside() error {
+	s.known = [sha256.Size]byte{}
+	return os.Rename(s.path, s.path+corruptSuffix)
+}
+
+// wasSetAside tells whether a corrupt file waits for somebody to look at it.
+func (s *store) wasSetAside() bool {
+	_, err := os.Lstat(s.path + corruptSuffix)
+	return err == nil
+}
+
+// write replaces the file unless it says the same already. Readers see the old file or the new
+// one, also after a crash.
+func (s *store) write(entries map[string]entry) error {
+	data, err := json.MarshalIndent(allocationFile{Version: allocationFileVersion, Services: entries}, "", "  ")
+	if err != nil {
+		return err
+	}
+	data = append(data, '\n')
+	sum := sha256.Sum256(data)
+	if sum == s.known {
+		return nil
+	}
+	if err := replaceFile(s.path, data); err != nil {
+		return err
+	}
+	s.known = sum
+	return nil
+}
+
+func replaceFile(path string, data []byte) (err error) {
+	temp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+tempSuffix)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(temp.Name())
+		}
+	}()
+	_, err = temp.Write(data)
+	err = errors.Join(err, temp.Chmod(0o644), temp.Sync(), temp.Close())
+	if err != nil {
+		return err
+	}
+	if err = os.Rename(temp.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// syncDir makes a rename outlive a loss of power.
+func syncDir(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}

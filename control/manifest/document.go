@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package manifest
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/waggle-lb/waggle/control/source"
+)
+
+// document is one object as it was read, or would have been if it were sound.
+type document struct {
+	key    objectKey
+	file   string
+	number int // of the document in its file, from 1; the items of a List share it
+
+	object  metav1.Object // nil if it could not be decoded
+	unsound []source.Problem
+}
+
+// contents is what a file holds.
+type contents struct {
+	documents []document
+	problems  []source.Problem // of documents that can't be told to be any object
+	ignored   []string         // kinds that are not ours
+
+	// broken says that the file as a whole can't be read, hence nothing is known of it.
+	broken bool
+	// vague says that some document can't be told to be any object. An object that is missing
+	// from the file may be that very document.
+	vague bool
+}
+
+func (c *contents) keys() keySet {
+	keys := keySet{}
+	for i := range c.documents {
+		keys.add(c.documents[i].key)
+	}
+	return keys
+}
+
+// after is what to hold of a file, given what it held before: what can't be known stays.
+func (c contents) after(before contents) contents {
+	switch {
+	case c.broken:
+		c.documents = before.documents
+	case c.vague:
+		now := c.keys()
+		for _, d := range before.documents {
+			if !now.has(d.key) {
+				c.documents = append(c.documents, d)
+			}
+		}
+	}
+	return c
+}

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package manifest
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/waggle-lb/waggle/control/source"
+)
+
+// problems is what is wrong now. Each part of the work owns its share under a name and replaces
+// it whole, so that what is cured disappears without anybody having to think of it.
+type problems struct {
+	log *logrus.Entry
+	now func() time.Time
+
+	mu    sync.Mutex
+	owned map[string][]source.Problem
+}
+
+func newProblems(log *logrus.Entry) *problems {
+	return &problems{log: log, now: time.Now, owned: map[string][]source.Problem{}}
+}
+
+// set replaces the share of an owner. A problem that was there before keeps its date.
+func (p *problems) set(owner string, found []source.Problem) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	before := p.owned[owner]
+	kept := make([]source.Problem, 0, len(found))
+	for _, f := range found {
+		if i := slices.IndexFunc(before, func(b source.Problem) bool { return sameProblem(b, f) }); i >= 0 {
+			f.Since = before[i].Since
+		} else {
+			f.Since = p.now()
+			p.logger(f).Warn("manifest problem: " + f.Message)
+		}
+		kept = append(kept, f)
+	}
+	for _, b := range before {
+		if !slices.ContainsFunc(kept, func(k source.Problem) bool { return sameProblem(k, b) }) {
+			p.logger(b).Info("manifest problem is over: " + b.Message)
+		}
+	}
+	if len(kept) == 0 {
+		delete(p.owned, owner)
+		return
+	}
+	p.owned[owner] = kept
+}
+
+func (p *problems) logger(f source.Problem) *logrus.Entry {
+	return p.log.WithFields(logrus.Fields{
+		"file": f.File, "document": f.Document, "object": f.Object, "field": f.Field,
+	})
+}
+
+// list returns all of them in the order of files, documents, objects and fields. What several
+// owners report in the same words, such as two Services that select one bad Pod, comes once.
+func (p *problems) list() []source.Problem {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := []source.Problem{}
+	for _, share := range p.owned {
+		all = append(all, share...)
+	}
+	slices.SortFunc(all, compareProblems)
+	return slices.CompactFunc(all, sameProblem)
+}
+
+func sameProblem(a, b source.Problem) bool {
+	a.Since, b.Since = time.Time{}, time.Time{}
+	return a == b
+}
+
+func compareProblems(a, b source.Problem) int {
+	return cmp.Or(
+		cmp.Compare(a.File, b.File),
+		cmp.Compare(a.Document, b.Document),
+		cmp.Compare(a.Object, b.Object),
+		cmp.Compare(a.Field, b.Field),
+		cmp.Compare(a.Message, b.Message),
+		a.Since.Compare(b.Since),
+	)
+}
+
+// fault is the problem of a document with one of its fields.
+func (d *document) fault(field, message string) source.Problem {
+	return source.Problem{
+		File: d.file, Document: d.number, Object: d.key.String(), Field: field, Message: message,
+	}
+}
+
+// faults are the problems of a document in the words of the API server.
+func (d *document) faults(errs field.ErrorList) []source.Problem {
+	found := make([]source.Problem, 0, len(errs))
+	for _, e := range errs {
+		found = append(found, d.fault(e.Field, e.ErrorBody()))
+	}
+	return found
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package manifest
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/waggle-lb/waggle/control/source"
+)
+
+// maxFileSize keeps a file that is no manifest from eating the memory of the node.
+const maxFileSize = 64 << 20
+
+// tree is what the files of a directory hold, as far as it is known.
+type tree struct {
+	root   string
+	except string // the file of allocations, which is ours
+	check  validator
+	files  map[string]*file
+}
+
+func newTree(root, except string, check validator) *tree {
+	return &tree{root: root, except: except, check: check, files: map[string]*file{}}
+}
+
+type file struct {
+	stamp  stamp
+	sum    [sha256.Size]byte
+	failed bool // to be read
+	contents
+}
+
+// stamp tells cheaply that a file has changed, though not that it hasn't: hence the full reading
+// now and then.
+type stamp struct {
+	inode    inode
+	size     int64
+	modified time.Time
+}
+
+func stampOf(info fs.FileInfo) stamp {
+	return stamp{inode: inodeOf(info), size: info.Size(), modified: info.ModTime()}
+}
+
+// look is how to look at the directory.
+type look struct {
+	// suspects are files which were written to, whatever their stamps say.
+	suspects map[string]bool
+	// all has every file read.
+	all bool
+}
+
+// change is a file that holds other documents than before.
+type change struct {
+	path      string
+	documents []document // nil if the file is gone
+}
+
+// findings are what came of looking at the directory.
+type findings struct {
+	changes  []change // in the order of paths
+	problems []source.Problem
+	ignored  []string // documents of other kinds, in files that were read
+}
+
+// scan brings the tree up to date. It fails, and nothing changes, if the directory can't be read.
+func (t *tree) scan(l look, enter func(string, fs.FileInfo)) (findings, error) {
+	var f findings
+	found, err := listDir(t.root, enter)
+	if err != nil {
+		return f, err
+	}
+	delete(found.files, t.except)
+	for _, path := range slices.Sorted(maps.Keys(found.files)) {
+		t.refresh(path, found.files[path], l.all || l.suspects[path], &f)
+	}
+	for _, path := range slices.Sorted(maps.Keys(t.files)) {
+		if _, ok := found.files[path]; !ok && !found.unreadable(path) {
+			delete(t.files, path)
+			f.changes = append(f.changes, change{path: path})
+		}
+	}
+	f.problems = found.problems
+	for _, path := range slices.Sorted(maps.Keys(t.files)) {
+		f.problems = append(f.problems, t.files[path].problems...)
+	}
+	return f, nil
+}
+
+// refresh reads a file if it may have changed, and decodes it if it has.
+func (t *tree) refresh(path string, info fs.FileInfo, suspect bool, f *findings) {
+	known := t.files[path]
+	if known != nil && !known.failed && !suspect && known.stamp == stampOf(info) {
+		return
+	}
+	before := contents{}
+	if known != nil {
+		before = known.contents
+	}
+	data, err := readFile(path)
+	if err != nil {
+		now := brokenFile(path, 0, fmt.Sprintf("can't be read, what it held stays: %v", unwrapPath(err))).after(before)
+		t.files[path] = &file{failed: true, contents: now}
+		return
+	}
+	sum := sha256.Sum256(data)
+	if known != nil && !known.failed && known.sum == sum {
+		known.stamp = stampOf(info)
+		return
+	}
+	now := t.decode(path, data, before)
+	t.files[path] = &file{stamp: stampOf(info), sum: sum, contents: now}
+	f.changes = append(f.changes, change{path: path, documents: now.documents})
+	f.ignored = append(f.ignored, now.ignored...)
+}
+
+// decode takes a file that has become empty for one that is being written, or for which there
+// was no room: who wants to be rid of its objects can remove it.
+func (t *tree) decode(path string, data []byte, before contents) contents {
+	if len(data) == 0 && len(before.documents) > 0 {
+		return brokenFile(path, 0, "is empty, what it held stays; remove the file to remove that").after(before)
+	}
+	now := decodeFile(path, data)
+	for i := range now.documents {
+		t.check.check(&now.documents[i])
+	}
+	return now.after(before)
+}
+
+// unsure tells whether some file may hold objects that are not known.
+func (t *tree) unsure() bool {
+	for _, f := range t.files {
+		if f.broken || f.vague {
+			return true
+		}
+	}
+	return false
+}
+
+func readFile(path string) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, maxFileSize+1))
+	if err == nil && len(data) > maxFileSize {
+		err = errors.New("larger than 64 MiB")
+	}
+	return data, err
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package manifest
+
+import (
+	"context"
+	"time"
+
+	"github.com/waggle-lb/waggle/control/source"
+)
+
+// Source reads Kubernetes objects from a directory of manifests. It implements source.Source.
+type Source struct {
+	opts     Options
+	problems *problems
+	pace     pace
+}
+
+var _ source.Source = (*Source)(nil)
+
+// pace is how long things wait.
+type pace struct {
+	// settle is how long nothing must happen before the directory is looked at, as editors
+	// write in several steps; patience bounds that where something happens all the time.
+	settle, patience time.Duration
+	// reread is when all files are read whether or not they seem to have changed.
+	reread time.Duration
+	// retry is when a directory that can't be read is tried again.
+	retry time.Duration
+}
+
+var defaultPace = pace{
+	settle:   50 * time.Millisecond,
+	patience: time.Second,
+	reread:   30 * time.Second,
+	retry:    time.Second,
+}
+
+// New makes a source of the manifests in a directory, which need not exist yet.
+func New(opts Options) (*Source, error) {
+	opts, err := opts.complete()
+	if err != nil {
+		return nil, err
+	}
+	return &Source{opts: opts, problems: newProblems(opts.Log), pace: defaultPace}, nil
+}
+
+// Problems lists what is wrong with the manifests now.
+func (s *Source) Problems() []source.Problem { return s.problems.list() }
+
+// Run tells the sink all objects, then OnSynced, then each change. Nothing is told, OnSynced
+// included, before the directory could be read. Run returns nil when ctx is done; it is to be
+// called once.
+func (s *Source) Run(ctx context.Context, sink source.Sink) error {
+	r := &run{
+		Source: s,
+		sink:   sink,
+		state:  newState(s.opts, s.problems, false),
+		watch:  newWatch(s.opts.AllocationFile),
+	}
+	defer r.watch.close()
+	r.start(ctx)
+	r.loop(ctx)
+	return nil
+}
+
+// run is one run of a Source.
+type run struct {
+	*Source
+	sink   source.Sink
+	state  *state
+	watch  *watch
+	synced bool
+	failed bool // to read the directory
+
+	// What has happened since the directory was last looked at.
+	pending  look
+	deadline time.Time // to look at it, whatever happens; zero if nothing did
+}
+
+// start looks twice where a file doesn't parse: it may be about to be written, and what is told
+// first decides what a restarted proxy takes down.
+func (r *run) start(ctx context.Context) {
+	tree := r.state.tree
+	found, err := tree.scan(look{}, r.watch.enter)
+	if err == nil && tree.unsure() {
+		select {
+		case <-ctx.Done():
+		case <-time.After(r.pace.settle):
+		}
+		var more findings
+		more, err = tree.scan(look{all: true}, r.watch.enter)
+		more.changes = append(found.changes, more.changes...)
+		found = more
+	}
+	r.apply(ctx, found, err)
+}
+
+func (r *run) loop(ctx context.Context) {
+	debounce := time.NewTimer(0)
+	debounce.Stop()
+	reread := time.NewTimer(r.interval())
+	defer reread.Stop()
+	defer debounce.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+			return
+		case e := <-r.watch.events:
+			if r.watch.concerns(e.Name) {
+				debounce.Reset(r.note(e.Name))
+			}
+		case <-r.watch.errors:
+			r.pending.all = true // events were lost, and nobody knows which
+			debounce.Reset(r.note(""))
+		case <-debounce.C:
+			r.look(ctx)
+			if r.failed {
+				reread.Reset(r.pace.retry)
+			}
+		case <-reread.C:
+			r.pending.all = true
+			r.look(ctx)
+			reread.Reset(r.interval())
+		}
+	}
+}
+
+// note takes down that a file was touched, and returns when to look.
+func (r *run) note(path string) time.Duration {
+	now := time.Now()
+	if r.deadline.IsZero() {
+		r.deadline = now.Add(r.pace.patience)
+	}
+	if r.pending.suspects == nil {
+		r.pending.suspects = map[string]bool{}
+	}
+	r.pending.suspects[path] = true
+	return min(r.pace.settle, r.deadline.Sub(now))
+}
+
+func (r *run) look(ctx context.Context) {
+	pending := r.pending
+	r.pending, r.deadline = look{}, time.Time{}
+	found, err := r.state.tree.scan(pending, r.watch.enter)
+	r.apply(ctx, found, err)
+}
+
+// apply works out what was found and tells it.
+func (r *run) apply(ctx context.Context, found findings, err error) {
+	d := r.state.apply(ctx, found, err)
+	r.problems.set(ownerWatch, r.watch.settle())
+	switch r.failed = err != nil; {
+	case r.failed || ctx.Err() != nil:
+	case r.synced:
+		d.emit(r.sink)
+	default:
+		d.emitStart(r.sink)
+		r.synced = true
+	}
+}
+
+func (r *run) interval() time.Duration {
+	if r.failed {
+		return r.pace.retry
+	}
+	return r.pace.reread
+}

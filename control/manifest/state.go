@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package manifest
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/sirupsen/logrus"
+	v1 "k8s.io/api/core/v1"
+	discovery "k8s.io/api/discovery/v1"
+
+	"github.com/waggle-lb/waggle/control/source"
+)
+
+// Owners of problems, besides the objects themselves.
+const (
+	ownerDir        = "directory"
+	ownerFiles      = "files"
+	ownerWatch      = "watch"
+	ownerAllocation = "allocation"
+)
+
+// state is all that is known, from the files to what has been told of them. Each look at the
+// directory goes through it from top to bottom, with no more than what changed.
+type state struct {
+	log      *logrus.Entry
+	problems *problems
+
+	tree      *tree
+	index     *index
+	allocator *allocator
+	matcher   *matcher
+	waiting   keySet               // Services that were refused, to be tried again
+	made      map[objectKey]keySet // slices made for each Service
+
+	nodes    *collection[v1.Node]
+	services *collection[v1.Service]
+	slices   *collection[discovery.EndpointSlice]
+}
+
+func newState(opts Options, found *problems, readOnly bool) *state {
+	from := ranges{cidrs: opts.ServiceCIDRs, ports: opts.NodePortRange}
+	return &state{
+		log:       opts.Log,
+		problems:  found,
+		tree:      newTree(opts.Dir, opts.AllocationFile, validator{ranges: from}),
+		index:     newIndex(),
+		allocator: newAllocator(opts.AllocationFile, from, readOnly),
+		matcher:   newMatcher(),
+		waiting:   keySet{},
+		made:      map[objectKey]keySet{},
+		nodes:     newCollection[v1.Node](),
+		services:  newCollection[v1.Service](),
+		slices:    newCollection[discovery.EndpointSlice](),
+	}
+}
+
+// apply works out what the findings of a scan change. If the directory couldn't be read, all
+// stays as it is.
+func (s *state) apply(ctx context.Context, found findings, err error) delta {
+	if err != nil {
+		s.problems.set(ownerDir, []source.Problem{{
+			File: s.tree.root, Message: fmt.Sprintf("the directory can't be read, everything stays as it is: %v", unwrapPath(err)),
+		}})
+		return delta{}
+	}
+	s.problems.set(ownerDir, nil)
+	s.problems.set(ownerFiles, found.problems)
+	for _, what := range found.ignored {
+		s.log.WithField("object", what).Debug("manifest of another kind is ignored")
+	}
+	changed := s.indexed(found.changes)
+	affected := s.spread(changed)
+	s.allocate(ctx, changed, affected)
+	s.remake(affected)
+	return delta{nodes: s.nodes.take(), services: s.services.take(), slices: s.slices.take()}
+}
+
+// indexed takes over the changes of files, and lists the objects that are changed by them.
+func (s *state) indexed(files []change) keySet {
+	touched, changed := keySet{}, keySet{}
+	for _, c := range files {
+		s.index.replace(c, touched)
+	}
+	for _, key := range touched.sorted() {
+		isChanged, found := s.index.settle(key)
+		s.problems.set("object "+key.String(), found)
+		if isChanged {
+			changed.add(key)
+		}
+	}
+	return changed
+}
+
+// spread hands what changed to where it belongs, and lists the Services whose slices depend on it.
+func (s *state) spread(changed keySet) keySet {
+	affected := keySet{}
+	for _, key := range changed.sorted() {
+		d := s.index.inForce[key]
+		switch key.kind {
+		case kindPod:
+			s.matcher.setPod(key, objectOf[v1.Pod](d), affected)
+		case kindEndpointSlice:
+			s.slices.set(key, objectOf[discovery.EndpointSlice](d))
+		case kindNode:
+			before := s.zoneOf(key.name)
+			s.nodes.set(key, objectOf[v1.Node](d))
+			if s.zoneOf(key.name) != before {
+				s.matcher.servicesOnNode(key.name, affected)
+			}
+		}
+	}
+	return affected
+}
+
+// objectOf is the object of a document, nil if there is none.
+func objectOf[T any](d *document) *T {
+	if d == nil {
+		return nil
+	}
+	object, _ := any(d.object).(*T)
+	return object
+}
+
+func (s *state) zoneOf(node string) string {
+	if n := s.nodes.objects[objectKey{kind: kindNode, name: node}]; n != nil {
+		return n.Labels[v1.LabelTopologyZone]
+	}
+	return ""
+}
+
+// remake makes the slices of Services anew.
+func (s *state) remake(affected keySet) {
+	for _, key := range affected.sorted() {
+		now := keySet{}
+		if service := s.matcher.services[key]; service != nil {
+			all, faults := makeSlices(service, s.matcher.podsOf(service), s.zoneOf)
+			for _, slice := range all {
+				name := objectKey{kindEndpointSlice, slice.Namespace, slice.Name}
+				s.slices.set(name, slice)
+				now.add(name)
+			}
+			s.problems.set("slices of "+key.String(), s.podProblems(key, faults))
+		} else {
+			s.problems.set("slices of "+key.String(), nil)
+		}
+		for name := range s.made[key] {
+			if !now.has(name) {
+				s.slices.set(name, nil)
+			}
+		}
+		if s.made[key] = now; len(now) == 0 {
+			delete(s.made, key)
+		}
+	}
+}
+
+// podProblems says where the object at fault was read: that is the Service if a port is missing.
+func (s *state) podProblems(service objectKey, faults []podFault) []source.Problem {
+	var found []source.Problem
+	for _, f := range faults {
+		at := service
+		if f.port < 0 {
+			at = objectKey{kindPod, f.pod.Namespace, f.pod.Name}
+		}
+		if d := s.index.inForce[at]; d != nil {
+			found = append(found, d.fault(f.path().String(), f.message))
+		}
+	}
+	return found
+}

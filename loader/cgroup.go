@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// cgroupHook is a socket operation; its pin is named after it.
+type cgroupHook struct {
+	name   string
+	attach ebpf.AttachType
+}
+
+func (h cgroupHook) pin() string     { return "cgroup-" + h.name }
+func (h cgroupHook) program() string { return "waggle_" + h.name }
+
+// What is shown to the application comes first: until the address is rewritten, that does nothing,
+// and after it, it must be there.
+var cgroupHooks = []cgroupHook{
+	{"getpeername4", ebpf.AttachCgroupInet4GetPeername},
+	{"getpeername6", ebpf.AttachCgroupInet6GetPeername},
+	{"recvmsg4", ebpf.AttachCGroupUDP4Recvmsg},
+	{"recvmsg6", ebpf.AttachCGroupUDP6Recvmsg},
+	{"sendmsg4", ebpf.AttachCGroupUDP4Sendmsg},
+	{"sendmsg6", ebpf.AttachCGroupUDP6Sendmsg},
+	{"connect4", ebpf.AttachCGroupInet4Connect},
+	{"connect6", ebpf.AttachCGroupInet6Connect},
+}
+
+// AttachCgroup attaches the socket programs to a cgroup2 directory: all or, if one cannot be, none.
+// Called again, it replaces them in place; with another cgroup, or one made anew under the same
+// path, it attaches there before it detaches from the old one.
+func (d *Datapath) AttachCgroup(path string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	dir, id, err := openCgroup(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	attached := make(map[cgroupHook]link.Link)
+	defer func() {
+		for _, l := range attached {
+			l.Close() // detaches what has not been pinned
+		}
+	}()
+	for _, h := range cgroupHooks {
+		if d.pinnedTo(h, id) {
+			continue
+		}
+		l, err := d.createCgroup(h, dir)
+		if err != nil {
+			return fmt.Errorf("cgroup %s: attach %s: %w", path, h.name, err)
+		}
+		attached[h] = l
+	}
+	for _, h := range cgroupHooks {
+		if err := d.putCgroup(h, attached[h]); err != nil {
+			return fmt.Errorf("cgroup %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+func openCgroup(path string) (dir *os.File, id uint64, err error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(path, &fs); err != nil {
+		return nil, 0, fmt.Errorf("cgroup %s: %w", path, err)
+	}
+	if fs.Type != unix.CGROUP2_SUPER_MAGIC {
+		return nil, 0, fmt.Errorf("cgroup %s is not in a cgroup2 hierarchy: "+
+			"name the one that is mounted (grep cgroup2 /proc/mounts), or: "+
+			"mount -t cgroup2 none <directory>", path)
+	}
+	if dir, err = os.Open(path); err != nil {
+		return nil, 0, fmt.Errorf("cgroup %w", err)
+	}
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &stat); err != nil {
+		return nil, 0, errors.Join(fmt.Errorf("cgroup %s: %w", path, err), dir.Close())
+	}
+	return dir, stat.Ino, nil
+}
+
+// pinnedTo: whether the hook's pinned link is attached to this very cgroup. An id is not used twice.
+func (d *Datapath) pinnedTo(h cgroupHook, id uint64) bool {
+	l, err := link.LoadPinnedLink(d.pins.linkPin(h.pin()), nil)
+	if err != nil {
+		return false
+	}
+	defer l.Close()
+	target, err := inspect(l)
+	return err == nil && target.cgroup == id
+}
+
+func (d *Datapath) createCgroup(h cgroupHook, dir *os.File) (link.Link, error) {
+	// Not link.AttachCgroup: where there are no links, it attaches what cannot be pinned.
+	l, err := link.AttachRawLink(link.RawLinkOptions{
+		Target:  int(dir.Fd()),
+		Program: d.Program(h.program()),
+		Attach:  h.attach,
+	})
+	if errors.Is(err, unix.EPERM) {
+		return nil, fmt.Errorf("it, or a cgroup above it, has a program that allows no others "+
+			"(see: bpftool cgroup tree): %w", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// putCgroup puts a new link in the place of the pinned one, or the program into the pinned one.
+func (d *Datapath) putCgroup(h cgroupHook, attached link.Link) error {
+	path := d.pins.linkPin(h.pin())
+	old, err := link.LoadPinnedLink(path, nil)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("open the pinned link %s: %w", path, err)
+	}
+	if old != nil {
+		defer old.Close()
+	}
+	if attached == nil {
+		if old == nil {
+			return fmt.Errorf("the link %s has just been removed by somebody else: try again", path)
+		}
+		if err := old.Update(d.Program(h.program())); err != nil {
+			return fmt.Errorf("replace the program of %s: %w", path, err)
+		}
+		return nil
+	}
+	if err := replacePin(attached, path); err != nil || old == nil {
+		return err
+	}
+	if err := old.Detach(); err != nil && !errors.Is(err, unix.ENOLINK) {
+		return fmt.Errorf("detach %s from the cgroup it was attached to before: %w", h.name, err)
+	}
+	return nil
+}
+
+// DetachCgroup removes the socket programs, those that rewrite first.
+func (d *Datapath) DetachCgroup() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var errs []error
+	for i := len(cgroupHooks) - 1; i >= 0; i-- {
+		errs = append(errs, detachPin(d.pins.linkPin(cgroupHooks[i].pin())))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/sirupsen/logrus"
+	"github.com/vishvananda/netlink"
+)
+
+// Cleanup detaches, unpins and removes everything of a pin directory, and our clsact filters from
+// the devices of this network namespace. Connections through the node break. It refuses while an
+// agent runs, does as much as it can, and may be repeated.
+func Cleanup(pinDirectory string, log *logrus.Entry) (removed []string, err error) {
+	if log == nil {
+		log = logrus.NewEntry(logrus.StandardLogger())
+	}
+	dir, err := cleanPinDir(pinDirectory)
+	if err != nil {
+		return nil, err
+	}
+	c := cleaner{pins: pinDir(dir), log: log}
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		c.filters()
+		return c.removed, errors.Join(c.errs...)
+	}
+	if err := checkBPFFS(dir); err != nil { // else we would remove somebody's files
+		return nil, err
+	}
+	lock, err := c.pins.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close()
+	c.links()
+	c.filters()
+	c.unpin("program", c.pins.programs())
+	c.unpin("map", c.pins.maps())
+	c.directories()
+	return c.removed, errors.Join(c.errs...)
+}
+
+type cleaner struct {
+	pins    pinDir
+	log     *logrus.Entry
+	removed []string
+	errs    []error
+}
+
+// did takes note of what was removed, or why not.
+func (c *cleaner) did(what string, err error) {
+	if err != nil {
+		c.errs = append(c.errs, fmt.Errorf("remove the %s: %w", what, err))
+		return
+	}
+	c.log.Infof("removed the %s", what)
+	c.removed = append(c.removed, what)
+}
+
+// links removes the socket programs first, and of them first what rewrites.
+func (c *cleaner) links() {
+	names, err := listDir(c.pins.links())
+	if err != nil {
+		c.errs = append(c.errs, fmt.Errorf("list links: %w", err))
+	}
+	slices.SortStableFunc(names, func(a, b string) int { return detachOrder(a) - detachOrder(b) })
+	for _, name := range names {
+		path := c.pins.linkPin(name)
+		err := detachPin(path)
+		if err != nil { // no link at all, perhaps: but whatever it is, it is pinned here
+			c.log.Warn(err)
+			err = os.Remove(path)
+		}
+		c.did("link "+name, err)
+	}
+}
+
+func detachOrder(pin string) int {
+	for i, h := range cgroupHooks {
+		if h.pin() == strings.TrimSuffix(pin, stagedSuffix) {
+			return -i
+		}
+	}
+	return 1
+}
+
+func (c *cleaner) filters() {
+	devices, err := netlink.LinkList()
+	if err != nil {
+		c.errs = append(c.errs, fmt.Errorf("list devices: %w", err))
+	}
+	for _, dev := range devices {
+		removed, err := removeFilters(dev, c.pins)
+		for _, what := range removed {
+			c.did(what, nil)
+		}
+		if err != nil {
+			c.errs = append(c.errs, explain(dev, "tc", err))
+		}
+	}
+}
+
+func (c *cleaner) unpin(kind, dir string) {
+	names, err := listDir(dir)
+	if err != nil {
+		c.errs = append(c.errs, err)
+	}
+	for _, name := range names {
+		c.did(kind+" "+name, os.Remove(filepath.Join(dir, name)))
+	}
+}
+
+// directories removes ours only: a foreign file among our pins keeps the directory, and is named.
+func (c *cleaner) directories() {
+	for _, dir := range []string{c.pins.links(), c.pins.programs(), c.pins.maps(), string(c.pins)} {
+		err := os.Remove(dir)
+		if !errors.Is(err, fs.ErrNotExist) {
+			c.did("directory "+dir, err)
+		}
+	}
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Filters have no pins. They are known by their name, which says whose they are, and replaced in
+// place by having always the same priority (the first there is) and handle.
+const (
+	filterPriority = 1
+	filterHandle   = 0x77616767
+)
+
+// filterName is "<program>:<pin directory>".
+func (p pinDir) filterName(program string) string { return program + ":" + string(p) }
+
+func (p pinDir) filterProgram(filter *netlink.BpfFilter) (program string, ours bool) {
+	return strings.CutSuffix(filter.Name, ":"+string(p))
+}
+
+var filterParents = map[uint32]string{
+	netlink.HANDLE_MIN_INGRESS: "tc-ingress",
+	netlink.HANDLE_MIN_EGRESS:  "tc-egress",
+}
+
+// attachFilters begins with egress, as attachTCX does.
+func (d *Datapath) attachFilters(dev netlink.Link, ingress, egress string) error {
+	before, err := ourFilters(dev, d.pins)
+	if err != nil {
+		return err
+	}
+	if err := ensureClsact(dev); err != nil {
+		return err
+	}
+	err = d.replaceFilter(dev, netlink.HANDLE_MIN_EGRESS, egress)
+	if err == nil {
+		err = d.replaceFilter(dev, netlink.HANDLE_MIN_INGRESS, ingress)
+	}
+	if err != nil && len(before) == 0 {
+		_, undo := removeFilters(dev, d.pins)
+		err = errors.Join(err, undo)
+	}
+	return err
+}
+
+func (d *Datapath) replaceFilter(dev netlink.Link, parent uint32, program string) error {
+	err := netlink.FilterReplace(&netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: dev.Attrs().Index,
+			Parent:    parent,
+			Handle:    filterHandle,
+			Protocol:  unix.ETH_P_ALL,
+			Priority:  filterPriority,
+		},
+		Fd:           d.Program(program).FD(),
+		Name:         d.pins.filterName(program),
+		DirectAction: true,
+	})
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("add a %s filter of priority %d, which another kind of filter may have "+
+			"(see: tc filter show dev %s): %w", filterParents[parent], filterPriority, dev.Attrs().Name, err)
+	}
+	if err != nil {
+		return fmt.Errorf("add a %s filter: %w", filterParents[parent], err)
+	}
+	return nil
+}
+
+func clsactOf(dev netlink.Link) *netlink.GenericQdisc {
+	return &netlink.GenericQdisc{
+		QdiscAttrs: netlink.QdiscAttrs{
+			LinkIndex: dev.Attrs().Index,
+			Handle:    netlink.MakeHandle(0xffff, 0),
+			Parent:    netlink.HANDLE_CLSACT,
+		},
+		QdiscType: "clsact",
+	}
+}
+
+// ingressQdisc gives the type of what sits where clsact does, "" if nothing.
+func ingressQdisc(dev netlink.Link) (string, error) {
+	qdiscs, err := netlink.QdiscList(dev)
+	if err != nil {
+		return "", fmt.Errorf("list qdiscs: %w", err)
+	}
+	for _, qdisc := range qdiscs {
+		if qdisc.Attrs().Parent == netlink.HANDLE_CLSACT {
+			return qdisc.Type(), nil
+		}
+	}
+	return "", nil
+}
+
+func ensureClsact(dev netlink.Link) error {
+	typ, err := ingressQdisc(dev)
+	if err != nil || typ == "clsact" {
+		return err
+	}
+	if typ != "" {
+		return fmt.Errorf("the device has an %s qdisc, which has no egress: let whoever made it use clsact, "+
+			"or remove it (tc qdisc del dev %s ingress)", typ, dev.Attrs().Name)
+	}
+	if err := netlink.QdiscAdd(clsactOf(dev)); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("add a clsact qdisc: %w", err)
+	}
+	return nil
+}
+
+// clsactFilters lists all filters of a device's clsact qdisc, none if it has no such qdisc.
+func clsactFilters(dev netlink.Link) ([]netlink.Filter, error) {
+	var all []netlink.Filter
+	for parent := range filterParents {
+		filters, err := netlink.FilterList(dev, parent)
+		if err != nil {
+			return nil, fmt.Errorf("list filters: %w", err)
+		}
+		all = append(all, filters...)
+	}
+	return all, nil
+}
+
+func ourFilters(dev netlink.Link, pins pinDir) ([]*netlink.BpfFilter, error) {
+	all, err := clsactFilters(dev)
+	if err != nil {
+		return nil, err
+	}
+	var ours []*netlink.BpfFilter
+	for _, filter := range all {
+		if bpf, ok := filter.(*netlink.BpfFilter); ok {
+			if _, ok := pins.filterProgram(bpf); ok {
+				ours = append(ours, bpf)
+			}
+		}
+	}
+	return ours, nil
+}
+
+// removeFilters removes our filters from a device, and the qdisc if that leaves it empty: then
+// nobody needs it, whoever made it.
+func removeFilters(dev netlink.Link, pins pinDir) (removed []string, err error) {
+	ours, err := ourFilters(dev, pins)
+	if err != nil || len(ours) == 0 {
+		return nil, err
+	}
+	name := dev.Attrs().Name
+	for _, filter := range ours {
+		program, _ := pins.filterProgram(filter)
+		if err := netlink.FilterDel(filter); err != nil && !errors.Is(err, unix.ENOENT) {
+			return removed, fmt.Errorf("remove the filter %s: %w", program, err)
+		}
+		removed = append(removed, fmt.Sprintf("%s filter %s on %s", filterParents[filter.Parent], program, name))
+	}
+	left, err := clsactFilters(dev)
+	if err != nil || len(left) > 0 {
+		return removed, err
+	}
+	if err := netlink.QdiscDel(clsactOf(dev)); err != nil {
+		return removed, fmt.Errorf("remove the empty clsact qdisc: %w", err)
+	}
+	return append(removed, "clsact qdisc on "+name), nil
+}
+
+// filterStatus is the part of Links that is about filters.
+func filterStatus(pins pinDir) ([]LinkStatus, error) {
+	devices, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	var status []LinkStatus
+	for _, dev := range devices {
+		filters, err := ourFilters(dev, pins)
+		if err != nil {
+			return nil, explain(dev, "tc", err)
+		}
+		for _, filter := range filters {
+			program, _ := pins.filterProgram(filter)
+			status = append(status, LinkStatus{
+				Hook:      filterParents[filter.Parent],
+				Kind:      "clsact",
+				Device:    dev.Attrs().Name,
+				Ifindex:   dev.Attrs().Index,
+				Program:   program,
+				ProgramID: ebpf.ProgramID(filter.Id),
+				Attached:  true,
+			})
+		}
+	}
+	return status, nil
+}

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// device returns a network device, or an error that is unix.ENODEV.
+func device(ifindex int) (netlink.Link, error) {
+	dev, err := netlink.LinkByIndex(ifindex)
+	var notFound netlink.LinkNotFoundError
+	if errors.As(err, &notFound) {
+		return nil, fmt.Errorf("device %d: %w", ifindex, unix.ENODEV)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("device %d: %w", ifindex, err)
+	}
+	return dev, nil
+}
+
+// explain names the device in an error, and tells whether it vanished meanwhile: each hook has
+// another errno for that.
+func explain(dev netlink.Link, what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	attrs := dev.Attrs()
+	if _, gone := device(attrs.Index); errors.Is(gone, unix.ENODEV) {
+		err = gone
+	}
+	return fmt.Errorf("%s %s: %w", attrs.Name, what, err)
+}

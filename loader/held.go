@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Held tells whether an agent holds a pin directory, that is, runs.
+func Held(pinDirectory string) bool {
+	dir, err := os.Open(pinDirectory)
+	if err != nil {
+		return false
+	}
+	defer dir.Close() // and with it, the lock
+	return errors.Is(unix.Flock(int(dir.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
+}
+
+// CgroupRoot finds where the cgroup2 hierarchy is mounted, also on hosts that have it beside v1.
+func CgroupRoot() (string, error) { return cgroup2Mount() }

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
+	"golang.org/x/sys/unix"
+)
+
+// checkPrivileges says which capabilities are missing, before some system call says only EPERM.
+func checkPrivileges() error {
+	effective, err := effectiveCapabilities()
+	if err != nil {
+		return err
+	}
+	missing := missingCapabilities(effective)
+	if len(missing) == 0 {
+		return nil
+	}
+	return fmt.Errorf("missing privileges: %s; run as root, or grant them "+
+		"(Kubernetes: securityContext.capabilities.add, systemd: AmbientCapabilities=): %w",
+		strings.Join(missing, ", "), unix.EPERM)
+}
+
+func effectiveCapabilities() (uint64, error) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return 0, fmt.Errorf("read the process's capabilities: %w", err)
+	}
+	return uint64(data[1].Effective)<<32 | uint64(data[0].Effective), nil
+}
+
+func missingCapabilities(effective uint64) []string {
+	has := func(capability int) bool { return effective>>capability&1 == 1 }
+	var missing []string
+	if !has(unix.CAP_NET_ADMIN) {
+		missing = append(missing, "CAP_NET_ADMIN")
+	}
+	if has(unix.CAP_SYS_ADMIN) { // what was split into the two below, in Linux 5.8
+		return missing
+	}
+	if !has(unix.CAP_BPF) {
+		missing = append(missing, "CAP_BPF")
+	}
+	if !has(unix.CAP_PERFMON) {
+		missing = append(missing, "CAP_PERFMON")
+	}
+	return missing
+}
+
+// need is something that the programs cannot be without.
+type need struct {
+	what  string
+	since string
+	probe func() error
+}
+
+func needProgram(typ ebpf.ProgramType, since string) need {
+	return need{typ.String() + " programs", since, func() error { return features.HaveProgramType(typ) }}
+}
+
+func needHelper(typ ebpf.ProgramType, helper asm.BuiltinFunc, since string) need {
+	return need{fmt.Sprintf("%v in %v programs", helper, typ), since,
+		func() error { return features.HaveProgramHelper(typ, helper) }}
+}
+
+func needMap(typ ebpf.MapType, since string) need {
+	return need{typ.String() + " maps", since, func() error { return features.HaveMapType(typ) }}
+}
+
+var needs = []need{
+	needProgram(ebpf.XDP, "4.8"),
+	needProgram(ebpf.SchedCLS, "4.1"),
+	needProgram(ebpf.CGroupSockAddr, "4.17"),
+	needProgram(ebpf.Syscall, "5.14"),
+	needHelper(ebpf.XDP, asm.FnJiffies64, "5.6"),
+	needHelper(ebpf.XDP, asm.FnFibLookup, "4.18"),
+	needHelper(ebpf.SchedCLS, asm.FnRedirectNeigh, "5.10"),
+	needHelper(ebpf.Syscall, asm.FnForEachMapElem, "5.13"),
+	needHelper(ebpf.CGroupSockAddr, asm.FnGetNetnsCookie, "5.7"),
+	needHelper(ebpf.CGroupSockAddr, asm.FnSkStorageGet, "5.8"),
+	needHelper(ebpf.CGroupSockAddr, asm.FnSetRetval, "5.18"),
+	needMap(ebpf.LRUHash, "4.10"),
+	needMap(ebpf.DevMapHash, "5.4"),
+	needMap(ebpf.SkStorage, "5.2"),
+}
+
+// checkKernel names what the running kernel lacks. It trusts probes, not version numbers: vendors
+// port features back.
+func checkKernel() error { return checkNeeds(needs) }
+
+func checkNeeds(needs []need) error {
+	var missing []string
+	for _, n := range needs {
+		err := n.probe()
+		switch {
+		case errors.Is(err, ebpf.ErrNotSupported):
+			missing = append(missing, fmt.Sprintf("%s (Linux %s)", n.what, n.since))
+		case errors.Is(err, unix.EPERM):
+			return fmt.Errorf("the bpf system call is not permitted: look for a seccomp profile, "+
+				"an LSM, or kernel lockdown that forbids it: %w", err)
+		}
+		// Any other failure is the probe's own: loading will tell.
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return fmt.Errorf("kernel %s lacks %s: upgrade it, or configure it with them: %w",
+		kernelRelease(), strings.Join(missing, ", "), ebpf.ErrNotSupported)
+}
+
+func kernelRelease() string {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return "(unknown)"
+	}
+	return unix.ByteSliceToString(name.Release[:])
+}

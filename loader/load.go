@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+// Datapath is the loaded datapath. Its methods may be called concurrently, but act in the network
+// namespace of the thread that calls them.
+type Datapath struct {
+	mu         sync.Mutex
+	pins       pinDir
+	lock       *os.File
+	collection *ebpf.Collection
+	hz         uint32
+	clsact     bool // TCX is missing, or not wanted
+	log        *logrus.Entry
+}
+
+// Load verifies and pins the datapath, and attaches nothing. Only one process at a time holds a pin
+// directory. When Load fails, what an earlier process left running is as it was.
+func Load(opts Options) (*Datapath, error) {
+	opts, err := opts.complete()
+	if err != nil {
+		return nil, err
+	}
+	if err := checkPrivileges(); err != nil {
+		return nil, err
+	}
+	if err := checkKernel(); err != nil {
+		return nil, err
+	}
+	pins := pinDir(opts.PinDir)
+	if err := pins.create(); err != nil {
+		return nil, err
+	}
+	lock, err := pins.lock()
+	if err != nil {
+		return nil, err
+	}
+	d := &Datapath{pins: pins, lock: lock, clsact: opts.ForceClsact, log: opts.Log}
+	if err := d.load(opts); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+func (d *Datapath) load(opts Options) error {
+	spec, err := bpf.Spec()
+	if err != nil {
+		return err
+	}
+	if d.hz, err = tickRate(); err != nil {
+		return err
+	}
+	if err := configure(spec, opts, d.hz); err != nil {
+		return err
+	}
+	if err := resizeMaps(spec, opts.MapSizes); err != nil {
+		return err
+	}
+	names := takePinning(spec)
+	pinned, err := d.pins.openMaps(spec, names, d.log)
+	if err != nil {
+		return err
+	}
+	defer closeMaps(pinned)
+	d.collection, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: pinned})
+	if err != nil {
+		return fmt.Errorf("load the datapath: %w", err)
+	}
+	if err := d.pinAll(names, pinned); err != nil {
+		return err
+	}
+	d.sweep()
+	return nil
+}
+
+// configure sets the programs' constants.
+func configure(spec *ebpf.CollectionSpec, opts Options, hz uint32) error {
+	cookie, err := netnsCookie()
+	if err != nil {
+		return err
+	}
+	values := map[string]any{
+		"hz":                hz,
+		"nodeport_min":      opts.NodePortMin,
+		"nodeport_max":      opts.NodePortMax,
+		"snat_min":          opts.SNATMin,
+		"snat_max":          opts.SNATMax,
+		"host_netns_cookie": cookie,
+	}
+	timeouts, err := opts.Timeouts.inJiffies(hz)
+	if err != nil {
+		return err
+	}
+	for name, jiffies := range timeouts {
+		values[name] = jiffies
+	}
+	for name, value := range values {
+		variable, ok := spec.Variables[name]
+		if !ok {
+			return fmt.Errorf("the datapath has no variable %s", name)
+		}
+		if err := variable.Set(value); err != nil {
+			return fmt.Errorf("set variable %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// netnsCookie identifies the network namespace that the agent, hence the node, is in.
+func netnsCookie() (uint64, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("open a socket: %w", err)
+	}
+	defer unix.Close(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err != nil {
+		return 0, fmt.Errorf("read the network namespace's cookie (Linux 5.14): %w", err)
+	}
+	return cookie, nil
+}
+
+// Map returns a map by its name in bpf/*.h, or nil. It is closed by Close.
+func (d *Datapath) Map(name string) *ebpf.Map { return d.collection.Maps[name] }
+
+// Program returns a program by its name in bpf/*.c, or nil. It is closed by Close.
+func (d *Datapath) Program(name string) *ebpf.Program { return d.collection.Programs[name] }
+
+// Close gives up the pin directory. What is attached goes on working.
+func (d *Datapath) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.collection != nil {
+		d.collection.Close()
+	}
+	if d.lock == nil {
+		return nil
+	}
+	lock := d.lock
+	d.lock = nil
+	return lock.Close()
+}

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// pinDir is the directory that everything is pinned in.
+type pinDir string
+
+func (p pinDir) maps() string               { return filepath.Join(string(p), "maps") }
+func (p pinDir) links() string              { return filepath.Join(string(p), "links") }
+func (p pinDir) programs() string           { return filepath.Join(string(p), "programs") }
+func (p pinDir) mapPin(name string) string  { return filepath.Join(p.maps(), name) }
+func (p pinDir) linkPin(name string) string { return filepath.Join(p.links(), name) }
+func (p pinDir) programPin(name string) string {
+	return filepath.Join(p.programs(), name)
+}
+
+// create makes the directories, on a bpf file system or not at all.
+func (p pinDir) create() error {
+	if err := checkBPFFS(string(p)); err != nil {
+		return err
+	}
+	for _, dir := range []string{p.maps(), p.links(), p.programs()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("create the pin directory: %w", err)
+		}
+	}
+	return nil
+}
+
+// checkBPFFS looks at the path, or at as much of it as exists.
+func checkBPFFS(path string) error {
+	var stat unix.Statfs_t
+	existing := path
+	err := unix.Statfs(existing, &stat)
+	for errors.Is(err, unix.ENOENT) && existing != "/" {
+		existing = filepath.Dir(existing)
+		err = unix.Statfs(existing, &stat)
+	}
+	if err != nil {
+		return fmt.Errorf("pin directory %s: %w", path, err)
+	}
+	if stat.Type != unix.BPF_FS_MAGIC {
+		return fmt.Errorf("pin directory %s is not on a bpf file system: choose one below /sys/fs/bpf, "+
+			"and if nothing is mounted there: mount -t bpf bpf /sys/fs/bpf", path)
+	}
+	return nil
+}
+
+type pinner interface{ Pin(path string) error }
+
+// stagedSuffix marks pins that are not in force yet. It ends no name of ours.
+const stagedSuffix = "-new"
+
+// staging puts pins in force all together: each is made under another name first, so that whatever
+// can fail fails before anything is replaced.
+type staging []string
+
+func (s *staging) add(object pinner, path string) error {
+	staged := path + stagedSuffix
+	// What a process that was killed half way has left.
+	if err := os.Remove(staged); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove the leftover %s: %w", staged, err)
+	}
+	if err := object.Pin(staged); err != nil {
+		return fmt.Errorf("pin %s: %w", staged, err)
+	}
+	*s = append(*s, path)
+	return nil
+}
+
+func (s *staging) commit() error {
+	for len(*s) > 0 {
+		path := (*s)[0]
+		if err := os.Rename(path+stagedSuffix, path); err != nil {
+			return fmt.Errorf("replace the pin %s: %w", path, err)
+		}
+		*s = (*s)[1:]
+	}
+	return nil
+}
+
+// abort removes what was not committed.
+func (s *staging) abort() {
+	for _, path := range *s {
+		os.Remove(path + stagedSuffix)
+	}
+}
+
+// replacePin puts object under path, whatever was there before.
+func replacePin(object pinner, path string) error {
+	var s staging
+	defer s.abort()
+	if err := s.add(object, path); err != nil {
+		return err
+	}
+	return s.commit()
+}
+
+// pinAll pins the maps that are new, and all programs.
+func (d *Datapath) pinAll(names []string, pinned map[string]*ebpf.Map) error {
+	var s staging
+	defer s.abort()
+	for _, name := range names {
+		if pinned[name] != nil {
+			continue
+		}
+		if err := s.add(d.Map(name), d.pins.mapPin(name)); err != nil {
+			return err
+		}
+	}
+	for name, program := range d.collection.Programs {
+		if err := s.add(program, d.pins.programPin(name)); err != nil {
+			return err
+		}
+	}
+	if err := s.commit(); err != nil {
+		return err
+	}
+	return d.unpinOldPrograms()
+}
+
+// unpinOldPrograms removes the pins of programs that only an earlier version had.
+func (d *Datapath) unpinOldPrograms() error {
+	names, err := listDir(d.pins.programs())
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if d.Program(name) != nil {
+			continue
+		}
+		if err := os.Remove(d.pins.programPin(name)); err != nil {
+			return fmt.Errorf("unpin an old program: %w", err)
+		}
+	}
+	return nil
+}
+
+// listDir gives the names in a directory, none if there is no such directory.
+func listDir(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, 0, len(entries))
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	return names, nil
+}
+
+// legal makes a name that a bpf file system takes: it reserves the dot for itself.
+func legal(name string) string { return strings.ReplaceAll(name, ".", "_") }

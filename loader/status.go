@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"bufio"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// LinkStatus is one attachment as the kernel sees it.
+type LinkStatus struct {
+	Hook      string // "xdp", "tc-ingress", "tc-egress", "connect4", ...
+	Kind      string // "xdp-native", "tcx", "clsact", "cgroup"
+	Device    string // empty for sockets, and if the device is gone
+	Ifindex   int
+	Cgroup    string // sockets only; empty if the cgroup is gone
+	Program   string
+	ProgramID ebpf.ProgramID
+	LinkID    link.ID // 0 for clsact
+	Attached  bool    // the device or cgroup confirms that it runs this program
+}
+
+// Links lists what is attached, in the order of the pins' names, in this network namespace.
+func (d *Datapath) Links() ([]LinkStatus, error) { return d.pins.status() }
+
+func (p pinDir) status() ([]LinkStatus, error) {
+	names, err := listDir(p.links())
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	programs := p.programNames()
+	var all []LinkStatus
+	for _, name := range names {
+		status, err := p.linkStatus(name)
+		if err != nil {
+			return nil, err
+		}
+		status.Program = programs.name(status.ProgramID)
+		all = append(all, status)
+	}
+	filters, err := filterStatus(p)
+	return append(all, filters...), err
+}
+
+func (p pinDir) linkStatus(pin string) (LinkStatus, error) {
+	path := p.linkPin(pin)
+	l, err := link.LoadPinnedLink(path, &ebpf.LoadPinOptions{})
+	if err != nil {
+		return LinkStatus{}, fmt.Errorf("open the pinned link %s: %w", path, err)
+	}
+	defer l.Close()
+	target, err := inspect(l)
+	if err != nil {
+		return LinkStatus{}, err
+	}
+	status := LinkStatus{ProgramID: target.program, LinkID: target.link}
+	if hook, ok := cgroupHookOf(pin); ok {
+		status.Hook, status.Kind = hook.name, "cgroup"
+		status.Cgroup, status.Attached = target.cgroupStatus(hook)
+		return status, nil
+	}
+	for _, h := range deviceHooks {
+		if _, ok := h.parse(pin); ok {
+			status.Hook, status.Kind = h.describe()
+			status.deviceStatus(h, target)
+		}
+	}
+	return status, nil
+}
+
+func (h hook) describe() (hook, kind string) {
+	if h == hookXDP {
+		return "xdp", "xdp-native"
+	}
+	return strings.Replace(h.name, "tcx", "tc", 1), "tcx"
+}
+
+func (s *LinkStatus) deviceStatus(h hook, t target) {
+	s.Ifindex = t.ifindex
+	if t.ifindex == 0 {
+		return
+	}
+	dev, err := device(t.ifindex)
+	if err != nil {
+		return
+	}
+	s.Device = dev.Attrs().Name
+	s.Attached = t.attachedTo(h, dev)
+}
+
+func cgroupHookOf(pin string) (cgroupHook, bool) {
+	for _, h := range cgroupHooks {
+		if h.pin() == pin {
+			return h, true
+		}
+	}
+	return cgroupHook{}, false
+}
+
+// cgroupStatus finds a cgroup's path by its id, and asks the cgroup what it runs.
+func (t target) cgroupStatus(h cgroupHook) (path string, attached bool) {
+	if t.cgroup == 0 {
+		return "", false
+	}
+	path = fmt.Sprintf("(id %d)", t.cgroup)
+	dir, err := cgroupByID(t.cgroup)
+	if err != nil {
+		return path, false
+	}
+	defer dir.Close()
+	if name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", dir.Fd())); err == nil {
+		path = name
+	}
+	return path, t.queried(int(dir.Fd()), h.attach)
+}
+
+// fileidKernfs is FILEID_KERNFS of linux/exportfs.h: the handle is the id.
+const fileidKernfs = 0xfe
+
+func cgroupByID(id uint64) (*os.File, error) {
+	mountPoint, err := cgroup2Mount()
+	if err != nil {
+		return nil, err
+	}
+	mount, err := os.Open(mountPoint)
+	if err != nil {
+		return nil, err
+	}
+	defer mount.Close()
+	handle := unix.NewFileHandle(fileidKernfs, binary.NativeEndian.AppendUint64(nil, id))
+	fd, err := unix.OpenByHandleAt(int(mount.Fd()), handle, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("open the cgroup with id %d: %w", id, err)
+	}
+	return os.NewFile(uintptr(fd), mountPoint), nil
+}
+
+func cgroup2Mount() (string, error) {
+	mounts, err := os.Open("/proc/self/mounts")
+	if err != nil {
+		return "", err
+	}
+	defer mounts.Close()
+	for lines := bufio.NewScanner(mounts); lines.Scan(); {
+		if fields := strings.Fields(lines.Text()); len(fields) > 2 && fields[2] == "cgroup2" {
+			return fields[1], nil
+		}
+	}
+	return "", fmt.Errorf("no cgroup2 hierarchy is mounted")
+}
+
+// programNames gives programs the names they have in the source: the kernel keeps 15 bytes only.
+type programNames map[ebpf.ProgramID]string
+
+func (p pinDir) programNames() programNames {
+	names := make(programNames)
+	pins, err := listDir(p.programs())
+	if err != nil {
+		return names
+	}
+	for _, pin := range pins {
+		if id, err := pinnedProgramID(p.programPin(pin)); err == nil {
+			names[id] = pin
+		}
+	}
+	return names
+}
+
+func pinnedProgramID(path string) (ebpf.ProgramID, error) {
+	program, err := ebpf.LoadPinnedProgram(path, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer program.Close()
+	info, err := program.Info()
+	if err != nil {
+		return 0, err
+	}
+	id, _ := info.ID()
+	return id, nil
+}
+
+// name falls back on what the kernel knows: a link not attached anew since an upgrade still runs
+// the old program.
+func (n programNames) name(id ebpf.ProgramID) string {
+	if name, ok := n[id]; ok {
+		return name
+	}
+	program, err := ebpf.NewProgramFromID(id)
+	if err != nil {
+		return ""
+	}
+	defer program.Close()
+	info, err := program.Info()
+	if err != nil {
+		return ""
+	}
+	return info.Name
+}

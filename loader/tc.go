@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+)
+
+// Role is what a device is to the datapath, and decides on the programs it runs.
+type Role int
+
+const (
+	// External devices lead out of the node: what arrives is rewritten, at egress the sources are.
+	External Role = iota
+	// ExternalL3 devices do as well, and have no link layer: tun, wireguard, ipip.
+	ExternalL3
+	// Pod is the node's side of a pod's device: its clients are inside the cluster.
+	Pod
+)
+
+func (r Role) String() string {
+	switch r {
+	case External:
+		return "external"
+	case ExternalL3:
+		return "external-l3"
+	case Pod:
+		return "pod"
+	}
+	return fmt.Sprintf("role %d", int(r))
+}
+
+// programs names what runs at ingress and at egress.
+func (r Role) programs() (ingress, egress string, err error) {
+	switch r {
+	case External:
+		return "waggle_ingress", "waggle_egress", nil
+	case ExternalL3:
+		return "waggle_ingress_l3", "waggle_egress_l3", nil
+	case Pod:
+		return "waggle_pod", "waggle_egress", nil
+	}
+	return "", "", fmt.Errorf("there is no %v", r)
+}
+
+// AttachTC attaches the programs of a role, both or none. Called again, it replaces them in place,
+// also by those of another role.
+//
+// Ours run first, both ways. A verdict such as TC_ACT_OK ends the chain: behind a program that
+// gives one, we would not see the packet, and a source that egress does not rewrite breaks the
+// connection. Ours themselves always let the next one run, except for what they transmit or drop.
+// So another program sees packets as netfilter's hooks in the node do at ingress (destination
+// rewritten), and as the wire does at egress (source rewritten).
+func (d *Datapath) AttachTC(ifindex int, role Role) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	dev, err := device(ifindex)
+	if err != nil {
+		return err
+	}
+	ingress, egress, err := role.programs()
+	if err != nil {
+		return err
+	}
+	if !d.clsact {
+		err = d.attachTCX(dev, d.Program(ingress), d.Program(egress))
+		if err == nil {
+			_, err = removeFilters(dev, d.pins) // of an earlier run that had no TCX
+		}
+		if !errors.Is(err, ebpf.ErrNotSupported) {
+			return explain(dev, "tc", err)
+		}
+		d.clsact = true
+		d.log.Info("the kernel has no TCX (Linux 6.6): attaching tc programs as clsact filters")
+	}
+	if err := d.attachFilters(dev, ingress, egress); err != nil {
+		return explain(dev, "tc", err)
+	}
+	return errors.Join(d.detach(hookTCXIngress, ifindex), d.detach(hookTCXEgress, ifindex))
+}

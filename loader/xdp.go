@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+var hookXDP = hook{"xdp", ebpf.AttachXDP}
+
+// AttachXDP attaches the XDP program in the driver. It never attaches in generic mode, which is
+// slower than tc alone. The error says why the driver refuses; a device with another XDP program
+// keeps it.
+func (d *Datapath) AttachXDP(ifindex int) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	dev, err := device(ifindex)
+	if err != nil {
+		return err
+	}
+	_, err = d.attach(hookXDP, dev, d.Program("waggle_xdp"), func() (link.Link, error) {
+		return d.createXDP(dev)
+	})
+	return explain(dev, "xdp", err)
+}
+
+func (d *Datapath) createXDP(dev netlink.Link) (link.Link, error) {
+	if xdp := dev.Attrs().Xdp; xdp != nil && xdp.Attached {
+		return nil, fmt.Errorf("the device runs %s already: detach it (ip link set dev %s xdp off), "+
+			"or leave XDP on this device to it: %w", programName(xdp.ProgId), dev.Attrs().Name, unix.EBUSY)
+	}
+	program := d.Program("waggle_xdp")
+	l, err := link.AttachXDP(link.XDPOptions{
+		Program:   program,
+		Interface: dev.Attrs().Index,
+		Flags:     link.XDPDriverMode,
+	})
+	if err == nil {
+		return l, nil
+	}
+	if reason := driverReason(dev, program); reason != nil {
+		return nil, fmt.Errorf("the driver refuses (tc does the work on this device): %w", reason)
+	}
+	return nil, err
+}
+
+// programName describes a program that is not ours.
+func programName(id uint32) string {
+	name := fmt.Sprintf("another XDP program (id %d)", id)
+	program, err := ebpf.NewProgramFromID(ebpf.ProgramID(id))
+	if err != nil {
+		return name
+	}
+	defer program.Close()
+	info, err := program.Info()
+	if err != nil || info.Name == "" {
+		return name
+	}
+	return fmt.Sprintf("the XDP program %q (id %d)", info.Name, id)
+}
+
+// From linux/if_link.h.
+const (
+	xdpFlagUpdateIfNoExist = 1
+	xdpFlagDriverMode      = 4
+)
+
+// driverReason repeats an attachment that failed the other way, by netlink, which hands on the
+// driver's own words; creating a link gives an errno only.
+func driverReason(dev netlink.Link, program *ebpf.Program) error {
+	socket, err := nl.Subscribe(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil
+	}
+	defer socket.Close()
+	if err := socket.SetExtAck(true); err != nil {
+		return nil
+	}
+	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
+	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: socket}}
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(dev.Attrs().Index)
+	req.AddData(msg)
+	xdp := nl.NewRtAttr(unix.IFLA_XDP|unix.NLA_F_NESTED, nil)
+	xdp.AddRtAttr(nl.IFLA_XDP_FD, binary.NativeEndian.AppendUint32(nil, uint32(program.FD())))
+	xdp.AddRtAttr(nl.IFLA_XDP_FLAGS,
+		binary.NativeEndian.AppendUint32(nil, xdpFlagUpdateIfNoExist|xdpFlagDriverMode))
+	req.AddData(xdp)
+	if _, err = req.Execute(unix.NETLINK_ROUTE, 0); err == nil {
+		// It has become possible meanwhile; but a link is what we want, and the caller may retry.
+		err = netlink.LinkSetXdpFdWithFlags(dev, -1, xdpFlagDriverMode)
+	}
+	return err
+}
+
+// DetachXDP removes the XDP program from a device and leaves tc.
+func (d *Datapath) DetachXDP(ifindex int) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.detach(hookXDP, ifindex)
+}

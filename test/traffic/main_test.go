@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package traffic sends real packets through real agents in network namespaces.
+package traffic
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/waggle-lb/waggle/test/cluster"
+	"github.com/waggle-lb/waggle/test/topo"
+)
+
+// binary is the command under test.
+var binary string
+
+func TestMain(m *testing.M) {
+	topo.Main()
+	if os.Getuid() != 0 {
+		fmt.Println("skipping the traffic tests: they make network namespaces, which needs root")
+		return
+	}
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "waggle-traffic")
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	if binary, err = cluster.Build(dir); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	if err := topo.MountBPFFS(); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	return m.Run()
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package traffic
+
+import (
+	"net/netip"
+	"os"
+	"testing"
+
+	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/loader"
+	"github.com/waggle-lb/waggle/test/cluster"
+	"github.com/waggle-lb/waggle/test/topo"
+)
+
+// The ports that all pods of these tests serve.
+var podPorts = topo.Ports{HTTP: []uint16{8080}, UDP: []uint16{5353}, Echo: []uint16{7070}}
+
+// setup is a network with an agent on each node.
+type setup struct {
+	*topo.Network
+	manifests cluster.Manifests
+	agents    []*cluster.Agent
+}
+
+// mode is how a setup's packets are handled on external devices.
+type mode struct {
+	name string
+	xdp  bool
+	tx   bool // checksum and segmentation offload
+}
+
+var modes = []mode{{"xdp", true, false}, {"tc", false, true}, {"tc-tx-off", false, false}}
+
+// newSetup makes a network of two nodes; its agents start with startAgents.
+func newSetup(t *testing.T, pods topo.PodNetwork, m mode) *setup {
+	t.Helper()
+	opts := topo.Options{Nodes: 2, PodNetwork: pods, TxOffload: m.tx, XDPPeers: m.xdp}
+	n, err := topo.New(opts)
+	check(t, err)
+	t.Cleanup(func() { check(t, n.Close()) })
+	s := &setup{Network: n, manifests: cluster.Manifests{Dir: t.TempDir()}}
+	dir := t.TempDir()
+	for _, node := range n.Nodes {
+		check(t, s.manifests.WriteNode(node))
+		agentOpts := cluster.AgentOptions{Binary: binary, Manifests: s.manifests.Dir, Dir: dir, Args: []string{"--xdp=off"}}
+		if m.xdp {
+			agentOpts.Args = []string{"--xdp=always"}
+		}
+		a := cluster.NewAgent(n, node, agentOpts)
+		s.agents = append(s.agents, a)
+		t.Cleanup(func() {
+			if t.Failed() {
+				log, _ := os.ReadFile(a.LogFile)
+				status, _ := a.CLI("status")
+				flows, _ := a.CLI("flow", "list", "-o", "wide")
+				t.Logf("agent on %s:\n%s\n%s\n%s", a.Node.Name, log, status, flows)
+			}
+			a.Kill()
+			_, err := loader.Cleanup(a.PinDir, nil)
+			check(t, err)
+		})
+	}
+	return s
+}
+
+func (s *setup) startAgents(t *testing.T) {
+	t.Helper()
+	for _, a := range s.agents {
+		check(t, a.Start())
+	}
+}
+
+// addPod makes a pod that serves podPorts, and its manifest.
+func (s *setup) addPod(t *testing.T, node int, name string, labels ...string) *topo.Pod {
+	t.Helper()
+	pod, err := s.Nodes[node].AddPod(name, topo.PodOptions{})
+	check(t, err)
+	_, err = pod.Serve(podPorts)
+	check(t, err)
+	check(t, s.manifests.WritePod(pod, labels...))
+	return pod
+}
+
+// client starts a client process on a host.
+func client(t *testing.T, h *topo.Host) *topo.Client {
+	t.Helper()
+	c, err := h.Client()
+	check(t, err)
+	t.Cleanup(func() { check(t, c.Close()) })
+	return c
+}
+
+// awaitServices waits until all agents have planned so many service ports.
+func (s *setup) awaitServices(t *testing.T, count int) {
+	t.Helper()
+	for _, a := range s.agents {
+		check(t, a.Await("the services", func(s *control.Status) bool { return s.Proxy.Services == count }))
+	}
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func at(addr string, port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(netip.MustParseAddr(addr), port)
+}
