@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+BINARY := build/waggle
+GO_BUILD := go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+CLANG := 19
+TOOLS := go tool -modfile=test/tools/go.mod
+
+.PHONY: help
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Compile the command to build/waggle
+	CGO_ENABLED=0 $(GO_BUILD) -o $(BINARY) ./cmd/waggle
+
+.PHONY: demo
+demo: build require-root ## Make a small network, balance real traffic in it, and check every answer (HOLD=1 keeps it up)
+	@go run ./test/demo -waggle $(BINARY)
+
+.PHONY: test
+test: require-root ## Run all tests
+	go vet ./...
+	go test ./...
+
+.PHONY: race
+race: require-root ## Run the tests of the control plane under the race detector
+	go test -race ./control/... ./maps/... ./loader/... ./cmd/...
+
+.PHONY: bench
+bench: require-root ## Measure the cost of a packet in each program, beside the bare work that it cannot do without
+	go test -run '^$$' -bench . -benchtime 2s -count 5 ./test/bench
+
+.PHONY: generate
+generate: require-clang ## Compile the datapath and derive its Go types
+	go generate ./bpf
+
+.PHONY: check-generated
+check-generated: generate ## Fail if the committed datapath is not what its source compiles to
+	@git diff --exit-code --stat -- bpf || { echo "bpf/: run 'make generate' and commit the result"; exit 1; }
+
+.PHONY: lint
+lint: require-clang ## Check formatting, and run the static checkers
+	@files=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$files" || { echo "gofmt: $$files"; exit 1; }
+	go vet ./...
+	$(TOOLS) staticcheck ./...
+	clang-format-$(CLANG) --dry-run --Werror bpf/*.c bpf/*.h
+
+.PHONY: format
+format: require-clang ## Format all sources
+	gofmt -w $$(git ls-files '*.go')
+	clang-format-$(CLANG) -i bpf/*.c bpf/*.h
+
+.PHONY: clean
+clean: ## Remove what the build has made
+	rm -rf build
+
+.PHONY: require-root
+require-root:
+	@test "$$(id -u)" = 0 || { echo "This makes network namespaces and loads eBPF programs: run it as root."; exit 1; }
+
+# Only those who change bpf/ need a compiler for it, and the one that the committed object was
+# compiled with.
+.PHONY: require-clang
+require-clang:
+	@which clang-$(CLANG) clang-format-$(CLANG) llvm-strip-$(CLANG) >/dev/null && test -e /usr/include/bpf/bpf_helpers.h || { \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
+			clang-$(CLANG) llvm-$(CLANG) clang-format-$(CLANG) libbpf-dev linux-libc-dev; }
