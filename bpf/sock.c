@@ -128,13 +128,23 @@ static __always_inline int sock_refuse(void)
 	return VERDICT_FAIL;
 }
 
-/* A socket that connects anew, to what is no service, has no service address. */
-static __always_inline void peer_forget(struct bpf_sock_addr *ctx)
+/*
+ * A socket that connects anew, to what is no service, has no service address.
+ * But where our programs sit in two nested cgroups, as they do for an instant
+ * when they move, the second sees what the first has written.
+ */
+static __always_inline void peer_forget(struct bpf_sock_addr *ctx, int family, const __be32 *addr)
 {
 	struct bpf_sock *sk = ctx->sk;
+	struct sock_peer *peer;
 
-	if (sk && bpf_sk_storage_get(&sock_peers, sk, NULL, 0))
-		bpf_sk_storage_delete(&sock_peers, sk);
+	if (!sk)
+		return;
+	peer = bpf_sk_storage_get(&sock_peers, sk, NULL, 0);
+	if (!peer || (peer->backend_port == (__be16)ctx->user_port &&
+		      addr_equal(family, peer->backend_addr, addr)))
+		return;
+	bpf_sk_storage_delete(&sock_peers, sk);
 }
 
 static __always_inline bool peer_remember(struct bpf_sock_addr *ctx, int family,
@@ -166,7 +176,7 @@ static __always_inline int sock_connect(struct bpf_sock_addr *ctx, int family, b
 	addr_read(ctx, family, v6_hook, addr);
 	svc = sock_service(ctx, family, addr);
 	if (!svc) {
-		peer_forget(ctx);
+		peer_forget(ctx, family, addr);
 		return VERDICT_CONTINUE;
 	}
 	backend = backend_select(&svc->internal, &id);

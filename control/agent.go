@@ -133,6 +133,7 @@ func (a *Agent) onNode(node *v1.Node) {
 
 func (a *Agent) syncDevices() {
 	a.warn("devices", a.devices.Sync())
+	a.warn("forwarding", checkForwarding())
 	a.poke()
 }
 

@@ -37,7 +37,8 @@ func (d *Datapath) attachFilters(dev netlink.Link, ingress, egress string) error
 	if err != nil {
 		return err
 	}
-	if err := ensureClsact(dev); err != nil {
+	made, err := ensureClsact(dev)
+	if err != nil {
 		return err
 	}
 	err = d.replaceFilter(dev, netlink.HANDLE_MIN_EGRESS, egress)
@@ -46,6 +47,9 @@ func (d *Datapath) attachFilters(dev netlink.Link, ingress, egress string) error
 	}
 	if err != nil && len(before) == 0 {
 		_, undo := removeFilters(dev, d.pins)
+		if made { // else it may be empty, but was so before
+			netlink.QdiscDel(clsactOf(dev))
+		}
 		err = errors.Join(err, undo)
 	}
 	return err
@@ -99,19 +103,20 @@ func ingressQdisc(dev netlink.Link) (string, error) {
 	return "", nil
 }
 
-func ensureClsact(dev netlink.Link) error {
+func ensureClsact(dev netlink.Link) (made bool, err error) {
 	typ, err := ingressQdisc(dev)
 	if err != nil || typ == "clsact" {
-		return err
+		return false, err
 	}
 	if typ != "" {
-		return fmt.Errorf("the device has an %s qdisc, which has no egress: let whoever made it use clsact, "+
+		return false, fmt.Errorf("the device has an %s qdisc, which has no egress: let whoever made it use clsact, "+
 			"or remove it (tc qdisc del dev %s ingress)", typ, dev.Attrs().Name)
 	}
-	if err := netlink.QdiscAdd(clsactOf(dev)); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("add a clsact qdisc: %w", err)
+	err = netlink.QdiscAdd(clsactOf(dev))
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return false, fmt.Errorf("add a clsact qdisc: %w", err)
 	}
-	return nil
+	return err == nil, nil
 }
 
 // clsactFilters lists all filters of a device's clsact qdisc, none if it has no such qdisc.

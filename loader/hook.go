@@ -174,7 +174,8 @@ func (d *Datapath) DetachDevice(ifindex int) error {
 	return errors.Join(append(errs, err)...)
 }
 
-// sweep removes the links whose device or cgroup vanished while no agent ran.
+// sweep removes the links whose device or cgroup vanished while no agent ran, and those that a
+// process did not live to put in force.
 func (d *Datapath) sweep() {
 	names, err := listDir(d.pins.links())
 	if err != nil {
@@ -183,7 +184,7 @@ func (d *Datapath) sweep() {
 	}
 	for _, name := range names {
 		if err := sweepPin(d.pins.linkPin(name)); err != nil {
-			d.log.Warnf("removing a link that is attached to nothing: %v", err)
+			d.log.Warnf("removing a stale link: %v", err)
 		}
 	}
 }
@@ -195,7 +196,8 @@ func sweepPin(path string) error {
 	}
 	defer l.Close()
 	target, err := inspect(l)
-	if err != nil || target.ifindex != 0 || target.cgroup != 0 {
+	alive := target.ifindex != 0 || target.cgroup != 0
+	if err != nil || alive && !strings.HasSuffix(path, stagedSuffix) {
 		return err
 	}
 	return removeLink(l, path)

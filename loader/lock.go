@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,7 +24,7 @@ func (p pinDir) lock() (*os.File, error) {
 		if err != nil {
 			return nil, fmt.Errorf("open the pin directory: %w", err)
 		}
-		err = unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err = flockSoon(dir)
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			err = fmt.Errorf("%w %s (%s): stop it first", ErrHeld, p, lockHolder(dir))
 			return nil, errors.Join(err, dir.Close())
@@ -40,6 +41,20 @@ func (p pinDir) lock() (*os.File, error) {
 			return nil, err
 		}
 	}
+}
+
+// flockSoon tries for a moment, because Held takes the lock for an instant to see whether it can.
+func flockSoon(dir *os.File) error {
+	const tries, pause = 10, 20 * time.Millisecond
+	var err error
+	for range tries {
+		err = unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return err
+		}
+		time.Sleep(pause)
+	}
+	return err
 }
 
 func sameFile(file *os.File, path string) bool {

@@ -5,6 +5,7 @@ package loader
 import (
 	"bufio"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -39,6 +40,9 @@ func (p pinDir) status() ([]LinkStatus, error) {
 	var all []LinkStatus
 	for _, name := range names {
 		status, err := p.linkStatus(name)
+		if errors.Is(err, os.ErrNotExist) || strings.HasSuffix(name, stagedSuffix) {
+			continue // the agent is at work
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -51,7 +55,7 @@ func (p pinDir) status() ([]LinkStatus, error) {
 
 func (p pinDir) linkStatus(pin string) (LinkStatus, error) {
 	path := p.linkPin(pin)
-	l, err := link.LoadPinnedLink(path, &ebpf.LoadPinOptions{})
+	l, err := link.LoadPinnedLink(path, nil)
 	if err != nil {
 		return LinkStatus{}, fmt.Errorf("open the pinned link %s: %w", path, err)
 	}

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+func TestMissingCapabilities(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		effective uint64
+		want      []string
+	}{
+		{"none", 0, []string{"CAP_NET_ADMIN", "CAP_BPF", "CAP_PERFMON"}},
+		{"all", ^uint64(0), nil},
+		{"fine-grained", 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_BPF | 1<<unix.CAP_PERFMON, nil},
+		{"before Linux 5.8", 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_SYS_ADMIN, nil},
+		{"no network", 1 << unix.CAP_SYS_ADMIN, []string{"CAP_NET_ADMIN"}},
+		{"no perfmon", 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_BPF, []string{"CAP_PERFMON"}},
+	} {
+		if got := missingCapabilities(tt.effective); !slices.Equal(got, tt.want) {
+			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestKernelHasWhatIsNeeded(t *testing.T) {
+	needRoot(t)
+	for _, n := range needs {
+		if err := n.probe(); err != nil {
+			t.Errorf("%s: %v", n.what, err)
+		}
+	}
+}
+
+func TestOldKernelIsNamed(t *testing.T) {
+	lacking := func() error { return ebpf.ErrNotSupported }
+	err := checkNeeds([]need{
+		{"one thing", "5.18", lacking},
+		{"another", "6.1", lacking},
+		{"what there is", "4.1", func() error { return nil }},
+	})
+	for _, want := range []string{kernelRelease(), "one thing (Linux 5.18)", "another (Linux 6.1)"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want an error with %q", err, want)
+		}
+	}
+	if err != nil && strings.Contains(err.Error(), "what there is") {
+		t.Errorf("got %v", err)
+	}
+	err = checkNeeds([]need{{"bpf", "4.1", func() error { return unix.EPERM }}})
+	if !errors.Is(err, unix.EPERM) {
+		t.Errorf("got %v, want EPERM", err)
+	}
+}
