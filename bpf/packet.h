@@ -88,9 +88,17 @@ static __always_inline enum verdict parse_v4(void *data, void *end, __u32 l3_off
 	return parse_l4((void *)ip + header, end, p);
 }
 
+/* RFC 8200, 4: what may stand between the IPv6 header and the transport's. */
+static __always_inline bool is_extension(__u8 nexthdr)
+{
+	return nexthdr == IPPROTO_HOPOPTS || nexthdr == IPPROTO_ROUTING ||
+	       nexthdr == IPPROTO_DSTOPTS;
+}
+
 static __always_inline enum verdict parse_v6(void *data, void *end, __u32 l3_off, struct packet *p)
 {
 	struct ipv6hdr *ip = data + l3_off;
+	enum verdict verdict;
 
 	if ((void *)(ip + 1) > end || ip->version != 6)
 		return VERDICT_UNPARSED;
@@ -102,7 +110,10 @@ static __always_inline enum verdict parse_v6(void *data, void *end, __u32 l3_off
 	p->l4_off = l3_off + sizeof(*ip);
 	if (ip->nexthdr == IPPROTO_FRAGMENT)
 		return VERDICT_FRAGMENT;
-	return parse_l4(ip + 1, end, p);
+	verdict = parse_l4(ip + 1, end, p);
+	if (verdict == VERDICT_NOT_OURS && is_extension(ip->nexthdr))
+		return VERDICT_UNPARSED;
+	return verdict;
 }
 
 /* Reads a packet; VERDICT_COUNT means understood, all else is final. */

@@ -7,7 +7,8 @@
 /*
  * A frontend with no endpoints refuses at once: TCP with a reset, UDP with
  * ICMP "port unreachable", each made from the packet itself and sent back
- * where it came from (tc only).
+ * where it came from (tc only). The new headers are stored with the flag that
+ * keeps a device's sum over the packet true.
  */
 
 #define TCP_CHECK_OFF 16
@@ -98,7 +99,7 @@ static __always_inline long store_ip4(struct __sk_buff *skb, __u32 l3_off, const
 	};
 
 	ip.check = csum_apply(0xffff, csum_bytes(&ip, sizeof(ip)));
-	return bpf_skb_store_bytes(skb, l3_off, &ip, sizeof(ip), 0);
+	return bpf_skb_store_bytes(skb, l3_off, &ip, sizeof(ip), BPF_F_RECOMPUTE_CSUM);
 }
 
 static __always_inline long store_ip6(struct __sk_buff *skb, __u32 l3_off, const struct tuple *t,
@@ -113,7 +114,7 @@ static __always_inline long store_ip6(struct __sk_buff *skb, __u32 l3_off, const
 
 	addr_copy(AF_INET6, ip.saddr.in6_u.u6_addr32, t->saddr.word);
 	addr_copy(AF_INET6, ip.daddr.in6_u.u6_addr32, t->daddr.word);
-	return bpf_skb_store_bytes(skb, l3_off, &ip, sizeof(ip), 0);
+	return bpf_skb_store_bytes(skb, l3_off, &ip, sizeof(ip), BPF_F_RECOMPUTE_CSUM);
 }
 
 /* `len` counts from the IP header on. */
@@ -172,7 +173,7 @@ static __always_inline long refuse_tcp(struct __sk_buff *skb, int family, __u32 
 		tcp.check = csum_apply(0xffff, sum + csum_bytes(&tcp, sizeof(tcp)));
 	if (store_ip(skb, family, l3_off, &back, ip_header_size(family) + sizeof(tcp)))
 		return -1;
-	return bpf_skb_store_bytes(skb, l4_off, &tcp, sizeof(tcp), 0);
+	return bpf_skb_store_bytes(skb, l4_off, &tcp, sizeof(tcp), BPF_F_RECOMPUTE_CSUM);
 }
 
 /* The sum of what is quoted, as it will be when the packet has left. */
@@ -220,7 +221,8 @@ static __always_inline long refuse_udp(struct __sk_buff *skb, int family, __u32 
 		return -1;
 	if (store_ip(skb, family, l3_off, &back, header + sizeof(icmp) + quoted))
 		return -1;
-	return bpf_skb_store_bytes(skb, l3_off + header, &icmp, sizeof(icmp), 0);
+	return bpf_skb_store_bytes(skb, l3_off + header, &icmp, sizeof(icmp),
+				   BPF_F_RECOMPUTE_CSUM);
 }
 
 static __always_inline int refuse_family(struct __sk_buff *skb, int family, __u32 l3_off,

@@ -8,6 +8,7 @@
  * ours goes on to the next program (TC_ACT_UNSPEC, which TCX reads as "next").
  */
 
+#include <linux/if_packet.h>
 #include <linux/pkt_cls.h>
 #include "refuse.h"
 #include "track.h"
@@ -106,9 +107,10 @@ static __always_inline long tc_decrement_ttl(struct __sk_buff *skb, int family, 
 {
 	__u8 ttl = p->ttl - 1;
 
+	/* no header checksum makes up for it in a device's sum over the packet */
 	if (family == AF_INET6)
 		return bpf_skb_store_bytes(skb, l3_off + offsetof(struct ipv6hdr, hop_limit), &ttl,
-					   sizeof(ttl), 0);
+					   sizeof(ttl), BPF_F_RECOMPUTE_CSUM);
 	if (bpf_l3_csum_replace(skb, l3_off + offsetof(struct iphdr, check),
 				bpf_htons(p->ttl << 8), bpf_htons(ttl << 8), 2))
 		return -1;
@@ -220,6 +222,11 @@ static __always_inline int tc(struct __sk_buff *skb, __u32 l3_off, enum hook hoo
 {
 	if (skb->vlan_present) {
 		count(hook, VERDICT_VLAN, skb->len);
+		return TC_ACT_UNSPEC;
+	}
+	/* flooded by a switch: the node that it is meant for will do the work */
+	if (l3_off && hook == HOOK_TC_INGRESS && skb->pkt_type == PACKET_OTHERHOST) {
+		count(hook, VERDICT_NOT_OURS, skb->len);
 		return TC_ACT_UNSPEC;
 	}
 	if (skb->protocol == bpf_htons(ETH_P_IP))

@@ -25,7 +25,7 @@ static __always_inline struct flow *mirror_get(int family, bool confirmed, const
 	return NULL;
 }
 
-/* Makes the lost half of a flow from the one at hand. */
+/* Makes the lost half of a flow from the one at hand. NULL: its place is taken. */
 static __always_inline struct flow *mirror_restore(int family, const struct flow *f,
 						   const struct tuple *t,
 						   const struct tuple *mirror, struct scratch *s)
@@ -41,8 +41,12 @@ static __always_inline struct flow *mirror_restore(int family, const struct flow
 	else
 		half->flags = f->flags & FLOW_SPLIT ? FLOW_SPLIT : FLOW_EXPRESS;
 	tuple_reverse(family, t, f->flags & FLOW_MIRROR_EGRESS, &s->pending.back);
-	flow_insert(family, false, mirror, half, &s->pending.back, BPF_NOEXIST);
-	return flow_lookup(family, false, mirror);
+	if (flow_insert(family, false, mirror, half, &s->pending.back, BPF_NOEXIST))
+		return NULL;
+	if (!flow_lookup(family, true, mirror))
+		return flow_lookup(family, false, mirror);
+	flow_delete(family, false, mirror);
+	return NULL;
 }
 
 /* The client has acknowledged the answer: the flow moves to `flows`. */
@@ -86,17 +90,21 @@ full:
 	return false;
 }
 
-/* The backend's half of an unconfirmed flow: remember that it answered. */
+/*
+ * The backend's half of an unconfirmed flow: remember that it answered. The
+ * client's may have been evicted since, even if this is not the first answer.
+ */
 static __always_inline void pending_reply(int family, struct flow *f, const struct packet *p,
 					  struct scratch *s)
 {
 	struct tuple *mirror = &s->pending.mirror;
 	struct flow *m;
 
-	if (p->tcp_flags & TCP_RST ||
-	    (f->state & STATE_ANSWERED && !(p->tcp_flags & TCP_SYN)))
+	if (p->tcp_flags & TCP_RST)
 		return;
 	m = mirror_get(family, false, f, &p->tuple, mirror);
+	if (m && f->state & STATE_ANSWERED && !(p->tcp_flags & TCP_SYN))
+		return;
 	if (!m)
 		m = mirror_restore(family, f, &p->tuple, mirror, s);
 	if (!m)
@@ -116,20 +124,28 @@ static __always_inline bool acknowledges(const struct flow *f, const struct pack
 	       p->ack - f->expect_ack < ACK_WINDOW;
 }
 
-/* The client's half: the LRU may have evicted what goes with it. */
-static __always_inline void pending_repair(int family, const struct flow *f, const struct tuple *t,
+/*
+ * The client's half: the LRU may have evicted what goes with it. False: the
+ * backend knows another flow by our source by now, so the client starts anew.
+ */
+static __always_inline bool pending_repair(int family, const struct flow *f, const struct tuple *t,
 					   struct scratch *s)
 {
-	struct tuple *to = &s->pending.to;
+	struct tuple *to = &s->pending.to, *mirror = &s->pending.mirror;
 
-	if (!mirror_get(family, false, f, t, &s->pending.mirror))
-		mirror_restore(family, f, t, &s->pending.mirror, s);
+	if (!mirror_get(family, false, f, t, mirror) &&
+	    !mirror_restore(family, f, t, mirror, s) &&
+	    !mirror_get(family, false, f, t, mirror)) {
+		flow_delete(family, false, t);
+		return false;
+	}
 	if (!(f->flags & FLOW_SPLIT))
-		return;
+		return true;
 	flow_rewrite(family, f, t, to);
 	flow_egress_half(family, t, to, &s->pending.half);
 	if (!flow_lookup(family, false, &s->pending.half))
 		open_egress_half(family, false, f, t, to, s);
+	return true;
 }
 
 /* True: the flow has moved to `flows`. */
@@ -144,8 +160,13 @@ static __always_inline bool track_pending(int family, struct flow *f, const stru
 		pending_reply(family, f, p, s);
 		return false;
 	}
-	pending_repair(family, f, &p->tuple, s);
-	return acknowledges(f, p) && flow_confirm(family, f, &p->tuple, hook, s);
+	if (!pending_repair(family, f, &p->tuple, s) || !acknowledges(f, p))
+		return false;
+	if (flow_confirm(family, f, &p->tuple, hook, s))
+		return true;
+	/* no room: keep up with the client, to try again with its next packet */
+	f->expect_ack = p->ack;
+	return false;
 }
 
 __noinline int track_pending4(struct flow4 *f, const struct packet *p, int hook)
@@ -211,14 +232,20 @@ static __always_inline void flow_track(int family, bool confirmed, struct flow *
 	}
 }
 
-/* A record that must not be used: dead, or closed and the client starts anew. */
+/*
+ * A record that must not be used: dead, or closed and somebody starts anew.
+ * The client does with a SYN; the backend answers one that we didn't see, since
+ * it came to the backend's own address, with a SYN-ACK.
+ */
 static __always_inline bool flow_ended(int family, bool confirmed, const struct flow *f,
 				       const struct packet *p)
 {
+	__u8 start = f->flags & FLOW_REPLY ? TCP_SYN | TCP_ACK : TCP_SYN;
+
 	if (flow_stale(f, p->tuple.proto))
 		return flow_dead(family, confirmed, f, &p->tuple);
-	return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && flow_closed(f) &&
-	       !(f->flags & (FLOW_REPLY | FLOW_EGRESS_HALF));
+	return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == start && flow_closed(f) &&
+	       !(f->flags & FLOW_EGRESS_HALF);
 }
 
 static __always_inline struct flow *flow_find(int family, bool confirmed, const struct packet *p)

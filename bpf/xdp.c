@@ -4,8 +4,8 @@
 /*
  * XDP on external devices: the express path. What it cannot do it leaves,
  * untouched, to tc ingress on the same device: flows to local backends (only
- * tc sees offloaded packets rightly), neighbours that need resolving, and
- * refusals. A new flow is recorded here in any case: were it left to tc to
+ * tc sees offloaded packets rightly), neighbours that need resolving or asking
+ * after, and refusals. A new flow is recorded here in any case: were it left to tc to
  * choose again, remote backends would get more than their share.
  */
 
@@ -104,6 +104,24 @@ static __always_inline bool xdp_rewrite(struct xdp_md *ctx, int family, const st
 	return true;
 }
 
+/* Seconds. */
+#define NEIGHBOUR_USE 5
+
+/*
+ * The kernel asks whether a neighbour is still where it was when the stack
+ * sends to it; of what XDP transmits it never hears. So every few seconds one
+ * packet of each flow leaves by tc, each flow's at a time of its own.
+ */
+static __always_inline bool neighbour_due(const struct flow *f, const struct packet *p)
+{
+	__u32 period = NEIGHBOUR_USE * hz, phase = p->tuple.sport + p->tuple.dport;
+	__u32 time = now();
+
+	if (time - f->last_seen < hz) /* it is noted once a second */
+		return false;
+	return (time + phase) / period != (f->last_seen + phase) / period;
+}
+
 static __always_inline int xdp_transmit(struct xdp_md *ctx, int family, const struct packet *p,
 					struct found *found, int *action)
 {
@@ -115,7 +133,7 @@ static __always_inline int xdp_transmit(struct xdp_md *ctx, int family, const st
 	if (f->hop.epoch != current_epoch() &&
 	    !nexthop_refresh(ctx, family, ctx->ingress_ifindex, f, &to))
 		return VERDICT_LEFT_TO_TC;
-	if (!f->hop.epoch || !(f->flags & FLOW_XDP))
+	if (!f->hop.epoch || !(f->flags & FLOW_XDP) || neighbour_due(f, p))
 		return VERDICT_LEFT_TO_TC;
 	if (p->ttl <= 1)
 		return VERDICT_DROP_TTL;
@@ -123,11 +141,12 @@ static __always_inline int xdp_transmit(struct xdp_md *ctx, int family, const st
 	flow_track(family, found->confirmed, f, p, HOOK_XDP);
 	if (!xdp_rewrite(ctx, family, p, &to, &hop))
 		return VERDICT_DROP_ERROR;
-	if (hop.ifindex == ctx->ingress_ifindex)
+	if (hop.ifindex == ctx->ingress_ifindex) {
 		*action = XDP_TX;
-	else
-		*action = bpf_redirect_map(&xdp_devices, hop.ifindex, XDP_DROP);
-	return VERDICT_EXPRESS;
+		return VERDICT_EXPRESS;
+	}
+	*action = bpf_redirect_map(&xdp_devices, hop.ifindex, XDP_DROP);
+	return *action == XDP_REDIRECT ? VERDICT_EXPRESS : VERDICT_DROP_ERROR;
 }
 
 static __always_inline int xdp_verdict(struct xdp_md *ctx, int family, struct packet *p,
@@ -161,6 +180,12 @@ static __always_inline int xdp_family(struct xdp_md *ctx, int family)
 	return is_drop(verdict) ? XDP_DROP : action;
 }
 
+/* Customer and service tags, IEEE 802.1Q and 802.1ad. */
+static __always_inline bool is_vlan(__be16 ethertype)
+{
+	return ethertype == bpf_htons(ETH_P_8021Q) || ethertype == bpf_htons(ETH_P_8021AD);
+}
+
 static __noinline int xdp_v4(struct xdp_md *ctx)
 {
 	return xdp_family(ctx, AF_INET);
@@ -183,8 +208,6 @@ int waggle_xdp(struct xdp_md *ctx)
 		return xdp_v4(ctx);
 	if (eth->h_proto == bpf_htons(ETH_P_IPV6))
 		return xdp_v6(ctx);
-	count(HOOK_XDP,
-	      eth->h_proto == bpf_htons(ETH_P_8021Q) ? VERDICT_VLAN : VERDICT_NOT_IP,
-	      end - (void *)eth);
+	count(HOOK_XDP, is_vlan(eth->h_proto) ? VERDICT_VLAN : VERDICT_NOT_IP, end - (void *)eth);
 	return XDP_PASS;
 }

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package prog
+
+import (
+	"maps"
+	"slices"
+	"testing"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+// longest is more than any timeout; jiffies wrap, so it can't be arbitrary.
+const longest = 1 << 30
+
+// margin is more jiffies than a test lasts.
+const margin = 100_000
+
+// timeouts as tests set them, far enough from each other.
+var timeouts = map[string]uint32{
+	"timeout_new":             1 * second,
+	"timeout_udp":             2 * second,
+	"timeout_tcp":             6 * second,
+	"timeout_tcp_half_closed": 5 * second,
+	"timeout_tcp_closed":      4 * second,
+	"timeout_tcp_reset":       3 * second,
+}
+
+func withTimeouts(t *testing.T) *node {
+	t.Helper()
+	var settings []setting
+	for _, name := range slices.Sorted(maps.Keys(timeouts)) {
+		settings = append(settings, variable(name, timeouts[name]))
+	}
+	return newNode(t, settings...)
+}
+
+func (n *node) jiffies() uint32 {
+	n.t.Helper()
+	var now uint32
+	opts := &ebpf.RunOptions{Context: now, ContextOut: &now}
+	if _, err := n.program("waggle_jiffies").Run(opts); err != nil {
+		n.t.Fatal(err)
+	}
+	return now
+}
+
+// age makes some of a flow's records (see keys) as old as can be.
+func (c *conversation) age(table string, which ...int) {
+	c.t.Helper()
+	c.ageBy(longest, table, which...)
+}
+
+func (c *conversation) ageBy(jiffies uint32, table string, which ...int) {
+	c.t.Helper()
+	keys := c.keys()
+	for _, i := range which {
+		c.alter(table, keys[i], func(r *record) { r.LastSeen = c.jiffies() - jiffies })
+	}
+}
+
+// TestTimeouts: each state of a flow has its own.
+func TestTimeouts(t *testing.T) {
+	for _, c := range []struct {
+		name, timeout string
+		variants      []variant
+		reach         func(*conversation) string
+		send          func(*conversation) // what leaves the flow in that state
+	}{
+		{"half-open", "timeout_new", variants, func(c *conversation) string {
+			c.request()
+			return pending
+		}, func(c *conversation) { c.request() }},
+		{"answered", "timeout_new", variants[:2], func(c *conversation) string {
+			c.request()
+			c.reply()
+			return pending
+		}, lateReply},
+		{"answered", "timeout_udp", variants[2:], func(c *conversation) string {
+			c.request()
+			c.reply()
+			return pending
+		}, lateReply},
+		{"established", "timeout_tcp", variants[:2], established(), lateReply},
+		{"established", "timeout_udp", variants[2:], established(), lateReply},
+		{"half closed", "timeout_tcp_half_closed", variants[:2], established("FA"), lateReply},
+		{"reset", "timeout_tcp_reset", variants[:2], established("R"), lateReply},
+		{"half closed and reset", "timeout_tcp_reset", variants[:2], established("FA", "R"), lateReply},
+	} {
+		for _, v := range c.variants {
+			t.Run(c.name+" "+v.name, func(t *testing.T) {
+				t.Parallel()
+				conv := converse(withTimeouts(t), v, tcExpress)
+				table := c.reach(conv)
+				conv.ageBy(timeouts[c.timeout]-margin, table, 0, 1)
+				c.send(conv)
+				conv.ageBy(timeouts[c.timeout]+margin, table, 0, 1)
+				conv.forget()
+				conv.request(acked)
+				conv.had(bpf.VerdictFlowOpened)
+			})
+		}
+	}
+}
+
+// established gets a flow into `flows`, and then sends flags from the client.
+func established(sent ...string) func(*conversation) string {
+	return func(c *conversation) string {
+		c.establish()
+		for _, f := range sent {
+			c.request(acked, flags(f))
+		}
+		return confirmed
+	}
+}
+
+func lateReply(c *conversation) { c.reply(flags("A")) }
+
+// TestStale: a record that nobody has deleted yet is as good as deleted.
+func TestStale(t *testing.T) {
+	forEachPath(t, func(t *testing.T, v variant, p path) {
+		c := converse(withTimeouts(t), v, p)
+		c.establish()
+		c.age(confirmed, 0, 1)
+		reply := c.packet(c.backend, c.source, synAck)
+		if p.atEgress {
+			c.egress(front, reply).passed(bpf.VerdictNotOurs)
+		} else {
+			c.ingress(p.out, reply).passed(bpf.VerdictNotOurs)
+		}
+		c.forget()
+		c.request(acked)
+		c.had(bpf.VerdictFlowOpened)
+	})
+}
+
+// TestOneWay: a stream may run in one direction for longer than any timeout.
+func TestOneWay(t *testing.T) {
+	forEachPath(t, func(t *testing.T, v variant, p path) {
+		c := converse(withTimeouts(t), v, p)
+		c.establish()
+		for range 3 {
+			c.age(confirmed, 0) // the client's half: the reply's is fresh
+			c.reply()
+			c.idle = true
+			c.request(acked)
+			c.had()
+			c.age(confirmed, 1)
+			c.request(acked)
+			c.idle = true
+			c.reply()
+			c.had()
+		}
+		c.standsIn(confirmed)
+	})
+}
+
+// TestLastSeen is written once a second, not with each packet.
+func TestLastSeen(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		c := converse(withTimeouts(t), v, stack)
+		c.establish()
+		ages := func(jiffies uint32) uint32 {
+			c.ageBy(jiffies, confirmed, 0)
+			c.request(acked)
+			return c.jiffies() - c.get(confirmed, c.clientKey()).LastSeen
+		}
+		if got := ages(second - margin); got < second-margin {
+			t.Errorf("written after less than a second: %d jiffies old", got)
+		}
+		if got := ages(second); got > margin {
+			t.Errorf("not written after a second: %d jiffies old", got)
+		}
+	})
+}

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package prog
+
+import (
+	"encoding/binary"
+	"testing"
+)
+
+// TestRewriteKeepsTheRest: whatever else is in a packet comes out as it went
+// in, in both directions, and the checksums are right over any payload.
+func TestRewriteKeepsTheRest(t *testing.T) {
+	forEachPath(t, func(t *testing.T, v variant, p path) {
+		c := converse(newNode(t), v, p)
+		c.establish()
+		for _, size := range []int{0, 1, 2, 3, 17, 18, 511, 1399, 1400} {
+			c.request(acked, payload(size))
+			c.reply(payload(size))
+		}
+		c.request(acked, tos(0xb8), payload(9)) // DSCP EF
+		c.reply(tos(0x03), payload(9))          // ECN: congestion
+		c.request(acked, ttl(255))
+		c.reply(ttl(2))
+		c.request(acked, flags("FAP"), tcpOptions, payload(5))
+		if v.client.Is4() {
+			c.request(acked, ipOption, payload(11))
+			c.reply(ipOption, tcpOptions, payload(11))
+		}
+	})
+}
+
+// TestUDPWithoutChecksum: what the sender didn't sum stays unsummed.
+func TestUDPWithoutChecksum(t *testing.T) {
+	forEachPath(t, func(t *testing.T, v variant, p path) {
+		if v.name != "udp4" {
+			t.Skip("only UDP over IPv4 may omit it")
+		}
+		c := converse(newNode(t), v, p)
+		c.request(noChecksum, payload(12))
+		c.reply(noChecksum, payload(13))
+		c.request(noChecksum, payload(14))
+	})
+}
+
+// TestUDPChecksumOfZero: a sum that comes out as zero is sent as 0xffff, for
+// zero would say that there is none.
+func TestUDPChecksumOfZero(t *testing.T) {
+	forEachPath(t, func(t *testing.T, v variant, p path) {
+		if v.isTCP() {
+			t.Skip("UDP only")
+		}
+		c := converse(newNode(t), v, p)
+		c.request()
+		for _, send := range []func(...change) packet{c.request, c.reply} {
+			rewritten := send(payload(2), content([]byte{0, 0}))
+			out := send(content(checksumOf(rewritten)))
+			equal(t, "checksum", []byte{0xff, 0xff}, checksumOf(out))
+		}
+	})
+}
+
+// checksumOf reads a UDP packet's checksum. As payload of the same packet, where
+// zeros were, it makes the sum come out as zero.
+func checksumOf(p packet) []byte {
+	off := p.l4() + 6
+	return p.bytes()[off : off+2]
+}
+
+// TestChecksumCarries: addresses and ports whose differences carry and borrow
+// in every way, in sums that are about to overflow.
+func TestChecksumCarries(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		c := converse(newNode(t), v, sameDevice)
+		c.establish()
+		word := make([]byte, 2)
+		for i := 0; i < 1<<16; i += 251 {
+			binary.BigEndian.PutUint16(word, uint16(i))
+			c.request(acked, content(word))
+		}
+	})
+}

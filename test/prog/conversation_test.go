@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package prog
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+const (
+	nodePort    = 30080
+	clientPort  = 40001
+	backendPort = 8080
+	clientSeq   = 1000
+	backendSeq  = 0xfffffff0 // soon wraps
+)
+
+// path is a way through the node, as a function of where the backend is.
+type path struct {
+	name     string
+	backend  func(plan) netip.Addr
+	out      *device // towards the backend
+	snat     bool
+	atEgress bool // the reply is recorded as seen at egress
+	halves   int  // records of a flow
+	// Each takes a packet through the hooks that it meets, checks what every
+	// one of them makes of it, and returns the last one's.
+	request, reply func(*conversation, packet) packet
+}
+
+var (
+	sameDevice = path{
+		name: "xdp-tx", out: front, snat: true, halves: 2,
+		backend: func(p plan) netip.Addr { return p.near },
+		request: (*conversation).requestXDP, reply: (*conversation).replyXDP,
+	}
+	otherDevice = path{
+		name: "xdp-redirect", out: back, snat: true, halves: 2,
+		backend: func(p plan) netip.Addr { return p.far },
+		request: (*conversation).requestXDP, reply: (*conversation).replyXDP,
+	}
+	tcExpress = path{
+		name: "tc-express", out: slow, snat: true, halves: 2,
+		backend: func(p plan) netip.Addr { return p.unready },
+		request: (*conversation).requestTC, reply: (*conversation).replyTC,
+	}
+	split = path{
+		name: "split", out: tunnel, snat: true, halves: 3,
+		backend: func(p plan) netip.Addr { return p.tunnelled },
+		request: (*conversation).requestSplit, reply: (*conversation).replyTC,
+	}
+	stack = path{
+		name: "stack", out: pod0, atEgress: true, halves: 2,
+		backend: func(p plan) netip.Addr { return p.pod },
+		request: (*conversation).requestStack, reply: (*conversation).replyStack,
+	}
+	paths = []path{sameDevice, otherDevice, tcExpress, split, stack}
+)
+
+// conversation is one client's flow, followed through all its packets.
+type conversation struct {
+	*node
+	path
+	variant
+	service                   uint32
+	client, frontend, backend netip.AddrPort
+	source                    netip.AddrPort // the client, as the backend knows it
+	events                    []bpf.Verdict  // of the last packet
+	idle                      bool           // the next packet comes after a while
+}
+
+// converse publishes a NodePort with one backend. Nothing is sent yet.
+func converse(n *node, v variant, p path) *conversation {
+	n.t.Helper()
+	c := &conversation{
+		node: n, path: p, variant: v,
+		client: at(v.client, clientPort), frontend: at(v.front, nodePort),
+		backend: at(p.backend(v.plan), backendPort),
+	}
+	c.service = n.serve(v, at(v.any(), nodePort), c.backend)
+	return c
+}
+
+// again is the same client's conversation from its next port.
+func (c *conversation) again() *conversation {
+	next := *c
+	next.client = at(c.client.Addr(), c.client.Port()+1)
+	next.forget()
+	return &next
+}
+
+// request sends from the client; if nothing else is said, what opens a flow.
+func (c *conversation) request(changes ...change) packet {
+	c.t.Helper()
+	c.events = nil
+	return c.path.request(c, c.packet(c.client, c.frontend, seq(clientSeq)).with(changes...))
+}
+
+// reply sends from the backend; if nothing else is said, the first answer.
+func (c *conversation) reply(changes ...change) packet {
+	c.t.Helper()
+	c.events = nil
+	return c.path.reply(c, c.packet(c.backend, c.source, synAck).with(changes...))
+}
+
+func synAck(p *packet) { p.flags, p.seq, p.ack = "SA", backendSeq, clientSeq+1 }
+
+// acked is the client's answer to a SYN-ACK.
+func acked(p *packet) { p.flags, p.seq, p.ack = "A", clientSeq+1, backendSeq+1 }
+
+// establish goes on until the flow has moved to `flows`.
+func (c *conversation) establish() {
+	c.t.Helper()
+	c.request()
+	c.reply()
+	c.request(acked)
+	c.had(bpf.VerdictFlowConfirmed)
+	c.standsIn(confirmed)
+}
+
+func (c *conversation) had(events ...bpf.Verdict) {
+	c.t.Helper()
+	equal(c.t, "events", names(events), names(c.events))
+}
+
+// requestXDP: after a while tc does XDP's work once, so that the kernel hears
+// that the neighbour is in use.
+func (c *conversation) requestXDP(p packet) packet {
+	c.t.Helper()
+	if c.idle {
+		c.idle = false
+		return c.requestTC(p)
+	}
+	r := c.xdp(front, p)
+	c.learn(r)
+	action := uint32(xdpRedirect)
+	if c.out == front {
+		action = xdpTX
+	}
+	return r.became(bpf.VerdictExpress, action,
+		from(c.source), to(c.backend), forwarded(c.out, c.backend.Addr()))
+}
+
+func (c *conversation) replyXDP(p packet) packet {
+	c.t.Helper()
+	if c.idle {
+		c.idle = false
+		c.leftToTC(c.out, p)
+		return c.replyTC(p)
+	}
+	r := c.xdp(c.out, p)
+	c.learn(r)
+	action := uint32(xdpRedirect)
+	if c.out == front {
+		action = xdpTX
+	}
+	return r.became(bpf.VerdictExpress, action,
+		from(c.frontend), to(c.client), forwarded(front, c.router))
+}
+
+// leftToTC is what XDP does with a packet whose flow it knows but can't serve.
+func (c *conversation) leftToTC(in *device, p packet) {
+	c.t.Helper()
+	r := c.xdp(in, p)
+	r.passed(bpf.VerdictLeftToTC)
+	c.events = append(c.events, r.events...)
+}
+
+func (c *conversation) requestTC(p packet) packet {
+	c.t.Helper()
+	c.leftToTC(front, p)
+	r := c.ingress(front, p)
+	c.learn(r)
+	return r.became(bpf.VerdictExpress, tcRedirect, from(c.source), to(c.backend), hopDown)
+}
+
+func (c *conversation) replyTC(p packet) packet {
+	c.t.Helper()
+	r := c.ingress(c.out, p)
+	c.learn(r)
+	return r.became(bpf.VerdictExpress, tcRedirect, from(c.frontend), to(c.client), hopDown)
+}
+
+// requestSplit: the destination at ingress, the source where it leaves. The
+// kernel, which we play here, takes the hop off in between.
+func (c *conversation) requestSplit(p packet) packet {
+	c.t.Helper()
+	c.leftToTC(front, p)
+	r := c.ingress(front, p)
+	c.learn(r)
+	half := at(c.client.Addr(), c.source.Port())
+	routed := r.became(bpf.VerdictStack, tcNext, from(half), to(c.backend)).with(hopDown)
+	r = c.egress(c.out, routed)
+	c.events = append(c.events, r.events...)
+	return r.became(bpf.VerdictSource, tcNext, from(c.source))
+}
+
+func (c *conversation) requestStack(p packet) packet {
+	c.t.Helper()
+	c.leftToTC(front, p)
+	r := c.ingress(front, p)
+	c.learn(r)
+	return r.became(bpf.VerdictStack, tcNext, from(c.source), to(c.backend))
+}
+
+func (c *conversation) replyStack(p packet) packet {
+	c.t.Helper()
+	r := c.egress(front, p)
+	c.learn(r)
+	return r.became(bpf.VerdictSource, tcNext, from(c.frontend), to(c.client))
+}
+
+// learn finds out from the first packet what the backend knows the client by.
+func (c *conversation) learn(r result) {
+	c.t.Helper()
+	c.events = append(c.events, r.events...)
+	if c.source.IsValid() {
+		return
+	}
+	src, _ := addresses(r.out)
+	c.source = src
+	if !c.snat {
+		return
+	}
+	c.source = at(c.out.addr(c.plan), src.Port())
+	if src.Port() < snatMin {
+		c.t.Errorf("source port %d is not from the range reserved", src.Port())
+	}
+}
+
+// forget: the next request opens a flow of its own.
+func (c *conversation) forget() { c.source = netip.AddrPort{} }
+
+func (c *conversation) clientKey() tuple {
+	return tuple{src: c.client, dst: c.frontend, proto: c.proto}
+}
+
+func (c *conversation) replyKey() tuple {
+	return tuple{src: c.backend, dst: c.source, proto: c.proto, egress: c.atEgress}
+}
+
+// splitKey is the third record's: the packet between the two hooks.
+func (c *conversation) splitKey() tuple {
+	return tuple{src: at(c.client.Addr(), c.source.Port()), dst: c.backend, proto: c.proto, egress: true}
+}
+
+func (c *conversation) keys() []tuple {
+	keys := []tuple{c.clientKey(), c.replyKey()}
+	if c.halves == 3 {
+		keys = append(keys, c.splitKey())
+	}
+	return keys
+}
+
+// standsIn: all of the flow's records are in the one table, none in the other.
+func (c *conversation) standsIn(table string) {
+	c.t.Helper()
+	for _, k := range c.keys() {
+		for _, name := range []string{pending, confirmed} {
+			if _, ok := c.lookup(name, k); ok != (name == table) {
+				c.t.Errorf("%s holds %v: %t", name, k, ok)
+			}
+		}
+	}
+}
+
+// state of the flow; both halves agree on it, but for who has confirmed.
+func (c *conversation) state(table string, want uint32) {
+	c.t.Helper()
+	for _, k := range []tuple{c.clientKey(), c.replyKey()} {
+		equal(c.t, "state", want, c.get(table, k).State)
+	}
+}
+
+// forEach runs a test for both families and protocols.
+func forEach(t *testing.T, test func(*testing.T, variant)) {
+	for _, v := range variants {
+		t.Run(v.name, func(t *testing.T) {
+			t.Parallel()
+			test(t, v)
+		})
+	}
+}
+
+// inTurn is forEach for tests that change the namespace.
+func inTurn(t *testing.T, test func(*testing.T, variant)) {
+	for _, v := range variants {
+		t.Run(v.name, func(t *testing.T) { test(t, v) })
+	}
+}
+
+// forEachPath runs it for all paths, too.
+func forEachPath(t *testing.T, test func(*testing.T, variant, path)) {
+	for _, p := range paths {
+		t.Run(p.name, func(t *testing.T) {
+			forEach(t, func(t *testing.T, v variant) { test(t, v, p) })
+		})
+	}
+}
+
+// forTCP leaves out UDP.
+func forTCP(t *testing.T, test func(*testing.T, variant, path)) {
+	forEachPath(t, func(t *testing.T, v variant, p path) {
+		if !v.isTCP() {
+			t.Skip("TCP only")
+		}
+		test(t, v, p)
+	})
+}

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package prog
+
+import (
+	"fmt"
+	"maps"
+	"strings"
+	"sync"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+// Maps are made small, so that making them costs nothing.
+const mapSize = 256
+
+// setting changes the datapath before it is loaded.
+type setting struct {
+	name  string // says all that it does
+	apply func(*ebpf.CollectionSpec) error
+}
+
+func variable(name string, value any) setting {
+	return setting{fmt.Sprintf("%s=%v", name, value), func(spec *ebpf.CollectionSpec) error {
+		return spec.Variables[name].Set(value)
+	}}
+}
+
+// flowsEntries makes room for so many records in `flows`.
+func flowsEntries(n int) setting {
+	return setting{fmt.Sprintf("flows:%d", n), func(spec *ebpf.CollectionSpec) error {
+		spec.Maps["flows4"].MaxEntries, spec.Maps["flows6"].MaxEntries = uint32(n), uint32(n)
+		return nil
+	}}
+}
+
+// datapath is a set of maps and the programs over it. The verifier takes its
+// time over each program, so a datapath is emptied and used again by the next
+// test with the same settings.
+type datapath struct {
+	settings string
+	spec     *ebpf.CollectionSpec
+	maps     map[string]*ebpf.Map
+	programs map[string]*ebpf.Program
+}
+
+// unused are the datapaths in no test's hands.
+var unused struct {
+	sync.Mutex
+	list []*datapath
+}
+
+func borrow(settings []setting) (*datapath, error) {
+	var names []string
+	for _, s := range settings {
+		names = append(names, s.name)
+	}
+	key := strings.Join(names, " ")
+	unused.Lock()
+	defer unused.Unlock()
+	for i, d := range unused.list {
+		if d.settings == key {
+			unused.list = append(unused.list[:i], unused.list[i+1:]...)
+			return d, d.empty()
+		}
+	}
+	return newDatapath(key, settings)
+}
+
+func (d *datapath) giveBack() {
+	unused.Lock()
+	defer unused.Unlock()
+	unused.list = append(unused.list, d)
+}
+
+func newDatapath(key string, settings []setting) (*datapath, error) {
+	spec, err := bpf.Spec()
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range spec.Maps {
+		m.Pinning = ebpf.PinNone
+		if m.Name != "counters" {
+			m.MaxEntries = min(m.MaxEntries, mapSize)
+		}
+	}
+	for _, s := range settings {
+		if err := s.apply(spec); err != nil {
+			return nil, fmt.Errorf("%s: %w", s.name, err)
+		}
+	}
+	onlyMaps := spec.Copy()
+	clear(onlyMaps.Programs)
+	coll, err := ebpf.NewCollection(onlyMaps)
+	if err != nil {
+		return nil, err
+	}
+	return &datapath{key, spec, coll.Maps, make(map[string]*ebpf.Program)}, nil
+}
+
+// load leaves the programs for when they are asked for: a test needs one or two.
+func (d *datapath) load(name string) (*ebpf.Program, error) {
+	if p := d.programs[name]; p != nil {
+		return p, nil
+	}
+	spec := d.spec.Copy()
+	maps.DeleteFunc(spec.Programs, func(other string, _ *ebpf.ProgramSpec) bool { return other != name })
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: d.maps})
+	if err != nil {
+		return nil, err
+	}
+	d.programs[name] = coll.Programs[name]
+	return d.programs[name], nil
+}
+
+// empty deletes what is in the hash maps. The arrays need it not: nothing leads
+// to their elements but services and a node's configuration.
+func (d *datapath) empty() error {
+	for name, m := range d.maps {
+		switch m.Type() {
+		case ebpf.Hash, ebpf.LRUHash, ebpf.DevMapHash:
+			if err := emptyMap(m); err != nil {
+				return fmt.Errorf("empty %s: %w", name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func emptyMap(m *ebpf.Map) error {
+	for {
+		key, err := m.NextKeyBytes(nil)
+		if key == nil || err != nil {
+			return err
+		}
+		if err := m.Delete(key); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package prog
+
+import (
+	"testing"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+// TestEvictedHalf: flows_new may lose any record at any time. What is left of
+// the flow makes the lost one anew, as it was.
+func TestEvictedHalf(t *testing.T) {
+	const clientHalf, replyHalf, splitHalf = 0, 1, 2
+	for _, c := range []struct {
+		name   string
+		before func(*conversation)
+		lose   int
+		repair func(*conversation)
+	}{
+		{"reply, unanswered", opened, replyHalf, clientSpeaks},
+		{"reply, answered", answered, replyHalf, clientSpeaks},
+		{"client, unanswered", opened, clientHalf, backendSpeaks},
+		{"client, answered", answered, clientHalf, backendSpeaks},
+		{"client, answered twice", answered, clientHalf, backendGoesOn},
+		{"egress, unanswered", opened, splitHalf, clientSpeaks},
+		{"egress, answered", answered, splitHalf, clientSpeaks},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			forEachPath(t, func(t *testing.T, v variant, p path) {
+				if c.lose >= p.halves {
+					t.Skip("two records only")
+				}
+				conv := converse(newNode(t), v, p)
+				c.before(conv)
+				conv.restored(c.lose, c.repair)
+				conv.reply()
+				conv.request(acked)
+				conv.standsIn(confirmed)
+			})
+		})
+	}
+}
+
+func opened(c *conversation)        { c.request() }
+func clientSpeaks(c *conversation)  { c.request() }
+func answered(c *conversation)      { c.request(); c.reply() }
+func backendSpeaks(c *conversation) { c.reply() }
+func backendGoesOn(c *conversation) { c.reply(flags("AP"), seq((backendSeq+1)%(1<<32)), payload(10)) }
+
+// restored: the record is there again after the repair, in whichever table the
+// flow is by then (an answered datagram's next one moves it).
+func (c *conversation) restored(lost int, repair func(*conversation)) {
+	c.t.Helper()
+	k := c.keys()[lost]
+	was := c.get(pending, k)
+	c.remove(pending, k)
+	repair(c)
+	table := pending
+	if _, ok := c.lookup(pending, k); !ok {
+		table = confirmed
+	}
+	is := c.get(table, k)
+	equal(c.t, "source", was.src, is.src)
+	equal(c.t, "destination", was.dst, is.dst)
+	equal(c.t, "flags", was.Flags&^bpf.FlowXDP, is.Flags&^bpf.FlowXDP)
+	equal(c.t, "service", was.Service, is.Service)
+	equal(c.t, "backend", was.Backend, is.Backend)
+}
+
+// TestEvictedAndTaken: a half that got lost may not come back in place of
+// another flow's, whichever table that is in. Who lost it starts anew.
+func TestEvictedAndTaken(t *testing.T) {
+	for name, step := range map[string]func(*conversation){"half-open": open, "established": establish} {
+		t.Run(name, func(t *testing.T) {
+			forEach(t, func(t *testing.T, v variant) {
+				onePort := newNode(t, variable("snat_min", uint16(50000)), variable("snat_max", uint16(50000)))
+				loser := converse(onePort, v, sameDevice)
+				loser.request()
+				loser.remove(pending, loser.replyKey())
+				winner := loser.again()
+				step(winner)
+				equal(t, "source", loser.source, winner.source)
+
+				loser.request() // too late for this one
+				exhausted(loser)
+				winner.reply()
+				winner.request(acked)
+				winner.standsIn(confirmed)
+			})
+		})
+	}
+}
+
+// TestEvictedAndReopened: the answer to a flow whose client's half is another
+// flow's by now says nothing about that one.
+func TestEvictedAndReopened(t *testing.T) {
+	forEachPath(t, func(t *testing.T, v variant, p path) {
+		if !p.snat {
+			t.Skip("without SNAT the new flow takes both halves over")
+		}
+		c := converse(newNode(t), v, p)
+		c.request()
+		c.remove(pending, c.clientKey())
+		old := *c
+		for c.source == old.source { // one port in 16384
+			c.forget()
+			c.request()
+		}
+		old.reply()
+		equal(t, "state", 0, c.get(pending, c.clientKey()).State)
+		c.request(acked)
+		c.had()
+		c.standsIn(pending)
+	})
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package prog
+
+import (
+	"testing"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+// hairpin: a pod asks a service, and is chosen itself. It sees the node as its
+// client, or it would answer itself without us.
+var hairpin = path{
+	name: "hairpin", out: pod0, snat: true, halves: 3,
+	request: (*conversation).requestHairpin, reply: (*conversation).replyHairpin,
+}
+
+func (c *conversation) requestHairpin(p packet) packet {
+	c.t.Helper()
+	r := c.podIngress(pod0, p)
+	c.events = append(c.events, r.events...)
+	if !c.source.IsValid() {
+		// The pod's device has no address, so SNAT uses the node's.
+		src, _ := addresses(r.out)
+		c.source = at(c.plan.back, src.Port())
+	}
+	half := at(c.client.Addr(), c.source.Port())
+	routed := r.became(bpf.VerdictStack, tcNext, from(half), to(c.backend)).with(hopDown)
+	r = c.egress(pod0, routed)
+	c.events = append(c.events, r.events...)
+	return r.became(bpf.VerdictSource, tcNext, from(c.source))
+}
+
+func (c *conversation) replyHairpin(p packet) packet {
+	c.t.Helper()
+	r := c.podIngress(pod0, p)
+	c.events = append(c.events, r.events...)
+	return r.became(bpf.VerdictExpress, tcRedirect, from(c.frontend), to(c.client), hopDown)
+}
+
+func TestHairpin(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		n := newNode(t)
+		c := &conversation{
+			node: n, path: hairpin, variant: v,
+			client: at(v.pod, clientPort), backend: at(v.pod, backendPort), frontend: at(v.vip, 80),
+		}
+		n.serve(v, c.frontend, c.backend)
+		c.establish()
+		c.request(acked, payload(5))
+		c.reply(payload(50))
+		if v.isTCP() {
+			closeBothWays(c)
+			reopen(c)
+		}
+	})
+}
+
+// TestHairpinOutside: a backend elsewhere asks the node port, and is chosen.
+func TestHairpinOutside(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		n := newNode(t)
+		self := split
+		self.out = front
+		c := &conversation{
+			node: n, path: self, variant: v,
+			client: at(v.near, clientPort), backend: at(v.near, backendPort), frontend: at(v.front, nodePort),
+		}
+		n.serve(v, at(v.any(), nodePort), c.backend)
+		c.establish()
+		c.reply(payload(50))
+	})
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package prog
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"testing"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+const (
+	snatMin    = 49152
+	snatMax    = 65535
+	firstEpoch = 1
+	// A "second" so long that no test sees one pass unless it says so.
+	second = 1_000_000
+)
+
+// node is the datapath of one test: maps and programs that nobody else uses.
+type node struct {
+	*datapath
+	t        *testing.T
+	counted  []uint64 // packets by hook and verdict, as last seen
+	slots    uint32   // in use
+	backends uint32   // in use; element 0 stays free
+	services uint32   // ids in use
+}
+
+func newNode(t *testing.T, settings ...setting) *node {
+	t.Helper()
+	enter(t)
+	d, err := borrow(append([]setting{variable("hz", uint32(second))}, settings...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(d.giveBack)
+	n := &node{datapath: d, t: t}
+	n.configure()
+	n.count()
+	return n
+}
+
+func (n *node) program(name string) *ebpf.Program {
+	n.t.Helper()
+	p, err := n.load(name)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return p
+}
+
+func (n *node) put(name string, key, value any) {
+	n.t.Helper()
+	if err := n.maps[name].Put(key, value); err != nil {
+		n.t.Fatalf("%s: %v", name, err)
+	}
+}
+
+// configure tells the datapath about the namespace.
+func (n *node) configure() {
+	n.t.Helper()
+	n.setEpoch(firstEpoch)
+	for _, d := range allDevices {
+		n.setDevice(d, d.flags)
+		if d.flags&bpf.DeviceXDP != 0 {
+			n.put("xdp_devices", uint32(d.index), uint32(d.index))
+		}
+	}
+	for _, p := range []plan{plan4, plan6} {
+		for _, d := range allDevices {
+			if d.addr != nil {
+				n.put(family("node_addrs", d.addr(p)), d.addr(p).AsSlice(), uint8(1))
+			}
+		}
+	}
+}
+
+func (n *node) setEpoch(epoch uint32) {
+	n.t.Helper()
+	n.put("runtime", uint32(0), bpf.RuntimeState{Epoch: epoch})
+}
+
+// setDevice makes a device known. One with no address of its own, like a pod's,
+// leaves SNAT to the node's, in element 0.
+func (n *node) setDevice(d *device, flags uint32) {
+	n.t.Helper()
+	n.put("devices", uint32(0), bpf.Device{Addr4: word(plan4.back), Addr6: words(plan6.back)})
+	known := bpf.Device{Flags: flags}
+	if d.addr != nil {
+		known.Addr4, known.Addr6 = word(d.addr(plan4)), words(d.addr(plan6))
+	}
+	n.put("devices", uint32(d.index), known)
+}
+
+// family names the map of an address's family.
+func family(name string, a netip.Addr) string {
+	if a.Is4() {
+		return name + "4"
+	}
+	return name + "6"
+}
+
+// word and words are addresses as the maps hold them.
+func word(a netip.Addr) uint32 { return binary.NativeEndian.Uint32(a.AsSlice()) }
+
+func words(a netip.Addr) (w [4]uint32) {
+	b := a.AsSlice()
+	for i := range len(b) / 4 {
+		w[i] = binary.NativeEndian.Uint32(b[4*i:])
+	}
+	return w
+}
+
+func netPort(port uint16) uint16 {
+	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, port))
+}

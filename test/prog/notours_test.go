@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package prog
+
+import (
+	"testing"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+// TestNotOurs: whatever is for no service goes by as it came, and leaves no
+// trace.
+func TestNotOurs(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		n, ours := serving(t, v)
+		for _, p := range []packet{
+			ours.with(to(at(v.vip2, 80))),
+			ours.with(to(at(v.vip, 81))),
+			ours.with(to(at(v.front, 80))),
+			ours.with(to(at(v.near, backendPort))),
+			ours.with(to(at(v.client, snatMin))), // as if it answered SNAT
+			ours.with(from(at(v.vip, 80)), to(at(v.client, clientPort))),
+			ours.with(to(at(v.vip2, 80)), ttl(1), tos(4), tcpOptions, flags("R")),
+		} {
+			for _, r := range n.everywhere(p.bytes()) {
+				r.passed(bpf.VerdictNotOurs)
+				r.had()
+			}
+		}
+		equal(t, "records", 0, n.size(pending, v))
+	})
+}
+
+// TestStrangersAnswer: a packet to a SNAT port from who was never asked.
+func TestStrangersAnswer(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		c := converse(newNode(t), v, sameDevice)
+		c.establish()
+		for _, stranger := range []packet{
+			c.packet(at(v.far2, backendPort), c.source, synAck),
+			c.packet(at(v.near, backendPort+1), c.source, synAck),
+			c.packet(c.backend, at(c.source.Addr(), c.source.Port()^1), synAck),
+			c.packet(c.backend, at(v.back, c.source.Port()), synAck),
+		} {
+			c.xdp(front, stranger).passed(bpf.VerdictNotOurs)
+			c.ingress(front, stranger).passed(bpf.VerdictNotOurs)
+		}
+	})
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package prog
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+const fewPorts = 4
+
+// withFewPorts leaves SNAT next to nothing.
+func withFewPorts(t *testing.T) *node {
+	t.Helper()
+	return newNode(t,
+		variable("snat_min", uint16(50000)), variable("snat_max", uint16(50000+fewPorts-1)))
+}
+
+// useAllPorts opens as many flows as there are ports, each with its own.
+func useAllPorts(c *conversation, step func(*conversation)) (all []*conversation) {
+	c.t.Helper()
+	used := make(map[netip.AddrPort]bool)
+	for range fewPorts {
+		step(c)
+		used[c.source] = true
+		all = append(all, c)
+		c = c.again()
+	}
+	equal(c.t, "source ports in use", fewPorts, len(used))
+	return all
+}
+
+func open(c *conversation)      { c.request() }
+func establish(c *conversation) { c.establish() }
+
+// exhausted: the next client gets no port, and no record is left behind.
+func exhausted(c *conversation) {
+	c.t.Helper()
+	before := c.size(pending, c.variant)
+	c.xdp(front, c.packet(c.client, c.frontend)).dropped(bpf.VerdictDropSNATExhausted)
+	equal(c.t, "records", before, c.size(pending, c.variant))
+}
+
+// TestSNATExhausted: ports are used up by half-open flows and established ones
+// alike, but for each backend on its own.
+func TestSNATExhausted(t *testing.T) {
+	for name, step := range map[string]func(*conversation){"half-open": open, "established": establish} {
+		t.Run(name, func(t *testing.T) {
+			forEach(t, func(t *testing.T, v variant) {
+				c := converse(withFewPorts(t), v, otherDevice)
+				all := useAllPorts(c, step)
+				exhausted(all[fewPorts-1].again())
+				all[0].reply() // whoever had a port still has it
+
+				other := all[fewPorts-1].again()
+				other.backend, other.frontend = at(v.far2, backendPort), at(v.vip, 80)
+				other.serve(v, other.frontend, other.backend)
+				useAllPorts(other, step)
+			})
+		})
+	}
+}
+
+// TestSNATPortsComeBack with the time that a record outlives its flow by.
+func TestSNATPortsComeBack(t *testing.T) {
+	for name, step := range map[string]func(*conversation){"half-open": open, "established": establish} {
+		t.Run(name, func(t *testing.T) {
+			forEach(t, func(t *testing.T, v variant) {
+				c := converse(withFewPorts(t), v, otherDevice)
+				all := useAllPorts(c, step)
+				last := all[fewPorts-1].again()
+				exhausted(last)
+
+				table := confirmed
+				if name == "half-open" {
+					table = pending
+				}
+				all[2].age(table, 0, 1)
+				step(last)
+				equal(t, "source", all[2].source, last.source)
+				exhausted(last.again())
+			})
+		})
+	}
+}
+
+// TestSNATPortOfClosed: a closed connection keeps its port for its TIME_WAIT.
+func TestSNATPortOfClosed(t *testing.T) {
+	for _, v := range variants[:2] {
+		t.Run(v.name, func(t *testing.T) {
+			c := converse(withFewPorts(t), v, otherDevice)
+			all := useAllPorts(c, establish)
+			all[1].request(acked, flags("FA"))
+			all[1].reply(flags("FA"))
+			last := all[fewPorts-1].again()
+			exhausted(last)
+			all[1].age(confirmed, 0, 1)
+			last.establish()
+			equal(t, "source", all[1].source, last.source)
+		})
+	}
+}

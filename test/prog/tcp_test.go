@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package prog
+
+import (
+	"testing"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+const alive = bpf.StateAnswered | bpf.StateConfirmed
+
+// TestTCPLife follows a connection from its first packet to its last, and the
+// next one of the same client port.
+func TestTCPLife(t *testing.T) {
+	forTCP(t, func(t *testing.T, v variant, p path) {
+		c := converse(newNode(t), v, p)
+		handshake(c)
+		c.request(acked, flags("AP"), payload(333))
+		c.reply(flags("A"), seq(backendSeq+1), ack(clientSeq+334), payload(1400))
+		c.had()
+		closeBothWays(c)
+		reopen(c)
+	})
+}
+
+func handshake(c *conversation) {
+	c.t.Helper()
+	c.request(tcpOptions)
+	c.had(bpf.VerdictFlowOpened)
+	c.standsIn(pending)
+	c.state(pending, 0)
+
+	c.reply(tcpOptions)
+	c.had()
+	c.standsIn(pending)
+	c.state(pending, bpf.StateAnswered)
+
+	c.request(acked)
+	c.had(bpf.VerdictFlowConfirmed)
+	c.standsIn(confirmed)
+	c.state(confirmed, alive)
+}
+
+func closeBothWays(c *conversation) {
+	c.t.Helper()
+	c.request(acked, flags("FA"))
+	c.state(confirmed, alive|bpf.StateFinClient)
+	c.reply(flags("A"))
+	c.state(confirmed, alive|bpf.StateFinClient)
+	c.reply(flags("FA"))
+	c.state(confirmed, alive|bpf.StateFinClient|bpf.StateFinBackend)
+	c.request(acked) // the last ACK still belongs to it
+	c.had()
+	c.standsIn(confirmed)
+}
+
+// reopen: the client uses its port again. With SNAT the backend must not see
+// the same source, which may be in its TIME_WAIT; without, it is the client's
+// business, as if we weren't there.
+func reopen(c *conversation) {
+	c.t.Helper()
+	old := *c
+	c.forget()
+	c.request()
+	c.had(bpf.VerdictFlowOpened)
+	c.state(pending, 0)
+	if c.snat == (c.source == old.source) {
+		c.t.Errorf("source %v again: %v", old.source, c.source)
+	}
+	if c.snat {
+		old.reply(flags("FA")) // a late one: the old half is still known
+	}
+	c.reply()
+	c.request(acked)
+	c.had(bpf.VerdictFlowConfirmed)
+	c.standsIn(confirmed)
+}
+
+func TestTCPReset(t *testing.T) {
+	for name, send := range map[string]func(*conversation, ...change) packet{
+		"client": (*conversation).request, "backend": (*conversation).reply,
+	} {
+		t.Run(name, func(t *testing.T) {
+			forTCP(t, func(t *testing.T, v variant, p path) {
+				c := converse(newNode(t), v, p)
+				c.establish()
+				send(c, flags("RA"))
+				c.state(confirmed, alive|bpf.StateReset)
+				reopen(c)
+			})
+		})
+	}
+}
+
+// TestTCPRefusedByBackend: a reset in answer to the SYN closes a flow that
+// never left flows_new.
+func TestTCPRefusedByBackend(t *testing.T) {
+	forTCP(t, func(t *testing.T, v variant, p path) {
+		c := converse(newNode(t), v, p)
+		c.request()
+		c.reply(flags("RA"), seq(0))
+		c.state(pending, bpf.StateReset)
+		c.forget()
+		c.request()
+		c.had(bpf.VerdictFlowOpened)
+		c.state(pending, 0)
+	})
+}
+
+// TestTCPRetransmittedSYN goes to the same backend from the same port.
+func TestTCPRetransmittedSYN(t *testing.T) {
+	forTCP(t, func(t *testing.T, v variant, p path) {
+		c := converse(newNode(t), v, p)
+		c.request()
+		for range 5 {
+			c.serve(v, at(v.any(), nodePort), c.backend, at(v.far2, backendPort))
+			c.request()
+			c.had()
+		}
+		c.reply()
+		c.request() // the SYN-ACK got lost
+		c.had()
+		c.standsIn(pending)
+	})
+}
+
+// TestTCPUnprovenACK: whoever has not seen the SYN-ACK can't know what to
+// acknowledge, so that a flood of SYNs and ACKs fills flows_new only.
+func TestTCPUnprovenACK(t *testing.T) {
+	wrong := [][]change{
+		{acked, ack(backendSeq)},                           // behind
+		{acked, ack((backendSeq + 1 + 1<<16) % (1 << 32))}, // too far ahead
+		{acked, ack(1 << 31)},
+		{acked, flags("P")},
+		{acked, flags("SA")},
+		{acked, flags("RA")}, // the last: it closes the flow
+	}
+	forTCP(t, func(t *testing.T, v variant, p path) {
+		c := converse(newNode(t), v, p)
+		c.request()
+		c.request(acked) // before any SYN-ACK
+		c.standsIn(pending)
+		c.reply()
+		for _, changes := range wrong {
+			c.request(changes...)
+			c.had()
+			c.standsIn(pending)
+		}
+	})
+}
+
+// TestTCPLateACK: the first ACK that we see may acknowledge data as well.
+func TestTCPLateACK(t *testing.T) {
+	forTCP(t, func(t *testing.T, v variant, p path) {
+		c := converse(newNode(t), v, p)
+		c.request()
+		c.reply()
+		c.reply(flags("A"), seq((backendSeq+1)%(1<<32)), payload(900))
+		c.request(acked, ack((backendSeq+901)%(1<<32)), payload(7))
+		c.had(bpf.VerdictFlowConfirmed)
+		c.standsIn(confirmed)
+	})
+}

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package prog
+
+import (
+	"testing"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+// TestUDPLife: a datagram answered may be all there is, so that only the
+// second of the client's moves the flow.
+func TestUDPLife(t *testing.T) {
+	forEachPath(t, func(t *testing.T, v variant, p path) {
+		if v.isTCP() {
+			t.Skip("UDP only")
+		}
+		c := converse(newNode(t), v, p)
+		c.request(payload(40))
+		c.had(bpf.VerdictFlowOpened)
+		c.request(payload(41)) // no answer yet
+		c.had()
+		c.standsIn(pending)
+		c.state(pending, 0)
+
+		c.reply(payload(500))
+		c.standsIn(pending)
+		c.state(pending, bpf.StateAnswered)
+
+		c.request(payload(42))
+		c.had(bpf.VerdictFlowConfirmed)
+		c.standsIn(confirmed)
+		c.state(confirmed, alive)
+		c.reply(payload(1))
+		c.request()
+		c.had()
+	})
+}
