@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -87,9 +88,6 @@ func (a *Agent) prepare() error {
 	if err := maps.BumpEpoch(a.dp); err != nil {
 		return err
 	}
-	if err := a.devices.Sync(); err != nil {
-		return err
-	}
 	if a.cfg.Cgroup == "" {
 		return nil
 	}
@@ -118,8 +116,16 @@ func (a *Agent) Run(ctx context.Context) error {
 	return errors.Join(err, a.dp.Close())
 }
 
-// onNode follows the addresses of our Node object.
+// onNode follows the addresses of our Node object; nil tells that there is none.
 func (a *Agent) onNode(node *v1.Node) {
+	a.devices.SetNodeIPs(internalIPs(node))
+	a.syncDevices()
+}
+
+func internalIPs(node *v1.Node) []netip.Addr {
+	if node == nil {
+		return nil
+	}
 	var ips []netip.Addr
 	for _, address := range node.Status.Addresses {
 		ip, err := netip.ParseAddr(address.Address)
@@ -127,8 +133,7 @@ func (a *Agent) onNode(node *v1.Node) {
 			ips = append(ips, ip.Unmap())
 		}
 	}
-	a.devices.SetNodeIPs(ips)
-	a.syncDevices()
+	return ips
 }
 
 func (a *Agent) syncDevices() {
@@ -153,10 +158,12 @@ func (a *Agent) warn(about string, err error) {
 }
 
 // The status is written when it has changed, but not for each change of a burst, and now and
-// then to show that the agent lives.
+// then to show that the agent lives. Sources don't tell when their problems change; somebody who
+// corrects a file wants to see at once whether it is right now.
 const (
-	statusEvery  = 5 * time.Second
-	statusSettle = 100 * time.Millisecond
+	statusEvery   = 5 * time.Second
+	statusSettle  = 100 * time.Millisecond
+	problemsEvery = 500 * time.Millisecond
 )
 
 func (a *Agent) poke() {
@@ -167,19 +174,27 @@ func (a *Agent) poke() {
 }
 
 func (a *Agent) reportStatus(ctx context.Context) {
+	alive, look := time.NewTicker(statusEvery), time.NewTicker(problemsEvery)
+	defer alive.Stop()
+	defer look.Stop()
+	var problems []source.Problem // as written
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-a.poked:
 			time.Sleep(statusSettle)
-		case <-time.After(statusEvery):
+		case <-look.C:
+			if slices.Equal(a.src.Problems(), problems) {
+				continue
+			}
+		case <-alive.C:
 		}
-		a.writeStatus()
+		problems = a.writeStatus()
 	}
 }
 
-func (a *Agent) writeStatus() {
+func (a *Agent) writeStatus() []source.Problem {
 	s := &Status{
 		PID:      os.Getpid(),
 		Version:  a.cfg.Version,
@@ -201,7 +216,9 @@ func (a *Agent) writeStatus() {
 	for _, message := range a.warnings {
 		s.Warnings = append(s.Warnings, message)
 	}
+	slices.Sort(s.Warnings)
 	if err := s.write(a.cfg.RunDir); err != nil {
 		a.log.WithError(err).Warn("writing the status file")
 	}
+	return s.Problems
 }

@@ -25,7 +25,7 @@ const (
 // overlayTypes are the link types that carry pods' packets between nodes.
 var overlayTypes = map[string]bool{
 	"vxlan": true, "geneve": true, "ipip": true, "ip6tnl": true, "sit": true,
-	"gre": true, "gretap": true, "ip6gre": true, "wireguard": true, "tuntap": true,
+	"gre": true, "gretap": true, "ip6gre": true, "ip6gretap": true, "wireguard": true, "tuntap": true,
 }
 
 // DeviceRules tell the roles of devices. The patterns are those of path.Match; where one names

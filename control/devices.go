@@ -52,6 +52,7 @@ type Devices struct {
 	log       *logrus.Entry
 
 	mu      sync.Mutex
+	ready   bool         // nodeIPs is known
 	nodeIPs []netip.Addr // of our Node object
 	status  map[int]DeviceStatus
 	written map[int]maps.Device
@@ -72,11 +73,11 @@ func NewDevices(dp *loader.Datapath, rules DeviceRules, xdp XDPMode, nodePorts N
 	}
 }
 
-// SetNodeIPs tells the addresses of our Node object.
+// SetNodeIPs tells the addresses of our Node object, or that there is none.
 func (d *Devices) SetNodeIPs(ips []netip.Addr) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.nodeIPs = ips
+	d.ready, d.nodeIPs = true, ips
 }
 
 // Status lists the devices that have a role, by name.
@@ -91,10 +92,15 @@ func (d *Devices) Status() []DeviceStatus {
 	return out
 }
 
-// Sync looks at all links and addresses and does what is missing.
+// Sync looks at all links and addresses and does what is missing. Before the node's addresses
+// are known it does nothing: it would take the role from a device that has it by them, and break
+// the connections that an earlier agent left there.
 func (d *Devices) Sync() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if !d.ready {
+		return nil
+	}
 	facts, err := d.facts()
 	if err != nil {
 		return err
@@ -265,6 +271,23 @@ func (d *Devices) attach(link netlink.Link, role Role, status *DeviceStatus) err
 
 // attachXDP returns the mode, or why there is none.
 func (d *Devices) attachXDP(link netlink.Link, role Role) string {
+	log := d.log.WithField("device", link.Attrs().Name)
+	if why := d.withoutXDP(link, role); why != "" {
+		// The device may have it from another role, or from an agent with another --xdp.
+		if err := d.dp.DetachXDP(link.Attrs().Index); err != nil {
+			log.WithError(err).Warn("XDP stays on this device")
+		}
+		return why
+	}
+	if err := d.dp.AttachXDP(link.Attrs().Index); err != nil {
+		log.WithError(err).Warn("no XDP on this device, tc does the work")
+		return err.Error()
+	}
+	return xdpNative
+}
+
+// withoutXDP tells why a device should not run XDP, if it shouldn't.
+func (d *Devices) withoutXDP(link netlink.Link, role Role) string {
 	switch {
 	case role != RoleExternal:
 		return "not for this role"
@@ -275,11 +298,7 @@ func (d *Devices) attachXDP(link netlink.Link, role Role) string {
 	case d.xdp == XDPAuto && link.Type() == "veth":
 		return "veth loses what XDP transmits unless its peer runs XDP (--xdp=always)"
 	}
-	if err := d.dp.AttachXDP(link.Attrs().Index); err != nil {
-		d.log.WithField("device", link.Attrs().Name).WithError(err).Warn("no XDP on this device, tc does the work")
-		return err.Error()
-	}
-	return xdpNative
+	return ""
 }
 
 // dropUnseen forgets the devices that are gone or lost their role.

@@ -4,6 +4,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -12,8 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// settle gathers the events of one change: a link that goes down takes many routes along.
-const settle = 20 * time.Millisecond
+const (
+	// settle gathers the events of one change: a link that goes down takes many routes along.
+	settle = 20 * time.Millisecond
+	// patience bounds that where events never cease, as while a routing daemon learns its table.
+	patience = 200 * time.Millisecond
+)
 
 // neighbour is what flow records keep of a next hop.
 type neighbour struct {
@@ -45,6 +50,8 @@ func (w *NodeWatch) Run(ctx context.Context) {
 		}
 	}
 }
+
+var errEnded = errors.New("the kernel's events ended")
 
 type subscriptions struct {
 	links  chan netlink.LinkUpdate
@@ -93,6 +100,7 @@ func (w *NodeWatch) watch(ctx context.Context) error {
 	w.macs = map[neighbour]string{}
 	moved, changed := true, true
 	quiet := time.NewTimer(0)
+	var deadline time.Time // zero while nothing has happened
 	resync := time.NewTicker(30 * time.Second)
 	defer resync.Stop()
 	for {
@@ -103,14 +111,23 @@ func (w *NodeWatch) watch(ctx context.Context) error {
 			return err
 		case _, ok := <-s.links:
 			if !ok {
-				return fmt.Errorf("link events ended")
+				return errEnded
 			}
 			moved, changed = true, true
-		case <-s.addrs:
+		case _, ok := <-s.addrs:
+			if !ok {
+				return errEnded
+			}
 			moved, changed = true, true
-		case <-s.routes:
+		case _, ok := <-s.routes:
+			if !ok {
+				return errEnded
+			}
 			moved = true
-		case n := <-s.neighs:
+		case n, ok := <-s.neighs:
+			if !ok {
+				return errEnded
+			}
 			if !w.neighbourMoved(n) {
 				continue
 			}
@@ -124,16 +141,23 @@ func (w *NodeWatch) watch(ctx context.Context) error {
 			if changed {
 				w.Changed()
 			}
-			moved, changed = false, false
+			moved, changed, deadline = false, false, time.Time{}
 			continue
 		}
-		quiet.Reset(settle)
+		if deadline.IsZero() {
+			deadline = time.Now().Add(patience)
+		}
+		quiet.Reset(min(settle, time.Until(deadline)))
 	}
 }
 
 // neighbourMoved tells whether a record could hold an address that is no longer right: changes
 // of mere reachability, which are many, don't count.
+// Nor do those of bridges' tables of MAC addresses, which come as neighbours too.
 func (w *NodeWatch) neighbourMoved(n netlink.NeighUpdate) bool {
+	if n.Family != unix.AF_INET && n.Family != unix.AF_INET6 {
+		return false
+	}
 	key := neighbour{n.LinkIndex, n.IP.String()}
 	before, known := w.macs[key]
 	if n.Type == unix.RTM_DELNEIGH || n.State&(unix.NUD_FAILED|unix.NUD_INCOMPLETE) != 0 {

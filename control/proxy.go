@@ -5,6 +5,8 @@ package control
 import (
 	"context"
 	"errors"
+	stdmaps "maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -76,6 +78,7 @@ type Proxy struct {
 
 	mu       sync.Mutex // guards what follows
 	node     plan.Node
+	nodeSeen bool
 	trackers []*tracker
 	full     bool // plan everything again
 	synced   bool // the source has delivered everything once
@@ -84,8 +87,8 @@ type Proxy struct {
 	lastSync time.Time
 }
 
-// NewProxy makes a Proxy for the named node. onNode is told of changes of our Node object;
-// onSync is called after each sync.
+// NewProxy makes a Proxy for the named node. onNode is told of changes of our Node object, and
+// nil if the source has none when it has synced; onSync is called after each sync.
 func NewProxy(nodeName string, r *reconcile.Reconciler, brake Brake, onNode func(*v1.Node), onSync func(), log *logrus.Entry) *Proxy {
 	p := &Proxy{
 		log:        log,
@@ -105,6 +108,10 @@ func NewProxy(nodeName string, r *reconcile.Reconciler, brake Brake, onNode func
 
 // OnService is part of source.Sink.
 func (p *Proxy) OnService(old, new *v1.Service) {
+	old, new = served(old), served(new)
+	if old == nil && new == nil {
+		return
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, t := range p.trackers {
@@ -115,6 +122,10 @@ func (p *Proxy) OnService(old, new *v1.Service) {
 
 // OnEndpointSlice is part of source.Sink.
 func (p *Proxy) OnEndpointSlice(old, new *discovery.EndpointSlice) {
+	old, new = served(old), served(new)
+	if old == nil && new == nil {
+		return
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, t := range p.trackers {
@@ -133,8 +144,11 @@ func (p *Proxy) OnNode(_, new *v1.Node) {
 		return
 	}
 	p.mu.Lock()
-	p.node.Labels = new.Labels
-	p.full = true
+	p.nodeSeen = true
+	if !stdmaps.Equal(p.node.Labels, new.Labels) {
+		p.node.Labels = new.Labels
+		p.full = true
+	}
 	p.mu.Unlock()
 	p.onNode(new)
 	p.poke()
@@ -143,9 +157,13 @@ func (p *Proxy) OnNode(_, new *v1.Node) {
 // OnSynced is part of source.Sink.
 func (p *Proxy) OnSynced() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.synced = true
 	p.full = true
+	nodeSeen := p.nodeSeen
+	p.mu.Unlock()
+	if !nodeSeen {
+		p.onNode(nil)
+	}
 	p.poke()
 }
 
@@ -194,6 +212,7 @@ func (p *Proxy) sync() {
 	}
 	started := time.Now()
 	wanted, gone := p.plan()
+	heldBefore := len(p.held)
 	p.held = p.brake.hold(gone, len(p.reconciler.Services()))
 	if len(p.held) > 0 {
 		gone = nil
@@ -204,7 +223,7 @@ func (p *Proxy) sync() {
 	held := len(p.held)
 	p.mu.Unlock()
 
-	if held > 0 {
+	if held > 0 && held != heldBefore {
 		p.log.WithField("services", held).Error("the source asks for the deletion of too many services at once; they are kept (--deletion-brake)")
 	}
 	if len(wanted)+len(gone) > 0 {
@@ -237,7 +256,7 @@ func (p *Proxy) plan() (wanted []plan.Service, gone []maps.Name) {
 		}
 	}
 	for name := range p.failures {
-		if !alive[name] {
+		if !alive[name] && !slices.Contains(gone, name) {
 			delete(p.failures, name)
 		}
 	}
@@ -308,5 +327,7 @@ func (p *Proxy) Status() ProxyStatus {
 	for _, name := range p.held {
 		s.Held = append(s.Held, name.String())
 	}
+	slices.Sort(s.Failures)
+	slices.Sort(s.Held)
 	return s
 }

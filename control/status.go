@@ -58,6 +58,9 @@ func ReadStatus(dir string) (*Status, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("no agent has run here yet: %s does not exist (--run-dir)", file)
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("read the agent's status: run as root: %w", err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -21,6 +21,9 @@ var ErrHeld = errors.New("another agent holds the pin directory")
 func (p pinDir) lock() (*os.File, error) {
 	for {
 		dir, err := os.Open(string(p))
+		if errors.Is(err, os.ErrPermission) {
+			return nil, fmt.Errorf("open the pin directory: run as root: %w", err)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("open the pin directory: %w", err)
 		}

@@ -88,22 +88,13 @@ func (b *Backends) collect(now time.Time) {
 }
 
 // Reserve takes an id that was in use at start.
-func (b *Backends) Reserve(id uint32) { b.ids.Reserve(id) }
+func (b *Backends) Reserve(id uint32) error { return b.ids.Reserve(id) }
 
 // InUse counts the backends.
 func (b *Backends) InUse() int { return b.ids.InUse() }
 
 // All reads every backend in use.
 func (b *Backends) All() (map[uint32]Backend, error) { return readBackends(b.memory) }
-
-// ReadBackends reads every backend in use, for those who only look.
-func ReadBackends(p Provider) (map[uint32]Backend, error) {
-	memory, err := p.Map("backends").Memory()
-	if err != nil {
-		return nil, fmt.Errorf("mapping the backends array: %w", err)
-	}
-	return readBackends(memory)
-}
 
 func readBackends(memory *ebpf.Memory) (map[uint32]Backend, error) {
 	raw := make([]byte, memory.Size())

@@ -71,6 +71,9 @@ func (b *blocks) reserve(block Block) error {
 	want := orderOf(block.Count)
 	for order := want; order < len(b.free); order++ {
 		at := block.First &^ (1<<order - 1)
+		if order == want && at != block.First {
+			break // no block of ours begins here
+		}
 		if !b.free[order][at] {
 			continue
 		}
@@ -87,8 +90,8 @@ func (b *blocks) reserve(block Block) error {
 		}
 		return nil
 	}
-	return fmt.Errorf("slots %d-%d are taken twice or lie outside the table of %d",
-		block.First, block.First+block.Count-1, b.size)
+	return fmt.Errorf("%d slots from %d on are taken twice, misplaced, or outside the table of %d",
+		block.Count, block.First, b.size)
 }
 
 // giveBack frees a block once no packet can still be reading it.

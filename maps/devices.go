@@ -36,12 +36,12 @@ func (d *Devices) Put(ifindex int, dev Device) error {
 	index := uint32(ifindex)
 	c := dev.encode()
 	if dev.XDP {
-		if err := d.p.Map("xdp_devices").Put(index, index); err != nil {
-			return fmt.Errorf("device %d in the map xdp_devices: %w", ifindex, err)
+		if err := put(d.p.Map("xdp_devices"), "xdp_devices", index, index); err != nil {
+			return fmt.Errorf("device %d: %w", ifindex, err)
 		}
 	}
-	if err := d.p.Map("devices").Put(index, &c); err != nil {
-		return fmt.Errorf("device %d in the map devices: %w", ifindex, err)
+	if err := put(d.p.Map("devices"), "devices", index, &c); err != nil {
+		return fmt.Errorf("device %d: %w", ifindex, err)
 	}
 	if !dev.XDP {
 		return d.delete("xdp_devices", index)

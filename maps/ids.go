@@ -13,34 +13,41 @@ type IDs struct {
 	what  string
 	max   uint32
 	next  uint32
-	used  map[uint32]bool
+	taken map[uint32]bool // true: in use; false: given back, and resting
 	grace grace[uint32]
-	free  []uint32
+	free  []uint32 // given back; some may have been reserved since
 }
 
 // NewIDs makes an allocator of ids up to max; what names them in errors.
 func NewIDs(what string, max uint32) *IDs {
-	return &IDs{what: what, max: max, next: 1, used: map[uint32]bool{}}
+	return &IDs{what: what, max: max, next: 1, taken: map[uint32]bool{}}
 }
 
-// Reserve marks an id, found in a map at start, as taken.
-func (a *IDs) Reserve(id uint32) {
+// Reserve marks an id, found in a map at start, as in use.
+func (a *IDs) Reserve(id uint32) error {
+	if id == 0 || id > a.max {
+		return fmt.Errorf("%s id %d is not within 1-%d", a.what, id, a.max)
+	}
 	for ; a.next <= id; a.next++ {
-		if a.next != id && !a.used[a.next] {
+		if a.next != id {
 			a.free = append(a.free, a.next)
 		}
 	}
-	a.used[id] = true
+	a.taken[id] = true
+	return nil
 }
 
 // Alloc takes an id.
 func (a *IDs) Alloc(now time.Time) (uint32, error) {
-	a.free = append(a.free, a.grace.expired(now)...)
+	for _, id := range a.grace.expired(now) {
+		delete(a.taken, id)
+		a.free = append(a.free, id)
+	}
 	for len(a.free) > 0 {
 		id := a.free[0]
 		a.free = a.free[1:]
-		if !a.used[id] {
-			a.used[id] = true
+		if _, taken := a.taken[id]; !taken {
+			a.taken[id] = true
 			return id, nil
 		}
 	}
@@ -49,18 +56,18 @@ func (a *IDs) Alloc(now time.Time) (uint32, error) {
 	}
 	id := a.next
 	a.next++
-	a.used[id] = true
+	a.taken[id] = true
 	return id, nil
 }
 
 // Free gives an id back.
 func (a *IDs) Free(id uint32, now time.Time) {
-	if !a.used[id] {
+	if !a.taken[id] {
 		return
 	}
-	delete(a.used, id)
+	a.taken[id] = false
 	a.grace.add(id, now)
 }
 
-// InUse counts the ids that are taken.
-func (a *IDs) InUse() int { return len(a.used) }
+// InUse counts the ids that are in use.
+func (a *IDs) InUse() int { return len(a.taken) - len(a.grace.items) }

@@ -6,9 +6,12 @@ package maps
 
 import (
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"net/netip"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // Provider hands out the datapath's maps by their names in C. A name that the datapath does
@@ -51,6 +54,23 @@ func pick(p Provider, name string, f Family) *ebpf.Map {
 		return p.Map(name + "4")
 	}
 	return p.Map(name + "6")
+}
+
+// put writes an element of the map of that name; a full map is told as such.
+func put(m *ebpf.Map, name string, key, value any) error {
+	err := m.Put(key, value)
+	if errors.Is(err, unix.E2BIG) {
+		return fmt.Errorf("the map %s is full (%d elements)", name, m.MaxEntries())
+	}
+	if err != nil {
+		return fmt.Errorf("the map %s: %w", name, err)
+	}
+	return nil
+}
+
+// putPick is put into the map of a family.
+func putPick(p Provider, name string, f Family, key, value any) error {
+	return put(pick(p, name, f), fmt.Sprintf("%s%d", name, f), key, value)
 }
 
 // word4 and words6 are addresses as the datapath keeps them: network order in memory.

@@ -49,10 +49,7 @@ func (n *Names) Put(id uint32, name Name) error {
 	setChars(c.Namespace[:], name.Namespace)
 	setChars(c.Name[:], name.Name)
 	setChars(c.Port[:], name.Port)
-	if err := n.m.Put(id, &c); err != nil {
-		if isFull(err) {
-			return fmt.Errorf("service %s: the map service_names is full (%d elements)", name, n.m.MaxEntries())
-		}
+	if err := put(n.m, "service_names", id, &c); err != nil {
 		return fmt.Errorf("service %s: %w", name, err)
 	}
 	return nil
@@ -116,6 +113,3 @@ func ProtoName(proto uint8) string {
 	}
 	return fmt.Sprintf("%d", proto)
 }
-
-// isFull recognises a hash map that has no room for another element.
-func isFull(err error) bool { return errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOMEM) }

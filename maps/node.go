@@ -55,7 +55,7 @@ func (n *NodeAddrs) Set(want []netip.Addr) error {
 	}
 	for _, a := range want {
 		delete(stale, a)
-		if err := pick(n.p, "node_addrs", FamilyOf(a)).Put(addrKey(a), uint8(1)); err != nil {
+		if err := putPick(n.p, "node_addrs", FamilyOf(a), addrKey(a), uint8(1)); err != nil {
 			return fmt.Errorf("node address %s: %w", a, err)
 		}
 	}

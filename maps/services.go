@@ -71,11 +71,7 @@ func NewServices(p Provider) *Services { return &Services{p} }
 // Put publishes a frontend: the one write that makes a change visible, all at once.
 func (s *Services) Put(f Frontend, svc Service) error {
 	c := svc.encode()
-	m := pick(s.p, "services", FamilyOf(f.Addr))
-	if err := m.Put(f.key(), &c); err != nil {
-		if isFull(err) {
-			return fmt.Errorf("frontend %s: the map %s is full (%d elements)", f, m, m.MaxEntries())
-		}
+	if err := putPick(s.p, "services", FamilyOf(f.Addr), f.key(), &c); err != nil {
 		return fmt.Errorf("frontend %s: %w", f, err)
 	}
 	return nil

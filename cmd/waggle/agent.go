@@ -125,6 +125,8 @@ func (f *agentFlags) config(g *globals, log *logrus.Entry) (control.Config, erro
 			return cfg, fmt.Errorf("--node-name is not given and the host has no name: %w", err)
 		}
 	}
+	// As kubelet does, which names the Node object.
+	cfg.NodeName = strings.ToLower(strings.TrimSpace(cfg.NodeName))
 	if cfg.XDP != control.XDPAuto && cfg.XDP != control.XDPOff && cfg.XDP != control.XDPAlways {
 		return cfg, fmt.Errorf("--xdp %s: one of auto, off, always", f.xdp)
 	}
@@ -161,7 +163,7 @@ func (f *agentFlags) loaderOptions(opts *loader.Options) error {
 	for _, s := range f.mapSizes {
 		name, value, _ := strings.Cut(s, "=")
 		n, err := strconv.ParseUint(value, 10, 32)
-		if err != nil || n == 0 {
+		if err != nil || n == 0 || name == "" {
 			return fmt.Errorf("--map-size %s: want name=elements", s)
 		}
 		opts.MapSizes[name] = uint32(n)
@@ -175,7 +177,14 @@ func (f *agentFlags) cgroupPath() (string, error) {
 	case "none":
 		return "", nil
 	case "":
-		return loader.CgroupRoot()
+		root, err := loader.CgroupRoot()
+		if err != nil {
+			return "", fmt.Errorf("--cgroup: %w (\"none\" for no socket hooks)", err)
+		}
+		return root, nil
+	}
+	if info, err := os.Stat(f.cgroup); err != nil || !info.IsDir() {
+		return "", fmt.Errorf("--cgroup %s: there is no such directory", f.cgroup)
 	}
 	return f.cgroup, nil
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -11,7 +12,6 @@ import (
 )
 
 func newBackend(g *globals) *cobra.Command {
-	cmd := &cobra.Command{Use: "backend", Aliases: []string{"backends"}, Short: "Show the backends in the datapath"}
 	var out output
 	list := &cobra.Command{
 		Use:   "list",
@@ -31,8 +31,7 @@ func newBackend(g *globals) *cobra.Command {
 		},
 	}
 	out.addFlag(list)
-	cmd.AddCommand(list)
-	return cmd
+	return newGroup("backend", []string{"backends"}, "Show the backends in the datapath", list)
 }
 
 func backendTable(backends []backendView) table {
@@ -41,11 +40,7 @@ func backendTable(backends []backendView) table {
 		empty:  "No backends in the datapath.",
 	}
 	for _, b := range backends {
-		port := b.Port
-		if port == "" {
-			port = "<unnamed>"
-		}
-		t.rows = append(t.rows, []string{fmt.Sprint(b.ID), b.Service, port, b.Proto, b.Address.String(),
+		t.rows = append(t.rows, []string{fmt.Sprint(b.ID), cmp.Or(b.Service, "<none>"), cmp.Or(b.Port, "<unnamed>"), b.Proto, b.Address.String(),
 			fmt.Sprint(b.Local), fmt.Sprint(b.Serving)})
 	}
 	return t

@@ -24,7 +24,9 @@ func newCleanup(g *globals) *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("--snat-ports: %w", err)
 			}
-			removed, err := loader.Cleanup(g.pinDir, logrus.NewEntry(logrus.New()))
+			log := logrus.New()
+			log.SetLevel(logrus.WarnLevel) // what is removed is printed below
+			removed, err := loader.Cleanup(g.pinDir, logrus.NewEntry(log))
 			for _, what := range removed {
 				fmt.Fprintln(cmd.OutOrStdout(), "removed", what)
 			}

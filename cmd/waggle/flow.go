@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -39,7 +40,6 @@ type flowFilter struct {
 }
 
 func newFlow(g *globals) *cobra.Command {
-	cmd := &cobra.Command{Use: "flow", Aliases: []string{"flows"}, Short: "Show the flows that the datapath follows"}
 	var out output
 	var filter flowFilter
 	list := &cobra.Command{
@@ -63,8 +63,7 @@ func newFlow(g *globals) *cobra.Command {
 	list.Flags().StringVar(&filter.service, "service", "", "only flows of this service, as namespace/name")
 	list.Flags().StringVar(&filter.addr, "address", "", "only records that contain this address")
 	list.Flags().IntVar(&filter.limit, "limit", 1000, "show at most so many records; 0 for all")
-	cmd.AddCommand(list)
-	return cmd
+	return newGroup("flow", []string{"flows"}, "Show the flows that the datapath follows", list)
 }
 
 func readFlows(p *loader.View, filter flowFilter) ([]flowView, error) {
@@ -90,14 +89,19 @@ func readFlows(p *loader.View, filter flowFilter) ([]flowView, error) {
 				return true
 			}
 			out = append(out, view)
-			return filter.limit == 0 || len(out) < filter.limit
+			return !filter.full(out)
 		})
 		if err != nil {
 			return nil, err
 		}
+		if filter.full(out) {
+			break
+		}
 	}
 	return out, nil
 }
+
+func (f flowFilter) full(out []flowView) bool { return f.limit > 0 && len(out) >= f.limit }
 
 func mentions(f maps.Flow, a netip.Addr) bool {
 	for _, ap := range []netip.AddrPort{f.Key.Src, f.Key.Dst, f.To.Src, f.To.Dst} {
@@ -109,12 +113,13 @@ func mentions(f maps.Flow, a netip.Addr) bool {
 }
 
 func viewFlow(f maps.Flow, name maps.Name, now, hz uint32) flowView {
+	idle := max(int32(now-f.LastSeen), 0) // a packet may have come after we read the clock
 	v := flowView{
 		Table: "flows_new", Proto: maps.ProtoName(f.Key.Proto), Seen: "ingress",
 		Src: f.Key.Src, Dst: f.Key.Dst, ToSrc: f.To.Src, ToDst: f.To.Dst,
 		Path: flowPath(f.Flags), State: flowState(f.State),
-		Idle:    (time.Duration(now-f.LastSeen) * time.Second / time.Duration(hz)).Round(time.Second).String(),
-		Service: name.Namespace + "/" + name.Name,
+		Idle:    (time.Duration(idle) * time.Second / time.Duration(hz)).Round(time.Second).String(),
+		Service: serviceName(name),
 		Backend: f.Backend,
 	}
 	if f.Confirmed {
@@ -174,7 +179,7 @@ func flowTable(flows []flowView, wide bool) table {
 		row := []string{f.Table, f.Proto, f.Seen, f.Src.String(), f.Dst.String(), f.ToSrc.String(), f.ToDst.String(),
 			f.Path, orNone(f.State), f.Idle}
 		if wide {
-			row = append(row, f.Service, fmt.Sprint(f.Backend), fmt.Sprint(f.Ifindex), strings.TrimSpace(f.NextHop))
+			row = append(row, cmp.Or(f.Service, "<none>"), fmt.Sprint(f.Backend), fmt.Sprint(f.Ifindex), strings.TrimSpace(f.NextHop))
 		}
 		t.rows = append(t.rows, row)
 	}

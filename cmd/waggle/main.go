@@ -42,3 +42,15 @@ func newRoot() *cobra.Command {
 	root.AddCommand(newAgent(g), newService(g), newBackend(g), newFlow(g), newStatus(g), newCleanup(g), newVersion())
 	return root
 }
+
+// newGroup makes a command that only has subcommands, of which cobra alone would take one that
+// doesn't exist for a call for help.
+func newGroup(use string, aliases []string, short string, subcommands ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: use, Aliases: aliases, Short: short,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(subcommands...)
+	return cmd
+}

@@ -13,9 +13,8 @@ import (
 )
 
 func newService(g *globals) *cobra.Command {
-	cmd := &cobra.Command{Use: "service", Aliases: []string{"services", "svc"}, Short: "Show the services in the datapath"}
-	cmd.AddCommand(newServiceList(g), newServiceGet(g))
-	return cmd
+	return newGroup("service", []string{"services", "svc"}, "Show the services in the datapath",
+		newServiceList(g), newServiceGet(g))
 }
 
 func newServiceList(g *globals) *cobra.Command {
@@ -129,10 +128,10 @@ func summarize(s serviceView) summary {
 		}
 		add(&sum.ports, portSpec(number, nodePort, port.Proto))
 		for _, b := range port.Backends {
-			add(&sum.endpoints, b.Address.String())
-			if b.Local {
+			if b.Local && !slices.Contains(sum.endpoints, b.Address.String()) {
 				sum.local++
 			}
+			add(&sum.endpoints, b.Address.String())
 		}
 	}
 	return sum
@@ -165,14 +164,17 @@ func frontendTable(s serviceView) table {
 				name = "<unnamed>"
 			}
 			t.rows = append(t.rows, []string{name, port.Proto, f.Kind, f.Address.String(),
-				backendList(f.External, addr), backendList(f.Internal, addr)})
+				backendList(f.External, f.ExternalDrop, addr), backendList(f.Internal, f.InternalDrop, addr)})
 		}
 	}
 	return t
 }
 
-func backendList(ids []uint32, addr map[uint32]string) string {
-	if len(ids) == 0 {
+func backendList(ids []uint32, drop bool, addr map[uint32]string) string {
+	switch {
+	case len(ids) == 0 && drop:
+		return "<dropped>"
+	case len(ids) == 0:
 		return "<refused>"
 	}
 	var out []string

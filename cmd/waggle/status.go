@@ -55,7 +55,7 @@ func readStatus(g *globals) (*statusView, error) {
 	if err != nil {
 		return nil, err
 	}
-	view := &statusView{Agent: agent, Running: agent.Alive()}
+	view := &statusView{Agent: agent, Running: agent.Alive(), Counters: []counterView{}}
 	p, err := loader.Open(g.pinDir)
 	if err != nil {
 		return nil, err

@@ -27,6 +27,9 @@ type frontendView struct {
 	Address  netip.AddrPort `json:"address"`
 	External []uint32       `json:"externalBackends"` // ids, as packets from outside choose
 	Internal []uint32       `json:"internalBackends"`
+	// Without backends packets are refused, unless the policy is that they be dropped.
+	ExternalDrop bool `json:"externalDrop"`
+	InternalDrop bool `json:"internalDrop"`
 }
 
 type portView struct {
@@ -44,6 +47,14 @@ type serviceView struct {
 	Ports     []portView `json:"ports"`
 }
 
+// serviceName is empty for a service that is gone.
+func serviceName(n maps.Name) string {
+	if n == (maps.Name{}) {
+		return ""
+	}
+	return n.Namespace + "/" + n.Name
+}
+
 // readBackends lists the backends in the maps with the names of their services.
 func readBackends(p maps.Provider) ([]backendView, error) {
 	names, err := maps.NewNames(p).All()
@@ -59,7 +70,7 @@ func readBackends(p maps.Provider) ([]backendView, error) {
 		name := names[b.Service]
 		out = append(out, backendView{
 			ID:      id,
-			Service: name.Namespace + "/" + name.Name,
+			Service: serviceName(name),
 			Port:    name.Port,
 			Address: netip.AddrPortFrom(b.Addr, b.Port),
 			Proto:   maps.ProtoName(b.Proto),
@@ -88,24 +99,26 @@ func readServices(p maps.Provider) ([]serviceView, error) {
 	if err != nil {
 		return nil, err
 	}
-	slots, err := maps.NewSlots(p)
-	if err != nil {
-		return nil, err
-	}
 	ports := map[uint32]*portView{}
 	for id, name := range names {
-		ports[id] = &portView{ID: id, Name: name.Port, Proto: maps.ProtoName(name.Proto), IPFamily: familyName(name.Family)}
+		ports[id] = &portView{
+			ID: id, Name: name.Port, Proto: maps.ProtoName(name.Proto), IPFamily: familyName(name.Family),
+			Frontends: []frontendView{}, Backends: []backendView{},
+		}
 	}
 	for f, element := range frontends {
 		port := ports[element.ID]
 		if port == nil {
 			continue
 		}
-		view := frontendView{Kind: element.Kind.String(), Address: netip.AddrPortFrom(f.Addr, f.Port)}
-		if view.External, err = slots.Read(element.External); err != nil {
+		view := frontendView{
+			Kind: element.Kind.String(), Address: netip.AddrPortFrom(f.Addr, f.Port),
+			ExternalDrop: element.ExternalDrop, InternalDrop: element.InternalDrop,
+		}
+		if view.External, err = maps.ReadSlots(p, element.External); err != nil {
 			return nil, err
 		}
-		if view.Internal, err = slots.Read(element.Internal); err != nil {
+		if view.Internal, err = maps.ReadSlots(p, element.Internal); err != nil {
 			return nil, err
 		}
 		port.Frontends = append(port.Frontends, view)
@@ -113,7 +126,8 @@ func readServices(p maps.Provider) ([]serviceView, error) {
 	for id, b := range backends {
 		if port := ports[b.Service]; port != nil && b.Serving {
 			port.Backends = append(port.Backends, backendView{
-				ID: id, Address: netip.AddrPortFrom(b.Addr, b.Port),
+				ID: id, Service: serviceName(names[b.Service]), Port: port.Name,
+				Address: netip.AddrPortFrom(b.Addr, b.Port),
 				Proto: port.Proto, Local: b.Local, Serving: b.Serving,
 			})
 		}
@@ -142,7 +156,7 @@ func groupServices(names map[uint32]maps.Name, ports map[uint32]*portView) []ser
 		}
 		byName[key].Ports = append(byName[key].Ports, *port)
 	}
-	var out []serviceView
+	out := []serviceView{}
 	for _, s := range byName {
 		slices.SortFunc(s.Ports, func(a, b portView) int {
 			return cmp.Or(cmp.Compare(a.IPFamily, b.IPFamily), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Proto, b.Proto))

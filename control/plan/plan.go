@@ -82,14 +82,17 @@ func Plan(name proxy.ServicePortName, family maps.Family, port proxy.ServicePort
 			return
 		}
 		f := maps.Frontend{Addr: addr.Unmap(), Port: uint16(number), Proto: proto}
+		if slices.ContainsFunc(svc.Frontends, func(have Frontend) bool { return have.Frontend == f }) {
+			return // one element holds it; the kind that was added first tells more
+		}
 		svc.Frontends = append(svc.Frontends, Frontend{f, kind, external, internal})
 	}
 	add(maps.ClusterIP, port.ClusterIP(), port.Port(), internal, internal)
-	for _, ip := range port.ExternalIPs() {
-		add(maps.ExternalIP, ip, port.Port(), external, Scope{Set: Cluster})
-	}
 	for _, ip := range port.LoadBalancerVIPs() {
 		add(maps.LoadBalancer, ip, port.Port(), external, Scope{Set: Cluster})
+	}
+	for _, ip := range port.ExternalIPs() {
+		add(maps.ExternalIP, ip, port.Port(), external, Scope{Set: Cluster})
 	}
 	if port.NodePort() != 0 {
 		add(maps.NodePort, family.Any().AsSlice(), port.NodePort(), external, Scope{Set: Cluster})

@@ -93,12 +93,7 @@ func (r *Reconciler) Apply(want plan.Service) error {
 	if err != nil {
 		return fmt.Errorf("service %s: %w", want.Name, err)
 	}
-	err = r.putFrontends(svc, want, sets)
-	if err != nil && !errors.Is(err, ErrTaken) {
-		return fmt.Errorf("service %s: %w", want.Name, err)
-	}
-	r.dropUnused(svc, want, sets)
-	if err != nil {
+	if err := errors.Join(r.putFrontends(svc, want, sets), r.dropUnused(svc, want)); err != nil {
 		return fmt.Errorf("service %s: %w", want.Name, err)
 	}
 	return nil
@@ -206,13 +201,14 @@ func uses(want plan.Service, set plan.Set) bool {
 	})
 }
 
-// putFrontends publishes: after each write, new flows to that frontend follow the new state.
+// putFrontends publishes: after each write, new flows to that frontend follow the new state. That
+// one can't be written keeps no other from being so.
 func (r *Reconciler) putFrontends(svc *service, want plan.Service, sets [2]maps.Block) error {
-	var taken error
+	var errs []error
 	for _, f := range want.Frontends {
 		owner := r.owners[f.Frontend]
 		if owner != nil && owner != svc && !owner.leaving {
-			taken = fmt.Errorf("%w: %s belongs to service %s", ErrTaken, f.Frontend, owner.name)
+			errs = append(errs, fmt.Errorf("%w: %s belongs to service %s", ErrTaken, f.Frontend, owner.name))
 			continue
 		}
 		element := maps.Service{
@@ -227,7 +223,8 @@ func (r *Reconciler) putFrontends(svc *service, want plan.Service, sets [2]maps.
 			continue
 		}
 		if err := r.frontends.Put(f.Frontend, element); err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		r.writes.Frontends++
 		if owner != nil {
@@ -236,49 +233,70 @@ func (r *Reconciler) putFrontends(svc *service, want plan.Service, sets [2]maps.
 		svc.frontends[f.Frontend] = element
 		r.owners[f.Frontend] = svc
 	}
-	return taken
+	return errors.Join(errs...)
 }
 
-// dropUnused removes what the service no longer has, frontends first.
-func (r *Reconciler) dropUnused(svc *service, want plan.Service, sets [2]maps.Block) {
+// dropUnused removes what the service no longer has, frontends first. What a frontend that could
+// not be written or deleted refers to stays.
+func (r *Reconciler) dropUnused(svc *service, want plan.Service) error {
+	err := r.dropFrontends(svc, want)
+	used := map[maps.Block]bool{}
+	for _, element := range svc.frontends {
+		used[element.External], used[element.Internal] = true, true
+	}
+	keep := map[uint32]bool{}
+	svc.blocks = slices.DeleteFunc(svc.blocks, func(b block) bool {
+		if !used[b.Block] {
+			r.slots.Free(b.Block, r.now())
+			return true
+		}
+		for _, id := range b.ids {
+			keep[id] = true
+		}
+		return false
+	})
+	return errors.Join(err, r.dropBackends(svc, want, keep))
+}
+
+func (r *Reconciler) dropFrontends(svc *service, want plan.Service) error {
 	keep := map[maps.Frontend]bool{}
 	for _, f := range want.Frontends {
 		keep[f.Frontend] = true
 	}
+	var errs []error
 	for f := range svc.frontends {
-		if !keep[f] {
-			r.dropFrontend(svc, f)
+		if keep[f] {
+			continue
 		}
+		if err := r.frontends.Delete(f); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		r.writes.Frontends++
+		delete(svc.frontends, f)
+		delete(r.owners, f)
 	}
-	svc.blocks = slices.DeleteFunc(svc.blocks, func(b block) bool {
-		unused := b.Block != sets[plan.Cluster] && b.Block != sets[plan.Local]
-		if unused {
-			r.slots.Free(b.Block, r.now())
-		}
-		return unused
-	})
+	return errors.Join(errs...)
+}
+
+// dropBackends removes the backends that are neither wanted nor in the blocks still in use.
+func (r *Reconciler) dropBackends(svc *service, want plan.Service, keep map[uint32]bool) error {
 	wanted := map[endpointKey]bool{}
 	for _, set := range want.Endpoints {
 		for _, e := range set {
 			wanted[endpointKey{e.Addr, e.Port}] = true
 		}
 	}
+	var errs []error
 	for key, ref := range svc.backends {
-		if !wanted[key] {
-			delete(svc.backends, key)
-			r.writes.Backends++
-			_ = r.backends.Remove(ref.id, ref.backend, r.now())
+		if wanted[key] || keep[ref.id] {
+			continue
 		}
+		delete(svc.backends, key)
+		r.writes.Backends++
+		errs = append(errs, r.backends.Remove(ref.id, ref.backend, r.now()))
 	}
-}
-
-func (r *Reconciler) dropFrontend(svc *service, f maps.Frontend) {
-	if r.frontends.Delete(f) != nil {
-		return // it stays ours, and the next pass tries again
-	}
-	r.writes.Frontends++
-	delete(svc.frontends, f)
-	delete(r.owners, f)
+	return errors.Join(errs...)
 }
 
 // Leave announces that services will be deleted after the next ones are applied: those may take
@@ -297,15 +315,14 @@ func (r *Reconciler) Delete(name maps.Name) error {
 	if svc == nil {
 		return nil
 	}
-	r.dropUnused(svc, plan.Service{Name: name}, [2]maps.Block{})
-	if len(svc.frontends) > 0 {
-		return fmt.Errorf("service %s: %d of its frontends could not be deleted", name, len(svc.frontends))
+	if err := r.dropUnused(svc, plan.Service{Name: name}); err != nil {
+		return fmt.Errorf("service %s: %w", name, err)
+	}
+	if err := r.names.Delete(svc.id); err != nil {
+		return fmt.Errorf("service %s: %w", name, err)
 	}
 	delete(r.services, name)
 	r.writes.Names++
-	if err := r.names.Delete(svc.id); err != nil {
-		return err
-	}
 	r.names.IDs().Free(svc.id, r.now())
 	return nil
 }
@@ -318,7 +335,7 @@ func (r *Reconciler) Repair() (repaired int, err error) {
 	}
 	for f, svc := range r.owners {
 		want := svc.frontends[f]
-		if got, ok := have[f]; ok && got == want {
+		if got, ok := have[f]; ok && got == want || want == unknown {
 			continue
 		}
 		if err := r.frontends.Put(f, want); err != nil {

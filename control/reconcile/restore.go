@@ -33,6 +33,9 @@ func New(p maps.Provider, log *logrus.Entry) (*Reconciler, error) {
 	return r, r.restore(log)
 }
 
+// unknown is an element that no service can want: the next Apply replaces it.
+var unknown maps.Service
+
 func (r *Reconciler) restore(log *logrus.Entry) error {
 	byID, err := r.restoreNames(log)
 	if err != nil {
@@ -56,12 +59,22 @@ func (r *Reconciler) restoreNames(log *logrus.Entry) (map[uint32]*service, error
 	}
 	byID := map[uint32]*service{}
 	for id, name := range names {
-		if twin := r.services[name]; twin != nil {
-			log.WithFields(logrus.Fields{"service": name, "id": id, "other": twin.id}).
-				Warn("service is named twice in the maps, dropping one")
+		if err := r.names.IDs().Reserve(id); err != nil {
+			log.WithField("service", name).WithError(err).Warn("dropping a name from the maps")
 			if err := r.names.Delete(id); err != nil {
 				return nil, err
 			}
+			continue
+		}
+		if twin := r.services[name]; twin != nil {
+			// What goes by either id is this service's; the next Apply writes it anew.
+			log.WithFields(logrus.Fields{"service": name, "id": id, "other": twin.id}).
+				Warn("service is named twice in the maps, dropping one")
+			byID[id] = twin
+			if err := r.names.Delete(id); err != nil {
+				return nil, err
+			}
+			r.names.IDs().Free(id, r.now())
 			continue
 		}
 		svc := &service{
@@ -72,7 +85,6 @@ func (r *Reconciler) restoreNames(log *logrus.Entry) (map[uint32]*service, error
 		}
 		byID[id] = svc
 		r.services[name] = svc
-		r.names.IDs().Reserve(id)
 	}
 	return byID, nil
 }
@@ -96,8 +108,7 @@ func (r *Reconciler) restoreFrontends(byID map[uint32]*service, log *logrus.Entr
 		r.owners[f] = svc
 		for _, b := range []maps.Block{element.External, element.Internal} {
 			if err := r.restoreBlock(svc, b); err != nil {
-				// An element that no service can want: the next Apply replaces it.
-				svc.frontends[f] = maps.Service{}
+				svc.frontends[f] = unknown
 				log.WithFields(logrus.Fields{"service": svc.name, "frontend": f}).
 					WithError(err).Warn("slots in the maps make no sense, they will be written anew")
 			}
@@ -132,7 +143,9 @@ func (r *Reconciler) restoreBackends(byID map[uint32]*service) error {
 		return err
 	}
 	for id, b := range backends {
-		r.backends.Reserve(id)
+		if err := r.backends.Reserve(id); err != nil {
+			return err
+		}
 		svc := byID[b.Service]
 		key := endpointKey{b.Addr, b.Port}
 		if svc != nil {

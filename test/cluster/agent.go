@@ -6,12 +6,16 @@ package cluster
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/sirupsen/logrus"
 
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/control"
@@ -63,14 +67,14 @@ func NewAgent(n *topo.Network, node *topo.Node, opts AgentOptions) *Agent {
 
 const startTimeout = 30 * time.Second
 
-// Start starts the agent and waits until it has synced.
-func (a *Agent) Start() error {
+// Start starts the agent, with more flags for this time only, and waits until it has synced.
+func (a *Agent) Start(more ...string) error {
 	log, err := os.OpenFile(a.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	a.cmd = a.Node.Command(a.binary, a.args...)
+	a.cmd = a.Node.Command(a.binary, slices.Concat(a.args, more)...)
 	a.cmd.Stdout, a.cmd.Stderr = log, log
 	if err := a.cmd.Start(); err != nil {
 		return err
@@ -106,10 +110,23 @@ func (a *Agent) logTail() string {
 // Stop ends the agent as a service manager would.
 func (a *Agent) Stop() error { return a.cmd.Stop(10 * time.Second) }
 
-// Kill ends the agent as a crash would.
+// Kill ends the agent as a crash would, if it was ever started.
 func (a *Agent) Kill() {
+	if a.cmd == nil || a.cmd.Process == nil {
+		return
+	}
 	_ = a.cmd.Process.Signal(syscall.SIGKILL)
 	_ = a.cmd.Wait()
+}
+
+// Cleanup removes what the agent left, whatever state it is in.
+func (a *Agent) Cleanup() error {
+	quiet := logrus.New()
+	quiet.SetOutput(io.Discard)
+	return a.Node.Do(func() error {
+		_, err := loader.Cleanup(a.PinDir, logrus.NewEntry(quiet))
+		return err
+	})
 }
 
 // CLI runs a subcommand of waggle on the agent's node.

@@ -31,6 +31,10 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil { // for tests that are not root in it
+		fmt.Println(err)
+		return 1
+	}
 	if binary, err = cluster.Build(dir); err != nil {
 		fmt.Println(err)
 		return 1

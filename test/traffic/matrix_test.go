@@ -55,11 +55,6 @@ type frontend struct {
 	client func(c *clients) *topo.Client
 }
 
-// clients are where the traffic comes from.
-type clients struct {
-	laptop, inside, outside *topo.Client
-}
-
 func servicePort(_ target, udp bool) uint16 {
 	if udp {
 		return 53
@@ -151,21 +146,9 @@ func matrix(t *testing.T, pods topo.PodNetwork, m mode) {
 		check(t, s.manifests.Write(target.name+".yaml", fmt.Sprintf(serviceYAML, target.name, target.number)))
 		backends[target.name] = s.addPod(t, target.node, target.name, "app: "+target.name)
 	}
-	inside, err := s.Nodes[0].AddPod("inside", topo.PodOptions{})
-	check(t, err)
-	outside, err := s.Nodes[0].AddPod("outside", topo.PodOptions{OutsideCgroup: true})
-	check(t, err)
-	for _, prefix := range []string{"203.0.113.0/24", "2001:db8::/64"} {
-		p := netip.MustParsePrefix(prefix)
-		via := s.Nodes[0].IP4
-		if p.Addr().Is6() {
-			via = s.Nodes[0].IP6
-		}
-		check(t, s.Laptop.AddRoute(p, via))
-	}
+	c := s.addClients(t)
 	s.startAgents(t)
 	s.awaitServices(t, 8)
-	c := &clients{client(t, s.Laptop), client(t, inside.Host), client(t, outside.Host)}
 
 	for _, target := range targets {
 		for _, f := range frontends {

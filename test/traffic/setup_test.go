@@ -8,13 +8,15 @@ import (
 	"testing"
 
 	"github.com/waggle-lb/waggle/control"
-	"github.com/waggle-lb/waggle/loader"
 	"github.com/waggle-lb/waggle/test/cluster"
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
 // The ports that all pods of these tests serve.
-var podPorts = topo.Ports{HTTP: []uint16{8080}, UDP: []uint16{5353}, Echo: []uint16{7070}}
+var podPorts = topo.Ports{HTTP: []uint16{8080, 8081}, UDP: []uint16{5353}, Echo: []uint16{7070}}
+
+// smallMaps are quicker to make and to read, which these tests do all the time.
+const smallMaps = "--map-size=flows4=65536,flows6=65536,backends=4096,slots=16384"
 
 // setup is a network with an agent on each node.
 type setup struct {
@@ -35,7 +37,12 @@ var modes = []mode{{"xdp", true, false}, {"tc", false, true}, {"tc-tx-off", fals
 // newSetup makes a network of two nodes; its agents start with startAgents.
 func newSetup(t *testing.T, pods topo.PodNetwork, m mode) *setup {
 	t.Helper()
-	opts := topo.Options{Nodes: 2, PodNetwork: pods, TxOffload: m.tx, XDPPeers: m.xdp}
+	return newSetupOf(t, 2, pods, m)
+}
+
+func newSetupOf(t *testing.T, nodes int, pods topo.PodNetwork, m mode) *setup {
+	t.Helper()
+	opts := topo.Options{Nodes: nodes, PodNetwork: pods, TxOffload: m.tx, XDPPeers: m.xdp}
 	n, err := topo.New(opts)
 	check(t, err)
 	t.Cleanup(func() { check(t, n.Close()) })
@@ -43,9 +50,9 @@ func newSetup(t *testing.T, pods topo.PodNetwork, m mode) *setup {
 	dir := t.TempDir()
 	for _, node := range n.Nodes {
 		check(t, s.manifests.WriteNode(node))
-		agentOpts := cluster.AgentOptions{Binary: binary, Manifests: s.manifests.Dir, Dir: dir, Args: []string{"--xdp=off"}}
+		agentOpts := cluster.AgentOptions{Binary: binary, Manifests: s.manifests.Dir, Dir: dir, Args: []string{smallMaps, "--xdp=off"}}
 		if m.xdp {
-			agentOpts.Args = []string{"--xdp=always"}
+			agentOpts.Args = []string{smallMaps, "--xdp=always"}
 		}
 		a := cluster.NewAgent(n, node, agentOpts)
 		s.agents = append(s.agents, a)
@@ -53,12 +60,11 @@ func newSetup(t *testing.T, pods topo.PodNetwork, m mode) *setup {
 			if t.Failed() {
 				log, _ := os.ReadFile(a.LogFile)
 				status, _ := a.CLI("status")
-				flows, _ := a.CLI("flow", "list", "-o", "wide")
+				flows, _ := a.CLI("flow", "list", "-o", "wide", "--limit", "0")
 				t.Logf("agent on %s:\n%s\n%s\n%s", a.Node.Name, log, status, flows)
 			}
 			a.Kill()
-			_, err := loader.Cleanup(a.PinDir, nil)
-			check(t, err)
+			check(t, a.Cleanup())
 		})
 	}
 	return s
@@ -89,6 +95,25 @@ func client(t *testing.T, h *topo.Host) *topo.Client {
 	check(t, err)
 	t.Cleanup(func() { check(t, c.Close()) })
 	return c
+}
+
+// clients are where the traffic comes from: outside the cluster, a pod on node-1, and a pod there
+// whose sockets the hooks don't see.
+type clients struct {
+	laptop, inside, outside *topo.Client
+}
+
+// addClients makes the clients, and the laptop's way to load balancer addresses.
+func (s *setup) addClients(t *testing.T) *clients {
+	t.Helper()
+	node := s.Nodes[0]
+	inside, err := node.AddPod("inside", topo.PodOptions{})
+	check(t, err)
+	outside, err := node.AddPod("outside", topo.PodOptions{OutsideCgroup: true})
+	check(t, err)
+	check(t, s.Laptop.AddRoute(netip.MustParsePrefix("203.0.113.0/24"), node.IP4))
+	check(t, s.Laptop.AddRoute(netip.MustParsePrefix("2001:db8::/64"), node.IP6))
+	return &clients{client(t, s.Laptop), client(t, inside.Host), client(t, outside.Host)}
 }
 
 // awaitServices waits until all agents have planned so many service ports.

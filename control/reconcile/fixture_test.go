@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/control/plan"
+	"github.com/waggle-lb/waggle/maps"
+	"github.com/waggle-lb/waggle/maps/mapstest"
+)
+
+// fixture is a reconciler on real maps, which may be swapped for failing ones, and a clock that
+// can be moved on.
+type fixture struct {
+	t      *testing.T
+	maps   mapstest.Maps
+	r      *Reconciler
+	ahead  time.Duration
+	before func() // called before each access to the services maps
+}
+
+func newFixture(t *testing.T, sizes map[string]uint32) *fixture {
+	t.Helper()
+	f := &fixture{t: t, maps: mapstest.New(t, sizes)}
+	f.restart()
+	return f
+}
+
+// Map is part of maps.Provider.
+func (f *fixture) Map(name string) *ebpf.Map {
+	if f.before != nil && strings.HasPrefix(name, "services") {
+		f.before()
+	}
+	return f.maps.Map(name)
+}
+
+// restart begins anew with what is in the maps, as the next agent does.
+func (f *fixture) restart() {
+	f.t.Helper()
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	r, err := New(f, logrus.NewEntry(log))
+	f.must(err)
+	r.now = func() time.Time { return time.Now().Add(f.ahead) }
+	f.r = r
+}
+
+// rest lets the grace periods end.
+func (f *fixture) rest() {
+	f.ahead += 2 * time.Second
+	f.r.Collect()
+}
+
+func (f *fixture) must(err error) {
+	f.t.Helper()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func (f *fixture) apply(services ...plan.Service) {
+	f.t.Helper()
+	for _, svc := range services {
+		f.must(f.r.Apply(svc))
+	}
+}
+
+// written applies and returns what that wrote.
+func (f *fixture) written(services ...plan.Service) Writes {
+	f.t.Helper()
+	before := f.r.Writes()
+	f.apply(services...)
+	return f.since(before)
+}
+
+func (f *fixture) since(before Writes) Writes {
+	now := f.r.Writes()
+	return Writes{
+		Frontends: now.Frontends - before.Frontends, Backends: now.Backends - before.Backends,
+		Blocks: now.Blocks - before.Blocks, Names: now.Names - before.Names,
+	}
+}
+
+// expectMaps compares what the maps mean to a packet, see meaning.
+func (f *fixture) expectMaps(want ...string) {
+	f.t.Helper()
+	want = slices.Sorted(slices.Values(want))
+	if diff := gocmp.Diff(want, meaning(f.t, f.maps), cmpopts.EquateEmpty()); diff != "" {
+		f.t.Errorf("maps (-want +got):\n%s", diff)
+	}
+}
+
+// expectNoLeak deletes all and checks that every id and slot is free again.
+func (f *fixture) expectNoLeak() {
+	f.t.Helper()
+	for _, name := range f.r.Services() {
+		f.must(f.r.Delete(name))
+	}
+	f.rest()
+	f.expectMaps()
+	if n := f.r.backends.InUse(); n != 0 {
+		f.t.Errorf("%d backends leaked", n)
+	}
+	if n := f.r.names.IDs().InUse(); n != 0 {
+		f.t.Errorf("%d service ids leaked", n)
+	}
+	if all, err := f.r.backends.All(); err != nil || len(all) > 0 {
+		f.t.Errorf("backends left in the map: %v, error %v", all, err)
+	}
+	if names, err := f.r.names.All(); err != nil || len(names) > 0 {
+		f.t.Errorf("names left in the map: %v, error %v", names, err)
+	}
+	f.ahead += 2 * time.Second
+	whole, err := f.r.slots.Publish(make([]uint32, f.maps["slots"].MaxEntries()), f.r.now())
+	if err != nil {
+		f.t.Errorf("slots leaked: %v", err)
+	}
+	f.r.slots.Free(whole, f.r.now())
+	f.ahead += 2 * time.Second
+}
+
+// meaning reads the maps as a packet would meet them: for each frontend its service, its kind,
+// and where packets go. It checks that what the frontends refer to is there, and theirs.
+func meaning(t *testing.T, p maps.Provider) []string {
+	t.Helper()
+	all := meanings(t, p)
+	out := make([]string, 0, len(all))
+	for f, what := range all {
+		out = append(out, fmt.Sprintf("%s %s", f, what))
+	}
+	slices.Sort(out)
+	return out
+}
+
+func meanings(t *testing.T, p maps.Provider) map[maps.Frontend]string {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	frontends, err := maps.NewServices(p).All()
+	must(err)
+	names, err := maps.NewNames(p).All()
+	must(err)
+	backends, err := maps.ReadBackends(p)
+	must(err)
+	scope := func(f maps.Frontend, id uint32, b maps.Block, drop bool) string {
+		ids, err := maps.ReadSlots(p, b)
+		must(err)
+		switch {
+		case len(ids) == 0 && drop:
+			return "dropped"
+		case len(ids) == 0:
+			return "refused"
+		}
+		var to []string
+		for _, backendID := range ids {
+			b := backends[backendID]
+			if b.Service != id || b.Proto != f.Proto || !b.Serving {
+				t.Errorf("%s leads to the backend %d: %+v, which is not one of service %d", f, backendID, b, id)
+			}
+			to = append(to, describeBackend(b.Addr, b.Port, b.Local))
+		}
+		return strings.Join(to, " ")
+	}
+	out := map[maps.Frontend]string{}
+	for f, svc := range frontends {
+		out[f] = describeFrontend(names[svc.ID], svc.Kind,
+			scope(f, svc.ID, svc.External, svc.ExternalDrop), scope(f, svc.ID, svc.Internal, svc.InternalDrop))
+	}
+	return out
+}
+
+// wanted is the meaning that the maps should have of a plan.
+func wanted(svc plan.Service) map[maps.Frontend]string {
+	scope := func(s plan.Scope) string {
+		var to []string
+		for _, e := range svc.Endpoints[s.Set] {
+			to = append(to, describeBackend(e.Addr, e.Port, e.Local))
+		}
+		switch {
+		case len(to) == 0 && s.Drop:
+			return "dropped"
+		case len(to) == 0:
+			return "refused"
+		}
+		return strings.Join(to, " ")
+	}
+	out := map[maps.Frontend]string{}
+	for _, f := range svc.Frontends {
+		out[f.Frontend] = describeFrontend(svc.Name, f.Kind, scope(f.External), scope(f.Internal))
+	}
+	return out
+}
+
+func describeFrontend(name maps.Name, kind maps.Kind, external, internal string) string {
+	s := fmt.Sprintf("%s %s/%s -> %s", kind, cmp.Or(name.Namespace, "?"), cmp.Or(name.Name, "?"), external)
+	if internal != external {
+		s += "; inside -> " + internal
+	}
+	return s
+}
+
+func describeBackend(addr netip.Addr, port uint16, local bool) string {
+	s := netip.AddrPortFrom(addr, port).String()
+	if local {
+		s += "*"
+	}
+	return s
+}
+
+// web is a plan of a service: its cluster IP and, with each edit, more.
+func web(edits ...func(*plan.Service)) plan.Service { return named("web", "10.96.0.1", edits...) }
+
+func named(name, clusterIP string, edits ...func(*plan.Service)) plan.Service {
+	svc := plan.Service{Name: maps.Name{Namespace: "default", Name: name, Port: "http", Proto: unix.IPPROTO_TCP}}
+	at(maps.ClusterIP, clusterIP)(&svc)
+	svc.Name.Family = maps.FamilyOf(svc.Frontends[0].Addr)
+	for _, edit := range edits {
+		edit(&svc)
+	}
+	return svc
+}
+
+// at adds a frontend, by default for the cluster set.
+func at(kind maps.Kind, addr string, scopes ...plan.Scope) func(*plan.Service) {
+	return func(svc *plan.Service) {
+		f := plan.Frontend{Kind: kind}
+		f.Frontend = maps.Frontend{Addr: netip.MustParseAddr(addr), Port: 80, Proto: svc.Name.Proto}
+		if len(scopes) > 0 {
+			f.External = scopes[0]
+		}
+		svc.Frontends = append(svc.Frontends, f)
+	}
+}
+
+// to adds endpoints to the cluster set and, marked with a star, to the local one.
+func to(addrs ...string) func(*plan.Service) {
+	return func(svc *plan.Service) {
+		for _, s := range addrs {
+			addr, local := strings.CutSuffix(s, "*")
+			e := plan.Endpoint{Addr: netip.MustParseAddr(addr), Port: 8080, Local: local}
+			svc.Endpoints[plan.Cluster] = append(svc.Endpoints[plan.Cluster], e)
+			if local {
+				svc.Endpoints[plan.Local] = append(svc.Endpoints[plan.Local], e)
+			}
+		}
+	}
+}

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package maps_test
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/maps"
+	"github.com/waggle-lb/waggle/maps/mapstest"
+)
+
+func TestServices(t *testing.T) {
+	p := mapstest.New(t, nil)
+	services := maps.NewServices(p)
+	want := map[maps.Frontend]maps.Service{
+		{Addr: addr("10.96.0.1"), Port: 443, Proto: unix.IPPROTO_TCP}:  {ID: 1, Kind: maps.ClusterIP, External: maps.Block{First: 8, Count: 3}, Internal: maps.Block{First: 16, Count: 2}},
+		{Addr: addr("10.96.0.1"), Port: 443, Proto: unix.IPPROTO_UDP}:  {ID: 2, Kind: maps.ClusterIP, InternalDrop: true},
+		{Addr: addr("0.0.0.0"), Port: 30001, Proto: unix.IPPROTO_TCP}:  {ID: 1, Kind: maps.NodePort, ExternalDrop: true},
+		{Addr: addr("::"), Port: 30001, Proto: unix.IPPROTO_TCP}:       {ID: 3, Kind: maps.NodePort},
+		{Addr: addr("fd00::1"), Port: 53, Proto: unix.IPPROTO_SCTP}:    {ID: 3, Kind: maps.LoadBalancer},
+		{Addr: addr("2001:db8::1"), Port: 53, Proto: unix.IPPROTO_UDP}: {ID: 4, Kind: maps.ExternalIP},
+	}
+	for f, svc := range want {
+		must(t, services.Put(f, svc))
+	}
+	got, err := services.All()
+	must(t, err)
+	expect(t, "services", got, want)
+	expectKey(t, p.Map("services4"), []byte{10, 96, 0, 1, 1, 187, unix.IPPROTO_TCP, 0})
+	expectKey(t, p.Map("services6"), append(addr("fd00::1").AsSlice(), 0, 53, unix.IPPROTO_SCTP, 0))
+	for f := range want {
+		must(t, services.Delete(f))
+		must(t, services.Delete(f)) // one that isn't there is no error
+	}
+	got, err = services.All()
+	must(t, err)
+	expect(t, "services", got, map[maps.Frontend]maps.Service{})
+}
+
+// expectKey looks a key up by the bytes that a program finds in a packet.
+func expectKey(t *testing.T, m *ebpf.Map, key []byte) {
+	t.Helper()
+	if value, err := m.LookupBytes(key); err != nil || value == nil {
+		t.Errorf("%s has no key % x: %v", m, key, err)
+	}
+}
+
+func TestServicesFull(t *testing.T) {
+	services := maps.NewServices(mapstest.New(t, map[string]uint32{"services4": 1, "services6": 1}))
+	for host, table := range map[string]string{"10.0.0.": "services4", "fd00::": "services6"} {
+		first := maps.Frontend{Addr: addr(host + "1"), Port: 80, Proto: unix.IPPROTO_TCP}
+		second := maps.Frontend{Addr: addr(host + "2"), Port: 80, Proto: unix.IPPROTO_TCP}
+		must(t, services.Put(first, maps.Service{ID: 1}))
+		expectError(t, services.Put(second, maps.Service{ID: 2}),
+			fmt.Sprintf("frontend %s: the map %s is full (1 elements)", second, table))
+		must(t, services.Put(first, maps.Service{ID: 3})) // what is in can still be changed
+	}
+}
+
+func TestNames(t *testing.T) {
+	p := mapstest.New(t, map[string]uint32{"service_names": 3})
+	names := maps.NewNames(p)
+	long := strings.Repeat("x", 63)
+	want := map[uint32]maps.Name{
+		1: {Namespace: "default", Name: "web", Port: "http", Proto: unix.IPPROTO_TCP, Family: maps.IPv4},
+		2: {Namespace: "default", Name: "web", Proto: unix.IPPROTO_UDP, Family: maps.IPv6},
+		3: {Namespace: long, Name: long, Port: long, Proto: unix.IPPROTO_SCTP, Family: maps.IPv4},
+	}
+	for id, name := range want {
+		must(t, names.Put(id, name))
+	}
+	got, err := names.All()
+	must(t, err)
+	expect(t, "names", got, want)
+	expectError(t, names.Put(4, want[2]), "service default/web (UDP, IPv6): the map service_names is full (3 elements)")
+	for id := range want {
+		must(t, names.Delete(id))
+		must(t, names.Delete(id))
+	}
+	got, err = names.All()
+	must(t, err)
+	expect(t, "names", got, map[uint32]maps.Name{})
+}
+
+func TestNodeAddrs(t *testing.T) {
+	p := mapstest.New(t, map[string]uint32{"node_addrs4": 2})
+	set := maps.NewNodeAddrs(p)
+	for _, want := range [][]string{
+		{"10.0.0.1", "2001:db8::1"}, {"10.0.0.1", "10.0.0.2"}, {}, {"fd00::1", "fd00::2", "fd00::3"},
+	} {
+		var addrs []netip.Addr
+		for _, s := range want {
+			addrs = append(addrs, addr(s))
+		}
+		must(t, set.Set(addrs))
+		got, err := set.All()
+		must(t, err)
+		slices.SortFunc(got, netip.Addr.Compare)
+		expect(t, "node addresses", got, addrs)
+	}
+	expectKey(t, p.Map("node_addrs6"), addr("fd00::1").AsSlice())
+	err := set.Set([]netip.Addr{addr("10.0.0.1"), addr("10.0.0.2"), addr("10.0.0.3")})
+	expectError(t, err, "node address 10.0.0.3: the map node_addrs4 is full (2 elements)")
+}
+
+func TestDevices(t *testing.T) {
+	p := mapstest.New(t, map[string]uint32{"devices": 3})
+	table := maps.NewDevices(p)
+	const lo = 1 // the one device that every namespace has
+	want := map[int]maps.Device{
+		0:    {Addr4: addr("10.0.0.1"), Addr6: addr("fd00::1")},
+		lo:   {XDP: true, Express: true, Egress: true, Addr4: addr("10.0.0.2")},
+		4711: {Egress: true},
+	}
+	for index, dev := range want {
+		must(t, table.Put(index, dev))
+	}
+	got, err := table.All()
+	must(t, err)
+	expect(t, "devices", got, want)
+	expectRedirects(t, p, lo)
+	expectError(t, table.Put(5, maps.Device{}), "device 5: the map devices is full (3 elements)")
+	must(t, table.Put(lo, maps.Device{Egress: true}))
+	expectRedirects(t, p)
+	must(t, table.Delete(lo))
+	must(t, table.Delete(lo))
+	got, err = table.All()
+	must(t, err)
+	delete(want, lo)
+	expect(t, "devices", got, want)
+}
+
+// expectRedirects lists the devices that XDP may transmit on.
+func expectRedirects(t *testing.T, p maps.Provider, want ...uint32) {
+	t.Helper()
+	var got []uint32
+	var index, target uint32
+	for it := p.Map("xdp_devices").Iterate(); it.Next(&index, &target); {
+		got = append(got, index)
+	}
+	expect(t, "xdp_devices", got, want)
+}
+
+func TestCounters(t *testing.T) {
+	p := mapstest.New(t, nil)
+	cpus, err := ebpf.PossibleCPU()
+	must(t, err)
+	last := uint32(bpf.HookCount)*uint32(bpf.VerdictCount) - 1
+	for _, index := range []uint32{0, last} {
+		perCPU := make([]bpf.Counter, cpus)
+		for cpu := range perCPU {
+			perCPU[cpu] = bpf.Counter{Packets: uint64(cpu + 1), Bytes: 1 << 40}
+		}
+		must(t, p.Map("counters").Put(index, perCPU))
+	}
+	got, err := maps.ReadCounters(p)
+	must(t, err)
+	packets := uint64(cpus) * uint64(cpus+1) / 2
+	expect(t, "counters", got, []maps.Counter{
+		{Hook: bpf.HookXDP, Verdict: bpf.VerdictNotIP, Packets: packets, Bytes: uint64(cpus) << 40},
+		{Hook: bpf.HookSock, Verdict: bpf.VerdictFlowsFull, Packets: packets, Bytes: uint64(cpus) << 40},
+	})
+}
+
+// Every hook and verdict has a name, and no two have the same.
+func TestCountersAreNamed(t *testing.T) {
+	seen := map[string]bool{"": true}
+	for v := range bpf.VerdictCount {
+		if name := bpf.VerdictName(v); seen[name] {
+			t.Errorf("verdict %d is called %q", v, name)
+		}
+		seen[bpf.VerdictName(v)] = true
+	}
+	for h := range bpf.HookCount {
+		if name := bpf.HookName(h); seen[name] {
+			t.Errorf("hook %d is called %q", h, name)
+		}
+		seen[bpf.HookName(h)] = true
+	}
+}
+
+func TestEpoch(t *testing.T) {
+	p := mapstest.New(t, nil)
+	for _, c := range [][2]uint32{{0, 1}, {1, 2}, {1<<32 - 1, 1}} { // 0 is what records without a next hop have
+		must(t, p.Map("runtime").Put(uint32(0), bpf.RuntimeState{Epoch: c[0]}))
+		must(t, maps.BumpEpoch(p))
+		var got bpf.RuntimeState
+		must(t, p.Map("runtime").Lookup(uint32(0), &got))
+		expect(t, "epoch", got.Epoch, c[1])
+	}
+}
+
+// Flows are written by the datapath only: here they are put together from bytes on the wire.
+func TestFlows(t *testing.T) {
+	p := mapstest.New(t, nil)
+	head := bpf.Flow{
+		Service: 3, Backend: 4, LastSeen: 5, State: bpf.StateAnswered, Flags: bpf.FlowExpress,
+		Sport: wire16(50000), Dport: wire16(8080),
+	}
+	head.Hop.Ifindex, head.Hop.Dmac = 6, [6]uint8{2, 0, 0, 0, 0, 1}
+	must(t, p.Map("flows4").Put(
+		bpf.FlowKey4{Saddr: wire32(192, 0, 2, 1), Daddr: wire32(10, 96, 0, 1), Sport: wire16(40000), Dport: wire16(80), Proto: unix.IPPROTO_TCP},
+		bpf.Flow4{Flow: head, Saddr: wire32(10, 0, 0, 1), Daddr: wire32(10, 1, 0, 1)}))
+	must(t, p.Map("flows_new6").Put(
+		bpf.FlowKey6{Saddr: words("2001:db8::1"), Daddr: words("fd00::1"), Sport: wire16(1), Dport: wire16(53), Proto: unix.IPPROTO_UDP, Egress: 1},
+		bpf.Flow6{Flow: head, Saddr: words("fd00::2"), Daddr: words("fd00::3")}))
+
+	flow := maps.Flow{
+		Key:       maps.Tuple{Src: ap("192.0.2.1:40000"), Dst: ap("10.96.0.1:80"), Proto: unix.IPPROTO_TCP},
+		To:        maps.Tuple{Src: ap("10.0.0.1:50000"), Dst: ap("10.1.0.1:8080"), Proto: unix.IPPROTO_TCP},
+		Confirmed: true, Service: 3, Backend: 4, LastSeen: 5, State: bpf.StateAnswered, Flags: bpf.FlowExpress,
+		Ifindex: 6, NextHop: net.HardwareAddr{2, 0, 0, 0, 0, 1},
+	}
+	expectFlows(t, p, maps.IPv4, flow)
+	flow.Key = maps.Tuple{Src: ap("[2001:db8::1]:1"), Dst: ap("[fd00::1]:53"), Proto: unix.IPPROTO_UDP, Egress: true}
+	flow.To = maps.Tuple{Src: ap("[fd00::2]:50000"), Dst: ap("[fd00::3]:8080"), Proto: unix.IPPROTO_UDP, Egress: true}
+	flow.Confirmed = false
+	expectFlows(t, p, maps.IPv6, flow)
+}
+
+func expectFlows(t *testing.T, p maps.Provider, f maps.Family, want maps.Flow) {
+	t.Helper()
+	var got []maps.Flow
+	must(t, maps.Flows(p, f, func(flow maps.Flow) bool {
+		got = append(got, flow)
+		return true
+	}))
+	if len(got) != 1 || fmt.Sprint(got[0]) != fmt.Sprint(want) {
+		t.Errorf("IPv%d flows:\ngot  %v\nwant %v", f, got, want)
+	}
+}
+
+// The walk ends where it is told to, the confirmed flows come first.
+func TestFlowsStop(t *testing.T) {
+	p := mapstest.New(t, nil)
+	for _, table := range []string{"flows4", "flows_new4"} {
+		for port := range uint16(5) {
+			must(t, p.Map(table).Put(bpf.FlowKey4{Sport: port}, bpf.Flow4{}))
+		}
+	}
+	for _, limit := range []int{1, 5, 7, 10} {
+		var confirmed []bool
+		must(t, maps.Flows(p, maps.IPv4, func(f maps.Flow) bool {
+			confirmed = append(confirmed, f.Confirmed)
+			return len(confirmed) < limit
+		}))
+		if len(confirmed) != limit || slices.Contains(confirmed[:min(limit, 5)], false) {
+			t.Errorf("limit %d: confirmed %v", limit, confirmed)
+		}
+	}
+}
+
+func ap(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }

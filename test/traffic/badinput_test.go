@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package traffic
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/test/topo"
+)
+
+// mistake is a file with something wrong, and what the agent should say about it.
+type mistake struct {
+	file, yaml string
+	want       source.Problem // Message is a part of it
+}
+
+func badService(name, port string) string {
+	return fmt.Sprintf(`apiVersion: v1
+kind: Service
+metadata: {name: %s}
+spec:
+  type: NodePort
+  selector: {app: web}
+  ports:
+  - %s
+`, name, port)
+}
+
+var mistakes = []mistake{
+	{
+		"broken.yaml", "apiVersion: v1\nkind: [Service\n",
+		source.Problem{Document: 1, Message: "yaml"},
+	},
+	{
+		"unknown-field.yaml", badService("unknown-field", "{port: 80, tragetPort: 8080}"),
+		source.Problem{Document: 1, Object: "Service default/unknown-field", Field: "spec.ports[0].tragetPort", Message: "unknown field"},
+	},
+	{
+		// web's own.
+		"taken-port.yaml", badService("taken-port", "{port: 80, nodePort: 30010}"),
+		source.Problem{Document: 1, Object: "Service default/taken-port", Field: "spec.ports[0].nodePort", Message: "30010"},
+	},
+	{
+		"out-of-range.yaml", badService("out-of-range", "{port: 80, nodePort: 80}"),
+		source.Problem{Document: 1, Object: "Service default/out-of-range", Field: "spec.ports[0].nodePort", Message: "30000-32767"},
+	},
+	{
+		"second-document.yaml", badService("fine", "{port: 80}") + "---\n" + badService("not-fine", "{port: 99999, targetPort: 80}"),
+		source.Problem{Document: 2, Object: "Service default/not-fine", Field: "spec.ports[0].port", Message: "between 1 and 65535"},
+	},
+}
+
+// TestMistakes: whatever is wrong with a file, the agent names the place and the reason, the rest
+// goes on, and a file put right is not held against anybody.
+func TestMistakes(t *testing.T) {
+	s := newSetup(t, topo.Routed, modes[1])
+	web := service{name: "web", number: 1}
+	s.addService(t, web)
+	pod := s.addPod(t, 0, "web", "app: web")
+	ways := s.ways(s.addClients(t))
+	s.startAgents(t)
+	s.awaitPods(t, web, pod)
+	traffic := startBackground(updatePause)
+	traffic.addConnections(web, ways)
+	traffic.addStreams(t, web, ways)
+
+	for _, m := range mistakes {
+		check(t, s.manifests.Write(m.file, m.yaml))
+	}
+	// What was good before stays in force.
+	check(t, s.manifests.Write("web.yaml", strings.ReplaceAll(web.yaml(), "nodePort: 30010", "nodePort: 1")))
+	s.awaitProblems(t, len(mistakes)+2) // of web, both ports with that number
+	status, err := s.agents[0].CLI("status")
+	check(t, err)
+	for _, m := range mistakes {
+		checkNamed(t, s, status, m)
+	}
+
+	for _, m := range mistakes {
+		check(t, s.manifests.Remove(m.file))
+	}
+	s.addService(t, web)
+	s.awaitProblems(t, 0)
+	status, err = s.agents[0].CLI("status")
+	check(t, err)
+	if !strings.HasSuffix(status, "Problems\nNone.\n") {
+		t.Errorf("all is well again, but status says:\n%s", status)
+	}
+	traffic.check(t)
+}
+
+func (s *setup) awaitProblems(t *testing.T, count int) {
+	t.Helper()
+	check(t, s.agents[0].Await(fmt.Sprintf("%d problems", count), func(st *control.Status) bool {
+		return len(st.Problems) == count
+	}))
+}
+
+// checkNamed looks for one line of the status that says all.
+func checkNamed(t *testing.T, s *setup, status string, m mistake) {
+	t.Helper()
+	where := fmt.Sprintf("%s (document %d)", filepath.Join(s.manifests.Dir, m.file), m.want.Document)
+	for line := range strings.Lines(status) {
+		if strings.Contains(line, where) && strings.Contains(line, m.want.Object) &&
+			strings.Contains(line, m.want.Field) && strings.Contains(line, m.want.Message) {
+			return
+		}
+	}
+	t.Errorf("no line says %+v of %s:\n%s", m.want, m.file, status)
+}
+
+// TestBrake: all manifests vanish at once, as by a failed mount. The services go on, and the
+// status says what is held back, until somebody says that it is meant.
+func TestBrake(t *testing.T) {
+	const count = 20
+	s := newSetup(t, topo.Routed, modes[1])
+	var services []service
+	for i := range count {
+		services = append(services, service{name: fmt.Sprintf("web-%d", i), app: "web", number: i + 1})
+		s.addService(t, services[i])
+	}
+	pod := s.addPod(t, 0, "web", "app: web")
+	ways := s.ways(s.addClients(t))
+	s.startAgents(t)
+	s.awaitServices(t, count*portsOfService)
+	traffic := startBackground(updatePause)
+	traffic.addConnections(services[count-1], ways)
+	traffic.addStreams(t, services[count-1], ways)
+
+	for _, svc := range services {
+		check(t, s.manifests.Remove(svc.name+".yaml"))
+	}
+	agent := s.agents[0]
+	check(t, agent.Await("the brake", func(st *control.Status) bool { return len(st.Proxy.Held) == count*portsOfService }))
+	connectAllTo(t, pod, services, ways)
+	status, err := agent.CLI("status")
+	check(t, err)
+	if want := fmt.Sprintf("%d deletions are held back (--deletion-brake)", count*portsOfService); !strings.Contains(status, want) {
+		t.Errorf("the status doesn't say %q:\n%s", want, status)
+	}
+	// A restart is no way round it.
+	agent.Kill()
+	check(t, agent.Start())
+	check(t, agent.Await("the brake", func(st *control.Status) bool { return len(st.Proxy.Held) == count*portsOfService }))
+	connectAllTo(t, pod, services, ways)
+	traffic.check(t)
+
+	check(t, agent.Stop())
+	check(t, agent.Start("--deletion-brake=1"))
+	check(t, agent.Await("the deletion", func(st *control.Status) bool { return st.Proxy.Services == 0 && len(st.Proxy.Held) == 0 }))
+	if left := contents(t, agent); len(left.Frontends)+len(left.Names) > 0 {
+		t.Errorf("left in the maps: %+v", left)
+	}
+}
+
+func connectAllTo(t *testing.T, pod *topo.Pod, services []service, ways []way) {
+	t.Helper()
+	for _, svc := range services {
+		for _, w := range ways {
+			for _, v6 := range bothFamilies {
+				if r := w.client.Get(topo.Request{To: w.to(svc, http, v6)}); r.Pod != pod.Name {
+					t.Errorf("%s by %s, %s: %s", svc.name, w.name, familyName(v6), r)
+				}
+			}
+		}
+	}
+}
