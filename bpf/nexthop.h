@@ -67,9 +67,8 @@ static __always_inline __u32 device_flags(__u32 ifindex)
  * Returns BPF_FIB_LKUP_RET_*, or a negative errno; the device in fib->ifindex
  * is set on SUCCESS and on NO_NEIGH.
  */
-static __always_inline long fib_lookup(void *ctx, int family, __u32 ifindex,
-				       const __be32 *saddr, const __be32 *daddr, __u8 proto,
-				       struct bpf_fib_lookup *fib)
+static __always_inline long fib_lookup(void *ctx, int family, __u32 ifindex, const __be32 *saddr,
+				       const __be32 *daddr, __u8 proto, struct bpf_fib_lookup *fib)
 {
 	__builtin_memset(fib, 0, sizeof(*fib));
 	fib->family = family;

@@ -186,8 +186,7 @@ static __always_inline int open_records(int family, const struct packet *p)
 		f->flags = FLOW_MIRROR_EGRESS;
 	if (flow_insert(family, false, &p->tuple, f, &s->open.to, BPF_ANY))
 		return VERDICT_DROP_ERROR;
-	if (f->flags & FLOW_SPLIT &&
-	    open_egress_half(family, false, f, &p->tuple, &s->open.to, s))
+	if (f->flags & FLOW_SPLIT && open_egress_half(family, false, f, &p->tuple, &s->open.to, s))
 		return VERDICT_DROP_ERROR;
 	return VERDICT_FLOW_OPENED;
 }

@@ -221,8 +221,7 @@ static __always_inline long refuse_udp(struct __sk_buff *skb, int family, __u32 
 		return -1;
 	if (store_ip(skb, family, l3_off, &back, header + sizeof(icmp) + quoted))
 		return -1;
-	return bpf_skb_store_bytes(skb, l3_off + header, &icmp, sizeof(icmp),
-				   BPF_F_RECOMPUTE_CSUM);
+	return bpf_skb_store_bytes(skb, l3_off + header, &icmp, sizeof(icmp), BPF_F_RECOMPUTE_CSUM);
 }
 
 static __always_inline int refuse_family(struct __sk_buff *skb, int family, __u32 l3_off,

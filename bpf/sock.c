@@ -147,9 +147,8 @@ static __always_inline void peer_forget(struct bpf_sock_addr *ctx, int family, c
 	bpf_sk_storage_delete(&sock_peers, sk);
 }
 
-static __always_inline bool peer_remember(struct bpf_sock_addr *ctx, int family,
-					  const __be32 *addr, __be16 port,
-					  const struct backend *backend)
+static __always_inline bool peer_remember(struct bpf_sock_addr *ctx, int family, const __be32 *addr,
+					  __be16 port, const struct backend *backend)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct sock_peer *peer;
@@ -191,9 +190,8 @@ static __always_inline int sock_connect(struct bpf_sock_addr *ctx, int family, b
 	return VERDICT_CONTINUE;
 }
 
-static __always_inline void sock_flow_key(struct bpf_sock_addr *ctx, int family,
-					  const __be32 *addr, __be16 port, bool reply,
-					  struct sock_flow_key *key)
+static __always_inline void sock_flow_key(struct bpf_sock_addr *ctx, int family, const __be32 *addr,
+					  __be16 port, bool reply, struct sock_flow_key *key)
 {
 	__builtin_memset(key, 0, sizeof(*key));
 	key->cookie = bpf_get_socket_cookie(ctx);
@@ -206,9 +204,8 @@ static __always_inline void sock_flow_key(struct bpf_sock_addr *ctx, int family,
 static __always_inline bool backend_still(int family, const struct backend *backend,
 					  const struct sock_flow *flow)
 {
-	return backend && backend->service == flow->service &&
-	       backend->flags & BACKEND_SERVING && backend->port == flow->port &&
-	       addr_equal(family, backend->addr, flow->addr);
+	return backend && backend->service == flow->service && backend->flags & BACKEND_SERVING &&
+	       backend->port == flow->port && addr_equal(family, backend->addr, flow->addr);
 }
 
 /* The backend of a conversation: the one it has, while that serves. */

@@ -37,8 +37,7 @@ static __always_inline int tc_parse(struct __sk_buff *skb, int family, __u32 l3_
 
 static __always_inline __u32 saddr_off(int family)
 {
-	return family == AF_INET ? offsetof(struct iphdr, saddr) :
-				   offsetof(struct ipv6hdr, saddr);
+	return family == AF_INET ? offsetof(struct iphdr, saddr) : offsetof(struct ipv6hdr, saddr);
 }
 
 static __always_inline __u32 addr_size(int family)
@@ -58,9 +57,8 @@ static __always_inline long tc_fix_checksums(struct __sk_buff *skb, int family, 
 		off = p->l4_off + UDP_CHECK_OFF;
 		flags = BPF_F_MARK_MANGLED_0;
 	}
-	if (family == AF_INET &&
-	    bpf_l3_csum_replace(skb, l3_off + offsetof(struct iphdr, check), 0,
-				csum_fold32(addr_diff), 0))
+	if (family == AF_INET && bpf_l3_csum_replace(skb, l3_off + offsetof(struct iphdr, check), 0,
+						     csum_fold32(addr_diff), 0))
 		return -1;
 	if (bpf_l4_csum_replace(skb, off, 0, csum_fold32(addr_diff), flags | BPF_F_PSEUDO_HDR))
 		return -1;
@@ -111,11 +109,10 @@ static __always_inline long tc_decrement_ttl(struct __sk_buff *skb, int family, 
 	if (family == AF_INET6)
 		return bpf_skb_store_bytes(skb, l3_off + offsetof(struct ipv6hdr, hop_limit), &ttl,
 					   sizeof(ttl), BPF_F_RECOMPUTE_CSUM);
-	if (bpf_l3_csum_replace(skb, l3_off + offsetof(struct iphdr, check),
-				bpf_htons(p->ttl << 8), bpf_htons(ttl << 8), 2))
+	if (bpf_l3_csum_replace(skb, l3_off + offsetof(struct iphdr, check), bpf_htons(p->ttl << 8),
+				bpf_htons(ttl << 8), 2))
 		return -1;
-	return bpf_skb_store_bytes(skb, l3_off + offsetof(struct iphdr, ttl), &ttl, sizeof(ttl),
-				   0);
+	return bpf_skb_store_bytes(skb, l3_off + offsetof(struct iphdr, ttl), &ttl, sizeof(ttl), 0);
 }
 
 /* Both addresses, then out, past the stack; resolves the neighbour if need be. */

@@ -133,8 +133,7 @@ static __always_inline bool pending_repair(int family, const struct flow *f, con
 {
 	struct tuple *to = &s->pending.to, *mirror = &s->pending.mirror;
 
-	if (!mirror_get(family, false, f, t, mirror) &&
-	    !mirror_restore(family, f, t, mirror, s) &&
+	if (!mirror_get(family, false, f, t, mirror) && !mirror_restore(family, f, t, mirror, s) &&
 	    !mirror_get(family, false, f, t, mirror)) {
 		flow_delete(family, false, t);
 		return false;

@@ -58,7 +58,7 @@ struct counter {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, HOOK_COUNT * VERDICT_COUNT);
+	__uint(max_entries, HOOK_COUNT *VERDICT_COUNT);
 	__type(key, __u32);
 	__type(value, struct counter);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);

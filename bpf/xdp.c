@@ -5,8 +5,8 @@
  * XDP on external devices: the express path. What it cannot do it leaves,
  * untouched, to tc ingress on the same device: flows to local backends (only
  * tc sees offloaded packets rightly), neighbours that need resolving or asking
- * after, and refusals. A new flow is recorded here in any case: were it left to tc to
- * choose again, remote backends would get more than their share.
+ * after, and refusals. A new flow is recorded here in any case: were it left
+ * to tc to choose again, remote backends would get more than their share.
  */
 
 #include "checksum.h"

@@ -71,8 +71,14 @@ func ReadStatus(dir string) (*Status, error) {
 	return &s, nil
 }
 
-// RemoveStatus deletes the status file and its directory.
+// CacheDir is where, in a run directory, sources keep what must outlive a restart.
+func CacheDir(runDir string) string { return filepath.Join(runDir, "last-good") }
+
+// RemoveStatus deletes what an agent wrote to its run directory, and the directory.
 func RemoveStatus(dir string) error {
+	if err := os.RemoveAll(CacheDir(dir)); err != nil {
+		return err
+	}
 	if err := os.Remove(filepath.Join(dir, statusFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 
+	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/control"
 	"github.com/waggle-lb/waggle/control/manifest"
 	"github.com/waggle-lb/waggle/loader"
@@ -77,7 +78,7 @@ func runAgent(g *globals, f *agentFlags) error {
 	if err != nil {
 		return err
 	}
-	src, err := f.source(log)
+	src, err := f.source(g, log)
 	if err != nil {
 		return err
 	}
@@ -159,16 +160,28 @@ func (f *agentFlags) loaderOptions(opts *loader.Options) error {
 	}
 	opts.NodePortMin, opts.NodePortMax = nodePorts.Min, nodePorts.Max
 	opts.SNATMin, opts.SNATMax = snat.Min, snat.Max
-	opts.MapSizes = map[string]uint32{}
+	opts.MapSizes, err = f.sizes()
+	return err
+}
+
+func (f *agentFlags) sizes() (map[string]uint32, error) {
+	spec, err := bpf.Spec()
+	if err != nil {
+		return nil, err
+	}
+	sizes := map[string]uint32{}
 	for _, s := range f.mapSizes {
 		name, value, _ := strings.Cut(s, "=")
 		n, err := strconv.ParseUint(value, 10, 32)
-		if err != nil || n == 0 || name == "" {
-			return fmt.Errorf("--map-size %s: want name=elements", s)
+		if err != nil || n == 0 {
+			return nil, fmt.Errorf("--map-size %s: want name=elements", s)
 		}
-		opts.MapSizes[name] = uint32(n)
+		if spec.Maps[name] == nil {
+			return nil, fmt.Errorf("--map-size %s: there is no map %q", s, name)
+		}
+		sizes[name] = uint32(n)
 	}
-	return nil
+	return sizes, nil
 }
 
 // cgroupPath finds the root of the cgroup2 hierarchy, also on hosts that mount it beside v1.
@@ -189,7 +202,7 @@ func (f *agentFlags) cgroupPath() (string, error) {
 	return f.cgroup, nil
 }
 
-func (f *agentFlags) source(log *logrus.Entry) (*manifest.Source, error) {
+func (f *agentFlags) source(g *globals, log *logrus.Entry) (*manifest.Source, error) {
 	if f.manifests == "" {
 		return nil, fmt.Errorf("--manifests: the directory to take Services from is not given")
 	}
@@ -200,13 +213,14 @@ func (f *agentFlags) source(log *logrus.Entry) (*manifest.Source, error) {
 	opts := manifest.Options{
 		Dir:            f.manifests,
 		AllocationFile: f.allocations,
+		CacheDir:       control.CacheDir(g.runDir),
 		Log:            log,
 	}
 	opts.NodePortRange = utilnet.PortRange{Base: int(nodePorts.Min), Size: int(nodePorts.Max-nodePorts.Min) + 1}
 	for _, s := range f.serviceCIDRs {
 		p, err := netip.ParsePrefix(s)
-		if err != nil {
-			return nil, fmt.Errorf("--service-cidrs: %q is not a CIDR", s)
+		if err != nil || p != p.Masked() || p.Addr().Is4In6() {
+			return nil, fmt.Errorf("--service-cidrs: %q is not a network address and its length", s)
 		}
 		opts.ServiceCIDRs = append(opts.ServiceCIDRs, p)
 	}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -86,7 +87,7 @@ func serviceTable(services []serviceView, wide bool) table {
 	for _, s := range services {
 		sum := summarize(s)
 		row := []string{s.Namespace, s.Name, sum.kind, orNone(sum.clusterIPs), orNone(sum.externalIPs),
-			orNone(sum.ports), fmt.Sprintf("%d (%d local)", len(sum.endpoints), sum.local)}
+			orNone(sum.ports), fmt.Sprintf("%d (%d local)", sum.count, sum.local)}
 		if wide {
 			row = append(row, orNone(sum.endpoints), orNone(sum.ids))
 		}
@@ -98,7 +99,7 @@ func serviceTable(services []serviceView, wide bool) table {
 type summary struct {
 	kind                                           string
 	clusterIPs, externalIPs, ports, endpoints, ids []string
-	local                                          int
+	count, local                                   int // of endpoints, in one family
 }
 
 // summarize collects what `kubectl get service` shows in a line.
@@ -128,13 +129,32 @@ func summarize(s serviceView) summary {
 		}
 		add(&sum.ports, portSpec(number, nodePort, port.Proto))
 		for _, b := range port.Backends {
-			if b.Local && !slices.Contains(sum.endpoints, b.Address.String()) {
-				sum.local++
-			}
 			add(&sum.endpoints, b.Address.String())
 		}
 	}
+	for _, family := range []string{"IPv4", "IPv6"} {
+		count, local := countEndpoints(s, family)
+		sum.count, sum.local = max(sum.count, count), max(sum.local, local)
+	}
 	return sum
+}
+
+// countEndpoints counts those of one family: a pod of a dual-stack service has one in each.
+func countEndpoints(s serviceView, family string) (count, local int) {
+	seen := map[netip.AddrPort]bool{}
+	for _, port := range s.Ports {
+		for _, b := range port.Backends {
+			if port.IPFamily != family || seen[b.Address] {
+				continue
+			}
+			seen[b.Address] = true
+			count++
+			if b.Local {
+				local++
+			}
+		}
+	}
+	return count, local
 }
 
 // portSpec spells a port as kubectl does: 80:30008/TCP.

@@ -128,7 +128,7 @@ func readServices(p maps.Provider) ([]serviceView, error) {
 			port.Backends = append(port.Backends, backendView{
 				ID: id, Service: serviceName(names[b.Service]), Port: port.Name,
 				Address: netip.AddrPortFrom(b.Addr, b.Port),
-				Proto: port.Proto, Local: b.Local, Serving: b.Serving,
+				Proto:   port.Proto, Local: b.Local, Serving: b.Serving,
 			})
 		}
 	}

@@ -3,6 +3,8 @@
 package manifest
 
 import (
+	"slices"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/waggle-lb/waggle/control/source"
@@ -37,6 +39,13 @@ func (c *contents) keys() keySet {
 		keys.add(c.documents[i].key)
 	}
 	return keys
+}
+
+// sound tells whether nothing is wrong with any document.
+func (c *contents) sound() bool {
+	return len(c.problems) == 0 && !slices.ContainsFunc(c.documents, func(d document) bool {
+		return len(d.unsound) > 0
+	})
 }
 
 // after is what to hold of a file, given what it held before: what can't be known stays.

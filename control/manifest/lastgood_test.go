@@ -168,3 +168,39 @@ func TestLinks(t *testing.T) {
 	wantProblems(t, b.path, b.problems.list(),
 		"b.yaml:0  : can't be read, what it held stays: no such file", "sub:0  : can't be read, what it held stays: no such file")
 }
+
+// TestLastGoodStateOverRestart: what an earlier process knew of a file that doesn't parse now,
+// or of an object in it, stays in force; what was removed meanwhile does not come back.
+func TestLastGoodStateOverRestart(t *testing.T) {
+	dir, cache := newDirectory(t, "a.yaml", webYAML+"---\n"+dnsYAML, "b.yaml", podYAML), filepath.Join(t.TempDir(), "kept")
+	restart := func() *bench {
+		b := newBench(dir)
+		b.state.tree.kept = lastGood(cache)
+		return b
+	}
+	wantCalls(t, restart().look(), "add Service default/dns", "add Service default/web", "synced")
+	for what, step := range map[string]struct {
+		text string
+		want []string
+	}{
+		"half a file":      {webYAML + "---\nkind: [", []string{"add Service default/dns", "add Service default/web", "synced"}},
+		"an empty file":    {"", []string{"add Service default/dns", "add Service default/web", "synced"}},
+		"one bad object":   {webYAML + "---\n" + serviceYAML("dns", "clusterIP: 10.96.0.2\nports: [{port: 0}]"), []string{"add Service default/dns", "add Service default/web", "synced"}},
+		"one bad, one off": {serviceYAML("dns", "clusterIP: 10.96.0.2\nports: [{port: 0}]"), []string{"add Service default/dns", "synced"}},
+	} {
+		b := restart()
+		b.write("a.yaml", step.text)
+		t.Log(what)
+		wantCalls(t, b.look(), step.want...)
+		if len(b.problems.list()) == 0 {
+			t.Errorf("%s: no problem is told", what)
+		}
+	}
+	if err := os.Remove(filepath.Join(dir.path, "a.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	wantCalls(t, restart().look(), "synced")
+	b := restart()
+	b.write("a.yaml", "kind: [")
+	wantCalls(t, b.look(), "synced")
+}

@@ -30,6 +30,7 @@ func Load(opts Options) (*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
+	opts.CacheDir = ""
 	found := newProblems(opts.Log)
 	state := newState(opts, found, true)
 	files, err := state.tree.scan(look{}, func(string, fs.FileInfo) {})

@@ -24,6 +24,9 @@ type Options struct {
 	// AllocationFile keeps the allocations over restarts, and is shared by the agents of one
 	// machine; .waggle-allocations.json in Dir if empty.
 	AllocationFile string
+	// CacheDir keeps the last good state of each file over restarts; empty: not kept. It must
+	// not be shared.
+	CacheDir string
 	// Log receives what happens; the standard logger if nil.
 	Log *logrus.Entry
 }

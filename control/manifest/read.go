@@ -24,11 +24,12 @@ type tree struct {
 	root   string
 	except string // the file of allocations, which is ours
 	check  validator
+	kept   lastGood
 	files  map[string]*file
 }
 
-func newTree(root, except string, check validator) *tree {
-	return &tree{root: root, except: except, check: check, files: map[string]*file{}}
+func newTree(root, except string, check validator, kept lastGood) *tree {
+	return &tree{root: root, except: except, check: check, kept: kept, files: map[string]*file{}}
 }
 
 type file struct {
@@ -66,9 +67,11 @@ type change struct {
 
 // findings are what came of looking at the directory.
 type findings struct {
+	kept     []change // what an earlier process knew of files that are not sound now
 	changes  []change // in the order of paths
 	problems []source.Problem
 	ignored  []string // documents of other kinds, in files that were read
+	keeping  error    // why a file's last good state could not be kept
 }
 
 // scan brings the tree up to date. It fails, and nothing changes, if the directory can't be read.
@@ -89,6 +92,10 @@ func (t *tree) scan(l look, enter func(string, fs.FileInfo)) (findings, error) {
 		}
 	}
 	f.problems = found.problems
+	if err := errors.Join(f.keeping, t.kept.keepOnly(found.files)); err != nil {
+		f.problems = append(f.problems, source.Problem{File: string(t.kept),
+			Message: fmt.Sprintf("the last good state of files can't be kept over a restart: %v", err)})
+	}
 	for _, path := range slices.Sorted(maps.Keys(t.files)) {
 		f.problems = append(f.problems, t.files[path].problems...)
 	}
@@ -107,6 +114,10 @@ func (t *tree) refresh(path string, info fs.FileInfo, suspect bool, f *findings)
 	}
 	data, err := readFile(path)
 	if err != nil {
+		if known == nil {
+			before = t.keptContents(path)
+			f.changes = append(f.changes, change{path: path, documents: before.documents})
+		}
 		now := brokenFile(path, 0, fmt.Sprintf("can't be read, what it held stays: %v", unwrapPath(err))).after(before)
 		t.files[path] = &file{failed: true, contents: now}
 		return
@@ -117,9 +128,26 @@ func (t *tree) refresh(path string, info fs.FileInfo, suspect bool, f *findings)
 		return
 	}
 	now := t.decode(path, data, before)
+	if known == nil && (len(data) == 0 || !now.sound()) {
+		before = t.keptContents(path)
+		f.kept = append(f.kept, change{path: path, documents: before.documents})
+		now = t.decode(path, data, before)
+	}
+	if now.sound() {
+		f.keeping = errors.Join(f.keeping, t.kept.save(path, data))
+	}
 	t.files[path] = &file{stamp: stampOf(info), sum: sum, contents: now}
 	f.changes = append(f.changes, change{path: path, documents: now.documents})
 	f.ignored = append(f.ignored, now.ignored...)
+}
+
+// keptContents is what an earlier process knew of a file when nothing was wrong with it.
+func (t *tree) keptContents(path string) contents {
+	data := t.kept.load(path)
+	if data == nil {
+		return contents{}
+	}
+	return t.decode(path, data, contents{})
 }
 
 // decode takes a file that has become empty for one that is being written, or for which there

@@ -90,6 +90,7 @@ func (r *run) start(ctx context.Context) {
 		}
 		var more findings
 		more, err = tree.scan(look{all: true}, r.watch.enter)
+		more.kept = found.kept
 		more.changes = append(found.changes, more.changes...)
 		found = more
 	}

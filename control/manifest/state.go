@@ -44,7 +44,7 @@ func newState(opts Options, found *problems, readOnly bool) *state {
 	return &state{
 		log:       opts.Log,
 		problems:  found,
-		tree:      newTree(opts.Dir, opts.AllocationFile, validator{ranges: from}),
+		tree:      newTree(opts.Dir, opts.AllocationFile, validator{ranges: from}, lastGood(opts.CacheDir)),
 		index:     newIndex(),
 		allocator: newAllocator(opts.AllocationFile, from, readOnly),
 		matcher:   newMatcher(),
@@ -70,7 +70,10 @@ func (s *state) apply(ctx context.Context, found findings, err error) delta {
 	for _, what := range found.ignored {
 		s.log.WithField("object", what).Debug("manifest of another kind is ignored")
 	}
-	changed := s.indexed(found.changes)
+	changed := s.indexed(found.kept)
+	for key := range s.indexed(found.changes) {
+		changed.add(key)
+	}
 	affected := s.spread(changed)
 	s.allocate(ctx, changed, affected)
 	s.remake(affected)

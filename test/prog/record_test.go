@@ -44,8 +44,6 @@ func (k tuple) bytes() []byte {
 	return append(b, byte(k.proto), egress, 0, 0)
 }
 
-func (k tuple) reversed(egress bool) tuple { return tuple{k.dst, k.src, k.proto, egress} }
-
 func (r record) bytes() []byte {
 	var b bytes.Buffer
 	must(binary.Write(&b, binary.NativeEndian, r.Flow))

@@ -92,9 +92,9 @@ func (l looker) serviceList(t *testing.T) {
 	}
 	want := [][]string{
 		{"default", "local", "LoadBalancer", "10.96.0.1,fd00:10:96::1", "203.0.113.1,2001:db8::1",
-			"53:30010/UDP,7:30017/TCP,80:30010/TCP", "6 (6 local)"},
+			"53:30010/UDP,7:30017/TCP,80:30010/TCP", "3 (3 local)"},
 		{"default", "remote", "LoadBalancer", "10.96.0.2,fd00:10:96::2", "203.0.113.2,2001:db8::2",
-			"53:30020/UDP,7:30027/TCP,80:30020/TCP", "6 (0 local)"},
+			"53:30020/UDP,7:30027/TCP,80:30020/TCP", "3 (0 local)"},
 	}
 	if !slices.EqualFunc(rows, want, slices.Equal[[]string]) {
 		t.Errorf("rows %q, want %q", rows, want)

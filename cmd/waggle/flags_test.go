@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+)
+
+// run runs the command as main does.
+func run(t *testing.T, args ...string) (stdout string, err error) {
+	t.Helper()
+	root := newRoot()
+	var out bytes.Buffer
+	root.SetOut(&out)
+	root.SetErr(&out)
+	root.SetArgs(args)
+	err = root.Execute()
+	return out.String(), err
+}
+
+// Whoever mistypes a flag is told which, and nothing is loaded. The pin directory is one that the
+// loader refuses, should a mistake get past the checks.
+func TestAgentFlagErrors(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for _, c := range []struct{ flag, want string }{
+		{"", "--manifests: the directory to take Services from is not given"},
+		{"--log-level=loud", "--log-level loud: one of panic, fatal, error, warn, info, debug, trace"},
+		{"--log-format=xml", "--log-format xml: one of text, json"},
+		{"--xdp=maybe", "--xdp maybe: one of auto, off, always"},
+		{"--deletion-brake=1.5", "--deletion-brake 1.5: a fraction from 0 to 1"},
+		{"--deletion-brake=-0.1", "--deletion-brake -0.1: a fraction from 0 to 1"},
+		{"--deletion-brake=half", `"--deletion-brake"`},
+		{"--devices=[x", `--devices: bad pattern "[x"`},
+		{"--pod-devices=eth0,[x", `--pod-devices: bad pattern "[x"`},
+		{"--ignore-devices=[x", `--ignore-devices: bad pattern "[x"`},
+		{"--nodeport-addresses=10.0.0.1", `--nodeport-addresses: "10.0.0.1" is neither a CIDR, nor "primary", nor "all"`},
+		{"--nodeport-range=1000", `--nodeport-range: "1000" is not a range of ports such as 30000-32767`},
+		{"--snat-ports=9-1", `--snat-ports: "9-1" is not a range of ports such as 30000-32767`},
+		{"--snat-ports=32767-40000", "--snat-ports 32767-40000 and --nodeport-range 30000-32767 overlap"},
+		{"--map-size=flows4", "--map-size flows4: want name=elements"},
+		{"--map-size=flows4=0", "--map-size flows4=0: want name=elements"},
+		{"--map-size=flows4=many", "--map-size flows4=many: want name=elements"},
+		{"--map-size==5", `--map-size =5: there is no map ""`},
+		{"--map-size=flows4=5,flow5=6", `--map-size flow5=6: there is no map "flow5"`},
+		{"--cgroup=/no/such", "--cgroup /no/such: there is no such directory"},
+		{"--service-cidrs=10.96.0.0", `--service-cidrs: "10.96.0.0" is not a network address and its length`},
+		{"--service-cidrs=10.96.0.1/16", `--service-cidrs: "10.96.0.1/16" is not a network address and its length`},
+		{"--service-cidrs=::ffff:10.96.0.0/112", `--service-cidrs: "::ffff:10.96.0.0/112" is not a network address and its length`},
+		{"--nosuch", "--nosuch"},
+	} {
+		args := []string{"agent", "--pin-dir=/no.such", "--run-dir=" + t.TempDir()}
+		if c.flag != "" {
+			args = append(args, c.flag)
+		}
+		if strings.HasPrefix(c.flag, "--service-cidrs") {
+			args = append(args, "--manifests=.")
+		}
+		out, err := run(t, args...)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got error %v\nwant %s", c.flag, err, c.want)
+		}
+		if out != "" {
+			t.Errorf("%s: besides the error it says %q", c.flag, out)
+		}
+	}
+}
+
+func TestOutputFormatErrors(t *testing.T) {
+	for _, command := range []string{"service list", "service get x", "backend list", "flow list", "status"} {
+		_, err := run(t, append(strings.Fields(command), "-o", "xml", "--pin-dir=/no.such", "--run-dir="+t.TempDir())...)
+		if want := "-o xml: unknown format; one of table, wide, json, yaml"; err == nil || err.Error() != want {
+			t.Errorf("%s: got error %v", command, err)
+		}
+	}
+}
+
+func TestArgumentErrors(t *testing.T) {
+	for _, command := range []string{"service list x", "service get", "service get a b", "service frobnicate", "frobnicate", "agent x", "status x", "cleanup x", "cleanup --snat-ports=x"} {
+		if _, err := run(t, append(strings.Fields(command), "--pin-dir=/no.such", "--run-dir="+t.TempDir())...); err == nil {
+			t.Errorf("%s: no error", command)
+		}
+	}
+}
+
+func TestNodeName(t *testing.T) {
+	for given, want := range map[string]string{"Node-A": "node-a", " node-b ": "node-b"} {
+		f := agentFlags{nodeName: given, xdp: "auto", nodePortRange: "1-2", snatPorts: "3-4", cgroup: "none"}
+		cfg, err := f.config(&globals{}, nil)
+		if err != nil || cfg.NodeName != want {
+			t.Errorf("%q: got %q, error %v", given, cfg.NodeName, err)
+		}
+	}
+	f := agentFlags{xdp: "auto", nodePortRange: "1-2", snatPorts: "3-4", cgroup: "none"}
+	if cfg, err := f.config(&globals{}, nil); err != nil || cfg.NodeName == "" || cfg.NodeName != strings.ToLower(cfg.NodeName) {
+		t.Errorf("the host's: got %q, error %v", cfg.NodeName, err)
+	}
+}
+
+func TestVersion(t *testing.T) {
+	out, err := run(t, "version")
+	if err != nil || !strings.HasPrefix(out, "waggle "+version+" go") {
+		t.Errorf("got %q, error %v", out, err)
+	}
+}
