@@ -47,6 +47,9 @@ func checkBPFFS(path string) error {
 		existing = filepath.Dir(existing)
 		err = unix.Statfs(existing, &stat)
 	}
+	if errors.Is(err, unix.EACCES) {
+		return fmt.Errorf("pin directory %s: run as root: %w", path, err)
+	}
 	if err != nil {
 		return fmt.Errorf("pin directory %s: %w", path, err)
 	}

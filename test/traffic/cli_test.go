@@ -239,7 +239,7 @@ func (l looker) refusals(t *testing.T) {
 		{here("agent", "--manifests", empty, "--deletion-brake", "7"), []string{"--deletion-brake 7"}},
 		{here("agent", "--manifests", empty, "--map-size", "flows4"), []string{"--map-size flows4"}},
 		// The last one with these pins: it makes the directory.
-		{at(nowhere, "agent", "--manifests", empty, "--map-size", "nothing=5"), []string{"nothing", "no such map"}},
+		{at(nowhere, "agent", "--manifests", empty, "--map-size", "nothing=5"), []string{"nothing", "there is no map"}},
 		{here("agent", "--manifests", empty, "--snat-ports", "30000-40000"), []string{"--snat-ports", "overlap"}},
 		{here("agent", "--manifests", empty, "--nodeport-addresses", "here"), []string{"--nodeport-addresses", "here"}},
 		{here("agent", "--manifests", empty, "--cgroup", "/nowhere"), []string{"/nowhere"}},

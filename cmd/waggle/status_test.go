@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/loader"
+)
+
+func someStatus(pinDir string) *control.Status {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	return &control.Status{
+		PID: 7, Version: "v1", Node: "node-a", PinDir: pinDir, Source: "manifests in /etc/waggle",
+		Started: at, Written: at.Add(time.Minute),
+		Proxy: control.ProxyStatus{Synced: true, LastSync: at, Services: 3, Failures: []string{"service default/a: full"}, Held: []string{"default/b", "default/c"}},
+		Devices: []control.DeviceStatus{
+			{Name: "eth0", Ifindex: 2, Role: control.RoleExternal, XDP: "native", TC: "attached", Express: true, Addr4: "10.0.0.1", Addr6: "fd00::1"},
+			{Name: "pod0", Ifindex: 3, Role: control.RolePod, XDP: "not for this role", TC: "attached"},
+		},
+		Links: []loader.LinkStatus{
+			{Hook: "xdp", Kind: "xdp-native", Device: "eth0", Ifindex: 2, Program: "waggle_xdp", ProgramID: 5, LinkID: 6, Attached: true},
+			{Hook: "connect4", Kind: "cgroup", Cgroup: "/sys/fs/cgroup", Program: "waggle_connect4", ProgramID: 8, LinkID: 9},
+		},
+		Flows:    control.FlowCensus{Records4: 1, Records6: 2, Expired: 3},
+		Problems: []source.Problem{{File: "a.yaml", Document: 2, Object: "Service default/a", Field: "spec.ports", Message: "is\nwrong"}},
+		Warnings: []string{"links: gone"},
+	}
+}
+
+const statusText = `
+Agent:    NOT RUNNING (last seen 2026-01-02T03:05:05Z); the datapath goes on as it was
+Version:  v1
+Node:     node-a
+Source:   manifests in /etc/waggle
+Pins:     PINS
+Synced:   3 service ports, last sync 2026-01-02T03:04:05Z
+Flows:    1 IPv4 and 2 IPv6 records, 3 expired
+
+Devices
+DEVICE   ROLE       TC         XDP                 EXPRESS   SNAT ADDRESSES
+eth0     external   attached   native              true      10.0.0.1,fd00::1
+pod0     pod        attached   not for this role   false     <none>
+
+Programs
+HOOK       AT               KIND         PROGRAM                  ATTACHED
+xdp        eth0             xdp-native   waggle_xdp (id 5)        true
+connect4   /sys/fs/cgroup   cgroup       waggle_connect4 (id 8)   false
+
+Packets
+No packets yet.
+
+Problems
+WHERE                 OBJECT              FIELD        MESSAGE
+a.yaml (document 2)   Service default/a   spec.ports   is wrong
+agent                                                  service default/a: full
+agent                                                  links: gone
+agent                                                  2 deletions are held back (--deletion-brake), default/b first`
+
+func (l *loaded) writeStatus(dir string, s *control.Status) {
+	l.t.Helper()
+	raw, err := json.Marshal(s)
+	l.must(err)
+	l.must(os.WriteFile(filepath.Join(dir, "status.json"), raw, 0o644))
+}
+
+func TestStatus(t *testing.T) {
+	l := load(t)
+	l.must(l.dp.Close()) // the agent ends
+	dir := t.TempDir()
+	l.writeStatus(dir, someStatus(l.pinDir))
+	l.expect("status --run-dir "+dir, strings.ReplaceAll(statusText, "PINS", l.pinDir))
+	var view map[string]any
+	l.must(json.Unmarshal([]byte(l.run("status -o json --run-dir "+dir)), &view))
+	if view["running"] != false || view["agent"] == nil || view["counters"] == nil {
+		t.Errorf("got %v", view)
+	}
+	link := view["agent"].(map[string]any)["links"].([]any)[0].(map[string]any)
+	for key, want := range map[string]any{"hook": "xdp", "kind": "xdp-native", "device": "eth0", "program": "waggle_xdp", "attached": true} {
+		if link[key] != want {
+			t.Errorf("link's %s: got %v, want %v", key, link[key], want)
+		}
+	}
+}
+
+func TestStatusOfRunningAgent(t *testing.T) {
+	l := load(t)
+	dir := t.TempDir()
+	s := someStatus(l.pinDir)
+	s.Proxy = control.ProxyStatus{}
+	l.writeStatus(dir, s)
+	out := l.run("status --run-dir " + dir)
+	for _, want := range []string{"running (pid 7, since 2026-01-02T03:04:05Z)", "not yet: the datapath works with what it had"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is not in\n%s", want, out)
+		}
+	}
+}
+
+func TestNotLoaded(t *testing.T) {
+	const pinDir = "--pin-dir=/sys/fs/bpf/waggle-no-such"
+	for _, command := range []string{"service list", "service get x", "backend list", "flow list"} {
+		if _, err := run(t, append(strings.Fields(command), pinDir)...); !errors.Is(err, loader.ErrNotLoaded) {
+			t.Errorf("%s: got error %v", command, err)
+		}
+	}
+	_, err := run(t, "status", pinDir, "--run-dir", t.TempDir())
+	if err == nil || !strings.HasPrefix(err.Error(), "no agent has run here yet") {
+		t.Errorf("status: got error %v", err)
+	}
+}

@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+	"sigs.k8s.io/yaml"
+
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/control/plan"
+	"github.com/waggle-lb/waggle/control/reconcile"
+	"github.com/waggle-lb/waggle/loader"
+	"github.com/waggle-lb/waggle/maps"
+)
+
+// loaded is a pinned datapath, as an agent that has ended leaves it.
+type loaded struct {
+	t      *testing.T
+	pinDir string
+	dp     *loader.Datapath
+}
+
+func load(t *testing.T) *loaded {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it loads BPF programs")
+	}
+	l := &loaded{t: t, pinDir: fmt.Sprintf("/sys/fs/bpf/waggle-command-test-%d", os.Getpid())}
+	sizes := map[string]uint32{}
+	for _, name := range []string{"flows4", "flows6", "flows_new4", "flows_new6", "slots", "backends", "services4", "services6", "service_names", "sock_flows"} {
+		sizes[name] = 256
+	}
+	var err error
+	l.dp, err = loader.Load(loader.Options{PinDir: l.pinDir, Log: quiet(), MapSizes: sizes})
+	l.must(err)
+	t.Cleanup(func() {
+		l.must(l.dp.Close())
+		_, err := loader.Cleanup(l.pinDir, quiet())
+		l.must(err)
+	})
+	return l
+}
+
+func quiet() *logrus.Entry {
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	return logrus.NewEntry(log)
+}
+
+func (l *loaded) must(err error) {
+	l.t.Helper()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// run runs a command that looks at the pinned maps.
+func (l *loaded) run(command string) string {
+	l.t.Helper()
+	out, err := run(l.t, append(strings.Fields(command), "--pin-dir", l.pinDir)...)
+	l.must(err)
+	return out
+}
+
+// expect compares what a command prints, without the blanks at the ends of lines.
+func (l *loaded) expect(command, want string) {
+	l.t.Helper()
+	if diff := cmp.Diff(tidy(want), tidy(l.run(command))); diff != "" {
+		l.t.Errorf("waggle %s (-want +got):\n%s", command, diff)
+	}
+}
+
+func tidy(s string) []string {
+	lines := strings.Split(strings.Trim(s, "\n"), "\n")
+	for i := range lines {
+		lines[i] = strings.TrimRight(lines[i], " ")
+	}
+	return lines
+}
+
+// apply writes services as the agent does.
+func (l *loaded) apply(services ...plan.Service) {
+	l.t.Helper()
+	r, err := reconcile.New(l.dp, quiet())
+	l.must(err)
+	for _, svc := range services {
+		l.must(r.Apply(svc))
+	}
+}
+
+// port plans a service port; its frontends are like "ClusterIP 10.96.0.1:80", where "local" and
+// "drop" may follow for clients outside, its endpoints like "10.1.0.1:8080", with a star if local.
+func port(name maps.Name, frontends []string, endpoints ...string) plan.Service {
+	kinds := map[string]maps.Kind{"ClusterIP": maps.ClusterIP, "NodePort": maps.NodePort, "ExternalIP": maps.ExternalIP, "LoadBalancer": maps.LoadBalancer}
+	svc := plan.Service{Name: name}
+	for _, s := range frontends {
+		words := strings.Fields(s)
+		at := netip.MustParseAddrPort(words[1])
+		f := plan.Frontend{Kind: kinds[words[0]], Frontend: maps.Frontend{Addr: at.Addr(), Port: at.Port(), Proto: name.Proto}}
+		for _, w := range words[2:] {
+			f.External.Set, f.External.Drop = plan.Local, w == "drop"
+		}
+		svc.Frontends = append(svc.Frontends, f)
+	}
+	for _, s := range endpoints {
+		s, local := strings.CutSuffix(s, "*")
+		at := netip.MustParseAddrPort(s)
+		e := plan.Endpoint{Addr: at.Addr(), Port: at.Port(), Local: local}
+		svc.Endpoints[plan.Cluster] = append(svc.Endpoints[plan.Cluster], e)
+		if local {
+			svc.Endpoints[plan.Local] = append(svc.Endpoints[plan.Local], e)
+		}
+	}
+	return svc
+}
+
+func (l *loaded) applySome() {
+	l.t.Helper()
+	name := func(namespace, name, port string, proto uint8, f maps.Family) maps.Name {
+		return maps.Name{Namespace: namespace, Name: name, Port: port, Proto: proto, Family: f}
+	}
+	l.apply(
+		port(name("default", "web", "http", unix.IPPROTO_TCP, maps.IPv4),
+			[]string{"ClusterIP 10.96.0.1:80", "LoadBalancer 192.0.2.1:80 local", "NodePort 0.0.0.0:30080 local"}, "10.1.0.1:8080", "10.1.0.2:8080*"),
+		port(name("default", "web", "http", unix.IPPROTO_TCP, maps.IPv6), []string{"ClusterIP [fd00:96::1]:80"}, "[fd00:1::1]:8080"),
+		port(name("kube-system", "dns", "dns", unix.IPPROTO_UDP, maps.IPv4), []string{"ClusterIP 10.96.0.10:53"}, "10.1.0.3:53*"),
+		port(name("kube-system", "dns", "dns-tcp", unix.IPPROTO_TCP, maps.IPv4), []string{"ClusterIP 10.96.0.10:53"}, "10.1.0.3:53*"),
+		port(name("default", "far", "", unix.IPPROTO_TCP, maps.IPv4),
+			[]string{"ClusterIP 10.96.0.2:80", "NodePort 0.0.0.0:30081 local drop"}, "10.1.0.1:8080"),
+		port(name("default", "none", "", unix.IPPROTO_SCTP, maps.IPv4), []string{"ClusterIP 10.96.0.3:80", "ExternalIP 192.0.2.9:80"}),
+	)
+}
+
+func TestEmpty(t *testing.T) {
+	l := load(t)
+	l.expect("service list", "No services in the datapath.")
+	l.expect("backend list", "No backends in the datapath.")
+	l.expect("flow list", "No flows.")
+	for _, command := range []string{"service list", "backend list", "flow list"} {
+		l.expect(command+" -o json", "[]") // not null, for those who loop over it
+		l.expect(command+" -o yaml", "[]")
+	}
+	_, err := run(t, "service", "get", "web", "--pin-dir", l.pinDir)
+	if want := "service default/web is not in the datapath"; err == nil || err.Error() != want {
+		t.Errorf("got error %v, want %s", err, want)
+	}
+}
+
+func TestServiceTables(t *testing.T) {
+	l := load(t)
+	l.applySome()
+	l.expect("service list", `
+NAMESPACE     NAME   TYPE           CLUSTER-IP              EXTERNAL-IP   PORT(S)         ENDPOINTS
+default       far    NodePort       10.96.0.2               <none>        80:30081/TCP    1 (0 local)
+default       none   ClusterIP      10.96.0.3               192.0.2.9     80/SCTP         0 (0 local)
+default       web    LoadBalancer   10.96.0.1,fd00:96::1    192.0.2.1     80:30080/TCP,80/TCP   3 (1 local)
+kube-system   dns    ClusterIP      10.96.0.10              <none>        53/UDP,53/TCP   1 (1 local)`)
+	l.expect("svc list -n kube-system -o wide", `
+NAMESPACE     NAME   TYPE        CLUSTER-IP   EXTERNAL-IP   PORT(S)         ENDPOINTS     BACKENDS      ID
+kube-system   dns    ClusterIP   10.96.0.10   <none>        53/UDP,53/TCP   1 (1 local)   10.1.0.3:53   3,4`)
+	l.expect("services list -n nowhere", "No services in the datapath.")
+	l.expect("service get web", `
+PORT   PROTOCOL   KIND           FRONTEND         FROM OUTSIDE                              FROM THIS NODE
+http   TCP        ClusterIP      10.96.0.1:80     10.1.0.1:8080, 10.1.0.2:8080 (local)   10.1.0.1:8080, 10.1.0.2:8080 (local)
+http   TCP        LoadBalancer   192.0.2.1:80     10.1.0.2:8080 (local)                  10.1.0.1:8080, 10.1.0.2:8080 (local)
+http   TCP        NodePort       0.0.0.0:30080    10.1.0.2:8080 (local)                  10.1.0.1:8080, 10.1.0.2:8080 (local)
+http   TCP        ClusterIP      [fd00:96::1]:80  [fd00:1::1]:8080                       [fd00:1::1]:8080`)
+	l.expect("service get far", `
+PORT        PROTOCOL   KIND        FRONTEND        FROM OUTSIDE    FROM THIS NODE
+<unnamed>   TCP        ClusterIP   10.96.0.2:80    10.1.0.1:8080   10.1.0.1:8080
+<unnamed>   TCP        NodePort    0.0.0.0:30081   <dropped>       10.1.0.1:8080`)
+	l.expect("service get none", `
+PORT        PROTOCOL   KIND         FRONTEND       FROM OUTSIDE   FROM THIS NODE
+<unnamed>   SCTP       ClusterIP    10.96.0.3:80   <refused>      <refused>
+<unnamed>   SCTP       ExternalIP   192.0.2.9:80   <refused>      <refused>`)
+	l.expect("backend list", `
+ID   SERVICE           PORT        PROTOCOL   ADDRESS            LOCAL   SERVING
+6    default/far       <unnamed>   TCP        10.1.0.1:8080      false   true
+1    default/web       http        TCP        10.1.0.1:8080      false   true
+2    default/web       http        TCP        10.1.0.2:8080      true    true
+3    default/web       http        TCP        [fd00:1::1]:8080   false   true
+4    kube-system/dns   dns         UDP        10.1.0.3:53        true    true
+5    kube-system/dns   dns-tcp     TCP        10.1.0.3:53        true    true`)
+}
+
+const farYAML = `
+name: far
+namespace: default
+ports:
+- backends:
+  - address: 10.1.0.1:8080
+    id: 6
+    local: false
+    protocol: TCP
+    service: default/far
+    serving: true
+  frontends:
+  - address: 10.96.0.2:80
+    externalBackends:
+    - 6
+    externalDrop: false
+    internalBackends:
+    - 6
+    internalDrop: false
+    kind: ClusterIP
+  - address: 0.0.0.0:30081
+    externalBackends: []
+    externalDrop: true
+    internalBackends:
+    - 6
+    internalDrop: false
+    kind: NodePort
+  id: 5
+  ipFamily: IPv4
+  protocol: TCP`
+
+// Scripts depend on these shapes: what is here may be added to, not changed.
+func TestServiceShapes(t *testing.T) {
+	l := load(t)
+	l.applySome()
+	l.expect("service get far -o yaml", farYAML)
+	var fromJSON, fromYAML any
+	l.must(json.Unmarshal([]byte(l.run("service get far -o json")), &fromJSON))
+	l.must(yaml.Unmarshal([]byte(farYAML), &fromYAML))
+	if diff := cmp.Diff(fromYAML, fromJSON); diff != "" {
+		t.Errorf("JSON says something else than YAML (-yaml +json):\n%s", diff)
+	}
+	l.expect("service get none -o yaml", `
+name: none
+namespace: default
+ports:
+- backends: []
+  frontends:
+  - address: 10.96.0.3:80
+    externalBackends: []
+    externalDrop: false
+    internalBackends: []
+    internalDrop: false
+    kind: ClusterIP
+  - address: 192.0.2.9:80
+    externalBackends: []
+    externalDrop: false
+    internalBackends: []
+    internalDrop: false
+    kind: ExternalIP
+  id: 6
+  ipFamily: IPv4
+  protocol: SCTP`)
+	var list []serviceView
+	l.must(json.Unmarshal([]byte(l.run("service list -o json")), &list))
+	if len(list) != 4 {
+		t.Errorf("%d services, want 4", len(list))
+	}
+}
+
+// putFlow records a flow from a client to a cluster IP, in either family.
+func (l *loaded) putFlow(v6 bool, sport uint16, service uint32) {
+	l.t.Helper()
+	now, _, err := l.jiffies()
+	l.must(err)
+	head := bpf.Flow{Service: service, Backend: 1, LastSeen: now, State: bpf.StateAnswered | bpf.StateConfirmed,
+		Flags: bpf.FlowExpress, Sport: wire(50000), Dport: wire(8080)}
+	head.Hop.Ifindex, head.Hop.Dmac = 2, [6]uint8{2, 0, 0, 0, 0, 1}
+	if v6 {
+		key := bpf.FlowKey6{Saddr: words("2001:db8::1"), Daddr: words("fd00:96::1"), Sport: wire(sport), Dport: wire(80), Proto: unix.IPPROTO_TCP}
+		l.must(l.dp.Map("flows_new6").Put(key, bpf.Flow6{Flow: head, Saddr: words("fd00::2"), Daddr: words("fd00:1::1")}))
+		return
+	}
+	key := bpf.FlowKey4{Saddr: words4("192.0.2.7"), Daddr: words4("10.96.0.1"), Sport: wire(sport), Dport: wire(80), Proto: unix.IPPROTO_TCP}
+	l.must(l.dp.Map("flows4").Put(key, bpf.Flow4{Flow: head, Saddr: words4("10.0.0.1"), Daddr: words4("10.1.0.1")}))
+}
+
+func (l *loaded) jiffies() (now, hz uint32, err error) {
+	view, err := loader.Open(l.pinDir)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer view.Close()
+	return view.Jiffies()
+}
+
+func wire(port uint16) uint16 {
+	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, port))
+}
+
+func words4(addr string) uint32 {
+	return binary.NativeEndian.Uint32(netip.MustParseAddr(addr).AsSlice())
+}
+
+func words(addr string) (w [4]uint32) {
+	raw := netip.MustParseAddr(addr).AsSlice()
+	for i := range w {
+		w[i] = binary.NativeEndian.Uint32(raw[4*i:])
+	}
+	return w
+}
+
+func TestFlowList(t *testing.T) {
+	l := load(t)
+	l.applySome()
+	l.putFlow(false, 1001, 1)
+	l.putFlow(true, 1002, 4711)
+	l.expect("flow list", `
+TABLE       PROTOCOL   SEEN      SOURCE               DESTINATION       TO SOURCE         TO DESTINATION     PATH      STATE                IDLE
+flows       TCP        ingress   192.0.2.7:1001       10.96.0.1:80      10.0.0.1:50000    10.1.0.1:8080      express   answered,confirmed   0s
+flows_new   TCP        ingress   [2001:db8::1]:1002   [fd00:96::1]:80   [fd00::2]:50000   [fd00:1::1]:8080   express   answered,confirmed   0s`)
+	l.expect("flow list -o wide --address 2001:db8::1", `
+TABLE       PROTOCOL   SEEN      SOURCE               DESTINATION       TO SOURCE         TO DESTINATION     PATH      STATE                IDLE   SERVICE   BACKEND   IFINDEX   NEXT HOP
+flows_new   TCP        ingress   [2001:db8::1]:1002   [fd00:96::1]:80   [fd00::2]:50000   [fd00:1::1]:8080   express   answered,confirmed   0s     <none>    1         2         02:00:00:00:00:01`)
+	l.expect("flow list --service default/web -o yaml", `
+- backend: 1
+  destination: 10.96.0.1:80
+  idle: 0s
+  ifindex: 2
+  nextHop: "02:00:00:00:00:01"
+  path: express
+  protocol: TCP
+  seen: ingress
+  service: default/web
+  source: 192.0.2.7:1001
+  state:
+  - answered
+  - confirmed
+  table: flows
+  toDestination: 10.1.0.1:8080
+  toSource: 10.0.0.1:50000`)
+	l.expect("flow list --service default/far", "No flows.")
+	_, err := run(t, "flow", "list", "--address", "x", "--pin-dir", l.pinDir)
+	if want := "--address x: not an IP address"; err == nil || err.Error() != want {
+		t.Errorf("got error %v, want %s", err, want)
+	}
+}
+
+func TestFlowLimit(t *testing.T) {
+	l := load(t)
+	for sport := range uint16(5) {
+		l.putFlow(false, 1000+sport, 1)
+		l.putFlow(true, 1000+sport, 1)
+	}
+	for limit, want := range map[int]int{0: 10, 1: 1, 5: 5, 7: 7, 100: 10} {
+		var flows []flowView
+		l.must(json.Unmarshal([]byte(l.run(fmt.Sprintf("flow list -o json --limit %d", limit))), &flows))
+		if len(flows) != want {
+			t.Errorf("limit %d: %d flows, want %d", limit, len(flows), want)
+		}
+	}
+}
