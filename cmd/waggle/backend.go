@@ -18,12 +18,7 @@ func newBackend(g *globals) *cobra.Command {
 		Short: "List backends",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			p, err := loader.Open(g.pinDir)
-			if err != nil {
-				return err
-			}
-			defer p.Close()
-			backends, err := readBackends(p)
+			backends, err := fromPins(g, func(p *loader.View) ([]backendView, error) { return readBackends(p) })
 			if err != nil {
 				return err
 			}

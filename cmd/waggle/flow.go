@@ -47,12 +47,7 @@ func newFlow(g *globals) *cobra.Command {
 		Short: "List flow records: two for each flow, or three if its source is rewritten on its way through the stack",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			p, err := loader.Open(g.pinDir)
-			if err != nil {
-				return err
-			}
-			defer p.Close()
-			flows, err := readFlows(p, filter)
+			flows, err := fromPins(g, func(p *loader.View) ([]flowView, error) { return readFlows(p, filter) })
 			if err != nil {
 				return err
 			}

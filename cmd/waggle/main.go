@@ -8,6 +8,8 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+
+	"github.com/waggle-lb/waggle/loader"
 )
 
 // version is set by the Makefile.
@@ -53,4 +55,15 @@ func newGroup(use string, aliases []string, short string, subcommands ...*cobra.
 	}
 	cmd.AddCommand(subcommands...)
 	return cmd
+}
+
+// fromPins reads something from the pinned maps, whether an agent runs or not.
+func fromPins[T any](g *globals, read func(*loader.View) (T, error)) (T, error) {
+	p, err := loader.Open(g.pinDir)
+	if err != nil {
+		var nothing T
+		return nothing, err
+	}
+	defer p.Close()
+	return read(p)
 }

@@ -68,12 +68,7 @@ func newServiceGet(g *globals) *cobra.Command {
 }
 
 func openServices(g *globals) ([]serviceView, error) {
-	p, err := loader.Open(g.pinDir)
-	if err != nil {
-		return nil, err
-	}
-	defer p.Close()
-	return readServices(p)
+	return fromPins(g, func(p *loader.View) ([]serviceView, error) { return readServices(p) })
 }
 
 func serviceTable(services []serviceView, wide bool) table {

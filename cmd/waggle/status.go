@@ -56,12 +56,7 @@ func readStatus(g *globals) (*statusView, error) {
 		return nil, err
 	}
 	view := &statusView{Agent: agent, Running: agent.Alive(), Counters: []counterView{}}
-	p, err := loader.Open(g.pinDir)
-	if err != nil {
-		return nil, err
-	}
-	defer p.Close()
-	counters, err := maps.ReadCounters(p)
+	counters, err := fromPins(g, func(p *loader.View) ([]maps.Counter, error) { return maps.ReadCounters(p) })
 	if err != nil {
 		return nil, err
 	}

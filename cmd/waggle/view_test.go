@@ -161,21 +161,21 @@ func TestServiceTables(t *testing.T) {
 	l := load(t)
 	l.applySome()
 	l.expect("service list", `
-NAMESPACE     NAME   TYPE           CLUSTER-IP              EXTERNAL-IP   PORT(S)         ENDPOINTS
-default       far    NodePort       10.96.0.2               <none>        80:30081/TCP    1 (0 local)
-default       none   ClusterIP      10.96.0.3               192.0.2.9     80/SCTP         0 (0 local)
-default       web    LoadBalancer   10.96.0.1,fd00:96::1    192.0.2.1     80:30080/TCP,80/TCP   3 (1 local)
-kube-system   dns    ClusterIP      10.96.0.10              <none>        53/UDP,53/TCP   1 (1 local)`)
+NAMESPACE     NAME   TYPE           CLUSTER-IP             EXTERNAL-IP   PORT(S)               ENDPOINTS
+default       far    NodePort       10.96.0.2              <none>        80:30081/TCP          1 (0 local)
+default       none   ClusterIP      10.96.0.3              192.0.2.9     80/SCTP               0 (0 local)
+default       web    LoadBalancer   10.96.0.1,fd00:96::1   192.0.2.1     80:30080/TCP,80/TCP   2 (1 local)
+kube-system   dns    ClusterIP      10.96.0.10             <none>        53/UDP,53/TCP         1 (1 local)`)
 	l.expect("svc list -n kube-system -o wide", `
 NAMESPACE     NAME   TYPE        CLUSTER-IP   EXTERNAL-IP   PORT(S)         ENDPOINTS     BACKENDS      ID
 kube-system   dns    ClusterIP   10.96.0.10   <none>        53/UDP,53/TCP   1 (1 local)   10.1.0.3:53   3,4`)
 	l.expect("services list -n nowhere", "No services in the datapath.")
 	l.expect("service get web", `
-PORT   PROTOCOL   KIND           FRONTEND         FROM OUTSIDE                              FROM THIS NODE
-http   TCP        ClusterIP      10.96.0.1:80     10.1.0.1:8080, 10.1.0.2:8080 (local)   10.1.0.1:8080, 10.1.0.2:8080 (local)
-http   TCP        LoadBalancer   192.0.2.1:80     10.1.0.2:8080 (local)                  10.1.0.1:8080, 10.1.0.2:8080 (local)
-http   TCP        NodePort       0.0.0.0:30080    10.1.0.2:8080 (local)                  10.1.0.1:8080, 10.1.0.2:8080 (local)
-http   TCP        ClusterIP      [fd00:96::1]:80  [fd00:1::1]:8080                       [fd00:1::1]:8080`)
+PORT   PROTOCOL   KIND           FRONTEND          FROM OUTSIDE                           FROM THIS NODE
+http   TCP        ClusterIP      10.96.0.1:80      10.1.0.1:8080, 10.1.0.2:8080 (local)   10.1.0.1:8080, 10.1.0.2:8080 (local)
+http   TCP        LoadBalancer   192.0.2.1:80      10.1.0.2:8080 (local)                  10.1.0.1:8080, 10.1.0.2:8080 (local)
+http   TCP        NodePort       0.0.0.0:30080     10.1.0.2:8080 (local)                  10.1.0.1:8080, 10.1.0.2:8080 (local)
+http   TCP        ClusterIP      [fd00:96::1]:80   [fd00:1::1]:8080                       [fd00:1::1]:8080`)
 	l.expect("service get far", `
 PORT        PROTOCOL   KIND        FRONTEND        FROM OUTSIDE    FROM THIS NODE
 <unnamed>   TCP        ClusterIP   10.96.0.2:80    10.1.0.1:8080   10.1.0.1:8080
