@@ -73,11 +73,12 @@ func (n netns) add(link netlink.Link, addrs ...string) netlink.Link {
 
 func (n netns) addVeth(name string, addrs ...string) netlink.Link {
 	n.t.Helper()
-	link := n.add(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: name + "-peer"}, addrs...)
+	n.add(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: name + "-peer"}, addrs...)
 	must(n.t, netlink.LinkSetUp(n.link(name+"-peer")))
 	// The kernel takes its time to tell that a device has come up.
 	for range 300 {
-		if link = n.link(name); link.Attrs().OperState == netlink.OperUp && n.link(name+"-peer").Attrs().OperState == netlink.OperUp {
+		link, peer := n.link(name), n.link(name+"-peer")
+		if link.Attrs().OperState == netlink.OperUp && peer.Attrs().OperState == netlink.OperUp {
 			return link
 		}
 		time.Sleep(10 * time.Millisecond)

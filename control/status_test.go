@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	v1 "k8s.io/api/core/v1"
+
+	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/loader"
+)
+
+func TestStatusFile(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	_, err := ReadStatus(dir)
+	if err == nil || !strings.Contains(err.Error(), "no agent has run here yet") || !strings.Contains(err.Error(), "--run-dir") {
+		t.Errorf("no status: got error %v", err)
+	}
+	want := &Status{
+		PID: 1, Version: "devel", Node: thisNode, PinDir: "/sys/fs/bpf/no-such", Source: "manifests in /x",
+		Started: time.Unix(1, 0).UTC(), Written: time.Unix(2, 0).UTC(),
+		Proxy:    ProxyStatus{Synced: true, Services: 3, Failures: []string{"f"}},
+		Devices:  []DeviceStatus{{Name: "eth0", Ifindex: 2, Role: RoleExternal, XDP: "native", TC: "attached", Express: true, Addr4: "10.0.0.1"}},
+		Links:    []loader.LinkStatus{{Hook: "xdp", Kind: "xdp-native", Device: "eth0", Ifindex: 2, Program: "waggle_xdp", ProgramID: 5, LinkID: 6, Attached: true}},
+		Flows:    FlowCensus{1, 2, 3},
+		Problems: []source.Problem{{File: "a.yaml", Document: 1, Object: "Service default/a", Message: "bad", Since: time.Unix(3, 0).UTC()}},
+		Warnings: []string{"w"},
+	}
+	for range 2 { // the second replaces the first
+		must(t, want.write(dir))
+		got, err := ReadStatus(dir)
+		must(t, err)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("status (-want +got):\n%s", diff)
+		}
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("files %v, error %v", entries, err)
+	}
+	if want.Alive() {
+		t.Error("nobody holds the pin directory, but the agent is said to be alive")
+	}
+	for range 2 { // there or not
+		must(t, RemoveStatus(dir))
+	}
+	if _, err := os.Stat(dir); err == nil {
+		t.Error("the directory is left")
+	}
+}
+
+func TestStatusFileSpoilt(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, statusFile), []byte("{"), 0o644))
+	if _, err := ReadStatus(dir); err == nil || !strings.Contains(err.Error(), statusFile) {
+		t.Errorf("got error %v", err)
+	}
+	must(t, os.WriteFile(filepath.Join(dir, "notes"), nil, 0o644))
+	must(t, RemoveStatus(dir))
+	if _, err := os.Stat(filepath.Join(dir, "notes")); err != nil {
+		t.Errorf("somebody else's file: %v", err)
+	}
+}
+
+func TestInternalIPs(t *testing.T) {
+	node := &v1.Node{Status: v1.NodeStatus{Addresses: []v1.NodeAddress{
+		{Type: v1.NodeExternalIP, Address: "192.0.2.1"}, {Type: v1.NodeHostName, Address: "node-a"},
+		{Type: v1.NodeInternalIP, Address: "10.0.0.1"}, {Type: v1.NodeInternalIP, Address: "::ffff:10.0.0.2"},
+		{Type: v1.NodeInternalIP, Address: "fd00::1"}, {Type: v1.NodeInternalIP, Address: "bad"},
+	}}}
+	if got, want := internalIPs(node), addrs("10.0.0.1 10.0.0.2 fd00::1"); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if got := internalIPs(nil); got != nil {
+		t.Errorf("no node: got %v", got)
+	}
+}
+
+func TestWarn(t *testing.T) {
+	a := &Agent{log: quiet(), warnings: map[string]string{}}
+	a.warn("links", os.ErrPermission)
+	a.warn("links", os.ErrPermission)
+	a.warn("devices", os.ErrNotExist)
+	a.warn("devices", nil)
+	if want := map[string]string{"links": "links: permission denied"}; !cmp.Equal(a.warnings, want) {
+		t.Errorf("got %v, want %v", a.warnings, want)
+	}
+}
