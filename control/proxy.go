@@ -83,7 +83,8 @@ type Proxy struct {
 	full     bool // plan everything again
 	synced   bool // the source has delivered everything once
 	failures map[maps.Name]string
-	held     []maps.Name // deletions that the brake holds back
+	lacking  map[maps.Name][]string // what the datapath does not do of a service
+	held     []maps.Name            // deletions that the brake holds back
 	lastSync time.Time
 }
 
@@ -99,6 +100,7 @@ func NewProxy(nodeName string, r *reconcile.Reconciler, brake Brake, onNode func
 		onNode:     onNode,
 		node:       plan.Node{Name: nodeName},
 		failures:   map[maps.Name]string{},
+		lacking:    map[maps.Name][]string{},
 	}
 	for _, family := range maps.Families {
 		p.trackers = append(p.trackers, newTracker(family, nodeName))
@@ -267,8 +269,10 @@ func (p *Proxy) apply(wanted []plan.Service, gone []maps.Name) {
 	p.reconciler.Leave(gone)
 	for _, svc := range wanted {
 		p.result(svc.Name, p.reconciler.Apply(svc))
+		p.lacks(svc.Name, svc.Unsupported)
 	}
 	for _, name := range gone {
+		p.lacks(name, nil)
 		p.result(name, p.reconciler.Delete(name))
 	}
 	// A frontend may have been freed by a service that came later in the list.
@@ -293,6 +297,20 @@ func (p *Proxy) result(name maps.Name, err error) {
 		p.log.Log(level, err)
 	}
 	p.failures[name] = err.Error()
+}
+
+// lacks remembers what the datapath does not do of a service, and logs it when it is new.
+func (p *Proxy) lacks(name maps.Name, what []string) {
+	if len(what) == 0 {
+		delete(p.lacking, name)
+		return
+	}
+	for _, message := range what {
+		if !slices.Contains(p.lacking[name], message) {
+			p.log.Warn(message)
+		}
+	}
+	p.lacking[name] = what
 }
 
 func (p *Proxy) repair() {
@@ -323,6 +341,9 @@ func (p *Proxy) Status() ProxyStatus {
 	s := ProxyStatus{Synced: p.synced, LastSync: p.lastSync, Services: len(p.reconciler.Services())}
 	for _, message := range p.failures {
 		s.Failures = append(s.Failures, message)
+	}
+	for _, messages := range p.lacking {
+		s.Failures = append(s.Failures, messages...)
 	}
 	for _, name := range p.held {
 		s.Held = append(s.Held, name.String())

@@ -52,6 +52,8 @@ type Service struct {
 	Name      maps.Name
 	Frontends []Frontend
 	Endpoints [2][]Endpoint // by Set, sorted
+	// Unsupported says what of it the datapath does not do.
+	Unsupported []string
 }
 
 // Node is what the planner knows of the node it plans for.
@@ -88,11 +90,16 @@ func Plan(name proxy.ServicePortName, family maps.Family, port proxy.ServicePort
 		svc.Frontends = append(svc.Frontends, Frontend{f, kind, external, internal})
 	}
 	add(maps.ClusterIP, port.ClusterIP(), port.Port(), internal, internal)
-	for _, ip := range port.LoadBalancerVIPs() {
-		add(maps.LoadBalancer, ip, port.Port(), external, Scope{Set: Cluster})
-	}
-	for _, ip := range port.ExternalIPs() {
-		add(maps.ExternalIP, ip, port.Port(), external, Scope{Set: Cluster})
+	svc.Unsupported = unsupported(svc.Name.String(), port, proto)
+	closed := closedAddresses(port)
+	for _, ip := range slices.Concat(port.LoadBalancerVIPs(), port.ExternalIPs()) {
+		kind := maps.ExternalIP
+		if containsIP(port.LoadBalancerVIPs(), ip) {
+			kind = maps.LoadBalancer
+		}
+		if !containsIP(closed, ip) {
+			add(kind, ip, port.Port(), external, Scope{Set: Cluster})
+		}
 	}
 	if port.NodePort() != 0 {
 		add(maps.NodePort, family.Any().AsSlice(), port.NodePort(), external, Scope{Set: Cluster})

@@ -133,6 +133,29 @@ func frontends() []planCase {
 		// of the load balancer has source ranges, which must not be got around (row 18).
 		{name: "row 16: an external IP that is the load balancer's too", svc: newService(balanced, externalIPs("192.0.2.1", "192.0.2.1")), slices: one,
 			want: []string{clusterIP, "LoadBalancer 192.0.2.1:80/TCP: cluster", "LoadBalancer 192.0.2.2:80/TCP: cluster", port, cluster}},
+		{name: "row 18: what can't be guarded is closed, as an external IP too", slices: one,
+			svc:  newService(balanced, externalIPs("192.0.2.1", "198.51.100.1"), sourceRanges),
+			want: []string{clusterIP, "ExternalIP 198.51.100.1:80/TCP: cluster", port, cluster}},
+	}
+}
+
+func sourceRanges(svc *v1.Service) { svc.Spec.LoadBalancerSourceRanges = []string{"203.0.113.0/24"} }
+
+func TestUnsupported(t *testing.T) {
+	lb := loadBalancer(v1.LoadBalancerIngress{IP: "192.0.2.1"})
+	sticky := func(svc *v1.Service) {
+		svc.Spec.SessionAffinity = v1.ServiceAffinityClientIP
+		svc.Spec.SessionAffinityConfig = &v1.SessionAffinityConfig{ClientIP: &v1.ClientIPConfig{TimeoutSeconds: new(int32)}}
+	}
+	sctp := func(svc *v1.Service) { svc.Spec.Ports[0].Protocol = v1.ProtocolSCTP }
+	for _, c := range []struct {
+		edit func(*v1.Service)
+		want int
+	}{{lb, 0}, {sourceRanges, 1}, {sticky, 1}, {sctp, 1}} {
+		svc := newService(lb, c.edit)
+		if got := planAll(maps.IPv4, svc, nil)[0].Unsupported; len(got) != c.want {
+			t.Errorf("unsupported of %v: %q, want %d", svc.Spec, got, c.want)
+		}
 	}
 }
 
