@@ -84,6 +84,17 @@ static __always_inline long fib_lookup(void *ctx, int family, __u32 ifindex, con
 	return bpf_fib_lookup(ctx, fib, sizeof(*fib), 0);
 }
 
+/* Whether a record still rewrites to what it did when `to` was read from it. */
+static __always_inline bool rewrites_to(int family, const struct flow *f, const struct tuple *to)
+{
+	struct tuple now_to;
+
+	flow_rewrite(family, f, to, &now_to);
+	return addr_equal(family, now_to.saddr.word, to->saddr.word) &&
+	       addr_equal(family, now_to.daddr.word, to->daddr.word) && now_to.sport == to->sport &&
+	       now_to.dport == to->dport;
+}
+
 /*
  * Renews a record's next hop. False: nowhere to send. A neighbour that is not
  * resolved leaves the epoch stale, so that the next packet asks again.
@@ -113,6 +124,12 @@ static __always_inline bool nexthop_refresh(void *ctx, int family, __u32 ifindex
 	else
 		f->flags &= ~FLOW_XDP;
 	f->hop.epoch = epoch;
+	/*
+	 * A deleted element is used again at once. If this one has become
+	 * another flow's meanwhile, that flow must not keep our next hop.
+	 */
+	if (!rewrites_to(family, f, to))
+		f->hop.epoch = 0;
 	return true;
 }
 
