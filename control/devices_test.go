@@ -15,6 +15,7 @@ import (
 
 	"github.com/waggle-lb/waggle/loader"
 	"github.com/waggle-lb/waggle/maps"
+	"github.com/waggle-lb/waggle/test/topo"
 )
 
 // devicesFixture is the datapath in a namespace of its own, with the care of its devices.
@@ -34,6 +35,7 @@ func newDevicesFixture(t *testing.T, rules DeviceRules, xdp XDPMode) *devicesFix
 
 func (f *devicesFixture) load() {
 	f.t.Helper()
+	must(f.t, topo.MountBPFFS())
 	dir := fmt.Sprintf("/sys/fs/bpf/waggle-control-test-%d", os.Getpid())
 	sizes := map[string]uint32{}
 	for _, name := range []string{"flows4", "flows6", "flows_new4", "flows_new6", "slots", "backends", "services4", "services6", "service_names", "sock_flows"} {

@@ -19,6 +19,8 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/test/topo"
 )
 
 const bpffs = "/sys/fs/bpf"
@@ -46,14 +48,8 @@ var pinDirs atomic.Int32
 func newPinDir(t *testing.T) string {
 	t.Helper()
 	needRoot(t)
-	var fs unix.Statfs_t
-	if err := unix.Statfs(bpffs, &fs); err != nil {
+	if err := topo.MountBPFFS(); err != nil {
 		t.Fatal(err)
-	}
-	if fs.Type != unix.BPF_FS_MAGIC {
-		if err := unix.Mount("bpf", bpffs, "bpf", 0, ""); err != nil {
-			t.Fatalf("mount %s: %v", bpffs, err)
-		}
 	}
 	dir := filepath.Join(bpffs, fmt.Sprintf("waggle-loader-test-%d-%d", os.Getpid(), pinDirs.Add(1)))
 	t.Cleanup(func() {

@@ -22,6 +22,7 @@ import (
 	"github.com/waggle-lb/waggle/control/reconcile"
 	"github.com/waggle-lb/waggle/loader"
 	"github.com/waggle-lb/waggle/maps"
+	"github.com/waggle-lb/waggle/test/topo"
 )
 
 // loaded is a pinned datapath, as an agent that has ended leaves it.
@@ -35,6 +36,9 @@ func load(t *testing.T) *loaded {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it loads BPF programs")
+	}
+	if err := topo.MountBPFFS(); err != nil {
+		t.Fatal(err)
 	}
 	l := &loaded{t: t, pinDir: fmt.Sprintf("/sys/fs/bpf/waggle-command-test-%d", os.Getpid())}
 	sizes := map[string]uint32{}
