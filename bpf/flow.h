@@ -251,25 +251,15 @@ static __always_inline void flow_egress_half(int family, const struct tuple *t,
 static __always_inline bool flow_mirrors(int family, const struct flow *f, const struct tuple *t,
 					 bool egress_half)
 {
-	__be32 saddr[4], daddr[4];
+	struct tuple to;
 
-	if (family == AF_INET) {
-		const struct flow4 *v4 = (const void *)f;
-
-		saddr[0] = v4->saddr;
-		daddr[0] = v4->daddr;
-	} else {
-		const struct flow6 *v6 = (const void *)f;
-
-		addr_copy(family, saddr, v6->saddr);
-		addr_copy(family, daddr, v6->daddr);
-	}
-	if (!addr_equal(family, daddr, t->saddr.word))
+	flow_rewrite(family, f, t, &to);
+	if (!addr_equal(family, to.daddr.word, t->saddr.word))
 		return false;
 	if (egress_half)
 		return true;
-	return addr_equal(family, saddr, t->daddr.word) && f->sport == t->dport &&
-	       f->dport == t->sport;
+	return addr_equal(family, to.saddr.word, t->daddr.word) && to.sport == t->dport &&
+	       to.dport == t->sport;
 }
 
 static __always_inline __u32 now(void)

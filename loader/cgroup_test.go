@@ -23,7 +23,7 @@ var sockets = map[string]string{
 func newCgroup(t *testing.T, name string) string {
 	t.Helper()
 	needRoot(t)
-	root, err := cgroup2Mount()
+	root, err := CgroupRoot()
 	if err != nil {
 		t.Skip(err)
 	}

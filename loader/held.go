@@ -18,6 +18,3 @@ func Held(pinDirectory string) bool {
 	defer dir.Close() // and with it, the lock
 	return errors.Is(unix.Flock(int(dir.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
 }
-
-// CgroupRoot finds where the cgroup2 hierarchy is mounted, also on hosts that have it beside v1.
-func CgroupRoot() (string, error) { return cgroup2Mount() }

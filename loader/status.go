@@ -129,7 +129,7 @@ func (t target) cgroupStatus(h cgroupHook) (path string, attached bool) {
 const fileidKernfs = 0xfe
 
 func cgroupByID(id uint64) (*os.File, error) {
-	mountPoint, err := cgroup2Mount()
+	mountPoint, err := CgroupRoot()
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +146,8 @@ func cgroupByID(id uint64) (*os.File, error) {
 	return os.NewFile(uintptr(fd), mountPoint), nil
 }
 
-func cgroup2Mount() (string, error) {
+// CgroupRoot finds where the cgroup2 hierarchy is mounted, also on hosts that have it beside v1.
+func CgroupRoot() (string, error) {
 	mounts, err := os.Open("/proc/self/mounts")
 	if err != nil {
 		return "", err

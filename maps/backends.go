@@ -44,7 +44,7 @@ func NewBackends(p Provider) (*Backends, error) {
 
 // Add writes a new backend and returns its id.
 func (b *Backends) Add(backend Backend, now time.Time) (uint32, error) {
-	b.collect(now)
+	b.Collect(now)
 	id, err := b.ids.Alloc(now)
 	if err != nil {
 		return 0, err
@@ -78,9 +78,7 @@ func (b *Backends) Remove(id uint32, backend Backend, now time.Time) error {
 }
 
 // Collect forgets removed backends whose grace period is over.
-func (b *Backends) Collect(now time.Time) { b.collect(now) }
-
-func (b *Backends) collect(now time.Time) {
+func (b *Backends) Collect(now time.Time) {
 	for _, id := range b.grace.expired(now) {
 		_ = b.write(id, &bpf.Backend{})
 		b.ids.Free(id, now)
