@@ -76,13 +76,13 @@ struct flow {
 	__u32 service; /* id, for counting and display only */
 	__u32 backend;
 	__u32 last_seen; /* jiffies, the lower half */
-	__u32 expect_ack; /* TCP, unconfirmed: what acknowledges the SYN-ACK */
+	__u32 expect_ack; /* unconfirmed: what acknowledges the SYN-ACK or INIT ACK */
 	__u32 state; /* enum flow_state */
 	struct nexthop hop;
 	__be16 sport; /* the rewrite's ports */
 	__be16 dport;
 	__u16 flags; /* enum flow_flags */
-	__u16 pad;
+	__u16 mtu; /* of the next hop, in bytes from the IP header on; 0: not known */
 };
 
 struct flow4 {
@@ -275,7 +275,7 @@ static __always_inline bool flow_closed(const struct flow *f)
 /* How long a record outlives its last packet, in jiffies. */
 static __always_inline __u32 flow_timeout(const struct flow *f, __u8 proto)
 {
-	if (proto != IPPROTO_TCP)
+	if (proto == IPPROTO_UDP)
 		return f->state & STATE_ANSWERED ? timeout_udp : timeout_new;
 	if (f->state & STATE_RESET)
 		return timeout_tcp_reset;

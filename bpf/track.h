@@ -118,7 +118,7 @@ static __always_inline bool acknowledges(const struct flow *f, const struct pack
 {
 	if (!(f->state & STATE_ANSWERED))
 		return false;
-	if (p->tuple.proto != IPPROTO_TCP)
+	if (p->tuple.proto == IPPROTO_UDP)
 		return true;
 	return (p->tcp_flags & (TCP_ACK | TCP_SYN | TCP_RST)) == TCP_ACK &&
 	       p->ack - f->expect_ack < ACK_WINDOW;

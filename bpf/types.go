@@ -93,7 +93,9 @@ const (
 	VerdictExpress             = waggleVerdictVERDICT_EXPRESS
 	VerdictStack               = waggleVerdictVERDICT_STACK
 	VerdictSource              = waggleVerdictVERDICT_SOURCE
+	VerdictICMPError           = waggleVerdictVERDICT_ICMP_ERROR
 	VerdictRefused             = waggleVerdictVERDICT_REFUSED
+	VerdictTooBig              = waggleVerdictVERDICT_TOO_BIG
 	VerdictDropNoLocalEndpoint = waggleVerdictVERDICT_DROP_NO_LOCAL_ENDPOINT
 	VerdictDropSNATExhausted   = waggleVerdictVERDICT_DROP_SNAT_EXHAUSTED
 	VerdictDropNoFlow          = waggleVerdictVERDICT_DROP_NO_FLOW
@@ -131,7 +133,9 @@ var verdictNames = [VerdictCount]string{
 	VerdictExpress:             "express",
 	VerdictStack:               "stack",
 	VerdictSource:              "source",
+	VerdictICMPError:           "icmp-error",
 	VerdictRefused:             "refused",
+	VerdictTooBig:              "too-big",
 	VerdictDropNoLocalEndpoint: "drop-no-local-endpoint",
 	VerdictDropSNATExhausted:   "drop-snat-exhausted",
 	VerdictDropNoFlow:          "drop-no-flow",

@@ -30,8 +30,10 @@ enum verdict {
 	VERDICT_EXPRESS, /* both addresses, sent by the program itself */
 	VERDICT_STACK, /* destination (ingress), then routed by the kernel */
 	VERDICT_SOURCE, /* source (egress) */
+	VERDICT_ICMP_ERROR, /* an ICMP error about a flow, and the packet it quotes */
 	/* answered by us */
 	VERDICT_REFUSED,
+	VERDICT_TOO_BIG, /* for the next hop's MTU */
 	/* dropped */
 	VERDICT_DROP_NO_LOCAL_ENDPOINT,
 	VERDICT_DROP_SNAT_EXHAUSTED,

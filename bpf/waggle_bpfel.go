@@ -79,7 +79,7 @@ type waggleFlow struct {
 	Sport uint16
 	Dport uint16
 	Flags uint16
-	Pad   uint16
+	Mtu   uint16
 }
 
 type waggleFlow4 struct {
@@ -237,21 +237,23 @@ const (
 	waggleVerdictVERDICT_EXPRESS                waggleVerdict = 6
 	waggleVerdictVERDICT_STACK                  waggleVerdict = 7
 	waggleVerdictVERDICT_SOURCE                 waggleVerdict = 8
-	waggleVerdictVERDICT_REFUSED                waggleVerdict = 9
-	waggleVerdictVERDICT_DROP_NO_LOCAL_ENDPOINT waggleVerdict = 10
-	waggleVerdictVERDICT_DROP_SNAT_EXHAUSTED    waggleVerdict = 11
-	waggleVerdictVERDICT_DROP_NO_FLOW           waggleVerdict = 12
-	waggleVerdictVERDICT_DROP_TTL               waggleVerdict = 13
-	waggleVerdictVERDICT_DROP_NO_ROUTE          waggleVerdict = 14
-	waggleVerdictVERDICT_DROP_ERROR             waggleVerdict = 15
-	waggleVerdictVERDICT_SOCK_CONNECT           waggleVerdict = 16
-	waggleVerdictVERDICT_SOCK_SENDMSG           waggleVerdict = 17
-	waggleVerdictVERDICT_SOCK_RECVMSG           waggleVerdict = 18
-	waggleVerdictVERDICT_SOCK_GETPEERNAME       waggleVerdict = 19
-	waggleVerdictVERDICT_FLOW_OPENED            waggleVerdict = 20
-	waggleVerdictVERDICT_FLOW_CONFIRMED         waggleVerdict = 21
-	waggleVerdictVERDICT_FLOWS_FULL             waggleVerdict = 22
-	waggleVerdictVERDICT_COUNT                  waggleVerdict = 23
+	waggleVerdictVERDICT_ICMP_ERROR             waggleVerdict = 9
+	waggleVerdictVERDICT_REFUSED                waggleVerdict = 10
+	waggleVerdictVERDICT_TOO_BIG                waggleVerdict = 11
+	waggleVerdictVERDICT_DROP_NO_LOCAL_ENDPOINT waggleVerdict = 12
+	waggleVerdictVERDICT_DROP_SNAT_EXHAUSTED    waggleVerdict = 13
+	waggleVerdictVERDICT_DROP_NO_FLOW           waggleVerdict = 14
+	waggleVerdictVERDICT_DROP_TTL               waggleVerdict = 15
+	waggleVerdictVERDICT_DROP_NO_ROUTE          waggleVerdict = 16
+	waggleVerdictVERDICT_DROP_ERROR             waggleVerdict = 17
+	waggleVerdictVERDICT_SOCK_CONNECT           waggleVerdict = 18
+	waggleVerdictVERDICT_SOCK_SENDMSG           waggleVerdict = 19
+	waggleVerdictVERDICT_SOCK_RECVMSG           waggleVerdict = 20
+	waggleVerdictVERDICT_SOCK_GETPEERNAME       waggleVerdict = 21
+	waggleVerdictVERDICT_FLOW_OPENED            waggleVerdict = 22
+	waggleVerdictVERDICT_FLOW_CONFIRMED         waggleVerdict = 23
+	waggleVerdictVERDICT_FLOWS_FULL             waggleVerdict = 24
+	waggleVerdictVERDICT_COUNT                  waggleVerdict = 25
 )
 
 // Names of all BPF objects in the ELF.
@@ -265,6 +267,7 @@ const (
 	waggleMapFlows6               = "flows6"
 	waggleMapFlowsNew4            = "flows_new4"
 	waggleMapFlowsNew6            = "flows_new6"
+	waggleMapFragments            = "fragments"
 	waggleMapNodeAddrs4           = "node_addrs4"
 	waggleMapNodeAddrs6           = "node_addrs6"
 	waggleMapRuntime              = "runtime"
@@ -386,6 +389,7 @@ type waggleMapSpecs struct {
 	Flows6       *ebpf.MapSpec `ebpf:"flows6"`
 	FlowsNew4    *ebpf.MapSpec `ebpf:"flows_new4"`
 	FlowsNew6    *ebpf.MapSpec `ebpf:"flows_new6"`
+	Fragments    *ebpf.MapSpec `ebpf:"fragments"`
 	NodeAddrs4   *ebpf.MapSpec `ebpf:"node_addrs4"`
 	NodeAddrs6   *ebpf.MapSpec `ebpf:"node_addrs6"`
 	Runtime      *ebpf.MapSpec `ebpf:"runtime"`
@@ -451,6 +455,7 @@ type waggleMaps struct {
 	Flows6       *ebpf.Map `ebpf:"flows6"`
 	FlowsNew4    *ebpf.Map `ebpf:"flows_new4"`
 	FlowsNew6    *ebpf.Map `ebpf:"flows_new6"`
+	Fragments    *ebpf.Map `ebpf:"fragments"`
 	NodeAddrs4   *ebpf.Map `ebpf:"node_addrs4"`
 	NodeAddrs6   *ebpf.Map `ebpf:"node_addrs6"`
 	Runtime      *ebpf.Map `ebpf:"runtime"`
@@ -473,6 +478,7 @@ func (m *waggleMaps) Close() error {
 		m.Flows6,
 		m.FlowsNew4,
 		m.FlowsNew6,
+		m.Fragments,
 		m.NodeAddrs4,
 		m.NodeAddrs6,
 		m.Runtime,
