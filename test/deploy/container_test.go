@@ -23,7 +23,8 @@ import (
 // TestLeastPrivilege runs the agent in a container as deploy/waggle.yaml describes it: in a file
 // system that holds nothing but the command, with the manifest's mounts, flags and capabilities.
 func TestLeastPrivilege(t *testing.T) {
-	serves(t, read(t, "waggle.yaml").container().SecurityContext.Capabilities.Add)
+	c := serves(t, read(t, "waggle.yaml").container().SecurityContext.Capabilities.Add)
+	c.checkStatus(t)
 }
 
 // TestWithoutOtherNamespaces: the capabilities that docs/kubernetes.md calls enough for all but
@@ -34,7 +35,7 @@ func TestWithoutOtherNamespaces(t *testing.T) {
 
 // serves runs an agent with these capabilities, and sends traffic to a service by way of each kind
 // of hook.
-func serves(t *testing.T, allowed []v1.Capability) {
+func serves(t *testing.T, allowed []v1.Capability) *container {
 	c := newContainer(t, allowed)
 	check(t, c.start(t, c.args(t)))
 	pod, err := c.node.AddPod("web-a", topo.PodOptions{})
@@ -63,7 +64,7 @@ func serves(t *testing.T, allowed []v1.Capability) {
 		awaitServed(t, way.name, func() topo.Reply { return client.Get(topo.Request{To: way.to}) })
 		check(t, client.Close())
 	}
-	c.checkStatus(t)
+	return c
 }
 
 const service = `apiVersion: v1
