@@ -28,6 +28,7 @@ type Config struct {
 	NodeName     string
 	Version      string
 	RunDir       string // where the status is written
+	SysctlDir    string // where the kernel's parameters are written
 	Cgroup       string // whose processes' sockets are served
 	Loader       loader.Options
 	Rules        DeviceRules
@@ -80,7 +81,7 @@ func (a *Agent) prepare() error {
 	}
 	if a.cfg.ReservePorts {
 		ports := PortRange{a.cfg.Loader.SNATMin, a.cfg.Loader.SNATMax}
-		a.warn("reserved ports", ReservePorts(ports))
+		a.warn("reserved ports", ReservePorts(a.cfg.SysctlDir, ports))
 	}
 	a.devices = NewDevices(a.dp, a.cfg.Rules, a.cfg.XDP, a.cfg.NodePorts, a.log)
 	a.proxy = NewProxy(a.cfg.NodeName, r, a.cfg.Brake, a.onNode, a.poke, a.log)
@@ -103,7 +104,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		Moved:   func() { a.warn("next hops", maps.BumpEpoch(a.dp)) },
 		Changed: a.syncDevices,
 	}
-	for _, run := range []func(context.Context){watch.Run, a.proxy.Run, a.expirer.Run, a.reportStatus} {
+	for _, run := range []func(context.Context){watch.Run, a.proxy.Run, a.expirer.Run, a.reportStatus, a.lookForKubeProxy} {
 		wg.Go(func() { run(ctx) })
 	}
 	a.log.WithFields(logrus.Fields{"node": a.cfg.NodeName, "pinDir": a.cfg.Loader.PinDir,

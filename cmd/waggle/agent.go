@@ -113,6 +113,7 @@ func (f *agentFlags) config(g *globals, log *logrus.Entry) (control.Config, erro
 		NodeName:     f.nodeName,
 		Version:      version,
 		RunDir:       g.runDir,
+		SysctlDir:    g.sysctlDir,
 		XDP:          control.XDPMode(f.xdp),
 		Rules:        control.DeviceRules{External: f.devices, Pods: f.podDevices, Ignore: f.ignoreDevices},
 		ReservePorts: f.reservePorts,
