@@ -62,7 +62,7 @@ func (f *configFlags) readFile(fs *pflag.FlagSet) error {
 	for _, set := range fromFile(s) {
 		flag := fs.Lookup(set.flag)
 		switch {
-		case flag == nil:
+		case flag == nil, set.flag == "kubeconfig" && fs.Changed("manifests"): // another source was asked for
 			f.unused = append(f.unused, set.field)
 		case !flag.Changed:
 			if err := flag.Value.Set(set.value); err != nil {

@@ -144,6 +144,10 @@ func TestConfigFileWarnings(t *testing.T) {
 	if err := cfg.Warnings["configuration file"]; err == nil || !strings.Contains(err.Error(), `unknown field "nosuch"`) {
 		t.Errorf("warning %v", err)
 	}
+	_, cfg = configured(t, "clientConnection: {kubeconfig: /k}", "--manifests=.")
+	if err := cfg.Warnings["configuration"]; err == nil || !strings.Contains(err.Error(), "clientConnection.kubeconfig") {
+		t.Errorf("manifests are asked for, the file says kubeconfig: warning %v", err)
+	}
 	if _, cfg := configured(t, ""); len(cfg.Warnings) != 0 {
 		t.Errorf("warnings %v", cfg.Warnings)
 	}
