@@ -25,6 +25,19 @@ import (
 
 // Config is what an agent is told.
 type Config struct {
+	Serve ServeConfig
+	Pace  Pace // zero: DefaultPace
+	// Warnings are what is wrong with the configuration, by what they are about.
+	Warnings map[string]error
+
+	// MasqueradeAll: whatever is sent to a cluster IP gets a source address of this node's.
+	MasqueradeAll bool
+	// The local detectors tell which clients of a cluster IP are pods of this cluster: whoever is
+	// none gets a source address of this node's. At most one is set; none: all are pods.
+	LocalSources  []netip.Prefix // their addresses, in the whole cluster
+	LocalDevices  []string       // the devices that this node's pods are behind, as patterns of path.Match
+	LocalNodeCIDR bool           // their addresses on this node: the Node object's spec.podCIDRs
+
 	NodeName     string
 	Version      string
 	RunDir       string // where the status is written
@@ -48,6 +61,8 @@ type Agent struct {
 	devices *Devices
 	proxy   *Proxy
 	expirer *Expirer
+	health  *Health
+	checks  *serviceHealth
 	started time.Time
 
 	poked    chan struct{} // the status has changed
@@ -89,6 +104,7 @@ func (a *Agent) prepare() error {
 	if err := maps.BumpEpoch(a.dp); err != nil {
 		return err
 	}
+	a.prepareHealth()
 	if a.cfg.Cgroup == "" {
 		return nil
 	}
@@ -98,6 +114,10 @@ func (a *Agent) prepare() error {
 // Run works until ctx is done or the source fails. It leaves the datapath running.
 func (a *Agent) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
+	if err := a.serve(ctx); err != nil {
+		cancel()
+		return errors.Join(err, a.dp.Close())
+	}
 	var wg sync.WaitGroup
 	watch := &NodeWatch{
 		log:     a.log,
@@ -109,7 +129,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	a.log.WithFields(logrus.Fields{"node": a.cfg.NodeName, "pinDir": a.cfg.Loader.PinDir,
 		"source": a.cfg.SourceName}).Info("agent running")
-	err := a.src.Run(ctx, a.proxy)
+	err := a.src.Run(ctx, healthSink{a.proxy, a.cfg.NodeName, a.health.node})
 	cancel()
 	wg.Wait()
 	a.writeStatus()
@@ -120,6 +140,7 @@ func (a *Agent) Run(ctx context.Context) error {
 // onNode follows the addresses of our Node object; nil tells that there is none.
 func (a *Agent) onNode(node *v1.Node) {
 	a.devices.SetNodeIPs(internalIPs(node))
+	a.checks.setNodeIPs(internalIPs(node))
 	a.syncDevices()
 }
 

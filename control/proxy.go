@@ -20,14 +20,8 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-const (
-	// coalesce gathers the changes that come together, as those of a rollout do.
-	coalesce = 20 * time.Millisecond
-	// retryAfter is when what failed is tried again, if nothing else happens before.
-	retryAfter = 2 * time.Second
-	// repairEvery bounds how long a change that somebody else made in the maps lasts.
-	repairEvery = time.Minute
-)
+// retryAfter is when what failed is tried again, if nothing else happens before.
+const retryAfter = 2 * time.Second
 
 // tracker follows the services and endpoints of one family with kube-proxy's own library.
 type tracker struct {
@@ -37,6 +31,7 @@ type tracker struct {
 	svcMap    proxy.ServicePortMap
 	epMap     proxy.EndpointsMap
 	dirty     map[proxy.ServicePortName]bool
+	watch     familyWatch
 }
 
 func newTracker(family maps.Family, nodeName string) *tracker {
@@ -75,6 +70,8 @@ type Proxy struct {
 	wake       chan struct{}
 	onSync     func()
 	onNode     func(*v1.Node)
+	pace       Pace
+	watch      *syncWatch
 
 	mu       sync.Mutex // guards what follows
 	node     plan.Node
@@ -98,6 +95,8 @@ func NewProxy(nodeName string, r *reconcile.Reconciler, brake Brake, onNode func
 		wake:       make(chan struct{}, 1),
 		onSync:     onSync,
 		onNode:     onNode,
+		pace:       DefaultPace,
+		watch:      &syncWatch{},
 		node:       plan.Node{Name: nodeName},
 		failures:   map[maps.Name]string{},
 		lacking:    map[maps.Name][]string{},
@@ -161,6 +160,7 @@ func (p *Proxy) OnSynced() {
 	p.mu.Lock()
 	p.synced = true
 	p.full = true
+	p.watch.start()
 	nodeSeen := p.nodeSeen
 	p.mu.Unlock()
 	if !nodeSeen {
@@ -170,6 +170,7 @@ func (p *Proxy) OnSynced() {
 }
 
 func (p *Proxy) poke() {
+	p.watch.queued()
 	select {
 	case p.wake <- struct{}{}:
 	default:
@@ -178,7 +179,7 @@ func (p *Proxy) poke() {
 
 // Run syncs when something has changed, until ctx is done.
 func (p *Proxy) Run(ctx context.Context) {
-	repair := time.NewTicker(repairEvery)
+	repair := time.NewTicker(p.pace.Repair)
 	defer repair.Stop()
 	for {
 		var retry <-chan time.Time
@@ -189,7 +190,7 @@ func (p *Proxy) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-p.wake:
-			time.Sleep(coalesce)
+			p.settle(ctx)
 		case <-retry:
 		case <-repair.C:
 			p.repair()
@@ -212,7 +213,8 @@ func (p *Proxy) sync() {
 		p.mu.Unlock()
 		return
 	}
-	started := time.Now()
+	p.watch.queued()
+	started, full := time.Now(), p.full
 	wanted, gone := p.plan()
 	heldBefore := len(p.held)
 	p.held = p.brake.hold(gone, len(p.reconciler.Services()))
@@ -223,6 +225,7 @@ func (p *Proxy) sync() {
 	p.reconciler.Collect()
 	p.lastSync = time.Now()
 	held := len(p.held)
+	p.watched(started, full)
 	p.mu.Unlock()
 
 	if held > 0 && held != heldBefore {
@@ -240,15 +243,18 @@ func (p *Proxy) plan() (wanted []plan.Service, gone []maps.Name) {
 	alive := map[maps.Name]bool{}
 	for _, t := range p.trackers {
 		t.svcMap.Update(t.services)
-		t.epMap.Update(t.endpoints)
+		t.watch.triggered(t.epMap.Update(t.endpoints))
 		for name, port := range t.svcMap {
 			id := plan.NameOf(name, t.family)
 			alive[id] = true
 			_, failed := p.failures[id]
 			if p.full || failed || t.dirty[name] {
-				wanted = append(wanted, plan.Plan(name, t.family, port, t.epMap[name], p.node))
+				svc := plan.Plan(name, t.family, port, t.epMap[name], p.node)
+				t.watch.planned(svc)
+				wanted = append(wanted, svc)
 			}
 		}
+		t.watch.forget(alive)
 		clear(t.dirty)
 	}
 	p.full = false
@@ -289,6 +295,7 @@ func (p *Proxy) result(name maps.Name, err error) {
 		delete(p.failures, name)
 		return
 	}
+	p.watch.failed(name, err)
 	if p.failures[name] != err.Error() {
 		level := logrus.ErrorLevel
 		if errors.Is(err, reconcile.ErrTaken) {

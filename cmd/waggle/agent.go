@@ -24,6 +24,8 @@ import (
 
 // agentFlags are the flags of `waggle agent`, as they were given.
 type agentFlags struct {
+	configFlags
+
 	manifests, allocations, nodeName, cgroup  string
 	devices, podDevices, ignoreDevices        []string
 	xdp                                       string
@@ -42,7 +44,12 @@ func newAgent(g *globals) *cobra.Command {
 		Long: "Run the load balancer of this node: load the datapath, attach it, and keep it in step with\n" +
 			"Services and Pods. When the agent ends the datapath goes on; `waggle cleanup` removes it.",
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return runAgent(g, &f) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := f.readFile(cmd.Flags()); err != nil {
+				return err
+			}
+			return runAgent(g, &f)
+		},
 	}
 	f.add(cmd)
 	return cmd
@@ -50,6 +57,7 @@ func newAgent(g *globals) *cobra.Command {
 
 func (f *agentFlags) add(cmd *cobra.Command) {
 	fs := cmd.Flags()
+	f.configFlags.add(fs)
 	fs.StringVar(&f.manifests, "manifests", "", "directory of YAML to take Services, Pods, Nodes and EndpointSlices from")
 	fs.StringVar(&f.allocations, "allocations", "", "file that keeps allocated cluster IPs and node ports (default: in the directory of manifests)")
 	fs.StringVar(&f.nodeName, "node-name", "", "name of this node's Node object (default: the host name)")
@@ -142,6 +150,9 @@ func (f *agentFlags) config(g *globals, log *logrus.Entry) (control.Config, erro
 		return cfg, err
 	}
 	if cfg.Cgroup, err = f.cgroupPath(); err != nil {
+		return cfg, err
+	}
+	if err := f.apply(&cfg); err != nil {
 		return cfg, err
 	}
 	return cfg, f.loaderOptions(&cfg.Loader)
