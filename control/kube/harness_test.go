@@ -30,8 +30,6 @@ type recorder struct {
 	busy  sync.Mutex // calls come one at a time
 	mu    sync.Mutex
 	calls []string
-	cidrs []netip.Prefix
-	slice *discovery.EndpointSlice // the last one told
 }
 
 func (r *recorder) told(call string) {
@@ -62,9 +60,6 @@ func change[T any, P interface {
 func (r *recorder) OnService(old, new *v1.Service) { change(r, "service", old, new) }
 func (r *recorder) OnNode(old, new *v1.Node)       { change(r, "node", old, new) }
 func (r *recorder) OnEndpointSlice(old, new *discovery.EndpointSlice) {
-	r.mu.Lock()
-	r.slice = new
-	r.mu.Unlock()
 	change(r, "slice", old, new)
 }
 
