@@ -103,7 +103,7 @@ func (a *Agent) prepareHealth() {
 	}
 	a.health = NewHealth(a.cfg.Serve.Healthz, a.proxy.pace.Repair)
 	var recorder events.EventRecorder
-	if r, ok := a.src.(interface{ Recorder() events.EventRecorder }); ok {
+	if r, ok := a.src.(source.Recorder); ok {
 		recorder = r.Recorder()
 	}
 	a.checks = newServiceHealth(a.cfg.NodeName, a.cfg.NodePorts, a.health, recorder)

@@ -42,12 +42,6 @@ func (a *Agent) metrics() (http.Handler, error) {
 		promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}), nil
 }
 
-// watcher is a source that can lose sight of the objects: Blind tells since when changes may not
-// have been seen, the zero time if all is well, and why.
-type watcher interface {
-	Blind() (since time.Time, why string)
-}
-
 func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("waggle_"+name, help, labels, nil)
 }
@@ -135,7 +129,7 @@ type setGauge func(d *prometheus.Desc, value float64, labels ...string)
 func (c *collector) collectSource(set setGauge) {
 	set(descProblems, float64(len(c.src.Problems())))
 	blind := 0.0
-	if w, ok := c.src.(watcher); ok {
+	if w, ok := c.src.(source.Watcher); ok {
 		if since, _ := w.Blind(); !since.IsZero() {
 			blind = time.Since(since).Seconds()
 		}

@@ -4,6 +4,7 @@ package control
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/events"
 	"k8s.io/kubernetes/pkg/proxy/apis"
 
 	"github.com/waggle-lb/waggle/control/reconcile"
@@ -369,4 +371,50 @@ func (f *proxyFixture) await(want string) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	f.t.Fatalf("the maps are %q, want %s", f.served(), want)
+}
+
+// Row 1: the label of another proxy, and of the one that we are told to serve.
+func TestServeAs(t *testing.T) {
+	for name, want := range map[string][]string{
+		"":      {"10.96.0.1:80 -> "},
+		"x":     {"10.96.0.1:80 -> ", "10.96.0.2:80 -> "},
+		"other": {"10.96.0.1:80 -> "},
+	} {
+		f := newProxyFixture(t, nil)
+		f.ServeAs(name)
+		f.begin(serviceObject("plain", "10.96.0.1"), serviceObject("labelled", "10.96.0.2", label("service.kubernetes.io/service-proxy-name")),
+			serviceObject("headless", "10.96.0.3", label("service.kubernetes.io/headless")))
+		f.expectServed(want...)
+	}
+}
+
+func TestServiceCIDRs(t *testing.T) {
+	f := newProxyFixture(t, nil)
+	want := []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}
+	f.OnServiceCIDRs(want)
+	if got := f.ServiceCIDRs(); !slices.Equal(got, want) {
+		t.Errorf("got %v", got)
+	}
+}
+
+// What can't be served is an event on the Service, once.
+func TestServiceEvents(t *testing.T) {
+	f := newProxyFixture(t, nil)
+	recorder := events.NewFakeRecorder(10)
+	f.RecordTo(recorder)
+	f.begin(serviceObject("a", "10.96.0.1"), serviceObject("b", "10.96.0.1"))
+	f.sync()
+	select {
+	case e := <-recorder.Events:
+		if !strings.HasPrefix(e, "Warning NotServed ") || !strings.Contains(e, "10.96.0.1:80") {
+			t.Errorf("got event %q", e)
+		}
+	default:
+		t.Error("no event")
+	}
+	select {
+	case e := <-recorder.Events:
+		t.Errorf("another event %q", e)
+	default:
+	}
 }
