@@ -151,6 +151,7 @@ static __always_inline int tc_ingress_verdict(struct __sk_buff *skb, int family,
 	struct packet p = {};
 	struct found found = {};
 	struct tuple to;
+	bool foreign;
 	int verdict;
 
 	verdict = tc_parse(skb, family, l3_off, &p);
@@ -164,7 +165,10 @@ static __always_inline int tc_ingress_verdict(struct __sk_buff *skb, int family,
 	flow_rewrite(family, found.flow, &p.tuple, &to);
 	if (found.flow->flags & FLOW_EXPRESS)
 		return tc_transmit(skb, family, l3_off, &p, &found, &to, hook, action);
+	foreign = found.flow->flags & FLOW_FOREIGN;
 	flow_track(family, found.confirmed, found.flow, &p, hook);
+	if (foreign)
+		return VERDICT_NOT_OURS;
 	if (tc_rewrite(skb, family, l3_off, &p, &to, false, true))
 		return VERDICT_DROP_ERROR;
 	return VERDICT_STACK;
