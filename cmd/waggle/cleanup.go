@@ -33,7 +33,7 @@ func newCleanup(g *globals) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return errors.Join(control.ReleasePorts(ports), control.RemoveStatus(g.runDir))
+			return errors.Join(control.ReleasePorts(ports), control.ReleaseNAT(), control.RemoveStatus(g.runDir))
 		},
 	}
 	cmd.Flags().StringVar(&snatPorts, "snat-ports", "49152-65535", "the agent's --snat-ports, to be given back to the kernel")
