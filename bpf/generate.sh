@@ -12,7 +12,7 @@ exec go tool bpf2go \
 	-type flow -type flow_key4 -type flow_key6 -type flow4 -type flow6 \
 	-type service_key4 -type service_key6 -type service -type service_name \
 	-type backend -type scope -type device -type runtime_state -type counter \
-	-type census -type sock_flow_key -type sock_flow -type addr \
+	-type census -type sock_peer -type sock_flow_key -type sock_flow -type addr \
 	waggle waggle.c -- \
 	-O2 -g -mcpu=v3 -fno-strict-aliasing -Wall -Wextra -Werror \
 	-Wno-unused-parameter -Wno-missing-field-initializers \

@@ -48,6 +48,7 @@ enum backend_flags {
 	BACKEND_LOCAL = 1, /* on this node */
 	BACKEND_IPV6 = 2,
 	BACKEND_SERVING = 4, /* in a set that new flows are sent to */
+	BACKEND_KEPT = 64, /* in no set any more, but its endpoint serves the flows it has */
 };
 
 struct backend {
@@ -189,6 +190,21 @@ static __always_inline struct service *service_lookup(int family, const __be32 *
 static __always_inline struct backend *backend_get(__u32 id)
 {
 	return bpf_map_lookup_elem(&backends, &id);
+}
+
+/*
+ * Whether flows that were led to an endpoint stay there. `id` may be another
+ * backend's by now. Policies, topology and termination take an endpoint out of
+ * the sets, but only one that no longer serves loses its flows.
+ */
+static __always_inline bool backend_keeps(int family, __u32 id, __u32 service, const __be32 *addr,
+					  __be16 port)
+{
+	const struct backend *backend = backend_get(id);
+
+	return backend && backend->service == service &&
+	       backend->flags & (BACKEND_SERVING | BACKEND_KEPT) && backend->port == port &&
+	       addr_equal(family, backend->addr, addr);
 }
 
 /* One random backend of a scope. NULL only if the scope is empty. */

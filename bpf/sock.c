@@ -19,6 +19,9 @@ struct sock_peer {
 	__be32 backend_addr[4];
 	__be16 port;
 	__be16 backend_port;
+	__u32 backend;
+	__u32 service;
+	__u32 family;
 };
 
 struct {
@@ -148,7 +151,7 @@ static __always_inline void peer_forget(struct bpf_sock_addr *ctx, int family, c
 }
 
 static __always_inline bool peer_remember(struct bpf_sock_addr *ctx, int family, const __be32 *addr,
-					  __be16 port, const struct backend *backend)
+					  __be16 port, const struct backend *backend, __u32 id)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct sock_peer *peer;
@@ -162,6 +165,9 @@ static __always_inline bool peer_remember(struct bpf_sock_addr *ctx, int family,
 	addr_copy(family, peer->backend_addr, backend->addr);
 	peer->port = port;
 	peer->backend_port = backend->port;
+	peer->backend = id;
+	peer->service = backend->service;
+	peer->family = family;
 	return true;
 }
 
@@ -181,7 +187,7 @@ static __always_inline int sock_connect(struct bpf_sock_addr *ctx, int family, b
 	backend = backend_select(&svc->internal, &id);
 	if (!backend)
 		return sock_refuse();
-	if (!peer_remember(ctx, family, addr, ctx->user_port, backend)) {
+	if (!peer_remember(ctx, family, addr, ctx->user_port, backend, id)) {
 		bpf_set_retval(-ENOMEM);
 		return VERDICT_FAIL;
 	}
@@ -201,13 +207,6 @@ static __always_inline void sock_flow_key(struct bpf_sock_addr *ctx, int family,
 	key->family = family;
 }
 
-static __always_inline bool backend_still(int family, const struct backend *backend,
-					  const struct sock_flow *flow)
-{
-	return backend && backend->service == flow->service && backend->flags & BACKEND_SERVING &&
-	       backend->port == flow->port && addr_equal(family, backend->addr, flow->addr);
-}
-
 /* The backend of a conversation: the one it has, while that serves. */
 static __always_inline struct backend *sock_backend(const struct service *svc, int family,
 						    const struct sock_flow_key *key)
@@ -216,11 +215,9 @@ static __always_inline struct backend *sock_backend(const struct service *svc, i
 	struct sock_flow flow = { .service = svc->id };
 	struct backend *backend;
 
-	if (known) {
-		backend = backend_get(known->backend);
-		if (backend_still(family, backend, known) && known->service == svc->id)
-			return backend;
-	}
+	if (known && known->service == svc->id &&
+	    backend_keeps(family, known->backend, svc->id, known->addr, known->port))
+		return backend_get(known->backend);
 	backend = backend_select(&svc->internal, &flow.backend);
 	if (!backend)
 		return NULL;

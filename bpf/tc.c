@@ -210,7 +210,7 @@ static __always_inline int tc_icmp(struct __sk_buff *skb, int family, __u32 l3_o
 		return VERDICT_NOT_OURS;
 	e = &s->icmp;
 	f = icmp_flow(family, e);
-	if (!f)
+	if (!f || f->flags & FLOW_FOREIGN)
 		return VERDICT_NOT_OURS;
 	flow_rewrite(family, f, &e->answer, &e->to);
 	express = !egress && f->flags & FLOW_EXPRESS;
@@ -268,6 +268,7 @@ static __always_inline int tc_ingress_verdict(struct __sk_buff *skb, int family,
 	struct packet p = {};
 	struct found found = {};
 	struct tuple to;
+	bool foreign;
 	int verdict;
 
 	verdict = tc_parse(skb, family, l3_off, false, &p);
@@ -282,7 +283,10 @@ static __always_inline int tc_ingress_verdict(struct __sk_buff *skb, int family,
 	flow_rewrite(family, found.flow, &p.tuple, &to);
 	if (found.flow->flags & FLOW_EXPRESS)
 		return tc_transmit(skb, family, l3_off, &p, &found, &to, hook, action);
+	foreign = found.flow->flags & FLOW_FOREIGN;
 	flow_track(family, found.confirmed, found.flow, &p, hook);
+	if (foreign)
+		return VERDICT_NOT_OURS;
 	if (tc_rewrite(skb, family, l3_off, &p, &to, false, true))
 		return VERDICT_DROP_ERROR;
 	return VERDICT_STACK;

@@ -25,6 +25,7 @@ type (
 	ServiceName  = waggleServiceName
 	SockFlow     = waggleSockFlow
 	SockFlowKey  = waggleSockFlowKey
+	SockPeer     = waggleSockPeer
 	Hook         = waggleHook
 	Verdict      = waggleVerdict
 )
@@ -37,6 +38,7 @@ const (
 	FlowEgressHalf   = uint16(waggleFlowFlagsFLOW_EGRESS_HALF)
 	FlowMirrorEgress = uint16(waggleFlowFlagsFLOW_MIRROR_EGRESS)
 	FlowXDP          = uint16(waggleFlowFlagsFLOW_XDP)
+	FlowForeign      = uint16(waggleFlowFlagsFLOW_FOREIGN)
 )
 
 // Members of Flow.State.
@@ -63,6 +65,7 @@ const (
 	BackendLocal   = uint8(waggleBackendFlagsBACKEND_LOCAL)
 	BackendIPv6    = uint8(waggleBackendFlagsBACKEND_IPV6)
 	BackendServing = uint8(waggleBackendFlagsBACKEND_SERVING)
+	BackendKept    = uint8(waggleBackendFlagsBACKEND_KEPT)
 )
 
 // Members of Device.Flags.
@@ -154,5 +157,24 @@ var verdictNames = [VerdictCount]string{
 // VerdictName names a verdict as the metrics and the command do.
 func VerdictName(v Verdict) string { return verdictNames[v] }
 
+// AbortProgram is not part of the datapath: a kernel that refuses it (before 6.5, or without type
+// information of itself) can run all the others.
+const AbortProgram = "waggle_abort_udp"
+
 // Spec returns the compiled datapath.
-func Spec() (*ebpf.CollectionSpec, error) { return loadWaggle() }
+func Spec() (*ebpf.CollectionSpec, error) {
+	spec, err := loadWaggle()
+	if err == nil {
+		delete(spec.Programs, AbortProgram)
+	}
+	return spec, err
+}
+
+// AbortSpec returns AbortProgram, with the maps that it shares with the datapath.
+func AbortSpec() (*ebpf.CollectionSpec, error) {
+	spec, err := loadWaggle()
+	if err == nil {
+		spec.Programs = map[string]*ebpf.ProgramSpec{AbortProgram: spec.Programs[AbortProgram]}
+	}
+	return spec, err
+}

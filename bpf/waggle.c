@@ -10,6 +10,7 @@
 #include "tc.c"
 #include "sock.c"
 #include "expire.c"
+#include "stale.c"
 
 /* Enums get into the type information, and so into Go, by being used. */
 const enum hook *unused_hook __attribute__((unused));

@@ -33,12 +33,14 @@ const (
 	waggleBackendFlagsBACKEND_LOCAL   waggleBackendFlags = 1
 	waggleBackendFlagsBACKEND_IPV6    waggleBackendFlags = 2
 	waggleBackendFlagsBACKEND_SERVING waggleBackendFlags = 4
+	waggleBackendFlagsBACKEND_KEPT    waggleBackendFlags = 64
 )
 
 type waggleCensus struct {
 	_       structs.HostLayout
 	Live    uint32
 	Expired uint32
+	Foreign uint32
 }
 
 type waggleCounter struct {
@@ -105,6 +107,7 @@ const (
 	waggleFlowFlagsFLOW_EGRESS_HALF   waggleFlowFlags = 8
 	waggleFlowFlagsFLOW_MIRROR_EGRESS waggleFlowFlags = 16
 	waggleFlowFlagsFLOW_XDP           waggleFlowFlags = 32
+	waggleFlowFlagsFLOW_FOREIGN       waggleFlowFlags = 64
 )
 
 type waggleFlowKey4 struct {
@@ -225,6 +228,17 @@ type waggleSockFlowKey struct {
 	Pad    uint32
 }
 
+type waggleSockPeer struct {
+	_           structs.HostLayout
+	Addr        [4]uint32
+	BackendAddr [4]uint32
+	Port        uint16
+	BackendPort uint16
+	Backend     uint32
+	Service     uint32
+	Family      uint32
+}
+
 type waggleVerdict uint32
 
 const (
@@ -279,6 +293,7 @@ const (
 	waggleMapSockFlows            = "sock_flows"
 	waggleMapSockPeers            = "sock_peers"
 	waggleMapXdpDevices           = "xdp_devices"
+	waggleProgWaggleAbortUdp      = "waggle_abort_udp"
 	waggleProgWaggleConnect4      = "waggle_connect4"
 	waggleProgWaggleConnect6      = "waggle_connect6"
 	waggleProgWaggleEgress        = "waggle_egress"
@@ -295,6 +310,8 @@ const (
 	waggleProgWaggleRecvmsg6      = "waggle_recvmsg6"
 	waggleProgWaggleSendmsg4      = "waggle_sendmsg4"
 	waggleProgWaggleSendmsg6      = "waggle_sendmsg6"
+	waggleProgWaggleStale4        = "waggle_stale4"
+	waggleProgWaggleStale6        = "waggle_stale6"
 	waggleProgWaggleXdp           = "waggle_xdp"
 	waggleVarHostNetnsCookie      = "host_netns_cookie"
 	waggleVarHz                   = "hz"
@@ -359,6 +376,7 @@ type waggleSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type waggleProgramSpecs struct {
+	WaggleAbortUdp     *ebpf.ProgramSpec `ebpf:"waggle_abort_udp"`
 	WaggleConnect4     *ebpf.ProgramSpec `ebpf:"waggle_connect4"`
 	WaggleConnect6     *ebpf.ProgramSpec `ebpf:"waggle_connect6"`
 	WaggleEgress       *ebpf.ProgramSpec `ebpf:"waggle_egress"`
@@ -375,6 +393,8 @@ type waggleProgramSpecs struct {
 	WaggleRecvmsg6     *ebpf.ProgramSpec `ebpf:"waggle_recvmsg6"`
 	WaggleSendmsg4     *ebpf.ProgramSpec `ebpf:"waggle_sendmsg4"`
 	WaggleSendmsg6     *ebpf.ProgramSpec `ebpf:"waggle_sendmsg6"`
+	WaggleStale4       *ebpf.ProgramSpec `ebpf:"waggle_stale4"`
+	WaggleStale6       *ebpf.ProgramSpec `ebpf:"waggle_stale6"`
 	WaggleXdp          *ebpf.ProgramSpec `ebpf:"waggle_xdp"`
 }
 
@@ -522,6 +542,7 @@ type waggleVariables struct {
 //
 // It can be passed to loadWaggleObjects or ebpf.CollectionSpec.LoadAndAssign.
 type wagglePrograms struct {
+	WaggleAbortUdp     *ebpf.Program `ebpf:"waggle_abort_udp"`
 	WaggleConnect4     *ebpf.Program `ebpf:"waggle_connect4"`
 	WaggleConnect6     *ebpf.Program `ebpf:"waggle_connect6"`
 	WaggleEgress       *ebpf.Program `ebpf:"waggle_egress"`
@@ -538,11 +559,14 @@ type wagglePrograms struct {
 	WaggleRecvmsg6     *ebpf.Program `ebpf:"waggle_recvmsg6"`
 	WaggleSendmsg4     *ebpf.Program `ebpf:"waggle_sendmsg4"`
 	WaggleSendmsg6     *ebpf.Program `ebpf:"waggle_sendmsg6"`
+	WaggleStale4       *ebpf.Program `ebpf:"waggle_stale4"`
+	WaggleStale6       *ebpf.Program `ebpf:"waggle_stale6"`
 	WaggleXdp          *ebpf.Program `ebpf:"waggle_xdp"`
 }
 
 func (p *wagglePrograms) Close() error {
 	return _WaggleClose(
+		p.WaggleAbortUdp,
 		p.WaggleConnect4,
 		p.WaggleConnect6,
 		p.WaggleEgress,
@@ -559,6 +583,8 @@ func (p *wagglePrograms) Close() error {
 		p.WaggleRecvmsg6,
 		p.WaggleSendmsg4,
 		p.WaggleSendmsg6,
+		p.WaggleStale4,
+		p.WaggleStale6,
 		p.WaggleXdp,
 	)
 }

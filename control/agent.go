@@ -55,18 +55,23 @@ type Config struct {
 
 // Agent runs the control plane of one node.
 type Agent struct {
-	cfg     Config
-	log     *logrus.Entry
-	src     source.Source
-	dp      *loader.Datapath
-	devices *Devices
-	proxy   *Proxy
-	expirer *Expirer
-	health  *Health
-	checks  *serviceHealth
-	started time.Time
+	cfg      Config
+	log      *logrus.Entry
+	src      source.Source
+	dp       *loader.Datapath
+	devices  *Devices
+	proxy    *Proxy
+	expirer  *Expirer
+	stale    *StaleUDP
+	health   *Health
+	checks   *serviceHealth
+	takeover *Takeover
+	started  time.Time
 
-	poked    chan struct{} // the status has changed
+	poked      chan struct{} // the status has changed
+	reconciler *reconcile.Reconciler
+	retired    int // as at the last sync
+
 	mu       sync.Mutex
 	warnings map[string]string // by what they are about
 }
@@ -95,17 +100,22 @@ func (a *Agent) prepare() error {
 	if err != nil {
 		return err
 	}
+	if a.takeover, err = newTakeover(a.dp, func(err error) { a.warn("connections that the kernel translates", err) }, a.log); err != nil {
+		return err
+	}
+	a.stale = newStaleUDP(a.dp, func(err error) { a.warn("UDP sockets connected to endpoints that no longer serve", err) }, a.log)
+	a.reconciler, a.retired = r, -1 // endpoints may have stopped serving while no agent ran
 	if a.cfg.ReservePorts {
 		ports := PortRange{a.cfg.Loader.SNATMin, a.cfg.Loader.SNATMax}
 		a.warn("reserved ports", ReservePorts(a.cfg.SysctlDir, ports))
 	}
 	a.devices = NewDevices(a.dp, a.cfg.Rules, a.cfg.XDP, a.cfg.NodePorts, a.log)
-	a.proxy = NewProxy(a.cfg.NodeName, r, a.cfg.Brake, a.onNode, a.poke, a.log)
+	a.proxy = NewProxy(a.cfg.NodeName, r, a.cfg.Brake, a.onNode, a.onSync, a.log)
 	a.proxy.ServeAs(a.cfg.ServeAs)
 	if s, ok := a.src.(source.Recorder); ok {
 		a.proxy.RecordTo(s.Recorder())
 	}
-	a.expirer = &Expirer{dp: a.dp, log: a.log}
+	a.expirer = &Expirer{dp: a.dp, log: a.log, foreign: a.takeover.counted}
 	if err := maps.BumpEpoch(a.dp); err != nil {
 		return err
 	}
@@ -129,12 +139,12 @@ func (a *Agent) Run(ctx context.Context) error {
 		Moved:   func() { a.warn("next hops", maps.BumpEpoch(a.dp)) },
 		Changed: a.syncDevices,
 	}
-	for _, run := range []func(context.Context){watch.Run, a.proxy.Run, a.expirer.Run, a.reportStatus, a.lookForKubeProxy} {
+	for _, run := range []func(context.Context){watch.Run, a.proxy.Run, a.expirer.Run, a.stale.Run, a.reportStatus, a.lookForKubeProxy} {
 		wg.Go(func() { run(ctx) })
 	}
 	a.log.WithFields(logrus.Fields{"node": a.cfg.NodeName, "pinDir": a.cfg.Loader.PinDir,
 		"source": a.cfg.SourceName}).Info("agent running")
-	err := a.src.Run(ctx, healthSink{a.proxy, a.cfg.NodeName, a.health.node})
+	err := a.src.Run(ctx, healthSink{sink{a.proxy, a.takeover}, a.cfg.NodeName, a.health.node})
 	cancel()
 	wg.Wait()
 	a.writeStatus()
@@ -144,9 +154,21 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // onNode follows the addresses of our Node object; nil tells that there is none.
 func (a *Agent) onNode(node *v1.Node) {
+	a.takeover.begin(attaching)
 	a.devices.SetNodeIPs(internalIPs(node))
 	a.checks.setNodeIPs(internalIPs(node))
 	a.syncDevices()
+	a.takeover.end(attaching)
+}
+
+// onSync follows what the proxy has written.
+func (a *Agent) onSync() {
+	a.takeover.end(publishing)
+	if stopped := a.reconciler.Retired(); stopped != a.retired {
+		a.retired = stopped
+		a.stale.Stopped()
+	}
+	a.poke()
 }
 
 func internalIPs(node *v1.Node) []netip.Addr {

@@ -22,6 +22,7 @@ type Datapath struct {
 	pins       pinDir
 	lock       *os.File
 	collection *ebpf.Collection
+	aborter    *aborter
 	hz         uint32
 	clsact     bool // TCX is missing, or not wanted
 	log        *logrus.Entry
@@ -79,6 +80,7 @@ func (d *Datapath) load(opts Options) error {
 	if err != nil {
 		return fmt.Errorf("load the datapath: %w", err)
 	}
+	d.aborter = loadAborter(d.collection.Maps)
 	if err := d.pinAll(names, pinned); err != nil {
 		return err
 	}
@@ -143,6 +145,7 @@ func (d *Datapath) Program(name string) *ebpf.Program { return d.collection.Prog
 func (d *Datapath) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.aborter.close()
 	if d.collection != nil {
 		d.collection.Close()
 	}

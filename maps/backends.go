@@ -21,6 +21,7 @@ type Backend struct {
 	Service uint32
 	Local   bool
 	Serving bool // in a set that new flows are sent to
+	Kept    bool // in no set any more, but its endpoint serves the flows it has
 }
 
 const backendSize = int(unsafe.Sizeof(bpf.Backend{}))
@@ -72,7 +73,7 @@ func (b *Backends) write(id uint32, c *bpf.Backend) error {
 
 // Remove takes a backend out of service at once and forgets it after a grace period.
 func (b *Backends) Remove(id uint32, backend Backend, now time.Time) error {
-	backend.Serving = false
+	backend.Serving, backend.Kept = false, false
 	b.grace.add(id, now)
 	return b.Write(id, backend)
 }
@@ -125,6 +126,9 @@ func (b Backend) encode() bpf.Backend {
 	if b.Serving {
 		c.Flags |= bpf.BackendServing
 	}
+	if b.Kept {
+		c.Flags |= bpf.BackendKept
+	}
 	return c
 }
 
@@ -135,6 +139,7 @@ func decodeBackend(c *bpf.Backend) Backend {
 		Service: c.Service,
 		Local:   c.Flags&bpf.BackendLocal != 0,
 		Serving: c.Flags&bpf.BackendServing != 0,
+		Kept:    c.Flags&bpf.BackendKept != 0,
 	}
 	if c.Flags&bpf.BackendIPv6 != 0 {
 		b.Addr = addr6(c.Addr)

@@ -52,7 +52,7 @@ func cleanup(g *globals, snatPorts string, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(control.ReleasePorts(g.sysctlDir, ports), control.RemoveStatus(g.runDir))
+	return errors.Join(control.ReleasePorts(g.sysctlDir, ports), control.ReleaseNAT(), control.RemoveStatus(g.runDir))
 }
 
 func cleanupKubeProxy(w io.Writer) error {

@@ -52,6 +52,9 @@ type Service struct {
 	Name      maps.Name
 	Frontends []Frontend
 	Endpoints [2][]Endpoint // by Set, sorted
+	// Kept are all that serve, of a UDP service: only an endpoint that no longer does loses its
+	// flows, not one that a policy, its zone or its termination takes out of the sets.
+	Kept []Endpoint
 	// Unsupported says what of it the datapath does not do.
 	Unsupported []string
 }
@@ -68,6 +71,9 @@ func Plan(name proxy.ServicePortName, family maps.Family, port proxy.ServicePort
 	svc := Service{Name: NameOf(name, family)}
 	svc.Endpoints[Cluster] = convert(cluster)
 	svc.Endpoints[Local] = convert(local)
+	if svc.Name.Proto == unix.IPPROTO_UDP {
+		svc.Kept = convert(slices.DeleteFunc(slices.Clone(endpoints), func(e proxy.Endpoint) bool { return !e.IsServing() }))
+	}
 
 	scope := func(localOnly bool) Scope {
 		if !localOnly {

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/waggle-lb/waggle/control/plan"
 	"github.com/waggle-lb/waggle/maps"
 )
@@ -55,6 +57,7 @@ type Reconciler struct {
 	services map[maps.Name]*service
 	owners   map[maps.Frontend]*service
 	writes   Writes
+	retired  int
 	now      func() time.Time
 }
 
@@ -66,6 +69,9 @@ type Writes struct {
 
 // Writes returns the counts since the start.
 func (r *Reconciler) Writes() Writes { return r.writes }
+
+// Retired counts the UDP backends that have stopped serving, since the start.
+func (r *Reconciler) Retired() int { return r.retired }
 
 // Services lists the names of the services in the maps.
 func (r *Reconciler) Services() []maps.Name {
@@ -279,9 +285,13 @@ func (r *Reconciler) dropFrontends(svc *service, want plan.Service) error {
 	return errors.Join(errs...)
 }
 
-// dropBackends removes the backends that are neither wanted nor in the blocks still in use.
+// dropBackends removes the backends that are neither wanted nor in the blocks still in use. One
+// whose endpoint still serves is only taken out of service.
 func (r *Reconciler) dropBackends(svc *service, want plan.Service, keep map[uint32]bool) error {
-	wanted := map[endpointKey]bool{}
+	wanted, serving := map[endpointKey]bool{}, map[endpointKey]bool{}
+	for _, e := range want.Kept {
+		serving[endpointKey{e.Addr, e.Port}] = true
+	}
 	for _, set := range want.Endpoints {
 		for _, e := range set {
 			wanted[endpointKey{e.Addr, e.Port}] = true
@@ -289,11 +299,20 @@ func (r *Reconciler) dropBackends(svc *service, want plan.Service, keep map[uint
 	}
 	var errs []error
 	for key, ref := range svc.backends {
-		if wanted[key] || keep[ref.id] {
+		if wanted[key] || keep[ref.id] || ref.backend.Kept && serving[key] {
+			continue
+		}
+		r.writes.Backends++
+		if serving[key] {
+			ref.backend.Serving, ref.backend.Kept = false, true
+			svc.backends[key] = ref
+			errs = append(errs, r.backends.Write(ref.id, ref.backend))
 			continue
 		}
 		delete(svc.backends, key)
-		r.writes.Backends++
+		if svc.name.Proto == unix.IPPROTO_UDP {
+			r.retired++
+		}
 		errs = append(errs, r.backends.Remove(ref.id, ref.backend, r.now()))
 	}
 	return errors.Join(errs...)

@@ -149,7 +149,7 @@ func (r *Reconciler) restoreBackends(byID map[uint32]*service) error {
 		svc := byID[b.Service]
 		key := endpointKey{b.Addr, b.Port}
 		if svc != nil {
-			if _, twin := svc.backends[key]; !twin && b.Serving {
+			if _, twin := svc.backends[key]; !twin && (b.Serving || b.Kept) {
 				svc.backends[key] = backendRef{id, b}
 				continue
 			}
