@@ -209,7 +209,8 @@ static __always_inline long refuse_udp(struct __sk_buff *skb, int family, __u32 
 		return -1;
 	tuple_reverse(family, &p->tuple, false, &back);
 	back.proto = family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6;
-	partial = checksum_is_partial(skb, p->l4_off + UDP_CHECK_OFF);
+	partial = p->tuple.proto == IPPROTO_UDP &&
+		  checksum_is_partial(skb, p->l4_off + UDP_CHECK_OFF);
 	if (bpf_skb_change_tail(skb, l3_off + quoted, 0))
 		return -1;
 	sum = quoted_sum(skb, family, l3_off, partial) + csum_bytes(&icmp, sizeof(icmp));

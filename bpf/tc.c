@@ -10,6 +10,7 @@
 
 #include <linux/if_packet.h>
 #include <linux/pkt_cls.h>
+#include "clusterip.h"
 #include "refuse.h"
 #include "track.h"
 
@@ -154,9 +155,10 @@ static __always_inline int tc_ingress_verdict(struct __sk_buff *skb, int family,
 	int verdict;
 
 	verdict = tc_parse(skb, family, l3_off, &p);
-	if (verdict != VERDICT_COUNT)
-		return verdict;
-	verdict = ingress_flow(skb, family, skb->ifindex, &p, hook, &found);
+	if (verdict == VERDICT_COUNT)
+		verdict = ingress_flow(skb, family, skb->ifindex, &p, hook, &found);
+	if (verdict == VERDICT_NOT_OURS)
+		return tc_cluster(skb, family, l3_off, &p, action);
 	if (verdict == VERDICT_REFUSED)
 		return tc_refuse(skb, family, l3_off, &p, action);
 	if (verdict != VERDICT_COUNT)

@@ -35,6 +35,13 @@ type Config struct {
 	NodePorts    NodePortAddresses
 	ReservePorts bool
 	Brake        Brake
+	// MasqueradeAll translates the source of all that is for a cluster IP.
+	MasqueradeAll bool
+	// LocalSources are the cluster's own addresses: of a client there that comes from another
+	// node, the address is kept where it asks a cluster IP.
+	LocalSources []netip.Prefix
+	// ServiceCIDRs are the ranges of cluster IPs, where the source does not tell them.
+	ServiceCIDRs []netip.Prefix
 	SourceName   string // for people
 }
 
@@ -57,6 +64,7 @@ type Agent struct {
 // NewAgent loads the datapath, takes over what an earlier agent left, and serves the node's
 // sockets. Devices and services follow in Run.
 func NewAgent(cfg Config, src source.Source, log *logrus.Entry) (*Agent, error) {
+	cfg.Loader.MasqueradeAll = cfg.MasqueradeAll
 	dp, err := loader.Load(cfg.Loader)
 	if err != nil {
 		return nil, err
@@ -84,7 +92,11 @@ func (a *Agent) prepare() error {
 	}
 	a.devices = NewDevices(a.dp, a.cfg.Rules, a.cfg.XDP, a.cfg.NodePorts, a.log)
 	a.proxy = NewProxy(a.cfg.NodeName, r, a.cfg.Brake, a.onNode, a.poke, a.log)
+	a.proxy.OnServiceCIDRs(a.cfg.ServiceCIDRs)
 	a.expirer = &Expirer{dp: a.dp, log: a.log}
+	if err := maps.NewSources(a.dp).Set(maps.LocalSources, a.cfg.LocalSources); err != nil {
+		return fmt.Errorf("the cluster's own addresses: %w", err)
+	}
 	if err := maps.BumpEpoch(a.dp); err != nil {
 		return err
 	}
@@ -138,6 +150,7 @@ func internalIPs(node *v1.Node) []netip.Addr {
 
 func (a *Agent) syncDevices() {
 	a.warn("devices", a.devices.Sync())
+	a.proxy.SetNodeIPs(a.devices.Primary())
 	a.warn("forwarding", checkForwarding())
 	a.poke()
 }

@@ -98,7 +98,7 @@ func TestBackends(t *testing.T) {
 	for i := range 4999 { // more than one batch
 		b := maps.Backend{
 			Addr: netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), Port: uint16(i + 1), Proto: unix.IPPROTO_TCP,
-			Service: uint32(i + 1), Local: i%2 == 0, Serving: true,
+			Service: uint32(i + 1), Local: i%2 == 0, InCluster: true,
 		}
 		if i%3 == 0 {
 			b.Addr, b.Proto = netip.AddrFrom16([16]byte{0xfd, 14: byte(i >> 8), 15: byte(i)}), unix.IPPROTO_UDP
@@ -130,11 +130,11 @@ func TestBackendsRemove(t *testing.T) {
 	p := mapstest.New(t, map[string]uint32{"backends": 2})
 	backends, err := maps.NewBackends(p)
 	must(t, err)
-	b := maps.Backend{Addr: addr("10.0.0.1"), Port: 80, Proto: unix.IPPROTO_TCP, Service: 1, Serving: true}
+	b := maps.Backend{Addr: addr("10.0.0.1"), Port: 80, Proto: unix.IPPROTO_TCP, Service: 1, InCluster: true}
 	id, err := backends.Add(b, start)
 	must(t, err)
 	must(t, backends.Remove(id, b, start))
-	b.Serving = false
+	b.InCluster = false
 	now := func(at time.Time, want map[uint32]maps.Backend) {
 		t.Helper()
 		backends.Collect(at)
@@ -152,7 +152,7 @@ func TestBackendsRemove(t *testing.T) {
 func TestBackendsChangeInPlace(t *testing.T) {
 	backends, err := maps.NewBackends(mapstest.New(t, nil))
 	must(t, err)
-	b := maps.Backend{Addr: addr("fd00::1"), Port: 80, Proto: unix.IPPROTO_TCP, Service: 1, Serving: true}
+	b := maps.Backend{Addr: addr("fd00::1"), Port: 80, Proto: unix.IPPROTO_TCP, Service: 1, InCluster: true}
 	id, err := backends.Add(b, start)
 	must(t, err)
 	b.Local = true

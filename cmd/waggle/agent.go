@@ -29,7 +29,7 @@ type agentFlags struct {
 	xdp                                       string
 	nodePortAddresses, serviceCIDRs, mapSizes []string
 	nodePortRange, snatPorts                  string
-	reservePorts                              bool
+	reservePorts, answerPing                  bool
 	brake                                     float64
 	logLevel, logFormat                       string
 }
@@ -60,9 +60,10 @@ func (f *agentFlags) add(cmd *cobra.Command) {
 	fs.StringVar(&f.xdp, "xdp", "auto", "XDP on external devices: auto, off, or always (veth too)")
 	fs.StringSliceVar(&f.nodePortAddresses, "nodeport-addresses", nil, "where NodePorts answer: primary, all, or CIDRs (default: primary)")
 	fs.StringVar(&f.nodePortRange, "nodeport-range", "30000-32767", "ports that NodePorts are taken from")
-	fs.StringSliceVar(&f.serviceCIDRs, "service-cidrs", []string{"10.96.0.0/16", "fd00:10:96::/112"}, "ranges to allocate cluster IPs from, where there is no API server to do it")
+	fs.StringSliceVar(&f.serviceCIDRs, "service-cidrs", []string{"10.96.0.0/16", "fd00:10:96::/112"}, "ranges to allocate cluster IPs from, where there is no API server to do it; what is for their unallocated addresses is dropped")
 	fs.StringVar(&f.snatPorts, "snat-ports", "49152-65535", "source ports of translated flows")
 	fs.BoolVar(&f.reservePorts, "reserve-ports", true, "take --snat-ports out of the kernel's ephemeral ports (ip_local_reserved_ports)")
+	fs.BoolVar(&f.answerPing, "answer-ping", false, "reply to pings of cluster IPs, instead of refusing them")
 	fs.StringSliceVar(&f.mapSizes, "map-size", nil, "sizes of maps that are made anew, as name=elements, e.g. flows4=1048576")
 	fs.Float64Var(&f.brake, "deletion-brake", 0.5, "refuse to delete more than this fraction of the services at once; 1 for no brake")
 	fs.StringVar(&f.logLevel, "log-level", "info", "panic, fatal, error, warn, info, debug or trace")
@@ -118,7 +119,7 @@ func (f *agentFlags) config(g *globals, log *logrus.Entry) (control.Config, erro
 		ReservePorts: f.reservePorts,
 		Brake:        control.Brake{Fraction: f.brake},
 		SourceName:   "manifests in " + f.manifests,
-		Loader:       loader.Options{PinDir: g.pinDir, Log: log},
+		Loader:       loader.Options{PinDir: g.pinDir, AnswerPing: f.answerPing, Log: log},
 	}
 	var err error
 	if cfg.NodeName == "" {
@@ -135,6 +136,9 @@ func (f *agentFlags) config(g *globals, log *logrus.Entry) (control.Config, erro
 		return cfg, fmt.Errorf("--deletion-brake %v: a fraction from 0 to 1", f.brake)
 	}
 	if err := cfg.Rules.Validate(); err != nil {
+		return cfg, err
+	}
+	if cfg.ServiceCIDRs, err = f.cidrs(); err != nil {
 		return cfg, err
 	}
 	if cfg.NodePorts, err = control.ParseNodePortAddresses(f.nodePortAddresses); err != nil {
@@ -217,12 +221,20 @@ func (f *agentFlags) source(g *globals, log *logrus.Entry) (*manifest.Source, er
 		Log:            log,
 	}
 	opts.NodePortRange = utilnet.PortRange{Base: int(nodePorts.Min), Size: int(nodePorts.Max-nodePorts.Min) + 1}
+	if opts.ServiceCIDRs, err = f.cidrs(); err != nil {
+		return nil, err
+	}
+	return manifest.New(opts)
+}
+
+func (f *agentFlags) cidrs() ([]netip.Prefix, error) {
+	var out []netip.Prefix
 	for _, s := range f.serviceCIDRs {
 		p, err := netip.ParsePrefix(s)
 		if err != nil || p != p.Masked() || p.Addr().Is4In6() {
 			return nil, fmt.Errorf("--service-cidrs: %q is not a network address and its length", s)
 		}
-		opts.ServiceCIDRs = append(opts.ServiceCIDRs, p)
+		out = append(out, p)
 	}
-	return manifest.New(opts)
+	return out, nil
 }

@@ -75,7 +75,7 @@ func readBackends(p maps.Provider) ([]backendView, error) {
 			Address: netip.AddrPortFrom(b.Addr, b.Port),
 			Proto:   maps.ProtoName(b.Proto),
 			Local:   b.Local,
-			Serving: b.Serving,
+			Serving: b.Serving(),
 		})
 	}
 	slices.SortFunc(out, func(a, b backendView) int {
@@ -124,11 +124,11 @@ func readServices(p maps.Provider) ([]serviceView, error) {
 		port.Frontends = append(port.Frontends, view)
 	}
 	for id, b := range backends {
-		if port := ports[b.Service]; port != nil && b.Serving {
+		if port := ports[b.Service]; port != nil && b.Serving() {
 			port.Backends = append(port.Backends, backendView{
 				ID: id, Service: serviceName(names[b.Service]), Port: port.Name,
 				Address: netip.AddrPortFrom(b.Addr, b.Port),
-				Proto:   port.Proto, Local: b.Local, Serving: b.Serving,
+				Proto:   port.Proto, Local: b.Local, Serving: b.Serving(),
 			})
 		}
 	}

@@ -172,7 +172,7 @@ func meanings(t *testing.T, p maps.Provider) map[maps.Frontend]string {
 		var to []string
 		for _, backendID := range ids {
 			b := backends[backendID]
-			if b.Service != id || b.Proto != f.Proto || !b.Serving {
+			if b.Service != id || b.Proto != f.Proto || !b.Serving() {
 				t.Errorf("%s leads to the backend %d: %+v, which is not one of service %d", f, backendID, b, id)
 			}
 			to = append(to, describeBackend(b.Addr, b.Port, b.Local))

@@ -58,7 +58,7 @@ func (n *node) scope(service uint32, proto layers.IPProtocol, backends []netip.A
 }
 
 func backendFlags(a netip.Addr) uint8 {
-	f := bpf.BackendServing
+	f := bpf.BackendInClusterSet | bpf.BackendInLocalSet
 	if a.Is6() {
 		f |= bpf.BackendIPv6
 	}
