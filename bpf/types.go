@@ -8,7 +8,7 @@ import "github.com/cilium/ebpf"
 // ports are in network byte order, times in jiffies.
 type (
 	Addr            = waggleAddr
-	Affinity        = waggleAffinityEntry
+	AffinityEntry   = waggleAffinityEntry
 	AffinityKey     = waggleAffinityKey
 	Backend         = waggleBackend
 	Census          = waggleCensus
