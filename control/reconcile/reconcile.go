@@ -137,24 +137,21 @@ func newService(id uint32, name maps.Name) *service {
 
 // putBackends writes the backends that are new or changed.
 func (r *Reconciler) putBackends(svc *service, want plan.Service) error {
-	backends := map[endpointKey]maps.Backend{}
+	var in [len(want.Endpoints)]map[endpointKey]bool
 	for set, endpoints := range want.Endpoints {
+		in[set] = map[endpointKey]bool{}
 		for _, e := range endpoints {
-			key := endpointKey{e.Addr, e.Port}
-			backend := backends[key] // of the other set, if it is in both
-			backend.Addr, backend.Port, backend.Local = e.Addr, e.Port, e.Local
-			backend.Proto, backend.Service = svc.name.Proto, svc.id
-			if plan.Set(set) == plan.Cluster {
-				backend.InCluster = true
-			} else {
-				backend.InLocal = true
-			}
-			backends[key] = backend
+			in[set][endpointKey{e.Addr, e.Port}] = true
 		}
 	}
-	for key, backend := range backends {
+	for _, e := range slices.Concat(want.Endpoints[:]...) {
+		key := endpointKey{e.Addr, e.Port}
+		backend := maps.Backend{
+			Addr: e.Addr, Port: e.Port, Proto: svc.name.Proto, Service: svc.id, Local: e.Local,
+			InCluster: in[plan.Cluster][key], InLocal: in[plan.Local][key],
+		}
 		if err := r.putBackend(svc, key, backend); err != nil {
-			return fmt.Errorf("endpoint %s: %w", netip.AddrPortFrom(key.addr, key.port), err)
+			return fmt.Errorf("endpoint %s: %w", netip.AddrPortFrom(e.Addr, e.Port), err)
 		}
 	}
 	return nil
