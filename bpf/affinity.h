@@ -24,7 +24,7 @@ struct affinity_entry {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 131072);
+	__uint(max_entries, 65536);
 	__type(key, struct affinity_key);
 	__type(value, struct affinity_entry);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);

@@ -88,7 +88,7 @@ static __always_inline bool route_new(void *ctx, int family, __u32 ifindex, cons
 		device = device_flags(s->fib.ifindex);
 	else if (ret == BPF_FIB_LKUP_RET_UNSUPP_LWT)
 		device = DEVICE_EGRESS;
-	else if (!node_has_addr(family, backend->addr))
+	else if (!local && !node_has_addr(family, backend->addr))
 		return false; /* a flow recorded now would outlive the lack of a route */
 
 	if (device & DEVICE_EXPRESS && !hairpin && !local && !origin->on_node)

@@ -76,6 +76,23 @@ func TestMasqueradeAll(t *testing.T) {
 	})
 }
 
+// TestMasqueradeAllToNode: no hook sees what the node sends to itself, so a backend that is the
+// node gets the packet as it is, also where NodePorts don't answer.
+func TestMasqueradeAllToNode(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		n := newNode(t, variable("masquerade_all", true))
+		c := clusterIP(n, v, stack, v.pod, v.tunnel)
+		n.put("backends", n.backends, bpf.Backend{
+			Addr: words(v.tunnel), Port: netPort(backendPort), Service: c.service, Proto: uint8(v.proto),
+			Flags: backendFlags(v.tunnel) | bpf.BackendLocal,
+		})
+		if err := n.maps[family("node_addrs", v.tunnel)].Delete(v.tunnel.AsSlice()); err != nil {
+			t.Fatal(err)
+		}
+		n.podIngress(pod0, v.packet(c.client, c.frontend)).became(bpf.VerdictStack, tcNext, to(c.backend))
+	})
+}
+
 // learnFrom is learn, where the address that the backend sees is not that of the device.
 func (c *conversation) learnFrom(r result, source netip.Addr) {
 	c.t.Helper()
