@@ -93,6 +93,21 @@ func TestMasqueradeAllToNode(t *testing.T) {
 	})
 }
 
+// TestMasqueradeAllToLocal: a backend on this node is behind the CNI's rules, whatever its device
+// would allow.
+func TestMasqueradeAllToLocal(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		n := newNode(t, variable("masquerade_all", true))
+		c := clusterIP(n, v, split, v.client, v.far)
+		n.put("backends", n.backends-1, bpf.Backend{ // that of the external scope
+			Addr: words(v.far), Port: netPort(backendPort), Service: c.service, Proto: uint8(v.proto),
+			Flags: backendFlags(v.far) | bpf.BackendLocal,
+		})
+		c.path.out = back
+		c.establish()
+	})
+}
+
 // learnFrom is learn, where the address that the backend sees is not that of the device.
 func (c *conversation) learnFrom(r result, source netip.Addr) {
 	c.t.Helper()
