@@ -10,6 +10,7 @@
 
 #include <linux/if_packet.h>
 #include <linux/pkt_cls.h>
+#include "clusterip.h"
 #include "crc32c.h"
 #include "refuse.h"
 #include "track.h"
@@ -272,9 +273,12 @@ static __always_inline int tc_ingress_verdict(struct __sk_buff *skb, int family,
 	int verdict;
 
 	verdict = tc_parse(skb, family, l3_off, false, &p);
-	if (verdict != VERDICT_COUNT)
-		return tc_other(skb, family, l3_off, verdict, &p, action);
-	verdict = ingress_flow(skb, family, skb->ifindex, &p, hook, &found);
+	if (verdict == VERDICT_COUNT)
+		verdict = ingress_flow(skb, family, skb->ifindex, &p, hook, &found);
+	else
+		verdict = tc_other(skb, family, l3_off, verdict, &p, action);
+	if (verdict == VERDICT_NOT_OURS)
+		return tc_cluster(skb, family, l3_off, &p, action);
 	if (verdict == VERDICT_REFUSED)
 		return tc_refuse(skb, family, l3_off, &p, action);
 	if (verdict != VERDICT_COUNT)

@@ -7,27 +7,33 @@ import "github.com/cilium/ebpf"
 // The C structures under their Go names; bpf/*.h says what each member means. Addresses and
 // ports are in network byte order, times in jiffies.
 type (
-	Addr         = waggleAddr
-	Backend      = waggleBackend
-	Census       = waggleCensus
-	Counter      = waggleCounter
-	Device       = waggleDevice
-	Flow         = waggleFlow
-	Flow4        = waggleFlow4
-	Flow6        = waggleFlow6
-	FlowKey4     = waggleFlowKey4
-	FlowKey6     = waggleFlowKey6
-	RuntimeState = waggleRuntimeState
-	Scope        = waggleScope
-	Service      = waggleService
-	ServiceKey4  = waggleServiceKey4
-	ServiceKey6  = waggleServiceKey6
-	ServiceName  = waggleServiceName
-	SockFlow     = waggleSockFlow
-	SockFlowKey  = waggleSockFlowKey
-	SockPeer     = waggleSockPeer
-	Hook         = waggleHook
-	Verdict      = waggleVerdict
+	Addr            = waggleAddr
+	AffinityEntry   = waggleAffinityEntry
+	AffinityKey     = waggleAffinityKey
+	Backend         = waggleBackend
+	Census          = waggleCensus
+	ClusterRange    = waggleClusterRange
+	ClusterRangeSet = waggleClusterRangeSet
+	Counter         = waggleCounter
+	Device          = waggleDevice
+	Flow            = waggleFlow
+	Flow4           = waggleFlow4
+	Flow6           = waggleFlow6
+	FlowKey4        = waggleFlowKey4
+	FlowKey6        = waggleFlowKey6
+	RuntimeState    = waggleRuntimeState
+	Scope           = waggleScope
+	Service         = waggleService
+	ServiceKey4     = waggleServiceKey4
+	ServiceKey6     = waggleServiceKey6
+	ServiceName     = waggleServiceName
+	SockFlow        = waggleSockFlow
+	SourceKey4      = waggleSourceKey4
+	SourceKey6      = waggleSourceKey6
+	SockFlowKey     = waggleSockFlowKey
+	SockPeer        = waggleSockPeer
+	Hook            = waggleHook
+	Verdict         = waggleVerdict
 )
 
 // Members of Flow.Flags.
@@ -52,20 +58,24 @@ const (
 
 // Members of Service.Flags.
 const (
-	ServiceExternalDrop = uint32(waggleServiceFlagsSERVICE_EXTERNAL_DROP)
-	ServiceInternalDrop = uint32(waggleServiceFlagsSERVICE_INTERNAL_DROP)
-	ServiceClusterIP    = uint32(waggleServiceFlagsSERVICE_CLUSTER_IP)
-	ServiceNodePort     = uint32(waggleServiceFlagsSERVICE_NODE_PORT)
-	ServiceExternalIP   = uint32(waggleServiceFlagsSERVICE_EXTERNAL_IP)
-	ServiceLoadBalancer = uint32(waggleServiceFlagsSERVICE_LOAD_BALANCER)
+	ServiceExternalDrop  = uint32(waggleServiceFlagsSERVICE_EXTERNAL_DROP)
+	ServiceInternalDrop  = uint32(waggleServiceFlagsSERVICE_INTERNAL_DROP)
+	ServiceClusterIP     = uint32(waggleServiceFlagsSERVICE_CLUSTER_IP)
+	ServiceNodePort      = uint32(waggleServiceFlagsSERVICE_NODE_PORT)
+	ServiceExternalIP    = uint32(waggleServiceFlagsSERVICE_EXTERNAL_IP)
+	ServiceLoadBalancer  = uint32(waggleServiceFlagsSERVICE_LOAD_BALANCER)
+	ServiceExternalLocal = uint32(waggleServiceFlagsSERVICE_EXTERNAL_LOCAL)
+	ServiceInternalLocal = uint32(waggleServiceFlagsSERVICE_INTERNAL_LOCAL)
+	ServiceSourceRanges  = uint32(waggleServiceFlagsSERVICE_SOURCE_RANGES)
 )
 
 // Members of Backend.Flags.
 const (
-	BackendLocal   = uint8(waggleBackendFlagsBACKEND_LOCAL)
-	BackendIPv6    = uint8(waggleBackendFlagsBACKEND_IPV6)
-	BackendServing = uint8(waggleBackendFlagsBACKEND_SERVING)
-	BackendKept    = uint8(waggleBackendFlagsBACKEND_KEPT)
+	BackendLocal        = uint8(waggleBackendFlagsBACKEND_LOCAL)
+	BackendIPv6         = uint8(waggleBackendFlagsBACKEND_IPV6)
+	BackendInClusterSet = uint8(waggleBackendFlagsBACKEND_IN_CLUSTER_SET)
+	BackendInLocalSet   = uint8(waggleBackendFlagsBACKEND_IN_LOCAL_SET)
+	BackendKept         = uint8(waggleBackendFlagsBACKEND_KEPT)
 )
 
 // Members of Device.Flags.
@@ -73,6 +83,12 @@ const (
 	DeviceExpress = uint32(waggleDeviceFlagsDEVICE_EXPRESS)
 	DeviceXDP     = uint32(waggleDeviceFlagsDEVICE_XDP)
 	DeviceEgress  = uint32(waggleDeviceFlagsDEVICE_EGRESS)
+)
+
+// Members of ClusterRange.Flags.
+const (
+	ClusterRangeUsed = uint32(waggleClusterRangeFlagsCLUSTER_RANGE_USED)
+	ClusterRangeDrop = uint32(waggleClusterRangeFlagsCLUSTER_RANGE_DROP)
 )
 
 // Where decisions are made.
@@ -99,11 +115,14 @@ const (
 	VerdictICMPError           = waggleVerdictVERDICT_ICMP_ERROR
 	VerdictRefused             = waggleVerdictVERDICT_REFUSED
 	VerdictTooBig              = waggleVerdictVERDICT_TOO_BIG
+	VerdictAnswered            = waggleVerdictVERDICT_ANSWERED
 	VerdictDropNoLocalEndpoint = waggleVerdictVERDICT_DROP_NO_LOCAL_ENDPOINT
 	VerdictDropSNATExhausted   = waggleVerdictVERDICT_DROP_SNAT_EXHAUSTED
 	VerdictDropNoFlow          = waggleVerdictVERDICT_DROP_NO_FLOW
 	VerdictDropTTL             = waggleVerdictVERDICT_DROP_TTL
 	VerdictDropNoRoute         = waggleVerdictVERDICT_DROP_NO_ROUTE
+	VerdictDropSourceRange     = waggleVerdictVERDICT_DROP_SOURCE_RANGE
+	VerdictDropUnallocated     = waggleVerdictVERDICT_DROP_UNALLOCATED
 	VerdictDropError           = waggleVerdictVERDICT_DROP_ERROR
 	VerdictSockConnect         = waggleVerdictVERDICT_SOCK_CONNECT
 	VerdictSockSendmsg         = waggleVerdictVERDICT_SOCK_SENDMSG
@@ -139,11 +158,14 @@ var verdictNames = [VerdictCount]string{
 	VerdictICMPError:           "icmp-error",
 	VerdictRefused:             "refused",
 	VerdictTooBig:              "too-big",
+	VerdictAnswered:            "answered",
 	VerdictDropNoLocalEndpoint: "drop-no-local-endpoint",
 	VerdictDropSNATExhausted:   "drop-snat-exhausted",
 	VerdictDropNoFlow:          "drop-no-flow",
 	VerdictDropTTL:             "drop-ttl",
 	VerdictDropNoRoute:         "drop-no-route",
+	VerdictDropSourceRange:     "drop-source-range",
+	VerdictDropUnallocated:     "drop-unallocated",
 	VerdictDropError:           "drop-error",
 	VerdictSockConnect:         "sock-connect",
 	VerdictSockSendmsg:         "sock-sendmsg",

@@ -30,14 +30,6 @@ type Config struct {
 	// Warnings are what is wrong with the configuration, by what they are about.
 	Warnings map[string]error
 
-	// MasqueradeAll: whatever is sent to a cluster IP gets a source address of this node's.
-	MasqueradeAll bool
-	// The local detectors tell which clients of a cluster IP are pods of this cluster: whoever is
-	// none gets a source address of this node's. At most one is set; none: all are pods.
-	LocalSources  []netip.Prefix // their addresses, in the whole cluster
-	LocalDevices  []string       // the devices that this node's pods are behind, as patterns of path.Match
-	LocalNodeCIDR bool           // their addresses on this node: the Node object's spec.podCIDRs
-
 	NodeName     string
 	Version      string
 	RunDir       string // where the status is written
@@ -49,6 +41,11 @@ type Config struct {
 	NodePorts    NodePortAddresses
 	ReservePorts bool
 	Brake        Brake
+	// MasqueradeAll translates the source of all that is for a cluster IP.
+	MasqueradeAll bool
+	// LocalSources are the cluster's own addresses: of a client there that comes from another
+	// node, the address is kept where it asks a cluster IP.
+	LocalSources []netip.Prefix
 	SourceName   string // for people
 	ServeAs      string // service.kubernetes.io/service-proxy-name of what is for us, besides what has none
 }
@@ -79,6 +76,7 @@ type Agent struct {
 // NewAgent loads the datapath, takes over what an earlier agent left, and serves the node's
 // sockets. Devices and services follow in Run.
 func NewAgent(cfg Config, src source.Source, log *logrus.Entry) (*Agent, error) {
+	cfg.Loader.MasqueradeAll = cfg.MasqueradeAll
 	dp, err := loader.Load(cfg.Loader)
 	if err != nil {
 		return nil, err
@@ -116,6 +114,9 @@ func (a *Agent) prepare() error {
 		a.proxy.RecordTo(s.Recorder())
 	}
 	a.expirer = &Expirer{dp: a.dp, log: a.log, foreign: a.takeover.counted}
+	if err := maps.NewSources(a.dp).Set(maps.LocalSources, a.cfg.LocalSources); err != nil {
+		return fmt.Errorf("the cluster's own addresses: %w", err)
+	}
 	if err := maps.BumpEpoch(a.dp); err != nil {
 		return err
 	}
@@ -187,6 +188,7 @@ func internalIPs(node *v1.Node) []netip.Addr {
 
 func (a *Agent) syncDevices() {
 	a.warn("devices", a.devices.Sync())
+	a.proxy.SetNodeIPs(a.devices.Primary())
 	a.warn("forwarding", checkForwarding())
 	a.poke()
 }

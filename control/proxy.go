@@ -84,10 +84,11 @@ type Proxy struct {
 	failures map[maps.Name]string
 	lacking  map[maps.Name][]string // what the datapath does not do of a service
 	held     []maps.Name            // deletions that the brake holds back
+	cidrs    []netip.Prefix         // service CIDRs
+	cidrsErr string                 // what can't be done of them
 	lastSync time.Time
 
-	serviceCIDRs []netip.Prefix
-	events       serviceEvents
+	events serviceEvents
 }
 
 // NewProxy makes a Proxy for the named node. onNode is told of changes of our Node object, and
@@ -161,19 +162,24 @@ func (p *Proxy) OnNode(_, new *v1.Node) {
 	p.poke()
 }
 
-// OnServiceCIDRs is part of source.Sink.
-func (p *Proxy) OnServiceCIDRs(prefixes []netip.Prefix) {
+// SetNodeIPs tells the node's primary addresses.
+func (p *Proxy) SetNodeIPs(ips []netip.Addr) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.serviceCIDRs = slices.Clone(prefixes)
+	if slices.Equal(p.node.IPs, ips) {
+		return
+	}
+	p.node.IPs = ips
+	p.full = true
 	p.poke()
 }
 
-// ServiceCIDRs are the ranges that cluster IPs are allocated from, as far as the source knows.
-func (p *Proxy) ServiceCIDRs() []netip.Prefix {
+// OnServiceCIDRs tells all ranges that cluster IPs are taken from; none, where they are not known.
+func (p *Proxy) OnServiceCIDRs(cidrs []netip.Prefix) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.Clone(p.serviceCIDRs)
+	p.cidrs = cidrs
+	p.poke()
 }
 
 // OnSynced is part of source.Sink.
@@ -243,6 +249,7 @@ func (p *Proxy) sync() {
 		gone = nil
 	}
 	p.apply(wanted, gone)
+	p.setServiceCIDRs() // after the cluster IPs in them
 	p.reconciler.Collect()
 	p.lastSync = time.Now()
 	held := len(p.held)
@@ -310,6 +317,18 @@ func (p *Proxy) apply(wanted []plan.Service, gone []maps.Name) {
 	}
 }
 
+// setServiceCIDRs guards the service CIDRs, and logs what can't be done of that when it is new.
+func (p *Proxy) setServiceCIDRs() {
+	message := ""
+	if err := p.reconciler.SetServiceCIDRs(p.cidrs); err != nil {
+		message = err.Error()
+	}
+	if message != "" && message != p.cidrsErr {
+		p.log.Warn(message)
+	}
+	p.cidrsErr = message
+}
+
 // result remembers failures, and logs each only when it is new.
 func (p *Proxy) result(name maps.Name, err error) {
 	if err == nil {
@@ -374,6 +393,9 @@ func (p *Proxy) Status() ProxyStatus {
 	}
 	for _, messages := range p.lacking {
 		s.Failures = append(s.Failures, messages...)
+	}
+	if p.cidrsErr != "" {
+		s.Failures = append(s.Failures, p.cidrsErr)
 	}
 	for _, name := range p.held {
 		s.Held = append(s.Held, name.String())

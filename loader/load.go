@@ -101,6 +101,8 @@ func configure(spec *ebpf.CollectionSpec, opts Options, hz uint32) error {
 		"snat_min":          opts.SNATMin,
 		"snat_max":          opts.SNATMax,
 		"host_netns_cookie": cookie,
+		"masquerade_all":    opts.MasqueradeAll,
+		"answer_ping":       opts.AnswerPing,
 	}
 	timeouts, err := opts.Timeouts.inJiffies(hz)
 	if err != nil {

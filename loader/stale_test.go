@@ -74,15 +74,15 @@ func TestRow28AbortStaleSockets(t *testing.T) {
 		element     bpf.Backend
 		aborted     bool
 	}{
-		{"serving", v4, v4, element(7, v4, bpf.BackendServing), false},
-		{"serving, IPv6", v6, v6, element(7, v6, bpf.BackendServing), false},
+		{"serving", v4, v4, element(7, v4, bpf.BackendInClusterSet), false},
+		{"serving, IPv6", v6, v6, element(7, v6, bpf.BackendInClusterSet), false},
 		{"in no set", v4, v4, element(7, v4, bpf.BackendKept), false},
 		{"gone", v4, v4, element(7, v4, 0), true},
 		{"gone, IPv6", v6, v6, element(7, v6, 0), true},
 		{"gone, IPv4 on an IPv6 socket", mapped, v4, element(7, v4, 0), true},
 		{"free", v4, v4, bpf.Backend{}, true},
-		{"another service's", v4, v4, element(8, v4, bpf.BackendServing), true},
-		{"at another address", v6, v6, element(7, other6, bpf.BackendServing), true},
+		{"another service's", v4, v4, element(8, v4, bpf.BackendInClusterSet), true},
+		{"at another address", v6, v6, element(7, other6, bpf.BackendInClusterSet), true},
 		{"connected elsewhere since", other4, v4, element(7, v4, 0), false},
 		{"connected elsewhere since, IPv6", other6, v6, element(7, v6, 0), false},
 	} {

@@ -29,7 +29,7 @@ type agentFlags struct {
 	xdp                                string
 	nodePortAddresses, mapSizes        []string
 	nodePortRange, snatPorts           string
-	reservePorts                       bool
+	reservePorts, answerPing           bool
 	brake                              float64
 	logLevel, logFormat                string
 }
@@ -67,6 +67,7 @@ func (f *agentFlags) add(cmd *cobra.Command) {
 	fs.StringVar(&f.nodePortRange, "nodeport-range", "30000-32767", "ports that NodePorts are taken from")
 	fs.StringVar(&f.snatPorts, "snat-ports", "49152-65535", "source ports of translated flows")
 	fs.BoolVar(&f.reservePorts, "reserve-ports", true, "take --snat-ports out of the kernel's ephemeral ports (ip_local_reserved_ports)")
+	fs.BoolVar(&f.answerPing, "answer-ping", false, "reply to pings of cluster IPs, instead of refusing them")
 	fs.StringSliceVar(&f.mapSizes, "map-size", nil, "sizes of maps that are made anew, as name=elements, e.g. flows4=1048576")
 	fs.Float64Var(&f.brake, "deletion-brake", 0.5, "refuse to delete more than this fraction of the services at once; 1 for no brake")
 	fs.StringVar(&f.logLevel, "log-level", "info", "panic, fatal, error, warn, info, debug or trace")
@@ -126,7 +127,7 @@ func (f *agentFlags) config(g *globals, log *logrus.Entry) (control.Config, erro
 		Brake:        control.Brake{Fraction: f.brake},
 		SourceName:   f.from.name(),
 		ServeAs:      f.from.serviceProxyName,
-		Loader:       loader.Options{PinDir: g.pinDir, Log: log},
+		Loader:       loader.Options{PinDir: g.pinDir, AnswerPing: f.answerPing, Log: log},
 	}
 	var err error
 	if cfg.NodeName == "" {

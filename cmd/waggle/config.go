@@ -140,8 +140,9 @@ func (f *configFlags) apply(cfg *control.Config) error {
 		}
 		cfg.LocalSources = append(cfg.LocalSources, p.Masked())
 	}
-	if f.read != nil && len(cfg.LocalSources) == 0 {
-		cfg.LocalDevices, cfg.LocalNodeCIDR = f.read.LocalTraffic.Devices, f.read.LocalTraffic.NodeCIDR
+	// Mode NodeCIDR asks for nothing: what other nodes' pods send comes in by an external device.
+	if f.read != nil && len(cfg.LocalSources) == 0 && len(cfg.Rules.Pods) == 0 {
+		cfg.Rules.Pods = f.read.LocalTraffic.Devices
 	}
 	cfg.Warnings = f.warnings()
 	var err error

@@ -111,17 +111,21 @@ func TestEmptyConfigFile(t *testing.T) {
 
 func TestConfigFileLocalDevices(t *testing.T) {
 	for body, want := range map[string]control.Config{
-		"detectLocalMode: NodeCIDR": {LocalNodeCIDR: true},
-		"detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: cali}": {LocalDevices: []string{"cali*"}},
-		"detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cni0}":         {LocalDevices: []string{"cni0"}},
+		"detectLocalMode: NodeCIDR": {},
+		"detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: cali}": {Rules: control.DeviceRules{Pods: []string{"cali*"}}},
+		"detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cni0}":         {Rules: control.DeviceRules{Pods: []string{"cni0"}}},
 	} {
 		_, cfg := configured(t, body)
-		if cfg.LocalNodeCIDR != want.LocalNodeCIDR || !cmp.Equal(cfg.LocalDevices, want.LocalDevices) {
-			t.Errorf("%s: devices %v, node CIDR %v", body, cfg.LocalDevices, cfg.LocalNodeCIDR)
+		if !cmp.Equal(cfg.Rules.Pods, want.Rules.Pods) {
+			t.Errorf("%s: devices of pods %v", body, cfg.Rules.Pods)
 		}
 		_, cfg = configured(t, body, "--cluster-cidr=10.0.0.0/8")
-		if cfg.LocalNodeCIDR || cfg.LocalDevices != nil || len(cfg.LocalSources) != 1 {
+		if cfg.Rules.Pods != nil || len(cfg.LocalSources) != 1 {
 			t.Errorf("%s and a flag: %+v", body, cfg)
+		}
+		_, cfg = configured(t, body, "--pod-devices=veth*")
+		if !cmp.Equal(cfg.Rules.Pods, []string{"veth*"}) {
+			t.Errorf("%s and a flag: devices of pods %v", body, cfg.Rules.Pods)
 		}
 	}
 }

@@ -37,7 +37,7 @@ func (f *fixture) expectBackends(want map[string]string) {
 	got := map[string]string{}
 	for _, b := range backends {
 		switch {
-		case b.Serving:
+		case b.Serving():
 			got[b.Addr.String()] = "new"
 		case b.Kept:
 			got[b.Addr.String()] = "kept"

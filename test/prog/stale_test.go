@@ -44,8 +44,10 @@ var changesOfBackend = []struct {
 	change func(*bpf.Backend)
 }{
 	{"serving", true, func(*bpf.Backend) {}},
-	{"in no set", true, func(b *bpf.Backend) { b.Flags = b.Flags&^bpf.BackendServing | bpf.BackendKept }},
-	{"gone", false, func(b *bpf.Backend) { b.Flags &^= bpf.BackendServing }},
+	{"in no set", true, func(b *bpf.Backend) {
+		b.Flags = b.Flags&^(bpf.BackendInClusterSet|bpf.BackendInLocalSet) | bpf.BackendKept
+	}},
+	{"gone", false, func(b *bpf.Backend) { b.Flags &^= bpf.BackendInClusterSet | bpf.BackendInLocalSet }},
 	{"free", false, func(b *bpf.Backend) { *b = bpf.Backend{} }},
 	{"another service's", false, func(b *bpf.Backend) { b.Service++ }},
 	{"at another address", false, func(b *bpf.Backend) { b.Addr[0] ^= 1 << 31 }},
@@ -121,7 +123,7 @@ func TestRow28Afresh(t *testing.T) {
 		}
 		c := converse(newNode(t), v, p)
 		c.establish()
-		c.alterBackend(func(b *bpf.Backend) { b.Flags &^= bpf.BackendServing })
+		c.alterBackend(func(b *bpf.Backend) { b.Flags &^= bpf.BackendInClusterSet | bpf.BackendInLocalSet })
 		moved := *c
 		moved.backend = at(c.backend.Addr(), backendPort+1)
 		moved.serve(v, at(v.any(), nodePort), moved.backend)
