@@ -195,7 +195,11 @@ static __always_inline int tc_refuse(struct __sk_buff *skb, int family, __u32 l3
 	return VERDICT_REFUSED;
 }
 
-/* An ICMP error on the way that the answers of the flow it is about take. */
+/*
+ * An ICMP error on the way that the answers of the flow it is about take.
+ * VERDICT_COUNT: that is another translator's, so it is left alone, even where it is
+ * for a cluster IP.
+ */
 static __always_inline int tc_icmp(struct __sk_buff *skb, int family, __u32 l3_off,
 				   const struct packet *p, int *action)
 {
@@ -211,8 +215,10 @@ static __always_inline int tc_icmp(struct __sk_buff *skb, int family, __u32 l3_o
 		return VERDICT_NOT_OURS;
 	e = &s->icmp;
 	f = icmp_flow(family, e);
-	if (!f || f->flags & FLOW_FOREIGN)
+	if (!f)
 		return VERDICT_NOT_OURS;
+	if (f->flags & FLOW_FOREIGN)
+		return VERDICT_COUNT;
 	flow_rewrite(family, f, &e->answer, &e->to);
 	express = !egress && f->flags & FLOW_EXPRESS;
 	if (express) {
@@ -283,6 +289,8 @@ static __always_inline int tc_ingress_verdict(struct __sk_buff *skb, int family,
 		return tc_refuse(skb, family, l3_off, &p, action);
 	if (verdict != VERDICT_COUNT)
 		return verdict;
+	if (!found.flow)
+		return VERDICT_NOT_OURS;
 	tc_note_fragment(family, &p);
 	flow_rewrite(family, found.flow, &p.tuple, &to);
 	if (found.flow->flags & FLOW_EXPRESS)
@@ -305,8 +313,10 @@ static __always_inline int tc_egress_verdict(struct __sk_buff *skb, int family, 
 	struct flow *f;
 
 	verdict = tc_parse(skb, family, l3_off, true, &p);
-	if (verdict != VERDICT_COUNT)
-		return tc_other(skb, family, l3_off, verdict, &p, &action);
+	if (verdict != VERDICT_COUNT) {
+		verdict = tc_other(skb, family, l3_off, verdict, &p, &action);
+		return verdict == VERDICT_COUNT ? VERDICT_NOT_OURS : verdict;
+	}
 	f = flow_find(family, true, &p);
 	if (!f) {
 		confirmed = false;

@@ -280,3 +280,23 @@ func TestUnallocated(t *testing.T) {
 		}
 	})
 }
+
+// TestForeignError, of contract 41: what a client or a router on the way to it says of another
+// translator's answers is left to that one, though it is for a cluster IP.
+func TestForeignError(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		n := clusterIPs(t, v, bpf.ClusterRangeDrop)
+		c := converse(n, v, otherDevice) // for its methods
+		client := tuple{src: at(v.client, clientPort), dst: at(v.vip, 80), proto: v.proto}
+		c.adopt(client, tuple{src: at(v.far, backendPort), dst: client.src, proto: v.proto})
+		about := func(dst netip.AddrPort) []byte {
+			frame := unreachable(v.packet(at(v.vip, 80), dst, flags("A"), payload(30)))
+			copy(frame, slices.Concat(front.mac(), net.HardwareAddr(otherGuest)))
+			return frame
+		}
+		for _, ask := range n.hooks() {
+			ask(about(client.src)).passed(bpf.VerdictNotOurs)
+			ask(about(at(v.client, clientPort+1))).dropped(bpf.VerdictDropNoFlow)
+		}
+	})
+}
