@@ -127,21 +127,6 @@ static __always_inline long tc_rewrite(struct __sk_buff *skb, int family, __u32 
 	return tc_fix_checksums(skb, family, l3_off, p, addr_diff, port_diff);
 }
 
-static __always_inline long tc_decrement_ttl(struct __sk_buff *skb, int family, __u32 l3_off,
-					     const struct packet *p)
-{
-	__u8 ttl = p->ttl - 1;
-
-	/* no header checksum makes up for it in a device's sum over the packet */
-	if (family == AF_INET6)
-		return bpf_skb_store_bytes(skb, l3_off + offsetof(struct ipv6hdr, hop_limit), &ttl,
-					   sizeof(ttl), BPF_F_RECOMPUTE_CSUM);
-	if (bpf_l3_csum_replace(skb, l3_off + offsetof(struct iphdr, check), bpf_htons(p->ttl << 8),
-				bpf_htons(ttl << 8), 2))
-		return -1;
-	return bpf_skb_store_bytes(skb, l3_off + offsetof(struct iphdr, ttl), &ttl, sizeof(ttl), 0);
-}
-
 /* How long the packet is when it leaves, which GSO cuts into segments. */
 static __always_inline __u32 tc_segment_len(struct __sk_buff *skb, __u32 l3_off,
 					    const struct packet *p)
@@ -180,7 +165,7 @@ static __always_inline int tc_transmit(struct __sk_buff *skb, int family, __u32 
 	ifindex = f->hop.ifindex;
 	flow_track(family, found->confirmed, f, p, hook);
 	if (tc_rewrite(skb, family, l3_off, p, to, true, true) ||
-	    tc_decrement_ttl(skb, family, l3_off, p))
+	    set_ttl(skb, family, l3_off, p->ttl, p->ttl - 1))
 		return VERDICT_DROP_ERROR;
 	*action = bpf_redirect_neigh(ifindex, NULL, 0, 0);
 	return VERDICT_EXPRESS;
@@ -228,7 +213,7 @@ static __always_inline int tc_icmp(struct __sk_buff *skb, int family, __u32 l3_o
 		if (p->ttl <= 1)
 			return VERDICT_DROP_TTL;
 		ifindex = f->hop.ifindex;
-		if (tc_decrement_ttl(skb, family, l3_off, p))
+		if (set_ttl(skb, family, l3_off, p->ttl, p->ttl - 1))
 			return VERDICT_DROP_ERROR;
 	}
 	if (family == AF_INET ? icmp_rewrite4(skb, l3_off, p, express || egress, !egress)
