@@ -16,12 +16,22 @@ import (
 // these. That prefix only grows until the next start; too large a one costs a lookup, no more.
 type clusterIPs struct {
 	table   *maps.ClusterAddrs
-	live    map[netip.Addr]int  // how many frontends they have
-	written map[netip.Addr]bool // are in the map
-	dirty   map[netip.Addr]bool // may differ from the map
+	live    map[netip.Addr]int   // how many frontends they have
+	others  map[netip.Addr]bool  // other service proxies'
+	written map[netip.Addr]owner // as in the map
+	dirty   map[netip.Addr]bool  // may differ from the map
 	cidrs   []netip.Prefix
 	cover   map[maps.Family]netip.Prefix
 }
+
+// owner is whose a cluster IP is.
+type owner int
+
+const (
+	nobodys owner = iota
+	ours
+	anothers
+)
 
 // newClusterIPs reads what an earlier run left in the maps. Its addresses go with the first sync,
 // unless they are held by then.
@@ -29,16 +39,20 @@ func newClusterIPs(p maps.Provider) (*clusterIPs, error) {
 	c := &clusterIPs{
 		table:   maps.NewClusterAddrs(p),
 		live:    map[netip.Addr]int{},
-		written: map[netip.Addr]bool{},
+		others:  map[netip.Addr]bool{},
+		written: map[netip.Addr]owner{},
 		dirty:   map[netip.Addr]bool{},
 		cover:   map[maps.Family]netip.Prefix{},
 	}
-	addrs, err := c.table.All()
+	addrs, others, err := c.table.All()
 	if err != nil {
 		return nil, err
 	}
 	for _, a := range addrs {
-		c.written[a], c.dirty[a] = true, true
+		c.written[a], c.dirty[a] = ours, true
+	}
+	for _, a := range others {
+		c.written[a], c.others[a] = anothers, true
 	}
 	ranges, err := c.table.Ranges()
 	for _, r := range ranges {
@@ -76,29 +90,55 @@ func (c *clusterIPs) sync() error {
 	return errors.Join(errs...)
 }
 
+func (c *clusterIPs) owner(a netip.Addr) owner {
+	switch {
+	case c.live[a] > 0:
+		return ours
+	case c.others[a]:
+		return anothers
+	}
+	return nobodys
+}
+
 func (c *clusterIPs) write(a netip.Addr) error {
-	held := c.live[a] > 0
-	if held && !c.covered(a) {
+	owner := c.owner(a)
+	if owner == ours && !c.covered(a) {
 		c.extend(a)
 		if err := c.writeRanges(); err != nil {
 			return err
 		}
 	}
-	if held == c.written[a] {
+	if owner == c.written[a] {
 		return nil
 	}
-	if held {
-		if err := c.table.Put(a); err != nil {
-			return err
-		}
-		c.written[a] = true
-		return nil
+	put := c.table.Delete
+	switch owner {
+	case ours:
+		put = c.table.Put
+	case anothers:
+		put = c.table.PutOthers
 	}
-	if err := c.table.Delete(a); err != nil {
+	if err := put(a); err != nil {
 		return err
 	}
-	delete(c.written, a)
+	c.written[a] = owner
+	if owner == nobodys {
+		delete(c.written, a)
+	}
 	return nil
+}
+
+// setOthers replaces the cluster IPs of other proxies' services.
+func (c *clusterIPs) setOthers(want map[netip.Addr]bool) error {
+	for _, set := range []map[netip.Addr]bool{c.others, want} {
+		for a := range set {
+			if c.others[a] != want[a] {
+				c.dirty[a] = true
+			}
+		}
+	}
+	c.others = want
+	return c.sync()
 }
 
 func (c *clusterIPs) covered(a netip.Addr) bool {
@@ -187,3 +227,9 @@ func (c *clusterIPs) writeRanges() error {
 // their unallocated addresses is dropped from now on. An error may mean that only some of them
 // could be.
 func (r *Reconciler) SetServiceCIDRs(cidrs []netip.Prefix) error { return r.clusterIPs.setCIDRs(cidrs) }
+
+// SetOthersClusterIPs tells which cluster IPs are those of services that other proxies serve: what
+// is for them is left to those, within the service CIDRs, too. The reconciler keeps the map.
+func (r *Reconciler) SetOthersClusterIPs(addrs map[netip.Addr]bool) error {
+	return r.clusterIPs.setOthers(addrs)
+}
