@@ -214,6 +214,8 @@ static __always_inline int flow_open(void *ctx, int family, __u32 ifindex, const
 		return VERDICT_DROP_ERROR;
 	if (p->tcp_flags & TCP_RST)
 		return VERDICT_DROP_NO_FLOW;
+	if (p->fragment == FRAGMENT_LATER) /* its flow is gone; another would not know the first */
+		return VERDICT_FRAGMENT;
 	backend = backend_select(scope, &id);
 	if (!backend) {
 		if (svc->flags & (internal ? SERVICE_INTERNAL_DROP : SERVICE_EXTERNAL_DROP))

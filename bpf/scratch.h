@@ -6,9 +6,9 @@
 
 /* What an ICMP error is about. */
 struct icmp_error {
-	struct tuple answer; /* the quoted packet's, reversed */
+	struct tuple quoted; /* the packet that the error is about, as it quotes it */
+	struct tuple answer; /* what would answer it */
 	struct tuple to; /* what the answer is rewritten to */
-	struct tuple quoted;
 	__u32 inner_off; /* of the quoted IP header */
 	__u32 ports_off; /* of the quoted ports */
 };
