@@ -22,7 +22,9 @@ func parse(frame []byte) gopacket.Packet {
 func sound(t *testing.T, frame []byte) {
 	t.Helper()
 	p := parse(frame)
-	if e := p.ErrorLayer(); e != nil {
+	if l := p.Layer(layers.LayerTypeSCTP); l != nil {
+		checkSCTP(t, append(l.LayerContents(), l.LayerPayload()...))
+	} else if e := p.ErrorLayer(); e != nil {
 		t.Errorf("malformed: %v\n% x", e.Error(), frame)
 		return
 	}
@@ -60,6 +62,8 @@ func addresses(frame []byte) (src, dst netip.AddrPort) {
 	case *layers.TCP:
 		sport, dport = uint16(l.SrcPort), uint16(l.DstPort)
 	case *layers.UDP:
+		sport, dport = uint16(l.SrcPort), uint16(l.DstPort)
+	case *layers.SCTP:
 		sport, dport = uint16(l.SrcPort), uint16(l.DstPort)
 	}
 	flow := p.NetworkLayer().NetworkFlow()

@@ -5,6 +5,7 @@ package prog
 import (
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/gopacket/gopacket/layers"
 
@@ -126,9 +127,20 @@ var variants = []variant{
 	{"tcp6", layers.IPProtocolTCP, plan6},
 	{"udp4", layers.IPProtocolUDP, plan4},
 	{"udp6", layers.IPProtocolUDP, plan6},
+	{"sctp4", layers.IPProtocolSCTP, plan4},
+	{"sctp6", layers.IPProtocolSCTP, plan6},
 }
 
+// Those of each protocol, and those that have connections.
+var (
+	tcpVariants  = variants[0:2]
+	udpVariants  = variants[2:4]
+	sctpVariants = variants[4:6]
+	connected    = slices.Concat(tcpVariants, sctpVariants)
+)
+
 func (v variant) isTCP() bool { return v.proto == layers.IPProtocolTCP }
+func (v variant) isUDP() bool { return v.proto == layers.IPProtocolUDP }
 
 // any is the address that NodePorts are stored under.
 func (v variant) any() netip.Addr {
