@@ -4,6 +4,7 @@ package prog
 
 import (
 	"bytes"
+	"encoding/binary"
 	"net/netip"
 	"strings"
 	"testing"
@@ -65,6 +66,13 @@ func addresses(frame []byte) (src, dst netip.AddrPort) {
 		sport, dport = uint16(l.SrcPort), uint16(l.DstPort)
 	case *layers.SCTP:
 		sport, dport = uint16(l.SrcPort), uint16(l.DstPort)
+	}
+	if p.TransportLayer() == nil { // a fragment's
+		l4 := p.NetworkLayer().LayerPayload()
+		if l := p.Layer(layers.LayerTypeIPv6Fragment); l != nil {
+			l4 = l.LayerPayload()
+		}
+		sport, dport = binary.BigEndian.Uint16(l4), binary.BigEndian.Uint16(l4[2:])
 	}
 	flow := p.NetworkLayer().NetworkFlow()
 	a, _ := netip.AddrFromSlice(flow.Src().Raw())

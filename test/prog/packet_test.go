@@ -35,8 +35,11 @@ type packet struct {
 	seq, ack       uint32
 	tcpOptions     []layers.TCPOption
 	noChecksum     bool
-	noDeviceSum    bool // see deviceSums
-	ours           bool // made by the datapath, not by a sender
+	noDeviceSum    bool   // see deviceSums
+	ours           bool   // made by the datapath, not by a sender
+	checksum       []byte // the transport's, whatever it ought to be
+	piece          *piece
+	icmp           *icmp
 	payload        []byte
 }
 
@@ -179,18 +182,35 @@ func (p packet) transport() gopacket.SerializableLayer {
 
 // bytes is the frame, with lengths and checksums computed by gopacket.
 func (p packet) bytes() []byte {
+	switch {
+	case p.icmp != nil:
+		return p.icmpBytes()
+	case p.piece != nil:
+		return p.pieceBytes()
+	}
 	data := p.payload
 	if p.proto == layers.IPProtocolSCTP {
 		data = p.chunk()
 	}
 	frame := p.frame(p.ip(), p.transport(), gopacket.Payload(data))
-	switch {
-	case p.noChecksum && p.proto == layers.IPProtocolSCTP:
-		clear(frame[p.l4()+8 : p.l4()+sctpHeader])
-	case p.noChecksum:
-		binary.BigEndian.PutUint16(frame[p.l4()+6:], 0)
+	sum := p.transportSum(frame)
+	if p.noChecksum {
+		clear(sum)
 	}
+	copy(sum, p.checksum)
 	return frame
+}
+
+// transportSum is where a whole packet's frame has the transport's checksum.
+func (p packet) transportSum(frame []byte) []byte {
+	switch l4 := frame[p.l4():]; p.proto {
+	case layers.IPProtocolTCP:
+		return l4[16:18]
+	case layers.IPProtocolUDP:
+		return l4[6:8]
+	default:
+		return l4[8:sctpHeader]
+	}
 }
 
 // frame puts a link layer around a packet. (By hand, because gopacket's pads to
@@ -205,6 +225,9 @@ func (p packet) frame(l ...gopacket.SerializableLayer) []byte {
 func (p packet) l4() int {
 	if p.is4() {
 		return ethHeader + ip4Header + 4*len(p.ipOptions)
+	}
+	if p.piece != nil {
+		return ethHeader + ip6Header + fragmentHeader
 	}
 	return ethHeader + ip6Header
 }

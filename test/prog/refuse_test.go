@@ -5,7 +5,6 @@ package prog
 import (
 	"testing"
 
-	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 
 	"github.com/waggle-lb/waggle/bpf"
@@ -91,20 +90,11 @@ func TestRefuseUDP(t *testing.T) {
 // unreachable is the ICMP error about a packet, which it quotes to the eighth
 // byte behind the IP header.
 func unreachable(p packet) []byte {
-	quoted := gopacket.Payload(p.bytes()[ethHeader : p.l4()+udpHeader])
-	back := udp(p.dst, p.src, refusal)
-	if p.is4() {
-		back.proto = layers.IPProtocolICMPv4
-		code := layers.CreateICMPv4TypeCode(layers.ICMPv4TypeDestinationUnreachable, layers.ICMPv4CodePort)
-		return back.frame(back.ip(), &layers.ICMPv4{TypeCode: code}, quoted)
+	e := icmp{kind: layers.ICMPv4TypeDestinationUnreachable, code: layers.ICMPv4CodePort}
+	if !p.is4() {
+		e = icmp{kind: layers.ICMPv6TypeDestinationUnreachable, code: layers.ICMPv6CodePortUnreachable}
 	}
-	back.proto = layers.IPProtocolICMPv6
-	ip := back.ip()
-	code := layers.CreateICMPv6TypeCode(layers.ICMPv6TypeDestinationUnreachable, layers.ICMPv6CodePortUnreachable)
-	icmp := &layers.ICMPv6{TypeCode: code}
-	must(icmp.SetNetworkLayerForChecksum(ip.(gopacket.NetworkLayer)))
-	unused := gopacket.Payload(make([]byte, 4))
-	return back.frame(ip, icmp, unused, quoted)
+	return e.about(p, p.dst.Addr(), p.src.Addr()).with(refusal).bytes()
 }
 
 // TestRefusePadded: a short packet is padded to Ethernet's least size; the
