@@ -90,7 +90,7 @@ func Plan(name proxy.ServicePortName, family maps.Family, port proxy.ServicePort
 		svc.Frontends = append(svc.Frontends, Frontend{f, kind, external, internal})
 	}
 	add(maps.ClusterIP, port.ClusterIP(), port.Port(), internal, internal)
-	svc.Unsupported = unsupported(svc.Name.String(), port, proto)
+	svc.Unsupported = unsupported(svc.Name.String(), port)
 	closed := closedAddresses(port)
 	for _, ip := range slices.Concat(port.LoadBalancerVIPs(), port.ExternalIPs()) {
 		kind := maps.ExternalIP

@@ -151,7 +151,7 @@ func TestUnsupported(t *testing.T) {
 	for _, c := range []struct {
 		edit func(*v1.Service)
 		want int
-	}{{lb, 0}, {sourceRanges, 1}, {sticky, 1}, {sctp, 1}} {
+	}{{lb, 0}, {sourceRanges, 1}, {sticky, 1}, {sctp, 0}} {
 		svc := newService(lb, c.edit)
 		if got := planAll(maps.IPv4, svc, nil)[0].Unsupported; len(got) != c.want {
 			t.Errorf("unsupported of %v: %q, want %d", svc.Spec, got, c.want)

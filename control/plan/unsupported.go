@@ -6,7 +6,6 @@ import (
 	"net"
 	"slices"
 
-	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/kubernetes/pkg/proxy"
 )
@@ -26,16 +25,13 @@ func containsIP(all []net.IP, ip net.IP) bool {
 
 // unsupported says what of a service port the datapath does not do, as sentences for people: a
 // wish must not be ignored in silence.
-func unsupported(name string, port proxy.ServicePort, proto uint8) []string {
+func unsupported(name string, port proxy.ServicePort) []string {
 	var out []string
 	if len(closedAddresses(port)) > 0 {
 		out = append(out, "service "+name+": spec.loadBalancerSourceRanges can't be enforced, so its load balancer addresses are not served at all")
 	}
 	if port.SessionAffinityType() == v1.ServiceAffinityClientIP {
 		out = append(out, "service "+name+": spec.sessionAffinity ClientIP is not supported, each connection chooses anew")
-	}
-	if proto == unix.IPPROTO_SCTP {
-		out = append(out, "service "+name+": SCTP is not supported, its packets pass untouched")
 	}
 	return out
 }
