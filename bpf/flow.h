@@ -30,6 +30,7 @@ enum flow_flags {
 	FLOW_EGRESS_HALF = 8,
 	FLOW_MIRROR_EGRESS = 16, /* the mirror's packets are seen at egress */
 	FLOW_XDP = 32, /* XDP may transmit by the next hop */
+	FLOW_FOREIGN = 64, /* another translator's: followed, but left to the stack */
 };
 
 enum flow_state {
@@ -171,6 +172,26 @@ static __always_inline void flow_key(int family, const struct tuple *t, union fl
 	key->v6.proto = t->proto;
 	key->v6.egress = t->egress;
 	key->v6.pad = 0;
+}
+
+static __always_inline void key_tuple4(const struct flow_key4 *key, struct tuple *t)
+{
+	t->saddr.word[0] = key->saddr;
+	t->daddr.word[0] = key->daddr;
+	t->sport = key->sport;
+	t->dport = key->dport;
+	t->proto = key->proto;
+	t->egress = key->egress;
+}
+
+static __always_inline void key_tuple6(const struct flow_key6 *key, struct tuple *t)
+{
+	addr_copy(AF_INET6, t->saddr.word, key->saddr);
+	addr_copy(AF_INET6, t->daddr.word, key->daddr);
+	t->sport = key->sport;
+	t->dport = key->dport;
+	t->proto = key->proto;
+	t->egress = key->egress;
 }
 
 static __always_inline struct flow *flow_lookup(int family, bool confirmed, const struct tuple *t)

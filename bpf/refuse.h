@@ -18,7 +18,6 @@
  * is yet to be filled in can't be cut off, so of TCP the whole header.
  */
 #define QUOTED_L4 8
-#define QUOTED_TCP 20
 
 /*
  * Whether the sender left the transport checksum to its device: the field
@@ -186,19 +185,22 @@ static __always_inline bool quoted_is_partial(struct __sk_buff *skb, const struc
 static __always_inline bool quoted_sum(struct __sk_buff *skb, __u32 l3_off, const struct packet *p,
 				       __u32 size, bool partial, __u64 *sum)
 {
-	__u8 quoted[IP_MAX_HEADER + QUOTED_TCP] = {};
+	struct scratch *s = scratch();
 	__u32 check_off = p->tuple.proto == IPPROTO_TCP ? TCP_CHECK_OFF : UDP_CHECK_OFF;
 	__u16 check = 0;
 
+	if (!s)
+		return false;
 	if (partial) {
 		size = p->l4_off - l3_off;
 		if (bpf_skb_load_bytes(skb, p->l4_off + check_off, &check, sizeof(check)))
 			return false;
 		check = ~check;
 	}
-	if (!size || size > sizeof(quoted) || bpf_skb_load_bytes(skb, l3_off, quoted, size))
+	__builtin_memset(s->quoted, 0, sizeof(s->quoted));
+	if (!size || size > sizeof(s->quoted) || bpf_skb_load_bytes(skb, l3_off, s->quoted, size))
 		return false;
-	*sum = csum_bytes(quoted, sizeof(quoted)) + check;
+	*sum = csum_bytes(s->quoted, sizeof(s->quoted)) + check;
 	return true;
 }
 

@@ -13,6 +13,9 @@ struct icmp_error {
 	__u32 ports_off; /* of the quoted ports */
 };
 
+/* Of TCP an error of ours quotes the header, see refuse.h. */
+#define QUOTED_TCP 20
+
 /*
  * What does not fit on the 512 bytes of stack that a program and all that it
  * calls share. Used by the packet programs only: they run with bottom halves
@@ -40,6 +43,7 @@ struct scratch {
 		struct tuple half;
 	} pending;
 	struct icmp_error icmp;
+	__u8 quoted[IP_MAX_HEADER + QUOTED_TCP]; /* by an error of ours */
 };
 
 struct {

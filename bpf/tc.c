@@ -10,6 +10,7 @@
 
 #include <linux/if_packet.h>
 #include <linux/pkt_cls.h>
+#include "clusterip.h"
 #include "crc32c.h"
 #include "refuse.h"
 #include "track.h"
@@ -228,7 +229,7 @@ static __always_inline int tc_icmp(struct __sk_buff *skb, int family, __u32 l3_o
 		return VERDICT_NOT_OURS;
 	e = &s->icmp;
 	f = icmp_flow(family, e);
-	if (!f)
+	if (!f || f->flags & FLOW_FOREIGN)
 		return VERDICT_NOT_OURS;
 	flow_rewrite(family, f, &e->answer, &e->to);
 	express = !egress && f->flags & FLOW_EXPRESS;
@@ -286,12 +287,16 @@ static __always_inline int tc_ingress_verdict(struct __sk_buff *skb, int family,
 	struct packet p = {};
 	struct found found = {};
 	struct tuple to;
+	bool foreign;
 	int verdict;
 
 	verdict = tc_parse(skb, family, l3_off, false, &p);
-	if (verdict != VERDICT_COUNT)
-		return tc_other(skb, family, l3_off, verdict, &p, action);
-	verdict = ingress_flow(skb, family, skb->ifindex, &p, hook, &found);
+	if (verdict == VERDICT_COUNT)
+		verdict = ingress_flow(skb, family, skb->ifindex, &p, hook, &found);
+	else
+		verdict = tc_other(skb, family, l3_off, verdict, &p, action);
+	if (verdict == VERDICT_NOT_OURS)
+		return tc_cluster(skb, family, l3_off, &p, action);
 	if (verdict == VERDICT_REFUSED)
 		return tc_refuse(skb, family, l3_off, &p, action);
 	if (verdict != VERDICT_COUNT)
@@ -300,7 +305,10 @@ static __always_inline int tc_ingress_verdict(struct __sk_buff *skb, int family,
 	flow_rewrite(family, found.flow, &p.tuple, &to);
 	if (found.flow->flags & FLOW_EXPRESS)
 		return tc_transmit(skb, family, l3_off, &p, &found, &to, hook, action);
+	foreign = found.flow->flags & FLOW_FOREIGN;
 	flow_track(family, found.confirmed, found.flow, &p, hook);
+	if (foreign)
+		return VERDICT_NOT_OURS;
 	if (tc_rewrite(skb, family, l3_off, &p, &to, false, true))
 		return VERDICT_DROP_ERROR;
 	return VERDICT_STACK;

@@ -32,6 +32,10 @@ static __always_inline struct flow *mirror_restore(int family, const struct flow
 {
 	struct flow *half = &s->pending.mirror_flow;
 
+	/* not lost, but taken away: this is a late answer (stale.c) */
+	if (f->flags & FLOW_REPLY && t->proto == IPPROTO_UDP &&
+	    !backend_keeps(family, f->backend, f->service, t->saddr.word, t->sport))
+		return NULL;
 	*half = *f;
 	half->hop.epoch = 0;
 	if (!(f->flags & FLOW_REPLY))

@@ -182,7 +182,7 @@ static __always_inline int xdp_verdict(struct xdp_md *ctx, int family, struct pa
 	if (verdict != VERDICT_COUNT)
 		return verdict;
 	if (!(found.flow->flags & FLOW_EXPRESS))
-		return VERDICT_LEFT_TO_TC;
+		return found.flow->flags & FLOW_FOREIGN ? VERDICT_NOT_OURS : VERDICT_LEFT_TO_TC;
 	return xdp_transmit(ctx, family, p, &found, action);
 }
 

@@ -24,8 +24,14 @@ func run(t *testing.T, args ...string) (stdout string, err error) {
 // loader refuses, should a mistake get past the checks.
 func TestAgentFlagErrors(t *testing.T) {
 	t.Chdir(t.TempDir())
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
 	for _, c := range []struct{ flag, want string }{
-		{"", "--manifests: the directory to take Services from is not given"},
+		{"", "--manifests or --kubeconfig: where Services come from is not given"},
+		{"--manifests=. --kubeconfig=x", "--manifests and --kubeconfig: "},
+		{"--manifests=. --api-server=a:1", "--manifests and --api-server: "},
+		{"--kubeconfig=/no/such", "how to reach the API server: stat /no/such: no such file or directory"},
+		{"--kubeconfig=x --api-server=a:1,b", `--api-server: "b" is neither host:port nor an https URL`},
+		{"--manifests=. --service-proxy-name=a/b", `--service-proxy-name: "a/b" is no value of a label`},
 		{"--log-level=loud", "--log-level loud: one of panic, fatal, error, warn, info, debug, trace"},
 		{"--log-format=xml", "--log-format xml: one of text, json"},
 		{"--xdp=maybe", "--xdp maybe: one of auto, off, always"},
@@ -48,11 +54,18 @@ func TestAgentFlagErrors(t *testing.T) {
 		{"--service-cidrs=10.96.0.0", `--service-cidrs: "10.96.0.0" is not a network address and its length`},
 		{"--service-cidrs=10.96.0.1/16", `--service-cidrs: "10.96.0.1/16" is not a network address and its length`},
 		{"--service-cidrs=::ffff:10.96.0.0/112", `--service-cidrs: "::ffff:10.96.0.0/112" is not a network address and its length`},
+		{"--config=/no/such", "--config: open /no/such"},
+		{"--healthz-bind-address=10256", "--healthz-bind-address 10256: want IP:port"},
+		{"--metrics-bind-address=here:1", `--metrics-bind-address here:1: "here" is not an IP address`},
+		{"--metrics-bind-address=127.0.0.1:0", `--metrics-bind-address 127.0.0.1:0: "0" is not a port`},
+		{"--sync-period=-1s", "--sync-period -1s: must be more than 0"},
+		{"--min-sync-period=2m", "--min-sync-period 2m0s: must be from 0 to --sync-period, 1m0s"},
+		{"--cluster-cidr=10.0.0.1", `--cluster-cidr: "10.0.0.1" is not a network address and its length`},
 		{"--nosuch", "--nosuch"},
 	} {
 		args := []string{"agent", "--pin-dir=/no.such", "--run-dir=" + t.TempDir()}
 		if c.flag != "" {
-			args = append(args, c.flag)
+			args = append(args, strings.Fields(c.flag)...)
 		}
 		if strings.HasPrefix(c.flag, "--service-cidrs") {
 			args = append(args, "--manifests=.")
