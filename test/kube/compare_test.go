@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"maps"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// exception is a way in which the contract lets waggle differ from kube-proxy.
+type exception struct {
+	row  int
+	says string
+	// allows tells whether it covers a flow, given both outcomes.
+	allows func(f flow, oracle, waggle outcome) bool
+}
+
+var exceptions = []exception{
+	{9, "a client outside that was led to a ClusterIP keeps its address where the endpoint is on the node that it came to", func(f flow, oracle, waggle outcome) bool {
+		return f.frontend.name == viaClusterIP && f.source.name == "laptop" && sameButKept(oracle, waggle)
+	}},
+	{13, "with external policy Cluster the client's address is kept where that is possible", func(f flow, oracle, waggle outcome) bool {
+		return f.isExternal() && !f.isExternalLocal() && sameButKept(oracle, waggle)
+	}},
+	{11, "a node's own processes reach NodePorts on loopback addresses", func(f flow, oracle, waggle outcome) bool {
+		reachesAll := len(waggle.ended) == 0 && len(waggle.reached) == len(f.service.pods)
+		return f.frontend.name == viaLoopback && len(oracle.reached) == 0 && reachesAll
+	}},
+}
+
+func (f flow) isExternal() bool {
+	return slices.Contains([]string{viaNodePort1, viaNodePort2, viaExternalIP, viaLB}, f.frontend.name)
+}
+
+func (f flow) isExternalLocal() bool {
+	return f.service.object().Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+}
+
+// sameButKept tells whether two outcomes differ in nothing but that waggle has
+// kept client addresses which kube-proxy has not.
+func sameButKept(oracle, waggle outcome) bool {
+	if !maps.Equal(oracle.ended, waggle.ended) || len(oracle.reached) != len(waggle.reached) {
+		return false
+	}
+	for endpoint, seen := range oracle.reached {
+		ours, ok := waggle.reached[endpoint]
+		if !ok || !maps.Equal(ours, seen) && !(len(ours) == 1 && ours[kept]) {
+			return false
+		}
+	}
+	return true
+}
+
+// agree compares what came of a flow. If it differs and the contract allows
+// that, it returns the exception.
+func agree(f flow, oracle, waggle outcome) (bool, *exception) {
+	if f.isSticky() {
+		oracle, waggle = oracle.anyEndpoint(), waggle.anyEndpoint()
+	}
+	if oracle.String() == waggle.String() {
+		return true, nil
+	}
+	for i := range exceptions {
+		if exceptions[i].allows(f, oracle, waggle) {
+			return true, &exceptions[i]
+		}
+	}
+	return false, nil
+}
+
+func (f flow) isSticky() bool {
+	return f.service.object().Spec.SessionAffinity == corev1.ServiceAffinityClientIP
+}
+
+// anyEndpoint makes the outcome of a flow that is led to one endpoint, but to a
+// random one, comparable: the endpoint is "one", if it is one.
+func (o outcome) anyEndpoint() outcome {
+	if len(o.reached) != 1 {
+		return o
+	}
+	// What the endpoint sees follows from where it is, so it says nothing either.
+	return outcome{reached: map[string]map[string]bool{"one": {"any": true}}, ended: o.ended}
+}
