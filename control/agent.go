@@ -36,6 +36,7 @@ type Config struct {
 	ReservePorts bool
 	Brake        Brake
 	SourceName   string // for people
+	ServeAs      string // service.kubernetes.io/service-proxy-name of what is for us, besides what has none
 }
 
 // Agent runs the control plane of one node.
@@ -84,6 +85,10 @@ func (a *Agent) prepare() error {
 	}
 	a.devices = NewDevices(a.dp, a.cfg.Rules, a.cfg.XDP, a.cfg.NodePorts, a.log)
 	a.proxy = NewProxy(a.cfg.NodeName, r, a.cfg.Brake, a.onNode, a.poke, a.log)
+	a.proxy.ServeAs(a.cfg.ServeAs)
+	if s, ok := a.src.(source.Recorder); ok {
+		a.proxy.RecordTo(s.Recorder())
+	}
 	a.expirer = &Expirer{dp: a.dp, log: a.log}
 	if err := maps.BumpEpoch(a.dp); err != nil {
 		return err
@@ -178,6 +183,7 @@ func (a *Agent) reportStatus(ctx context.Context) {
 	defer alive.Stop()
 	defer look.Stop()
 	var problems []source.Problem // as written
+	var blind *Blindness
 	for {
 		select {
 		case <-ctx.Done():
@@ -185,22 +191,37 @@ func (a *Agent) reportStatus(ctx context.Context) {
 		case <-a.poked:
 			time.Sleep(statusSettle)
 		case <-look.C:
-			if slices.Equal(a.src.Problems(), problems) {
+			if slices.Equal(a.src.Problems(), problems) && a.Blind().equal(blind) {
 				continue
 			}
 		case <-alive.C:
 		}
-		problems = a.writeStatus()
+		written := a.writeStatus()
+		problems, blind = written.Problems, written.Blind
 	}
 }
 
-func (a *Agent) writeStatus() []source.Problem {
+// Blind tells since when the source does not see changes, nil if it does.
+func (a *Agent) Blind() *Blindness {
+	w, ok := a.src.(source.Watcher)
+	if !ok {
+		return nil
+	}
+	since, why := w.Blind()
+	if since.IsZero() {
+		return nil
+	}
+	return &Blindness{Since: since, Why: why}
+}
+
+func (a *Agent) writeStatus() *Status {
 	s := &Status{
 		PID:      os.Getpid(),
 		Version:  a.cfg.Version,
 		Node:     a.cfg.NodeName,
 		PinDir:   a.cfg.Loader.PinDir,
 		Source:   a.cfg.SourceName,
+		Blind:    a.Blind(),
 		Started:  a.started,
 		Written:  time.Now(),
 		Proxy:    a.proxy.Status(),
@@ -220,5 +241,5 @@ func (a *Agent) writeStatus() []source.Problem {
 	if err := s.write(a.cfg.RunDir); err != nil {
 		a.log.WithError(err).Warn("writing the status file")
 	}
-	return s.Problems
+	return s
 }

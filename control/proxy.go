@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	stdmaps "maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -72,6 +73,7 @@ type Proxy struct {
 	log        *logrus.Entry
 	reconciler *reconcile.Reconciler
 	brake      Brake
+	served     served
 	wake       chan struct{}
 	onSync     func()
 	onNode     func(*v1.Node)
@@ -86,6 +88,9 @@ type Proxy struct {
 	lacking  map[maps.Name][]string // what the datapath does not do of a service
 	held     []maps.Name            // deletions that the brake holds back
 	lastSync time.Time
+
+	serviceCIDRs []netip.Prefix
+	events       serviceEvents
 }
 
 // NewProxy makes a Proxy for the named node. onNode is told of changes of our Node object, and
@@ -110,12 +115,13 @@ func NewProxy(nodeName string, r *reconcile.Reconciler, brake Brake, onNode func
 
 // OnService is part of source.Sink.
 func (p *Proxy) OnService(old, new *v1.Service) {
-	old, new = served(old), served(new)
+	old, new = ours(p.served, old), ours(p.served, new)
 	if old == nil && new == nil {
 		return
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.events.follow(old, new)
 	for _, t := range p.trackers {
 		t.services.Update(old, new)
 	}
@@ -124,7 +130,7 @@ func (p *Proxy) OnService(old, new *v1.Service) {
 
 // OnEndpointSlice is part of source.Sink.
 func (p *Proxy) OnEndpointSlice(old, new *discovery.EndpointSlice) {
-	old, new = served(old), served(new)
+	old, new = ours(p.served, old), ours(p.served, new)
 	if old == nil && new == nil {
 		return
 	}
@@ -154,6 +160,21 @@ func (p *Proxy) OnNode(_, new *v1.Node) {
 	p.mu.Unlock()
 	p.onNode(new)
 	p.poke()
+}
+
+// OnServiceCIDRs is part of source.Sink.
+func (p *Proxy) OnServiceCIDRs(prefixes []netip.Prefix) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.serviceCIDRs = slices.Clone(prefixes)
+	p.poke()
+}
+
+// ServiceCIDRs are the ranges that cluster IPs are allocated from, as far as the source knows.
+func (p *Proxy) ServiceCIDRs() []netip.Prefix {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.serviceCIDRs)
 }
 
 // OnSynced is part of source.Sink.
@@ -295,6 +316,7 @@ func (p *Proxy) result(name maps.Name, err error) {
 			level = logrus.WarnLevel
 		}
 		p.log.Log(level, err)
+		p.events.warn(name, reasonNotServed, err.Error())
 	}
 	p.failures[name] = err.Error()
 }
@@ -308,6 +330,7 @@ func (p *Proxy) lacks(name maps.Name, what []string) {
 	for _, message := range what {
 		if !slices.Contains(p.lacking[name], message) {
 			p.log.Warn(message)
+			p.events.warn(name, reasonUnsupported, message)
 		}
 	}
 	p.lacking[name] = what

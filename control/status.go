@@ -23,6 +23,7 @@ type Status struct {
 	Node     string              `json:"node"`
 	PinDir   string              `json:"pinDir"`
 	Source   string              `json:"source"`
+	Blind    *Blindness          `json:"blind,omitempty"`
 	Started  time.Time           `json:"started"`
 	Written  time.Time           `json:"written"`
 	Proxy    ProxyStatus         `json:"proxy"`
@@ -31,6 +32,19 @@ type Status struct {
 	Flows    FlowCensus          `json:"flows"`
 	Problems []source.Problem    `json:"problems,omitempty"`
 	Warnings []string            `json:"warnings,omitempty"`
+}
+
+// Blindness tells since when, and why, the source does not see changes.
+type Blindness struct {
+	Since time.Time `json:"since"`
+	Why   string    `json:"why"`
+}
+
+func (b *Blindness) equal(other *Blindness) bool {
+	if b == nil || other == nil {
+		return b == other
+	}
+	return b.Since.Equal(other.Since) && b.Why == other.Why
 }
 
 const statusFile = "status.json"

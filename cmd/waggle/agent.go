@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"os"
 	"os/signal"
 	"strconv"
@@ -14,24 +13,23 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
-	utilnet "k8s.io/apimachinery/pkg/util/net"
 
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/control"
-	"github.com/waggle-lb/waggle/control/manifest"
 	"github.com/waggle-lb/waggle/loader"
 )
 
 // agentFlags are the flags of `waggle agent`, as they were given.
 type agentFlags struct {
-	manifests, allocations, nodeName, cgroup  string
-	devices, podDevices, ignoreDevices        []string
-	xdp                                       string
-	nodePortAddresses, serviceCIDRs, mapSizes []string
-	nodePortRange, snatPorts                  string
-	reservePorts                              bool
-	brake                                     float64
-	logLevel, logFormat                       string
+	from                               sourceFlags
+	nodeName, cgroup                   string
+	devices, podDevices, ignoreDevices []string
+	xdp                                string
+	nodePortAddresses, mapSizes        []string
+	nodePortRange, snatPorts           string
+	reservePorts                       bool
+	brake                              float64
+	logLevel, logFormat                string
 }
 
 func newAgent(g *globals) *cobra.Command {
@@ -50,8 +48,7 @@ func newAgent(g *globals) *cobra.Command {
 
 func (f *agentFlags) add(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	fs.StringVar(&f.manifests, "manifests", "", "directory of YAML to take Services, Pods, Nodes and EndpointSlices from")
-	fs.StringVar(&f.allocations, "allocations", "", "file that keeps allocated cluster IPs and node ports (default: in the directory of manifests)")
+	f.from.add(fs)
 	fs.StringVar(&f.nodeName, "node-name", "", "name of this node's Node object (default: the host name)")
 	fs.StringVar(&f.cgroup, "cgroup", "", "cgroup2 directory whose processes' sockets are served (default: the root; \"none\" for no socket hooks)")
 	fs.StringSliceVar(&f.devices, "devices", nil, "external devices, as patterns (default: those that hold a node address or a default route)")
@@ -60,7 +57,6 @@ func (f *agentFlags) add(cmd *cobra.Command) {
 	fs.StringVar(&f.xdp, "xdp", "auto", "XDP on external devices: auto, off, or always (veth too)")
 	fs.StringSliceVar(&f.nodePortAddresses, "nodeport-addresses", nil, "where NodePorts answer: primary, all, or CIDRs (default: primary)")
 	fs.StringVar(&f.nodePortRange, "nodeport-range", "30000-32767", "ports that NodePorts are taken from")
-	fs.StringSliceVar(&f.serviceCIDRs, "service-cidrs", []string{"10.96.0.0/16", "fd00:10:96::/112"}, "ranges to allocate cluster IPs from, where there is no API server to do it")
 	fs.StringVar(&f.snatPorts, "snat-ports", "49152-65535", "source ports of translated flows")
 	fs.BoolVar(&f.reservePorts, "reserve-ports", true, "take --snat-ports out of the kernel's ephemeral ports (ip_local_reserved_ports)")
 	fs.StringSliceVar(&f.mapSizes, "map-size", nil, "sizes of maps that are made anew, as name=elements, e.g. flows4=1048576")
@@ -78,7 +74,7 @@ func runAgent(g *globals, f *agentFlags) error {
 	if err != nil {
 		return err
 	}
-	src, err := f.source(g, log)
+	src, err := f.from.source(g, cfg, log)
 	if err != nil {
 		return err
 	}
@@ -105,7 +101,9 @@ func (f *agentFlags) logger() (*logrus.Entry, error) {
 	default:
 		return nil, fmt.Errorf("--log-format %s: one of text, json", f.logFormat)
 	}
-	return logrus.NewEntry(logger), nil
+	log := logrus.NewEntry(logger)
+	redirectKlog(log)
+	return log, nil
 }
 
 func (f *agentFlags) config(g *globals, log *logrus.Entry) (control.Config, error) {
@@ -117,7 +115,8 @@ func (f *agentFlags) config(g *globals, log *logrus.Entry) (control.Config, erro
 		Rules:        control.DeviceRules{External: f.devices, Pods: f.podDevices, Ignore: f.ignoreDevices},
 		ReservePorts: f.reservePorts,
 		Brake:        control.Brake{Fraction: f.brake},
-		SourceName:   "manifests in " + f.manifests,
+		SourceName:   f.from.name(),
+		ServeAs:      f.from.serviceProxyName,
 		Loader:       loader.Options{PinDir: g.pinDir, Log: log},
 	}
 	var err error
@@ -200,29 +199,4 @@ func (f *agentFlags) cgroupPath() (string, error) {
 		return "", fmt.Errorf("--cgroup %s: there is no such directory", f.cgroup)
 	}
 	return f.cgroup, nil
-}
-
-func (f *agentFlags) source(g *globals, log *logrus.Entry) (*manifest.Source, error) {
-	if f.manifests == "" {
-		return nil, fmt.Errorf("--manifests: the directory to take Services from is not given")
-	}
-	nodePorts, err := control.ParsePortRange(f.nodePortRange)
-	if err != nil {
-		return nil, fmt.Errorf("--nodeport-range: %w", err)
-	}
-	opts := manifest.Options{
-		Dir:            f.manifests,
-		AllocationFile: f.allocations,
-		CacheDir:       control.CacheDir(g.runDir),
-		Log:            log,
-	}
-	opts.NodePortRange = utilnet.PortRange{Base: int(nodePorts.Min), Size: int(nodePorts.Max-nodePorts.Min) + 1}
-	for _, s := range f.serviceCIDRs {
-		p, err := netip.ParsePrefix(s)
-		if err != nil || p != p.Masked() || p.Addr().Is4In6() {
-			return nil, fmt.Errorf("--service-cidrs: %q is not a network address and its length", s)
-		}
-		opts.ServiceCIDRs = append(opts.ServiceCIDRs, p)
-	}
-	return manifest.New(opts)
 }

@@ -24,8 +24,14 @@ func run(t *testing.T, args ...string) (stdout string, err error) {
 // loader refuses, should a mistake get past the checks.
 func TestAgentFlagErrors(t *testing.T) {
 	t.Chdir(t.TempDir())
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
 	for _, c := range []struct{ flag, want string }{
-		{"", "--manifests: the directory to take Services from is not given"},
+		{"", "--manifests or --kubeconfig: where Services come from is not given"},
+		{"--manifests=. --kubeconfig=x", "--manifests and --kubeconfig: "},
+		{"--manifests=. --api-server=a:1", "--manifests and --api-server: "},
+		{"--kubeconfig=/no/such", "how to reach the API server: stat /no/such: no such file or directory"},
+		{"--kubeconfig=x --api-server=a:1,b", `--api-server: "b" is neither host:port nor an https URL`},
+		{"--manifests=. --service-proxy-name=a/b", `--service-proxy-name: "a/b" is no value of a label`},
 		{"--log-level=loud", "--log-level loud: one of panic, fatal, error, warn, info, debug, trace"},
 		{"--log-format=xml", "--log-format xml: one of text, json"},
 		{"--xdp=maybe", "--xdp maybe: one of auto, off, always"},
@@ -52,7 +58,7 @@ func TestAgentFlagErrors(t *testing.T) {
 	} {
 		args := []string{"agent", "--pin-dir=/no.such", "--run-dir=" + t.TempDir()}
 		if c.flag != "" {
-			args = append(args, c.flag)
+			args = append(args, strings.Fields(c.flag)...)
 		}
 		if strings.HasPrefix(c.flag, "--service-cidrs") {
 			args = append(args, "--manifests=.")

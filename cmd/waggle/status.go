@@ -76,8 +76,12 @@ func (v *statusView) write(w io.Writer) error {
 	if a.Proxy.Synced {
 		synced = fmt.Sprintf("%d service ports, last sync %s", a.Proxy.Services, a.Proxy.LastSync.Format(time.RFC3339))
 	}
+	from := a.Source
+	if b := a.Blind; b != nil {
+		from += fmt.Sprintf("; BLIND since %s: %s", b.Since.Format(time.RFC3339), b.Why)
+	}
 	for _, line := range [][2]string{
-		{"Agent", state}, {"Version", a.Version}, {"Node", a.Node}, {"Source", a.Source}, {"Pins", a.PinDir},
+		{"Agent", state}, {"Version", a.Version}, {"Node", a.Node}, {"Source", from}, {"Pins", a.PinDir},
 		{"Synced", synced},
 		{"Flows", fmt.Sprintf("%d IPv4 and %d IPv6 records, %d expired", a.Flows.Records4, a.Flows.Records6, a.Flows.Expired)},
 	} {

@@ -36,7 +36,7 @@ func (d *delta) emit(sink source.Sink) {
 	emit(sink.OnNode, d.nodes.added)
 	emit(sink.OnNode, d.nodes.updated)
 	emit(sink.OnEndpointSlice, d.slices.added)
-	emit(func(old, new *discovery.EndpointSlice) { emitSliceUpdate(sink, old, new) }, d.slices.updated)
+	emit(func(old, new *discovery.EndpointSlice) { source.UpdateSlice(sink, old, new) }, d.slices.updated)
 	emit(sink.OnService, d.services.added)
 	emit(sink.OnService, d.services.updated)
 	emit(sink.OnService, d.services.removed)
@@ -48,17 +48,4 @@ func emit[T any](tell func(old, new *T), steps []step[T]) {
 	for _, s := range steps {
 		tell(s.old, s.new)
 	}
-}
-
-// emitSliceUpdate tells a slice that changes its family or its Service as a deletion and an
-// addition. kube-proxy's trackers file slices by these, and would keep the old one forever; the
-// API server allows no change of the family.
-func emitSliceUpdate(sink source.Sink, old, new *discovery.EndpointSlice) {
-	const service = discovery.LabelServiceName
-	if old.AddressType == new.AddressType && old.Labels[service] == new.Labels[service] {
-		sink.OnEndpointSlice(old, new)
-		return
-	}
-	sink.OnEndpointSlice(old, nil)
-	sink.OnEndpointSlice(nil, new)
 }

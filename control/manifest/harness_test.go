@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -86,6 +87,7 @@ type recorder struct {
 	services map[string]*v1.Service
 	slices   map[string]*discovery.EndpointSlice
 	nodes    map[string]*v1.Node
+	cidrs    []netip.Prefix
 	synced   int
 }
 
@@ -101,6 +103,12 @@ func (r *recorder) OnService(old, new *v1.Service) { record(r, kindService, r.se
 func (r *recorder) OnNode(old, new *v1.Node)       { record(r, kindNode, r.nodes, old, new) }
 func (r *recorder) OnEndpointSlice(old, new *discovery.EndpointSlice) {
 	record(r, kindEndpointSlice, r.slices, old, new)
+}
+
+func (r *recorder) OnServiceCIDRs(prefixes []netip.Prefix) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cidrs = prefixes
 }
 
 func (r *recorder) OnSynced() {

@@ -156,6 +156,7 @@ func (r *run) apply(ctx context.Context, found findings, err error) {
 	case r.synced:
 		d.emit(r.sink)
 	default:
+		r.sink.OnServiceCIDRs(r.opts.ServiceCIDRs)
 		d.emitStart(r.sink)
 		r.synced = true
 	}

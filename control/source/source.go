@@ -6,10 +6,12 @@ package source
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
+	"k8s.io/client-go/tools/events"
 )
 
 // Sink receives the changes of objects. A nil old object means an addition, a nil new one a
@@ -19,6 +21,9 @@ type Sink interface {
 	OnService(old, new *v1.Service)
 	OnEndpointSlice(old, new *discovery.EndpointSlice)
 	OnNode(old, new *v1.Node)
+	// OnServiceCIDRs replaces the ranges that cluster IPs are allocated from, where the source
+	// knows them.
+	OnServiceCIDRs(prefixes []netip.Prefix)
 	// OnSynced tells that everything that exists has been delivered once. It is called once.
 	OnSynced()
 }
@@ -30,6 +35,33 @@ type Source interface {
 	Run(ctx context.Context, sink Sink) error
 	// Problems lists what is wrong with the objects now. It may be called at any time.
 	Problems() []Problem
+}
+
+// Watcher is a Source that may lose sight of what it follows, as an API server may be away. What
+// it delivered stays in force meanwhile.
+type Watcher interface {
+	// Blind tells since when changes may not have been seen, and why; the zero time if all is
+	// well. It may be called at any time.
+	Blind() (since time.Time, why string)
+}
+
+// Recorder is a Source with a place for events, which people see beside the objects.
+type Recorder interface {
+	// Recorder never blocks, and forgets events that can't be delivered.
+	Recorder() events.EventRecorder
+}
+
+// UpdateSlice tells a slice that changes its family or its Service as a deletion and an
+// addition. kube-proxy's trackers file slices by these, and would keep the old one forever. The
+// API server allows no change of the family, but a slice may be made anew while nobody watches.
+func UpdateSlice(sink Sink, old, new *discovery.EndpointSlice) {
+	const service = discovery.LabelServiceName
+	if old.AddressType == new.AddressType && old.Labels[service] == new.Labels[service] {
+		sink.OnEndpointSlice(old, new)
+		return
+	}
+	sink.OnEndpointSlice(old, nil)
+	sink.OnEndpointSlice(nil, new)
 }
 
 // Problem is one defect of one object. The last good state of that object stays in force.

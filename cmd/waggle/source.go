@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/pflag"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/kube"
+	"github.com/waggle-lb/waggle/control/manifest"
+	"github.com/waggle-lb/waggle/control/source"
+)
+
+// apiServersEnv stands in for --api-server where that is not given.
+const apiServersEnv = "WAGGLE_API_SERVERS"
+
+// sourceFlags say where Services come from.
+type sourceFlags struct {
+	manifests, allocations string
+	serviceCIDRs           []string
+	kubeconfig             string
+	apiServers             []string
+	serviceProxyName       string
+}
+
+func (f *sourceFlags) add(fs *pflag.FlagSet) {
+	fs.StringVar(&f.manifests, "manifests", "", "directory of YAML to take Services, Pods, Nodes and EndpointSlices from, instead of a cluster")
+	fs.StringVar(&f.allocations, "allocations", "", "file that keeps allocated cluster IPs and node ports (default: in the directory of manifests)")
+	fs.StringSliceVar(&f.serviceCIDRs, "service-cidrs", nil, "ranges of cluster IPs: to allocate from with --manifests (default: 10.96.0.0/16,fd00:10:96::/112); in a cluster, where the API server does not tell them")
+	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "file that tells the API server and the credentials (default: those of the pod that the agent runs in)")
+	fs.StringSliceVar(&f.apiServers, "api-server", nil, "API servers' real addresses, as https URLs or host:port, which work before any Service does (default: $"+apiServersEnv+")")
+	fs.StringVar(&f.serviceProxyName, "service-proxy-name", "", "serve what is labelled service.kubernetes.io/service-proxy-name with this too, besides what is not labelled so")
+}
+
+func inCluster() bool { return os.Getenv("KUBERNETES_SERVICE_HOST") != "" }
+
+// name is what people are told of the source.
+func (f *sourceFlags) name() string {
+	switch {
+	case f.manifests != "":
+		return "manifests in " + f.manifests
+	case f.kubeconfig != "":
+		return "Kubernetes, by " + f.kubeconfig
+	}
+	return "Kubernetes, as a pod"
+}
+
+// check finds what can't be meant, and that no source is told.
+func (f *sourceFlags) check() error {
+	if f.serviceProxyName != "" {
+		if errs := validation.IsValidLabelValue(f.serviceProxyName); len(errs) > 0 {
+			return fmt.Errorf("--service-proxy-name: %q is no value of a label: %s", f.serviceProxyName, strings.Join(errs, "; "))
+		}
+	}
+	switch {
+	case f.manifests != "" && f.kubeconfig != "":
+		return errors.New("--manifests and --kubeconfig: Services come from a directory or from a cluster, not from both")
+	case f.manifests != "" && len(f.apiServers) > 0:
+		return errors.New("--manifests and --api-server: Services come from a directory or from a cluster, not from both")
+	case f.manifests == "" && f.kubeconfig == "" && !inCluster():
+		return errors.New("--manifests or --kubeconfig: where Services come from is not given, and this is not a pod of a cluster (KUBERNETES_SERVICE_HOST is not set)")
+	}
+	return nil
+}
+
+func (f *sourceFlags) source(g *globals, cfg control.Config, log *logrus.Entry) (source.Source, error) {
+	if err := f.check(); err != nil {
+		return nil, err
+	}
+	cidrs, err := f.ranges()
+	if err != nil {
+		return nil, err
+	}
+	if f.manifests != "" {
+		return f.fromManifests(g, cfg, cidrs, log)
+	}
+	return f.fromCluster(g, cfg, cidrs, log)
+}
+
+func (f *sourceFlags) ranges() (cidrs []netip.Prefix, err error) {
+	for _, s := range f.serviceCIDRs {
+		p, err := netip.ParsePrefix(s)
+		if err != nil || p != p.Masked() || p.Addr().Is4In6() {
+			return nil, fmt.Errorf("--service-cidrs: %q is not a network address and its length", s)
+		}
+		cidrs = append(cidrs, p)
+	}
+	return cidrs, nil
+}
+
+func (f *sourceFlags) fromManifests(g *globals, cfg control.Config, cidrs []netip.Prefix, log *logrus.Entry) (source.Source, error) {
+	first, last := cfg.Loader.NodePortMin, cfg.Loader.NodePortMax
+	return manifest.New(manifest.Options{
+		Dir:            f.manifests,
+		NodePortRange:  utilnet.PortRange{Base: int(first), Size: int(last-first) + 1},
+		ServiceCIDRs:   cidrs,
+		AllocationFile: f.allocations,
+		CacheDir:       control.CacheDir(g.runDir),
+		Log:            log,
+	})
+}
+
+func (f *sourceFlags) fromCluster(g *globals, cfg control.Config, cidrs []netip.Prefix, log *logrus.Entry) (source.Source, error) {
+	servers, err := f.servers()
+	if err != nil {
+		return nil, err
+	}
+	return kube.New(kube.Options{
+		NodeName:         cfg.NodeName,
+		Kubeconfig:       f.kubeconfig,
+		APIServers:       servers,
+		ServiceProxyName: f.serviceProxyName,
+		ServiceCIDRs:     cidrs,
+		AddressFile:      filepath.Join(control.CacheDir(g.runDir), "api-servers"),
+		UserAgent:        "waggle/" + version,
+		Log:              log,
+	})
+}
+
+// servers reads the addresses of API servers, from the environment if no flag gives them.
+func (f *sourceFlags) servers() (addresses []string, err error) {
+	given, by := f.apiServers, "--api-server"
+	if len(given) == 0 {
+		by = apiServersEnv
+		given = strings.FieldsFunc(os.Getenv(apiServersEnv), func(r rune) bool { return r == ',' || r == ' ' })
+	}
+	for _, s := range given {
+		address, err := kube.ParseAPIServer(strings.TrimSpace(s))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", by, err)
+		}
+		addresses = append(addresses, address)
+	}
+	return addresses, nil
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"context"
+	"errors"
+	"net"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// dialTimeout is how long one address is tried before the next is.
+	dialTimeout = 5 * time.Second
+	keepAlive   = 30 * time.Second
+)
+
+// dialer connects to whichever API server works. What is dialled is always the one host of the
+// client's configuration; each connection to it goes to the address that comes first: the one
+// that has not failed, or else failed longest ago.
+type dialer struct {
+	configured string // host:port of the client's configuration
+	first      []string
+	last       []string
+	dial       func(ctx context.Context, network, address string) (net.Conn, error)
+
+	mu       sync.Mutex
+	learnt   []string // between first and last
+	failures uint64
+	failed   map[string]uint64    // when an address failed last, as a count of failures
+	answered map[string]time.Time // when an address answered last
+	open     map[endpoints]*conn
+}
+
+// endpoints are both ends of a connection, by which it is known however it is wrapped.
+type endpoints struct{ local, remote string }
+
+func endpointsOf(c net.Conn) endpoints {
+	return endpoints{c.LocalAddr().String(), c.RemoteAddr().String()}
+}
+
+func newDialer(configured string, first, last []string) *dialer {
+	return &dialer{
+		configured: configured,
+		first:      first,
+		last:       last,
+		dial:       (&net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}).DialContext,
+		failed:     map[string]uint64{},
+		answered:   map[string]time.Time{},
+		open:       map[endpoints]*conn{},
+	}
+}
+
+// addresses lists what to try, in this order.
+func (d *dialer) addresses() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var all []string
+	for _, a := range slices.Concat(d.first, d.learnt, d.last) {
+		if !slices.Contains(all, a) {
+			all = append(all, a)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b string) int {
+		switch x, y := d.failed[a], d.failed[b]; {
+		case x < y:
+			return -1
+		case x > y:
+			return 1
+		}
+		return 0
+	})
+	return all
+}
+
+// learn replaces the addresses that were learnt, and tells whether they differ from before.
+func (d *dialer) learn(addresses []string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if slices.Equal(d.learnt, addresses) {
+		return false
+	}
+	d.learnt = addresses
+	return true
+}
+
+// DialContext tries the addresses in turn. A proxy, which a client may have been told to use by
+// its environment, is dialled as it is.
+func (d *dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	if address != d.configured {
+		return d.dial(ctx, network, address)
+	}
+	var errs []error
+	for _, a := range d.addresses() {
+		c, err := d.dial(ctx, network, a)
+		if err == nil {
+			return d.opened(c, a), nil
+		}
+		errs = append(errs, err)
+		if ctx.Err() != nil {
+			break
+		}
+		d.fail(a)
+	}
+	return nil, errors.Join(errs...)
+}
+
+func (d *dialer) fail(address string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.failures++
+	d.failed[address] = d.failures
+}
+
+// conn is a connection to one address. If nothing that we asked on it was answered by the time
+// it is closed, then its server hangs, or its certificate is another's.
+type conn struct {
+	net.Conn
+	dialer  *dialer
+	address string
+	dialled time.Time
+	closed  sync.Once
+}
+
+func (d *dialer) opened(c net.Conn, address string) *conn {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	opened := &conn{Conn: c, dialer: d, address: address, dialled: time.Now()}
+	d.open[endpointsOf(c)] = opened
+	return opened
+}
+
+// answers notes that a request on this connection was answered, if it is one of ours.
+func (d *dialer) answers(on net.Conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if c := d.open[endpointsOf(on)]; c != nil {
+		d.answered[c.address] = time.Now()
+		delete(d.failed, c.address)
+	}
+}
+
+// Close closes the connection. One that was not used, as of several that were dialled at the
+// same time all but one may be, says nothing against its server.
+func (c *conn) Close() error {
+	c.closed.Do(func() {
+		c.dialer.mu.Lock()
+		delete(c.dialer.open, endpointsOf(c.Conn))
+		silent := c.dialer.answered[c.address].Before(c.dialled)
+		c.dialer.mu.Unlock()
+		if silent {
+			c.dialer.fail(c.address)
+		}
+	})
+	return c.Conn.Close()
+}

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package kube is the source of Kubernetes objects of a cluster: it follows an API server with
+// client-go's informers.
+//
+// The addresses of Services don't work before a service proxy makes them work, that of the API
+// server included. So the source is told real addresses of API servers, tries them in turn, and
+// learns further ones from the endpoints of the `kubernetes` Service.
+//
+// While no API server can be reached nothing is told, above all no deletion. Blind says since
+// when that is so.
+package kube

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+	discovery "k8s.io/api/discovery/v1"
+)
+
+// The Service whose endpoints are the API servers.
+const (
+	apiService     = "kubernetes"
+	apiServicePort = "https"
+)
+
+func isAPIServers(s *discovery.EndpointSlice) bool {
+	return s.Namespace == v1.NamespaceDefault && s.Labels[discovery.LabelServiceName] == apiService
+}
+
+// apiServers are the addresses that a slice of the `kubernetes` Service gives.
+func apiServers(s *discovery.EndpointSlice) (addresses []string) {
+	if s.AddressType == discovery.AddressTypeFQDN {
+		return nil
+	}
+	for _, p := range s.Ports {
+		if p.Port == nil || len(s.Ports) > 1 && (p.Name == nil || *p.Name != apiServicePort) {
+			continue
+		}
+		for _, e := range s.Endpoints {
+			if len(e.Addresses) > 0 && (e.Conditions.Ready == nil || *e.Conditions.Ready) {
+				addresses = append(addresses, net.JoinHostPort(e.Addresses[0], strconv.Itoa(int(*p.Port))))
+			}
+		}
+	}
+	return addresses
+}
+
+// learning keeps the addresses of API servers that were learnt from their Service, over restarts
+// too.
+type learning struct {
+	dialer *dialer
+	file   string
+	slices map[string][]string // by the name of the slice
+}
+
+func newLearning(d *dialer, file string) *learning {
+	l := &learning{dialer: d, file: file, slices: map[string][]string{}}
+	if file != "" {
+		d.learn(readAddresses(file))
+	}
+	return l
+}
+
+// follow takes a change of any slice. That there is no API server is not learnt: it is one of
+// them that says so.
+func (l *learning) follow(old, new *discovery.EndpointSlice) error {
+	if old != nil && isAPIServers(old) {
+		delete(l.slices, old.Name)
+	}
+	if new != nil && isAPIServers(new) {
+		l.slices[new.Name] = apiServers(new)
+	} else if old == nil || !isAPIServers(old) {
+		return nil
+	}
+	var all []string
+	for _, addresses := range l.slices {
+		all = append(all, addresses...)
+	}
+	slices.Sort(all)
+	all = slices.Compact(all)
+	if len(all) == 0 || !l.dialer.learn(all) || l.file == "" {
+		return nil
+	}
+	return writeAddresses(l.file, all)
+}
+
+// readAddresses reads a line for each address, and passes over what is none.
+func readAddresses(file string) (addresses []string) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return nil
+	}
+	for _, line := range strings.Fields(string(raw)) {
+		if _, err := netip.ParseAddrPort(line); err == nil {
+			addresses = append(addresses, line)
+		}
+	}
+	return addresses
+}
+
+// writeAddresses replaces the file in one step.
+func writeAddresses(file string, addresses []string) error {
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return err
+	}
+	temp := file + ".tmp"
+	if err := os.WriteFile(temp, []byte(strings.Join(addresses, "\n")+"\n"), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(temp, file)
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	utilnode "k8s.io/kubernetes/pkg/util/node"
+)
+
+// ownNode is what the proxy has been built upon: our Node, and the addresses that it had. Where
+// these change, kube-proxy starts anew, and so do we.
+type ownNode struct {
+	name      string
+	latest    *v1.Node
+	uid       types.UID
+	addresses []net.IP
+	told      chan struct{} // closed when the sink knows the Node
+	known     bool
+	patient   bool // wait for addresses
+}
+
+// onNode follows our Node. It is not told before it has addresses: which devices are external
+// hangs on them.
+func (r *run) onNode(old, new *v1.Node) {
+	if r.err != nil {
+		return
+	}
+	o := &r.own
+	if new == nil {
+		o.latest = nil
+		if o.known {
+			r.fail(fmt.Errorf("our Node %s was deleted", o.name))
+		}
+		return
+	}
+	o.latest = new
+	addresses, _ := utilnode.GetNodeHostIPs(new)
+	switch {
+	case !o.known && len(addresses) == 0 && o.patient:
+	case !o.known:
+		r.tellNode()
+	case new.UID != o.uid:
+		r.fail(fmt.Errorf("our Node %s was deleted, and made anew", o.name))
+	case len(o.addresses) > 0 && !slices.EqualFunc(addresses, o.addresses, net.IP.Equal):
+		r.fail(fmt.Errorf("the addresses of our Node %s have changed from %v to %v", o.name, o.addresses, addresses))
+	default:
+		o.addresses = addresses
+		r.sink.OnNode(old, new)
+	}
+}
+
+// tellNode tells our Node for the first time.
+func (r *run) tellNode() {
+	o := &r.own
+	o.uid = o.latest.UID
+	o.addresses, _ = utilnode.GetNodeHostIPs(o.latest)
+	o.known = true
+	r.sink.OnNode(nil, o.latest)
+	close(o.told)
+}
+
+// awaitNode waits until our Node has been told, once it is known what Nodes there are. One that
+// exists but gets no addresses is told without: who gives them may need Services that we serve.
+func (r *run) awaitNode(ctx context.Context) bool {
+	addresses, node := time.NewTimer(r.pace.addresses), time.NewTimer(r.pace.node)
+	defer addresses.Stop()
+	defer node.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-r.own.told:
+			return true
+		case <-addresses.C:
+			r.settleForNoAddresses()
+		case <-node.C:
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.fail(fmt.Errorf("there is no Node %s, and was none for %s (--node-name)", r.own.name, r.pace.node))
+			return false
+		}
+	}
+}
+
+func (r *run) settleForNoAddresses() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.own.patient = false
+	if r.own.latest != nil && !r.own.known {
+		r.log.Warnf("our Node %s has no addresses yet", r.own.name)
+		r.tellNode()
+	}
+}

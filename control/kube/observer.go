@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptrace"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// kinds are what the source follows, by the ends of the paths they are asked for at.
+var kinds = map[string]string{
+	"/api/v1/services": services,
+	"/api/v1/nodes":    nodes,
+	"/apis/discovery.k8s.io/v1/endpointslices": endpointSlices,
+	"/apis/networking.k8s.io/v1/servicecidrs":  serviceCIDRs,
+}
+
+const (
+	services       = "services"
+	nodes          = "nodes"
+	endpointSlices = "endpointslices"
+	serviceCIDRs   = "servicecidrs"
+)
+
+func kindOf(r *http.Request) string {
+	if r.Method != http.MethodGet {
+		return ""
+	}
+	for path, kind := range kinds {
+		if strings.HasSuffix(r.URL.Path, path) {
+			return kind
+		}
+	}
+	return ""
+}
+
+// observer watches the requests of a client: client-go tells of some failures only, and of no
+// success.
+type observer struct {
+	next     http.RoundTripper
+	dialer   *dialer
+	sight    *sight
+	problems *problems
+	done     context.Context // of the source
+}
+
+// RoundTrip is http.RoundTripper's.
+func (o *observer) RoundTrip(r *http.Request) (*http.Response, error) {
+	kind := kindOf(r)
+	if kind != "" {
+		o.hold(r.Context(), kind)
+	}
+	var used atomic.Value
+	trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { used.Store(info) }}
+	started := time.Now()
+	resp, err := o.next.RoundTrip(r.WithContext(httptrace.WithClientTrace(r.Context(), trace)))
+	if info, ok := used.Load().(httptrace.GotConnInfo); ok && err == nil {
+		o.dialer.answers(info.Conn)
+	}
+	if kind != "" {
+		o.note(r.Context(), kind, started, resp, err)
+	}
+	return resp, err
+}
+
+func (o *observer) hold(ctx context.Context, kind string) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(o.done, cancel)()
+	o.sight.hold(ctx, kind)
+}
+
+// note takes what became of a request for a kind of object. A version that the server has
+// forgotten, or a kind of request that it does not know, is followed by another request.
+func (o *observer) note(ctx context.Context, kind string, started time.Time, resp *http.Response, err error) {
+	switch {
+	case err != nil && (ctx.Err() != nil || o.done.Err() != nil):
+	case err != nil:
+		o.sight.fails(kind, started, reason(err))
+	case resp.StatusCode < http.StatusBadRequest:
+		o.sight.works(kind)
+		o.problems.over(kind)
+	case resp.StatusCode == http.StatusGone, resp.StatusCode == http.StatusUnprocessableEntity:
+	case kind == serviceCIDRs && (resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusForbidden):
+		o.sight.works(kind) // in that what we get is all there is for us
+		o.problems.found(kind, "the API server does not tell the ranges of cluster IPs ("+resp.Status+"); --service-cidrs does")
+	default:
+		o.sight.fails(kind, started, resp.Status)
+	}
+}
+
+// reason is an error without the noise.
+func reason(err error) string {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return "no answer"
+	}
+	return strings.ReplaceAll(err.Error(), "\n", "; ")
+}

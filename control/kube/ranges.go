@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"net/netip"
+	"slices"
+
+	networking "k8s.io/api/networking/v1"
+
+	"github.com/waggle-lb/waggle/control/source"
+)
+
+// ranges are the ranges that cluster IPs are allocated from: what the API server has of them or,
+// as long as it has told none, those that we were told.
+type ranges struct {
+	sink  source.Sink
+	given []netip.Prefix
+	all   map[string][]netip.Prefix // by the name of the object
+	begun bool
+	told  []netip.Prefix
+}
+
+func newRanges(sink source.Sink, given []netip.Prefix) *ranges {
+	return &ranges{sink: sink, given: given, all: map[string][]netip.Prefix{}}
+}
+
+// begin has the sink told.
+func (r *ranges) begin() {
+	r.begun = true
+	r.tell()
+}
+
+func (r *ranges) follow(old, new *networking.ServiceCIDR) {
+	if new == nil {
+		delete(r.all, old.Name)
+	} else {
+		r.all[new.Name] = prefixes(new)
+	}
+	r.tell()
+}
+
+func (r *ranges) tell() {
+	now := slices.Clone(r.given)
+	if len(r.all) > 0 {
+		now = nil
+		for _, p := range r.all {
+			now = append(now, p...)
+		}
+		slices.SortFunc(now, netip.Prefix.Compare)
+		now = slices.Compact(now)
+	}
+	if r.begun && !slices.Equal(now, r.told) {
+		r.told = now
+		r.sink.OnServiceCIDRs(now)
+	}
+}
+
+func prefixes(s *networking.ServiceCIDR) (all []netip.Prefix) {
+	for _, cidr := range s.Spec.CIDRs {
+		if p, err := netip.ParsePrefix(cidr); err == nil {
+			all = append(all, p.Masked())
+		}
+	}
+	return all
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"context"
+	"sync"
+
+	"github.com/sirupsen/logrus"
+	v1 "k8s.io/api/core/v1"
+	discovery "k8s.io/api/discovery/v1"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/waggle-lb/waggle/control/source"
+)
+
+// run is one run of a Source.
+type run struct {
+	*Source
+	log    *logrus.Entry
+	sink   source.Sink
+	cancel context.CancelCauseFunc
+
+	mu     sync.Mutex // held while the sink is told something
+	err    error      // why the run can't go on
+	own    ownNode
+	ranges *ranges
+}
+
+func newRun(s *Source, sink source.Sink, cancel context.CancelCauseFunc) *run {
+	return &run{
+		Source: s, log: s.opts.Log, sink: sink, cancel: cancel,
+		own:    ownNode{name: s.opts.NodeName, told: make(chan struct{}), patient: true},
+		ranges: newRanges(sink, s.opts.ServiceCIDRs),
+	}
+}
+
+// start waits for what must be known before anything may be deleted, and says so. It returns
+// false if that did not come about.
+func (r *run) start(ctx context.Context, f *followed) bool {
+	if !cache.WaitForCacheSync(ctx.Done(), f.needed...) {
+		return false
+	}
+	if !r.awaitNode(ctx) {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.err != nil {
+		return false
+	}
+	r.ranges.begin()
+	r.sink.OnSynced()
+	r.recorder.Eventf(r.nodeRef(), nil, v1.EventTypeNormal, "Starting", "StartWaggle", "Services are served on this node by waggle")
+	return true
+}
+
+// onSlice tells a slice, and learns from it if it is the API servers'.
+func (r *run) onSlice(old, new *discovery.EndpointSlice) {
+	if err := r.learning.follow(old, new); err != nil {
+		r.log.WithError(err).Warn("the addresses of the API servers can't be kept")
+	}
+	if old != nil && new != nil {
+		source.UpdateSlice(r.sink, old, new)
+		return
+	}
+	r.sink.OnEndpointSlice(old, new)
+}
+
+// fail ends the run.
+func (r *run) fail(err error) {
+	if r.err == nil {
+		r.err = err
+	}
+	r.cancel(err)
+}
+
+func (r *run) failure() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err
+}

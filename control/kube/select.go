@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
+	"k8s.io/kubernetes/pkg/proxy/apis"
+)
+
+// selector takes what is not headless and for no service proxy in particular. If there is a name
+// that we serve too, then all that is for particular proxies comes, since no selector says
+// "without this label or with that value"; what is for others is left out behind the source.
+func selector(serviceProxyName string) labels.Selector {
+	absent := []string{v1.IsHeadlessService}
+	if serviceProxyName == "" {
+		absent = append(absent, apis.LabelServiceProxyName)
+	}
+	s := labels.NewSelector()
+	for _, label := range absent {
+		requirement, err := labels.NewRequirement(label, selection.DoesNotExist, nil)
+		if err != nil {
+			panic(err) // the labels are constants
+		}
+		s = s.Add(*requirement)
+	}
+	return s
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/events"
+
+	"github.com/waggle-lb/waggle/control/source"
+)
+
+// Source follows an API server. It implements source.Source, source.Watcher and source.Recorder.
+type Source struct {
+	opts     Options
+	client   kubernetes.Interface
+	learning *learning
+	sight    *sight
+	problems *problems
+	probe    *probe
+	pace     pace
+	end      context.CancelFunc // of what waits in a request
+
+	broadcaster events.EventBroadcaster
+	recorder    events.EventRecorder
+}
+
+var (
+	_ source.Source   = (*Source)(nil)
+	_ source.Watcher  = (*Source)(nil)
+	_ source.Recorder = (*Source)(nil)
+)
+
+// component names us in events.
+const component = "waggle"
+
+// New makes a source of the objects of a cluster. It reads the credentials, but does not talk to
+// the API server yet.
+func New(opts Options) (*Source, error) {
+	if opts.Log == nil {
+		opts.Log = logrus.NewEntry(logrus.StandardLogger())
+	}
+	cfg, d, err := opts.restConfig()
+	if err != nil {
+		return nil, err
+	}
+	done, end := context.WithCancel(context.Background())
+	s := &Source{
+		opts:     opts,
+		learning: newLearning(d, opts.AddressFile),
+		sight:    newSight(opts.Log),
+		problems: newProblems(opts.Log),
+		pace:     defaultPace,
+		end:      end,
+	}
+	cfg.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return &observer{next: next, dialer: d, sight: s.sight, problems: s.problems, done: done}
+	})
+	if err := s.connect(cfg); err != nil {
+		end()
+		return nil, err
+	}
+	s.broadcaster = events.NewBroadcaster(&events.EventSinkImpl{Interface: s.client.EventsV1()})
+	s.recorder = s.broadcaster.NewRecorder(scheme.Scheme, component)
+	return s, nil
+}
+
+func (s *Source) connect(cfg *rest.Config) error {
+	client, err := rest.HTTPClientFor(cfg)
+	if err != nil {
+		return err
+	}
+	url, _, err := rest.DefaultServerUrlFor(cfg)
+	if err != nil {
+		return err
+	}
+	s.probe = &probe{client: client, url: url, sight: s.sight}
+	s.client, err = kubernetes.NewForConfigAndClient(cfg, client)
+	return err
+}
+
+// Problems lists what of the cluster can't be had, though the API server works.
+func (s *Source) Problems() []source.Problem { return s.problems.list() }
+
+// Blind is source.Watcher's.
+func (s *Source) Blind() (since time.Time, why string) { return s.sight.blind() }
+
+// Recorder is source.Recorder's. Events are sent while the source runs.
+func (s *Source) Recorder() events.EventRecorder { return s.recorder }
+
+// Run tells the sink all objects, then OnSynced, then each change, until ctx is done. It returns
+// an error if our Node does not appear in time, is deleted, or gets other addresses: what was
+// decided by them must be decided again, from the start. It is to be called once.
+func (s *Source) Run(ctx context.Context, sink source.Sink) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer s.end()
+	defer cancel(nil)
+	if err := s.broadcaster.StartRecordingToSinkWithContext(ctx); err != nil {
+		return err
+	}
+	defer s.broadcaster.Shutdown()
+	r := newRun(s, sink, cancel)
+	informers, err := r.informers()
+	if err != nil {
+		return err
+	}
+	s.probe.pace = s.pace
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { s.probe.run(ctx) })
+	stop := informers.start(ctx)
+	defer stop()
+	defer cancel(nil)
+	if r.start(ctx, informers) {
+		<-ctx.Done()
+	}
+	return r.failure()
+}
+
+// nodeRef is our Node, as events regard it. The kubelet gives the name for the UID as well, and
+// `kubectl describe` looks for that.
+func (s *Source) nodeRef() *v1.ObjectReference {
+	name := s.opts.NodeName
+	return &v1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: name, UID: types.UID(name)}
+}
