@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package cluster runs waggle agents on the nodes of a test topology, from a directory of
-// manifests, as an operator would: by the command.
+// manifests or with an API server, as an operator would: by the command.
 package cluster
 
 import (
@@ -38,11 +38,12 @@ type Agent struct {
 
 // AgentOptions are what agents may differ in.
 type AgentOptions struct {
-	Binary    string // see Build
-	Manifests string
-	Dir       string // for the agent's status and log
-	PinDir    string // default: by the network's and the node's names
-	Args      []string
+	Binary     string // see Build
+	Manifests  string
+	Kubeconfig string // instead of Manifests
+	Dir        string // for the agent's status and log
+	PinDir     string // default: by the network's and the node's names
+	Args       []string
 }
 
 // NewAgent prepares an agent; Start starts it.
@@ -58,10 +59,14 @@ func NewAgent(n *topo.Network, node *topo.Node, opts AgentOptions) *Agent {
 	if a.PinDir == "" {
 		a.PinDir = "/sys/fs/bpf/waggle-" + name
 	}
-	a.args = append([]string{
-		"agent", "--manifests", opts.Manifests, "--node-name", node.Name,
+	from := []string{"--manifests", opts.Manifests}
+	if opts.Kubeconfig != "" {
+		from = []string{"--kubeconfig", opts.Kubeconfig}
+	}
+	a.args = slices.Concat([]string{"agent"}, from, []string{
+		"--node-name", node.Name,
 		"--pin-dir", a.PinDir, "--run-dir", a.RunDir, "--cgroup", node.Cgroup, "--log-level", "debug",
-	}, opts.Args...)
+	}, opts.Args)
 	return a
 }
 

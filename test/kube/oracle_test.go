@@ -21,7 +21,7 @@ func TestOracle(t *testing.T) {
 	oracle := s.measureAll(groups)
 	stop()
 
-	stop = s.startWaggle(t, services)
+	stop = s.startWaggle(t)
 	waggle := s.measureAll(groups)
 	stop()
 
