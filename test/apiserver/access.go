@@ -49,6 +49,7 @@ func (cp *ControlPlane) Config(user User) (*rest.Config, error) {
 		Dial:            cp.host.DialContext,
 		QPS:             -1, // tests decide themselves how fast they are
 		UserAgent:       "waggle-test",
+		WarningHandler:  rest.NoWarnings{}, // of fields that are deprecated, and to be tested
 	}
 	if user.Token == "" {
 		p, err := cp.ca.issue(user.Name, user.Groups)

@@ -74,6 +74,16 @@ const startTimeout = 30 * time.Second
 
 // Start starts the agent, with more flags for this time only, and waits until it has synced.
 func (a *Agent) Start(more ...string) error {
+	if err := a.Launch(more...); err != nil {
+		return err
+	}
+	return a.await(startTimeout, "the first sync", func(s *control.Status) bool {
+		return s.PID == a.cmd.Process.Pid && s.Proxy.Synced && !s.Proxy.LastSync.IsZero()
+	})
+}
+
+// Launch starts the agent without waiting for it.
+func (a *Agent) Launch(more ...string) error {
 	log, err := os.OpenFile(a.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
@@ -81,12 +91,7 @@ func (a *Agent) Start(more ...string) error {
 	defer log.Close()
 	a.cmd = a.Node.Command(a.binary, slices.Concat(a.args, more)...)
 	a.cmd.Stdout, a.cmd.Stderr = log, log
-	if err := a.cmd.Start(); err != nil {
-		return err
-	}
-	return a.await(startTimeout, "the first sync", func(s *control.Status) bool {
-		return s.PID == a.cmd.Process.Pid && s.Proxy.Synced && !s.Proxy.LastSync.IsZero()
-	})
+	return a.cmd.Start()
 }
 
 // await polls the status file, which is the only thing that an agent shows of itself.

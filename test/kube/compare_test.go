@@ -19,10 +19,16 @@ type exception struct {
 
 var exceptions = []exception{
 	{9, "a client outside that was led to a ClusterIP keeps its address where the endpoint is on the node that it came to", func(f flow, oracle, waggle outcome) bool {
-		return f.frontend.name == viaClusterIP && f.source.name == "laptop" && sameButKept(oracle, waggle)
+		return f.frontend.name == viaClusterIP && f.source.name == fromLaptop && sameButKept(oracle, waggle)
 	}},
 	{13, "with external policy Cluster the client's address is kept where that is possible", func(f flow, oracle, waggle outcome) bool {
 		return f.isExternal() && !f.isExternalLocal() && sameButKept(oracle, waggle)
+	}},
+	{10, "an endpoint that reaches itself through its service may see itself", func(f flow, oracle, waggle outcome) bool {
+		return f.source.name == fromHere && sameButKept(oracle, waggle)
+	}},
+	{14, "a pod of another node is no exception from external policy Local: kube-proxy leads it to any endpoint, whose answers miss it", func(f flow, oracle, waggle outcome) bool {
+		return f.isExternalLocal() && f.isForeignPod() && oracle.ended[dropped] && waggle.String() == f.onlyLocal()
 	}},
 	{11, "a node's own processes reach NodePorts on loopback addresses", func(f flow, oracle, waggle outcome) bool {
 		reachesAll := len(waggle.ended) == 0 && len(waggle.reached) == len(f.service.pods)
@@ -36,6 +42,28 @@ func (f flow) isExternal() bool {
 
 func (f flow) isExternalLocal() bool {
 	return f.service.object().Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+}
+
+// isForeignPod tells whether a pod asks the node port of another node.
+func (f flow) isForeignPod() bool {
+	switch f.source.name {
+	case fromPod, fromSandbox, fromHere:
+		return f.frontend.name == viaNodePort2
+	case fromPod2:
+		return f.frontend.name == viaNodePort1
+	}
+	return false
+}
+
+// onlyLocal is the outcome of a flow that reaches the endpoint of the node that
+// it is sent to, or is dropped where that has none.
+func (f flow) onlyLocal() string {
+	for _, name := range f.service.pods {
+		if (name == there) == (f.frontend.name == viaNodePort2) {
+			return outcome{reached: map[string]map[string]bool{name: {kept: true}}}.String()
+		}
+	}
+	return dropped
 }
 
 // sameButKept tells whether two outcomes differ in nothing but that waggle has

@@ -10,6 +10,16 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
+const (
+	fromLaptop  = "laptop"
+	fromPod     = "pod"
+	fromSandbox = "sandboxed pod"
+	fromPod2    = "pod on node-2"
+	fromNode1   = "node-1"
+	fromNode2   = "node-2"
+	fromHere    = "endpoint here"
+)
+
 // source is where a flow comes from.
 type source struct {
 	name   string
@@ -28,13 +38,13 @@ func (s *setup) sources(t *testing.T, pods map[string]*topo.Pod) []source {
 		return pod.Host
 	}
 	all := []source{
-		{name: "laptop", host: s.Laptop},
-		{name: "pod", host: addClient(0, "near", topo.PodOptions{})},
-		{name: "sandboxed pod", host: addClient(0, "sandboxed", topo.PodOptions{OutsideCgroup: true})},
-		{name: "pod on node-2", host: addClient(1, "far", topo.PodOptions{})},
-		{name: "node-1", host: s.Nodes[0].Host},
-		{name: "node-2", host: s.Nodes[1].Host},
-		{name: "endpoint here", host: pods[here].Host},
+		{name: fromLaptop, host: s.Laptop},
+		{name: fromPod, host: addClient(0, "near", topo.PodOptions{})},
+		{name: fromSandbox, host: addClient(0, "sandboxed", topo.PodOptions{OutsideCgroup: true})},
+		{name: fromPod2, host: addClient(1, "far", topo.PodOptions{})},
+		{name: fromNode1, host: s.Nodes[0].Host},
+		{name: fromNode2, host: s.Nodes[1].Host},
+		{name: fromHere, host: pods[here].Host},
 	}
 	for i := range all {
 		all[i].client = client(t, all[i].host)
@@ -46,21 +56,14 @@ func (s *setup) sources(t *testing.T, pods map[string]*topo.Pod) []source {
 type frontend struct {
 	name string
 	addr func(s *setup, svc service, v6 bool) netip.Addr
-	port func(svc service, udp bool) uint16
+	port func(svc service) uint16
 	// only restricts it to some flows; nil is all.
 	only func(svc service, src source) bool
 }
 
-func portOfService(_ service, udp bool) uint16 {
-	if udp {
-		return dnsPort
-	}
-	return httpPort
-}
+func portOfService(service) uint16 { return servicePort }
 
-func portOfNode(svc service, _ bool) uint16 { return svc.nodePort() }
-
-func portUnused(service, bool) uint16 { return unusedPort }
+func portUnused(service) uint16 { return unusedPort }
 
 func nodeAddr(node int) func(*setup, service, bool) netip.Addr {
 	return func(s *setup, _ service, v6 bool) netip.Addr {
@@ -85,7 +88,7 @@ func unallocated(_ *setup, _ service, v6 bool) netip.Addr {
 
 func firstService(svc service, _ source) bool { return svc.number == 1 }
 
-func fromNode1(svc service, src source) bool { return svc.number == 1 && src.name == "node-1" }
+func onlyNode1(svc service, src source) bool { return svc.number == 1 && src.name == fromNode1 }
 
 const (
 	viaClusterIP   = "ClusterIP"
@@ -100,13 +103,13 @@ const (
 
 var frontends = []frontend{
 	{viaClusterIP, func(_ *setup, svc service, v6 bool) netip.Addr { return svc.clusterIP(v6) }, portOfService, nil},
-	{viaNodePort1, nodeAddr(0), portOfNode, nil},
-	{viaNodePort2, nodeAddr(1), portOfNode, nil},
+	{viaNodePort1, nodeAddr(0), service.nodePort, nil},
+	{viaNodePort2, nodeAddr(1), service.nodePort, nil},
 	{viaExternalIP, func(_ *setup, svc service, v6 bool) netip.Addr { return svc.externalIP(v6) }, portOfService, nil},
 	{viaLB, func(_ *setup, svc service, v6 bool) netip.Addr { return svc.lbIP(v6) }, portOfService, nil},
 	{viaUnusedPort, func(_ *setup, svc service, v6 bool) netip.Addr { return svc.clusterIP(v6) }, portUnused, firstService},
 	{viaUnallocated, unallocated, portOfService, firstService},
-	{viaLoopback, loopback, portOfNode, fromNode1},
+	{viaLoopback, loopback, service.nodePort, onlyNode1},
 }
 
 // flow is a row of the table.
@@ -133,7 +136,7 @@ func (f flow) String() string {
 }
 
 func (f flow) to(s *setup) netip.AddrPort {
-	return netip.AddrPortFrom(f.frontend.addr(s, f.service, f.v6), f.frontend.port(f.service, f.udp))
+	return netip.AddrPortFrom(f.frontend.addr(s, f.service, f.v6), f.frontend.port(f.service))
 }
 
 // flowsOf groups the flows of the table: those of one group are asked one after

@@ -3,8 +3,10 @@
 package kube
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -98,8 +100,9 @@ func (k *kubeProxy) awaitRules(addresses []string) error {
 }
 
 func (k *kubeProxy) stop() error {
-	if err := k.cmd.Stop(20 * time.Second); err != nil && k.cmd.ProcessState.ExitCode() < 0 {
-		return fmt.Errorf("kube-proxy: %w", err) // it has a status of its own when asked to end
+	var ended *exec.ExitError // it ends by the signal
+	if err := k.cmd.Stop(20 * time.Second); err != nil && !errors.As(err, &ended) {
+		return fmt.Errorf("kube-proxy: %w", err)
 	}
 	for _, args := range [][]string{{k.binary, "--cleanup"}, {"conntrack", "-F"}} {
 		if out, err := k.node.Command(args[0], args[1:]...).CombinedOutput(); err != nil {

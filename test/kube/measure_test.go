@@ -50,9 +50,9 @@ func keys(set map[string]bool) string {
 
 const (
 	tries       = 16 // of two endpoints one is missed once in 32768 flows
-	parallel    = 16 // groups of flows at a time
-	patience    = time.Second
-	morePatient = 4 * time.Second // before silence counts
+	parallel    = 64 // groups of flows at a time: most of them wait for what is dropped
+	patience    = 700 * time.Millisecond
+	morePatient = 3 * time.Second // before silence counts
 )
 
 // measureAll asks all flows of the table.
@@ -110,10 +110,22 @@ func (s *setup) measure(f flow) outcome {
 
 func (f flow) ask(s *setup, timeout time.Duration) topo.Reply {
 	r := topo.Request{To: f.to(s), Timeout: timeout, Size: 64, Reset: true}
-	if f.udp {
-		return f.source.client.UDPConnected(r)
+	if !f.udp {
+		return f.source.client.Get(r)
 	}
-	return f.source.client.Get(r)
+	reply := f.source.client.UDPConnected(r)
+	if reply.Errno != "EPERM" {
+		return reply
+	}
+	// Netfilter rejected or dropped it on the node itself: a rejection's ICMP error
+	// comes behind the EPERM, to the socket.
+	stream, opened := f.source.client.OpenUDP(r)
+	defer stream.Close()
+	if !opened.OK() {
+		return opened
+	}
+	_ = stream.Exchange(r.Size)
+	return stream.Exchange(r.Size)
 }
 
 // endOf is "" for an answer. A drop in the client's own network stack is told

@@ -10,7 +10,7 @@ import (
 // same network with the same objects. They must agree on where each flow ends,
 // on the endpoints that it reaches, and on the client address that these see.
 //
-// Contract: 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 24, 25, 26, 27.
+// Contract: 1, 2, 3, 5, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 24, 25, 26, 27.
 func TestOracle(t *testing.T) {
 	s := newSetup(t)
 	services := oracleServices()

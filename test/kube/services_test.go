@@ -23,11 +23,10 @@ var (
 	externals6 = netip.MustParsePrefix("2001:db8:2::/64")
 )
 
-// The ports of all services; node ports are those of both protocols.
+// The ports of all services, with both protocols.
 const (
-	httpPort   = 80
-	dnsPort    = 53
-	unusedPort = 81
+	servicePort = 80
+	unusedPort  = 81
 )
 
 // service is a row of the oracle's objects: a LoadBalancer Service with every
@@ -47,7 +46,7 @@ const (
 	here, there       = "here", "there" // on the first and the second node
 	leaving           = "leaving"       // on the first node
 	unready           = "unready"       // on the first node
-	otherProxy        = "other.example/proxy"
+	otherProxy        = "other-proxy"
 	serviceProxyLabel = "service.kubernetes.io/service-proxy-name"
 )
 
@@ -112,7 +111,7 @@ func familyAddr(v6 bool, format4, format6 string, number int) netip.Addr {
 }
 
 func (s service) clusterIP(v6 bool) netip.Addr {
-	return familyAddr(v6, "10.96.1.%d", "fd00:10:96::1:%x", s.number)
+	return familyAddr(v6, "10.96.1.%d", "fd00:10:96::1%02x", s.number)
 }
 
 func (s service) externalIP(v6 bool) netip.Addr {
@@ -140,8 +139,8 @@ func (s service) object() *corev1.Service {
 			ClusterIPs:     []string{s.clusterIP(false).String(), s.clusterIP(true).String()},
 			ExternalIPs:    []string{s.externalIP(false).String(), s.externalIP(true).String()},
 			Ports: []corev1.ServicePort{
-				{Name: "http", Protocol: corev1.ProtocolTCP, Port: httpPort, TargetPort: intstr.FromInt32(8080), NodePort: int32(s.nodePort())},
-				{Name: "dns", Protocol: corev1.ProtocolUDP, Port: dnsPort, TargetPort: intstr.FromInt32(5353), NodePort: int32(s.nodePort())},
+				{Name: "http", Protocol: corev1.ProtocolTCP, Port: servicePort, TargetPort: intstr.FromInt32(8080), NodePort: int32(s.nodePort())},
+				{Name: "dns", Protocol: corev1.ProtocolUDP, Port: servicePort, TargetPort: intstr.FromInt32(5353), NodePort: int32(s.nodePort())},
 			},
 		},
 	}

@@ -4,12 +4,16 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -44,7 +48,10 @@ func newSetup(t *testing.T) *setup {
 	s.Network, err = topo.New(topo.Defaults())
 	check(t, err)
 	t.Cleanup(func() { check(t, s.Network.Close()) })
-	check(t, s.addRoutes())
+	gateway, err := s.AddMachine("gateway")
+	check(t, err)
+	check(t, s.addRoutes(gateway))
+	check(t, s.unlimitRefusals(gateway))
 	machine, err := s.AddMachine("control")
 	check(t, err)
 	s.cp, err = apiserver.Start(apiserver.Options{Host: machine, Binaries: s.binaries, Dir: t.TempDir()})
@@ -56,25 +63,45 @@ func newSetup(t *testing.T) *setup {
 	return s
 }
 
-// addRoutes sends what isn't in the cluster from the nodes to the laptop, which
-// forwards nothing, and services' addresses from the laptop to the first node.
-// Without a route a node's own processes could not even send to a cluster IP.
-func (s *setup) addRoutes() error {
-	for _, node := range s.Nodes {
-		for family, everywhere := range []string{"0.0.0.0/0", "::/0"} {
-			via := []netip.Addr{s.Laptop.IP4, s.Laptop.IP6}[family]
-			if err := node.AddRoute(netip.MustParsePrefix(everywhere), via); err != nil {
-				return err
-			}
+// addRoutes has the nodes send to a gateway what isn't in the cluster: without a
+// route a node's own processes could not even send to a cluster IP. The gateway
+// takes all addresses of services for its own and serves at none, so that what a
+// proxy should have dropped is refused. The laptop has routes to services by the
+// first node.
+func (s *setup) addRoutes(gateway *topo.Host) error {
+	lo, err := gateway.Link("lo")
+	if err != nil {
+		return err
+	}
+	for _, prefix := range []netip.Prefix{apiserver.ServiceCIDR4, apiserver.ServiceCIDR6, lbs4, lbs6, externals4, externals6} {
+		everywhere, first, next := netip.MustParsePrefix("0.0.0.0/0"), s.Nodes[0].IP4, gateway.IP4
+		if prefix.Addr().Is6() {
+			everywhere, first, next = netip.MustParsePrefix("::/0"), s.Nodes[0].IP6, gateway.IP6
+		}
+		own := &netlink.Route{LinkIndex: lo.Attrs().Index, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL,
+			Scope: netlink.SCOPE_HOST, Dst: &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())}}
+		errs := []error{gateway.Netlink().RouteAdd(own), s.Laptop.AddRoute(prefix, first)}
+		for _, node := range s.Nodes {
+			errs = append(errs, node.AddRoute(everywhere, next))
+		}
+		if err := errors.Join(errs...); err != nil {
+			return err
 		}
 	}
-	first := s.Nodes[0]
-	for _, prefix := range []netip.Prefix{apiserver.ServiceCIDR4, apiserver.ServiceCIDR6, lbs4, lbs6, externals4, externals6} {
-		via := first.IP4
-		if prefix.Addr().Is6() {
-			via = first.IP6
-		}
-		if err := s.Laptop.AddRoute(prefix, via); err != nil {
+	return nil
+}
+
+// unlimitRefusals lets the kernel answer with as many ICMP errors as the table
+// has flows that are refused.
+func (s *setup) unlimitRefusals(gateway *topo.Host) error {
+	hosts := []*topo.Host{s.Laptop, gateway}
+	for _, node := range s.Nodes {
+		hosts = append(hosts, node.Host)
+	}
+	for _, h := range hosts {
+		err := errors.Join(h.Sysctl("net.ipv4.icmp_ratelimit", "0"), h.Sysctl("net.ipv6.icmp.ratelimit", "0"),
+			h.Sysctl("net.ipv4.icmp_msgs_per_sec", "100000"), h.Sysctl("net.ipv4.icmp_msgs_burst", "100000"))
+		if err != nil {
 			return err
 		}
 	}
