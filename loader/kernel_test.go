@@ -40,6 +40,9 @@ func TestKernelHasWhatIsNeeded(t *testing.T) {
 	}
 }
 
+// TestOldKernelIsNamed refuses what lacks something, by name.
+//
+// Contract: 37.
 func TestOldKernelIsNamed(t *testing.T) {
 	lacking := func() error { return ebpf.ErrNotSupported }
 	err := checkNeeds([]need{

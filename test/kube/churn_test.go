@@ -128,7 +128,7 @@ func (s *setup) startChurn() *churn {
 	for range churnWorkers {
 		c.workers.Go(func() {
 			for range ticks {
-				c.result(c.change(s.ctx))
+				c.result(c.changeSomething(s.ctx))
 			}
 		})
 	}
@@ -143,12 +143,22 @@ func (c *churn) stop(t *testing.T) {
 	check(t, c.err)
 }
 
-// result counts. Two changes at once may well meet at one object.
+// changeSomething tries until a change is one: a service that is to be deleted
+// may be gone, and two changes may meet at one object.
+func (c *churn) changeSomething(ctx context.Context) error {
+	for {
+		err := c.change(ctx)
+		if !apierrors.IsNotFound(err) && !apierrors.IsAlreadyExists(err) && !apierrors.IsConflict(err) {
+			return err
+		}
+	}
+}
+
+// result counts.
 func (c *churn) result(err error) {
 	switch {
 	case err == nil:
 		c.done.Add(1)
-	case apierrors.IsNotFound(err), apierrors.IsAlreadyExists(err), apierrors.IsConflict(err):
 	case utilnet.IsConnectionRefused(err), utilnet.IsConnectionReset(err), utilnet.IsProbableEOF(err), utilnet.IsTimeout(err),
 		apierrors.IsForbidden(err), apierrors.IsServiceUnavailable(err), apierrors.IsInternalError(err), apierrors.IsTooManyRequests(err):
 		c.failed.Add(1) // it is away, or has just come and knows nobody's rights yet

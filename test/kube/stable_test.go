@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
 	"github.com/waggle-lb/waggle/test/cluster"
 	"github.com/waggle-lb/waggle/test/topo"
 )
@@ -26,10 +29,12 @@ func churnTime(t *testing.T) time.Duration {
 	return d
 }
 
-// stable is a service that nobody changes, and clients that use it all the time.
-type stable struct {
-	loads map[string]*topo.Load
-}
+// stableClients use a service that nobody changes: from outside, and from pods
+// whose sockets waggle sees and does not see.
+type stableClients struct{ laptop, pod, sandboxed *topo.Client }
+
+// loads are what they do, all the time.
+type loads map[string]*topo.Load
 
 // TestChurn changes 300 services twenty times a second while clients loop on
 // others: no request of theirs fails, no connection breaks, and in the end the
@@ -79,18 +84,19 @@ func TestChurnKillingAgents(t *testing.T) {
 // and at what is in the maps afterwards.
 func churning(t *testing.T, during func(*setup, []*cluster.Agent)) {
 	s := newSetup(t)
-	svc := service{name: "stable", number: 1, pods: []string{here, there}}
+	svc := service{name: "stable", number: 1, pods: []string{here, there}, edit: addEcho}
 	for node, name := range svc.pods {
 		s.addPod(t, node, name, map[string]string{svc.selects(): "yes"})
 	}
 	s.addService(t, svc.object(), len(svc.pods))
 	s.addChurnObjects(t)
+	clients := s.addStableClients(t)
 	agents := s.newAgents(t)
 	for _, a := range agents {
 		check(t, a.Start())
 	}
 	s.awaitFreshPlan(t, agents)
-	loads := s.loadStable(t, svc)
+	loads := clients.load(t, s, svc)
 	churn := s.startChurn()
 	during(s, agents)
 	churn.stop(t)
@@ -98,54 +104,77 @@ func churning(t *testing.T, during func(*setup, []*cluster.Agent)) {
 	loads.check(t)
 }
 
-// loadStable starts clients of a stable service, in both families.
-func (s *setup) loadStable(t *testing.T, svc service) *stable {
+// addStableClients makes the clients before any agent serves their devices.
+func (s *setup) addStableClients(t *testing.T) stableClients {
 	t.Helper()
-	near, err := s.Nodes[0].AddPod("near", topo.PodOptions{})
+	pod, err := s.Nodes[0].AddPod("near", topo.PodOptions{})
 	check(t, err)
 	sandboxed, err := s.Nodes[0].AddPod("sandboxed", topo.PodOptions{OutsideCgroup: true})
 	check(t, err)
-	laptop := client(t, s.Laptop)
-	b := &stable{loads: map[string]*topo.Load{}}
+	return stableClients{client(t, s.Laptop), client(t, pod.Host), client(t, sandboxed.Host)}
+}
+
+// load starts requests to a service, in both families and by all frontends.
+func (c stableClients) load(t *testing.T, s *setup, svc service) loads {
+	t.Helper()
+	all := loads{}
 	for _, v6 := range bothFamilies {
 		node := s.Nodes[0].IP4
 		if v6 {
 			node = s.Nodes[0].IP6
 		}
-		for _, way := range []struct {
-			name   string
-			client *topo.Client
-			to     netip.AddrPort
-		}{
-			{"laptop to NodePort", laptop, netip.AddrPortFrom(node, svc.nodePort())},
-			{"laptop to LB IP", laptop, netip.AddrPortFrom(svc.lbIP(v6), servicePort)},
-			{"pod to ClusterIP", client(t, near.Host), netip.AddrPortFrom(svc.clusterIP(v6), servicePort)},
-			{"sandboxed pod to ClusterIP", client(t, sandboxed.Host), netip.AddrPortFrom(svc.clusterIP(v6), servicePort)},
-		} {
-			name := fmt.Sprintf("%s at %s", way.name, way.to)
-			stream, opened := way.client.OpenUDP(topo.Request{To: way.to})
-			check(t, opened.Error())
-			const pause = 20 * time.Millisecond
-			b.loads[name+", TCP"] = topo.StartLoad(1, pause, func(int) topo.Reply { return way.client.Get(topo.Request{To: way.to}) })
-			b.loads[name+", one connection"] = topo.StartLoad(1, pause, func(int) topo.Reply {
-				return way.client.Get(topo.Request{To: way.to, KeepAlive: true})
-			})
-			b.loads[name+", one UDP socket"] = topo.StartLoad(1, pause, func(int) topo.Reply { return stream.Exchange(200) })
-		}
+		all.add(t, "laptop to NodePort", c.laptop, netip.AddrPortFrom(node, svc.nodePort()))
+		all.add(t, "laptop to LB IP", c.laptop, netip.AddrPortFrom(svc.lbIP(v6), servicePort))
+		all.add(t, "pod to ClusterIP", c.pod, netip.AddrPortFrom(svc.clusterIP(v6), servicePort))
+		all.add(t, "sandboxed pod to ClusterIP", c.sandboxed, netip.AddrPortFrom(svc.clusterIP(v6), servicePort))
 	}
-	return b
+	return all
 }
 
-// check ends the clients. Nothing may have failed, and nothing may have stood still.
-func (b *stable) check(t *testing.T) {
+// add starts a loop of new connections, one over a connection that stays, and
+// one over a UDP socket that stays.
+func (all loads) add(t *testing.T, name string, client *topo.Client, to netip.AddrPort) {
+	t.Helper()
+	const pause = 20 * time.Millisecond
+	name = fmt.Sprintf("%s at %s, ", name, to)
+	stream, opened := client.OpenUDP(topo.Request{To: to})
+	check(t, opened.Error())
+	all[name+"new connections"] = topo.StartLoad(1, pause, func(int) topo.Reply { return client.Get(topo.Request{To: to}) })
+	all[name+"one UDP socket"] = topo.StartLoad(1, pause, func(int) topo.Reply { return stream.Exchange(200) })
+	connection, opened := client.OpenTCP(topo.Request{To: netip.AddrPortFrom(to.Addr(), echoPort(to.Port()))})
+	check(t, opened.Error())
+	all[name+"one connection"] = topo.StartLoad(1, pause, func(int) topo.Reply { return connection.Exchange(200) })
+}
+
+// The stable service echoes at a port, and at a node port, of their own.
+const (
+	echoServicePort = 7
+	echoNodePort    = 30500
+)
+
+func echoPort(other uint16) uint16 {
+	if other == servicePort {
+		return echoServicePort
+	}
+	return echoNodePort
+}
+
+func addEcho(svc *corev1.Service) {
+	svc.Spec.Ports = append(svc.Spec.Ports, corev1.ServicePort{
+		Name: "echo", Port: echoServicePort, TargetPort: intstr.FromInt32(7070), NodePort: echoNodePort,
+	})
+}
+
+// check ends the requests. Nothing may have failed, and nothing may have stood still.
+func (all loads) check(t *testing.T) {
 	t.Helper()
 	ok := 0
-	for name, load := range b.loads {
+	for name, load := range all {
 		report := load.Stop()
 		ok += report.OK
 		if report.Failed > 0 || report.OK == 0 {
 			t.Errorf("%s: %s", name, report)
 		}
 	}
-	t.Logf("%d loops of clients, %d requests", len(b.loads), ok)
+	t.Logf("%d loops of requests, %d requests", len(all), ok)
 }

@@ -24,7 +24,10 @@ type test struct {
 // claims are the tests of each row.
 type claims map[int][]test
 
-var claimLine = regexp.MustCompile(`(?m)^Contract:((?: ?\d+,?\s?)+)\.?$`)
+var (
+	claimLine = regexp.MustCompile(`(?m)^Contract:((?: ?\d+,?\s?)+)\.?$`)
+	rowName   = regexp.MustCompile(`^TestRow(\d+)`)
+)
 
 // findClaims reads the doc comments of all tests of a module.
 func findClaims(root string) (claims, error) {
@@ -66,14 +69,16 @@ func (c claims) addFile(path, pkg string) error {
 }
 
 func (c claims) add(t test, doc string) error {
-	found := claimLine.FindStringSubmatch(doc)
-	if found == nil {
-		if strings.Contains(doc, "Contract:") {
-			return fmt.Errorf(`want a line of its own as "Contract: 14, 15."`)
-		}
-		return nil
+	var rows string
+	if found := claimLine.FindStringSubmatch(doc); found != nil {
+		rows = found[1]
+	} else if strings.Contains(doc, "Contract:") {
+		return fmt.Errorf(`want a line of its own as "Contract: 14, 15."`)
 	}
-	for _, text := range strings.FieldsFunc(found[1], func(r rune) bool { return strings.ContainsRune(", \n", r) }) {
+	if found := rowName.FindStringSubmatch(t.name); found != nil {
+		rows += " " + found[1]
+	}
+	for _, text := range strings.FieldsFunc(rows, func(r rune) bool { return strings.ContainsRune(", \n", r) }) {
 		row, err := strconv.Atoi(text)
 		if err != nil || row < 1 || row > len(contract) {
 			return fmt.Errorf("row %s is not in 1..%d", text, len(contract))

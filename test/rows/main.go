@@ -4,7 +4,8 @@
 // cluster, and fails when a row has no test. With -run it runs the tests, and
 // prints row, test and result.
 //
-// A test claims rows in its doc comment:
+// A test claims a row by its name, as TestRow6Start does, and rows in its doc
+// comment:
 //
 //	// TestAffinity leads a client to the endpoint that it had before.
 //	//

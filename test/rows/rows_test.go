@@ -34,6 +34,17 @@ func TestClaims(t *testing.T) {
 	}
 }
 
+// TestClaimByName takes the row from a test's name.
+func TestClaimByName(t *testing.T) {
+	c, err := claimsOf(t, "func TestRow6Start() {}\n\n// TestRow7Retry does.\n//\n// Contract: 6.\nfunc TestRow7Retry() {}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c[6]) != 2 || len(c[7]) != 1 || c[7][0].name != "TestRow7Retry" {
+		t.Errorf("claims are %v", c)
+	}
+}
+
 // TestVerdict fails rows whose tests did not pass, skipped ones too.
 func TestVerdict(t *testing.T) {
 	c := claims{}
