@@ -3,6 +3,7 @@
 package kube
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 
@@ -110,4 +111,39 @@ func (o outcome) anyEndpoint() outcome {
 	}
 	// What the endpoint sees follows from where it is, so it says nothing either.
 	return outcome{reached: map[string]map[string]bool{"one": {"any": true}}, ended: o.ended}
+}
+
+// entry is the node by which a flow comes to its service.
+func (f flow) entry() string {
+	onNode2 := f.source.name == fromPod2 || f.source.name == fromNode2
+	if f.frontend.name == viaNodePort2 || onNode2 && f.frontend.name != viaNodePort1 {
+		return fromNode2
+	}
+	return fromNode1
+}
+
+// unfaithful lists the clients of services with session affinity whom one node
+// has led to several endpoints, by one frontend or another: affinity knows no
+// frontends, only service ports and clients.
+func unfaithful(groups [][]flow, all map[string]outcome) (lines []string) {
+	for _, group := range groups {
+		reached := map[string]map[string]bool{}
+		for _, f := range group {
+			if !f.isSticky() {
+				continue
+			}
+			if reached[f.entry()] == nil {
+				reached[f.entry()] = map[string]bool{}
+			}
+			for endpoint := range all[f.String()].reached {
+				reached[f.entry()][endpoint] = true
+			}
+		}
+		for node, endpoints := range reached {
+			if len(endpoints) != 1 {
+				lines = append(lines, fmt.Sprintf("%s by %s, to all frontends: %s leads to %q", group[0].source.name, group[0].kind(), node, keys(endpoints)))
+			}
+		}
+	}
+	return lines
 }

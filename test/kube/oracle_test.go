@@ -30,4 +30,10 @@ func TestOracle(t *testing.T) {
 	for _, line := range table.disagreements() {
 		t.Error(line)
 	}
+	for _, line := range unfaithful(groups, oracle) {
+		t.Error("kube-proxy, session affinity: " + line)
+	}
+	for _, line := range unfaithful(groups, waggle) {
+		t.Error("waggle, session affinity: " + line)
+	}
 }

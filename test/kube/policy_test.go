@@ -57,9 +57,9 @@ func TestRow35NetworkPolicy(t *testing.T) {
 // policy adds a rule to what the node forwards.
 func policy(node *topo.Node, rule string) error {
 	for _, command := range []string{
-		"add table inet policy",
-		"add chain inet policy forward { type filter hook forward priority 0; }",
-		"add rule inet policy forward " + rule,
+		"add table inet cni",
+		"add chain inet cni forward { type filter hook forward priority 0; }",
+		"add rule inet cni forward " + rule,
 	} {
 		if out, err := node.Command("nft", command).CombinedOutput(); err != nil {
 			return fmt.Errorf("nft %s: %w: %s", command, err, out)

@@ -51,7 +51,7 @@ func newSetup(t *testing.T) *setup {
 	gateway, err := s.AddMachine("gateway")
 	check(t, err)
 	check(t, s.addRoutes(gateway))
-	check(t, s.unlimitRefusals(gateway))
+	check(t, s.unlimitRefusals())
 	machine, err := s.AddMachine("control")
 	check(t, err)
 	s.cp, err = apiserver.Start(apiserver.Options{Host: machine, Binaries: s.binaries, Dir: t.TempDir()})
@@ -65,10 +65,17 @@ func newSetup(t *testing.T) *setup {
 
 // addRoutes has the nodes send to a gateway what isn't in the cluster: without a
 // route a node's own processes could not even send to a cluster IP. The gateway
-// takes all addresses of services for its own and serves at none, so that what a
-// proxy should have dropped is refused. The laptop has routes to services by the
-// first node.
+// takes all addresses of services for its own and answers at their ports, so that
+// what a proxy should have dropped or refused is seen to leak. The laptop has
+// routes to services by the first node.
 func (s *setup) addRoutes(gateway *topo.Host) error {
+	ports := []uint16{servicePort, unusedPort}
+	if _, err := gateway.Serve(topo.Ports{HTTP: ports, UDP: ports}); err != nil {
+		return err
+	}
+	if err := gateway.Sysctl("net.ipv6.ip_nonlocal_bind", "1"); err != nil { // to answer datagrams from them
+		return err
+	}
 	lo, err := gateway.Link("lo")
 	if err != nil {
 		return err
@@ -93,8 +100,8 @@ func (s *setup) addRoutes(gateway *topo.Host) error {
 
 // unlimitRefusals lets the kernel answer with as many ICMP errors as the table
 // has flows that are refused.
-func (s *setup) unlimitRefusals(gateway *topo.Host) error {
-	hosts := []*topo.Host{s.Laptop, gateway}
+func (s *setup) unlimitRefusals() error {
+	hosts := []*topo.Host{s.Laptop}
 	for _, node := range s.Nodes {
 		hosts = append(hosts, node.Host)
 	}
