@@ -129,14 +129,14 @@ func (f flow) ask(s *setup, timeout time.Duration) topo.Reply {
 }
 
 // endOf is "" for an answer. A drop in the client's own network stack is told
-// to it as EPERM.
+// to it as EPERM, and one by a socket hook as the end that silence has.
 func endOf(r topo.Reply) string {
 	switch {
 	case r.OK():
 		return ""
 	case r.Errno == "ECONNREFUSED":
 		return refused
-	case r.Timeout || r.Errno == "EPERM":
+	case r.Timeout || r.Errno == "EPERM" || r.Errno == "ETIMEDOUT":
 		return dropped
 	case r.Errno != "":
 		return r.Errno
