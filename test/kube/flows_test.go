@@ -5,6 +5,7 @@ package kube
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/waggle-lb/waggle/test/topo"
@@ -55,6 +56,7 @@ func (s *setup) sources(t *testing.T, pods map[string]*topo.Pod) []source {
 // frontend is a kind of address that a flow is sent to.
 type frontend struct {
 	name string
+	rows []int // of the contract that it is about
 	addr func(s *setup, svc service, v6 bool) netip.Addr
 	port func(svc service) uint16
 	// only restricts it to some flows; nil is all.
@@ -102,14 +104,14 @@ const (
 )
 
 var frontends = []frontend{
-	{viaClusterIP, func(_ *setup, svc service, v6 bool) netip.Addr { return svc.clusterIP(v6) }, portOfService, nil},
-	{viaNodePort1, nodeAddr(0), service.nodePort, nil},
-	{viaNodePort2, nodeAddr(1), service.nodePort, nil},
-	{viaExternalIP, func(_ *setup, svc service, v6 bool) netip.Addr { return svc.externalIP(v6) }, portOfService, nil},
-	{viaLB, func(_ *setup, svc service, v6 bool) netip.Addr { return svc.lbIP(v6) }, portOfService, nil},
-	{viaUnusedPort, func(_ *setup, svc service, v6 bool) netip.Addr { return svc.clusterIP(v6) }, portUnused, firstService},
-	{viaUnallocated, unallocated, portOfService, firstService},
-	{viaLoopback, loopback, service.nodePort, onlyNode1},
+	{viaClusterIP, []int{8, 9}, func(_ *setup, svc service, v6 bool) netip.Addr { return svc.clusterIP(v6) }, portOfService, nil},
+	{viaNodePort1, []int{11, 12}, nodeAddr(0), service.nodePort, nil},
+	{viaNodePort2, []int{11, 12}, nodeAddr(1), service.nodePort, nil},
+	{viaExternalIP, []int{12, 16}, func(_ *setup, svc service, v6 bool) netip.Addr { return svc.externalIP(v6) }, portOfService, nil},
+	{viaLB, []int{12, 17}, func(_ *setup, svc service, v6 bool) netip.Addr { return svc.lbIP(v6) }, portOfService, nil},
+	{viaUnusedPort, []int{21}, func(_ *setup, svc service, v6 bool) netip.Addr { return svc.clusterIP(v6) }, portUnused, firstService},
+	{viaUnallocated, []int{22}, unallocated, portOfService, firstService},
+	{viaLoopback, []int{11}, loopback, service.nodePort, onlyNode1},
 }
 
 // flow is a row of the table.
@@ -133,6 +135,25 @@ func (f flow) kind() string {
 
 func (f flow) String() string {
 	return fmt.Sprintf("%s to %s of %s by %s", f.source.name, f.frontend.name, f.service.name, f.kind())
+}
+
+// rows are those of the contract that a flow is about: what is special about its
+// service, or, for services without anything special, the kind of frontend.
+func (f flow) rows() []int {
+	switch {
+	case f.service.number != 1:
+		return f.service.rows
+	case f.frontend.name == viaUnusedPort, f.frontend.name == viaUnallocated:
+		return f.frontend.rows
+	}
+	rows := slices.Concat(f.service.rows, f.frontend.rows)
+	if f.isExternal() {
+		rows = append(rows, 13)
+	}
+	if f.source.name == fromHere {
+		rows = append(rows, 10)
+	}
+	return rows
 }
 
 func (f flow) to(s *setup) netip.AddrPort {

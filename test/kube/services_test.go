@@ -34,6 +34,8 @@ const (
 type service struct {
 	name   string
 	number int
+	// rows are those of the contract that it is there for.
+	rows []int
 	// pods are those it selects.
 	pods []string
 	// edit is what is special about it.
@@ -52,31 +54,31 @@ const (
 
 func oracleServices() []service {
 	all := []service{
-		{name: "cluster", pods: []string{here, there}},
-		{name: "etp-local", pods: []string{here}, edit: externalLocal},
-		{name: "etp-local-both", pods: []string{here, there}, edit: externalLocal},
-		{name: "itp-local", pods: []string{here}, edit: internalLocal},
-		{name: "itp-local-both", pods: []string{here, there}, edit: internalLocal},
-		{name: "none", pods: nil},
-		{name: "none-etp-local", pods: nil, edit: externalLocal},
-		{name: "unready", pods: []string{unready}},
-		{name: "admits", pods: []string{here, there}, edit: ranges("192.168.1.10/32", " fd00:192:168:1::10/128 ")},
-		{name: "denies", pods: []string{here, there}, edit: ranges("192.0.2.0/24", "2001:db8:3::/64")},
-		{name: "denies-ipv4", pods: []string{here, there}, edit: ranges("192.0.2.0/24")},
-		{name: "admits-nodes", pods: []string{here, there}, edit: ranges("192.168.1.2/31", "fd00:192:168:1::2/127")},
-		{name: "sticky", pods: []string{here, there}, edit: func(s *corev1.Service) { s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP }},
-		{name: "leaving", pods: []string{leaving}},
-		{name: "leaving-etp-local", pods: []string{leaving}, edit: externalLocal},
-		{name: "leaving-one", pods: []string{leaving, there}, edit: externalLocal},
-		{name: "zone", pods: []string{here, there}, edit: distribution(corev1.ServiceTrafficDistributionPreferSameZone)},
-		{name: "node", pods: []string{here, there}, edit: distribution(corev1.ServiceTrafficDistributionPreferSameNode)},
-		{name: "lb-proxied", pods: []string{here, there}, edit: func(s *corev1.Service) {
+		{name: "cluster", rows: []int{3, 5}, pods: []string{here, there}},
+		{name: "etp-local", rows: []int{14, 15}, pods: []string{here}, edit: externalLocal},
+		{name: "etp-local-both", rows: []int{14}, pods: []string{here, there}, edit: externalLocal},
+		{name: "itp-local", rows: []int{19}, pods: []string{here}, edit: internalLocal},
+		{name: "itp-local-both", rows: []int{19}, pods: []string{here, there}, edit: internalLocal},
+		{name: "none", rows: []int{20}, pods: nil},
+		{name: "none-etp-local", rows: []int{20}, pods: nil, edit: externalLocal},
+		{name: "unready", rows: []int{20}, pods: []string{unready}},
+		{name: "admits", rows: []int{18}, pods: []string{here, there}, edit: ranges("192.168.1.10/32", " fd00:192:168:1::10/128 ")},
+		{name: "denies", rows: []int{18}, pods: []string{here, there}, edit: ranges("192.0.2.0/24", "2001:db8:3::/64")},
+		{name: "denies-ipv4", rows: []int{18}, pods: []string{here, there}, edit: ranges("192.0.2.0/24")},
+		{name: "admits-nodes", rows: []int{18}, pods: []string{here, there}, edit: ranges("192.168.1.2/31", "fd00:192:168:1::2/127")},
+		{name: "sticky", rows: []int{27}, pods: []string{here, there}, edit: func(s *corev1.Service) { s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP }},
+		{name: "leaving", rows: []int{24}, pods: []string{leaving}},
+		{name: "leaving-etp-local", rows: []int{24}, pods: []string{leaving}, edit: externalLocal},
+		{name: "leaving-one", rows: []int{24}, pods: []string{leaving, there}, edit: externalLocal},
+		{name: "zone", rows: []int{25, 26}, pods: []string{here, there}, edit: distribution(corev1.ServiceTrafficDistributionPreferSameZone)},
+		{name: "node", rows: []int{25, 26}, pods: []string{here, there}, edit: distribution(corev1.ServiceTrafficDistributionPreferSameNode)},
+		{name: "lb-proxied", rows: []int{17}, pods: []string{here, there}, edit: func(s *corev1.Service) {
 			mode := corev1.LoadBalancerIPModeProxy
 			for i := range s.Status.LoadBalancer.Ingress {
 				s.Status.LoadBalancer.Ingress[i].IPMode = &mode
 			}
 		}},
-		{name: "other-proxy", pods: []string{here, there}, edit: func(s *corev1.Service) {
+		{name: "other-proxy", rows: []int{1}, pods: []string{here, there}, edit: func(s *corev1.Service) {
 			s.Labels = map[string]string{serviceProxyLabel: otherProxy}
 		}},
 	}

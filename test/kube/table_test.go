@@ -30,13 +30,20 @@ func compare(groups [][]flow, oracle, waggle map[string]outcome) verdicts {
 	return all
 }
 
-func (all verdicts) disagreements() (lines []string) {
+// byRow has what the proxies disagree about, for each row of the contract that
+// flows were about.
+func (all verdicts) byRow() map[int][]string {
+	rows := map[int][]string{}
 	for _, v := range all {
-		if !v.agreed {
-			lines = append(lines, fmt.Sprintf("%s: kube-proxy: %s; waggle: %s", v.flow, v.oracle, v.waggle))
+		for _, row := range v.flow.rows() {
+			lines := rows[row]
+			if !v.agreed {
+				lines = append(lines, fmt.Sprintf("%s: kube-proxy: %s; waggle: %s", v.flow, v.oracle, v.waggle))
+			}
+			rows[row] = lines
 		}
 	}
-	return lines
+	return rows
 }
 
 // result is the last column of the table.

@@ -110,8 +110,8 @@ func (c claims) verdict(results map[test]result, ran bool) error {
 			without = append(without, fmt.Sprintf("%d (%s)", i+1, title))
 		}
 		for _, t := range c[i+1] {
-			if ran && results[t] != pass {
-				failed = append(failed, fmt.Sprintf("%d (%s: %s)", i+1, t.name, results[t]))
+			if r := resultOf(results, t, i+1); ran && r != pass {
+				failed = append(failed, fmt.Sprintf("%d (%s: %s)", i+1, t.name, r))
 			}
 		}
 	}

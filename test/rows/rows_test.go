@@ -59,6 +59,18 @@ func TestVerdict(t *testing.T) {
 	}
 }
 
+// TestResultOfRow prefers the subtest of a row.
+func TestResultOfRow(t *testing.T) {
+	one := test{"./x", "TestX"}
+	results := map[test]result{one: "fail", {"./x", "TestX/row_14"}: pass}
+	if got := resultOf(results, one, 14); got != pass {
+		t.Errorf("row 14: %s", got)
+	}
+	if got := resultOf(results, one, 15); got != "fail" {
+		t.Errorf("row 15: %s", got)
+	}
+}
+
 // TestBadClaims refuses what would silently claim nothing.
 func TestBadClaims(t *testing.T) {
 	for _, line := range []string{"Contract: 42.", "Contract: 0.", "Contract: row 3.", "see Contract: 3."} {

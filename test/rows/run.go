@@ -32,6 +32,15 @@ type event struct {
 	Output     string
 }
 
+// resultOf is how a test ended for a row: a subtest named "row 14" tells more
+// than the whole.
+func resultOf(results map[test]result, t test, row int) result {
+	if r, ok := results[test{t.pkg, fmt.Sprintf("%s/row_%d", t.name, row)}]; ok {
+		return r
+	}
+	return results[t]
+}
+
 // runTests runs tests, one package at a time, since they measure time-outs. It
 // fails only if they can't be run.
 func runTests(dir string, tests []test, show string) (map[test]result, error) {
@@ -112,7 +121,11 @@ func (r *reader) event(e event) {
 		}
 		r.output[t].WriteString(e.Output)
 	case "pass", "fail", "skip":
-		if isPart || name == "" {
+		if isPart {
+			r.results[test{t.pkg, e.Test}] = result(e.Action)
+			return
+		}
+		if name == "" {
 			return
 		}
 		r.results[t] = result(e.Action)

@@ -25,7 +25,7 @@ func (c claims) table(results map[test]result, ran bool) string {
 		for _, t := range c[i+1] {
 			fmt.Fprintf(w, "%s\t%s\t%s %s", row, title, t.pkg, t.name)
 			if ran {
-				fmt.Fprintf(w, "\t%s", results[t])
+				fmt.Fprintf(w, "\t%s", resultOf(results, t, i+1))
 			}
 			fmt.Fprintln(w)
 			row, title = "", ""
