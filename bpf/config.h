@@ -2,6 +2,8 @@
 #ifndef WAGGLE_CONFIG_H
 #define WAGGLE_CONFIG_H
 
+#include "addr.h"
+
 /*
  * Set once by the loader, before the programs are verified, so that the
  * verifier folds them and prunes what a node does not use.
@@ -19,6 +21,11 @@ volatile const __u16 nodeport_min = 30000;
 volatile const __u16 nodeport_max = 32767;
 volatile const __u16 snat_min = 49152;
 volatile const __u16 snat_max = 65535;
+
+/* SNAT whatever is for a cluster IP. */
+volatile const bool masquerade_all = false;
+/* Reply to pings of a cluster IP, instead of refusing them. */
+volatile const bool answer_ping = false;
 
 /* SO_NETNS_COOKIE of the node's own network namespace. */
 volatile const __u64 host_netns_cookie = 0;

@@ -12,27 +12,8 @@
 struct census {
 	__u32 live; /* records */
 	__u32 expired;
+	__u32 foreign; /* of those that live */
 };
-
-static __always_inline void key_tuple4(const struct flow_key4 *key, struct tuple *t)
-{
-	t->saddr.word[0] = key->saddr;
-	t->daddr.word[0] = key->daddr;
-	t->sport = key->sport;
-	t->dport = key->dport;
-	t->proto = key->proto;
-	t->egress = key->egress;
-}
-
-static __always_inline void key_tuple6(const struct flow_key6 *key, struct tuple *t)
-{
-	addr_copy(AF_INET6, t->saddr.word, key->saddr);
-	addr_copy(AF_INET6, t->daddr.word, key->daddr);
-	t->sport = key->sport;
-	t->dport = key->dport;
-	t->proto = key->proto;
-	t->egress = key->egress;
-}
 
 static __always_inline long expire_one(int family, struct flow *f, const struct tuple *t,
 				       struct census *census)
@@ -42,6 +23,7 @@ static __always_inline long expire_one(int family, struct flow *f, const struct 
 		census->expired++;
 	} else {
 		census->live++;
+		census->foreign += !!(f->flags & FLOW_FOREIGN);
 	}
 	return 0;
 }

@@ -30,6 +30,7 @@ enum flow_flags {
 	FLOW_EGRESS_HALF = 8,
 	FLOW_MIRROR_EGRESS = 16, /* the mirror's packets are seen at egress */
 	FLOW_XDP = 32, /* XDP may transmit by the next hop */
+	FLOW_FOREIGN = 64, /* another translator's: followed, but left to the stack */
 };
 
 enum flow_state {
@@ -76,13 +77,13 @@ struct flow {
 	__u32 service; /* id, for counting and display only */
 	__u32 backend;
 	__u32 last_seen; /* jiffies, the lower half */
-	__u32 expect_ack; /* TCP, unconfirmed: what acknowledges the SYN-ACK */
+	__u32 expect_ack; /* unconfirmed: what acknowledges the SYN-ACK or INIT ACK */
 	__u32 state; /* enum flow_state */
 	struct nexthop hop;
 	__be16 sport; /* the rewrite's ports */
 	__be16 dport;
 	__u16 flags; /* enum flow_flags */
-	__u16 pad;
+	__u16 mtu; /* of the next hop, in bytes from the IP header on; 0: not known */
 };
 
 struct flow4 {
@@ -171,6 +172,26 @@ static __always_inline void flow_key(int family, const struct tuple *t, union fl
 	key->v6.proto = t->proto;
 	key->v6.egress = t->egress;
 	key->v6.pad = 0;
+}
+
+static __always_inline void key_tuple4(const struct flow_key4 *key, struct tuple *t)
+{
+	t->saddr.word[0] = key->saddr;
+	t->daddr.word[0] = key->daddr;
+	t->sport = key->sport;
+	t->dport = key->dport;
+	t->proto = key->proto;
+	t->egress = key->egress;
+}
+
+static __always_inline void key_tuple6(const struct flow_key6 *key, struct tuple *t)
+{
+	addr_copy(AF_INET6, t->saddr.word, key->saddr);
+	addr_copy(AF_INET6, t->daddr.word, key->daddr);
+	t->sport = key->sport;
+	t->dport = key->dport;
+	t->proto = key->proto;
+	t->egress = key->egress;
 }
 
 static __always_inline struct flow *flow_lookup(int family, bool confirmed, const struct tuple *t)
@@ -275,7 +296,7 @@ static __always_inline bool flow_closed(const struct flow *f)
 /* How long a record outlives its last packet, in jiffies. */
 static __always_inline __u32 flow_timeout(const struct flow *f, __u8 proto)
 {
-	if (proto != IPPROTO_TCP)
+	if (proto == IPPROTO_UDP)
 		return f->state & STATE_ANSWERED ? timeout_udp : timeout_new;
 	if (f->state & STATE_RESET)
 		return timeout_tcp_reset;

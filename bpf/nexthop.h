@@ -65,7 +65,8 @@ static __always_inline __u32 device_flags(__u32 ifindex)
 /*
  * Asks the FIB where `t` goes, as if routed after it came in by `ifindex`.
  * Returns BPF_FIB_LKUP_RET_*, or a negative errno; the device in fib->ifindex
- * is set on SUCCESS and on NO_NEIGH.
+ * is set on SUCCESS and on NO_NEIGH, the route's MTU in fib->mtu_result on
+ * SUCCESS.
  */
 static __always_inline long fib_lookup(void *ctx, int family, __u32 ifindex, const __be32 *saddr,
 				       const __be32 *daddr, __u8 proto, struct bpf_fib_lookup *fib)
@@ -74,6 +75,8 @@ static __always_inline long fib_lookup(void *ctx, int family, __u32 ifindex, con
 	fib->family = family;
 	fib->l4_protocol = proto;
 	fib->ifindex = ifindex;
+	fib->tot_len =
+		1; /* not 0, which asks tc's helper to judge the packet by the device's MTU */
 	if (family == AF_INET) {
 		fib->ipv4_src = saddr[0];
 		fib->ipv4_dst = daddr[0];
@@ -82,6 +85,12 @@ static __always_inline long fib_lookup(void *ctx, int family, __u32 ifindex, con
 		addr_copy(family, fib->ipv6_dst, daddr);
 	}
 	return bpf_fib_lookup(ctx, fib, sizeof(*fib), 0);
+}
+
+/* Whether the next hop's MTU, where it is known, is exceeded. */
+static __always_inline bool too_big(const struct flow *f, __u32 len)
+{
+	return f->mtu && len > f->mtu;
 }
 
 /* Whether a record still rewrites to what it did when `to` was read from it. */
@@ -115,8 +124,10 @@ static __always_inline bool nexthop_refresh(void *ctx, int family, __u32 ifindex
 	if (ret != BPF_FIB_LKUP_RET_SUCCESS && ret != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return false;
 	f->hop.ifindex = fib->ifindex;
+	f->mtu = 0;
 	if (ret == BPF_FIB_LKUP_RET_NO_NEIGH)
 		return true;
+	f->mtu = fib->mtu_result;
 	__builtin_memcpy(f->hop.dmac, fib->dmac, ETH_ALEN);
 	__builtin_memcpy(f->hop.smac, fib->smac, ETH_ALEN);
 	if (device_flags(fib->ifindex) & DEVICE_XDP)

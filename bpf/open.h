@@ -2,8 +2,9 @@
 #ifndef WAGGLE_OPEN_H
 #define WAGGLE_OPEN_H
 
+#include "affinity.h"
 #include "nexthop.h"
-#include "service.h"
+#include "sources.h"
 
 /* How many source ports are tried before a flow is given up. */
 #define PORT_TRIES 24
@@ -31,6 +32,34 @@ static __always_inline bool snat_source(int family, __u32 ifindex, __be32 *sourc
 	return !addr_is_zero(family, addr);
 }
 
+/* Who a new flow's client is, as far as that decides about its way. */
+struct origin {
+	bool on_node; /* a pod here: its packets are the CNI's to see */
+	bool inside; /* the scope for clients inside is in force */
+	bool keep; /* its address is kept, wherever the backend is */
+	bool masquerade; /* its address is never kept */
+};
+
+/*
+ * A client outside the node may be inside the cluster, whose addresses the
+ * agent may know. That is asked only where it makes a difference.
+ */
+static __always_inline struct origin origin_of(int family, const struct packet *p,
+					       const struct service *svc, bool internal)
+{
+	bool cluster_ip = svc->flags & SERVICE_CLUSTER_IP;
+	bool local = internal;
+
+	if (!internal && svc->flags & (SERVICE_CLUSTER_IP | SERVICE_EXTERNAL_LOCAL))
+		local = source_in_ranges(LOCAL_SOURCES, &p->tuple.saddr, family);
+	return (struct origin){
+		.on_node = internal,
+		.inside = local,
+		.keep = internal || (local && cluster_ip),
+		.masquerade = masquerade_all && cluster_ip,
+	};
+}
+
 /*
  * Express where we may transmit, the stack where we may not. A flow needs SNAT
  * if its reply could miss this node (the client is outside, the backend on
@@ -38,9 +67,10 @@ static __always_inline bool snat_source(int family, __u32 ifindex, __be32 *sourc
  * to->saddr; *flags become those of the client's half.
  */
 static __always_inline bool route_new(void *ctx, int family, __u32 ifindex, const struct packet *p,
-				      const struct backend *backend, bool internal,
+				      const struct backend *backend, const struct origin *origin,
 				      struct tuple *to, __u32 *flags)
 {
+	bool local = backend->flags & BACKEND_LOCAL;
 	bool hairpin = addr_equal(family, p->tuple.saddr.word, backend->addr);
 	struct scratch *s = scratch();
 	__u32 device = 0;
@@ -48,7 +78,7 @@ static __always_inline bool route_new(void *ctx, int family, __u32 ifindex, cons
 
 	*flags = 0;
 	addr_copy(family, to->saddr.word, p->tuple.saddr.word);
-	if (!hairpin && (internal || backend->flags & BACKEND_LOCAL))
+	if (!hairpin && !origin->masquerade && (origin->keep || local))
 		return true;
 	if (!s)
 		return false;
@@ -58,10 +88,10 @@ static __always_inline bool route_new(void *ctx, int family, __u32 ifindex, cons
 		device = device_flags(s->fib.ifindex);
 	else if (ret == BPF_FIB_LKUP_RET_UNSUPP_LWT)
 		device = DEVICE_EGRESS;
-	else if (!node_has_addr(family, backend->addr))
+	else if (!local && !node_has_addr(family, backend->addr))
 		return false; /* a flow recorded now would outlive the lack of a route */
 
-	if (device & DEVICE_EXPRESS && !hairpin)
+	if (device & DEVICE_EXPRESS && !hairpin && !local && !origin->on_node)
 		*flags = FLOW_EXPRESS;
 	else if (device & DEVICE_EGRESS)
 		*flags = FLOW_SPLIT;
@@ -205,22 +235,27 @@ __noinline int open_records6(const struct packet *p)
 static __always_inline int flow_open(void *ctx, int family, __u32 ifindex, const struct packet *p,
 				     const struct service *svc, bool internal)
 {
-	const struct scope *scope = internal ? &svc->internal : &svc->external;
 	struct scratch *s = scratch();
 	struct backend *backend;
+	struct origin origin;
 	__u32 id, flags;
 
 	if (!s)
 		return VERDICT_DROP_ERROR;
 	if (p->tcp_flags & TCP_RST)
 		return VERDICT_DROP_NO_FLOW;
-	backend = backend_select(scope, &id);
+	if (svc->flags & SERVICE_SOURCE_RANGES &&
+	    !source_in_ranges(svc->id, &p->tuple.saddr, family))
+		return VERDICT_DROP_SOURCE_RANGE;
+	origin = origin_of(family, p, svc, internal);
+	id = backend_choose(svc, &p->tuple.saddr, family, origin.inside);
+	backend = id ? backend_get(id) : NULL;
 	if (!backend) {
-		if (svc->flags & (internal ? SERVICE_INTERNAL_DROP : SERVICE_EXTERNAL_DROP))
+		if (svc->flags & (origin.inside ? SERVICE_INTERNAL_DROP : SERVICE_EXTERNAL_DROP))
 			return VERDICT_DROP_NO_LOCAL_ENDPOINT;
 		return VERDICT_REFUSED;
 	}
-	if (!route_new(ctx, family, ifindex, p, backend, internal, &s->open.to, &flags))
+	if (!route_new(ctx, family, ifindex, p, backend, &origin, &s->open.to, &flags))
 		return VERDICT_DROP_NO_ROUTE;
 	addr_copy(family, s->open.to.daddr.word, backend->addr);
 	s->open.to.dport = backend->port;

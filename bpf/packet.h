@@ -25,25 +25,106 @@ struct tuple {
 	struct addr daddr;
 	__be16 sport;
 	__be16 dport;
-	__u8 proto; /* IPPROTO_TCP, IPPROTO_UDP */
+	__u8 proto; /* IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP */
 	__u8 egress; /* seen where packets leave the node, not where they enter */
+};
+
+static __always_inline __u32 saddr_off(int family)
+{
+	return family == AF_INET ? offsetof(struct iphdr, saddr) : offsetof(struct ipv6hdr, saddr);
+}
+
+static __always_inline __u32 addr_size(int family)
+{
+	return family == AF_INET ? 4 : 16;
+}
+
+enum fragment {
+	FRAGMENT_NONE, /* a whole packet */
+	FRAGMENT_FIRST,
+	FRAGMENT_LATER, /* no transport header: nothing behind the IP header may be touched */
 };
 
 struct packet {
 	struct tuple tuple;
 	__u32 l4_off; /* from the start of the packet's data */
 	__u32 len; /* bytes from the IP header on, as the header says */
-	__u32 seq; /* TCP: host byte order */
+	__u32 seq; /* TCP and, in its terms, SCTP: host byte order */
 	__u32 ack;
+	__u32 fragment_id; /* as in the header */
 	__u8 tcp_flags;
 	__u8 ttl;
+	__u8 l4_len; /* of the transport header, in bytes */
+	__u8 fragment; /* enum fragment */
 };
 
-/* Ports stand at the same place in both. */
+/* Ports stand at the same place in all of them. */
 struct ports {
 	__be16 source;
 	__be16 dest;
 };
+
+/*
+ * RFC 9260, 3.1 and 3.3.2: the common header, and the first chunk as far as
+ * it tells how an association comes and goes.
+ */
+struct sctp_start {
+	struct ports ports;
+	__be32 tag;
+	__le32 checksum;
+	__u8 chunk;
+	__u8 flags;
+	__be16 length;
+};
+
+#define SCTP_INIT 1
+#define SCTP_INIT_ACK 2
+#define SCTP_ABORT 6
+#define SCTP_SHUTDOWN 7
+#define SCTP_SHUTDOWN_ACK 8
+#define SCTP_SHUTDOWN_COMPLETE 14
+
+/*
+ * An association in TCP's terms: INIT and INIT ACK are SYN and SYN-ACK, and
+ * the tag that the INIT ACK asks for, which whoever didn't get it can't
+ * guess, is what acknowledges it.
+ */
+static __always_inline enum verdict parse_sctp(struct sctp_start *sctp, void *end, struct packet *p)
+{
+	__be32 *init_tag = (void *)(sctp + 1);
+
+	if ((void *)(sctp + 1) > end)
+		return VERDICT_UNPARSED;
+	p->l4_len = offsetof(struct sctp_start, chunk);
+	p->ack = bpf_ntohl(sctp->tag);
+	switch (sctp->chunk) {
+	case SCTP_INIT:
+		p->tcp_flags = TCP_SYN;
+		break;
+	case SCTP_INIT_ACK:
+		if ((void *)(init_tag + 1) > end)
+			return VERDICT_UNPARSED;
+		p->tcp_flags = TCP_SYN | TCP_ACK;
+		p->seq = bpf_ntohl(*init_tag) - 1;
+		break;
+	case SCTP_ABORT:
+		p->tcp_flags = TCP_RST;
+		break;
+	case SCTP_SHUTDOWN:
+	case SCTP_SHUTDOWN_ACK:
+	case SCTP_SHUTDOWN_COMPLETE:
+		p->tcp_flags = TCP_FIN | TCP_ACK;
+		break;
+	default:
+		p->tcp_flags = TCP_ACK;
+	}
+	return VERDICT_COUNT;
+}
+
+static __always_inline bool has_ports(__u8 proto)
+{
+	return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP;
+}
 
 static __always_inline enum verdict parse_l4(void *l4, void *end, struct packet *p)
 {
@@ -54,10 +135,15 @@ static __always_inline enum verdict parse_l4(void *l4, void *end, struct packet 
 		if ((void *)(tcp + 1) > end)
 			return VERDICT_UNPARSED;
 		p->tcp_flags = ((__u8 *)tcp)[13];
+		p->l4_len = tcp->doff * 4;
 		p->seq = bpf_ntohl(tcp->seq);
 		p->ack = bpf_ntohl(tcp->ack_seq);
 	} else if (p->tuple.proto == IPPROTO_UDP) {
 		if (l4 + sizeof(struct udphdr) > end)
+			return VERDICT_UNPARSED;
+		p->l4_len = sizeof(struct udphdr);
+	} else if (p->tuple.proto == IPPROTO_SCTP) {
+		if (parse_sctp(l4, end, p) != VERDICT_COUNT)
 			return VERDICT_UNPARSED;
 	} else {
 		return VERDICT_NOT_OURS;
@@ -77,14 +163,14 @@ static __always_inline enum verdict parse_v4(void *data, void *end, __u32 l3_off
 	header = ip->ihl * 4;
 	if (header < sizeof(*ip))
 		return VERDICT_UNPARSED;
-	if (ip->frag_off & bpf_htons(IP_MORE_OR_OFFSET))
-		return VERDICT_FRAGMENT;
 	p->tuple.saddr.word[0] = ip->saddr;
 	p->tuple.daddr.word[0] = ip->daddr;
 	p->tuple.proto = ip->protocol;
 	p->ttl = ip->ttl;
 	p->len = bpf_ntohs(ip->tot_len);
 	p->l4_off = l3_off + header;
+	if (ip->frag_off & bpf_htons(IP_MORE_OR_OFFSET))
+		return VERDICT_FRAGMENT;
 	return parse_l4((void *)ip + header, end, p);
 }
 
@@ -116,11 +202,15 @@ static __always_inline enum verdict parse_v6(void *data, void *end, __u32 l3_off
 	return verdict;
 }
 
-/* Reads a packet; VERDICT_COUNT means understood, all else is final. */
+/*
+ * Reads a packet; VERDICT_COUNT means understood. Of a fragment the addresses
+ * are read, for whoever knows what it is a fragment of; all else is final.
+ */
 static __always_inline enum verdict parse(int family, void *data, void *end, __u32 l3_off,
 					  struct packet *p)
 {
 	p->tuple.egress = 0;
+	p->fragment = FRAGMENT_NONE;
 	p->tcp_flags = 0;
 	p->seq = 0;
 	p->ack = 0;

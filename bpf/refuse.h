@@ -2,10 +2,10 @@
 #ifndef WAGGLE_REFUSE_H
 #define WAGGLE_REFUSE_H
 
-#include "checksum.h"
+#include "icmp.h"
 
 /*
- * A frontend with no endpoints refuses at once: TCP with a reset, UDP with
+ * A frontend with no endpoints refuses at once: TCP with a reset, all else with
  * ICMP "port unreachable", each made from the packet itself and sent back
  * where it came from (tc only). The new headers are stored with the flag that
  * keeps a device's sum over the packet true.
@@ -14,23 +14,11 @@
 #define TCP_CHECK_OFF 16
 #define UDP_CHECK_OFF 6
 /*
- * RFC 792 and RFC 4443, 3.1. Defined here because the kernel's own header
- * needs the C library's.
+ * RFC 792: the offending header and the 64 bits behind it. But a checksum that
+ * is yet to be filled in can't be cut off, so of TCP the whole header.
  */
-#define ICMP_DEST_UNREACH 3
-#define ICMP_PORT_UNREACH 3
-#define ICMPV6_DEST_UNREACH 1
-#define ICMPV6_PORT_UNREACH 4
-
-struct icmp_unreachable {
-	__u8 type;
-	__u8 code;
-	__u16 checksum;
-	__u32 unused;
-};
-
-/* RFC 792: the offending header and the 64 bits behind it. */
 #define QUOTED_L4 8
+#define QUOTED_TCP 20
 
 /*
  * Whether the sender left the transport checksum to its device: the field
@@ -176,52 +164,82 @@ static __always_inline long refuse_tcp(struct __sk_buff *skb, int family, __u32 
 	return bpf_skb_store_bytes(skb, l4_off, &tcp, sizeof(tcp), BPF_F_RECOMPUTE_CSUM);
 }
 
+static __always_inline __u32 quoted_l4(__u8 proto)
+{
+	return proto == IPPROTO_TCP ? QUOTED_TCP : QUOTED_L4;
+}
+
+/* Whether the packet's checksum is yet to be made, by a device that it leaves by. */
+static __always_inline bool quoted_is_partial(struct __sk_buff *skb, const struct packet *p)
+{
+	if (p->tuple.proto == IPPROTO_TCP)
+		return checksum_is_partial(skb, p->l4_off + TCP_CHECK_OFF);
+	if (p->tuple.proto == IPPROTO_UDP)
+		return checksum_is_partial(skb, p->l4_off + UDP_CHECK_OFF);
+	return false;
+}
+
 /* The sum of what is quoted, as it will be when the packet has left. */
-static __always_inline __u64 quoted_sum(struct __sk_buff *skb, int family, __u32 l3_off,
+static __always_inline __u64 quoted_sum(struct __sk_buff *skb, int family, __u32 l3_off, __u8 proto,
 					bool partial)
 {
-	__u8 quoted[sizeof(struct ipv6hdr) + QUOTED_L4];
+	__u8 quoted[sizeof(struct ipv6hdr) + QUOTED_TCP] = {};
 	__u32 header = ip_header_size(family);
+	__u32 check_off = UDP_CHECK_OFF;
 	__u16 check;
 
-	if (bpf_skb_load_bytes(skb, l3_off, quoted, header + QUOTED_L4))
+	if (proto == IPPROTO_TCP) {
+		check_off = TCP_CHECK_OFF;
+		if (bpf_skb_load_bytes(skb, l3_off, quoted, header + QUOTED_TCP))
+			return 0;
+	} else if (bpf_skb_load_bytes(skb, l3_off, quoted, header + QUOTED_L4)) {
 		return 0;
+	}
 	if (!partial)
-		return csum_bytes(quoted, header + QUOTED_L4);
-	__builtin_memcpy(&check, quoted + header + UDP_CHECK_OFF, sizeof(check));
+		return csum_bytes(quoted, header + QUOTED_TCP);
+	__builtin_memcpy(&check, quoted + header + check_off, sizeof(check));
 	return csum_bytes(quoted, header) + (__u16)~check;
+}
+
+/* Turns the packet into an ICMP message about itself, but for the link layer. */
+static __always_inline long answer_icmp(struct __sk_buff *skb, int family, __u32 l3_off,
+					const struct packet *p, struct icmp_header *icmp)
+{
+	__u32 header = ip_header_size(family);
+	__u32 quoted = header + quoted_l4(p->tuple.proto);
+	struct tuple back;
+	bool partial;
+	__u64 sum;
+
+	if (p->l4_off != l3_off + header || p->fragment == FRAGMENT_LATER)
+		return -1;
+	tuple_reverse(family, &p->tuple, false, &back);
+	back.proto = family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6;
+	partial = quoted_is_partial(skb, p);
+	if (bpf_skb_change_tail(skb, l3_off + quoted, 0))
+		return -1;
+	sum = quoted_sum(skb, family, l3_off, p->tuple.proto, partial) +
+	      csum_bytes(icmp, sizeof(*icmp));
+	if (family == AF_INET6)
+		sum += pseudo_header_sum(family, &back, sizeof(*icmp) + quoted);
+	icmp->checksum = csum_apply(0xffff, sum);
+	if (bpf_skb_adjust_room(skb, header + sizeof(*icmp), BPF_ADJ_ROOM_MAC,
+				BPF_F_ADJ_ROOM_FIXED_GSO))
+		return -1;
+	if (store_ip(skb, family, l3_off, &back, header + sizeof(*icmp) + quoted))
+		return -1;
+	return bpf_skb_store_bytes(skb, l3_off + header, icmp, sizeof(*icmp), BPF_F_RECOMPUTE_CSUM);
 }
 
 static __always_inline long refuse_udp(struct __sk_buff *skb, int family, __u32 l3_off,
 				       const struct packet *p)
 {
-	__u32 header = ip_header_size(family);
-	__u32 quoted = header + QUOTED_L4;
-	struct icmp_unreachable icmp = {
+	struct icmp_header icmp = {
 		.type = family == AF_INET ? ICMP_DEST_UNREACH : ICMPV6_DEST_UNREACH,
 		.code = family == AF_INET ? ICMP_PORT_UNREACH : ICMPV6_PORT_UNREACH,
 	};
-	struct tuple back;
-	bool partial;
-	__u64 sum;
 
-	if (p->l4_off != l3_off + header)
-		return -1;
-	tuple_reverse(family, &p->tuple, false, &back);
-	back.proto = family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6;
-	partial = checksum_is_partial(skb, p->l4_off + UDP_CHECK_OFF);
-	if (bpf_skb_change_tail(skb, l3_off + quoted, 0))
-		return -1;
-	sum = quoted_sum(skb, family, l3_off, partial) + csum_bytes(&icmp, sizeof(icmp));
-	if (family == AF_INET6)
-		sum += pseudo_header_sum(family, &back, sizeof(icmp) + quoted);
-	icmp.checksum = csum_apply(0xffff, sum);
-	if (bpf_skb_adjust_room(skb, header + sizeof(icmp), BPF_ADJ_ROOM_MAC,
-				BPF_F_ADJ_ROOM_FIXED_GSO))
-		return -1;
-	if (store_ip(skb, family, l3_off, &back, header + sizeof(icmp) + quoted))
-		return -1;
-	return bpf_skb_store_bytes(skb, l3_off + header, &icmp, sizeof(icmp), BPF_F_RECOMPUTE_CSUM);
+	return answer_icmp(skb, family, l3_off, p, &icmp);
 }
 
 static __always_inline int refuse_family(struct __sk_buff *skb, int family, __u32 l3_off,
@@ -244,6 +262,35 @@ __noinline int refuse4(struct __sk_buff *skb, __u32 l3_off, const struct packet 
 __noinline int refuse6(struct __sk_buff *skb, __u32 l3_off, const struct packet *p)
 {
 	return p ? refuse_family(skb, AF_INET6, l3_off, p) : -1;
+}
+
+/*
+ * RFC 1191, 4 and RFC 4443, 3.2: what a router says of a packet that its next
+ * link can't carry. To one that may be fragmented it is said, too: the
+ * programs that send past the stack do not fragment.
+ */
+static __always_inline int answer_too_big(struct __sk_buff *skb, int family, __u32 l3_off,
+					  const struct packet *p, __u32 mtu)
+{
+	struct icmp_header icmp = {
+		.type = family == AF_INET ? ICMP_DEST_UNREACH : ICMPV6_PACKET_TOO_BIG,
+		.code = family == AF_INET ? ICMP_FRAG_NEEDED : 0,
+		.data = bpf_htonl(mtu),
+	};
+
+	return answer_icmp(skb, family, l3_off, p, &icmp) || swap_macs(skb, l3_off);
+}
+
+__noinline int answer_too_big4(struct __sk_buff *skb, __u32 l3_off, const struct packet *p,
+			       __u32 mtu)
+{
+	return p ? answer_too_big(skb, AF_INET, l3_off, p, mtu) : -1;
+}
+
+__noinline int answer_too_big6(struct __sk_buff *skb, __u32 l3_off, const struct packet *p,
+			       __u32 mtu)
+{
+	return p ? answer_too_big(skb, AF_INET6, l3_off, p, mtu) : -1;
 }
 
 /* Turns the packet into its own refusal. Nonzero: it could not be done. */

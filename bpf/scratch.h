@@ -4,6 +4,15 @@
 
 #include "flow.h"
 
+/* What an ICMP error is about. */
+struct icmp_error {
+	struct tuple answer; /* the quoted packet's, reversed */
+	struct tuple to; /* what the answer is rewritten to */
+	struct tuple quoted;
+	__u32 inner_off; /* of the quoted IP header */
+	__u32 ports_off; /* of the quoted ports */
+};
+
 /*
  * What does not fit on the 512 bytes of stack that a program and all that it
  * calls share. Used by the packet programs only: they run with bottom halves
@@ -30,6 +39,7 @@ struct scratch {
 		struct tuple back;
 		struct tuple half;
 	} pending;
+	struct icmp_error icmp;
 };
 
 struct {

@@ -35,6 +35,11 @@ enum service_flags {
 	SERVICE_NODE_PORT = 8,
 	SERVICE_EXTERNAL_IP = 16,
 	SERVICE_LOAD_BALANCER = 32,
+	/* the scope is the Local set, not the Cluster set */
+	SERVICE_EXTERNAL_LOCAL = 64,
+	SERVICE_INTERNAL_LOCAL = 128,
+	/* only for the clients in source_ranges */
+	SERVICE_SOURCE_RANGES = 256,
 };
 
 struct service {
@@ -42,12 +47,16 @@ struct service {
 	__u32 flags; /* enum service_flags */
 	struct scope external; /* for what comes from outside the node */
 	struct scope internal; /* for its pods and processes */
+	__u32 affinity; /* seconds that a client is remembered for; 0: not at all */
 };
 
 enum backend_flags {
 	BACKEND_LOCAL = 1, /* on this node */
 	BACKEND_IPV6 = 2,
-	BACKEND_SERVING = 4, /* in a set that new flows are sent to */
+	/* the sets that it is in; new flows are sent to those that are in one */
+	BACKEND_IN_CLUSTER_SET = 4,
+	BACKEND_IN_LOCAL_SET = 8,
+	BACKEND_KEPT = 64, /* in no set any more, but its endpoint serves the flows it has */
 };
 
 struct backend {
@@ -191,20 +200,47 @@ static __always_inline struct backend *backend_get(__u32 id)
 	return bpf_map_lookup_elem(&backends, &id);
 }
 
-/* One random backend of a scope. NULL only if the scope is empty. */
-static __always_inline struct backend *backend_select(const struct scope *scope, __u32 *id)
+static __always_inline bool backend_serving(const struct backend *b)
+{
+	return b->flags & (BACKEND_IN_CLUSTER_SET | BACKEND_IN_LOCAL_SET);
+}
+
+/* Whether a backend is one that the scope in force may lead to. */
+static __always_inline bool backend_in_scope(const struct backend *b, const struct service *svc,
+					     bool internal)
+{
+	__u32 local = internal ? SERVICE_INTERNAL_LOCAL : SERVICE_EXTERNAL_LOCAL;
+	__u8 set = svc->flags & local ? BACKEND_IN_LOCAL_SET : BACKEND_IN_CLUSTER_SET;
+
+	return b->service == svc->id && b->flags & set;
+}
+
+/*
+ * Whether flows that were led to an endpoint stay there. `id` may be another
+ * backend's by now. Policies, topology and termination take an endpoint out of
+ * the sets, but only one that no longer serves loses its flows.
+ */
+static __always_inline bool backend_keeps(int family, __u32 id, __u32 service, const __be32 *addr,
+					  __be16 port)
+{
+	const struct backend *backend = backend_get(id);
+
+	return backend && backend->service == service &&
+	       (backend_serving(backend) || backend->flags & BACKEND_KEPT) &&
+	       backend->port == port && addr_equal(family, backend->addr, addr);
+}
+
+/* The id of one random backend of a scope. 0 only if the scope is empty. */
+static __always_inline __u32 backend_select(const struct scope *scope)
 {
 	__u32 count = scope->count;
 	__u32 index, *slot;
 
 	if (!count)
-		return NULL;
+		return 0;
 	index = scope->first + bpf_get_prandom_u32() % count;
 	slot = bpf_map_lookup_elem(&slots, &index);
-	if (!slot)
-		return NULL;
-	*id = *slot;
-	return backend_get(*id);
+	return slot ? *slot : 0;
 }
 
 #endif

@@ -8,7 +8,10 @@
  */
 
 #include <linux/errno.h>
-#include "service.h"
+#include "affinity.h"
+#include "cluster.h"
+#include "nexthop.h"
+#include "sources.h"
 
 #define VERDICT_CONTINUE 1
 #define VERDICT_FAIL 0
@@ -19,6 +22,9 @@ struct sock_peer {
 	__be32 backend_addr[4];
 	__be16 port;
 	__be16 backend_port;
+	__u32 backend;
+	__u32 service;
+	__u32 family;
 };
 
 struct {
@@ -121,11 +127,106 @@ static __always_inline struct service *sock_service(struct bpf_sock_addr *ctx, i
 	return service_lookup(family, addr, port, ctx->protocol, loopback);
 }
 
-static __always_inline int sock_refuse(void)
+/* Whether it is of the node's own namespace, where no packet hook comes after us. */
+static __always_inline bool sock_on_host(struct bpf_sock_addr *ctx)
 {
-	count(HOOK_SOCK, VERDICT_REFUSED, 0);
-	bpf_set_retval(-ECONNREFUSED);
+	return bpf_get_netns_cookie(ctx) == host_netns_cookie;
+}
+
+/*
+ * Ends a call that leads nowhere. VERDICT_NOT_OURS leaves the address as it is:
+ * the packets will meet the hook on their pod's device, which knows the rest.
+ * What is to be dropped can't be, but it can fail as if it had been.
+ */
+static __always_inline int sock_end(enum verdict verdict)
+{
+	if (verdict == VERDICT_NOT_OURS)
+		return VERDICT_CONTINUE;
+	count(HOOK_SOCK, verdict, 0);
+	bpf_set_retval(verdict == VERDICT_REFUSED ? -ECONNREFUSED : -ETIMEDOUT);
 	return VERDICT_FAIL;
+}
+
+/* The verdict on what is to be dropped: a pod's device does that. */
+static __always_inline enum verdict sock_drop(bool host, enum verdict verdict)
+{
+	return host ? verdict : VERDICT_NOT_OURS;
+}
+
+/*
+ * The verdict on an address that is no frontend's. `sends`: this call would
+ * send something. Programs connect datagram sockets only to learn their own
+ * address (RFC 6724 sorting does), and must not be told that there is no way.
+ */
+static __always_inline enum verdict sock_cluster(struct bpf_sock_addr *ctx, int family,
+						 const __be32 *addr, bool sends)
+{
+	enum verdict verdict = cluster_verdict(family, addr);
+	bool host;
+
+	if (verdict == VERDICT_NOT_OURS)
+		return verdict;
+	host = sock_on_host(ctx);
+	if (verdict == VERDICT_REFUSED && sends)
+		return verdict;
+	return sock_drop(host, verdict);
+}
+
+/* Whether source ranges admit a process of the node: by its address, if it has chosen one. */
+static __always_inline bool sock_admitted(struct bpf_sock_addr *ctx, int family,
+					  const struct service *svc)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct addr source = {};
+	struct device *node;
+	__u32 index = 0;
+
+	if (sk && family == AF_INET) {
+		source.word[0] = sk->src_ip4;
+	} else if (sk) {
+		source.word[0] = sk->src_ip6[0];
+		source.word[1] = sk->src_ip6[1];
+		source.word[2] = sk->src_ip6[2];
+		source.word[3] = sk->src_ip6[3];
+	}
+	if (addr_is_zero(family, source.word)) {
+		node = bpf_map_lookup_elem(&devices, &index);
+		if (!node)
+			return false;
+		addr_copy(family, source.word, family == AF_INET ? &node->addr4 : node->addr6);
+	}
+	return source_in_ranges(svc->id, &source, family);
+}
+
+/*
+ * Chooses a backend; *id is its id. Returns VERDICT_COUNT, or why there is
+ * none. A socket has no address yet for affinity to go by, so the clients of
+ * one namespace count as one. The key is a multicast address, which no packet
+ * comes from (RFC 4291, 2.7), that holds the namespace's cookie.
+ */
+static __always_inline enum verdict sock_choose(struct bpf_sock_addr *ctx, int family,
+						const struct service *svc, __u32 *id)
+{
+	__u64 cookie = bpf_get_netns_cookie(ctx);
+	bool host = cookie == host_netns_cookie;
+	struct addr client = {
+		.word = { bpf_htonl(0xff000000), 0, (__u32)cookie, cookie >> 32 },
+	};
+
+	if (masquerade_all && !host && svc->flags & SERVICE_CLUSTER_IP)
+		return VERDICT_NOT_OURS;
+	if (svc->flags & SERVICE_SOURCE_RANGES) {
+		if (!host)
+			return VERDICT_NOT_OURS;
+		if (!sock_admitted(ctx, family, svc))
+			return VERDICT_DROP_SOURCE_RANGE;
+	}
+	*id = backend_choose(svc, &client, AF_INET6, true);
+	if (*id)
+		return VERDICT_COUNT;
+	if (svc->flags & SERVICE_INTERNAL_DROP)
+		return sock_drop(host, VERDICT_DROP_NO_LOCAL_ENDPOINT);
+	return VERDICT_REFUSED;
 }
 
 /*
@@ -148,7 +249,7 @@ static __always_inline void peer_forget(struct bpf_sock_addr *ctx, int family, c
 }
 
 static __always_inline bool peer_remember(struct bpf_sock_addr *ctx, int family, const __be32 *addr,
-					  __be16 port, const struct backend *backend)
+					  __be16 port, const struct backend *backend, __u32 id)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct sock_peer *peer;
@@ -162,26 +263,34 @@ static __always_inline bool peer_remember(struct bpf_sock_addr *ctx, int family,
 	addr_copy(family, peer->backend_addr, backend->addr);
 	peer->port = port;
 	peer->backend_port = backend->port;
+	peer->backend = id;
+	peer->service = backend->service;
+	peer->family = family;
 	return true;
 }
 
 static __always_inline int sock_connect(struct bpf_sock_addr *ctx, int family, bool v6_hook)
 {
+	enum verdict verdict;
 	struct backend *backend;
 	struct service *svc;
 	__be32 addr[4];
-	__u32 id;
+	__u32 id = 0;
 
 	addr_read(ctx, family, v6_hook, addr);
 	svc = sock_service(ctx, family, addr);
-	if (!svc) {
+	if (svc)
+		verdict = sock_choose(ctx, family, svc, &id);
+	else
+		verdict = sock_cluster(ctx, family, addr, ctx->protocol == IPPROTO_TCP);
+	if (verdict != VERDICT_COUNT) {
 		peer_forget(ctx, family, addr);
-		return VERDICT_CONTINUE;
+		return sock_end(verdict);
 	}
-	backend = backend_select(&svc->internal, &id);
+	backend = backend_get(id);
 	if (!backend)
-		return sock_refuse();
-	if (!peer_remember(ctx, family, addr, ctx->user_port, backend)) {
+		return sock_end(VERDICT_REFUSED);
+	if (!peer_remember(ctx, family, addr, ctx->user_port, backend, id)) {
 		bpf_set_retval(-ENOMEM);
 		return VERDICT_FAIL;
 	}
@@ -201,27 +310,27 @@ static __always_inline void sock_flow_key(struct bpf_sock_addr *ctx, int family,
 	key->family = family;
 }
 
-static __always_inline bool backend_still(int family, const struct backend *backend,
-					  const struct sock_flow *flow)
-{
-	return backend && backend->service == flow->service && backend->flags & BACKEND_SERVING &&
-	       backend->port == flow->port && addr_equal(family, backend->addr, flow->addr);
-}
-
-/* The backend of a conversation: the one it has, while that serves. */
-static __always_inline struct backend *sock_backend(const struct service *svc, int family,
-						    const struct sock_flow_key *key)
+/*
+ * The backend of a conversation: the one it has, while that serves. NULL:
+ * *verdict says why there is none.
+ */
+static __always_inline struct backend *sock_backend(struct bpf_sock_addr *ctx,
+						    const struct service *svc, int family,
+						    const struct sock_flow_key *key,
+						    enum verdict *verdict)
 {
 	struct sock_flow *known = bpf_map_lookup_elem(&sock_flows, key);
 	struct sock_flow flow = { .service = svc->id };
 	struct backend *backend;
 
-	if (known) {
-		backend = backend_get(known->backend);
-		if (backend_still(family, backend, known) && known->service == svc->id)
-			return backend;
-	}
-	backend = backend_select(&svc->internal, &flow.backend);
+	if (known && known->service == svc->id &&
+	    backend_keeps(family, known->backend, svc->id, known->addr, known->port))
+		return backend_get(known->backend);
+	*verdict = sock_choose(ctx, family, svc, &flow.backend);
+	if (*verdict != VERDICT_COUNT)
+		return NULL;
+	*verdict = VERDICT_REFUSED;
+	backend = backend_get(flow.backend);
 	if (!backend)
 		return NULL;
 	addr_copy(family, flow.addr, backend->addr);
@@ -232,6 +341,7 @@ static __always_inline struct backend *sock_backend(const struct service *svc, i
 
 static __always_inline int sock_sendmsg(struct bpf_sock_addr *ctx, int family, bool v6_hook)
 {
+	enum verdict verdict = VERDICT_NOT_OURS;
 	struct sock_flow service = {};
 	struct sock_flow_key key;
 	struct backend *backend;
@@ -242,11 +352,11 @@ static __always_inline int sock_sendmsg(struct bpf_sock_addr *ctx, int family, b
 	addr_read(ctx, family, v6_hook, addr);
 	svc = sock_service(ctx, family, addr);
 	if (!svc)
-		return VERDICT_CONTINUE;
+		return sock_end(sock_cluster(ctx, family, addr, true));
 	sock_flow_key(ctx, family, addr, port, false, &key);
-	backend = sock_backend(svc, family, &key);
+	backend = sock_backend(ctx, svc, family, &key, &verdict);
 	if (!backend)
-		return sock_refuse();
+		return sock_end(verdict);
 	sock_flow_key(ctx, family, backend->addr, backend->port, true, &key);
 	addr_copy(family, service.addr, addr);
 	service.port = port;

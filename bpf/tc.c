@@ -10,13 +10,15 @@
 
 #include <linux/if_packet.h>
 #include <linux/pkt_cls.h>
+#include "clusterip.h"
+#include "crc32c.h"
 #include "refuse.h"
 #include "track.h"
 
 /* As much of a packet as parse() can need. */
 #define PULL_SIZE 96
 
-static __always_inline int tc_parse(struct __sk_buff *skb, int family, __u32 l3_off,
+static __always_inline int tc_parse(struct __sk_buff *skb, int family, __u32 l3_off, bool egress,
 				    struct packet *p)
 {
 	void *data = (void *)(long)skb->data;
@@ -24,25 +26,45 @@ static __always_inline int tc_parse(struct __sk_buff *skb, int family, __u32 l3_
 	int verdict = parse(family, data, end, l3_off, p);
 	__u32 size = PULL_SIZE;
 
-	if (verdict != VERDICT_UNPARSED)
+	if (verdict == VERDICT_UNPARSED) {
+		if (size > skb->len)
+			size = skb->len;
+		if (bpf_skb_pull_data(skb, size))
+			return verdict;
+		data = (void *)(long)skb->data;
+		end = (void *)(long)skb->data_end;
+		verdict = parse(family, data, end, l3_off, p);
+	}
+	p->tuple.egress = egress;
+	if (verdict != VERDICT_FRAGMENT)
 		return verdict;
-	if (size > skb->len)
-		size = skb->len;
-	if (bpf_skb_pull_data(skb, size))
-		return verdict;
-	data = (void *)(long)skb->data;
-	end = (void *)(long)skb->data_end;
-	return parse(family, data, end, l3_off, p);
+	return family == AF_INET ? fragment_resolve4(skb, l3_off, p)
+				 : fragment_resolve6(skb, l3_off, p);
 }
 
-static __always_inline __u32 saddr_off(int family)
+/* RFC 9260, 6.8: no addresses are in it. */
+static __always_inline long tc_fix_sctp(struct __sk_buff *skb, __u32 l3_off, const struct packet *p,
+					const struct tuple *to)
 {
-	return family == AF_INET ? offsetof(struct iphdr, saddr) : offsetof(struct ipv6hdr, saddr);
+	__u32 off = p->l4_off + offsetof(struct sctp_start, checksum);
+	__le32 checksum;
+
+	if (bpf_skb_load_bytes(skb, off, &checksum, sizeof(checksum)))
+		return -1;
+	checksum = sctp_checksum(checksum, p, to, p->len - (p->l4_off - l3_off));
+	return bpf_skb_store_bytes(skb, off, &checksum, sizeof(checksum), 0);
 }
 
-static __always_inline __u32 addr_size(int family)
+/* Of a later fragment, and of SCTP, only the IP header counts addresses. */
+static __always_inline long tc_fix_ip(struct __sk_buff *skb, int family, __u32 l3_off,
+				      __u64 addr_diff)
 {
-	return family == AF_INET ? 4 : 16;
+	if (family == AF_INET6) {
+		bpf_csum_update(skb, csum_fold32(addr_diff));
+		return 0;
+	}
+	return bpf_l3_csum_replace(skb, l3_off + offsetof(struct iphdr, check), 0,
+				   csum_fold32(addr_diff), 0);
 }
 
 /* The checksum helpers know about offloads, which XDP never meets. */
@@ -80,10 +102,13 @@ static __always_inline long tc_rewrite(struct __sk_buff *skb, int family, __u32 
 	__u32 off = l3_off + saddr_off(family);
 	__u64 addr_diff = 0, port_diff = 0;
 
-	if (ports.source != p->tuple.sport || ports.dest != p->tuple.dport) {
+	if (p->fragment != FRAGMENT_LATER &&
+	    (ports.source != p->tuple.sport || ports.dest != p->tuple.dport)) {
 		port_diff = csum_u16_diff(p->tuple.sport, ports.source) +
 			    csum_u16_diff(p->tuple.dport, ports.dest);
 		if (bpf_skb_store_bytes(skb, p->l4_off, &ports, sizeof(ports), 0))
+			return -1;
+		if (p->tuple.proto == IPPROTO_SCTP && tc_fix_sctp(skb, l3_off, p, to))
 			return -1;
 	}
 	if (source) {
@@ -97,6 +122,8 @@ static __always_inline long tc_rewrite(struct __sk_buff *skb, int family, __u32 
 					addr_size(family), 0))
 			return -1;
 	}
+	if (p->fragment == FRAGMENT_LATER || p->tuple.proto == IPPROTO_SCTP)
+		return tc_fix_ip(skb, family, l3_off, addr_diff);
 	return tc_fix_checksums(skb, family, l3_off, p, addr_diff, port_diff);
 }
 
@@ -115,6 +142,27 @@ static __always_inline long tc_decrement_ttl(struct __sk_buff *skb, int family, 
 	return bpf_skb_store_bytes(skb, l3_off + offsetof(struct iphdr, ttl), &ttl, sizeof(ttl), 0);
 }
 
+/* How long the packet is when it leaves, which GSO cuts into segments. */
+static __always_inline __u32 tc_segment_len(struct __sk_buff *skb, __u32 l3_off,
+					    const struct packet *p)
+{
+	if (skb->gso_size)
+		return p->l4_off - l3_off + p->l4_len + skb->gso_size;
+	return p->len;
+}
+
+static __always_inline int tc_too_big(struct __sk_buff *skb, int family, __u32 l3_off,
+				      const struct packet *p, __u32 mtu, int *action)
+{
+	int ret = family == AF_INET ? answer_too_big4(skb, l3_off, p, mtu)
+				    : answer_too_big6(skb, l3_off, p, mtu);
+
+	if (ret)
+		return VERDICT_DROP_ERROR;
+	*action = bpf_redirect(skb->ifindex, 0);
+	return VERDICT_TOO_BIG;
+}
+
 /* Both addresses, then out, past the stack; resolves the neighbour if need be. */
 static __always_inline int tc_transmit(struct __sk_buff *skb, int family, __u32 l3_off,
 				       const struct packet *p, const struct found *found,
@@ -127,6 +175,8 @@ static __always_inline int tc_transmit(struct __sk_buff *skb, int family, __u32 
 		return VERDICT_DROP_NO_ROUTE;
 	if (p->ttl <= 1)
 		return VERDICT_DROP_TTL;
+	if (too_big(f, tc_segment_len(skb, l3_off, p)))
+		return tc_too_big(skb, family, l3_off, p, f->mtu, action);
 	ifindex = f->hop.ifindex;
 	flow_track(family, found->confirmed, f, p, hook);
 	if (tc_rewrite(skb, family, l3_off, p, to, true, true) ||
@@ -145,26 +195,102 @@ static __always_inline int tc_refuse(struct __sk_buff *skb, int family, __u32 l3
 	return VERDICT_REFUSED;
 }
 
+/* An ICMP error on the way that the answers of the flow it is about take. */
+static __always_inline int tc_icmp(struct __sk_buff *skb, int family, __u32 l3_off,
+				   const struct packet *p, int *action)
+{
+	bool egress = p->tuple.egress, express;
+	struct scratch *s = scratch();
+	struct icmp_error *e;
+	__u32 ifindex = 0;
+	struct flow *f;
+
+	if (!s)
+		return VERDICT_DROP_ERROR;
+	if (!(family == AF_INET ? icmp_read4(skb, p) : icmp_read6(skb, p)))
+		return VERDICT_NOT_OURS;
+	e = &s->icmp;
+	f = icmp_flow(family, e);
+	if (!f || f->flags & FLOW_FOREIGN)
+		return VERDICT_NOT_OURS;
+	flow_rewrite(family, f, &e->answer, &e->to);
+	express = !egress && f->flags & FLOW_EXPRESS;
+	if (express) {
+		if (f->hop.epoch != current_epoch() &&
+		    !nexthop_refresh(skb, family, skb->ifindex, f, &e->to))
+			return VERDICT_DROP_NO_ROUTE;
+		if (p->ttl <= 1)
+			return VERDICT_DROP_TTL;
+		ifindex = f->hop.ifindex;
+		if (tc_decrement_ttl(skb, family, l3_off, p))
+			return VERDICT_DROP_ERROR;
+	}
+	if (family == AF_INET ? icmp_rewrite4(skb, l3_off, p, express || egress, !egress)
+			      : icmp_rewrite6(skb, l3_off, p, express || egress, !egress))
+		return VERDICT_DROP_ERROR;
+	if (express)
+		*action = bpf_redirect_neigh(ifindex, NULL, 0, 0);
+	return VERDICT_ICMP_ERROR;
+}
+
+__noinline int tc_icmp4(struct __sk_buff *skb, __u32 l3_off, const struct packet *p, int *action)
+{
+	return p && action ? tc_icmp(skb, AF_INET, l3_off, p, action) : VERDICT_DROP_ERROR;
+}
+
+__noinline int tc_icmp6(struct __sk_buff *skb, __u32 l3_off, const struct packet *p, int *action)
+{
+	return p && action ? tc_icmp(skb, AF_INET6, l3_off, p, action) : VERDICT_DROP_ERROR;
+}
+
+/* What parse() does not take: ICMP errors may be about one of our flows. */
+static __always_inline int tc_other(struct __sk_buff *skb, int family, __u32 l3_off, int verdict,
+				    const struct packet *p, int *action)
+{
+	if (verdict != VERDICT_NOT_OURS || !is_icmp(family, p->tuple.proto))
+		return verdict;
+	return family == AF_INET ? tc_icmp4(skb, l3_off, p, action)
+				 : tc_icmp6(skb, l3_off, p, action);
+}
+
+static __always_inline void tc_note_fragment(int family, const struct packet *p)
+{
+	if (p->fragment != FRAGMENT_FIRST)
+		return;
+	if (family == AF_INET)
+		fragment_note4(p);
+	else
+		fragment_note6(p);
+}
+
 static __always_inline int tc_ingress_verdict(struct __sk_buff *skb, int family, __u32 l3_off,
 					      enum hook hook, int *action)
 {
 	struct packet p = {};
 	struct found found = {};
 	struct tuple to;
+	bool foreign;
 	int verdict;
 
-	verdict = tc_parse(skb, family, l3_off, &p);
-	if (verdict != VERDICT_COUNT)
-		return verdict;
-	verdict = ingress_flow(skb, family, skb->ifindex, &p, hook, &found);
+	verdict = tc_parse(skb, family, l3_off, false, &p);
+	if (verdict == VERDICT_COUNT)
+		verdict = ingress_flow(skb, family, skb->ifindex, &p, hook, &found);
+	else
+		verdict = tc_other(skb, family, l3_off, verdict, &p, action);
+	if (verdict == VERDICT_NOT_OURS)
+		return tc_cluster(skb, family, l3_off, &p, action);
 	if (verdict == VERDICT_REFUSED)
 		return tc_refuse(skb, family, l3_off, &p, action);
 	if (verdict != VERDICT_COUNT)
 		return verdict;
+	tc_note_fragment(family, &p);
 	flow_rewrite(family, found.flow, &p.tuple, &to);
 	if (found.flow->flags & FLOW_EXPRESS)
 		return tc_transmit(skb, family, l3_off, &p, &found, &to, hook, action);
+	foreign = found.flow->flags & FLOW_FOREIGN;
 	flow_track(family, found.confirmed, found.flow, &p, hook);
+	if (foreign)
+		return VERDICT_NOT_OURS;
 	if (tc_rewrite(skb, family, l3_off, &p, &to, false, true))
 		return VERDICT_DROP_ERROR;
 	return VERDICT_STACK;
@@ -172,16 +298,15 @@ static __always_inline int tc_ingress_verdict(struct __sk_buff *skb, int family,
 
 static __always_inline int tc_egress_verdict(struct __sk_buff *skb, int family, __u32 l3_off)
 {
+	int verdict, action = TC_ACT_UNSPEC; /* nothing is sent elsewhere from here */
 	struct packet p = {};
 	bool confirmed = true;
 	struct tuple to;
 	struct flow *f;
-	int verdict;
 
-	verdict = tc_parse(skb, family, l3_off, &p);
+	verdict = tc_parse(skb, family, l3_off, true, &p);
 	if (verdict != VERDICT_COUNT)
-		return verdict;
-	p.tuple.egress = 1;
+		return tc_other(skb, family, l3_off, verdict, &p, &action);
 	f = flow_find(family, true, &p);
 	if (!f) {
 		confirmed = false;
@@ -189,6 +314,7 @@ static __always_inline int tc_egress_verdict(struct __sk_buff *skb, int family, 
 	}
 	if (!f)
 		return VERDICT_NOT_OURS;
+	tc_note_fragment(family, &p);
 	flow_rewrite(family, f, &p.tuple, &to);
 	flow_track(family, confirmed, f, &p, HOOK_TC_EGRESS);
 	if (tc_rewrite(skb, family, l3_off, &p, &to, true, false))

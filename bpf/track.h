@@ -32,6 +32,10 @@ static __always_inline struct flow *mirror_restore(int family, const struct flow
 {
 	struct flow *half = &s->pending.mirror_flow;
 
+	/* not lost, but taken away: this is a late answer (stale.c) */
+	if (f->flags & FLOW_REPLY && t->proto == IPPROTO_UDP &&
+	    !backend_keeps(family, f->backend, f->service, t->saddr.word, t->sport))
+		return NULL;
 	*half = *f;
 	half->hop.epoch = 0;
 	if (!(f->flags & FLOW_REPLY))
@@ -118,7 +122,7 @@ static __always_inline bool acknowledges(const struct flow *f, const struct pack
 {
 	if (!(f->state & STATE_ANSWERED))
 		return false;
-	if (p->tuple.proto != IPPROTO_TCP)
+	if (p->tuple.proto == IPPROTO_UDP)
 		return true;
 	return (p->tcp_flags & (TCP_ACK | TCP_SYN | TCP_RST)) == TCP_ACK &&
 	       p->ack - f->expect_ack < ACK_WINDOW;

@@ -7,26 +7,33 @@ import "github.com/cilium/ebpf"
 // The C structures under their Go names; bpf/*.h says what each member means. Addresses and
 // ports are in network byte order, times in jiffies.
 type (
-	Addr         = waggleAddr
-	Backend      = waggleBackend
-	Census       = waggleCensus
-	Counter      = waggleCounter
-	Device       = waggleDevice
-	Flow         = waggleFlow
-	Flow4        = waggleFlow4
-	Flow6        = waggleFlow6
-	FlowKey4     = waggleFlowKey4
-	FlowKey6     = waggleFlowKey6
-	RuntimeState = waggleRuntimeState
-	Scope        = waggleScope
-	Service      = waggleService
-	ServiceKey4  = waggleServiceKey4
-	ServiceKey6  = waggleServiceKey6
-	ServiceName  = waggleServiceName
-	SockFlow     = waggleSockFlow
-	SockFlowKey  = waggleSockFlowKey
-	Hook         = waggleHook
-	Verdict      = waggleVerdict
+	Addr            = waggleAddr
+	AffinityEntry   = waggleAffinityEntry
+	AffinityKey     = waggleAffinityKey
+	Backend         = waggleBackend
+	Census          = waggleCensus
+	ClusterRange    = waggleClusterRange
+	ClusterRangeSet = waggleClusterRangeSet
+	Counter         = waggleCounter
+	Device          = waggleDevice
+	Flow            = waggleFlow
+	Flow4           = waggleFlow4
+	Flow6           = waggleFlow6
+	FlowKey4        = waggleFlowKey4
+	FlowKey6        = waggleFlowKey6
+	RuntimeState    = waggleRuntimeState
+	Scope           = waggleScope
+	Service         = waggleService
+	ServiceKey4     = waggleServiceKey4
+	ServiceKey6     = waggleServiceKey6
+	ServiceName     = waggleServiceName
+	SockFlow        = waggleSockFlow
+	SourceKey4      = waggleSourceKey4
+	SourceKey6      = waggleSourceKey6
+	SockFlowKey     = waggleSockFlowKey
+	SockPeer        = waggleSockPeer
+	Hook            = waggleHook
+	Verdict         = waggleVerdict
 )
 
 // Members of Flow.Flags.
@@ -37,6 +44,7 @@ const (
 	FlowEgressHalf   = uint16(waggleFlowFlagsFLOW_EGRESS_HALF)
 	FlowMirrorEgress = uint16(waggleFlowFlagsFLOW_MIRROR_EGRESS)
 	FlowXDP          = uint16(waggleFlowFlagsFLOW_XDP)
+	FlowForeign      = uint16(waggleFlowFlagsFLOW_FOREIGN)
 )
 
 // Members of Flow.State.
@@ -50,19 +58,24 @@ const (
 
 // Members of Service.Flags.
 const (
-	ServiceExternalDrop = uint32(waggleServiceFlagsSERVICE_EXTERNAL_DROP)
-	ServiceInternalDrop = uint32(waggleServiceFlagsSERVICE_INTERNAL_DROP)
-	ServiceClusterIP    = uint32(waggleServiceFlagsSERVICE_CLUSTER_IP)
-	ServiceNodePort     = uint32(waggleServiceFlagsSERVICE_NODE_PORT)
-	ServiceExternalIP   = uint32(waggleServiceFlagsSERVICE_EXTERNAL_IP)
-	ServiceLoadBalancer = uint32(waggleServiceFlagsSERVICE_LOAD_BALANCER)
+	ServiceExternalDrop  = uint32(waggleServiceFlagsSERVICE_EXTERNAL_DROP)
+	ServiceInternalDrop  = uint32(waggleServiceFlagsSERVICE_INTERNAL_DROP)
+	ServiceClusterIP     = uint32(waggleServiceFlagsSERVICE_CLUSTER_IP)
+	ServiceNodePort      = uint32(waggleServiceFlagsSERVICE_NODE_PORT)
+	ServiceExternalIP    = uint32(waggleServiceFlagsSERVICE_EXTERNAL_IP)
+	ServiceLoadBalancer  = uint32(waggleServiceFlagsSERVICE_LOAD_BALANCER)
+	ServiceExternalLocal = uint32(waggleServiceFlagsSERVICE_EXTERNAL_LOCAL)
+	ServiceInternalLocal = uint32(waggleServiceFlagsSERVICE_INTERNAL_LOCAL)
+	ServiceSourceRanges  = uint32(waggleServiceFlagsSERVICE_SOURCE_RANGES)
 )
 
 // Members of Backend.Flags.
 const (
-	BackendLocal   = uint8(waggleBackendFlagsBACKEND_LOCAL)
-	BackendIPv6    = uint8(waggleBackendFlagsBACKEND_IPV6)
-	BackendServing = uint8(waggleBackendFlagsBACKEND_SERVING)
+	BackendLocal        = uint8(waggleBackendFlagsBACKEND_LOCAL)
+	BackendIPv6         = uint8(waggleBackendFlagsBACKEND_IPV6)
+	BackendInClusterSet = uint8(waggleBackendFlagsBACKEND_IN_CLUSTER_SET)
+	BackendInLocalSet   = uint8(waggleBackendFlagsBACKEND_IN_LOCAL_SET)
+	BackendKept         = uint8(waggleBackendFlagsBACKEND_KEPT)
 )
 
 // Members of Device.Flags.
@@ -70,6 +83,12 @@ const (
 	DeviceExpress = uint32(waggleDeviceFlagsDEVICE_EXPRESS)
 	DeviceXDP     = uint32(waggleDeviceFlagsDEVICE_XDP)
 	DeviceEgress  = uint32(waggleDeviceFlagsDEVICE_EGRESS)
+)
+
+// Members of ClusterRange.Flags.
+const (
+	ClusterRangeUsed = uint32(waggleClusterRangeFlagsCLUSTER_RANGE_USED)
+	ClusterRangeDrop = uint32(waggleClusterRangeFlagsCLUSTER_RANGE_DROP)
 )
 
 // Where decisions are made.
@@ -93,12 +112,17 @@ const (
 	VerdictExpress             = waggleVerdictVERDICT_EXPRESS
 	VerdictStack               = waggleVerdictVERDICT_STACK
 	VerdictSource              = waggleVerdictVERDICT_SOURCE
+	VerdictICMPError           = waggleVerdictVERDICT_ICMP_ERROR
 	VerdictRefused             = waggleVerdictVERDICT_REFUSED
+	VerdictTooBig              = waggleVerdictVERDICT_TOO_BIG
+	VerdictAnswered            = waggleVerdictVERDICT_ANSWERED
 	VerdictDropNoLocalEndpoint = waggleVerdictVERDICT_DROP_NO_LOCAL_ENDPOINT
 	VerdictDropSNATExhausted   = waggleVerdictVERDICT_DROP_SNAT_EXHAUSTED
 	VerdictDropNoFlow          = waggleVerdictVERDICT_DROP_NO_FLOW
 	VerdictDropTTL             = waggleVerdictVERDICT_DROP_TTL
 	VerdictDropNoRoute         = waggleVerdictVERDICT_DROP_NO_ROUTE
+	VerdictDropSourceRange     = waggleVerdictVERDICT_DROP_SOURCE_RANGE
+	VerdictDropUnallocated     = waggleVerdictVERDICT_DROP_UNALLOCATED
 	VerdictDropError           = waggleVerdictVERDICT_DROP_ERROR
 	VerdictSockConnect         = waggleVerdictVERDICT_SOCK_CONNECT
 	VerdictSockSendmsg         = waggleVerdictVERDICT_SOCK_SENDMSG
@@ -131,12 +155,17 @@ var verdictNames = [VerdictCount]string{
 	VerdictExpress:             "express",
 	VerdictStack:               "stack",
 	VerdictSource:              "source",
+	VerdictICMPError:           "icmp-error",
 	VerdictRefused:             "refused",
+	VerdictTooBig:              "too-big",
+	VerdictAnswered:            "answered",
 	VerdictDropNoLocalEndpoint: "drop-no-local-endpoint",
 	VerdictDropSNATExhausted:   "drop-snat-exhausted",
 	VerdictDropNoFlow:          "drop-no-flow",
 	VerdictDropTTL:             "drop-ttl",
 	VerdictDropNoRoute:         "drop-no-route",
+	VerdictDropSourceRange:     "drop-source-range",
+	VerdictDropUnallocated:     "drop-unallocated",
 	VerdictDropError:           "drop-error",
 	VerdictSockConnect:         "sock-connect",
 	VerdictSockSendmsg:         "sock-sendmsg",
@@ -150,5 +179,24 @@ var verdictNames = [VerdictCount]string{
 // VerdictName names a verdict as the metrics and the command do.
 func VerdictName(v Verdict) string { return verdictNames[v] }
 
+// AbortProgram is not part of the datapath: a kernel that refuses it (before 6.5, or without type
+// information of itself) can run all the others.
+const AbortProgram = "waggle_abort_udp"
+
 // Spec returns the compiled datapath.
-func Spec() (*ebpf.CollectionSpec, error) { return loadWaggle() }
+func Spec() (*ebpf.CollectionSpec, error) {
+	spec, err := loadWaggle()
+	if err == nil {
+		delete(spec.Programs, AbortProgram)
+	}
+	return spec, err
+}
+
+// AbortSpec returns AbortProgram, with the maps that it shares with the datapath.
+func AbortSpec() (*ebpf.CollectionSpec, error) {
+	spec, err := loadWaggle()
+	if err == nil {
+		spec.Programs = map[string]*ebpf.ProgramSpec{AbortProgram: spec.Programs[AbortProgram]}
+	}
+	return spec, err
+}

@@ -30,14 +30,19 @@ enum verdict {
 	VERDICT_EXPRESS, /* both addresses, sent by the program itself */
 	VERDICT_STACK, /* destination (ingress), then routed by the kernel */
 	VERDICT_SOURCE, /* source (egress) */
+	VERDICT_ICMP_ERROR, /* an ICMP error about a flow, and the packet it quotes */
 	/* answered by us */
 	VERDICT_REFUSED,
+	VERDICT_TOO_BIG, /* for the next hop's MTU */
+	VERDICT_ANSWERED, /* a ping */
 	/* dropped */
 	VERDICT_DROP_NO_LOCAL_ENDPOINT,
 	VERDICT_DROP_SNAT_EXHAUSTED,
-	VERDICT_DROP_NO_FLOW, /* RST for a connection that we don't know */
+	VERDICT_DROP_NO_FLOW, /* what must not be answered, of no flow that we know */
 	VERDICT_DROP_TTL,
 	VERDICT_DROP_NO_ROUTE,
+	VERDICT_DROP_SOURCE_RANGE,
+	VERDICT_DROP_UNALLOCATED, /* a service CIDR's address that no service has */
 	VERDICT_DROP_ERROR, /* a helper failed half way */
 	/* sockets */
 	VERDICT_SOCK_CONNECT,

@@ -10,6 +10,7 @@
 #include "tc.c"
 #include "sock.c"
 #include "expire.c"
+#include "stale.c"
 
 /* Enums get into the type information, and so into Go, by being used. */
 const enum hook *unused_hook __attribute__((unused));
@@ -19,5 +20,6 @@ const enum flow_state *unused_flow_state __attribute__((unused));
 const enum service_flags *unused_service_flags __attribute__((unused));
 const enum backend_flags *unused_backend_flags __attribute__((unused));
 const enum device_flags *unused_device_flags __attribute__((unused));
+const enum cluster_range_flags *unused_cluster_range_flags __attribute__((unused));
 
 char _license[] SEC("license") = "GPL";

@@ -18,6 +18,21 @@ type waggleAddr struct {
 	Word [4]uint32
 }
 
+type waggleAffinityEntry struct {
+	_        structs.HostLayout
+	Backend  uint32
+	LastUsed uint32
+	Addr     [4]uint32
+	Port     uint16
+	Pad      uint16
+}
+
+type waggleAffinityKey struct {
+	_       structs.HostLayout
+	Service uint32
+	Addr    [4]uint32
+}
+
 type waggleBackend struct {
 	_       structs.HostLayout
 	Addr    [4]uint32
@@ -30,15 +45,38 @@ type waggleBackend struct {
 type waggleBackendFlags uint32
 
 const (
-	waggleBackendFlagsBACKEND_LOCAL   waggleBackendFlags = 1
-	waggleBackendFlagsBACKEND_IPV6    waggleBackendFlags = 2
-	waggleBackendFlagsBACKEND_SERVING waggleBackendFlags = 4
+	waggleBackendFlagsBACKEND_LOCAL          waggleBackendFlags = 1
+	waggleBackendFlagsBACKEND_IPV6           waggleBackendFlags = 2
+	waggleBackendFlagsBACKEND_IN_CLUSTER_SET waggleBackendFlags = 4
+	waggleBackendFlagsBACKEND_IN_LOCAL_SET   waggleBackendFlags = 8
+	waggleBackendFlagsBACKEND_KEPT           waggleBackendFlags = 64
 )
 
 type waggleCensus struct {
 	_       structs.HostLayout
 	Live    uint32
 	Expired uint32
+	Foreign uint32
+}
+
+type waggleClusterRange struct {
+	_     structs.HostLayout
+	Addr  [4]uint32
+	Mask  [4]uint32
+	Flags uint32
+}
+
+type waggleClusterRangeFlags uint32
+
+const (
+	waggleClusterRangeFlagsCLUSTER_RANGE_USED waggleClusterRangeFlags = 1
+	waggleClusterRangeFlagsCLUSTER_RANGE_DROP waggleClusterRangeFlags = 2
+)
+
+type waggleClusterRangeSet struct {
+	_  structs.HostLayout
+	V4 [4]waggleClusterRange
+	V6 [4]waggleClusterRange
 }
 
 type waggleCounter struct {
@@ -79,7 +117,7 @@ type waggleFlow struct {
 	Sport uint16
 	Dport uint16
 	Flags uint16
-	Pad   uint16
+	Mtu   uint16
 }
 
 type waggleFlow4 struct {
@@ -105,6 +143,7 @@ const (
 	waggleFlowFlagsFLOW_EGRESS_HALF   waggleFlowFlags = 8
 	waggleFlowFlagsFLOW_MIRROR_EGRESS waggleFlowFlags = 16
 	waggleFlowFlagsFLOW_XDP           waggleFlowFlags = 32
+	waggleFlowFlagsFLOW_FOREIGN       waggleFlowFlags = 64
 )
 
 type waggleFlowKey4 struct {
@@ -167,17 +206,21 @@ type waggleService struct {
 	Flags    uint32
 	External waggleScope
 	Internal waggleScope
+	Affinity uint32
 }
 
 type waggleServiceFlags uint32
 
 const (
-	waggleServiceFlagsSERVICE_EXTERNAL_DROP waggleServiceFlags = 1
-	waggleServiceFlagsSERVICE_INTERNAL_DROP waggleServiceFlags = 2
-	waggleServiceFlagsSERVICE_CLUSTER_IP    waggleServiceFlags = 4
-	waggleServiceFlagsSERVICE_NODE_PORT     waggleServiceFlags = 8
-	waggleServiceFlagsSERVICE_EXTERNAL_IP   waggleServiceFlags = 16
-	waggleServiceFlagsSERVICE_LOAD_BALANCER waggleServiceFlags = 32
+	waggleServiceFlagsSERVICE_EXTERNAL_DROP  waggleServiceFlags = 1
+	waggleServiceFlagsSERVICE_INTERNAL_DROP  waggleServiceFlags = 2
+	waggleServiceFlagsSERVICE_CLUSTER_IP     waggleServiceFlags = 4
+	waggleServiceFlagsSERVICE_NODE_PORT      waggleServiceFlags = 8
+	waggleServiceFlagsSERVICE_EXTERNAL_IP    waggleServiceFlags = 16
+	waggleServiceFlagsSERVICE_LOAD_BALANCER  waggleServiceFlags = 32
+	waggleServiceFlagsSERVICE_EXTERNAL_LOCAL waggleServiceFlags = 64
+	waggleServiceFlagsSERVICE_INTERNAL_LOCAL waggleServiceFlags = 128
+	waggleServiceFlagsSERVICE_SOURCE_RANGES  waggleServiceFlags = 256
 )
 
 type waggleServiceKey4 struct {
@@ -225,6 +268,31 @@ type waggleSockFlowKey struct {
 	Pad    uint32
 }
 
+type waggleSockPeer struct {
+	_           structs.HostLayout
+	Addr        [4]uint32
+	BackendAddr [4]uint32
+	Port        uint16
+	BackendPort uint16
+	Backend     uint32
+	Service     uint32
+	Family      uint32
+}
+
+type waggleSourceKey4 struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Service   uint32
+	Addr      uint32
+}
+
+type waggleSourceKey6 struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Service   uint32
+	Addr      [4]uint32
+}
+
 type waggleVerdict uint32
 
 const (
@@ -237,81 +305,98 @@ const (
 	waggleVerdictVERDICT_EXPRESS                waggleVerdict = 6
 	waggleVerdictVERDICT_STACK                  waggleVerdict = 7
 	waggleVerdictVERDICT_SOURCE                 waggleVerdict = 8
-	waggleVerdictVERDICT_REFUSED                waggleVerdict = 9
-	waggleVerdictVERDICT_DROP_NO_LOCAL_ENDPOINT waggleVerdict = 10
-	waggleVerdictVERDICT_DROP_SNAT_EXHAUSTED    waggleVerdict = 11
-	waggleVerdictVERDICT_DROP_NO_FLOW           waggleVerdict = 12
-	waggleVerdictVERDICT_DROP_TTL               waggleVerdict = 13
-	waggleVerdictVERDICT_DROP_NO_ROUTE          waggleVerdict = 14
-	waggleVerdictVERDICT_DROP_ERROR             waggleVerdict = 15
-	waggleVerdictVERDICT_SOCK_CONNECT           waggleVerdict = 16
-	waggleVerdictVERDICT_SOCK_SENDMSG           waggleVerdict = 17
-	waggleVerdictVERDICT_SOCK_RECVMSG           waggleVerdict = 18
-	waggleVerdictVERDICT_SOCK_GETPEERNAME       waggleVerdict = 19
-	waggleVerdictVERDICT_FLOW_OPENED            waggleVerdict = 20
-	waggleVerdictVERDICT_FLOW_CONFIRMED         waggleVerdict = 21
-	waggleVerdictVERDICT_FLOWS_FULL             waggleVerdict = 22
-	waggleVerdictVERDICT_COUNT                  waggleVerdict = 23
+	waggleVerdictVERDICT_ICMP_ERROR             waggleVerdict = 9
+	waggleVerdictVERDICT_REFUSED                waggleVerdict = 10
+	waggleVerdictVERDICT_TOO_BIG                waggleVerdict = 11
+	waggleVerdictVERDICT_ANSWERED               waggleVerdict = 12
+	waggleVerdictVERDICT_DROP_NO_LOCAL_ENDPOINT waggleVerdict = 13
+	waggleVerdictVERDICT_DROP_SNAT_EXHAUSTED    waggleVerdict = 14
+	waggleVerdictVERDICT_DROP_NO_FLOW           waggleVerdict = 15
+	waggleVerdictVERDICT_DROP_TTL               waggleVerdict = 16
+	waggleVerdictVERDICT_DROP_NO_ROUTE          waggleVerdict = 17
+	waggleVerdictVERDICT_DROP_SOURCE_RANGE      waggleVerdict = 18
+	waggleVerdictVERDICT_DROP_UNALLOCATED       waggleVerdict = 19
+	waggleVerdictVERDICT_DROP_ERROR             waggleVerdict = 20
+	waggleVerdictVERDICT_SOCK_CONNECT           waggleVerdict = 21
+	waggleVerdictVERDICT_SOCK_SENDMSG           waggleVerdict = 22
+	waggleVerdictVERDICT_SOCK_RECVMSG           waggleVerdict = 23
+	waggleVerdictVERDICT_SOCK_GETPEERNAME       waggleVerdict = 24
+	waggleVerdictVERDICT_FLOW_OPENED            waggleVerdict = 25
+	waggleVerdictVERDICT_FLOW_CONFIRMED         waggleVerdict = 26
+	waggleVerdictVERDICT_FLOWS_FULL             waggleVerdict = 27
+	waggleVerdictVERDICT_COUNT                  waggleVerdict = 28
 )
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	waggleMapBackends             = "backends"
-	waggleMapCounters             = "counters"
-	waggleMapDevices              = "devices"
-	waggleMapFlows4               = "flows4"
-	waggleMapFlows6               = "flows6"
-	waggleMapFlowsNew4            = "flows_new4"
-	waggleMapFlowsNew6            = "flows_new6"
-	waggleMapNodeAddrs4           = "node_addrs4"
-	waggleMapNodeAddrs6           = "node_addrs6"
-	waggleMapRuntime              = "runtime"
-	waggleMapScratchMap           = "scratch_map"
-	waggleMapServiceNames         = "service_names"
-	waggleMapServices4            = "services4"
-	waggleMapServices6            = "services6"
-	waggleMapSlots                = "slots"
-	waggleMapSockFlows            = "sock_flows"
-	waggleMapSockPeers            = "sock_peers"
-	waggleMapXdpDevices           = "xdp_devices"
-	waggleProgWaggleConnect4      = "waggle_connect4"
-	waggleProgWaggleConnect6      = "waggle_connect6"
-	waggleProgWaggleEgress        = "waggle_egress"
-	waggleProgWaggleEgressL3      = "waggle_egress_l3"
-	waggleProgWaggleExpire4       = "waggle_expire4"
-	waggleProgWaggleExpire6       = "waggle_expire6"
-	waggleProgWaggleGetpeername4  = "waggle_getpeername4"
-	waggleProgWaggleGetpeername6  = "waggle_getpeername6"
-	waggleProgWaggleIngress       = "waggle_ingress"
-	waggleProgWaggleIngressL3     = "waggle_ingress_l3"
-	waggleProgWaggleJiffies       = "waggle_jiffies"
-	waggleProgWagglePod           = "waggle_pod"
-	waggleProgWaggleRecvmsg4      = "waggle_recvmsg4"
-	waggleProgWaggleRecvmsg6      = "waggle_recvmsg6"
-	waggleProgWaggleSendmsg4      = "waggle_sendmsg4"
-	waggleProgWaggleSendmsg6      = "waggle_sendmsg6"
-	waggleProgWaggleXdp           = "waggle_xdp"
-	waggleVarHostNetnsCookie      = "host_netns_cookie"
-	waggleVarHz                   = "hz"
-	waggleVarNodeportMax          = "nodeport_max"
-	waggleVarNodeportMin          = "nodeport_min"
-	waggleVarSnatMax              = "snat_max"
-	waggleVarSnatMin              = "snat_min"
-	waggleVarTimeoutNew           = "timeout_new"
-	waggleVarTimeoutTcp           = "timeout_tcp"
-	waggleVarTimeoutTcpClosed     = "timeout_tcp_closed"
-	waggleVarTimeoutTcpHalfClosed = "timeout_tcp_half_closed"
-	waggleVarTimeoutTcpReset      = "timeout_tcp_reset"
-	waggleVarTimeoutUdp           = "timeout_udp"
-	waggleVarUnusedBackendFlags   = "unused_backend_flags"
-	waggleVarUnusedDeviceFlags    = "unused_device_flags"
-	waggleVarUnusedFlowFlags      = "unused_flow_flags"
-	waggleVarUnusedFlowState      = "unused_flow_state"
-	waggleVarUnusedHook           = "unused_hook"
-	waggleVarUnusedServiceFlags   = "unused_service_flags"
-	waggleVarUnusedVerdict        = "unused_verdict"
+	waggleMapAffinity                = "affinity"
+	waggleMapBackends                = "backends"
+	waggleMapClusterAddrs            = "cluster_addrs"
+	waggleMapClusterRanges           = "cluster_ranges"
+	waggleMapCounters                = "counters"
+	waggleMapDevices                 = "devices"
+	waggleMapFlows4                  = "flows4"
+	waggleMapFlows6                  = "flows6"
+	waggleMapFlowsNew4               = "flows_new4"
+	waggleMapFlowsNew6               = "flows_new6"
+	waggleMapFragments               = "fragments"
+	waggleMapNodeAddrs4              = "node_addrs4"
+	waggleMapNodeAddrs6              = "node_addrs6"
+	waggleMapRuntime                 = "runtime"
+	waggleMapScratchMap              = "scratch_map"
+	waggleMapServiceNames            = "service_names"
+	waggleMapServices4               = "services4"
+	waggleMapServices6               = "services6"
+	waggleMapSlots                   = "slots"
+	waggleMapSockFlows               = "sock_flows"
+	waggleMapSockPeers               = "sock_peers"
+	waggleMapSourceRanges4           = "source_ranges4"
+	waggleMapSourceRanges6           = "source_ranges6"
+	waggleMapXdpDevices              = "xdp_devices"
+	waggleProgWaggleAbortUdp         = "waggle_abort_udp"
+	waggleProgWaggleConnect4         = "waggle_connect4"
+	waggleProgWaggleConnect6         = "waggle_connect6"
+	waggleProgWaggleEgress           = "waggle_egress"
+	waggleProgWaggleEgressL3         = "waggle_egress_l3"
+	waggleProgWaggleExpire4          = "waggle_expire4"
+	waggleProgWaggleExpire6          = "waggle_expire6"
+	waggleProgWaggleGetpeername4     = "waggle_getpeername4"
+	waggleProgWaggleGetpeername6     = "waggle_getpeername6"
+	waggleProgWaggleIngress          = "waggle_ingress"
+	waggleProgWaggleIngressL3        = "waggle_ingress_l3"
+	waggleProgWaggleJiffies          = "waggle_jiffies"
+	waggleProgWagglePod              = "waggle_pod"
+	waggleProgWaggleRecvmsg4         = "waggle_recvmsg4"
+	waggleProgWaggleRecvmsg6         = "waggle_recvmsg6"
+	waggleProgWaggleSendmsg4         = "waggle_sendmsg4"
+	waggleProgWaggleSendmsg6         = "waggle_sendmsg6"
+	waggleProgWaggleStale4           = "waggle_stale4"
+	waggleProgWaggleStale6           = "waggle_stale6"
+	waggleProgWaggleXdp              = "waggle_xdp"
+	waggleVarAnswerPing              = "answer_ping"
+	waggleVarHostNetnsCookie         = "host_netns_cookie"
+	waggleVarHz                      = "hz"
+	waggleVarMasqueradeAll           = "masquerade_all"
+	waggleVarNodeportMax             = "nodeport_max"
+	waggleVarNodeportMin             = "nodeport_min"
+	waggleVarSnatMax                 = "snat_max"
+	waggleVarSnatMin                 = "snat_min"
+	waggleVarTimeoutNew              = "timeout_new"
+	waggleVarTimeoutTcp              = "timeout_tcp"
+	waggleVarTimeoutTcpClosed        = "timeout_tcp_closed"
+	waggleVarTimeoutTcpHalfClosed    = "timeout_tcp_half_closed"
+	waggleVarTimeoutTcpReset         = "timeout_tcp_reset"
+	waggleVarTimeoutUdp              = "timeout_udp"
+	waggleVarUnusedBackendFlags      = "unused_backend_flags"
+	waggleVarUnusedClusterRangeFlags = "unused_cluster_range_flags"
+	waggleVarUnusedDeviceFlags       = "unused_device_flags"
+	waggleVarUnusedFlowFlags         = "unused_flow_flags"
+	waggleVarUnusedFlowState         = "unused_flow_state"
+	waggleVarUnusedHook              = "unused_hook"
+	waggleVarUnusedServiceFlags      = "unused_service_flags"
+	waggleVarUnusedVerdict           = "unused_verdict"
 )
 
 // loadWaggle returns the embedded CollectionSpec for waggle.
@@ -356,6 +441,7 @@ type waggleSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type waggleProgramSpecs struct {
+	WaggleAbortUdp     *ebpf.ProgramSpec `ebpf:"waggle_abort_udp"`
 	WaggleConnect4     *ebpf.ProgramSpec `ebpf:"waggle_connect4"`
 	WaggleConnect6     *ebpf.ProgramSpec `ebpf:"waggle_connect6"`
 	WaggleEgress       *ebpf.ProgramSpec `ebpf:"waggle_egress"`
@@ -372,6 +458,8 @@ type waggleProgramSpecs struct {
 	WaggleRecvmsg6     *ebpf.ProgramSpec `ebpf:"waggle_recvmsg6"`
 	WaggleSendmsg4     *ebpf.ProgramSpec `ebpf:"waggle_sendmsg4"`
 	WaggleSendmsg6     *ebpf.ProgramSpec `ebpf:"waggle_sendmsg6"`
+	WaggleStale4       *ebpf.ProgramSpec `ebpf:"waggle_stale4"`
+	WaggleStale6       *ebpf.ProgramSpec `ebpf:"waggle_stale6"`
 	WaggleXdp          *ebpf.ProgramSpec `ebpf:"waggle_xdp"`
 }
 
@@ -379,49 +467,58 @@ type waggleProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type waggleMapSpecs struct {
-	Backends     *ebpf.MapSpec `ebpf:"backends"`
-	Counters     *ebpf.MapSpec `ebpf:"counters"`
-	Devices      *ebpf.MapSpec `ebpf:"devices"`
-	Flows4       *ebpf.MapSpec `ebpf:"flows4"`
-	Flows6       *ebpf.MapSpec `ebpf:"flows6"`
-	FlowsNew4    *ebpf.MapSpec `ebpf:"flows_new4"`
-	FlowsNew6    *ebpf.MapSpec `ebpf:"flows_new6"`
-	NodeAddrs4   *ebpf.MapSpec `ebpf:"node_addrs4"`
-	NodeAddrs6   *ebpf.MapSpec `ebpf:"node_addrs6"`
-	Runtime      *ebpf.MapSpec `ebpf:"runtime"`
-	ScratchMap   *ebpf.MapSpec `ebpf:"scratch_map"`
-	ServiceNames *ebpf.MapSpec `ebpf:"service_names"`
-	Services4    *ebpf.MapSpec `ebpf:"services4"`
-	Services6    *ebpf.MapSpec `ebpf:"services6"`
-	Slots        *ebpf.MapSpec `ebpf:"slots"`
-	SockFlows    *ebpf.MapSpec `ebpf:"sock_flows"`
-	SockPeers    *ebpf.MapSpec `ebpf:"sock_peers"`
-	XdpDevices   *ebpf.MapSpec `ebpf:"xdp_devices"`
+	Affinity      *ebpf.MapSpec `ebpf:"affinity"`
+	Backends      *ebpf.MapSpec `ebpf:"backends"`
+	ClusterAddrs  *ebpf.MapSpec `ebpf:"cluster_addrs"`
+	ClusterRanges *ebpf.MapSpec `ebpf:"cluster_ranges"`
+	Counters      *ebpf.MapSpec `ebpf:"counters"`
+	Devices       *ebpf.MapSpec `ebpf:"devices"`
+	Flows4        *ebpf.MapSpec `ebpf:"flows4"`
+	Flows6        *ebpf.MapSpec `ebpf:"flows6"`
+	FlowsNew4     *ebpf.MapSpec `ebpf:"flows_new4"`
+	FlowsNew6     *ebpf.MapSpec `ebpf:"flows_new6"`
+	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
+	NodeAddrs4    *ebpf.MapSpec `ebpf:"node_addrs4"`
+	NodeAddrs6    *ebpf.MapSpec `ebpf:"node_addrs6"`
+	Runtime       *ebpf.MapSpec `ebpf:"runtime"`
+	ScratchMap    *ebpf.MapSpec `ebpf:"scratch_map"`
+	ServiceNames  *ebpf.MapSpec `ebpf:"service_names"`
+	Services4     *ebpf.MapSpec `ebpf:"services4"`
+	Services6     *ebpf.MapSpec `ebpf:"services6"`
+	Slots         *ebpf.MapSpec `ebpf:"slots"`
+	SockFlows     *ebpf.MapSpec `ebpf:"sock_flows"`
+	SockPeers     *ebpf.MapSpec `ebpf:"sock_peers"`
+	SourceRanges4 *ebpf.MapSpec `ebpf:"source_ranges4"`
+	SourceRanges6 *ebpf.MapSpec `ebpf:"source_ranges6"`
+	XdpDevices    *ebpf.MapSpec `ebpf:"xdp_devices"`
 }
 
 // waggleVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type waggleVariableSpecs struct {
-	HostNetnsCookie      *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
-	Hz                   *ebpf.VariableSpec `ebpf:"hz"`
-	NodeportMax          *ebpf.VariableSpec `ebpf:"nodeport_max"`
-	NodeportMin          *ebpf.VariableSpec `ebpf:"nodeport_min"`
-	SnatMax              *ebpf.VariableSpec `ebpf:"snat_max"`
-	SnatMin              *ebpf.VariableSpec `ebpf:"snat_min"`
-	TimeoutNew           *ebpf.VariableSpec `ebpf:"timeout_new"`
-	TimeoutTcp           *ebpf.VariableSpec `ebpf:"timeout_tcp"`
-	TimeoutTcpClosed     *ebpf.VariableSpec `ebpf:"timeout_tcp_closed"`
-	TimeoutTcpHalfClosed *ebpf.VariableSpec `ebpf:"timeout_tcp_half_closed"`
-	TimeoutTcpReset      *ebpf.VariableSpec `ebpf:"timeout_tcp_reset"`
-	TimeoutUdp           *ebpf.VariableSpec `ebpf:"timeout_udp"`
-	UnusedBackendFlags   *ebpf.VariableSpec `ebpf:"unused_backend_flags"`
-	UnusedDeviceFlags    *ebpf.VariableSpec `ebpf:"unused_device_flags"`
-	UnusedFlowFlags      *ebpf.VariableSpec `ebpf:"unused_flow_flags"`
-	UnusedFlowState      *ebpf.VariableSpec `ebpf:"unused_flow_state"`
-	UnusedHook           *ebpf.VariableSpec `ebpf:"unused_hook"`
-	UnusedServiceFlags   *ebpf.VariableSpec `ebpf:"unused_service_flags"`
-	UnusedVerdict        *ebpf.VariableSpec `ebpf:"unused_verdict"`
+	AnswerPing              *ebpf.VariableSpec `ebpf:"answer_ping"`
+	HostNetnsCookie         *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
+	Hz                      *ebpf.VariableSpec `ebpf:"hz"`
+	MasqueradeAll           *ebpf.VariableSpec `ebpf:"masquerade_all"`
+	NodeportMax             *ebpf.VariableSpec `ebpf:"nodeport_max"`
+	NodeportMin             *ebpf.VariableSpec `ebpf:"nodeport_min"`
+	SnatMax                 *ebpf.VariableSpec `ebpf:"snat_max"`
+	SnatMin                 *ebpf.VariableSpec `ebpf:"snat_min"`
+	TimeoutNew              *ebpf.VariableSpec `ebpf:"timeout_new"`
+	TimeoutTcp              *ebpf.VariableSpec `ebpf:"timeout_tcp"`
+	TimeoutTcpClosed        *ebpf.VariableSpec `ebpf:"timeout_tcp_closed"`
+	TimeoutTcpHalfClosed    *ebpf.VariableSpec `ebpf:"timeout_tcp_half_closed"`
+	TimeoutTcpReset         *ebpf.VariableSpec `ebpf:"timeout_tcp_reset"`
+	TimeoutUdp              *ebpf.VariableSpec `ebpf:"timeout_udp"`
+	UnusedBackendFlags      *ebpf.VariableSpec `ebpf:"unused_backend_flags"`
+	UnusedClusterRangeFlags *ebpf.VariableSpec `ebpf:"unused_cluster_range_flags"`
+	UnusedDeviceFlags       *ebpf.VariableSpec `ebpf:"unused_device_flags"`
+	UnusedFlowFlags         *ebpf.VariableSpec `ebpf:"unused_flow_flags"`
+	UnusedFlowState         *ebpf.VariableSpec `ebpf:"unused_flow_state"`
+	UnusedHook              *ebpf.VariableSpec `ebpf:"unused_hook"`
+	UnusedServiceFlags      *ebpf.VariableSpec `ebpf:"unused_service_flags"`
+	UnusedVerdict           *ebpf.VariableSpec `ebpf:"unused_verdict"`
 }
 
 // waggleObjects contains all objects after they have been loaded into the kernel.
@@ -444,35 +541,45 @@ func (o *waggleObjects) Close() error {
 //
 // It can be passed to loadWaggleObjects or ebpf.CollectionSpec.LoadAndAssign.
 type waggleMaps struct {
-	Backends     *ebpf.Map `ebpf:"backends"`
-	Counters     *ebpf.Map `ebpf:"counters"`
-	Devices      *ebpf.Map `ebpf:"devices"`
-	Flows4       *ebpf.Map `ebpf:"flows4"`
-	Flows6       *ebpf.Map `ebpf:"flows6"`
-	FlowsNew4    *ebpf.Map `ebpf:"flows_new4"`
-	FlowsNew6    *ebpf.Map `ebpf:"flows_new6"`
-	NodeAddrs4   *ebpf.Map `ebpf:"node_addrs4"`
-	NodeAddrs6   *ebpf.Map `ebpf:"node_addrs6"`
-	Runtime      *ebpf.Map `ebpf:"runtime"`
-	ScratchMap   *ebpf.Map `ebpf:"scratch_map"`
-	ServiceNames *ebpf.Map `ebpf:"service_names"`
-	Services4    *ebpf.Map `ebpf:"services4"`
-	Services6    *ebpf.Map `ebpf:"services6"`
-	Slots        *ebpf.Map `ebpf:"slots"`
-	SockFlows    *ebpf.Map `ebpf:"sock_flows"`
-	SockPeers    *ebpf.Map `ebpf:"sock_peers"`
-	XdpDevices   *ebpf.Map `ebpf:"xdp_devices"`
+	Affinity      *ebpf.Map `ebpf:"affinity"`
+	Backends      *ebpf.Map `ebpf:"backends"`
+	ClusterAddrs  *ebpf.Map `ebpf:"cluster_addrs"`
+	ClusterRanges *ebpf.Map `ebpf:"cluster_ranges"`
+	Counters      *ebpf.Map `ebpf:"counters"`
+	Devices       *ebpf.Map `ebpf:"devices"`
+	Flows4        *ebpf.Map `ebpf:"flows4"`
+	Flows6        *ebpf.Map `ebpf:"flows6"`
+	FlowsNew4     *ebpf.Map `ebpf:"flows_new4"`
+	FlowsNew6     *ebpf.Map `ebpf:"flows_new6"`
+	Fragments     *ebpf.Map `ebpf:"fragments"`
+	NodeAddrs4    *ebpf.Map `ebpf:"node_addrs4"`
+	NodeAddrs6    *ebpf.Map `ebpf:"node_addrs6"`
+	Runtime       *ebpf.Map `ebpf:"runtime"`
+	ScratchMap    *ebpf.Map `ebpf:"scratch_map"`
+	ServiceNames  *ebpf.Map `ebpf:"service_names"`
+	Services4     *ebpf.Map `ebpf:"services4"`
+	Services6     *ebpf.Map `ebpf:"services6"`
+	Slots         *ebpf.Map `ebpf:"slots"`
+	SockFlows     *ebpf.Map `ebpf:"sock_flows"`
+	SockPeers     *ebpf.Map `ebpf:"sock_peers"`
+	SourceRanges4 *ebpf.Map `ebpf:"source_ranges4"`
+	SourceRanges6 *ebpf.Map `ebpf:"source_ranges6"`
+	XdpDevices    *ebpf.Map `ebpf:"xdp_devices"`
 }
 
 func (m *waggleMaps) Close() error {
 	return _WaggleClose(
+		m.Affinity,
 		m.Backends,
+		m.ClusterAddrs,
+		m.ClusterRanges,
 		m.Counters,
 		m.Devices,
 		m.Flows4,
 		m.Flows6,
 		m.FlowsNew4,
 		m.FlowsNew6,
+		m.Fragments,
 		m.NodeAddrs4,
 		m.NodeAddrs6,
 		m.Runtime,
@@ -483,6 +590,8 @@ func (m *waggleMaps) Close() error {
 		m.Slots,
 		m.SockFlows,
 		m.SockPeers,
+		m.SourceRanges4,
+		m.SourceRanges6,
 		m.XdpDevices,
 	)
 }
@@ -491,31 +600,35 @@ func (m *waggleMaps) Close() error {
 //
 // It can be passed to loadWaggleObjects or ebpf.CollectionSpec.LoadAndAssign.
 type waggleVariables struct {
-	HostNetnsCookie      *ebpf.Variable `ebpf:"host_netns_cookie"`
-	Hz                   *ebpf.Variable `ebpf:"hz"`
-	NodeportMax          *ebpf.Variable `ebpf:"nodeport_max"`
-	NodeportMin          *ebpf.Variable `ebpf:"nodeport_min"`
-	SnatMax              *ebpf.Variable `ebpf:"snat_max"`
-	SnatMin              *ebpf.Variable `ebpf:"snat_min"`
-	TimeoutNew           *ebpf.Variable `ebpf:"timeout_new"`
-	TimeoutTcp           *ebpf.Variable `ebpf:"timeout_tcp"`
-	TimeoutTcpClosed     *ebpf.Variable `ebpf:"timeout_tcp_closed"`
-	TimeoutTcpHalfClosed *ebpf.Variable `ebpf:"timeout_tcp_half_closed"`
-	TimeoutTcpReset      *ebpf.Variable `ebpf:"timeout_tcp_reset"`
-	TimeoutUdp           *ebpf.Variable `ebpf:"timeout_udp"`
-	UnusedBackendFlags   *ebpf.Variable `ebpf:"unused_backend_flags"`
-	UnusedDeviceFlags    *ebpf.Variable `ebpf:"unused_device_flags"`
-	UnusedFlowFlags      *ebpf.Variable `ebpf:"unused_flow_flags"`
-	UnusedFlowState      *ebpf.Variable `ebpf:"unused_flow_state"`
-	UnusedHook           *ebpf.Variable `ebpf:"unused_hook"`
-	UnusedServiceFlags   *ebpf.Variable `ebpf:"unused_service_flags"`
-	UnusedVerdict        *ebpf.Variable `ebpf:"unused_verdict"`
+	AnswerPing              *ebpf.Variable `ebpf:"answer_ping"`
+	HostNetnsCookie         *ebpf.Variable `ebpf:"host_netns_cookie"`
+	Hz                      *ebpf.Variable `ebpf:"hz"`
+	MasqueradeAll           *ebpf.Variable `ebpf:"masquerade_all"`
+	NodeportMax             *ebpf.Variable `ebpf:"nodeport_max"`
+	NodeportMin             *ebpf.Variable `ebpf:"nodeport_min"`
+	SnatMax                 *ebpf.Variable `ebpf:"snat_max"`
+	SnatMin                 *ebpf.Variable `ebpf:"snat_min"`
+	TimeoutNew              *ebpf.Variable `ebpf:"timeout_new"`
+	TimeoutTcp              *ebpf.Variable `ebpf:"timeout_tcp"`
+	TimeoutTcpClosed        *ebpf.Variable `ebpf:"timeout_tcp_closed"`
+	TimeoutTcpHalfClosed    *ebpf.Variable `ebpf:"timeout_tcp_half_closed"`
+	TimeoutTcpReset         *ebpf.Variable `ebpf:"timeout_tcp_reset"`
+	TimeoutUdp              *ebpf.Variable `ebpf:"timeout_udp"`
+	UnusedBackendFlags      *ebpf.Variable `ebpf:"unused_backend_flags"`
+	UnusedClusterRangeFlags *ebpf.Variable `ebpf:"unused_cluster_range_flags"`
+	UnusedDeviceFlags       *ebpf.Variable `ebpf:"unused_device_flags"`
+	UnusedFlowFlags         *ebpf.Variable `ebpf:"unused_flow_flags"`
+	UnusedFlowState         *ebpf.Variable `ebpf:"unused_flow_state"`
+	UnusedHook              *ebpf.Variable `ebpf:"unused_hook"`
+	UnusedServiceFlags      *ebpf.Variable `ebpf:"unused_service_flags"`
+	UnusedVerdict           *ebpf.Variable `ebpf:"unused_verdict"`
 }
 
 // wagglePrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to loadWaggleObjects or ebpf.CollectionSpec.LoadAndAssign.
 type wagglePrograms struct {
+	WaggleAbortUdp     *ebpf.Program `ebpf:"waggle_abort_udp"`
 	WaggleConnect4     *ebpf.Program `ebpf:"waggle_connect4"`
 	WaggleConnect6     *ebpf.Program `ebpf:"waggle_connect6"`
 	WaggleEgress       *ebpf.Program `ebpf:"waggle_egress"`
@@ -532,11 +645,14 @@ type wagglePrograms struct {
 	WaggleRecvmsg6     *ebpf.Program `ebpf:"waggle_recvmsg6"`
 	WaggleSendmsg4     *ebpf.Program `ebpf:"waggle_sendmsg4"`
 	WaggleSendmsg6     *ebpf.Program `ebpf:"waggle_sendmsg6"`
+	WaggleStale4       *ebpf.Program `ebpf:"waggle_stale4"`
+	WaggleStale6       *ebpf.Program `ebpf:"waggle_stale6"`
 	WaggleXdp          *ebpf.Program `ebpf:"waggle_xdp"`
 }
 
 func (p *wagglePrograms) Close() error {
 	return _WaggleClose(
+		p.WaggleAbortUdp,
 		p.WaggleConnect4,
 		p.WaggleConnect6,
 		p.WaggleEgress,
@@ -553,6 +669,8 @@ func (p *wagglePrograms) Close() error {
 		p.WaggleRecvmsg6,
 		p.WaggleSendmsg4,
 		p.WaggleSendmsg6,
+		p.WaggleStale4,
+		p.WaggleStale6,
 		p.WaggleXdp,
 	)
 }

@@ -10,6 +10,7 @@
  */
 
 #include "checksum.h"
+#include "crc32c.h"
 #include "track.h"
 
 struct xdp_headers {
@@ -36,6 +37,18 @@ static __always_inline bool xdp_headers(struct xdp_md *ctx, int family, const st
 	if (h->ip + (family == AF_INET ? sizeof(struct iphdr) : sizeof(struct ipv6hdr)) > h->end)
 		return false;
 	return (void *)(h->ports + 1) <= h->end;
+}
+
+static __always_inline bool xdp_fix_sctp(const struct xdp_headers *h, const struct packet *p,
+					 const struct tuple *to)
+{
+	struct sctp_start *sctp = (void *)h->ports;
+	__u32 len = p->len - ((void *)sctp - h->ip);
+
+	if ((void *)(sctp + 1) > h->end)
+		return false;
+	sctp->checksum = sctp_checksum(sctp->checksum, p, to, len);
+	return true;
 }
 
 /* The checksum's own place in the transport header. */
@@ -92,9 +105,12 @@ static __always_inline bool xdp_rewrite(struct xdp_md *ctx, int family, const st
 		return false;
 	diff = csum_addr_diff(family, p->tuple.saddr.word, to->saddr.word) +
 	       csum_addr_diff(family, p->tuple.daddr.word, to->daddr.word);
-	if (!xdp_fix_l4(&h, p->tuple.proto,
-			diff + csum_u16_diff(p->tuple.sport, to->sport) +
-				csum_u16_diff(p->tuple.dport, to->dport)))
+	if (p->tuple.proto == IPPROTO_SCTP) {
+		if (!xdp_fix_sctp(&h, p, to))
+			return false;
+	} else if (!xdp_fix_l4(&h, p->tuple.proto,
+			       diff + csum_u16_diff(p->tuple.sport, to->sport) +
+				       csum_u16_diff(p->tuple.dport, to->dport)))
 		return false;
 	xdp_fix_ip(&h, family, to, diff);
 	h.ports->source = to->sport;
@@ -133,7 +149,7 @@ static __always_inline int xdp_transmit(struct xdp_md *ctx, int family, const st
 	if (f->hop.epoch != current_epoch() &&
 	    !nexthop_refresh(ctx, family, ctx->ingress_ifindex, f, &to))
 		return VERDICT_LEFT_TO_TC;
-	if (!f->hop.epoch || !(f->flags & FLOW_XDP) || neighbour_due(f, p))
+	if (!f->hop.epoch || !(f->flags & FLOW_XDP) || neighbour_due(f, p) || too_big(f, p->len))
 		return VERDICT_LEFT_TO_TC;
 	if (p->ttl <= 1)
 		return VERDICT_DROP_TTL;
@@ -166,7 +182,7 @@ static __always_inline int xdp_verdict(struct xdp_md *ctx, int family, struct pa
 	if (verdict != VERDICT_COUNT)
 		return verdict;
 	if (!(found.flow->flags & FLOW_EXPRESS))
-		return VERDICT_LEFT_TO_TC;
+		return found.flow->flags & FLOW_FOREIGN ? VERDICT_NOT_OURS : VERDICT_LEFT_TO_TC;
 	return xdp_transmit(ctx, family, p, &found, action);
 }
 

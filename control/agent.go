@@ -25,9 +25,15 @@ import (
 
 // Config is what an agent is told.
 type Config struct {
+	Serve ServeConfig
+	Pace  Pace // zero: DefaultPace
+	// Warnings are what is wrong with the configuration, by what they are about.
+	Warnings map[string]error
+
 	NodeName     string
 	Version      string
 	RunDir       string // where the status is written
+	SysctlDir    string // where the kernel's parameters are written
 	Cgroup       string // whose processes' sockets are served
 	Loader       loader.Options
 	Rules        DeviceRules
@@ -35,22 +41,34 @@ type Config struct {
 	NodePorts    NodePortAddresses
 	ReservePorts bool
 	Brake        Brake
+	// MasqueradeAll translates the source of all that is for a cluster IP.
+	MasqueradeAll bool
+	// LocalSources are the cluster's own addresses: of a client there that comes from another
+	// node, the address is kept where it asks a cluster IP.
+	LocalSources []netip.Prefix
 	SourceName   string // for people
 	ServeAs      string // service.kubernetes.io/service-proxy-name of what is for us, besides what has none
 }
 
 // Agent runs the control plane of one node.
 type Agent struct {
-	cfg     Config
-	log     *logrus.Entry
-	src     source.Source
-	dp      *loader.Datapath
-	devices *Devices
-	proxy   *Proxy
-	expirer *Expirer
-	started time.Time
+	cfg      Config
+	log      *logrus.Entry
+	src      source.Source
+	dp       *loader.Datapath
+	devices  *Devices
+	proxy    *Proxy
+	expirer  *Expirer
+	stale    *StaleUDP
+	health   *Health
+	checks   *serviceHealth
+	takeover *Takeover
+	started  time.Time
 
-	poked    chan struct{} // the status has changed
+	poked      chan struct{} // the status has changed
+	reconciler *reconcile.Reconciler
+	retired    int // as at the last sync
+
 	mu       sync.Mutex
 	warnings map[string]string // by what they are about
 }
@@ -58,6 +76,7 @@ type Agent struct {
 // NewAgent loads the datapath, takes over what an earlier agent left, and serves the node's
 // sockets. Devices and services follow in Run.
 func NewAgent(cfg Config, src source.Source, log *logrus.Entry) (*Agent, error) {
+	cfg.Loader.MasqueradeAll = cfg.MasqueradeAll
 	dp, err := loader.Load(cfg.Loader)
 	if err != nil {
 		return nil, err
@@ -79,20 +98,29 @@ func (a *Agent) prepare() error {
 	if err != nil {
 		return err
 	}
+	if a.takeover, err = newTakeover(a.dp, func(err error) { a.warn("connections that the kernel translates", err) }, a.log); err != nil {
+		return err
+	}
+	a.stale = newStaleUDP(a.dp, func(err error) { a.warn("UDP sockets connected to endpoints that no longer serve", err) }, a.log)
+	a.reconciler, a.retired = r, -1 // endpoints may have stopped serving while no agent ran
 	if a.cfg.ReservePorts {
 		ports := PortRange{a.cfg.Loader.SNATMin, a.cfg.Loader.SNATMax}
-		a.warn("reserved ports", ReservePorts(ports))
+		a.warn("reserved ports", ReservePorts(a.cfg.SysctlDir, ports))
 	}
 	a.devices = NewDevices(a.dp, a.cfg.Rules, a.cfg.XDP, a.cfg.NodePorts, a.log)
-	a.proxy = NewProxy(a.cfg.NodeName, r, a.cfg.Brake, a.onNode, a.poke, a.log)
+	a.proxy = NewProxy(a.cfg.NodeName, r, a.cfg.Brake, a.onNode, a.onSync, a.log)
 	a.proxy.ServeAs(a.cfg.ServeAs)
 	if s, ok := a.src.(source.Recorder); ok {
 		a.proxy.RecordTo(s.Recorder())
 	}
-	a.expirer = &Expirer{dp: a.dp, log: a.log}
+	a.expirer = &Expirer{dp: a.dp, log: a.log, foreign: a.takeover.counted}
+	if err := maps.NewSources(a.dp).Set(maps.LocalSources, a.cfg.LocalSources); err != nil {
+		return fmt.Errorf("the cluster's own addresses: %w", err)
+	}
 	if err := maps.BumpEpoch(a.dp); err != nil {
 		return err
 	}
+	a.prepareHealth()
 	if a.cfg.Cgroup == "" {
 		return nil
 	}
@@ -102,18 +130,22 @@ func (a *Agent) prepare() error {
 // Run works until ctx is done or the source fails. It leaves the datapath running.
 func (a *Agent) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
+	if err := a.serve(ctx); err != nil {
+		cancel()
+		return errors.Join(err, a.dp.Close())
+	}
 	var wg sync.WaitGroup
 	watch := &NodeWatch{
 		log:     a.log,
 		Moved:   func() { a.warn("next hops", maps.BumpEpoch(a.dp)) },
 		Changed: a.syncDevices,
 	}
-	for _, run := range []func(context.Context){watch.Run, a.proxy.Run, a.expirer.Run, a.reportStatus} {
+	for _, run := range []func(context.Context){watch.Run, a.proxy.Run, a.expirer.Run, a.stale.Run, a.reportStatus, a.lookForKubeProxy} {
 		wg.Go(func() { run(ctx) })
 	}
 	a.log.WithFields(logrus.Fields{"node": a.cfg.NodeName, "pinDir": a.cfg.Loader.PinDir,
 		"source": a.cfg.SourceName}).Info("agent running")
-	err := a.src.Run(ctx, a.proxy)
+	err := a.src.Run(ctx, healthSink{sink{a.proxy, a.takeover}, a.cfg.NodeName, a.health.node})
 	cancel()
 	wg.Wait()
 	a.writeStatus()
@@ -123,8 +155,21 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // onNode follows the addresses of our Node object; nil tells that there is none.
 func (a *Agent) onNode(node *v1.Node) {
+	a.takeover.begin(attaching)
 	a.devices.SetNodeIPs(internalIPs(node))
+	a.checks.setNodeIPs(internalIPs(node))
 	a.syncDevices()
+	a.takeover.end(attaching)
+}
+
+// onSync follows what the proxy has written.
+func (a *Agent) onSync() {
+	a.takeover.end(publishing)
+	if stopped := a.reconciler.Retired(); stopped != a.retired {
+		a.retired = stopped
+		a.stale.Stopped()
+	}
+	a.poke()
 }
 
 func internalIPs(node *v1.Node) []netip.Addr {
@@ -143,6 +188,7 @@ func internalIPs(node *v1.Node) []netip.Addr {
 
 func (a *Agent) syncDevices() {
 	a.warn("devices", a.devices.Sync())
+	a.proxy.SetNodeIPs(a.devices.Primary())
 	a.warn("forwarding", checkForwarding())
 	a.poke()
 }

@@ -80,6 +80,20 @@ func (d *Devices) SetNodeIPs(ips []netip.Addr) {
 	d.ready, d.nodeIPs = true, ips
 }
 
+// Primary returns the node's primary addresses, at most one of each family. There are none before
+// the first Sync that knows the node's addresses.
+func (d *Devices) Primary() []netip.Addr {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var out []netip.Addr
+	for _, a := range []netip.Addr{d.written[0].Addr4, d.written[0].Addr6} {
+		if a.IsValid() {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
 // Status lists the devices that have a role, by name.
 func (d *Devices) Status() []DeviceStatus {
 	d.mu.Lock()

@@ -29,8 +29,9 @@ type FlowCensus struct {
 // Expirer has dead flows deleted. The datapath does not depend on it for correctness: it
 // ignores dead records, but their memory and ports come back only by this.
 type Expirer struct {
-	dp  *loader.Datapath
-	log *logrus.Entry
+	dp      *loader.Datapath
+	log     *logrus.Entry
+	foreign func(records uint32) // told after each walk
 
 	mu     sync.Mutex
 	census FlowCensus
@@ -69,6 +70,7 @@ func (e *Expirer) walk() {
 		e.log.WithError(err).Error("expiring IPv6 flows")
 		return
 	}
+	e.foreign(v4.Foreign + v6.Foreign)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.census.Records4, e.census.Records6 = v4.Live, v6.Live

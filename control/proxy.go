@@ -21,14 +21,8 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-const (
-	// coalesce gathers the changes that come together, as those of a rollout do.
-	coalesce = 20 * time.Millisecond
-	// retryAfter is when what failed is tried again, if nothing else happens before.
-	retryAfter = 2 * time.Second
-	// repairEvery bounds how long a change that somebody else made in the maps lasts.
-	repairEvery = time.Minute
-)
+// retryAfter is when what failed is tried again, if nothing else happens before.
+const retryAfter = 2 * time.Second
 
 // tracker follows the services and endpoints of one family with kube-proxy's own library.
 type tracker struct {
@@ -38,6 +32,7 @@ type tracker struct {
 	svcMap    proxy.ServicePortMap
 	epMap     proxy.EndpointsMap
 	dirty     map[proxy.ServicePortName]bool
+	watch     familyWatch
 }
 
 func newTracker(family maps.Family, nodeName string) *tracker {
@@ -77,6 +72,8 @@ type Proxy struct {
 	wake       chan struct{}
 	onSync     func()
 	onNode     func(*v1.Node)
+	pace       Pace
+	watch      *syncWatch
 
 	mu       sync.Mutex // guards what follows
 	node     plan.Node
@@ -87,10 +84,11 @@ type Proxy struct {
 	failures map[maps.Name]string
 	lacking  map[maps.Name][]string // what the datapath does not do of a service
 	held     []maps.Name            // deletions that the brake holds back
+	cidrs    []netip.Prefix         // service CIDRs
+	cidrsErr string                 // what can't be done of them
 	lastSync time.Time
 
-	serviceCIDRs []netip.Prefix
-	events       serviceEvents
+	events serviceEvents
 }
 
 // NewProxy makes a Proxy for the named node. onNode is told of changes of our Node object, and
@@ -103,6 +101,8 @@ func NewProxy(nodeName string, r *reconcile.Reconciler, brake Brake, onNode func
 		wake:       make(chan struct{}, 1),
 		onSync:     onSync,
 		onNode:     onNode,
+		pace:       DefaultPace,
+		watch:      &syncWatch{},
 		node:       plan.Node{Name: nodeName},
 		failures:   map[maps.Name]string{},
 		lacking:    map[maps.Name][]string{},
@@ -162,19 +162,24 @@ func (p *Proxy) OnNode(_, new *v1.Node) {
 	p.poke()
 }
 
-// OnServiceCIDRs is part of source.Sink.
-func (p *Proxy) OnServiceCIDRs(prefixes []netip.Prefix) {
+// SetNodeIPs tells the node's primary addresses.
+func (p *Proxy) SetNodeIPs(ips []netip.Addr) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.serviceCIDRs = slices.Clone(prefixes)
+	if slices.Equal(p.node.IPs, ips) {
+		return
+	}
+	p.node.IPs = ips
+	p.full = true
 	p.poke()
 }
 
-// ServiceCIDRs are the ranges that cluster IPs are allocated from, as far as the source knows.
-func (p *Proxy) ServiceCIDRs() []netip.Prefix {
+// OnServiceCIDRs tells all ranges that cluster IPs are taken from; none, where they are not known.
+func (p *Proxy) OnServiceCIDRs(cidrs []netip.Prefix) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.Clone(p.serviceCIDRs)
+	p.cidrs = cidrs
+	p.poke()
 }
 
 // OnSynced is part of source.Sink.
@@ -182,6 +187,7 @@ func (p *Proxy) OnSynced() {
 	p.mu.Lock()
 	p.synced = true
 	p.full = true
+	p.watch.start()
 	nodeSeen := p.nodeSeen
 	p.mu.Unlock()
 	if !nodeSeen {
@@ -191,6 +197,7 @@ func (p *Proxy) OnSynced() {
 }
 
 func (p *Proxy) poke() {
+	p.watch.queued()
 	select {
 	case p.wake <- struct{}{}:
 	default:
@@ -199,7 +206,7 @@ func (p *Proxy) poke() {
 
 // Run syncs when something has changed, until ctx is done.
 func (p *Proxy) Run(ctx context.Context) {
-	repair := time.NewTicker(repairEvery)
+	repair := time.NewTicker(p.pace.Repair)
 	defer repair.Stop()
 	for {
 		var retry <-chan time.Time
@@ -210,7 +217,7 @@ func (p *Proxy) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-p.wake:
-			time.Sleep(coalesce)
+			p.settle(ctx)
 		case <-retry:
 		case <-repair.C:
 			p.repair()
@@ -233,7 +240,8 @@ func (p *Proxy) sync() {
 		p.mu.Unlock()
 		return
 	}
-	started := time.Now()
+	p.watch.queued()
+	started, full := time.Now(), p.full
 	wanted, gone := p.plan()
 	heldBefore := len(p.held)
 	p.held = p.brake.hold(gone, len(p.reconciler.Services()))
@@ -241,9 +249,11 @@ func (p *Proxy) sync() {
 		gone = nil
 	}
 	p.apply(wanted, gone)
+	p.setServiceCIDRs() // after the cluster IPs in them
 	p.reconciler.Collect()
 	p.lastSync = time.Now()
 	held := len(p.held)
+	p.watched(started, full)
 	p.mu.Unlock()
 
 	if held > 0 && held != heldBefore {
@@ -261,15 +271,18 @@ func (p *Proxy) plan() (wanted []plan.Service, gone []maps.Name) {
 	alive := map[maps.Name]bool{}
 	for _, t := range p.trackers {
 		t.svcMap.Update(t.services)
-		t.epMap.Update(t.endpoints)
+		t.watch.triggered(t.epMap.Update(t.endpoints))
 		for name, port := range t.svcMap {
 			id := plan.NameOf(name, t.family)
 			alive[id] = true
 			_, failed := p.failures[id]
 			if p.full || failed || t.dirty[name] {
-				wanted = append(wanted, plan.Plan(name, t.family, port, t.epMap[name], p.node))
+				svc := plan.Plan(name, t.family, port, t.epMap[name], p.node)
+				t.watch.planned(svc)
+				wanted = append(wanted, svc)
 			}
 		}
+		t.watch.forget(alive)
 		clear(t.dirty)
 	}
 	p.full = false
@@ -304,12 +317,25 @@ func (p *Proxy) apply(wanted []plan.Service, gone []maps.Name) {
 	}
 }
 
+// setServiceCIDRs guards the service CIDRs, and logs what can't be done of that when it is new.
+func (p *Proxy) setServiceCIDRs() {
+	message := ""
+	if err := p.reconciler.SetServiceCIDRs(p.cidrs); err != nil {
+		message = err.Error()
+	}
+	if message != "" && message != p.cidrsErr {
+		p.log.Warn(message)
+	}
+	p.cidrsErr = message
+}
+
 // result remembers failures, and logs each only when it is new.
 func (p *Proxy) result(name maps.Name, err error) {
 	if err == nil {
 		delete(p.failures, name)
 		return
 	}
+	p.watch.failed(name, err)
 	if p.failures[name] != err.Error() {
 		level := logrus.ErrorLevel
 		if errors.Is(err, reconcile.ErrTaken) {
@@ -367,6 +393,9 @@ func (p *Proxy) Status() ProxyStatus {
 	}
 	for _, messages := range p.lacking {
 		s.Failures = append(s.Failures, messages...)
+	}
+	if p.cidrsErr != "" {
+		s.Failures = append(s.Failures, p.cidrsErr)
 	}
 	for _, name := range p.held {
 		s.Held = append(s.Held, name.String())

@@ -74,15 +74,18 @@ func (f *proxyFixture) begin(objects ...any) {
 	f.sync()
 }
 
-func (f *proxyFixture) add(objects ...any) {
+func (f *proxyFixture) add(objects ...any) { deliver(f, objects...) }
+
+// deliver tells of new objects.
+func deliver(sink source.Sink, objects ...any) {
 	for _, o := range objects {
 		switch o := o.(type) {
 		case *v1.Service:
-			f.OnService(nil, o)
+			sink.OnService(nil, o)
 		case *discovery.EndpointSlice:
-			f.OnEndpointSlice(nil, o)
+			sink.OnEndpointSlice(nil, o)
 		case *v1.Node:
-			f.OnNode(nil, o)
+			sink.OnNode(nil, o)
 		}
 	}
 }

@@ -4,6 +4,8 @@ package control
 
 import (
 	"context"
+	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/events"
 	"k8s.io/kubernetes/pkg/proxy/apis"
 
 	"github.com/waggle-lb/waggle/control/reconcile"
@@ -369,4 +372,126 @@ func (f *proxyFixture) await(want string) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	f.t.Fatalf("the maps are %q, want %s", f.served(), want)
+}
+
+// Row 1: the label of another proxy, and of the one that we are told to serve.
+func TestServeAs(t *testing.T) {
+	for name, want := range map[string][]string{
+		"":      {"10.96.0.1:80 -> "},
+		"x":     {"10.96.0.1:80 -> ", "10.96.0.2:80 -> "},
+		"other": {"10.96.0.1:80 -> "},
+	} {
+		f := newProxyFixture(t, nil)
+		f.ServeAs(name)
+		f.begin(serviceObject("plain", "10.96.0.1"), serviceObject("labelled", "10.96.0.2", label("service.kubernetes.io/service-proxy-name")),
+			serviceObject("headless", "10.96.0.3", label("service.kubernetes.io/headless")))
+		f.expectServed(want...)
+	}
+}
+
+// What can't be served is an event on the Service, once.
+func TestServiceEvents(t *testing.T) {
+	f := newProxyFixture(t, nil)
+	recorder := events.NewFakeRecorder(10)
+	f.RecordTo(recorder)
+	f.begin(serviceObject("a", "10.96.0.1"), serviceObject("b", "10.96.0.1"))
+	f.sync()
+	select {
+	case e := <-recorder.Events:
+		if !strings.HasPrefix(e, "Warning NotServed ") || !strings.Contains(e, "10.96.0.1:80") {
+			t.Errorf("got event %q", e)
+		}
+	default:
+		t.Error("no event")
+	}
+	select {
+	case e := <-recorder.Events:
+		t.Errorf("another event %q", e)
+	default:
+	}
+}
+
+// Row 18: a range that holds the node's address admits the load balancer's addresses, too, as soon
+// as the node's address is known.
+func TestRow18NodeAddress(t *testing.T) {
+	f := newProxyFixture(t, nil)
+	balanced := func(svc *v1.Service) {
+		svc.Spec.Type = v1.ServiceTypeLoadBalancer
+		svc.Spec.LoadBalancerSourceRanges = []string{"172.18.0.0/16"}
+		svc.Status.LoadBalancer.Ingress = []v1.LoadBalancerIngress{{IP: "192.0.2.1"}}
+	}
+	f.begin(serviceObject("a", "10.96.0.1", balanced))
+	expect := func(want ...string) {
+		t.Helper()
+		all, err := maps.NewSources(f.maps).All()
+		f.must(err)
+		var got []string
+		for _, ranges := range all {
+			for _, p := range ranges {
+				got = append(got, p.String())
+			}
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("source ranges %q, want %q", got, want)
+		}
+	}
+	expect("172.18.0.0/16")
+	f.SetNodeIPs([]netip.Addr{netip.MustParseAddr("172.18.0.2")})
+	f.sync()
+	expect("172.18.0.0/16", "192.0.2.1/32")
+	f.SetNodeIPs([]netip.Addr{netip.MustParseAddr("10.0.0.2")})
+	f.sync()
+	expect("172.18.0.0/16")
+}
+
+// Row 22: service CIDRs are guarded once all services in them are known.
+func TestRow22ServiceCIDRs(t *testing.T) {
+	f := newProxyFixture(t, nil)
+	guarded := func() (n int) {
+		t.Helper()
+		ranges, err := maps.NewClusterAddrs(f.maps).Ranges()
+		f.must(err)
+		for _, r := range ranges {
+			if r.Drop {
+				n++
+			}
+		}
+		return n
+	}
+	cidrs := func(n int) (out []netip.Prefix) {
+		for i := range n {
+			out = append(out, netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", 96+i)))
+		}
+		return out
+	}
+	f.OnServiceCIDRs(cidrs(1))
+	f.add(serviceObject("a", "10.96.0.1"))
+	f.sync()
+	if n := guarded(); n != 0 {
+		t.Errorf("%d service CIDRs are guarded before all services are known", n)
+	}
+	f.begin()
+	for _, n := range []int{1, 2, 0, 1} {
+		f.OnServiceCIDRs(cidrs(n))
+		f.sync()
+		if got := guarded(); got != n {
+			t.Errorf("%d service CIDRs are guarded, want %d", got, n)
+		}
+	}
+	for range 2 {
+		f.OnServiceCIDRs(cidrs(4))
+		f.sync()
+	}
+	if failures := f.Status().Failures; len(failures) != 1 || !strings.Contains(failures[0], "10.99.0.0/16") {
+		t.Errorf("status says %q", failures)
+	}
+	if got := f.logged(logrus.WarnLevel); len(got) != 1 {
+		t.Errorf("logged %q, want one message", got)
+	}
+	f.OnServiceCIDRs(nil)
+	f.sync()
+	if failures := f.Status().Failures; len(failures) != 0 {
+		t.Errorf("status still says %q", failures)
+	}
 }

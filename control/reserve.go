@@ -5,13 +5,14 @@ package control
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 )
 
 // reservedPorts lists the ports that the kernel keeps out of its ephemeral range, of this
 // network namespace (Documentation/networking/ip-sysctl.rst).
-const reservedPorts = "/proc/sys/net/ipv4/ip_local_reserved_ports"
+const reservedPorts = "net/ipv4/ip_local_reserved_ports"
 
 // PortRange is an inclusive range of ports.
 type PortRange struct {
@@ -32,27 +33,29 @@ func ParsePortRange(s string) (PortRange, error) {
 }
 
 // ReservePorts takes the range that SNAT uses out of the kernel's ephemeral ports, so that no
-// socket of the node's own meets a translated flow on the same port.
-func ReservePorts(r PortRange) error { return changeReserved(r, true) }
+// socket of the node's own meets a translated flow on the same port. sysctlDir is /proc/sys, or
+// where that can be written: containers have it read-only.
+func ReservePorts(sysctlDir string, r PortRange) error { return changeReserved(sysctlDir, r, true) }
 
 // ReleasePorts undoes ReservePorts.
-func ReleasePorts(r PortRange) error { return changeReserved(r, false) }
+func ReleasePorts(sysctlDir string, r PortRange) error { return changeReserved(sysctlDir, r, false) }
 
-func changeReserved(r PortRange, reserved bool) error {
-	raw, err := os.ReadFile(reservedPorts)
+func changeReserved(sysctlDir string, r PortRange, reserved bool) error {
+	file := filepath.Join(sysctlDir, reservedPorts)
+	raw, err := os.ReadFile(file)
 	if err != nil {
 		return fmt.Errorf("reserving the ports %s: %w", r, err)
 	}
 	before := strings.TrimSpace(string(raw))
 	ranges, err := parseRanges(before)
 	if err != nil {
-		return fmt.Errorf("%s: %w", reservedPorts, err)
+		return fmt.Errorf("%s: %w", file, err)
 	}
 	after := formatRanges(markRange(ranges, r, reserved))
 	if after == before {
 		return nil
 	}
-	if err := os.WriteFile(reservedPorts, []byte(after+"\n"), 0o644); err != nil {
+	if err := os.WriteFile(file, []byte(after+"\n"), 0o644); err != nil {
 		return fmt.Errorf("reserving the ports %s: %w", r, err)
 	}
 	return nil

@@ -44,7 +44,7 @@ func TestReservePorts(t *testing.T) {
 	newNetns(t)
 	ports := PortRange{49152, 65535}
 	read := func() string {
-		raw, err := os.ReadFile(reservedPorts)
+		raw, err := os.ReadFile("/proc/sys/" + reservedPorts)
 		must(t, err)
 		return strings.TrimSpace(string(raw))
 	}
@@ -53,14 +53,14 @@ func TestReservePorts(t *testing.T) {
 		{"8080,9000-9010", "8080,9000-9010,49152-65535", "8080,9000-9010"},
 		{"49000-50000", "49000-65535", "49000-49151"},
 	} {
-		must(t, os.WriteFile(reservedPorts, []byte(c.before+"\n"), 0))
-		must(t, ReservePorts(ports))
-		must(t, ReservePorts(ports)) // again, as the next agent does
+		must(t, os.WriteFile("/proc/sys/"+reservedPorts, []byte(c.before+"\n"), 0))
+		must(t, ReservePorts("/proc/sys", ports))
+		must(t, ReservePorts("/proc/sys", ports)) // again, as the next agent does
 		if got := read(); got != c.reserved {
 			t.Errorf("%q: reserved %q, want %q", c.before, got, c.reserved)
 		}
-		must(t, ReleasePorts(ports))
-		must(t, ReleasePorts(ports))
+		must(t, ReleasePorts("/proc/sys", ports))
+		must(t, ReleasePorts("/proc/sys", ports))
 		if got := read(); got != c.after {
 			t.Errorf("%q: released %q, want %q", c.before, got, c.after)
 		}

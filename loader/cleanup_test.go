@@ -49,7 +49,9 @@ func TestCleanup(t *testing.T) {
 
 	removed, err := Cleanup(dir, quiet())
 	must(t, err)
-	if want := len(links) + 17 + 17 + 5; len(removed) != want {
+	spec, err := bpf.Spec()
+	must(t, err)
+	if want := len(links) + len(spec.Programs) + len(takePinning(spec)) + 5; len(removed) != want {
 		t.Errorf("removed %d things, want %d (links, programs, maps, directories, a qdisc): %q", len(removed), want, removed)
 	}
 	for _, status := range links {

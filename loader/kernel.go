@@ -84,6 +84,7 @@ var needs = []need{
 	needHelper(ebpf.XDP, asm.FnFibLookup, "4.18"),
 	needHelper(ebpf.SchedCLS, asm.FnRedirectNeigh, "5.10"),
 	needHelper(ebpf.Syscall, asm.FnForEachMapElem, "5.13"),
+	needHelper(ebpf.Syscall, asm.FnLoop, "5.17"),
 	needHelper(ebpf.CGroupSockAddr, asm.FnGetNetnsCookie, "5.7"),
 	needHelper(ebpf.CGroupSockAddr, asm.FnSkStorageGet, "5.8"),
 	needHelper(ebpf.CGroupSockAddr, asm.FnSetRetval, "5.18"),

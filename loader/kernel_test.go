@@ -40,7 +40,8 @@ func TestKernelHasWhatIsNeeded(t *testing.T) {
 	}
 }
 
-// TestOldKernelIsNamed refuses what lacks something, by name.
+// TestOldKernelIsNamed, of contract 37: the refusal names each thing that is missing, and the kernel
+// that has it.
 //
 // Contract: 37.
 func TestOldKernelIsNamed(t *testing.T) {

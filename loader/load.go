@@ -22,6 +22,7 @@ type Datapath struct {
 	pins       pinDir
 	lock       *os.File
 	collection *ebpf.Collection
+	aborter    *aborter
 	hz         uint32
 	clsact     bool // TCX is missing, or not wanted
 	log        *logrus.Entry
@@ -79,6 +80,7 @@ func (d *Datapath) load(opts Options) error {
 	if err != nil {
 		return fmt.Errorf("load the datapath: %w", err)
 	}
+	d.aborter = loadAborter(d.collection.Maps)
 	if err := d.pinAll(names, pinned); err != nil {
 		return err
 	}
@@ -99,6 +101,8 @@ func configure(spec *ebpf.CollectionSpec, opts Options, hz uint32) error {
 		"snat_min":          opts.SNATMin,
 		"snat_max":          opts.SNATMax,
 		"host_netns_cookie": cookie,
+		"masquerade_all":    opts.MasqueradeAll,
+		"answer_ping":       opts.AnswerPing,
 	}
 	timeouts, err := opts.Timeouts.inJiffies(hz)
 	if err != nil {
@@ -143,6 +147,7 @@ func (d *Datapath) Program(name string) *ebpf.Program { return d.collection.Prog
 func (d *Datapath) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.aborter.close()
 	if d.collection != nil {
 		d.collection.Close()
 	}

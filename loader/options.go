@@ -24,6 +24,10 @@ type Options struct {
 	// SNATMin and SNATMax are 49152 and 65535 if both are 0.
 	SNATMin, SNATMax uint16
 	Timeouts         Timeouts
+	// MasqueradeAll translates the source of all that is for a cluster IP.
+	MasqueradeAll bool
+	// AnswerPing replies to pings of cluster IPs, which are refused otherwise.
+	AnswerPing bool
 	// MapSizes overrides max_entries, by the map's name.
 	MapSizes map[string]uint32
 	// ForceClsact attaches tc programs as clsact filters even if the kernel has TCX.

@@ -133,9 +133,12 @@ func cgroupByID(id uint64) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	mount, err := os.Open(mountPoint)
+	mount, mounted, err := openCgroup(mountPoint)
 	if err != nil {
 		return nil, err
+	}
+	if mounted == id { // needs no privilege
+		return mount, nil
 	}
 	defer mount.Close()
 	handle := unix.NewFileHandle(fileidKernfs, binary.NativeEndian.AppendUint64(nil, id))
@@ -146,19 +149,36 @@ func cgroupByID(id uint64) (*os.File, error) {
 	return os.NewFile(uintptr(fd), mountPoint), nil
 }
 
+// cgroupRootID is the id of the root of the cgroup2 hierarchy.
+const cgroupRootID = 1
+
 // CgroupRoot finds where the cgroup2 hierarchy is mounted, also on hosts that have it beside v1.
+// A container sees its own cgroup first; a mount of the whole hierarchy, which it may have been
+// given at any place, is preferred to that.
 func CgroupRoot() (string, error) {
 	mounts, err := os.Open("/proc/self/mounts")
 	if err != nil {
 		return "", err
 	}
 	defer mounts.Close()
+	first := ""
 	for lines := bufio.NewScanner(mounts); lines.Scan(); {
-		if fields := strings.Fields(lines.Text()); len(fields) > 2 && fields[2] == "cgroup2" {
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 3 || fields[2] != "cgroup2" {
+			continue
+		}
+		var stat unix.Stat_t
+		if unix.Stat(fields[1], &stat) == nil && stat.Ino == cgroupRootID {
 			return fields[1], nil
 		}
+		if first == "" {
+			first = fields[1]
+		}
 	}
-	return "", fmt.Errorf("no cgroup2 hierarchy is mounted")
+	if first == "" {
+		return "", fmt.Errorf("no cgroup2 hierarchy is mounted")
+	}
+	return first, nil
 }
 
 // programNames gives programs the names they have in the source: the kernel keeps 15 bytes only.

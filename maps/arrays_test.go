@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/bpf"
@@ -37,7 +38,7 @@ func expectError(t *testing.T, err error, want string) {
 
 func expect[T any](t *testing.T, what string, got, want T) {
 	t.Helper()
-	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
 		t.Errorf("%s (-want +got):\n%s", what, diff)
 	}
 }
@@ -98,7 +99,7 @@ func TestBackends(t *testing.T) {
 	for i := range 4999 { // more than one batch
 		b := maps.Backend{
 			Addr: netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), Port: uint16(i + 1), Proto: unix.IPPROTO_TCP,
-			Service: uint32(i + 1), Local: i%2 == 0, Serving: true,
+			Service: uint32(i + 1), Local: i%2 == 0, InCluster: true,
 		}
 		if i%3 == 0 {
 			b.Addr, b.Proto = netip.AddrFrom16([16]byte{0xfd, 14: byte(i >> 8), 15: byte(i)}), unix.IPPROTO_UDP
@@ -130,11 +131,11 @@ func TestBackendsRemove(t *testing.T) {
 	p := mapstest.New(t, map[string]uint32{"backends": 2})
 	backends, err := maps.NewBackends(p)
 	must(t, err)
-	b := maps.Backend{Addr: addr("10.0.0.1"), Port: 80, Proto: unix.IPPROTO_TCP, Service: 1, Serving: true}
+	b := maps.Backend{Addr: addr("10.0.0.1"), Port: 80, Proto: unix.IPPROTO_TCP, Service: 1, InCluster: true}
 	id, err := backends.Add(b, start)
 	must(t, err)
 	must(t, backends.Remove(id, b, start))
-	b.Serving = false
+	b.InCluster = false
 	now := func(at time.Time, want map[uint32]maps.Backend) {
 		t.Helper()
 		backends.Collect(at)
@@ -152,7 +153,7 @@ func TestBackendsRemove(t *testing.T) {
 func TestBackendsChangeInPlace(t *testing.T) {
 	backends, err := maps.NewBackends(mapstest.New(t, nil))
 	must(t, err)
-	b := maps.Backend{Addr: addr("fd00::1"), Port: 80, Proto: unix.IPPROTO_TCP, Service: 1, Serving: true}
+	b := maps.Backend{Addr: addr("fd00::1"), Port: 80, Proto: unix.IPPROTO_TCP, Service: 1, InCluster: true}
 	id, err := backends.Add(b, start)
 	must(t, err)
 	b.Local = true

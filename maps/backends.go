@@ -20,8 +20,13 @@ type Backend struct {
 	Proto   uint8 // IPPROTO_*
 	Service uint32
 	Local   bool
-	Serving bool // in a set that new flows are sent to
+	// The sets of its service that it is in.
+	InCluster, InLocal bool
+	Kept               bool // in no set any more, but its endpoint serves the flows it has
 }
+
+// Serving tells whether new flows may be sent to the backend: it is in some set.
+func (b Backend) Serving() bool { return b.InCluster || b.InLocal }
 
 const backendSize = int(unsafe.Sizeof(bpf.Backend{}))
 
@@ -72,7 +77,7 @@ func (b *Backends) write(id uint32, c *bpf.Backend) error {
 
 // Remove takes a backend out of service at once and forgets it after a grace period.
 func (b *Backends) Remove(id uint32, backend Backend, now time.Time) error {
-	backend.Serving = false
+	backend.InCluster, backend.InLocal, backend.Kept = false, false, false
 	b.grace.add(id, now)
 	return b.Write(id, backend)
 }
@@ -122,19 +127,27 @@ func (b Backend) encode() bpf.Backend {
 	if b.Local {
 		c.Flags |= bpf.BackendLocal
 	}
-	if b.Serving {
-		c.Flags |= bpf.BackendServing
+	if b.InCluster {
+		c.Flags |= bpf.BackendInClusterSet
+	}
+	if b.InLocal {
+		c.Flags |= bpf.BackendInLocalSet
+	}
+	if b.Kept {
+		c.Flags |= bpf.BackendKept
 	}
 	return c
 }
 
 func decodeBackend(c *bpf.Backend) Backend {
 	b := Backend{
-		Port:    netPort(c.Port),
-		Proto:   c.Proto,
-		Service: c.Service,
-		Local:   c.Flags&bpf.BackendLocal != 0,
-		Serving: c.Flags&bpf.BackendServing != 0,
+		Port:      netPort(c.Port),
+		Proto:     c.Proto,
+		Service:   c.Service,
+		Local:     c.Flags&bpf.BackendLocal != 0,
+		InCluster: c.Flags&bpf.BackendInClusterSet != 0,
+		InLocal:   c.Flags&bpf.BackendInLocalSet != 0,
+		Kept:      c.Flags&bpf.BackendKept != 0,
 	}
 	if c.Flags&bpf.BackendIPv6 != 0 {
 		b.Addr = addr6(c.Addr)

@@ -74,6 +74,40 @@ func walkFlows(p Provider, table string, f Family, fn func(Flow) bool) (more boo
 	return true, it.Err()
 }
 
+// AddFlow puts a record into the table of confirmed flows, unless there is one of that key. It
+// tells whether it did. The next hop is left out.
+func AddFlow(p Provider, f Flow) (added bool, err error) {
+	value := bpf.Flow{
+		Service: f.Service, Backend: f.Backend, LastSeen: f.LastSeen, State: f.State, Flags: f.Flags,
+		Sport: netPort(f.To.Src.Port()), Dport: netPort(f.To.Dst.Port()),
+	}
+	egress := uint8(0)
+	if f.Key.Egress {
+		egress = 1
+	}
+	src, dst := f.Key.Src, f.Key.Dst
+	family := FamilyOf(src.Addr())
+	m := pick(p, "flows", family)
+	if family == IPv4 {
+		err = m.Update(bpf.FlowKey4{
+			Saddr: word4(src.Addr()), Daddr: word4(dst.Addr()),
+			Sport: netPort(src.Port()), Dport: netPort(dst.Port()), Proto: f.Key.Proto, Egress: egress,
+		}, bpf.Flow4{Flow: value, Saddr: word4(f.To.Src.Addr()), Daddr: word4(f.To.Dst.Addr())}, ebpf.UpdateNoExist)
+	} else {
+		err = m.Update(bpf.FlowKey6{
+			Saddr: words6(src.Addr()), Daddr: words6(dst.Addr()),
+			Sport: netPort(src.Port()), Dport: netPort(dst.Port()), Proto: f.Key.Proto, Egress: egress,
+		}, bpf.Flow6{Flow: value, Saddr: words6(f.To.Src.Addr()), Daddr: words6(f.To.Dst.Addr())}, ebpf.UpdateNoExist)
+	}
+	if errors.Is(err, ebpf.ErrKeyExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("writing the map flows%d: %w", family, err)
+	}
+	return true, nil
+}
+
 func decodeFlow4(k *bpf.FlowKey4, v *bpf.Flow4) Flow {
 	f := decodeFlow(&v.Flow)
 	f.Key = tuple(addr4(k.Saddr), addr4(k.Daddr), k.Sport, k.Dport, k.Proto, k.Egress)

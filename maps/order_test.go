@@ -46,9 +46,12 @@ func TestNetworkOrderInMemory(t *testing.T) {
 	key4 := Frontend{v4, 0x1f90, unix.IPPROTO_TCP}.key().(*bpf.ServiceKey4)
 	key6 := Frontend{v6, 0x1f90, unix.IPPROTO_UDP}.key().(*bpf.ServiceKey6)
 	backend4 := Backend{Addr: v4, Port: 53, Proto: 17, Service: 0x01020304, Local: true}.encode()
-	backend6 := Backend{Addr: v6, Port: 53, Proto: 17, Service: 7, Serving: true}.encode()
+	backend6 := Backend{Addr: v6, Port: 53, Proto: 17, Service: 7, InCluster: true}.encode()
 	device := Device{Express: true, Egress: true, Addr4: v4, Addr6: v6}.encode()
 	nodeAddr := addrKey(v6).(*bpf.Addr)
+	source4 := sourceKey(5, netip.PrefixFrom(v4, 24)).(*bpf.SourceKey4)
+	source6 := sourceKey(5, netip.PrefixFrom(v6, 64)).(*bpf.SourceKey6)
+	mappedPrefix := flat(make([]byte, 10), []byte{0xff, 0xff})
 	for name, c := range map[string]struct{ got, want []byte }{
 		"IPv4 address":       {bytesOf(&w4), v4bytes},
 		"IPv6 address":       {bytesOf(&w6), v6bytes},
@@ -58,11 +61,15 @@ func TestNetworkOrderInMemory(t *testing.T) {
 		"IPv4 frontend":      {bytesOf(key4), flat(v4bytes, []byte{0x1f, 0x90, 6, 0})},
 		"IPv6 frontend":      {bytesOf(key6), flat(v6bytes, []byte{0x1f, 0x90, 17, 0})},
 		"IPv4 backend":       {bytesOf(&backend4), flat(v4bytes, zero12, host(0x01020304), []byte{0, 53, 17, bpf.BackendLocal})},
-		"IPv6 backend":       {bytesOf(&backend6), flat(v6bytes, host(7), []byte{0, 53, 17, bpf.BackendIPv6 | bpf.BackendServing})},
+		"IPv6 backend":       {bytesOf(&backend6), flat(v6bytes, host(7), []byte{0, 53, 17, bpf.BackendIPv6 | bpf.BackendInClusterSet})},
 		"device":             {bytesOf(&device), flat(host(bpf.DeviceExpress|bpf.DeviceEgress), v4bytes, v6bytes)},
 		"IPv6 node address":  {bytesOf(nodeAddr), v6bytes},
-		"service flags":      {serviceBytes(Service{ID: 9, Kind: NodePort, ExternalDrop: true}), flat(host(9), host(bpf.ServiceNodePort|bpf.ServiceExternalDrop), host(0), host(0), host(0), host(0))},
-		"service with slots": {serviceBytes(Service{ID: 9, Kind: ClusterIP, External: Block{16, 3}, Internal: Block{32, 5}}), flat(host(9), host(bpf.ServiceClusterIP), host(16), host(3), host(32), host(5))},
+		"IPv4 source range":  {bytesOf(source4), flat(host(32+24), host(5), v4bytes)},
+		"IPv6 source range":  {bytesOf(source6), flat(host(32+64), host(5), v6bytes)},
+		"IPv4 cluster IP":    {bytesOf(clusterKey(v4)), flat(mappedPrefix, v4bytes)},
+		"IPv6 cluster IP":    {bytesOf(clusterKey(v6)), v6bytes},
+		"service flags":      {serviceBytes(Service{ID: 9, Kind: NodePort, ExternalDrop: true}), flat(host(9), host(bpf.ServiceNodePort|bpf.ServiceExternalDrop), host(0), host(0), host(0), host(0), host(0))},
+		"service with slots": {serviceBytes(Service{ID: 9, Kind: ClusterIP, External: Block{16, 3}, Internal: Block{32, 5}, Affinity: 10800}), flat(host(9), host(bpf.ServiceClusterIP), host(16), host(3), host(32), host(5), host(10800))},
 	} {
 		if diff := cmp.Diff(c.want, c.got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)

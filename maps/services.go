@@ -58,6 +58,10 @@ type Service struct {
 	Internal     Block // for its pods and processes
 	ExternalDrop bool  // endpoints exist, but the policy allows none of them here
 	InternalDrop bool
+	// The block holds the Local set, not the Cluster set.
+	ExternalLocal, InternalLocal bool
+	SourceRanges                 bool   // only for clients in the service's SourceRanges
+	Affinity                     uint32 // seconds that a client is remembered for; 0: not at all
 }
 
 // Services is the table of frontends, of both families.
@@ -117,25 +121,32 @@ func (f Frontend) key() any {
 }
 
 func (s Service) encode() bpf.Service {
-	c := bpf.Service{Id: s.ID, Flags: uint32(s.Kind)}
+	c := bpf.Service{Id: s.ID, Flags: uint32(s.Kind), Affinity: s.Affinity}
 	c.External.First, c.External.Count = s.External.First, s.External.Count
 	c.Internal.First, c.Internal.Count = s.Internal.First, s.Internal.Count
-	if s.ExternalDrop {
-		c.Flags |= bpf.ServiceExternalDrop
-	}
-	if s.InternalDrop {
-		c.Flags |= bpf.ServiceInternalDrop
+	for flag, set := range map[uint32]bool{
+		bpf.ServiceExternalDrop: s.ExternalDrop, bpf.ServiceInternalDrop: s.InternalDrop,
+		bpf.ServiceExternalLocal: s.ExternalLocal, bpf.ServiceInternalLocal: s.InternalLocal,
+		bpf.ServiceSourceRanges: s.SourceRanges,
+	} {
+		if set {
+			c.Flags |= flag
+		}
 	}
 	return c
 }
 
 func decodeService(c *bpf.Service) Service {
 	return Service{
-		ID:           c.Id,
-		Kind:         Kind(c.Flags) & anyKind,
-		External:     Block{c.External.First, c.External.Count},
-		Internal:     Block{c.Internal.First, c.Internal.Count},
-		ExternalDrop: c.Flags&bpf.ServiceExternalDrop != 0,
-		InternalDrop: c.Flags&bpf.ServiceInternalDrop != 0,
+		ID:            c.Id,
+		Kind:          Kind(c.Flags) & anyKind,
+		External:      Block{c.External.First, c.External.Count},
+		Internal:      Block{c.Internal.First, c.Internal.Count},
+		ExternalDrop:  c.Flags&bpf.ServiceExternalDrop != 0,
+		InternalDrop:  c.Flags&bpf.ServiceInternalDrop != 0,
+		ExternalLocal: c.Flags&bpf.ServiceExternalLocal != 0,
+		InternalLocal: c.Flags&bpf.ServiceInternalLocal != 0,
+		SourceRanges:  c.Flags&bpf.ServiceSourceRanges != 0,
+		Affinity:      c.Affinity,
 	}
 }

@@ -21,13 +21,15 @@ import (
 
 // agentFlags are the flags of `waggle agent`, as they were given.
 type agentFlags struct {
+	configFlags
+
 	from                               sourceFlags
 	nodeName, cgroup                   string
 	devices, podDevices, ignoreDevices []string
 	xdp                                string
 	nodePortAddresses, mapSizes        []string
 	nodePortRange, snatPorts           string
-	reservePorts                       bool
+	reservePorts, answerPing           bool
 	brake                              float64
 	logLevel, logFormat                string
 }
@@ -40,7 +42,12 @@ func newAgent(g *globals) *cobra.Command {
 		Long: "Run the load balancer of this node: load the datapath, attach it, and keep it in step with\n" +
 			"Services and Pods. When the agent ends the datapath goes on; `waggle cleanup` removes it.",
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return runAgent(g, &f) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := f.readFile(cmd.Flags()); err != nil {
+				return err
+			}
+			return runAgent(g, &f)
+		},
 	}
 	f.add(cmd)
 	return cmd
@@ -48,6 +55,7 @@ func newAgent(g *globals) *cobra.Command {
 
 func (f *agentFlags) add(cmd *cobra.Command) {
 	fs := cmd.Flags()
+	f.configFlags.add(fs)
 	f.from.add(fs)
 	fs.StringVar(&f.nodeName, "node-name", "", "name of this node's Node object (default: the host name)")
 	fs.StringVar(&f.cgroup, "cgroup", "", "cgroup2 directory whose processes' sockets are served (default: the root; \"none\" for no socket hooks)")
@@ -59,6 +67,7 @@ func (f *agentFlags) add(cmd *cobra.Command) {
 	fs.StringVar(&f.nodePortRange, "nodeport-range", "30000-32767", "ports that NodePorts are taken from")
 	fs.StringVar(&f.snatPorts, "snat-ports", "49152-65535", "source ports of translated flows")
 	fs.BoolVar(&f.reservePorts, "reserve-ports", true, "take --snat-ports out of the kernel's ephemeral ports (ip_local_reserved_ports)")
+	fs.BoolVar(&f.answerPing, "answer-ping", false, "reply to pings of cluster IPs, instead of refusing them")
 	fs.StringSliceVar(&f.mapSizes, "map-size", nil, "sizes of maps that are made anew, as name=elements, e.g. flows4=1048576")
 	fs.Float64Var(&f.brake, "deletion-brake", 0.5, "refuse to delete more than this fraction of the services at once; 1 for no brake")
 	fs.StringVar(&f.logLevel, "log-level", "info", "panic, fatal, error, warn, info, debug or trace")
@@ -111,13 +120,14 @@ func (f *agentFlags) config(g *globals, log *logrus.Entry) (control.Config, erro
 		NodeName:     f.nodeName,
 		Version:      version,
 		RunDir:       g.runDir,
+		SysctlDir:    g.sysctlDir,
 		XDP:          control.XDPMode(f.xdp),
 		Rules:        control.DeviceRules{External: f.devices, Pods: f.podDevices, Ignore: f.ignoreDevices},
 		ReservePorts: f.reservePorts,
 		Brake:        control.Brake{Fraction: f.brake},
 		SourceName:   f.from.name(),
 		ServeAs:      f.from.serviceProxyName,
-		Loader:       loader.Options{PinDir: g.pinDir, Log: log},
+		Loader:       loader.Options{PinDir: g.pinDir, AnswerPing: f.answerPing, Log: log},
 	}
 	var err error
 	if cfg.NodeName == "" {
@@ -140,6 +150,9 @@ func (f *agentFlags) config(g *globals, log *logrus.Entry) (control.Config, erro
 		return cfg, err
 	}
 	if cfg.Cgroup, err = f.cgroupPath(); err != nil {
+		return cfg, err
+	}
+	if err := f.apply(&cfg); err != nil {
 		return cfg, err
 	}
 	return cfg, f.loaderOptions(&cfg.Loader)

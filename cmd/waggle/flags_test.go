@@ -54,6 +54,13 @@ func TestAgentFlagErrors(t *testing.T) {
 		{"--service-cidrs=10.96.0.0", `--service-cidrs: "10.96.0.0" is not a network address and its length`},
 		{"--service-cidrs=10.96.0.1/16", `--service-cidrs: "10.96.0.1/16" is not a network address and its length`},
 		{"--service-cidrs=::ffff:10.96.0.0/112", `--service-cidrs: "::ffff:10.96.0.0/112" is not a network address and its length`},
+		{"--config=/no/such", "--config: open /no/such"},
+		{"--healthz-bind-address=10256", "--healthz-bind-address 10256: want IP:port"},
+		{"--metrics-bind-address=here:1", `--metrics-bind-address here:1: "here" is not an IP address`},
+		{"--metrics-bind-address=127.0.0.1:0", `--metrics-bind-address 127.0.0.1:0: "0" is not a port`},
+		{"--sync-period=-1s", "--sync-period -1s: must be more than 0"},
+		{"--min-sync-period=2m", "--min-sync-period 2m0s: must be from 0 to --sync-period, 1m0s"},
+		{"--cluster-cidr=10.0.0.1", `--cluster-cidr: "10.0.0.1" is not a network address and its length`},
 		{"--nosuch", "--nosuch"},
 	} {
 		args := []string{"agent", "--pin-dir=/no.such", "--run-dir=" + t.TempDir()}

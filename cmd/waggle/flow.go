@@ -135,6 +135,8 @@ func flowPath(flags uint16) string {
 		reply = " reply"
 	}
 	switch {
+	case flags&bpf.FlowForeign != 0:
+		return "foreign" + reply
 	case flags&bpf.FlowEgressHalf != 0:
 		return "split egress"
 	case flags&bpf.FlowSplit != 0:

@@ -20,6 +20,8 @@ func TestFlowPath(t *testing.T) {
 		bpf.FlowSplit | bpf.FlowReply:        "split reply",
 		bpf.FlowEgressHalf:                   "split egress",
 		bpf.FlowReply | bpf.FlowMirrorEgress: "stack reply",
+		bpf.FlowForeign:                      "foreign",
+		bpf.FlowForeign | bpf.FlowReply:      "foreign reply",
 	} {
 		if got := flowPath(flags); got != want {
 			t.Errorf("flags %#x: got %q, want %q", flags, got, want)

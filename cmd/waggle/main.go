@@ -27,8 +27,9 @@ func main() {
 
 // globals are the flags of every subcommand.
 type globals struct {
-	pinDir string
-	runDir string
+	pinDir    string
+	runDir    string
+	sysctlDir string
 }
 
 func newRoot() *cobra.Command {
@@ -41,6 +42,7 @@ func newRoot() *cobra.Command {
 	}
 	root.PersistentFlags().StringVar(&g.pinDir, "pin-dir", "/sys/fs/bpf/waggle", "directory in bpffs that holds maps, programs and links")
 	root.PersistentFlags().StringVar(&g.runDir, "run-dir", "/run/waggle", "directory that holds the agent's status")
+	root.PersistentFlags().StringVar(&g.sysctlDir, "sysctl-dir", "/proc/sys", "directory of the kernel's parameters, where they can be written")
 	root.AddCommand(newAgent(g), newService(g), newBackend(g), newFlow(g), newStatus(g), newCleanup(g), newVersion())
 	return root
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -165,6 +166,15 @@ func frontendTable(s serviceView) table {
 		header: []string{"PORT", "PROTOCOL", "KIND", "FRONTEND", "FROM OUTSIDE", "FROM THIS NODE"},
 		empty:  "The service has no frontends.",
 	}
+	// These two are shown where they say something.
+	guarded := slices.ContainsFunc(s.Ports, func(p portView) bool { return len(p.SourceRanges) > 0 })
+	sticky := slices.ContainsFunc(s.Ports, func(p portView) bool { return p.AffinitySeconds > 0 })
+	if guarded {
+		t.header = append(t.header, "CLIENTS")
+	}
+	if sticky {
+		t.header = append(t.header, "AFFINITY")
+	}
 	for _, port := range s.Ports {
 		addr := map[uint32]string{}
 		for _, b := range port.Backends {
@@ -178,11 +188,30 @@ func frontendTable(s serviceView) table {
 			if name == "" {
 				name = "<unnamed>"
 			}
-			t.rows = append(t.rows, []string{name, port.Proto, f.Kind, f.Address.String(),
-				backendList(f.External, f.ExternalDrop, addr), backendList(f.Internal, f.InternalDrop, addr)})
+			row := []string{name, port.Proto, f.Kind, f.Address.String(),
+				backendList(f.External, f.ExternalDrop, addr), backendList(f.Internal, f.InternalDrop, addr)}
+			if guarded {
+				row = append(row, clientList(port, f))
+			}
+			if sticky {
+				row = append(row, (time.Duration(port.AffinitySeconds) * time.Second).String())
+			}
+			t.rows = append(t.rows, row)
 		}
 	}
 	return t
+}
+
+// clientList says for whom a frontend is.
+func clientList(port portView, f frontendView) string {
+	if !f.Guarded {
+		return "<all>"
+	}
+	var out []string
+	for _, p := range port.SourceRanges {
+		out = append(out, p.String())
+	}
+	return strings.Join(out, ", ")
 }
 
 func backendList(ids []uint32, drop bool, addr map[uint32]string) string {

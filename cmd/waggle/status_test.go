@@ -117,3 +117,14 @@ func TestNotLoaded(t *testing.T) {
 		t.Errorf("status: got error %v", err)
 	}
 }
+
+func TestStatusOfBlindAgent(t *testing.T) {
+	l := load(t)
+	dir := t.TempDir()
+	s := someStatus(l.pinDir)
+	s.Blind = &control.Blindness{Since: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Why: "API server: no answer"}
+	l.writeStatus(dir, s)
+	if out, want := l.run("status --run-dir "+dir), "manifests in /etc/waggle; BLIND since 2026-01-02T03:04:05Z: API server: no answer"; !strings.Contains(out, want) {
+		t.Errorf("%q is not in\n%s", want, out)
+	}
+}

@@ -30,6 +30,8 @@ type frontendView struct {
 	// Without backends packets are refused, unless the policy is that they be dropped.
 	ExternalDrop bool `json:"externalDrop"`
 	InternalDrop bool `json:"internalDrop"`
+	// Only for clients in the port's source ranges.
+	Guarded bool `json:"guarded,omitempty"`
 }
 
 type portView struct {
@@ -39,6 +41,9 @@ type portView struct {
 	IPFamily  string         `json:"ipFamily"`
 	Frontends []frontendView `json:"frontends"`
 	Backends  []backendView  `json:"backends"`
+	// The clients that guarded frontends are for, and how long one is remembered.
+	SourceRanges    []netip.Prefix `json:"sourceRanges,omitempty"`
+	AffinitySeconds uint32         `json:"affinitySeconds,omitempty"`
 }
 
 type serviceView struct {
@@ -75,7 +80,7 @@ func readBackends(p maps.Provider) ([]backendView, error) {
 			Address: netip.AddrPortFrom(b.Addr, b.Port),
 			Proto:   maps.ProtoName(b.Proto),
 			Local:   b.Local,
-			Serving: b.Serving,
+			Serving: b.Serving(),
 		})
 	}
 	slices.SortFunc(out, func(a, b backendView) int {
@@ -99,12 +104,17 @@ func readServices(p maps.Provider) ([]serviceView, error) {
 	if err != nil {
 		return nil, err
 	}
+	sources, err := maps.NewSources(p).All()
+	if err != nil {
+		return nil, err
+	}
 	ports := map[uint32]*portView{}
 	for id, name := range names {
 		ports[id] = &portView{
 			ID: id, Name: name.Port, Proto: maps.ProtoName(name.Proto), IPFamily: familyName(name.Family),
-			Frontends: []frontendView{}, Backends: []backendView{},
+			Frontends: []frontendView{}, Backends: []backendView{}, SourceRanges: sources[id],
 		}
+		slices.SortFunc(sources[id], netip.Prefix.Compare)
 	}
 	for f, element := range frontends {
 		port := ports[element.ID]
@@ -114,7 +124,9 @@ func readServices(p maps.Provider) ([]serviceView, error) {
 		view := frontendView{
 			Kind: element.Kind.String(), Address: netip.AddrPortFrom(f.Addr, f.Port),
 			ExternalDrop: element.ExternalDrop, InternalDrop: element.InternalDrop,
+			Guarded: element.SourceRanges,
 		}
+		port.AffinitySeconds = element.Affinity
 		if view.External, err = maps.ReadSlots(p, element.External); err != nil {
 			return nil, err
 		}
@@ -124,11 +136,11 @@ func readServices(p maps.Provider) ([]serviceView, error) {
 		port.Frontends = append(port.Frontends, view)
 	}
 	for id, b := range backends {
-		if port := ports[b.Service]; port != nil && b.Serving {
+		if port := ports[b.Service]; port != nil && b.Serving() {
 			port.Backends = append(port.Backends, backendView{
 				ID: id, Service: serviceName(names[b.Service]), Port: port.Name,
 				Address: netip.AddrPortFrom(b.Addr, b.Port),
-				Proto:   port.Proto, Local: b.Local, Serving: b.Serving,
+				Proto:   port.Proto, Local: b.Local, Serving: b.Serving(),
 			})
 		}
 	}

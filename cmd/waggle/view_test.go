@@ -198,6 +198,28 @@ ID   SERVICE           PORT        PROTOCOL   ADDRESS            LOCAL   SERVING
 5    kube-system/dns   dns-tcp     TCP        10.1.0.3:53        true    true`)
 }
 
+// TestGuardedService: who may reach a service, and how long it remembers them, is shown where
+// there is something to show.
+func TestGuardedService(t *testing.T) {
+	l := load(t)
+	name := maps.Name{Namespace: "default", Name: "web", Port: "http", Proto: unix.IPPROTO_TCP, Family: maps.IPv4}
+	svc := port(name, []string{"ClusterIP 10.96.0.1:80", "LoadBalancer 192.0.2.1:80"}, "10.1.0.1:8080")
+	svc.Affinity = 10800
+	svc.SourceRanges = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("203.0.113.0/24")}
+	svc.Frontends[1].Guarded = true
+	l.apply(svc)
+	l.expect("service get web", `
+PORT   PROTOCOL   KIND           FRONTEND       FROM OUTSIDE    FROM THIS NODE   CLIENTS                      AFFINITY
+http   TCP        ClusterIP      10.96.0.1:80   10.1.0.1:8080   10.1.0.1:8080    <all>                        3h0m0s
+http   TCP        LoadBalancer   192.0.2.1:80   10.1.0.1:8080   10.1.0.1:8080    10.0.0.0/8, 203.0.113.0/24   3h0m0s`)
+	out := l.run("service get web -o yaml")
+	for _, want := range []string{"affinitySeconds: 10800", "guarded: true", "sourceRanges:\n  - 10.0.0.0/8\n  - 203.0.113.0/24"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the YAML does not say %q:\n%s", want, out)
+		}
+	}
+}
+
 const farYAML = `
 name: far
 namespace: default

@@ -8,11 +8,13 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 const (
-	// dialTimeout is how long one address is tried before the next is.
+	// dialTimeout is how long one address is tried before the next is, and how long its server
+	// may take to say anything at all. (client-go gives the TLS handshake twice as long.)
 	dialTimeout = 5 * time.Second
 	keepAlive   = 30 * time.Second
 )
@@ -24,6 +26,7 @@ type dialer struct {
 	configured string // host:port of the client's configuration
 	first      []string
 	last       []string
+	hello      time.Duration // that a server may take for its first byte
 	dial       func(ctx context.Context, network, address string) (net.Conn, error)
 
 	mu       sync.Mutex
@@ -46,6 +49,7 @@ func newDialer(configured string, first, last []string) *dialer {
 		configured: configured,
 		first:      first,
 		last:       last,
+		hello:      dialTimeout,
 		dial:       (&net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}).DialContext,
 		failed:     map[string]uint64{},
 		answered:   map[string]time.Time{},
@@ -122,14 +126,26 @@ type conn struct {
 	address string
 	dialled time.Time
 	closed  sync.Once
+	mute    *time.Timer // closes the connection unless something is read
+	heard   atomic.Bool
 }
 
 func (d *dialer) opened(c net.Conn, address string) *conn {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	opened := &conn{Conn: c, dialer: d, address: address, dialled: time.Now()}
+	opened.mute = time.AfterFunc(d.hello, func() { _ = opened.Close() })
 	d.open[endpointsOf(c)] = opened
 	return opened
+}
+
+// Read is net.Conn's.
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n > 0 && !c.heard.Swap(true) {
+		c.mute.Stop()
+	}
+	return n, err
 }
 
 // answers notes that a request on this connection was answered, if it is one of ours.
@@ -147,6 +163,7 @@ func (d *dialer) answers(on net.Conn) {
 func (c *conn) Close() error {
 	c.closed.Do(func() {
 		c.dialer.mu.Lock()
+		c.mute.Stop()
 		delete(c.dialer.open, endpointsOf(c.Conn))
 		silent := c.dialer.answered[c.address].Before(c.dialled)
 		c.dialer.mu.Unlock()

@@ -65,7 +65,10 @@ func (f *followed) start(ctx context.Context) (wait func()) {
 }
 
 // follow has the changes of a kind of object told, one at a time among all kinds.
-func follow[T any](r *run, kind string, informer cache.SharedIndexInformer, tell func(old, new *T)) (cache.InformerSynced, error) {
+func follow[T any, P interface {
+	*T
+	metav1.Object
+}](r *run, kind string, informer cache.SharedIndexInformer, tell func(old, new P)) (cache.InformerSynced, error) {
 	err := informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) {
 		r.log.WithField("kind", kind).WithError(err).Debug("following")
 		r.sight.explain(kind, reason(err))
@@ -74,9 +77,13 @@ func follow[T any](r *run, kind string, informer cache.SharedIndexInformer, tell
 		return nil, err
 	}
 	one := func(old, new any) {
+		before, after := object[P](old), object[P](new)
+		if before != nil && after != nil && before.GetUID() == after.GetUID() && before.GetResourceVersion() == after.GetResourceVersion() {
+			return // listed again
+		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		tell(object[T](old), object[T](new))
+		tell(before, after)
 	}
 	registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(new any) { one(nil, new) },
@@ -90,10 +97,10 @@ func follow[T any](r *run, kind string, informer cache.SharedIndexInformer, tell
 }
 
 // object is what a handler was given, also where it was deleted while nobody watched.
-func object[T any](o any) *T {
+func object[P any](o any) P {
 	if gone, ok := o.(cache.DeletedFinalStateUnknown); ok {
 		o = gone.Obj
 	}
-	typed, _ := o.(*T)
+	typed, _ := o.(P)
 	return typed
 }

@@ -43,12 +43,12 @@ const inClusterName = "kubernetes.default.svc"
 
 // restConfig reads how to talk to the API server. What it dials is ordered as follows: what we
 // are told; what we have learnt; and the cluster IP last, since it works only if we do.
-func (o Options) restConfig() (*rest.Config, *dialer, error) {
+func (o Options) restConfig(pod func() (*rest.Config, error)) (*rest.Config, *dialer, error) {
 	var cfg *rest.Config
 	var err error
 	if o.Kubeconfig != "" {
 		cfg, err = clientcmd.BuildConfigFromFlags("", o.Kubeconfig)
-	} else if cfg, err = rest.InClusterConfig(); err == nil {
+	} else if cfg, err = pod(); err == nil {
 		cfg.ServerName = inClusterName
 	}
 	if err != nil {

@@ -30,6 +30,7 @@ type sight struct {
 
 	mu       sync.Mutex
 	failures map[string]failure
+	lost     time.Time     // when the first of them, or of those before them, began
 	back     chan struct{} // closed when the API server works again; nil while it does
 }
 
@@ -45,6 +46,7 @@ func (s *sight) fails(what string, since time.Time, why string) {
 		return
 	}
 	if len(s.failures) == 0 {
+		s.lost = since
 		s.log.WithField("what", what).Warn("can't follow the cluster; what is known of it stays in force: " + why)
 	}
 	s.failures[what] = failure{since, why}
@@ -67,8 +69,7 @@ func (s *sight) explain(what, why string) {
 func (s *sight) works(what string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f, failed := s.failures[what]
-	if !failed {
+	if _, failed := s.failures[what]; !failed {
 		return
 	}
 	delete(s.failures, what)
@@ -77,7 +78,7 @@ func (s *sight) works(what string) {
 		s.back = nil
 	}
 	if len(s.failures) == 0 {
-		s.log.WithField("after", time.Since(f.since).Round(time.Second)).Info("the cluster is followed again")
+		s.log.WithField("after", time.Since(s.lost).Round(time.Second)).Info("the cluster is followed again")
 	}
 }
 

@@ -45,11 +45,14 @@ const component = "waggle"
 
 // New makes a source of the objects of a cluster. It reads the credentials, but does not talk to
 // the API server yet.
-func New(opts Options) (*Source, error) {
+func New(opts Options) (*Source, error) { return newSource(opts, rest.InClusterConfig) }
+
+// newSource makes a source; pod tells what the environment of a pod does.
+func newSource(opts Options, pod func() (*rest.Config, error)) (*Source, error) {
 	if opts.Log == nil {
 		opts.Log = logrus.NewEntry(logrus.StandardLogger())
 	}
-	cfg, d, err := opts.restConfig()
+	cfg, d, err := opts.restConfig(pod)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -43,6 +44,10 @@ func TestWatch(t *testing.T) {
 	d := newDirectory(t, "a.yaml", webYAML)
 	s, sink := runSource(d, patient)
 	eventually(t, "synced", sink.isSynced)
+	if sink.mu.Lock(); !slices.Equal(sink.cidrs, defaultServiceCIDRs) {
+		t.Errorf("told the ranges %v", sink.cidrs)
+	}
+	sink.mu.Unlock()
 	has := func(name string) func() bool { return func() bool { return sink.service(name) != nil } }
 	hasNot := func(name string) func() bool { return func() bool { return sink.service(name) == nil } }
 	healthy := func() bool { return len(s.Problems()) == 0 }

@@ -4,6 +4,7 @@ package plan_test
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -157,7 +158,7 @@ func planAll(family maps.Family, svc *v1.Service, slices []*discovery.EndpointSl
 	ports, byPort := proxy.ServicePortMap{}, proxy.EndpointsMap{}
 	ports.Update(services)
 	byPort.Update(endpoints)
-	node := plan.Node{Name: here, Labels: map[string]string{v1.LabelTopologyZone: hereZone}}
+	node := plan.Node{Name: here, Labels: map[string]string{v1.LabelTopologyZone: hereZone}, IPs: []netip.Addr{netip.MustParseAddr("172.18.0.2")}}
 	var out []plan.Service
 	for name, port := range ports {
 		out = append(out, plan.Plan(name, family, port, byPort[name], node))
@@ -171,11 +172,21 @@ func describe(services []plan.Service) []string {
 	out := []string{}
 	for _, svc := range services {
 		for _, f := range svc.Frontends {
-			line := fmt.Sprintf("%s %s: %s", f.Kind, f.Frontend, scope(f.External))
+			guarded := ""
+			if f.Guarded {
+				guarded = " (guarded)"
+			}
+			line := fmt.Sprintf("%s %s%s: %s", f.Kind, f.Frontend, guarded, scope(f.External))
 			if f.Internal != f.External {
 				line += ", inside " + scope(f.Internal)
 			}
 			out = append(out, line)
+		}
+		if svc.Affinity > 0 {
+			out = append(out, fmt.Sprintf("%s affinity %d s", svc.Name, svc.Affinity))
+		}
+		if len(svc.SourceRanges) > 0 {
+			out = append(out, fmt.Sprintf("%s for %s", svc.Name, strings.Trim(fmt.Sprint(svc.SourceRanges), "[]")))
 		}
 		for set, name := range []string{plan.Cluster: "cluster", plan.Local: "local"} {
 			if len(svc.Endpoints[set]) > 0 {

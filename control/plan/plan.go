@@ -45,6 +45,7 @@ type Frontend struct {
 	Kind     maps.Kind
 	External Scope // clients outside the node
 	Internal Scope // its pods and processes
+	Guarded  bool  // only for clients in the service's SourceRanges
 }
 
 // Service is the desired state of one service port in one family.
@@ -52,6 +53,13 @@ type Service struct {
 	Name      maps.Name
 	Frontends []Frontend
 	Endpoints [2][]Endpoint // by Set, sorted
+	// Kept are all that serve, of a UDP service: only an endpoint that no longer does loses its
+	// flows, not one that a policy, its zone or its termination takes out of the sets.
+	Kept []Endpoint
+	// SourceRanges are the clients that guarded frontends are for, sorted.
+	SourceRanges []netip.Prefix
+	// Affinity is how many seconds a client is remembered for; 0: not at all.
+	Affinity uint32
 	// Unsupported says what of it the datapath does not do.
 	Unsupported []string
 }
@@ -60,14 +68,21 @@ type Service struct {
 type Node struct {
 	Name   string
 	Labels map[string]string
+	IPs    []netip.Addr // its primary addresses
 }
 
 // Plan computes the desired state of one service port.
 func Plan(name proxy.ServicePortName, family maps.Family, port proxy.ServicePort, endpoints []proxy.Endpoint, node Node) Service {
 	cluster, local, _, any := proxy.CategorizeEndpoints(endpoints, port, node.Name, node.Labels)
-	svc := Service{Name: NameOf(name, family)}
+	svc := Service{Name: NameOf(name, family), SourceRanges: sourceRanges(port, node.IPs)}
+	if port.SessionAffinityType() == v1.ServiceAffinityClientIP {
+		svc.Affinity = uint32(port.StickyMaxAgeSeconds())
+	}
 	svc.Endpoints[Cluster] = convert(cluster)
 	svc.Endpoints[Local] = convert(local)
+	if svc.Name.Proto == unix.IPPROTO_UDP {
+		svc.Kept = convert(slices.DeleteFunc(slices.Clone(endpoints), func(e proxy.Endpoint) bool { return !e.IsServing() }))
+	}
 
 	scope := func(localOnly bool) Scope {
 		if !localOnly {
@@ -87,19 +102,16 @@ func Plan(name proxy.ServicePortName, family maps.Family, port proxy.ServicePort
 		if slices.ContainsFunc(svc.Frontends, func(have Frontend) bool { return have.Frontend == f }) {
 			return // one element holds it; the kind that was added first tells more
 		}
-		svc.Frontends = append(svc.Frontends, Frontend{f, kind, external, internal})
+		guarded := kind == maps.LoadBalancer && len(port.LoadBalancerSourceRanges()) > 0
+		svc.Frontends = append(svc.Frontends, Frontend{f, kind, external, internal, guarded})
 	}
 	add(maps.ClusterIP, port.ClusterIP(), port.Port(), internal, internal)
-	svc.Unsupported = unsupported(svc.Name.String(), port, proto)
-	closed := closedAddresses(port)
-	for _, ip := range slices.Concat(port.LoadBalancerVIPs(), port.ExternalIPs()) {
-		kind := maps.ExternalIP
-		if containsIP(port.LoadBalancerVIPs(), ip) {
-			kind = maps.LoadBalancer
-		}
-		if !containsIP(closed, ip) {
-			add(kind, ip, port.Port(), external, Scope{Set: Cluster})
-		}
+	svc.Unsupported = unsupported(svc.Name.String(), proto)
+	for _, ip := range port.LoadBalancerVIPs() {
+		add(maps.LoadBalancer, ip, port.Port(), external, Scope{Set: Cluster})
+	}
+	for _, ip := range port.ExternalIPs() {
+		add(maps.ExternalIP, ip, port.Port(), external, Scope{Set: Cluster})
 	}
 	if port.NodePort() != 0 {
 		add(maps.NodePort, family.Any().AsSlice(), port.NodePort(), external, Scope{Set: Cluster})

@@ -136,25 +136,46 @@ func frontends() []planCase {
 		// of the load balancer has source ranges, which must not be got around (row 18).
 		{name: "row 16: an external IP that is the load balancer's too", svc: newService(balanced, externalIPs("192.0.2.1", "192.0.2.1")), slices: one,
 			want: []string{clusterIP, "LoadBalancer 192.0.2.1:80/TCP: cluster", "LoadBalancer 192.0.2.2:80/TCP: cluster", port, cluster}},
-		{name: "row 18: what can't be guarded is closed, as an external IP too", slices: one,
-			svc:  newService(balanced, externalIPs("192.0.2.1", "198.51.100.1"), sourceRanges),
-			want: []string{clusterIP, "ExternalIP 198.51.100.1:80/TCP: cluster", port, cluster}},
+		{name: "row 18: load balancer IPs are guarded, as an external IP too, and nothing else is", slices: one,
+			svc: newService(balanced, externalIPs("192.0.2.1", "198.51.100.1"), sourceRanges("203.0.113.0/24", " 10.0.0.0/8 ", "10.0.0.0/8")),
+			want: []string{clusterIP, "ExternalIP 198.51.100.1:80/TCP: cluster", "LoadBalancer 192.0.2.1:80/TCP (guarded): cluster",
+				"LoadBalancer 192.0.2.2:80/TCP (guarded): cluster", port, cluster,
+				"default/web:http (TCP, IPv4) for 10.0.0.0/8 203.0.113.0/24"}},
+		{name: "row 18: a family with no range is open", family: maps.IPv6, slices: one, svc: newService(balanced, sourceRanges("203.0.113.0/24")),
+			want: []string{"ClusterIP [fd00:96::1]:80/TCP: cluster", "LoadBalancer [2001:db8::1]:80/TCP: cluster", "NodePort [::]:30080/TCP: cluster"}},
+		{name: "row 18: a range of one family", family: maps.IPv6, slices: one, svc: newService(balanced, sourceRanges("203.0.113.0/24", "2001:db8:1::/48")),
+			want: []string{"ClusterIP [fd00:96::1]:80/TCP: cluster", "LoadBalancer [2001:db8::1]:80/TCP (guarded): cluster", "NodePort [::]:30080/TCP: cluster",
+				"default/web:http (TCP, IPv6) for 2001:db8:1::/48"}},
+		{name: "row 18: a range for all", slices: one, svc: newService(balanced, sourceRanges("203.0.113.0/24", "0.0.0.0/0")),
+			want: []string{clusterIP, "LoadBalancer 192.0.2.1:80/TCP: cluster", "LoadBalancer 192.0.2.2:80/TCP: cluster", port, cluster}},
+		{name: "row 18: a range that holds the node's address admits the load balancer IPs", slices: one,
+			svc: newService(balanced, sourceRanges("172.16.0.0/12")),
+			want: []string{clusterIP, "LoadBalancer 192.0.2.1:80/TCP (guarded): cluster", "LoadBalancer 192.0.2.2:80/TCP (guarded): cluster", port, cluster,
+				"default/web:http (TCP, IPv4) for 172.16.0.0/12 192.0.2.1/32 192.0.2.2/32"}},
+		{name: "row 18: no load balancer, no ranges", slices: one, svc: newService(nodePort, sourceRanges("203.0.113.0/24")), want: []string{clusterIP, port, cluster}},
+		{name: "row 27: affinity", slices: one, svc: newService(affinity(10800)), want: []string{clusterIP, "default/web:http (TCP, IPv4) affinity 10800 s", cluster}},
+		{name: "row 27: none", slices: one, svc: newService(affinity(10800), func(s *v1.Service) { s.Spec.SessionAffinity = v1.ServiceAffinityNone }), want: []string{clusterIP, cluster}},
 	}
 }
 
-func sourceRanges(svc *v1.Service) { svc.Spec.LoadBalancerSourceRanges = []string{"203.0.113.0/24"} }
+func sourceRanges(ranges ...string) func(*v1.Service) {
+	return func(svc *v1.Service) { svc.Spec.LoadBalancerSourceRanges = ranges }
+}
+
+func affinity(seconds int32) func(*v1.Service) {
+	return func(svc *v1.Service) {
+		svc.Spec.SessionAffinity = v1.ServiceAffinityClientIP
+		svc.Spec.SessionAffinityConfig = &v1.SessionAffinityConfig{ClientIP: &v1.ClientIPConfig{TimeoutSeconds: &seconds}}
+	}
+}
 
 func TestUnsupported(t *testing.T) {
 	lb := loadBalancer(v1.LoadBalancerIngress{IP: "192.0.2.1"})
-	sticky := func(svc *v1.Service) {
-		svc.Spec.SessionAffinity = v1.ServiceAffinityClientIP
-		svc.Spec.SessionAffinityConfig = &v1.SessionAffinityConfig{ClientIP: &v1.ClientIPConfig{TimeoutSeconds: new(int32)}}
-	}
 	sctp := func(svc *v1.Service) { svc.Spec.Ports[0].Protocol = v1.ProtocolSCTP }
 	for _, c := range []struct {
 		edit func(*v1.Service)
 		want int
-	}{{lb, 0}, {sourceRanges, 1}, {sticky, 1}, {sctp, 1}} {
+	}{{lb, 0}, {sctp, 1}} {
 		svc := newService(lb, c.edit)
 		if got := planAll(maps.IPv4, svc, nil)[0].Unsupported; len(got) != c.want {
 			t.Errorf("unsupported of %v: %q, want %d", svc.Spec, got, c.want)

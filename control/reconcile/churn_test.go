@@ -72,6 +72,7 @@ func (c *churn) step() {
 	if got, want := meanings(c.t, c.maps), c.wanted(); !maps.Equal(got, want) {
 		c.t.Fatalf("after a step (-want +got):\n%s", gocmp.Diff(want, got))
 	}
+	c.expectAgreement()
 }
 
 func (c *churn) wanted() map[wmaps.Frontend]string {
@@ -106,7 +107,10 @@ func addresses(meaning string) string { return strings.ReplaceAll(meaning, "*", 
 // randomService makes a plan of one of few services, such that plans meet again and again.
 func (c *churn) randomService() plan.Service {
 	n, family := c.random.IntN(6), wmaps.Families[c.random.IntN(2)]
-	svc := plan.Service{Name: wmaps.Name{Namespace: "default", Name: fmt.Sprint("s", n), Proto: unix.IPPROTO_TCP, Family: family}}
+	svc := plan.Service{
+		Name:     wmaps.Name{Namespace: "default", Name: fmt.Sprint("s", n), Proto: unix.IPPROTO_TCP, Family: family},
+		Affinity: uint32(c.random.IntN(2)),
+	}
 	for i := range c.random.IntN(8) {
 		e := plan.Endpoint{Addr: host(family, 1, i), Port: uint16(8080 + c.random.IntN(2)), Local: c.random.IntN(3) == 0}
 		svc.Endpoints[plan.Cluster] = append(svc.Endpoints[plan.Cluster], e)
@@ -123,6 +127,13 @@ func (c *churn) randomService() plan.Service {
 			External: c.randomScope(svc),
 			Internal: c.randomScope(svc),
 		})
+		if kind == wmaps.LoadBalancer && c.random.IntN(2) == 0 {
+			svc.Frontends[len(svc.Frontends)-1].Guarded = true
+			for i := range 1 + c.random.IntN(3) {
+				client := host(family, 200, i)
+				svc.SourceRanges = append(svc.SourceRanges, netip.PrefixFrom(client, client.BitLen()))
+			}
+		}
 	}
 	return svc
 }

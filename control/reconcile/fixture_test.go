@@ -92,6 +92,7 @@ func (f *fixture) since(before Writes) Writes {
 	return Writes{
 		Frontends: now.Frontends - before.Frontends, Backends: now.Backends - before.Backends,
 		Blocks: now.Blocks - before.Blocks, Names: now.Names - before.Names,
+		Ranges: now.Ranges - before.Ranges,
 	}
 }
 
@@ -102,6 +103,7 @@ func (f *fixture) expectMaps(want ...string) {
 	if diff := gocmp.Diff(want, meaning(f.t, f.maps), cmpopts.EquateEmpty()); diff != "" {
 		f.t.Errorf("maps (-want +got):\n%s", diff)
 	}
+	f.expectAgreement()
 }
 
 // expectNoLeak deletes all and checks that every id and slot is free again.
@@ -172,7 +174,7 @@ func meanings(t *testing.T, p maps.Provider) map[maps.Frontend]string {
 		var to []string
 		for _, backendID := range ids {
 			b := backends[backendID]
-			if b.Service != id || b.Proto != f.Proto || !b.Serving {
+			if b.Service != id || b.Proto != f.Proto || !b.Serving() {
 				t.Errorf("%s leads to the backend %d: %+v, which is not one of service %d", f, backendID, b, id)
 			}
 			to = append(to, describeBackend(b.Addr, b.Port, b.Local))
@@ -182,7 +184,8 @@ func meanings(t *testing.T, p maps.Provider) map[maps.Frontend]string {
 	out := map[maps.Frontend]string{}
 	for f, svc := range frontends {
 		out[f] = describeFrontend(names[svc.ID], svc.Kind,
-			scope(f, svc.ID, svc.External, svc.ExternalDrop), scope(f, svc.ID, svc.Internal, svc.InternalDrop))
+			scope(f, svc.ID, svc.External, svc.ExternalDrop), scope(f, svc.ID, svc.Internal, svc.InternalDrop)) +
+			describeExtras(svc.SourceRanges, svc.Affinity)
 	}
 	return out
 }
@@ -204,7 +207,7 @@ func wanted(svc plan.Service) map[maps.Frontend]string {
 	}
 	out := map[maps.Frontend]string{}
 	for _, f := range svc.Frontends {
-		out[f.Frontend] = describeFrontend(svc.Name, f.Kind, scope(f.External), scope(f.Internal))
+		out[f.Frontend] = describeFrontend(svc.Name, f.Kind, scope(f.External), scope(f.Internal)) + describeExtras(f.Guarded, svc.Affinity)
 	}
 	return out
 }
@@ -215,6 +218,76 @@ func describeFrontend(name maps.Name, kind maps.Kind, external, internal string)
 		s += "; inside -> " + internal
 	}
 	return s
+}
+
+func describeExtras(guarded bool, affinity uint32) (s string) {
+	if guarded {
+		s = "; guarded"
+	}
+	if affinity > 0 {
+		s += fmt.Sprintf("; affinity %d s", affinity)
+	}
+	return s
+}
+
+// expectAgreement checks that what stands beside the frontends is what they say. It holds between
+// changes only.
+func (f *fixture) expectAgreement() {
+	f.t.Helper()
+	frontends, err := maps.NewServices(f.maps).All()
+	f.must(err)
+	backends, err := maps.ReadBackends(f.maps)
+	f.must(err)
+	sources, err := maps.NewSources(f.maps).All()
+	f.must(err)
+	members := func(frontend maps.Frontend, b maps.Block, local bool) {
+		ids, err := maps.ReadSlots(f.maps, b)
+		f.must(err)
+		for _, id := range ids {
+			if member := backends[id].InCluster && !local || backends[id].InLocal && local; !member {
+				f.t.Errorf("%s leads to %+v, which is not in that set (local: %t)", frontend, backends[id], local)
+			}
+		}
+	}
+	guarded, clusterIPs := map[uint32]bool{}, map[netip.Addr]bool{}
+	for frontend, svc := range frontends {
+		members(frontend, svc.External, svc.ExternalLocal)
+		members(frontend, svc.Internal, svc.InternalLocal)
+		guarded[svc.ID] = guarded[svc.ID] || svc.SourceRanges
+		if svc.Kind == maps.ClusterIP {
+			clusterIPs[frontend.Addr] = true
+		}
+		if svc.SourceRanges && len(sources[svc.ID]) == 0 {
+			f.t.Errorf("%s is guarded, but there are no ranges of service %d", frontend, svc.ID)
+		}
+	}
+	for id, ranges := range sources {
+		if !guarded[id] && id != maps.LocalSources {
+			f.t.Errorf("ranges of service %d, which has no guarded frontend: %v", id, ranges)
+		}
+	}
+	f.expectClusterIPs(clusterIPs)
+}
+
+// expectClusterIPs checks that these are live, no others, and that all of them are in the ranges.
+func (f *fixture) expectClusterIPs(want map[netip.Addr]bool) {
+	f.t.Helper()
+	table := maps.NewClusterAddrs(f.maps)
+	live, err := table.All()
+	f.must(err)
+	ranges, err := table.Ranges()
+	f.must(err)
+	for _, a := range live {
+		if !want[a] {
+			f.t.Errorf("%s is no service's cluster IP, but said to be", a)
+		}
+		if !slices.ContainsFunc(ranges, func(r maps.ClusterRange) bool { return r.Prefix.Contains(a) }) {
+			f.t.Errorf("cluster IP %s is in none of the ranges %v", a, ranges)
+		}
+	}
+	if len(live) < len(want) {
+		f.t.Errorf("%d cluster IPs are said to be live, want %d", len(live), len(want))
+	}
 }
 
 func describeBackend(addr netip.Addr, port uint16, local bool) string {
@@ -248,6 +321,22 @@ func at(kind maps.Kind, addr string, scopes ...plan.Scope) func(*plan.Service) {
 		}
 		svc.Frontends = append(svc.Frontends, f)
 	}
+}
+
+// guarded makes the frontends for clients in these ranges only.
+func guarded(ranges ...string) func(*plan.Service) {
+	return func(svc *plan.Service) {
+		for _, s := range ranges {
+			svc.SourceRanges = append(svc.SourceRanges, netip.MustParsePrefix(s))
+		}
+		for i := range svc.Frontends {
+			svc.Frontends[i].Guarded = svc.Frontends[i].Kind == maps.LoadBalancer
+		}
+	}
+}
+
+func remembering(seconds uint32) func(*plan.Service) {
+	return func(svc *plan.Service) { svc.Affinity = seconds }
 }
 
 // to adds endpoints to the cluster set and, marked with a star, to the local one.

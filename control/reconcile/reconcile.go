@@ -12,6 +12,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/waggle-lb/waggle/control/plan"
 	"github.com/waggle-lb/waggle/maps"
 )
@@ -41,31 +43,38 @@ type service struct {
 	backends  map[endpointKey]backendRef
 	blocks    []block
 	frontends map[maps.Frontend]maps.Service
+	ranges    map[netip.Prefix]bool
 	leaving   bool // about to be deleted: its frontends may be taken over
 }
 
 // Reconciler owns the contents of the maps that describe services. It is not safe for
 // concurrent use.
 type Reconciler struct {
-	names     *maps.Names
-	backends  *maps.Backends
-	slots     *maps.Slots
-	frontends *maps.Services
+	names      *maps.Names
+	backends   *maps.Backends
+	slots      *maps.Slots
+	frontends  *maps.Services
+	sources    *maps.Sources
+	clusterIPs *clusterIPs
 
 	services map[maps.Name]*service
 	owners   map[maps.Frontend]*service
 	writes   Writes
+	retired  int
 	now      func() time.Time
 }
 
 // Writes counts what the reconciler has written, so that tests and status can tell work from
 // no work.
 type Writes struct {
-	Frontends, Backends, Blocks, Names int
+	Frontends, Backends, Blocks, Names, Ranges int
 }
 
 // Writes returns the counts since the start.
 func (r *Reconciler) Writes() Writes { return r.writes }
+
+// Retired counts the UDP backends that have stopped serving, since the start.
+func (r *Reconciler) Retired() int { return r.retired }
 
 // Services lists the names of the services in the maps.
 func (r *Reconciler) Services() []maps.Name {
@@ -93,7 +102,10 @@ func (r *Reconciler) Apply(want plan.Service) error {
 	if err != nil {
 		return fmt.Errorf("service %s: %w", want.Name, err)
 	}
-	if err := errors.Join(r.putFrontends(svc, want, sets), r.dropUnused(svc, want)); err != nil {
+	if err := r.putRanges(svc, want); err != nil {
+		return fmt.Errorf("service %s: %w", want.Name, err)
+	}
+	if err := errors.Join(r.putFrontends(svc, want, sets), r.dropUnused(svc, want), r.clusterIPs.sync()); err != nil {
 		return fmt.Errorf("service %s: %w", want.Name, err)
 	}
 	return nil
@@ -114,38 +126,44 @@ func (r *Reconciler) service(name maps.Name) (*service, error) {
 		return nil, err
 	}
 	r.writes.Names++
-	svc := &service{
-		id:        id,
-		name:      name,
-		backends:  map[endpointKey]backendRef{},
-		frontends: map[maps.Frontend]maps.Service{},
-	}
+	svc := newService(id, name)
 	r.services[name] = svc
 	return svc, nil
 }
 
+func newService(id uint32, name maps.Name) *service {
+	return &service{
+		id:        id,
+		name:      name,
+		backends:  map[endpointKey]backendRef{},
+		frontends: map[maps.Frontend]maps.Service{},
+		ranges:    map[netip.Prefix]bool{},
+	}
+}
+
 // putBackends writes the backends that are new or changed.
 func (r *Reconciler) putBackends(svc *service, want plan.Service) error {
-	for _, set := range want.Endpoints {
-		for _, e := range set {
-			if err := r.putBackend(svc, e); err != nil {
-				return fmt.Errorf("endpoint %s: %w", netip.AddrPortFrom(e.Addr, e.Port), err)
-			}
+	var in [len(want.Endpoints)]map[endpointKey]bool
+	for set, endpoints := range want.Endpoints {
+		in[set] = map[endpointKey]bool{}
+		for _, e := range endpoints {
+			in[set][endpointKey{e.Addr, e.Port}] = true
+		}
+	}
+	for _, e := range slices.Concat(want.Endpoints[:]...) {
+		key := endpointKey{e.Addr, e.Port}
+		backend := maps.Backend{
+			Addr: e.Addr, Port: e.Port, Proto: svc.name.Proto, Service: svc.id, Local: e.Local,
+			InCluster: in[plan.Cluster][key], InLocal: in[plan.Local][key],
+		}
+		if err := r.putBackend(svc, key, backend); err != nil {
+			return fmt.Errorf("endpoint %s: %w", netip.AddrPortFrom(e.Addr, e.Port), err)
 		}
 	}
 	return nil
 }
 
-func (r *Reconciler) putBackend(svc *service, e plan.Endpoint) error {
-	key := endpointKey{e.Addr, e.Port}
-	backend := maps.Backend{
-		Addr:    e.Addr,
-		Port:    e.Port,
-		Proto:   svc.name.Proto,
-		Service: svc.id,
-		Local:   e.Local,
-		Serving: true,
-	}
+func (r *Reconciler) putBackend(svc *service, key endpointKey, backend maps.Backend) error {
 	ref, known := svc.backends[key]
 	if known && ref.backend == backend {
 		return nil
@@ -212,12 +230,16 @@ func (r *Reconciler) putFrontends(svc *service, want plan.Service, sets [2]maps.
 			continue
 		}
 		element := maps.Service{
-			ID:           svc.id,
-			Kind:         f.Kind,
-			External:     sets[f.External.Set],
-			Internal:     sets[f.Internal.Set],
-			ExternalDrop: f.External.Drop,
-			InternalDrop: f.Internal.Drop,
+			ID:            svc.id,
+			Kind:          f.Kind,
+			External:      sets[f.External.Set],
+			Internal:      sets[f.Internal.Set],
+			ExternalDrop:  f.External.Drop,
+			InternalDrop:  f.Internal.Drop,
+			ExternalLocal: f.External.Set == plan.Local,
+			InternalLocal: f.Internal.Set == plan.Local,
+			SourceRanges:  f.Guarded,
+			Affinity:      want.Affinity,
 		}
 		if have, ok := svc.frontends[f.Frontend]; ok && have == element {
 			continue
@@ -227,19 +249,38 @@ func (r *Reconciler) putFrontends(svc *service, want plan.Service, sets [2]maps.
 			continue
 		}
 		r.writes.Frontends++
-		if owner != nil {
-			delete(owner.frontends, f.Frontend)
-		}
-		svc.frontends[f.Frontend] = element
-		r.owners[f.Frontend] = svc
+		r.own(svc, f.Frontend, element)
 	}
 	return errors.Join(errs...)
+}
+
+// own notes that a frontend is a service's now, whosever it was.
+func (r *Reconciler) own(svc *service, f maps.Frontend, element maps.Service) {
+	r.disown(f)
+	svc.frontends[f] = element
+	r.owners[f] = svc
+	if element.Kind == maps.ClusterIP {
+		r.clusterIPs.hold(f.Addr)
+	}
+}
+
+// disown notes that a frontend is nobody's.
+func (r *Reconciler) disown(f maps.Frontend) {
+	owner := r.owners[f]
+	if owner == nil {
+		return
+	}
+	if owner.frontends[f].Kind == maps.ClusterIP {
+		r.clusterIPs.release(f.Addr)
+	}
+	delete(owner.frontends, f)
+	delete(r.owners, f)
 }
 
 // dropUnused removes what the service no longer has, frontends first. What a frontend that could
 // not be written or deleted refers to stays.
 func (r *Reconciler) dropUnused(svc *service, want plan.Service) error {
-	err := r.dropFrontends(svc, want)
+	err := errors.Join(r.dropFrontends(svc, want), r.dropRanges(svc, want))
 	used := map[maps.Block]bool{}
 	for _, element := range svc.frontends {
 		used[element.External], used[element.Internal] = true, true
@@ -273,15 +314,18 @@ func (r *Reconciler) dropFrontends(svc *service, want plan.Service) error {
 			continue
 		}
 		r.writes.Frontends++
-		delete(svc.frontends, f)
-		delete(r.owners, f)
+		r.disown(f)
 	}
 	return errors.Join(errs...)
 }
 
-// dropBackends removes the backends that are neither wanted nor in the blocks still in use.
+// dropBackends removes the backends that are neither wanted nor in the blocks still in use. One
+// whose endpoint still serves is only taken out of service.
 func (r *Reconciler) dropBackends(svc *service, want plan.Service, keep map[uint32]bool) error {
-	wanted := map[endpointKey]bool{}
+	wanted, serving := map[endpointKey]bool{}, map[endpointKey]bool{}
+	for _, e := range want.Kept {
+		serving[endpointKey{e.Addr, e.Port}] = true
+	}
 	for _, set := range want.Endpoints {
 		for _, e := range set {
 			wanted[endpointKey{e.Addr, e.Port}] = true
@@ -289,11 +333,20 @@ func (r *Reconciler) dropBackends(svc *service, want plan.Service, keep map[uint
 	}
 	var errs []error
 	for key, ref := range svc.backends {
-		if wanted[key] || keep[ref.id] {
+		if wanted[key] || keep[ref.id] || ref.backend.Kept && serving[key] {
+			continue
+		}
+		r.writes.Backends++
+		if serving[key] {
+			ref.backend.InCluster, ref.backend.InLocal, ref.backend.Kept = false, false, true
+			svc.backends[key] = ref
+			errs = append(errs, r.backends.Write(ref.id, ref.backend))
 			continue
 		}
 		delete(svc.backends, key)
-		r.writes.Backends++
+		if svc.name.Proto == unix.IPPROTO_UDP {
+			r.retired++
+		}
 		errs = append(errs, r.backends.Remove(ref.id, ref.backend, r.now()))
 	}
 	return errors.Join(errs...)
@@ -315,7 +368,7 @@ func (r *Reconciler) Delete(name maps.Name) error {
 	if svc == nil {
 		return nil
 	}
-	if err := r.dropUnused(svc, plan.Service{Name: name}); err != nil {
+	if err := errors.Join(r.dropUnused(svc, plan.Service{Name: name}), r.clusterIPs.sync()); err != nil {
 		return fmt.Errorf("service %s: %w", name, err)
 	}
 	if err := r.names.Delete(svc.id); err != nil {

@@ -72,7 +72,7 @@ func TestWritesAreMinimal(t *testing.T) {
 		{"a frontend comes", web(to("10.1.0.1")), web(nodePort, to("10.1.0.1")), Writes{Frontends: 1}},
 		{"a frontend goes", web(nodePort, to("10.1.0.1")), web(to("10.1.0.1")), Writes{Frontends: 1}},
 		{"a frontend's kind", web(at(maps.ExternalIP, "192.0.2.1")), web(at(maps.LoadBalancer, "192.0.2.1")), Writes{Frontends: 1}},
-		{"the policy, all being local", web(at(maps.NodePort, "0.0.0.0"), to("10.1.0.1*")), web(at(maps.NodePort, "0.0.0.0", localOnly), to("10.1.0.1*")), Writes{}},
+		{"the policy, all being local", web(at(maps.NodePort, "0.0.0.0"), to("10.1.0.1*")), web(at(maps.NodePort, "0.0.0.0", localOnly), to("10.1.0.1*")), Writes{Frontends: 1}},
 		{"the policy", web(nodePort, to("10.1.0.1*", "10.1.0.2")), web(at(maps.NodePort, "0.0.0.0", localOnly), to("10.1.0.1*", "10.1.0.2")), Writes{Frontends: 1, Blocks: 1}},
 	} {
 		f := newFixture(t, nil)

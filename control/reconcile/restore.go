@@ -21,14 +21,20 @@ func New(p maps.Provider, log *logrus.Entry) (*Reconciler, error) {
 	if err != nil {
 		return nil, err
 	}
+	clusterIPs, err := newClusterIPs(p)
+	if err != nil {
+		return nil, err
+	}
 	r := &Reconciler{
-		names:     maps.NewNames(p),
-		backends:  backends,
-		slots:     slots,
-		frontends: maps.NewServices(p),
-		services:  map[maps.Name]*service{},
-		owners:    map[maps.Frontend]*service{},
-		now:       time.Now,
+		sources:    maps.NewSources(p),
+		clusterIPs: clusterIPs,
+		names:      maps.NewNames(p),
+		backends:   backends,
+		slots:      slots,
+		frontends:  maps.NewServices(p),
+		services:   map[maps.Name]*service{},
+		owners:     map[maps.Frontend]*service{},
+		now:        time.Now,
 	}
 	return r, r.restore(log)
 }
@@ -45,6 +51,12 @@ func (r *Reconciler) restore(log *logrus.Entry) error {
 		return err
 	}
 	if err := r.restoreBackends(byID); err != nil {
+		return err
+	}
+	if err := r.restoreRanges(byID); err != nil {
+		return err
+	}
+	if err := r.clusterIPs.sync(); err != nil {
 		return err
 	}
 	log.WithFields(logrus.Fields{"services": len(r.services), "frontends": len(r.owners),
@@ -77,12 +89,7 @@ func (r *Reconciler) restoreNames(log *logrus.Entry) (map[uint32]*service, error
 			r.names.IDs().Free(id, r.now())
 			continue
 		}
-		svc := &service{
-			id:        id,
-			name:      name,
-			backends:  map[endpointKey]backendRef{},
-			frontends: map[maps.Frontend]maps.Service{},
-		}
+		svc := newService(id, name)
 		byID[id] = svc
 		r.services[name] = svc
 	}
@@ -104,11 +111,10 @@ func (r *Reconciler) restoreFrontends(byID map[uint32]*service, log *logrus.Entr
 			}
 			continue
 		}
-		svc.frontends[f] = element
-		r.owners[f] = svc
+		r.own(svc, f, element)
 		for _, b := range []maps.Block{element.External, element.Internal} {
 			if err := r.restoreBlock(svc, b); err != nil {
-				svc.frontends[f] = unknown
+				r.own(svc, f, unknown)
 				log.WithFields(logrus.Fields{"service": svc.name, "frontend": f}).
 					WithError(err).Warn("slots in the maps make no sense, they will be written anew")
 			}
@@ -149,7 +155,7 @@ func (r *Reconciler) restoreBackends(byID map[uint32]*service) error {
 		svc := byID[b.Service]
 		key := endpointKey{b.Addr, b.Port}
 		if svc != nil {
-			if _, twin := svc.backends[key]; !twin && b.Serving {
+			if _, twin := svc.backends[key]; !twin && (b.Serving() || b.Kept) {
 				svc.backends[key] = backendRef{id, b}
 				continue
 			}

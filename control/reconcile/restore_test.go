@@ -98,7 +98,7 @@ func TestHealBackends(t *testing.T) {
 	f.apply(svc)
 	id := f.r.services[svc.Name].id
 	stray := func(service uint32, addr string, serving bool) {
-		_, err := f.r.backends.Add(maps.Backend{Addr: netip.MustParseAddr(addr), Port: 8080, Proto: 6, Service: service, Serving: serving}, f.r.now())
+		_, err := f.r.backends.Add(maps.Backend{Addr: netip.MustParseAddr(addr), Port: 8080, Proto: 6, Service: service, InCluster: serving}, f.r.now())
 		f.must(err)
 	}
 	stray(4711, "10.1.0.1", true) // of a service that is gone

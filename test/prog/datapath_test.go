@@ -120,7 +120,7 @@ func (d *datapath) load(name string) (*ebpf.Program, error) {
 func (d *datapath) empty() error {
 	for name, m := range d.maps {
 		switch m.Type() {
-		case ebpf.Hash, ebpf.LRUHash, ebpf.DevMapHash:
+		case ebpf.Hash, ebpf.LRUHash, ebpf.DevMapHash, ebpf.LPMTrie:
 			if err := emptyMap(m); err != nil {
 				return fmt.Errorf("empty %s: %w", name, err)
 			}

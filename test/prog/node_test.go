@@ -24,10 +24,11 @@ const (
 type node struct {
 	*datapath
 	t        *testing.T
-	counted  []uint64 // packets by hook and verdict, as last seen
-	slots    uint32   // in use
-	backends uint32   // in use; element 0 stays free
-	services uint32   // ids in use
+	counted  []uint64    // packets by hook and verdict, as last seen
+	slots    uint32      // in use
+	backends uint32      // in use; element 0 stays free
+	services uint32      // ids in use
+	last     bpf.Service // that was published
 }
 
 func newNode(t *testing.T, settings ...setting) *node {

@@ -39,7 +39,6 @@ func TestNotUnderstood(t *testing.T) {
 		want   bpf.Verdict
 		mangle func(packet) []byte // nil: this family has no such thing
 	}{
-		{"first fragment", bpf.VerdictFragment, ip4(func(b []byte) { put16(b[6:], 0x2000) })},
 		{"middle fragment", bpf.VerdictFragment, ip4(func(b []byte) { put16(b[6:], 0x2001) })},
 		{"last fragment", bpf.VerdictFragment, ip4(func(b []byte) { put16(b[6:], 0x1fff) })},
 		{"fragment header", bpf.VerdictFragment, extension(layers.IPProtocolIPv6Fragment)},

@@ -15,6 +15,7 @@ type service struct {
 	frontend           netip.AddrPort
 	proto              layers.IPProtocol
 	flags              uint32
+	affinity           uint32 // seconds
 	external, internal []netip.AddrPort
 }
 
@@ -29,17 +30,31 @@ func (n *node) publish(s service) uint32 {
 	n.services++
 	id := 100 + n.services
 	value := bpf.Service{
-		Id: id, Flags: s.flags,
+		Id: id, Flags: s.flags, Affinity: s.affinity,
 		External: n.scope(id, s.proto, s.external),
 		Internal: n.scope(id, s.proto, s.internal),
 	}
-	a, port := s.frontend.Addr(), netPort(s.frontend.Port())
-	if a.Is4() {
-		n.put("services4", bpf.ServiceKey4{Addr: word(a), Port: port, Proto: uint8(s.proto)}, value)
-	} else {
-		n.put("services6", bpf.ServiceKey6{Addr: words(a), Port: port, Proto: uint8(s.proto)}, value)
-	}
+	n.putFrontend(s.frontend, s.proto, value)
+	n.last = value
 	return id
+}
+
+func (n *node) putFrontend(frontend netip.AddrPort, proto layers.IPProtocol, value bpf.Service) {
+	n.t.Helper()
+	a, port := frontend.Addr(), netPort(frontend.Port())
+	if a.Is4() {
+		n.put("services4", bpf.ServiceKey4{Addr: word(a), Port: port, Proto: uint8(proto)}, value)
+	} else {
+		n.put("services6", bpf.ServiceKey6{Addr: words(a), Port: port, Proto: uint8(proto)}, value)
+	}
+}
+
+// also gives the service that was published last another frontend.
+func (n *node) also(frontend netip.AddrPort, proto layers.IPProtocol, flags uint32) {
+	n.t.Helper()
+	value := n.last
+	value.Flags = flags
+	n.putFrontend(frontend, proto, value)
 }
 
 func (n *node) scope(service uint32, proto layers.IPProtocol, backends []netip.AddrPort) bpf.Scope {
@@ -58,7 +73,7 @@ func (n *node) scope(service uint32, proto layers.IPProtocol, backends []netip.A
 }
 
 func backendFlags(a netip.Addr) uint8 {
-	f := bpf.BackendServing
+	f := bpf.BackendInClusterSet | bpf.BackendInLocalSet
 	if a.Is6() {
 		f |= bpf.BackendIPv6
 	}

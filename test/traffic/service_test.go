@@ -19,7 +19,8 @@ type service struct {
 	name   string
 	app    string // what it selects; by default its name
 	number int
-	target int // of http; by default 8080
+	target int    // of http; by default 8080
+	policy string // more of its spec, as YAML
 }
 
 // port is one of the ports that such a service has.
@@ -47,6 +48,7 @@ spec:
   type: LoadBalancer
   selector: {app: %[2]s}
   ipFamilyPolicy: RequireDualStack
+  %[5]s
   clusterIPs: ["10.96.0.%[3]d", "fd00:10:96::%[3]d"]
   ports:
   - {name: http, port: 80, targetPort: %[4]d, nodePort: 30%02[3]d0}
@@ -57,7 +59,7 @@ status:
     ingress:
     - ip: 203.0.113.%[3]d
     - ip: "2001:db8::%[3]d"
-`, s.name, cmp.Or(s.app, s.name), s.number, cmp.Or(s.target, 8080))
+`, s.name, cmp.Or(s.app, s.name), s.number, cmp.Or(s.target, 8080), s.policy)
 }
 
 func (s service) clusterIP(p port, v6 bool) netip.AddrPort {

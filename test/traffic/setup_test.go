@@ -101,6 +101,7 @@ func client(t *testing.T, h *topo.Host) *topo.Client {
 // whose sockets the hooks don't see.
 type clients struct {
 	laptop, inside, outside *topo.Client
+	insidePod, outsidePod   *topo.Pod
 }
 
 // addClients makes the clients, and the laptop's way to load balancer addresses.
@@ -113,7 +114,7 @@ func (s *setup) addClients(t *testing.T) *clients {
 	check(t, err)
 	check(t, s.Laptop.AddRoute(netip.MustParsePrefix("203.0.113.0/24"), node.IP4))
 	check(t, s.Laptop.AddRoute(netip.MustParsePrefix("2001:db8::/64"), node.IP6))
-	return &clients{client(t, s.Laptop), client(t, inside.Host), client(t, outside.Host)}
+	return &clients{client(t, s.Laptop), client(t, inside.Host), client(t, outside.Host), inside, outside}
 }
 
 // awaitServices waits until all agents have planned so many service ports.

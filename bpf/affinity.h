@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef WAGGLE_AFFINITY_H
+#define WAGGLE_AFFINITY_H
+
+#include "flow.h"
+#include "service.h"
+
+/*
+ * Session affinity: the backend that a client was led to last. The key knows
+ * nothing of the frontend, so all those of a service port share it.
+ */
+struct affinity_key {
+	__u32 service;
+	__be32 addr[4];
+};
+
+struct affinity_entry {
+	__u32 backend;
+	__u32 last_used; /* jiffies, the lower half */
+	__be32 addr[4]; /* the backend's: its id may be another's by now */
+	__be16 port;
+	__u16 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct affinity_key);
+	__type(value, struct affinity_entry);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} affinity SEC(".maps");
+
+/* Whether a client may be led to where it was led before. */
+static __always_inline bool affinity_holds(const struct service *svc,
+					   const struct affinity_entry *known, bool internal)
+{
+	struct backend *backend;
+
+	if (now() - known->last_used > (__u64)svc->affinity * hz)
+		return false;
+	backend = backend_get(known->backend);
+	return backend && backend_in_scope(backend, svc, internal) &&
+	       backend->port == known->port && addr_equal(AF_INET6, backend->addr, known->addr);
+}
+
+static __always_inline void affinity_remember(const struct affinity_key *key, __u32 id)
+{
+	struct backend *backend = backend_get(id);
+	struct affinity_entry fresh = {
+		.backend = id,
+		.last_used = now(),
+	};
+
+	if (!backend)
+		return;
+	addr_copy(AF_INET6, fresh.addr, backend->addr);
+	fresh.port = backend->port;
+	bpf_map_update_elem(&affinity, key, &fresh, BPF_ANY);
+}
+
+/*
+ * Chooses the backend of a new flow. Returns its id, or 0 for an empty scope.
+ * Affinity is renewed here and nowhere else: it is counted from a client's
+ * last new flow.
+ */
+__noinline int backend_choose(const struct service *svc, const struct addr *client, int family,
+			      int internal)
+{
+	struct affinity_key key = {};
+	struct affinity_entry *known;
+	__u32 id;
+
+	if (!svc || !client)
+		return 0;
+	if (svc->affinity) {
+		key.service = svc->id;
+		addr_copy(family, key.addr, client->word);
+		known = bpf_map_lookup_elem(&affinity, &key);
+		if (known && affinity_holds(svc, known, internal)) {
+			known->last_used = now();
+			return known->backend;
+		}
+	}
+	id = backend_select(internal ? &svc->internal : &svc->external);
+	if (id && svc->affinity)
+		affinity_remember(&key, id);
+	return id;
+}
+
+#endif

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef WAGGLE_CLUSTER_H
+#define WAGGLE_CLUSTER_H
+
+#include "addr.h"
+#include "verdict.h"
+
+/*
+ * Addresses that belong to services although no frontend answers there: what
+ * is sent to them must not be routed away.
+ */
+
+/* The cluster IPs of all services; IPv4 as ::ffff:a.b.c.d. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct addr);
+	__type(value, __u8);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} cluster_addrs SEC(".maps");
+
+enum cluster_range_flags {
+	CLUSTER_RANGE_USED = 1,
+	CLUSTER_RANGE_DROP = 2, /* a service CIDR: what is not allocated is dropped */
+};
+
+struct cluster_range {
+	__be32 addr[4];
+	__be32 mask[4];
+	__u32 flags; /* enum cluster_range_flags */
+};
+
+#define CLUSTER_RANGES 4
+
+/* Together they hold all of cluster_addrs. Those in use come first. */
+struct cluster_range_set {
+	struct cluster_range v4[CLUSTER_RANGES];
+	struct cluster_range v6[CLUSTER_RANGES];
+};
+
+/*
+ * They spare what is for other addresses the lookup there. A hash of one
+ * element, because it is replaced as a whole: a torn one would drop strangers'
+ * packets.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct cluster_range_set);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} cluster_ranges SEC(".maps");
+
+static __always_inline bool in_cluster_range(int family, const struct cluster_range *r,
+					     const __be32 *addr)
+{
+	if ((addr[0] & r->mask[0]) != r->addr[0])
+		return false;
+	if (family == AF_INET)
+		return true;
+	return (addr[1] & r->mask[1]) == r->addr[1] && (addr[2] & r->mask[2]) == r->addr[2] &&
+	       (addr[3] & r->mask[3]) == r->addr[3];
+}
+
+static __always_inline bool is_cluster_addr(int family, const __be32 *addr)
+{
+	struct addr key = {};
+
+	if (family == AF_INET) {
+		key.word[2] = bpf_htonl(0xffff);
+		key.word[3] = addr[0];
+	} else {
+		addr_copy(family, key.word, addr);
+	}
+	return bpf_map_lookup_elem(&cluster_addrs, &key);
+}
+
+/* What becomes of that which is for no frontend. */
+static __always_inline enum verdict cluster_verdict(int family, const __be32 *addr)
+{
+	struct cluster_range_set *ranges;
+	struct cluster_range *r;
+	__u32 zero = 0, flags = 0;
+	int i;
+
+	ranges = bpf_map_lookup_elem(&cluster_ranges, &zero);
+	if (!ranges)
+		return VERDICT_NOT_OURS;
+	r = family == AF_INET ? ranges->v4 : ranges->v6;
+	for (i = 0; i < CLUSTER_RANGES && r[i].flags; i++) {
+		if (in_cluster_range(family, &r[i], addr))
+			flags |= r[i].flags;
+	}
+	if (!flags)
+		return VERDICT_NOT_OURS;
+	if (is_cluster_addr(family, addr))
+		return VERDICT_REFUSED;
+	return flags & CLUSTER_RANGE_DROP ? VERDICT_DROP_UNALLOCATED : VERDICT_NOT_OURS;
+}
+
+#endif

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef WAGGLE_CLUSTERIP_H
+#define WAGGLE_CLUSTERIP_H
+
+#include <linux/if_packet.h>
+#include "cluster.h"
+#include "config.h"
+#include "refuse.h"
+
+/*
+ * What a cluster IP answers where no frontend does (tc only): a refusal, or to
+ * a ping, if so configured, a reply.
+ */
+
+/* RFC 792; RFC 4443, 4.1 and 4.2 */
+#define ICMP_ECHOREPLY 0
+#define ICMP_ECHO 8
+#define ICMPV6_ECHO_REQUEST 128
+#define ICMPV6_ECHO_REPLY 129
+
+#define ANSWER_TTL 64
+
+/*
+ * RFC 1122, 3.2.2 and RFC 4443, 2.4 (e): no answer to what was sent to many,
+ * or comes from no single host.
+ */
+static __always_inline bool answerable(struct __sk_buff *skb, int family, const __be32 *saddr)
+{
+	if (skb->pkt_type == PACKET_BROADCAST || skb->pkt_type == PACKET_MULTICAST)
+		return false;
+	if (addr_is_zero(family, saddr) || addr_is_loopback(family, saddr))
+		return false;
+	if (family == AF_INET)
+		return bpf_ntohl(saddr[0]) < 0xe0000000;
+	return bpf_ntohl(saddr[0]) >> 24 != 0xff;
+}
+
+static __always_inline long swap_addresses(struct __sk_buff *skb, int family, __u32 l3_off,
+					   const struct tuple *t)
+{
+	__u32 off = l3_off + sizeof(struct ipv6hdr) - 2 * sizeof(struct addr);
+	struct addr swapped[2];
+
+	if (family == AF_INET) {
+		__be32 v4[2] = { t->daddr.word[0], t->saddr.word[0] };
+
+		off = l3_off + offsetof(struct iphdr, saddr);
+		return bpf_skb_store_bytes(skb, off, v4, sizeof(v4), 0);
+	}
+	swapped[0] = t->daddr;
+	swapped[1] = t->saddr;
+	return bpf_skb_store_bytes(skb, off, swapped, sizeof(swapped), 0);
+}
+
+static __always_inline long renew_ttl(struct __sk_buff *skb, int family, __u32 l3_off, __u8 ttl)
+{
+	__u8 fresh = ANSWER_TTL;
+
+	/* no header checksum makes up for it in a device's sum over the packet */
+	if (family == AF_INET6)
+		return bpf_skb_store_bytes(skb, l3_off + offsetof(struct ipv6hdr, hop_limit),
+					   &fresh, sizeof(fresh), BPF_F_RECOMPUTE_CSUM);
+	if (bpf_l3_csum_replace(skb, l3_off + offsetof(struct iphdr, check), bpf_htons(ttl << 8),
+				bpf_htons(fresh << 8), 2))
+		return -1;
+	return bpf_skb_store_bytes(skb, l3_off + offsetof(struct iphdr, ttl), &fresh, sizeof(fresh),
+				   0);
+}
+
+/* Turns an echo request into its reply; the sum does not see who sends to whom. */
+static __always_inline long answer_echo(struct __sk_buff *skb, int family, __u32 l3_off,
+					const struct packet *p, __u8 request)
+{
+	__u8 reply = family == AF_INET ? ICMP_ECHOREPLY : ICMPV6_ECHO_REPLY;
+
+	if (bpf_l4_csum_replace(skb, p->l4_off + offsetof(struct icmp_header, checksum),
+				bpf_htons(request << 8), bpf_htons(reply << 8), 2) ||
+	    bpf_skb_store_bytes(skb, p->l4_off, &reply, sizeof(reply), 0))
+		return -1;
+	if (swap_addresses(skb, family, l3_off, &p->tuple) ||
+	    renew_ttl(skb, family, l3_off, p->ttl))
+		return -1;
+	return swap_macs(skb, l3_off);
+}
+
+/* Turns a packet into the answer to it, or says why not. */
+static __always_inline int cluster_answer(struct __sk_buff *skb, int family, __u32 l3_off,
+					  const struct packet *p)
+{
+	__u8 icmp = family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6;
+	__u8 echo = family == AF_INET ? ICMP_ECHO : ICMPV6_ECHO_REQUEST;
+	__u8 head[QUOTED_L4];
+
+	if (!answerable(skb, family, p->tuple.saddr.word) || p->tcp_flags & TCP_RST)
+		return VERDICT_DROP_NO_FLOW;
+	if (p->len < p->l4_off - l3_off + QUOTED_L4 ||
+	    bpf_skb_load_bytes(skb, p->l4_off, head, sizeof(head)))
+		return VERDICT_DROP_ERROR;
+	if (p->tuple.proto == icmp) {
+		if (head[0] != echo) /* RFC 1122, 3.2.2: no error about an error */
+			return VERDICT_DROP_NO_FLOW;
+		if (answer_ping)
+			return answer_echo(skb, family, l3_off, p, echo) ? VERDICT_DROP_ERROR
+									 : VERDICT_ANSWERED;
+	}
+	return refuse(skb, family, l3_off, p) ? VERDICT_DROP_ERROR : VERDICT_REFUSED;
+}
+
+__noinline int cluster_answer4(struct __sk_buff *skb, __u32 l3_off, const struct packet *p)
+{
+	return p ? cluster_answer(skb, AF_INET, l3_off, p) : VERDICT_DROP_ERROR;
+}
+
+__noinline int cluster_answer6(struct __sk_buff *skb, __u32 l3_off, const struct packet *p)
+{
+	return p ? cluster_answer(skb, AF_INET6, l3_off, p) : VERDICT_DROP_ERROR;
+}
+
+/* The verdict on a packet of no flow and to no frontend. */
+static __always_inline int tc_cluster(struct __sk_buff *skb, int family, __u32 l3_off,
+				      const struct packet *p, int *action)
+{
+	int verdict = cluster_verdict(family, p->tuple.daddr.word);
+
+	if (verdict != VERDICT_REFUSED)
+		return verdict;
+	if (family == AF_INET)
+		verdict = cluster_answer4(skb, l3_off, p);
+	else
+		verdict = cluster_answer6(skb, l3_off, p);
+	if (verdict == VERDICT_REFUSED || verdict == VERDICT_ANSWERED)
+		*action = bpf_redirect(skb->ifindex, 0);
+	return verdict;
+}
+
+#endif

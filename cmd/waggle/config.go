@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/component-base/metrics"
+	"k8s.io/kube-proxy/config/v1alpha1"
+	kubeproxy "k8s.io/kubernetes/pkg/proxy/apis/config"
+
+	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/config"
+)
+
+// configFlags are the flags of `waggle agent` that kube-proxy's configuration file has fields for.
+type configFlags struct {
+	file             string
+	healthz, metrics string
+	hardFail         bool
+	profiling        bool
+	minSync, sync    time.Duration
+	clusterCIDRs     []string
+	masqueradeAll    bool
+
+	read *config.Settings // what the file says; nil without one
+	// unused are settings of the file that no flag takes.
+	unused []string
+}
+
+func (f *configFlags) add(fs *pflag.FlagSet) {
+	fs.StringVar(&f.file, "config", "", "kube-proxy's configuration file (KubeProxyConfiguration); flags that are given override it")
+	fs.StringVar(&f.healthz, "healthz-bind-address", "0.0.0.0:10256", "IP:port for /healthz and /livez; empty for none")
+	fs.StringVar(&f.metrics, "metrics-bind-address", "127.0.0.1:10249", "IP:port for /metrics, /proxyMode and /configz; empty for none")
+	fs.BoolVar(&f.hardFail, "bind-address-hard-fail", false, "end if one of these addresses can't be had, instead of trying again")
+	fs.BoolVar(&f.profiling, "profiling", false, "serve /debug/pprof/ beside the metrics")
+	fs.DurationVar(&f.minSync, "min-sync-period", control.DefaultPace.MinSync, "least time between two syncs")
+	fs.DurationVar(&f.sync, "sync-period", control.DefaultPace.Repair, "how often the services map is checked; twice as long without a successful sync is unhealthy")
+	fs.StringSliceVar(&f.clusterCIDRs, "cluster-cidr", nil, "addresses of the cluster's pods: other clients of cluster IPs get a source address of this node's")
+	fs.BoolVar(&f.masqueradeAll, "masquerade-all", false, "give all clients of cluster IPs a source address of this node's")
+}
+
+// readFile takes what the configuration file says into the flags that were not given.
+func (f *configFlags) readFile(fs *pflag.FlagSet) error {
+	if f.file == "" {
+		return nil
+	}
+	s, err := config.Load(f.file)
+	if err != nil {
+		return err
+	}
+	f.read = s
+	for _, set := range fromFile(s) {
+		flag := fs.Lookup(set.flag)
+		switch {
+		case flag == nil, set.flag == "kubeconfig" && fs.Changed("manifests"): // another source was asked for
+			f.unused = append(f.unused, set.field)
+		case !flag.Changed:
+			if err := flag.Value.Set(set.value); err != nil {
+				return fmt.Errorf("--config %s: %s: %w", f.file, set.field, err)
+			}
+		}
+	}
+	if err := utilfeature.DefaultMutableFeatureGate.SetFromMap(s.FeatureGates); err != nil {
+		return fmt.Errorf("--config %s: featureGates: %w", f.file, err)
+	}
+	if s.ShowHiddenMetricsForVersion != "" {
+		metrics.SetShowHidden()
+	}
+	return nil
+}
+
+// setting is a field of the file, and the flag that means the same.
+type setting struct{ field, flag, value string }
+
+// fromFile lists what the file says. It leaves out what it doesn't say, where the flag's default
+// differs from kube-proxy's.
+func fromFile(s *config.Settings) []setting {
+	all := []setting{
+		{"healthzBindAddress", "healthz-bind-address", s.HealthzBindAddress},
+		{"metricsBindAddress", "metrics-bind-address", s.MetricsBindAddress},
+		{"bindAddressHardFail", "bind-address-hard-fail", strconv.FormatBool(s.BindAddressHardFail)},
+		{"enableProfiling", "profiling", strconv.FormatBool(s.EnableProfiling)},
+		{"masqueradeAll", "masquerade-all", strconv.FormatBool(s.MasqueradeAll)},
+		{"logging.format", "log-format", s.LogFormat},
+	}
+	given := func(is bool, field, flag, value string) {
+		if is {
+			all = append(all, setting{field, flag, value})
+		}
+	}
+	given(s.NodeName != "", "hostnameOverride", "node-name", s.NodeName)
+	given(s.Kubeconfig != "", "clientConnection.kubeconfig", "kubeconfig", s.Kubeconfig)
+	given(s.QPS != 0, "clientConnection.qps", "kube-api-qps", strconv.FormatFloat(float64(s.QPS), 'g', -1, 32))
+	given(s.Burst != 0, "clientConnection.burst", "kube-api-burst", strconv.Itoa(int(s.Burst)))
+	given(len(s.NodePortAddresses) > 0, "nodePortAddresses", "nodeport-addresses", strings.Join(s.NodePortAddresses, ","))
+	given(s.LogLevel != "", "logging.verbosity", "log-level", s.LogLevel)
+	given(s.MinSyncPeriod != 0, "minSyncPeriod", "min-sync-period", s.MinSyncPeriod.String())
+	given(s.SyncPeriod != 0, "syncPeriod", "sync-period", s.SyncPeriod.String())
+	var sources []string
+	for _, p := range s.LocalTraffic.Sources {
+		sources = append(sources, p.String())
+	}
+	given(len(sources) > 0, "clusterCIDR", "cluster-cidr", strings.Join(sources, ","))
+	return all
+}
+
+// apply checks the flags and fills in what of the agent's configuration hangs on them.
+func (f *configFlags) apply(cfg *control.Config) error {
+	for flag, address := range map[string]string{"healthz-bind-address": f.healthz, "metrics-bind-address": f.metrics} {
+		if err := checkBindAddress(address); err != nil {
+			return fmt.Errorf("--%s %s: %w", flag, address, err)
+		}
+	}
+	cfg.Serve = control.ServeConfig{Healthz: f.healthz, Metrics: f.metrics, HardFail: f.hardFail, Profiling: f.profiling}
+	cfg.Pace = control.Pace{MinSync: f.minSync, Repair: f.sync}
+	if cfg.Pace == (control.Pace{}) {
+		cfg.Pace = control.DefaultPace
+	}
+	if cfg.Pace.Repair <= 0 {
+		return fmt.Errorf("--sync-period %v: must be more than 0", cfg.Pace.Repair)
+	}
+	if cfg.Pace.MinSync < 0 || cfg.Pace.MinSync > cfg.Pace.Repair {
+		return fmt.Errorf("--min-sync-period %v: must be from 0 to --sync-period, %v", cfg.Pace.MinSync, cfg.Pace.Repair)
+	}
+	cfg.MasqueradeAll = f.masqueradeAll
+	for _, s := range f.clusterCIDRs {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return fmt.Errorf("--cluster-cidr: %q is not a network address and its length", s)
+		}
+		cfg.LocalSources = append(cfg.LocalSources, p.Masked())
+	}
+	// Mode NodeCIDR asks for nothing: what other nodes' pods send comes in by an external device.
+	if f.read != nil && len(cfg.LocalSources) == 0 && len(cfg.Rules.Pods) == 0 {
+		cfg.Rules.Pods = f.read.LocalTraffic.Devices
+	}
+	cfg.Warnings = f.warnings()
+	var err error
+	cfg.Serve.Configz, err = f.effective(cfg)
+	return err
+}
+
+// checkBindAddress wants what kube-proxy wants.
+func checkBindAddress(address string) error {
+	if address == "" {
+		return nil
+	}
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return errors.New("want IP:port")
+	}
+	if _, err := netip.ParseAddr(host); err != nil {
+		return fmt.Errorf("%q is not an IP address", host)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return fmt.Errorf("%q is not a port", port)
+	}
+	return nil
+}
+
+// warnings tells what of the file has no effect.
+func (f *configFlags) warnings() map[string]error {
+	out := map[string]error{}
+	if f.read == nil {
+		return out
+	}
+	if fields := append(f.unused, f.read.Ignored...); len(fields) > 0 {
+		out["configuration"] = fmt.Errorf("%s: no meaning here, and ignored: %s", f.file, strings.Join(fields, ", "))
+	}
+	if f.read.Lenient != nil {
+		out["configuration file"] = fmt.Errorf("%s: ignored: %w", f.file, f.read.Lenient)
+	}
+	return out
+}
+
+// effective is the configuration as it came out, in kube-proxy's terms.
+func (f *configFlags) effective(cfg *control.Config) (*v1alpha1.KubeProxyConfiguration, error) {
+	s := f.read
+	if s == nil {
+		var err error
+		if s, err = config.Default(); err != nil {
+			return nil, err
+		}
+	}
+	c := s.Effective.DeepCopy()
+	c.SetGroupVersionKind(v1alpha1.SchemeGroupVersion.WithKind("KubeProxyConfiguration"))
+	c.HostnameOverride = cfg.NodeName
+	c.HealthzBindAddress, c.MetricsBindAddress = cfg.Serve.Healthz, cfg.Serve.Metrics
+	c.BindAddressHardFail, c.EnableProfiling = cfg.Serve.HardFail, cfg.Serve.Profiling
+	minimum, period := config.Periods(c)
+	*minimum, *period = metav1.Duration{Duration: cfg.Pace.MinSync}, metav1.Duration{Duration: cfg.Pace.Repair}
+	*config.MasqueradeAll(c) = cfg.MasqueradeAll
+	var sources []string
+	for _, p := range cfg.LocalSources {
+		sources = append(sources, p.String())
+	}
+	if len(sources) > 0 {
+		c.DetectLocalMode, c.ClusterCIDR = v1alpha1.LocalMode(kubeproxy.LocalModeClusterCIDR), strings.Join(sources, ",")
+	}
+	return c, nil
+}

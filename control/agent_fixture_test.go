@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+	v1 "k8s.io/api/core/v1"
+
+	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/loader"
+	"github.com/waggle-lb/waggle/test/topo"
+)
+
+// agentFixture is a whole agent, with its datapath but without devices and sockets. The test is
+// its source.
+type agentFixture struct {
+	*Agent
+	t     *testing.T
+	logs  *logtest.Hook
+	sink  source.Sink // once it runs
+	ended chan error
+}
+
+// testSource delivers what the test calls its sink with.
+type testSource struct {
+	sink     chan source.Sink
+	problems []source.Problem
+	blind    time.Time
+}
+
+func (s *testSource) Run(ctx context.Context, sink source.Sink) error {
+	s.sink <- sink
+	<-ctx.Done()
+	return nil
+}
+
+func (s *testSource) Problems() []source.Problem { return s.problems }
+
+func (s *testSource) Blind() (time.Time, string) { return s.blind, "" }
+
+var agents atomic.Int32
+
+// newAgentFixture makes an agent; what serves listens on free ports of 127.0.0.1.
+func newAgentFixture(t *testing.T, src *testSource, edit func(*Config)) *agentFixture {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it loads the datapath")
+	}
+	must(t, topo.MountBPFFS())
+	dir := fmt.Sprintf("/sys/fs/bpf/waggle-agent-test-%d-%d", os.Getpid(), agents.Add(1))
+	logger, hook := logtest.NewNullLogger()
+	cfg := Config{
+		NodeName: thisNode, Version: "v0", RunDir: filepath.Join(t.TempDir(), "run"),
+		Loader: loader.Options{PinDir: dir, Log: quiet(), MapSizes: map[string]uint32{
+			"flows4": 64, "flows6": 64, "flows_new4": 64, "flows_new6": 64, "slots": 64, "backends": 64,
+			"services4": 4, "services6": 4, "service_names": 64, "sock_flows": 64,
+		}},
+		Rules: DeviceRules{Ignore: []string{"*"}},
+		Brake: Brake{Fraction: 1},
+		Serve: ServeConfig{Healthz: freeAddress(t), Metrics: freeAddress(t)},
+		Pace:  Pace{Repair: 100 * time.Millisecond},
+	}
+	if edit != nil {
+		edit(&cfg)
+	}
+	a, err := NewAgent(cfg, src, logrus.NewEntry(logger))
+	must(t, err)
+	t.Cleanup(func() {
+		_, err := loader.Cleanup(dir, quiet())
+		must(t, err)
+	})
+	return &agentFixture{Agent: a, t: t, logs: hook, ended: make(chan error, 1)}
+}
+
+// start runs the agent until the test ends.
+func (f *agentFixture) start() *agentFixture {
+	f.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	src := f.src.(*testSource)
+	src.sink = make(chan source.Sink, 1)
+	go func() { f.ended <- f.Run(ctx) }()
+	f.t.Cleanup(func() {
+		cancel()
+		must(f.t, <-f.ended)
+	})
+	f.sink = <-src.sink
+	return f
+}
+
+// begin tells all that exists at first.
+func (f *agentFixture) begin(objects ...any) {
+	deliver(f.sink, objects...)
+	f.sink.OnSynced()
+}
+
+// get returns the status and body of an answer; the status is 0 while nobody answers.
+func get(address, path string) (status int, body string, header http.Header) {
+	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	r, err := client.Get("http://" + address + path)
+	if err != nil {
+		return 0, err.Error(), nil
+	}
+	defer r.Body.Close()
+	raw, err := io.ReadAll(r.Body)
+	if err != nil {
+		return 0, err.Error(), nil
+	}
+	return r.StatusCode, string(raw), r.Header
+}
+
+// awaitStatus waits for an answer with a status, and returns its body and header.
+func (f *agentFixture) awaitStatus(address, path string, want int) (string, http.Header) {
+	f.t.Helper()
+	var status int
+	var body string
+	var header http.Header
+	await(f.t, func() (string, bool) {
+		status, body, header = get(address, path)
+		return fmt.Sprintf("http://%s%s answers %d: %s\nwant %d", address, path, status, body, want), status == want
+	})
+	return body, header
+}
+
+// awaitWarning waits for a warning that holds a text, or until there is none.
+func (f *agentFixture) awaitWarning(text string, there bool) {
+	f.t.Helper()
+	await(f.t, func() (string, bool) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		found := slices.ContainsFunc(sortedValues(f.warnings), func(w string) bool { return strings.Contains(w, text) })
+		return fmt.Sprintf("warnings %q; want %q there: %v", sortedValues(f.warnings), text, there), found == there
+	})
+}
+
+func sortedValues(m map[string]string) []string {
+	var out []string
+	for _, v := range m {
+		out = append(out, v)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// await polls until done, and fails with the last message if that takes too long.
+func await(t *testing.T, look func() (message string, done bool)) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		message, done := look()
+		if done {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(message)
+		}
+	}
+}
+
+// freeAddress finds a port that nobody listens on.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l := occupy(t, "127.0.0.1:0")
+	must(t, l.Close())
+	return l.Addr().String()
+}
+
+func occupy(t *testing.T, address string) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", address)
+	must(t, err)
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+func portOf(address string) int32 { return int32(netip.MustParseAddrPort(address).Port()) }
+
+// node is our Node object, with an address that tests can listen on.
+func nodeAt(address string, edits ...func(*v1.Node)) *v1.Node {
+	n := nodeObject(thisNode, "zone-a")
+	n.Status.Addresses = []v1.NodeAddress{{Type: v1.NodeInternalIP, Address: address}}
+	for _, edit := range edits {
+		edit(n)
+	}
+	return n
+}

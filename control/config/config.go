@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package config reads kube-proxy's configuration file, a KubeProxyConfiguration of
+// kubeproxy.config.k8s.io/v1alpha1, and says what of it has a meaning for waggle.
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+
+	"k8s.io/kube-proxy/config/v1alpha1"
+	kubeproxy "k8s.io/kubernetes/pkg/proxy/apis/config"
+	"k8s.io/kubernetes/pkg/proxy/apis/config/scheme"
+	"k8s.io/kubernetes/pkg/proxy/apis/config/validation"
+)
+
+// Settings is what a file says to an agent. What the file leaves out has kube-proxy's default,
+// but where a comment says otherwise.
+type Settings struct {
+	NodeName   string  // "" if the file doesn't say
+	Kubeconfig string  // "" if the file doesn't say
+	QPS        float32 // 0 if the file doesn't say
+	Burst      int32   // 0 if the file doesn't say
+
+	HealthzBindAddress  string // address:port
+	MetricsBindAddress  string // address:port
+	BindAddressHardFail bool
+	EnableProfiling     bool
+
+	// NodePortAddresses are CIDRs, or "primary" alone; none if the file doesn't say.
+	NodePortAddresses []string
+	MasqueradeAll     bool
+	LocalTraffic      LocalTraffic
+
+	// MinSyncPeriod and SyncPeriod are those of the block of the file's mode; 0 if the file
+	// doesn't say, since kube-proxy's defaults are made for rule sets that are written whole.
+	MinSyncPeriod, SyncPeriod time.Duration
+
+	LogLevel  string // a level of logrus; "" if the file doesn't say
+	LogFormat string // text or json
+
+	ShowHiddenMetricsForVersion string // "" for none
+	FeatureGates                map[string]bool
+
+	// Ignored are the fields that are set to something else than their default, and have no
+	// meaning here: paths as in "conntrack.min", sorted.
+	Ignored []string
+	// Lenient is what strict decoding found wrong (unknown fields, fields given twice); nil if
+	// nothing. Such fields are ignored, as kube-proxy ignores them.
+	Lenient error
+	// Effective is the whole configuration, with defaults.
+	Effective *v1alpha1.KubeProxyConfiguration
+}
+
+// LocalTraffic tells how pods' own traffic is recognised, as kube-proxy's detectLocalMode does.
+// At most one of its members is set.
+type LocalTraffic struct {
+	Sources  []netip.Prefix // mode ClusterCIDR
+	Devices  []string       // modes BridgeInterface and InterfaceNamePrefix, as patterns of path.Match
+	NodeCIDR bool           // mode NodeCIDR: the Node object's spec.podCIDRs
+}
+
+// Default returns the settings that an empty file has.
+func Default() (*Settings, error) {
+	return Parse([]byte("apiVersion: " + v1alpha1.SchemeGroupVersion.String() + "\nkind: KubeProxyConfiguration\n"))
+}
+
+// Load reads a file. Its errors name the file, and the field that is at fault.
+func Load(file string) (*Settings, error) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("--config: %w", err)
+	}
+	s, err := Parse(raw)
+	if err != nil {
+		return nil, fmt.Errorf("--config %s: %w", file, err)
+	}
+	return s, nil
+}
+
+// Parse reads the contents of a file, YAML or JSON.
+func Parse(raw []byte) (*Settings, error) {
+	given, lenient, err := decode(raw)
+	if err != nil {
+		return nil, err
+	}
+	effective := given.DeepCopy()
+	scheme.Scheme.Default(effective)
+	var internal kubeproxy.KubeProxyConfiguration
+	if err := scheme.Scheme.Convert(effective, &internal, nil); err != nil {
+		return nil, err
+	}
+	if internal.DetectLocalMode == "" {
+		internal.DetectLocalMode = kubeproxy.LocalModeClusterCIDR // as kube-proxy does on Linux
+	}
+	if err := validate(&internal); err != nil {
+		return nil, err
+	}
+	s := &Settings{
+		NodeName:                    internal.HostnameOverride,
+		Kubeconfig:                  internal.ClientConnection.Kubeconfig,
+		QPS:                         given.ClientConnection.QPS,
+		Burst:                       given.ClientConnection.Burst,
+		HealthzBindAddress:          internal.HealthzBindAddress,
+		MetricsBindAddress:          internal.MetricsBindAddress,
+		BindAddressHardFail:         internal.BindAddressHardFail,
+		EnableProfiling:             internal.EnableProfiling,
+		NodePortAddresses:           internal.NodePortAddresses,
+		MasqueradeAll:               internal.Linux.MasqueradeAll,
+		LogLevel:                    logLevel(given),
+		LogFormat:                   internal.Logging.Format,
+		ShowHiddenMetricsForVersion: internal.ShowHiddenMetricsForVersion,
+		FeatureGates:                internal.FeatureGates,
+		Lenient:                     lenient,
+		Effective:                   effective,
+	}
+	minimum, period := Periods(given)
+	s.MinSyncPeriod, s.SyncPeriod = minimum.Duration, period.Duration
+	if s.LocalTraffic, err = localTraffic(&internal); err != nil {
+		return nil, err
+	}
+	s.Ignored, err = ignored(effective)
+	return s, err
+}
+
+// validate has kube-proxy's own rules applied. The JSON log format is one that kube-proxy links
+// in with its logger; here another writes it.
+func validate(c *kubeproxy.KubeProxyConfiguration) error {
+	checked := c.DeepCopy()
+	if checked.Logging.Format == "json" {
+		checked.Logging.Format = "text"
+	}
+	return validation.Validate(checked).ToAggregate()
+}
+
+// localTraffic reads detectLocalMode and what goes with it.
+func localTraffic(c *kubeproxy.KubeProxyConfiguration) (LocalTraffic, error) {
+	var l LocalTraffic
+	switch c.DetectLocalMode {
+	case kubeproxy.LocalModeClusterCIDR:
+		for _, s := range c.DetectLocal.ClusterCIDRs {
+			p, err := netip.ParsePrefix(s)
+			if err != nil {
+				return l, fmt.Errorf("clusterCIDR: %q is not a network address and its length", s)
+			}
+			l.Sources = append(l.Sources, p.Masked())
+		}
+	case kubeproxy.LocalModeNodeCIDR:
+		l.NodeCIDR = true
+	case kubeproxy.LocalModeBridgeInterface:
+		l.Devices = []string{quote(c.DetectLocal.BridgeInterface)}
+	case kubeproxy.LocalModeInterfaceNamePrefix:
+		l.Devices = []string{quote(c.DetectLocal.InterfaceNamePrefix) + "*"}
+	}
+	return l, nil
+}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+const head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
+
+func parse(t *testing.T, body string) *Settings {
+	t.Helper()
+	s, err := Parse([]byte(head + body))
+	if err != nil {
+		t.Fatalf("%s: %v", body, err)
+	}
+	return s
+}
+
+// usual is what an empty file says.
+func usual() *Settings {
+	return &Settings{
+		HealthzBindAddress: "0.0.0.0:10256", MetricsBindAddress: "127.0.0.1:10249",
+		LogFormat: "text", FeatureGates: map[string]bool{},
+	}
+}
+
+func TestMapped(t *testing.T) {
+	for _, c := range []struct {
+		body string
+		want func(*Settings)
+	}{
+		{"", func(*Settings) {}},
+		{"hostnameOverride: node-7", func(s *Settings) { s.NodeName = "node-7" }},
+		{"clientConnection: {kubeconfig: /etc/k, qps: 7.5, burst: 15}", func(s *Settings) { s.Kubeconfig, s.QPS, s.Burst = "/etc/k", 7.5, 15 }},
+		{"healthzBindAddress: 10.0.0.1:99", func(s *Settings) { s.HealthzBindAddress = "10.0.0.1:99" }},
+		{"healthzBindAddress: 10.0.0.1", func(s *Settings) { s.HealthzBindAddress = "10.0.0.1:10256" }},
+		{"metricsBindAddress: 0.0.0.0:98", func(s *Settings) { s.MetricsBindAddress = "0.0.0.0:98" }},
+		{`bindAddress: "::"`, func(s *Settings) {
+			s.HealthzBindAddress, s.MetricsBindAddress = "[::]:10256", "[::1]:10249"
+		}},
+		{"bindAddressHardFail: true", func(s *Settings) { s.BindAddressHardFail = true }},
+		{"enableProfiling: true", func(s *Settings) { s.EnableProfiling = true }},
+		{"nodePortAddresses: [primary]", func(s *Settings) { s.NodePortAddresses = []string{"primary"} }},
+		{`nodePortAddresses: [10.0.0.0/8, "fd00::/8"]`, func(s *Settings) { s.NodePortAddresses = []string{"10.0.0.0/8", "fd00::/8"} }},
+		{"clusterCIDR: 10.1.2.3/16,fd00:1::/32", func(s *Settings) {
+			s.LocalTraffic.Sources = []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00:1::/32")}
+		}},
+		{"detectLocalMode: NodeCIDR\nclusterCIDR: 10.1.0.0/16", func(s *Settings) { s.LocalTraffic.NodeCIDR = true }},
+		{"detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cni0}", func(s *Settings) { s.LocalTraffic.Devices = []string{"cni0"} }},
+		{"detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: 've*'}", func(s *Settings) { s.LocalTraffic.Devices = []string{`ve\**`} }},
+		{"iptables: {masqueradeAll: true, minSyncPeriod: 2s, syncPeriod: 3s}", func(s *Settings) {
+			s.MasqueradeAll, s.MinSyncPeriod, s.SyncPeriod = true, 2*time.Second, 3*time.Second
+		}},
+		{"mode: nftables\nnftables: {masqueradeAll: true, minSyncPeriod: 2s, syncPeriod: 3s}", func(s *Settings) {
+			s.MasqueradeAll, s.MinSyncPeriod, s.SyncPeriod = true, 2*time.Second, 3*time.Second
+		}},
+		{"mode: ipvs\nipvs: {minSyncPeriod: 2s, syncPeriod: 3s}\niptables: {masqueradeAll: true}", func(s *Settings) {
+			s.MasqueradeAll, s.MinSyncPeriod, s.SyncPeriod = true, 2*time.Second, 3*time.Second
+		}},
+		{"logging: {verbosity: 2}", func(s *Settings) { s.LogLevel = "info" }},
+		{"logging: {verbosity: 5}", func(s *Settings) { s.LogLevel = "debug" }},
+		{"logging: {verbosity: 9, format: json}", func(s *Settings) { s.LogLevel, s.LogFormat = "trace", "json" }},
+		{"featureGates: {AllAlpha: true}", func(s *Settings) { s.FeatureGates = map[string]bool{"AllAlpha": true} }},
+		// What kubeadm writes into the ConfigMap of its clusters.
+		{kubeadm, func(s *Settings) {
+			s.Kubeconfig = "/var/lib/kube-proxy/kubeconfig.conf"
+			s.LocalTraffic.Sources = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}
+		}},
+	} {
+		want := usual()
+		c.want(want)
+		if diff := cmp.Diff(want, parse(t, c.body), cmpopts.IgnoreFields(Settings{}, "Effective"), cmpopts.EquateEmpty(),
+			cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", c.body, diff)
+		}
+	}
+}
+
+const kubeadm = `
+bindAddress: 0.0.0.0
+bindAddressHardFail: false
+clientConnection: {acceptContentTypes: "", burst: 0, contentType: "", kubeconfig: /var/lib/kube-proxy/kubeconfig.conf, qps: 0}
+clusterCIDR: 10.244.0.0/16
+configSyncPeriod: 0s
+conntrack: {maxPerCore: null, min: null, tcpBeLiberal: false, tcpCloseWaitTimeout: null, tcpEstablishedTimeout: null, udpStreamTimeout: 0s, udpTimeout: 0s}
+detectLocal: {bridgeInterface: "", interfaceNamePrefix: ""}
+detectLocalMode: ""
+enableProfiling: false
+healthzBindAddress: ""
+hostnameOverride: ""
+iptables: {localhostNodePorts: null, masqueradeAll: false, masqueradeBit: null, minSyncPeriod: 0s, syncPeriod: 0s}
+ipvs: {excludeCIDRs: null, minSyncPeriod: 0s, scheduler: "", strictARP: false, syncPeriod: 0s, tcpFinTimeout: 0s, tcpTimeout: 0s, udpTimeout: 0s}
+logging: {flushFrequency: 0, options: {json: {infoBufferSize: "0"}, text: {infoBufferSize: "0"}}, verbosity: 0}
+metricsBindAddress: ""
+mode: ""
+nftables: {masqueradeAll: false, masqueradeBit: null, minSyncPeriod: 0s, syncPeriod: 0s}
+nodePortAddresses: null
+oomScoreAdj: null
+portRange: ""
+showHiddenMetricsForVersion: ""
+winkernel: {enableDSR: false, forwardHealthCheckVip: false, networkName: "", rootHnsEndpointName: "", sourceVip: ""}
+`
+
+// What has no meaning here is named, if it is set to something else than its default.
+func TestIgnored(t *testing.T) {
+	for _, c := range []struct{ body, want string }{
+		{"bindAddress: 10.0.0.1", "bindAddress"},
+		{"clientConnection: {acceptContentTypes: a/b, contentType: c/d}", "clientConnection.acceptContentTypes clientConnection.contentType"},
+		{"clientConnection: {contentType: application/vnd.kubernetes.protobuf}", ""},
+		{"configSyncPeriod: 1m", "configSyncPeriod"},
+		{"configSyncPeriod: 15m", ""},
+		{"oomScoreAdj: -1", "oomScoreAdj"},
+		{"oomScoreAdj: -999", ""},
+		{"portRange: 1-2", "portRange"},
+		{"conntrack: {maxPerCore: 1, min: 2, tcpEstablishedTimeout: 1s, tcpCloseWaitTimeout: 2s, tcpBeLiberal: true, udpTimeout: 3s, udpStreamTimeout: 4s}",
+			"conntrack.maxPerCore conntrack.min conntrack.tcpBeLiberal conntrack.tcpCloseWaitTimeout conntrack.tcpEstablishedTimeout conntrack.udpStreamTimeout conntrack.udpTimeout"},
+		{"conntrack: {maxPerCore: 32768, min: 131072, tcpEstablishedTimeout: 24h}", ""},
+		{"iptables: {masqueradeBit: 3, localhostNodePorts: false}", "iptables.localhostNodePorts iptables.masqueradeBit"},
+		{"iptables: {masqueradeBit: 14, localhostNodePorts: true}", ""},
+		{"nftables: {masqueradeBit: 3}", "nftables.masqueradeBit"},
+		{"ipvs: {scheduler: rr, excludeCIDRs: [10.0.0.0/8], strictARP: true, tcpTimeout: 1s, tcpFinTimeout: 2s, udpTimeout: 3s}",
+			"ipvs.excludeCIDRs ipvs.scheduler ipvs.strictARP ipvs.tcpFinTimeout ipvs.tcpTimeout ipvs.udpTimeout"},
+		{"ipvs: {excludeCIDRs: []}", ""},
+		{"nftables: {masqueradeAll: true, minSyncPeriod: 2s, syncPeriod: 3s}", "nftables.masqueradeAll nftables.minSyncPeriod nftables.syncPeriod"},
+		{"mode: nftables\niptables: {masqueradeAll: true, minSyncPeriod: 2s, syncPeriod: 3s}", "iptables.masqueradeAll iptables.minSyncPeriod iptables.syncPeriod"},
+		{"mode: ipvs\niptables: {minSyncPeriod: 2s}", "iptables.minSyncPeriod"},
+		{"winkernel: {networkName: net, sourceVip: 10.0.0.1, enableDSR: true, rootHnsEndpointName: r, forwardHealthCheckVip: true}",
+			"winkernel.enableDSR winkernel.forwardHealthCheckVip winkernel.networkName winkernel.rootHnsEndpointName winkernel.sourceVip"},
+		{"windowsRunAsService: true", "windowsRunAsService"},
+		{"logging: {flushFrequency: 1s}", "logging.flushFrequency"},
+		{"logging: {vmodule: [{filePattern: a, verbosity: 3}]}", "logging.vmodule"},
+	} {
+		if got := strings.Join(parse(t, c.body).Ignored, " "); got != c.want {
+			t.Errorf("%s: ignored %q, want %q", c.body, got, c.want)
+		}
+	}
+}
+
+func TestLenient(t *testing.T) {
+	s := parse(t, "nosuch: 1\nhostnameOverride: a\nhostnameOverride: b")
+	if s.NodeName != "b" {
+		t.Errorf("node name %q", s.NodeName)
+	}
+	if s.Lenient == nil || !strings.Contains(s.Lenient.Error(), `unknown field "nosuch"`) || !strings.Contains(s.Lenient.Error(), `"hostnameOverride" already set`) {
+		t.Errorf("what strict decoding found: %v", s.Lenient)
+	}
+}
+
+// A bad file's error names the file and the field.
+func TestErrors(t *testing.T) {
+	for _, c := range []struct{ contents, want string }{
+		{"", "Kind' is missing"},
+		{"x", "cannot unmarshal"},
+		{"apiVersion: v1\nkind: Pod\n", `no kind "Pod"`},
+		{"apiVersion: kubeproxy.config.k8s.io/v1beta7\nkind: KubeProxyConfiguration\n", "v1beta7"},
+		{head + "hostnameOverride: [1]", "hostnameOverride"},
+		{head + "metricsBindAddress: here:1", `MetricsBindAddress: Invalid value: "here"`},
+		{head + "healthzBindAddress: 1.2.3.4:70000", `HealthzBindAddress: Invalid value: "70000"`},
+		{head + "bindAddress: x", "BindAddress"},
+		{head + "mode: quantum", `ProxyMode: Invalid value: "quantum"`},
+		{head + "nodePortAddresses: [all]", `NodePortAddresses[0]: Invalid value: "all"`},
+		{head + "nodePortAddresses: [primary, 10.0.0.0/8]", "can't use both"},
+		{head + "clusterCIDR: here", "ClusterCIDRs"},
+		{head + "clusterCIDR: 010.1.0.0/16", "clusterCIDR"},
+		{head + "detectLocalMode: Guess", `Unsupported value: "Guess"`},
+		{head + "detectLocalMode: BridgeInterface", "InterfaceName"},
+		{head + "detectLocalMode: InterfaceNamePrefix", "InterfacePrefix"},
+		{head + "iptables: {minSyncPeriod: 2s, syncPeriod: 1s}", "SyncPeriod: Invalid value"},
+		{head + "iptables: {syncPeriod: -1s}", "SyncPeriod: Invalid value"},
+		{head + "iptables: {syncPeriod: soon}", "soon"},
+		{head + "clientConnection: {burst: -1}", "ClientConnection.Burst"},
+		{head + "featureGates: {NoSuchGate: true}", "featureGates"},
+		{head + "logging: {format: xml}", "logging.format"},
+		{head + "showHiddenMetricsForVersion: 'x'", "ShowHiddenMetricsForVersion"},
+		{head + "oomScoreAdj: 2000", "OOMScoreAdj"},
+	} {
+		file := filepath.Join(t.TempDir(), "config.yaml")
+		if err := os.WriteFile(file, []byte(c.contents), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Load(file)
+		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "--config "+file) {
+			t.Errorf("%s: error %v\nwant %s", c.contents, err, c.want)
+		}
+	}
+	if _, err := Load("/no/such"); err == nil || !strings.Contains(err.Error(), "--config: open /no/such") {
+		t.Errorf("no file: error %v", err)
+	}
+}

@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/rest"
+)
+
+// Row 1: what is labelled for others is not seen, and a label acts as a deletion.
+func TestFollow(t *testing.T) {
+	c := newCluster(t)
+	c.put(nodeObject("10.0.0.1"), serviceObject("a"), sliceObject("a", "10.1.0.1:8080"))
+	c.put(serviceObject("theirs", labelled("service.kubernetes.io/service-proxy-name", "other")))
+	c.put(serviceObject("headless", labelled("service.kubernetes.io/headless", "")))
+	other := nodeObject("10.0.0.2")
+	other.Name = "node-b"
+	c.put(other)
+	f := c.follow(c.options(c.kubeconfig(c.serve("").address)))
+	f.until("synced", func() bool { return slices.Contains(f.all(), "synced") })
+	if calls := f.all(); calls[len(calls)-1] != "synced" {
+		t.Errorf("synced is not the last: %q", calls)
+	}
+	f.expect("add node node-a", "add service a", "add slice a-1", "synced")
+
+	c.put(serviceObject("b"))
+	f.expect("add service b")
+	c.put(serviceObject("b", labelled("x", "y")))
+	f.expect("update service b")
+	c.put(serviceObject("b", labelled("service.kubernetes.io/headless", "")))
+	f.expect("delete service b")
+	c.put(serviceObject("b"))
+	f.expect("add service b")
+	c.put(serviceObject("b", labelled("service.kubernetes.io/service-proxy-name", "other")))
+	f.expect("delete service b")
+	c.put(sliceObject("a", "10.1.0.2:8080"))
+	f.expect("update slice a-1")
+	moved := sliceObject("a", "10.1.0.2:8080")
+	moved.Labels["kubernetes.io/service-name"] = "b"
+	c.put(moved)
+	f.expect("delete slice a-1", "add slice a-1")
+	c.remove(sliceObject("a"))
+	f.expect("delete slice a-1")
+	if since, why := f.Blind(); !since.IsZero() || why != "" {
+		t.Errorf("blind since %v: %s", since, why)
+	}
+	f.stop()
+	if err := f.fails(); err != nil {
+		t.Errorf("asked to end, it says %v", err)
+	}
+}
+
+func TestServiceProxyName(t *testing.T) {
+	for name, want := range map[string]string{
+		"": "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name", "x": "!service.kubernetes.io/headless",
+	} {
+		if got := selector(name).String(); got != want {
+			t.Errorf("%q: got %s, want %s", name, got, want)
+		}
+	}
+}
+
+// Row 33.
+func TestNode(t *testing.T) {
+	zoned := nodeObject("10.0.0.1")
+	zoned.Labels = map[string]string{v1.LabelTopologyZone: "b"}
+	for name, test := range map[string]struct {
+		before, then *v1.Node // then nil: deleted
+		told         []string
+		fails        string
+	}{
+		"a label":              {nodeObject("10.0.0.1"), zoned, []string{"update node node-a"}, ""},
+		"another address":      {nodeObject("10.0.0.1"), nodeObject("10.0.0.2"), nil, "the addresses of our Node node-a have changed from [10.0.0.1] to [10.0.0.2]"},
+		"another family":       {nodeObject("10.0.0.1"), nodeObject("10.0.0.1", "fd00::1"), nil, "have changed from [10.0.0.1] to [10.0.0.1 fd00::1]"},
+		"one more of a family": {nodeObject("10.0.0.1"), nodeObject("10.0.0.1", "10.0.0.2"), []string{"update node node-a"}, ""},
+		"deleted":              {nodeObject("10.0.0.1"), nil, nil, "our Node node-a was deleted"},
+		"made anew":            {nodeObject("10.0.0.1"), withUID(nodeObject("10.0.0.1"), "2"), nil, "our Node node-a was deleted, and made anew"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCluster(t)
+			c.put(test.before)
+			f := c.follow(c.options(c.kubeconfig(c.serve("").address)))
+			f.expect("add node node-a", "synced")
+			if test.then == nil {
+				c.remove(test.before)
+			} else {
+				c.put(test.then)
+			}
+			if test.fails == "" {
+				f.expect(test.told...)
+				return
+			}
+			if err := f.fails(); err == nil || !strings.Contains(err.Error(), test.fails) {
+				t.Errorf("got error %v, want %s", err, test.fails)
+			}
+			if told := f.all(); len(told) > 0 {
+				t.Errorf("told %q", told)
+			}
+		})
+	}
+}
+
+// Row 33: nothing is said to be complete before our Node is known.
+func TestNodeIsAwaited(t *testing.T) {
+	c := newCluster(t)
+	c.put(serviceObject("a"))
+	f := c.follow(c.options(c.kubeconfig(c.serve("").address)))
+	f.expect("add service a")
+	c.put(nodeObject())
+	c.put(serviceObject("b"))
+	f.expect("add service b")
+	c.put(nodeObject("10.0.0.1"))
+	f.expect("add node node-a", "synced")
+}
+
+func TestNodeWithoutAddresses(t *testing.T) {
+	c := newCluster(t)
+	c.put(nodeObject())
+	f := c.follow(c.options(c.kubeconfig(c.serve("").address)), func(s *Source) { s.pace.addresses = time.Millisecond })
+	f.expect("add node node-a", "synced")
+	c.put(nodeObject("10.0.0.1")) // the first are no reason to end
+	f.expect("update node node-a")
+	c.put(nodeObject("10.0.0.2"))
+	if err := f.fails(); err == nil {
+		t.Error("ends without an error")
+	}
+}
+
+func TestNoNode(t *testing.T) {
+	c := newCluster(t)
+	f := c.follow(c.options(c.kubeconfig(c.serve("").address)), func(s *Source) {
+		s.pace.addresses, s.pace.node = time.Millisecond, 2*time.Millisecond
+	})
+	if err := f.fails(); err == nil || !strings.Contains(err.Error(), "there is no Node node-a") {
+		t.Errorf("got error %v", err)
+	}
+	if told := f.all(); len(told) > 0 {
+		t.Errorf("told %q", told)
+	}
+}
+
+// Row 6, and what happens while the API server is away.
+func TestBlind(t *testing.T) {
+	c := newCluster(t)
+	c.put(nodeObject("10.0.0.1"), serviceObject("a"), serviceObject("b"))
+	s := c.serve("")
+	f := c.follow(c.options(c.kubeconfig(s.address)))
+	f.expect("add node node-a", "add service a", "add service b", "synced")
+	before := time.Now()
+	s.stop()
+	f.until("blind", func() bool { since, _ := f.Blind(); return !since.IsZero() })
+	since, why := f.Blind()
+	if since.Before(before.Add(-testPace.probe)) || !strings.Contains(why, "connection refused") && !strings.Contains(why, "EOF") {
+		t.Errorf("blind since %v (stopped %v): %s", since, before, why)
+	}
+	c.remove(serviceObject("b"))
+	c.put(serviceObject("c"))
+	f.until("all kinds fail", func() bool {
+		f.sight.mu.Lock()
+		defer f.sight.mu.Unlock()
+		return len(f.sight.failures) == 5
+	})
+	if told := f.all(); len(told) > 0 {
+		t.Errorf("told while blind: %q", told)
+	}
+	c.serve(s.address)
+	f.until("sees again", func() bool { since, _ := f.Blind(); return since.IsZero() })
+	f.expect("delete service b", "add service c")
+}
+
+// A server that can't be reached yet is waited for.
+func TestBlindFromTheStart(t *testing.T) {
+	c := newCluster(t)
+	c.put(nodeObject("10.0.0.1"))
+	address := deadAddress(t)
+	f := c.follow(c.options(c.kubeconfig(address)), func(s *Source) { s.pace.node = time.Millisecond })
+	f.until("blind", func() bool { since, _ := f.Blind(); return !since.IsZero() })
+	c.serve(address)
+	f.expect("add node node-a", "synced")
+	f.until("sees", func() bool { since, _ := f.Blind(); return since.IsZero() })
+}
+
+func TestNotReady(t *testing.T) {
+	c := newCluster(t)
+	c.put(nodeObject("10.0.0.1"))
+	f := c.follow(c.options(c.kubeconfig(c.serve("").address)))
+	f.expect("add node node-a", "synced")
+	c.mu.Lock()
+	c.unready = true
+	c.mu.Unlock()
+	f.until("blind", func() bool {
+		_, why := f.Blind()
+		return why == "API server: not ready: 500 Internal Server Error"
+	})
+	c.put(serviceObject("a")) // what comes nevertheless is taken
+	f.expect("add service a")
+	c.mu.Lock()
+	c.unready = false
+	c.mu.Unlock()
+	f.until("sees again", func() bool { since, _ := f.Blind(); return since.IsZero() })
+}
+
+// Whoever gives too few rights is told which.
+func TestForbidden(t *testing.T) {
+	c := newCluster(t)
+	c.put(nodeObject("10.0.0.1"))
+	c.refuse(endpointSlices, http.StatusForbidden)
+	f := c.follow(c.options(c.kubeconfig(c.serve("").address)))
+	f.until("blind", func() bool {
+		_, why := f.Blind()
+		return strings.HasPrefix(why, "endpointslices: ") && strings.Contains(why, "(get endpointslices.discovery.k8s.io)")
+	})
+	c.refuse(endpointSlices, 0)
+	f.expect("add node node-a", "synced")
+	f.until("sees", func() bool { since, _ := f.Blind(); return since.IsZero() })
+}
+
+// Row 22.
+func TestServiceCIDRs(t *testing.T) {
+	c := newCluster(t)
+	c.put(nodeObject("10.0.0.1"))
+	opts := c.options(c.kubeconfig(c.serve("").address))
+	opts.ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.99.0.0/16")}
+	f := c.follow(opts)
+	f.expect("add node node-a", "ranges [10.99.0.0/16]", "synced")
+	c.put(cidrObject("kubernetes", "10.96.0.0/16", "fd00:10:96::/112"))
+	f.expect("ranges [10.96.0.0/16 fd00:10:96::/112]")
+	c.put(cidrObject("more", "10.98.0.0/16", "nonsense"))
+	f.expect("ranges [10.96.0.0/16 10.98.0.0/16 fd00:10:96::/112]")
+	c.remove(cidrObject("kubernetes"))
+	f.expect("ranges [10.98.0.0/16]")
+	if problems := f.Problems(); len(problems) > 0 {
+		t.Errorf("problems %v", problems)
+	}
+}
+
+func TestNoServiceCIDRs(t *testing.T) {
+	for _, status := range []int{http.StatusNotFound, http.StatusForbidden} {
+		c := newCluster(t)
+		c.put(nodeObject("10.0.0.1"))
+		c.refuse(serviceCIDRs, status)
+		opts := c.options(c.kubeconfig(c.serve("").address))
+		opts.ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.99.0.0/16")}
+		f := c.follow(opts)
+		f.expect("add node node-a", "ranges [10.99.0.0/16]", "synced")
+		f.until("a problem", func() bool {
+			p := f.Problems()
+			return len(p) == 1 && strings.Contains(p[0].Message, "--service-cidrs") && !p[0].Since.IsZero()
+		})
+		if since, why := f.Blind(); !since.IsZero() {
+			t.Errorf("%d: blind: %s", status, why)
+		}
+	}
+}
+
+func TestStartingEvent(t *testing.T) {
+	c := newCluster(t)
+	c.put(nodeObject("10.0.0.1"))
+	f := c.follow(c.options(c.kubeconfig(c.serve("").address)))
+	f.until("an event", func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return len(c.events) > 0
+	})
+	e := c.events[0]
+	if e.Reason != "Starting" || e.Regarding.Kind != "Node" || e.Regarding.Name != thisNode || e.Type != v1.EventTypeNormal || e.ReportingController != "waggle" {
+		t.Errorf("got %+v", e)
+	}
+}
+
+// Events must never block: not without a server either.
+func TestEventsAreForgotten(t *testing.T) {
+	c := newCluster(t)
+	f := c.follow(c.options(c.kubeconfig(deadAddress(t))))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 5000 {
+			f.Recorder().Eventf(f.nodeRef(), nil, v1.EventTypeWarning, "Many", "Test", "x")
+		}
+	}()
+	f.until("recorded", func() bool {
+		select {
+		case <-done:
+			return true
+		default:
+			return false
+		}
+	})
+}
+
+// One server is dead, one hangs in the TLS handshake, one has another cluster's certificate.
+func TestFailover(t *testing.T) {
+	c := newCluster(t)
+	c.put(nodeObject("10.0.0.1"))
+	foreign, good, other := newCluster(t).serve(""), c.serve(""), c.serve("")
+	opts := c.options(c.kubeconfig(deadAddress(t)))
+	opts.APIServers = []string{deadAddress(t), hangingAddress(t), foreign.address, good.address, other.address}
+	f := c.follow(opts)
+	f.expect("add node node-a", "synced")
+	f.until("sees", func() bool { since, _ := f.Blind(); return since.IsZero() })
+	if first := f.learning.dialer.addresses()[0]; first != good.address {
+		t.Errorf("%s is preferred, want %s of %q", first, good.address, f.learning.dialer.addresses())
+	}
+	good.stop()
+	c.put(serviceObject("a"))
+	f.expect("add service a")
+	f.until("sees", func() bool { since, _ := f.Blind(); return since.IsZero() })
+}
+
+// From within a pod the cluster IP of the API server is the last resort, and certificates are
+// checked for the name that is always in them.
+func TestFromPod(t *testing.T) {
+	c := newCluster(t)
+	c.put(nodeObject("10.0.0.1"))
+	s := c.serve("")
+	for name, test := range map[string]struct {
+		host    string
+		servers []string
+	}{
+		"real addresses":              {deadAddress(t), []string{s.address}},
+		"the cluster IP, if it works": {s.address, nil},
+		"as a fallback":               {s.address, []string{deadAddress(t)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			opts := c.options("")
+			opts.APIServers = test.servers
+			f := c.followFromPod(opts, c.pod(test.host))
+			f.t = t
+			f.expect("add node node-a", "synced")
+		})
+	}
+}
+
+func TestNotInPod(t *testing.T) {
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	if _, err := New(newCluster(t).options("")); err == nil || !strings.Contains(err.Error(), rest.ErrNotInCluster.Error()) {
+		t.Errorf("got error %v", err)
+	}
+}
+
+// What was learnt outlives the server that told it, and the agent.
+func TestLearning(t *testing.T) {
+	c := newCluster(t)
+	told, learnt := c.serve(""), c.serve("")
+	c.put(nodeObject("10.0.0.1"), sliceObject("kubernetes", learnt.address), sliceObject("other", "10.1.0.1:6443"))
+	opts := c.options(c.kubeconfig(told.address))
+	opts.AddressFile = filepath.Join(t.TempDir(), "run", "api-servers")
+	f := c.follow(opts)
+	f.expect("add node node-a", "add slice kubernetes-1", "add slice other-1", "synced")
+	told.stop()
+	c.put(serviceObject("a"))
+	f.expect("add service a")
+	f.stop()
+	must(t, f.fails())
+	if raw, err := os.ReadFile(opts.AddressFile); err != nil || string(raw) != learnt.address+"\n" {
+		t.Errorf("kept %q, error %v", raw, err)
+	}
+	c.follow(opts).expect("add node node-a", "add service a", "add slice kubernetes-1", "add slice other-1", "synced")
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package leftovers
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+)
+
+// ipvsDevice holds the addresses of services in kube-proxy's IPVS mode.
+const ipvsDevice = "kube-ipvs0"
+
+// ipsets are the ipsetInfo of pkg/proxy/ipvs; those of IPv6 have KUBE-6- in place of KUBE-.
+var ipsets = []string{
+	"KUBE-LOOP-BACK", "KUBE-CLUSTER-IP", "KUBE-EXTERNAL-IP", "KUBE-EXTERNAL-IP-LOCAL",
+	"KUBE-LOAD-BALANCER", "KUBE-LOAD-BALANCER-FW", "KUBE-LOAD-BALANCER-LOCAL",
+	"KUBE-LOAD-BALANCER-SOURCE-IP", "KUBE-LOAD-BALANCER-SOURCE-CIDR",
+	"KUBE-NODE-PORT-TCP", "KUBE-NODE-PORT-LOCAL-TCP", "KUBE-NODE-PORT-UDP", "KUBE-NODE-PORT-LOCAL-UDP",
+	"KUBE-NODE-PORT-SCTP-HASH", "KUBE-NODE-PORT-LOCAL-SCTP-HASH",
+	"KUBE-HEALTH-CHECK-NODE-PORT", "KUBE-IPVS-IPS",
+}
+
+func seenIPVS() ([]string, error) {
+	device, err := findIPVSDevice()
+	if device == nil || err != nil {
+		return nil, err
+	}
+	return []string{"device " + ipvsDevice}, nil
+}
+
+func findIPVSDevice() (netlink.Link, error) {
+	device, err := netlink.LinkByName(ipvsDevice)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for the device %s: %w", ipvsDevice, err)
+	}
+	return device, nil
+}
+
+func removeIPVS(r *Report) error {
+	device, err := findIPVSDevice()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	if device != nil {
+		if err := netlink.LinkDel(device); err != nil {
+			errs = append(errs, fmt.Errorf("remove the device %s: %w", ipvsDevice, err))
+		} else {
+			r.removed("device %s", ipvsDevice)
+		}
+	}
+	if _, err := os.Stat("/sys/module/ip_set"); err == nil { // asking a kernel without would load it
+		errs = append(errs, removeIPSets(r))
+	}
+	virtual, err := os.ReadFile("/proc/thread-self/net/ip_vs")
+	if err == nil && strings.Count(string(virtual), "\n") > ipvsHeader {
+		r.left("IPVS' virtual servers: nothing tells kube-proxy's from others. If there are no others: ipvsadm --clear")
+	}
+	return errors.Join(errs...)
+}
+
+// ipvsHeader is how many lines /proc/net/ip_vs has without virtual servers.
+const ipvsHeader = 3
+
+// removeIPSets comes after the removal of the rules that use them.
+func removeIPSets(r *Report) error {
+	have, err := netlink.IpsetListAll()
+	if err != nil {
+		return fmt.Errorf("list IP sets: %w", err)
+	}
+	ours := map[string]bool{}
+	for _, name := range ipsets {
+		ours[name] = true
+		ours[strings.Replace(name, "KUBE-", "KUBE-6-", 1)] = true
+	}
+	var errs []error
+	for _, set := range have {
+		if !ours[set.SetName] {
+			continue
+		}
+		if err := netlink.IpsetDestroy(set.SetName); err != nil {
+			errs = append(errs, fmt.Errorf("remove the IP set %s: %w", set.SetName, err))
+			continue
+		}
+		r.removed("IP set %s", set.SetName)
+	}
+	return errors.Join(errs...)
+}

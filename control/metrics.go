@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"k8s.io/component-base/metrics/legacyregistry"
+	_ "k8s.io/component-base/metrics/prometheus/clientgo" // rest_client_*
+	kubeproxy "k8s.io/kubernetes/pkg/proxy/apis/config"
+	proxymetrics "k8s.io/kubernetes/pkg/proxy/metrics"
+
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/maps"
+)
+
+// registerKubeProxyMetrics makes kube-proxy's metrics known, once in a process. No mode of its
+// has what is ours; the one that is taken is the one that adds nothing of netfilter's.
+var registerKubeProxyMetrics = sync.OnceFunc(func() {
+	proxymetrics.RegisterMetrics(kubeproxy.ProxyModeKernelspace)
+	legacyregistry.MustRegister(proxymetrics.SyncFullProxyRulesLatency, proxymetrics.SyncPartialProxyRulesLatency)
+})
+
+// metrics returns the handler of /metrics: kube-proxy's and the Go runtime's metrics, and ours.
+func (a *Agent) metrics() (http.Handler, error) {
+	registerKubeProxyMetrics()
+	ours := prometheus.NewRegistry()
+	err := ours.Register(&collector{
+		maps: a.dp, version: a.cfg.Version, node: a.cfg.NodeName, src: a.src,
+		proxy: a.proxy.metrics, devices: a.devices.Status, flows: a.expirer.Census,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return promhttp.HandlerFor(prometheus.Gatherers{legacyregistry.DefaultGatherer, ours},
+		promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}), nil
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("waggle_"+name, help, labels, nil)
+}
+
+// The metrics of ours. Counters of packets are those of the datapath, which outlive the agent.
+var (
+	descAgent    = desc("agent_info", "The agent; always 1", "version", "node")
+	descPackets  = desc("packets_total", "Packets by the hook that saw them and what was decided; verdicts of the form flow* count events beside that", "hook", "verdict")
+	descBytes    = desc("bytes_total", "Bytes of these packets, as the hook saw them", "hook", "verdict")
+	descSynced   = desc("source_synced", "Whether the source has delivered everything once (1) or the datapath works with what it had (0)")
+	descBlind    = desc("source_blind_seconds", "For how long the source has not seen the cluster; 0 while it does")
+	descProblems = desc("source_problems", "Defects of the objects that the source was given")
+	descServices = desc("services", "Service ports in the maps, of both families", "family")
+	descFronts   = desc("frontends", "Addresses and ports that lead to a service", "family")
+	descBackends = desc("backends", "Endpoints in the maps, counted for each service port that has them")
+	descFailures = desc("failures", "Service ports that could not be written as they should be")
+	descLacking  = desc("unsupported_services", "Service ports that ask for what the datapath does not do")
+	descHeld     = desc("held_deletions", "Deletions that --deletion-brake holds back")
+	descRecords  = desc("flow_records", "Records of established flows, of which each has two or three", "family")
+	descExpired  = desc("flow_records_expired_total", "Records of flows that have been cleared away since the agent started")
+	descElements = desc("map_elements", "Elements in use of a map", "map")
+	descCapacity = desc("map_capacity", "Elements that a map can have", "map")
+	descDevice   = desc("device_info", "A device that the datapath serves; always 1", "device", "role", "xdp", "express")
+)
+
+// collector reads our metrics when they are asked for.
+type collector struct {
+	maps          maps.Provider
+	version, node string
+	src           source.Source
+	proxy         func() proxyMetrics
+	devices       func() []DeviceStatus
+	flows         func() FlowCensus
+}
+
+// Describe is part of prometheus.Collector.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		descAgent, descPackets, descBytes, descSynced, descBlind, descProblems, descServices, descFronts, descBackends,
+		descFailures, descLacking, descHeld, descRecords, descExpired, descElements, descCapacity, descDevice,
+	} {
+		ch <- d
+	}
+}
+
+// Collect is part of prometheus.Collector.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	set := func(d *prometheus.Desc, value float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
+	set(descAgent, 1, c.version, c.node)
+	c.collectCounters(ch)
+	c.collectSource(set)
+	flows := c.flows()
+	ch <- prometheus.MustNewConstMetric(descExpired, prometheus.CounterValue, float64(flows.Expired))
+	set(descRecords, float64(flows.Records4), "IPv4")
+	set(descRecords, float64(flows.Records6), "IPv6")
+	p := c.proxy()
+	c.collectProxy(set, p)
+	c.collectMaps(set, p, flows)
+	for _, d := range c.devices() {
+		xdp := "none"
+		if d.XDP == xdpNative {
+			xdp = xdpNative
+		}
+		set(descDevice, 1, d.Name, string(d.Role), xdp, strconv.FormatBool(d.Express))
+	}
+}
+
+func (c *collector) collectCounters(ch chan<- prometheus.Metric) {
+	counters, err := maps.ReadCounters(c.maps)
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(descPackets, err)
+		return
+	}
+	for _, n := range counters {
+		labels := []string{bpf.HookName(n.Hook), bpf.VerdictName(n.Verdict)}
+		ch <- prometheus.MustNewConstMetric(descPackets, prometheus.CounterValue, float64(n.Packets), labels...)
+		ch <- prometheus.MustNewConstMetric(descBytes, prometheus.CounterValue, float64(n.Bytes), labels...)
+	}
+}
+
+type setGauge func(d *prometheus.Desc, value float64, labels ...string)
+
+func (c *collector) collectSource(set setGauge) {
+	set(descProblems, float64(len(c.src.Problems())))
+	blind := 0.0
+	if w, ok := c.src.(source.Watcher); ok {
+		if since, _ := w.Blind(); !since.IsZero() {
+			blind = time.Since(since).Seconds()
+		}
+	}
+	set(descBlind, blind)
+}
+
+// proxyMetrics is what the proxy tells of itself for the metrics.
+type proxyMetrics struct {
+	synced                  bool
+	failures, lacking, held int
+	services, frontends     map[maps.Family]int
+	backends                int
+}
+
+func (p *Proxy) metrics() proxyMetrics {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	size := p.reconciler.Size()
+	return proxyMetrics{
+		synced:   p.synced,
+		failures: len(p.failures), lacking: len(p.lacking), held: len(p.held),
+		services: size.Services, frontends: size.Frontends, backends: size.Backends,
+	}
+}
+
+func (c *collector) collectProxy(set setGauge, p proxyMetrics) {
+	synced := 0.0
+	if p.synced {
+		synced = 1
+	}
+	set(descSynced, synced)
+	set(descFailures, float64(p.failures))
+	set(descLacking, float64(p.lacking))
+	set(descHeld, float64(p.held))
+	set(descBackends, float64(p.backends))
+	for family, name := range ipFamilies {
+		set(descServices, float64(p.services[family]), string(name))
+		set(descFronts, float64(p.frontends[family]), string(name))
+	}
+}
+
+// collectMaps tells how full the maps are whose elements somebody counts anyway.
+func (c *collector) collectMaps(set setGauge, p proxyMetrics, flows FlowCensus) {
+	for name, elements := range map[string]int{
+		"services4": p.frontends[maps.IPv4], "services6": p.frontends[maps.IPv6],
+		"service_names": p.services[maps.IPv4] + p.services[maps.IPv6], "backends": p.backends,
+		"flows4": int(flows.Records4), "flows6": int(flows.Records6),
+	} {
+		set(descElements, float64(elements), name)
+		set(descCapacity, float64(c.maps.Map(name).MaxEntries()), name)
+	}
+}

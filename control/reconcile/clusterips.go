@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/waggle-lb/waggle/maps"
+)
+
+// clusterIPs keeps the set of live cluster IPs, and the ranges that hold them: the service CIDRs,
+// as far as they are known, and for the addresses outside of them the smallest prefix that covers
+// these. That prefix only grows until the next start; too large a one costs a lookup, no more.
+type clusterIPs struct {
+	table   *maps.ClusterAddrs
+	live    map[netip.Addr]int  // how many frontends they have
+	written map[netip.Addr]bool // are in the map
+	dirty   map[netip.Addr]bool // may differ from the map
+	cidrs   []netip.Prefix
+	cover   map[maps.Family]netip.Prefix
+}
+
+// newClusterIPs reads what an earlier run left in the maps. Its addresses go with the first sync,
+// unless they are held by then.
+func newClusterIPs(p maps.Provider) (*clusterIPs, error) {
+	c := &clusterIPs{
+		table:   maps.NewClusterAddrs(p),
+		live:    map[netip.Addr]int{},
+		written: map[netip.Addr]bool{},
+		dirty:   map[netip.Addr]bool{},
+		cover:   map[maps.Family]netip.Prefix{},
+	}
+	addrs, err := c.table.All()
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range addrs {
+		c.written[a], c.dirty[a] = true, true
+	}
+	ranges, err := c.table.Ranges()
+	for _, r := range ranges {
+		if r.Drop {
+			c.cidrs = append(c.cidrs, r.Prefix)
+		} else {
+			c.cover[maps.FamilyOf(r.Prefix.Addr())] = r.Prefix
+		}
+	}
+	return c, err
+}
+
+func (c *clusterIPs) hold(a netip.Addr) {
+	c.live[a]++
+	c.dirty[a] = true
+}
+
+func (c *clusterIPs) release(a netip.Addr) {
+	if c.live[a]--; c.live[a] == 0 {
+		delete(c.live, a)
+	}
+	c.dirty[a] = true
+}
+
+// sync brings the map to what is held. What fails is tried again the next time.
+func (c *clusterIPs) sync() error {
+	var errs []error
+	for a := range c.dirty {
+		if err := c.write(a); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		delete(c.dirty, a)
+	}
+	return errors.Join(errs...)
+}
+
+func (c *clusterIPs) write(a netip.Addr) error {
+	held := c.live[a] > 0
+	if held && !c.covered(a) {
+		c.extend(a)
+		if err := c.writeRanges(); err != nil {
+			return err
+		}
+	}
+	if held == c.written[a] {
+		return nil
+	}
+	if held {
+		if err := c.table.Put(a); err != nil {
+			return err
+		}
+		c.written[a] = true
+		return nil
+	}
+	if err := c.table.Delete(a); err != nil {
+		return err
+	}
+	delete(c.written, a)
+	return nil
+}
+
+func (c *clusterIPs) covered(a netip.Addr) bool {
+	return c.cover[maps.FamilyOf(a)].Contains(a) || inAny(c.cidrs, a)
+}
+
+func inAny(prefixes []netip.Prefix, a netip.Addr) bool {
+	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// extend makes the covering prefix as short as it must be to hold an address.
+func (c *clusterIPs) extend(a netip.Addr) {
+	family := maps.FamilyOf(a)
+	cover, ok := c.cover[family]
+	if !ok {
+		cover = netip.PrefixFrom(a, a.BitLen())
+	}
+	for !cover.Contains(a) {
+		cover = netip.PrefixFrom(cover.Addr(), cover.Bits()-1).Masked()
+	}
+	c.cover[family] = cover
+}
+
+// setCIDRs replaces the service CIDRs. One element of the ranges is the covering prefix, so not
+// all of them may find room.
+func (c *clusterIPs) setCIDRs(want []netip.Prefix) error {
+	cidrs, left := fitting(want)
+	var err error
+	if len(left) > 0 {
+		err = fmt.Errorf("service CIDRs %v: only %d of a family are guarded, so what is for their unallocated addresses is routed",
+			left, maps.MaxClusterRanges-1)
+	}
+	if slices.Equal(cidrs, c.cidrs) {
+		return err
+	}
+	before, beforeCover := c.cidrs, c.cover
+	c.cidrs, c.cover = cidrs, map[maps.Family]netip.Prefix{}
+	for a := range c.live {
+		if !c.covered(a) {
+			c.extend(a)
+		}
+	}
+	if failed := c.writeRanges(); failed != nil {
+		c.cidrs, c.cover = before, beforeCover
+		return errors.Join(err, failed)
+	}
+	return err
+}
+
+// fitting leaves out the prefixes that are within others, and those that are too many.
+func fitting(want []netip.Prefix) (cidrs, left []netip.Prefix) {
+	sorted := slices.Clone(want)
+	for i := range sorted {
+		sorted[i] = sorted[i].Masked()
+	}
+	slices.SortFunc(sorted, netip.Prefix.Compare) // a prefix comes before those that it holds
+	count := map[maps.Family]int{}
+	for _, p := range sorted {
+		if inAny(cidrs, p.Addr()) || inAny(left, p.Addr()) {
+			continue
+		}
+		family := maps.FamilyOf(p.Addr())
+		if count[family]++; count[family] < maps.MaxClusterRanges {
+			cidrs = append(cidrs, p)
+		} else {
+			left = append(left, p)
+		}
+	}
+	return cidrs, left
+}
+
+func (c *clusterIPs) writeRanges() error {
+	var ranges []maps.ClusterRange
+	for _, p := range c.cidrs {
+		ranges = append(ranges, maps.ClusterRange{Prefix: p, Drop: true})
+	}
+	for _, family := range maps.Families {
+		if p, ok := c.cover[family]; ok {
+			ranges = append(ranges, maps.ClusterRange{Prefix: p})
+		}
+	}
+	return c.table.SetRanges(ranges)
+}
+
+// SetServiceCIDRs tells from which ranges cluster IPs are taken, where that is known. What is for
+// their unallocated addresses is dropped from now on. An error may mean that only some of them
+// could be.
+func (r *Reconciler) SetServiceCIDRs(cidrs []netip.Prefix) error { return r.clusterIPs.setCIDRs(cidrs) }

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/loader"
+)
+
+const (
+	// staleAgain is when a second look finds what the first has missed: a packet or a connect may
+	// have chosen its backend just before the change, and be recorded just after the look.
+	staleAgain = time.Second
+	// staleDuty bounds what looking costs while endpoints change all the time: one part in so many
+	// of a CPU.
+	staleDuty = 10
+)
+
+// StaleUDP rids clients of UDP endpoints that have stopped serving: it has the flows to them
+// removed, so that the next packet is balanced afresh, and the sockets aborted that are connected
+// to them.
+type StaleUDP struct {
+	dp      *loader.Datapath
+	log     *logrus.Entry
+	stopped chan struct{}
+	lacks   func(error) // told what the kernel can't do, when there was something to do
+}
+
+func newStaleUDP(dp *loader.Datapath, lacks func(error), log *logrus.Entry) *StaleUDP {
+	return &StaleUDP{dp: dp, log: log, stopped: make(chan struct{}, 1), lacks: lacks}
+}
+
+// Stopped tells that UDP endpoints may have stopped serving. The maps must say so already.
+func (s *StaleUDP) Stopped() {
+	select {
+	case s.stopped <- struct{}{}:
+	default:
+	}
+}
+
+// Run looks when there is something to be found, until ctx is done.
+func (s *StaleUDP) Run(ctx context.Context) {
+	var again <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.stopped:
+			again = time.After(staleAgain)
+		case <-again:
+			again = nil
+		}
+		started := time.Now()
+		s.look()
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(staleDuty * time.Since(started)):
+		}
+	}
+}
+
+func (s *StaleUDP) look() {
+	removed := uint32(0)
+	for _, ipv6 := range []bool{false, true} {
+		census, err := s.dp.DropStale(ipv6)
+		if err != nil {
+			s.log.WithError(err).Error("removing UDP flows to endpoints that no longer serve")
+		}
+		removed += census.Expired
+	}
+	aborted, err := s.abortSockets()
+	s.lacks(err)
+	if removed > 0 || aborted > 0 {
+		s.log.WithFields(logrus.Fields{"records": removed, "sockets": aborted}).
+			Debug("removed UDP flows to endpoints that no longer serve")
+	}
+}
+
+// abortSockets does so in every network namespace that has a process.
+func (s *StaleUDP) abortSockets() (aborted int, err error) {
+	if err := s.dp.CanAbortSockets(); err != nil {
+		return 0, err
+	}
+	err = inNamespaces(func() error {
+		n, err := s.dp.AbortStaleSockets()
+		aborted += n
+		return err
+	})
+	return aborted, err
+}
+
+// inNamespaces calls fn in each network namespace of the node's processes, ours first. It sees
+// those that /proc shows: all of the node's, if the agent is in its process namespace.
+func inNamespaces(fn func() error) error {
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		own, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			result <- err
+			return
+		}
+		defer own.Close()
+		err = eachNamespace(fn)
+		if back := setNamespace(own); back != nil {
+			result <- errors.Join(err, fmt.Errorf("return from other network namespaces: %w", back))
+			return // and the thread ends, being of no use to others
+		}
+		runtime.UnlockOSThread()
+		result <- err
+	}()
+	return <-result
+}
+
+func eachNamespace(fn func() error) error {
+	links, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	if err != nil {
+		return err
+	}
+	own, err := os.Readlink("/proc/thread-self/ns/net")
+	if err != nil {
+		return err
+	}
+	seen := map[string]bool{own: true}
+	errs := []error{fn()}
+	for _, link := range links {
+		name, err := os.Readlink(link)
+		if err != nil || seen[name] {
+			continue // the process has ended
+		}
+		ns, err := os.Open(link)
+		if err != nil {
+			continue
+		}
+		err = setNamespace(ns)
+		ns.Close()
+		if errors.Is(err, unix.EPERM) {
+			return fmt.Errorf("other network namespaces than the agent's can't be entered (CAP_SYS_ADMIN): %w", err)
+		}
+		seen[name] = true
+		if err == nil {
+			err = fn()
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func setNamespace(ns *os.File) error { return unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET) }

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/kubernetes/pkg/proxy"
+	"k8s.io/kubernetes/pkg/proxy/metrics"
+
+	"github.com/waggle-lb/waggle/control/plan"
+	"github.com/waggle-lb/waggle/control/reconcile"
+	"github.com/waggle-lb/waggle/maps"
+)
+
+// syncWatch tells others of the proxy's syncs: kube-proxy's metrics, the health, and the health
+// checks of services. It has nothing to tell before the source has synced.
+type syncWatch struct {
+	health   *Health        // nil: nobody asks
+	services *serviceHealth // nil: none
+	warn     func(about string, err error)
+	started  atomic.Bool
+	stuck    map[maps.Name]bool // failures that are the agent's trouble, not the objects'
+}
+
+func (w *syncWatch) start() {
+	w.started.Store(true)
+	if w.health != nil {
+		w.health.started.Store(true)
+	}
+}
+
+// queued tells that a sync is to come.
+func (w *syncWatch) queued() {
+	if !w.started.Load() {
+		return
+	}
+	for _, family := range ipFamilies {
+		metrics.SyncProxyRulesLastQueuedTimestamp.WithLabelValues(string(family)).SetToCurrentTime()
+	}
+	if w.health != nil {
+		w.health.queued()
+	}
+}
+
+// failed tells that a service could not be written. That two services claim one frontend is
+// theirs to settle: it makes no node unhealthy.
+func (w *syncWatch) failed(name maps.Name, err error) {
+	if w.stuck == nil {
+		w.stuck = map[maps.Name]bool{}
+	}
+	w.stuck[name] = !errors.Is(err, reconcile.ErrTaken)
+}
+
+// watched tells that a sync has ended; p.mu is held. One sync serves both families, so either has
+// its duration.
+func (p *Proxy) watched(started time.Time, full bool) {
+	ok := map[maps.Family]bool{maps.IPv4: true, maps.IPv6: true}
+	for name := range p.watch.stuck {
+		if _, failed := p.failures[name]; !failed {
+			delete(p.watch.stuck, name)
+		} else if p.watch.stuck[name] {
+			ok[name.Family] = false
+		}
+	}
+	for _, t := range p.trackers {
+		family := ipFamilies[t.family]
+		t.watch.observe(string(family), started, full, ok[t.family])
+		if p.watch.health != nil && ok[t.family] {
+			p.watch.health.Updated(family)
+		}
+		if p.watch.services != nil {
+			err := p.watch.services.sync(t.family, t.svcMap.HealthCheckNodePorts(), t.epMap.LocalReadyEndpoints)
+			p.watch.warn("health check node ports, "+string(family), err)
+		}
+	}
+}
+
+// familyWatch is what the metrics want to know of one family's services.
+type familyWatch struct {
+	triggers []time.Time // of changes that are not in the maps yet
+	noLocal  map[maps.Name]noLocal
+}
+
+// noLocal tells which policy leaves a service without an endpoint on this node.
+type noLocal struct{ internal, external bool }
+
+// triggered notes when the changes that are now to be written were made in the cluster.
+func (w *familyWatch) triggered(r proxy.UpdateEndpointsMapResult) {
+	for _, times := range r.LastChangeTriggerTimes {
+		w.triggers = append(w.triggers, times...)
+	}
+}
+
+func (w *familyWatch) planned(svc plan.Service) {
+	var n noLocal
+	for _, f := range svc.Frontends {
+		if f.Kind == maps.ClusterIP {
+			n.internal = n.internal || f.Internal.Drop
+		} else {
+			n.external = n.external || f.External.Drop
+		}
+	}
+	if n == (noLocal{}) {
+		delete(w.noLocal, svc.Name)
+		return
+	}
+	if w.noLocal == nil {
+		w.noLocal = map[maps.Name]noLocal{}
+	}
+	w.noLocal[svc.Name] = n
+}
+
+// forget drops the services that are gone.
+func (w *familyWatch) forget(alive map[maps.Name]bool) {
+	for name := range w.noLocal {
+		if !alive[name] {
+			delete(w.noLocal, name)
+		}
+	}
+}
+
+// observe sets kube-proxy's metrics at the end of a sync.
+func (w *familyWatch) observe(family string, started time.Time, full, ok bool) {
+	took := metrics.SinceInSeconds(started)
+	metrics.SyncProxyRulesLatency.WithLabelValues(family).Observe(took)
+	if full {
+		metrics.SyncFullProxyRulesLatency.WithLabelValues(family).Observe(took)
+	} else {
+		metrics.SyncPartialProxyRulesLatency.WithLabelValues(family).Observe(took)
+	}
+	var internal, external float64
+	for _, n := range w.noLocal {
+		if n.internal {
+			internal++
+		}
+		if n.external {
+			external++
+		}
+	}
+	metrics.SyncProxyRulesNoLocalEndpointsTotal.WithLabelValues("internal", family).Set(internal)
+	metrics.SyncProxyRulesNoLocalEndpointsTotal.WithLabelValues("external", family).Set(external)
+	if !ok {
+		return
+	}
+	metrics.SyncProxyRulesLastTimestamp.WithLabelValues(family).SetToCurrentTime()
+	for _, t := range w.triggers {
+		metrics.NetworkProgrammingLatency.WithLabelValues(family).Observe(metrics.SinceInSeconds(t))
+	}
+	w.triggers = w.triggers[:0]
+}

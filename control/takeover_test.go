@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"testing"
+
+	"github.com/sirupsen/logrus"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// entry is one of the kernel's: what came, and what answers.
+func entry(proto uint8, src, dst, replySrc, replyDst string) *netlink.ConntrackFlow {
+	tuple := func(src, dst string) netlink.IPTuple {
+		from, to := net.TCPAddrFromAddrPort(netip.MustParseAddrPort(src)), net.TCPAddrFromAddrPort(netip.MustParseAddrPort(dst))
+		return netlink.IPTuple{
+			Protocol: proto, SrcIP: from.IP, SrcPort: uint16(from.Port), DstIP: to.IP, DstPort: uint16(to.Port),
+		}
+	}
+	return &netlink.ConntrackFlow{Forward: tuple(src, dst), Reverse: tuple(replySrc, replyDst)}
+}
+
+func TestTranslated(t *testing.T) {
+	state := func(e *netlink.ConntrackFlow, s uint8) *netlink.ConntrackFlow {
+		e.ProtoInfo = &netlink.ProtoInfoTCP{State: s}
+		return e
+	}
+	const client, service, pod, masked = "192.0.2.1:40000", "10.96.0.1:80", "10.1.0.1:8080", "10.0.0.1:5000"
+	zone := entry(unix.IPPROTO_TCP, client, service, pod, client)
+	zone.Zone = 7
+	for _, c := range []struct {
+		name  string
+		entry *netlink.ConntrackFlow
+		want  bool
+	}{
+		{"DNAT", state(entry(unix.IPPROTO_TCP, client, service, pod, client), nl.TCP_CONNTRACK_ESTABLISHED), true},
+		{"DNAT and SNAT", entry(unix.IPPROTO_TCP, client, service, pod, masked), true},
+		{"the port only", entry(unix.IPPROTO_UDP, client, service, "10.96.0.1:81", client), true},
+		{"SCTP", entry(unix.IPPROTO_SCTP, client, service, pod, client), true},
+		{"IPv6", entry(unix.IPPROTO_TCP, "[fd00::1]:1", "[fd00::2]:2", "[fd00::3]:3", "[fd00::1]:1"), true},
+		{"just begun", state(entry(unix.IPPROTO_TCP, client, service, pod, client), nl.TCP_CONNTRACK_SYN_SENT), true},
+		{"over", state(entry(unix.IPPROTO_TCP, client, service, pod, client), nl.TCP_CONNTRACK_TIME_WAIT), false},
+		{"reset", state(entry(unix.IPPROTO_TCP, client, service, pod, client), nl.TCP_CONNTRACK_CLOSE), false},
+		{"SNAT only", entry(unix.IPPROTO_TCP, client, service, service, masked), false},
+		{"no NAT", entry(unix.IPPROTO_UDP, client, service, service, client), false},
+		{"ICMP", entry(unix.IPPROTO_ICMP, client, service, pod, client), false},
+		{"another zone", zone, false},
+	} {
+		if got := translated(c.entry); got != c.want {
+			t.Errorf("%s: got %t, want %t", c.name, got, c.want)
+		}
+	}
+}
+
+func TestForeign(t *testing.T) {
+	halves := foreign(entry(unix.IPPROTO_TCP, "192.0.2.1:40000", "10.96.0.1:80", "10.1.0.1:8080", "10.0.0.1:5000"))
+	for i, want := range []string{
+		"192.0.2.1:40000 > 10.96.0.1:80 = 10.0.0.1:5000 > 10.1.0.1:8080",
+		"10.1.0.1:8080 > 10.0.0.1:5000 = 10.96.0.1:80 > 192.0.2.1:40000",
+	} {
+		h := halves[i]
+		if got := fmt.Sprintf("%s > %s = %s > %s", h.Key.Src, h.Key.Dst, h.To.Src, h.To.Dst); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
+
+// TestKeepNAT: the kernel's NAT is kept until the last connection that needs it has ended.
+func TestKeepNAT(t *testing.T) {
+	newNetns(t)
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	var warning error
+	takeover := &Takeover{log: logrus.NewEntry(log), warn: func(err error) { warning = err }, pending: map[step]bool{attaching: true}}
+	expect := func(what string, want bool) {
+		t.Helper()
+		kept, err := keepsNAT()
+		must(t, err)
+		if kept != want {
+			t.Errorf("%s: kept %t, want %t", what, kept, want)
+		}
+		if warning != nil {
+			t.Errorf("%s: %v", what, warning)
+		}
+	}
+	expect("at first", false)
+	takeover.keep()
+	expect("with a connection", true)
+	must(t, keepNAT()) // as the next agent would
+	takeover.counted(0)
+	expect("before all have been taken over", true)
+	delete(takeover.pending, attaching)
+	takeover.counted(2)
+	expect("with one connection", true)
+	takeover.counted(0)
+	expect("with none", false)
+	takeover.counted(0)
+	must(t, ReleaseNAT())
+	expect("at last", false)
+}

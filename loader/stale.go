@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+// DropStale walks one family's UDP flows, takes the clients' halves of those away whose endpoint no
+// longer serves, and counts the flows of both kinds. It takes time in proportion to the tables.
+func (d *Datapath) DropStale(ipv6 bool) (bpf.Census, error) {
+	name := "waggle_stale4"
+	if ipv6 {
+		name = "waggle_stale6"
+	}
+	var census bpf.Census
+	if _, err := d.Program(name).Run(&ebpf.RunOptions{Context: census, ContextOut: &census}); err != nil {
+		return census, fmt.Errorf("%s: %w", name, err)
+	}
+	return census, nil
+}
+
+// aborter is the one program that is not everywhere. It isn't pinned: without an agent nothing
+// starts it.
+type aborter struct {
+	program *ebpf.Program
+	iter    *link.Iter
+	err     error // why there is none
+}
+
+func loadAborter(shared map[string]*ebpf.Map) *aborter {
+	var a aborter
+	a.err = a.load(shared)
+	return &a
+}
+
+func (a *aborter) load(shared map[string]*ebpf.Map) error {
+	spec, err := bpf.AbortSpec()
+	if err != nil {
+		return err
+	}
+	replacements := map[string]*ebpf.Map{}
+	for name, m := range shared {
+		if used := spec.Maps[name]; used != nil && resizable(used) {
+			used.MaxEntries = m.MaxEntries()
+		}
+		replacements[name] = m
+	}
+	takePinning(spec)
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replacements})
+	if err != nil {
+		return err
+	}
+	defer coll.Close()
+	a.program = coll.DetachProgram(bpf.AbortProgram)
+	a.iter, err = link.AttachIter(link.IterOptions{Program: a.program})
+	return err
+}
+
+// CanAbortSockets tells why AbortStaleSockets can't work, or nil.
+func (d *Datapath) CanAbortSockets() error {
+	if d.aborter.err == nil {
+		return nil
+	}
+	return fmt.Errorf("the kernel can't abort them (Linux 6.5, with CONFIG_DEBUG_INFO_BTF): %w", d.aborter.err)
+}
+
+// AbortStaleSockets aborts the connected UDP sockets of the calling thread's network namespace
+// that the socket hooks have led to an endpoint which no longer serves: their applications get
+// ECONNABORTED. It returns how many there were.
+func (d *Datapath) AbortStaleSockets() (aborted int, err error) {
+	if err := d.CanAbortSockets(); err != nil {
+		return 0, err
+	}
+	walk, err := d.aborter.iter.Open()
+	if err != nil {
+		return 0, err
+	}
+	done, err := io.ReadAll(walk)
+	return len(done), errors.Join(err, walk.Close())
+}
+
+func (a *aborter) close() {
+	if a == nil {
+		return
+	}
+	if a.iter != nil {
+		a.iter.Close()
+	}
+	if a.program != nil {
+		a.program.Close()
+	}
+}

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package maps
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+// ClusterAddrs is the set of all services' cluster IPs, with the ranges that they are in.
+type ClusterAddrs struct {
+	p Provider
+}
+
+// NewClusterAddrs opens the set.
+func NewClusterAddrs(p Provider) *ClusterAddrs { return &ClusterAddrs{p} }
+
+// Put adds an address. What is sent there to no frontend is refused, if it is in a range.
+func (c *ClusterAddrs) Put(a netip.Addr) error {
+	if err := put(c.p.Map("cluster_addrs"), "cluster_addrs", clusterKey(a), uint8(1)); err != nil {
+		return fmt.Errorf("cluster IP %s: %w", a, err)
+	}
+	return nil
+}
+
+// Delete removes an address. One that isn't there is no error.
+func (c *ClusterAddrs) Delete(a netip.Addr) error {
+	err := c.p.Map("cluster_addrs").Delete(clusterKey(a))
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("cluster IP %s: %w", a, err)
+	}
+	return nil
+}
+
+// All reads the addresses.
+func (c *ClusterAddrs) All() ([]netip.Addr, error) {
+	var out []netip.Addr
+	var key bpf.Addr
+	var one uint8
+	it := c.p.Map("cluster_addrs").Iterate()
+	for it.Next(&key, &one) {
+		out = append(out, addr6(key.Word).Unmap())
+	}
+	if err := it.Err(); err != nil {
+		return nil, fmt.Errorf("reading the map cluster_addrs: %w", err)
+	}
+	return out, nil
+}
+
+// clusterKey is IPv4-mapped for IPv4: both families are in one map.
+func clusterKey(a netip.Addr) *bpf.Addr { return &bpf.Addr{Word: words6(a)} }
+
+// ClusterRange is a prefix that cluster IPs are in.
+type ClusterRange struct {
+	Prefix netip.Prefix
+	Drop   bool // what is for its unallocated addresses is dropped, not routed
+}
+
+// MaxClusterRanges is how many ranges there may be in each family.
+const MaxClusterRanges = len(bpf.ClusterRangeSet{}.V4)
+
+// SetRanges replaces the ranges, all at once. Those of one family must not be more than
+// MaxClusterRanges.
+func (c *ClusterAddrs) SetRanges(ranges []ClusterRange) error {
+	var set bpf.ClusterRangeSet
+	used := map[Family]int{}
+	for _, r := range ranges {
+		family := FamilyOf(r.Prefix.Addr())
+		if used[family] == MaxClusterRanges {
+			return fmt.Errorf("cluster range %s: there are more than %d", r.Prefix, MaxClusterRanges)
+		}
+		slot := &set.V6[used[family]]
+		if family == IPv4 {
+			slot = &set.V4[used[family]]
+		}
+		used[family]++
+		slot.Addr, slot.Mask = wordsOf(r.Prefix.Masked().Addr()), wordsOf(netmask(r.Prefix))
+		slot.Flags = bpf.ClusterRangeUsed
+		if r.Drop {
+			slot.Flags |= bpf.ClusterRangeDrop
+		}
+	}
+	return put(c.p.Map("cluster_ranges"), "cluster_ranges", uint32(0), &set)
+}
+
+// Ranges reads the ranges.
+func (c *ClusterAddrs) Ranges() ([]ClusterRange, error) {
+	var set bpf.ClusterRangeSet
+	err := c.p.Map("cluster_ranges").Lookup(uint32(0), &set)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the map cluster_ranges: %w", err)
+	}
+	var out []ClusterRange
+	add := func(r bpf.ClusterRange, addr, mask netip.Addr) {
+		if r.Flags != 0 {
+			out = append(out, ClusterRange{netip.PrefixFrom(addr, ones(mask)), r.Flags&bpf.ClusterRangeDrop != 0})
+		}
+	}
+	for _, r := range set.V4 {
+		add(r, addr4(r.Addr[0]), addr4(r.Mask[0]))
+	}
+	for _, r := range set.V6 {
+		add(r, addr6(r.Addr), addr6(r.Mask))
+	}
+	return out, nil
+}
+
+// netmask is a prefix's mask, in the form of an address.
+func netmask(p netip.Prefix) netip.Addr {
+	mask, _ := netip.AddrFromSlice(net.CIDRMask(p.Bits(), p.Addr().BitLen()))
+	return mask
+}
+
+func ones(mask netip.Addr) int {
+	n, _ := net.IPMask(mask.AsSlice()).Size()
+	return n
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package maps
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+// Sources are sets of client addresses: by service id those that may use the service's load
+// balancer addresses, and under LocalSources those of the cluster itself.
+type Sources struct {
+	p Provider
+}
+
+// LocalSources is the id, which no service has, of the set of the cluster's own addresses.
+const LocalSources = uint32(0)
+
+// idBits stand before the address in a key's prefix.
+const idBits = 32
+
+// NewSources opens the sets.
+func NewSources(p Provider) *Sources { return &Sources{p} }
+
+// Put adds a prefix to a set.
+func (s *Sources) Put(id uint32, prefix netip.Prefix) error {
+	if err := putPick(s.p, "source_ranges", FamilyOf(prefix.Addr()), sourceKey(id, prefix), uint8(1)); err != nil {
+		return fmt.Errorf("source range %s: %w", prefix, err)
+	}
+	return nil
+}
+
+// Delete takes a prefix out of a set. One that isn't there is no error.
+func (s *Sources) Delete(id uint32, prefix netip.Prefix) error {
+	err := pick(s.p, "source_ranges", FamilyOf(prefix.Addr())).Delete(sourceKey(id, prefix))
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("source range %s: %w", prefix, err)
+	}
+	return nil
+}
+
+// All reads every set.
+func (s *Sources) All() (map[uint32][]netip.Prefix, error) {
+	out := map[uint32][]netip.Prefix{}
+	var one uint8
+	var k4 bpf.SourceKey4
+	it := s.p.Map("source_ranges4").Iterate()
+	for it.Next(&k4, &one) {
+		out[k4.Service] = append(out[k4.Service], netip.PrefixFrom(addr4(k4.Addr), int(k4.Prefixlen)-idBits))
+	}
+	if err := it.Err(); err != nil {
+		return nil, fmt.Errorf("reading the map source_ranges4: %w", err)
+	}
+	var k6 bpf.SourceKey6
+	it = s.p.Map("source_ranges6").Iterate()
+	for it.Next(&k6, &one) {
+		out[k6.Service] = append(out[k6.Service], netip.PrefixFrom(addr6(k6.Addr), int(k6.Prefixlen)-idBits))
+	}
+	if err := it.Err(); err != nil {
+		return nil, fmt.Errorf("reading the map source_ranges6: %w", err)
+	}
+	return out, nil
+}
+
+// Set makes a set what it should be: additions first, so that no client is missing meanwhile.
+func (s *Sources) Set(id uint32, want []netip.Prefix) error {
+	all, err := s.All()
+	if err != nil {
+		return err
+	}
+	stale := map[netip.Prefix]bool{}
+	for _, p := range all[id] {
+		stale[p] = true
+	}
+	for _, p := range want {
+		delete(stale, p.Masked())
+		if err := s.Put(id, p.Masked()); err != nil {
+			return err
+		}
+	}
+	for p := range stale {
+		if err := s.Delete(id, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func sourceKey(id uint32, prefix netip.Prefix) any {
+	bits := idBits + uint32(prefix.Bits())
+	if FamilyOf(prefix.Addr()) == IPv4 {
+		return &bpf.SourceKey4{Prefixlen: bits, Service: id, Addr: word4(prefix.Addr())}
+	}
+	return &bpf.SourceKey6{Prefixlen: bits, Service: id, Addr: words6(prefix.Addr())}
+}

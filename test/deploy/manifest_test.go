@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package deploy
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	v1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kubeproxyv1alpha1 "k8s.io/kube-proxy/config/v1alpha1"
+	"sigs.k8s.io/yaml"
+)
+
+// objects are what a manifest holds.
+type objects struct {
+	daemonSet      appsv1.DaemonSet
+	configMap      v1.ConfigMap
+	serviceAccount v1.ServiceAccount
+	role           rbacv1.ClusterRole
+	binding        rbacv1.ClusterRoleBinding
+	kinds          []string
+}
+
+// container is the one with waggle in it.
+func (o *objects) container() v1.Container {
+	pod := o.daemonSet.Spec.Template.Spec
+	return slices.Concat(pod.InitContainers, pod.Containers)[0]
+}
+
+// read reads a manifest as the API would with strict validation of fields.
+func read(t *testing.T, name string) *objects {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join(root, "deploy", name))
+	check(t, err)
+	var o objects
+	for _, document := range regexp.MustCompile(`(?m)^---$`).Split(string(raw), -1)[1:] {
+		var meta metav1.TypeMeta
+		check(t, yaml.Unmarshal([]byte(document), &meta))
+		into := map[string]any{
+			"ConfigMap": &o.configMap, "ServiceAccount": &o.serviceAccount, "ClusterRole": &o.role,
+			"ClusterRoleBinding": &o.binding, "DaemonSet": &o.daemonSet,
+		}[meta.Kind]
+		if into == nil {
+			t.Fatalf("%s: no test knows kind %q", name, meta.Kind)
+		}
+		if err := yaml.UnmarshalStrict([]byte(document), into); err != nil {
+			t.Fatalf("%s: %s: %v", name, meta.Kind, err)
+		}
+		o.kinds = append(o.kinds, meta.APIVersion+" "+meta.Kind)
+	}
+	return &o
+}
+
+var manifests = []string{"waggle.yaml", "cleanup.yaml"}
+
+func TestManifestsAreStrict(t *testing.T) {
+	o := read(t, "waggle.yaml")
+	want := []string{"v1 ConfigMap", "v1 ServiceAccount", "rbac.authorization.k8s.io/v1 ClusterRole",
+		"rbac.authorization.k8s.io/v1 ClusterRoleBinding", "apps/v1 DaemonSet"}
+	if diff := cmp.Diff(want, o.kinds); diff != "" {
+		t.Error(diff)
+	}
+	if got := read(t, "cleanup.yaml").kinds; !slices.Equal(got, []string{"apps/v1 DaemonSet"}) {
+		t.Errorf("cleanup.yaml: %v", got)
+	}
+}
+
+// TestReferences: names that one object gives and another uses.
+func TestReferences(t *testing.T) {
+	for _, name := range manifests {
+		o := read(t, name)
+		spec := o.daemonSet.Spec
+		for k, v := range spec.Selector.MatchLabels {
+			if spec.Template.Labels[k] != v {
+				t.Errorf("%s: the selector wants %s=%s, which its pods don't have", name, k, v)
+			}
+		}
+		volumes := map[string]bool{}
+		for _, v := range spec.Template.Spec.Volumes {
+			volumes[v.Name] = true
+		}
+		for _, m := range o.container().VolumeMounts {
+			if !volumes[m.Name] {
+				t.Errorf("%s: there is no volume %s to mount", name, m.Name)
+			}
+			delete(volumes, m.Name)
+		}
+		if len(volumes) > 0 {
+			t.Errorf("%s: volumes %v are not mounted", name, volumes)
+		}
+	}
+	o := read(t, "waggle.yaml")
+	subject := rbacv1.Subject{Kind: "ServiceAccount", Name: o.serviceAccount.Name, Namespace: o.serviceAccount.Namespace}
+	if len(o.binding.Subjects) != 1 || o.binding.Subjects[0] != subject || o.binding.RoleRef.Name != o.role.Name {
+		t.Errorf("the binding is %+v", o.binding)
+	}
+	if got := o.daemonSet.Spec.Template.Spec.ServiceAccountName; got != o.serviceAccount.Name {
+		t.Errorf("pods run as %q", got)
+	}
+	for _, e := range o.container().Env {
+		if ref := e.ValueFrom.ConfigMapKeyRef; ref != nil {
+			if _, ok := o.configMap.Data[ref.Key]; !ok || ref.Name != o.configMap.Name {
+				t.Errorf("%s: the ConfigMap has no %s", e.Name, ref.Key)
+			}
+		}
+	}
+}
+
+// TestRights: what the source asks of the API server, and nothing else.
+func TestRights(t *testing.T) {
+	want := []string{
+		"discovery.k8s.io/endpointslices list", "discovery.k8s.io/endpointslices watch",
+		"core/nodes list", "core/nodes watch", "core/services list", "core/services watch",
+		"events.k8s.io/events create", "events.k8s.io/events patch", "events.k8s.io/events update",
+		"networking.k8s.io/servicecidrs list", "networking.k8s.io/servicecidrs watch",
+	}
+	var got []string
+	for _, rule := range read(t, "waggle.yaml").role.Rules {
+		for _, group := range rule.APIGroups {
+			for _, resource := range rule.Resources {
+				for _, verb := range rule.Verbs {
+					if group == "" {
+						group = "core"
+					}
+					got = append(got, group+"/"+resource+" "+verb)
+				}
+			}
+		}
+		if len(rule.NonResourceURLs)+len(rule.ResourceNames) > 0 {
+			t.Errorf("%+v", rule)
+		}
+	}
+	slices.Sort(want)
+	slices.Sort(got)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestConfigurationIsStrict: the file that the ConfigMap mounts is what the agent's flag names.
+func TestConfigurationIsStrict(t *testing.T) {
+	o := read(t, "waggle.yaml")
+	var cfg kubeproxyv1alpha1.KubeProxyConfiguration
+	check(t, yaml.UnmarshalStrict([]byte(o.configMap.Data["config.yaml"]), &cfg))
+	if cfg.Kind != "KubeProxyConfiguration" || cfg.APIVersion != kubeproxyv1alpha1.SchemeGroupVersion.String() {
+		t.Errorf("%+v", cfg.TypeMeta)
+	}
+	if !slices.Contains(o.container().Args, "--config=/etc/waggle/config.yaml") {
+		t.Errorf("args %v", o.container().Args)
+	}
+}
+
+// TestFlags: each flag and subcommand of the manifests exists.
+func TestFlags(t *testing.T) {
+	for _, name := range manifests {
+		args := read(t, name).container().Args
+		known := flags(t, args[0])
+		for _, arg := range args[1:] {
+			flag, _, _ := strings.Cut(arg, "=")
+			if !known[flag] {
+				t.Errorf("%s: waggle %s has no %s", name, args[0], flag)
+			}
+		}
+	}
+}
+
+// flags lists what a subcommand takes.
+func flags(t *testing.T, subcommand string) map[string]bool {
+	t.Helper()
+	help, err := exec.Command(binary, subcommand, "--help").CombinedOutput()
+	check(t, err)
+	known := map[string]bool{}
+	for _, match := range regexp.MustCompile(`(?m)^ +(?:-\w, )?(--[a-z0-9-]+)`).FindAllStringSubmatch(string(help), -1) {
+		known[match[1]] = true
+	}
+	if !known["--pin-dir"] {
+		t.Fatalf("waggle %s --help is not understood: %s", subcommand, help)
+	}
+	return known
+}
+
+// TestDocumentation: docs/kubernetes.md says what each privilege and each mount is for, and names
+// nothing that is not in the manifest.
+func TestDocumentation(t *testing.T) {
+	raw, err := os.ReadFile(filepath.Join(root, "docs/kubernetes.md"))
+	check(t, err)
+	documented := map[string]bool{}
+	for _, match := range regexp.MustCompile("(?m)^\\| `(CAP_[A-Z_]+)` \\|").FindAllStringSubmatch(string(raw), -1) {
+		documented[match[1]] = true
+	}
+	o := read(t, "waggle.yaml")
+	for _, capability := range o.container().SecurityContext.Capabilities.Add {
+		if name := "CAP_" + string(capability); !documented[name] {
+			t.Errorf("the manifest adds %s; the documentation doesn't say why", name)
+		} else {
+			delete(documented, name)
+		}
+	}
+	if len(documented) > 0 {
+		t.Errorf("documented, and not added: %v", documented)
+	}
+	for _, v := range o.daemonSet.Spec.Template.Spec.Volumes {
+		if v.HostPath != nil && !strings.Contains(string(raw), fmt.Sprintf("| `%s` |", v.HostPath.Path)) {
+			t.Errorf("the documentation doesn't say what %s is mounted for", v.HostPath.Path)
+		}
+	}
+}

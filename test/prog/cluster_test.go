@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package prog
+
+import (
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+// clusterIPs makes v.vip a service's, with a port 80, in a range that holds v.vip2, too.
+func clusterIPs(t *testing.T, v variant, rangeFlags uint32, settings ...setting) *node {
+	t.Helper()
+	n := newNode(t, settings...)
+	n.publish(service{frontend: at(v.vip, 80), proto: v.proto, flags: bpf.ServiceClusterIP,
+		external: []netip.AddrPort{at(v.pod, backendPort)}, internal: []netip.AddrPort{at(v.pod, backendPort)}})
+	var key bpf.Addr
+	for i, b := range v.vip.As16() {
+		key.Word[i/4] |= uint32(b) << (8 * (i % 4))
+	}
+	n.put("cluster_addrs", key, uint8(1))
+	n.guard(around(v.vip, 8), rangeFlags)
+	return n
+}
+
+// guard makes a range the last one of its family, behind one that nothing is in.
+func (n *node) guard(prefix netip.Prefix, flags uint32) {
+	n.t.Helper()
+	r := bpf.ClusterRange{Addr: words(prefix.Addr()), Flags: bpf.ClusterRangeUsed | flags}
+	mask, _ := netip.AddrFromSlice(net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen()))
+	r.Mask = words(mask)
+	var set bpf.ClusterRangeSet
+	other := bpf.ClusterRange{Addr: [4]uint32{1}, Mask: [4]uint32{1<<32 - 1}, Flags: bpf.ClusterRangeUsed | bpf.ClusterRangeDrop}
+	if prefix.Addr().Is4() {
+		set.V4[0], set.V4[1] = other, r
+	} else {
+		set.V6[0], set.V6[1] = other, r
+	}
+	n.put("cluster_ranges", uint32(0), set)
+}
+
+// hooks are those that look at what is for no frontend.
+func (n *node) hooks() map[string]func(frame []byte) result {
+	return map[string]func([]byte) result{
+		"ingress": func(b []byte) result { return n.tcFrame(bpf.HookTCIngress, "waggle_ingress", front, b, 0) },
+		"pod":     func(b []byte) result { return n.tcFrame(bpf.HookTCPod, "waggle_pod", front, b, 0) },
+	}
+}
+
+// TestUnusedPort, of contract 21: a port that no service has, on an address that one has.
+func TestUnusedPort(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		n := clusterIPs(t, v, 0)
+		p := v.packet(at(v.client, clientPort), at(v.vip, 81), seq(77))
+		want := unreachable(p)
+		if v.isTCP() {
+			want = tcp(p.dst, p.src, refusal, flags("RA"), seq(0), ack(78)).bytes()
+		}
+		n.xdp(front, p).passed(bpf.VerdictNotOurs)
+		for _, ask := range n.hooks() {
+			ask(p.bytes()).answered(want)
+			// What has a frontend is served as ever, and what is for others passes.
+			client := at(v.client2, clientPort)
+			ask(v.packet(client, at(v.vip, 80)).bytes()).is(bpf.VerdictStack, tcNext)
+			ask(v.packet(client, at(v.vip2, 80)).bytes()).passed(bpf.VerdictNotOurs)
+			ask(v.packet(client, at(v.far, 80)).bytes()).passed(bpf.VerdictNotOurs)
+		}
+		equal(t, "records", 2, n.size(pending, v))
+	})
+}
+
+// TestOtherProtocols: what is neither TCP nor UDP is refused likewise, if there is enough of it.
+func TestOtherProtocols(t *testing.T) {
+	for _, v := range variants[2:] {
+		n := clusterIPs(t, v, 0)
+		p := udp(at(v.client, clientPort), at(v.vip, 81), payload(30))
+		for _, proto := range []layers.IPProtocol{layers.IPProtocolGRE, layers.IPProtocolUDPLite, 200} {
+			other := p
+			other.proto = proto
+			for _, ask := range n.hooks() {
+				ask(withProto(p, proto)).answered(unreachableOther(other, p, proto))
+			}
+		}
+		for _, ask := range n.hooks() {
+			frame := withProto(p, 200)
+			ask(shortened(p, frame, 7)).dropped(bpf.VerdictDropError)
+		}
+	}
+}
+
+// withProto says that a packet is of another protocol.
+func withProto(p packet, proto layers.IPProtocol) []byte {
+	frame := p.bytes()
+	if !p.is4() {
+		frame[ethHeader+6] = byte(proto)
+		return frame
+	}
+	frame[ethHeader+9] = byte(proto)
+	sumIP4(frame)
+	return frame
+}
+
+// sumIP4 mends an IPv4 header's checksum.
+func sumIP4(frame []byte) {
+	put16(frame[ethHeader+10:], 0)
+	var sum uint32
+	for i := ethHeader; i < ethHeader+ip4Header; i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(frame[i:]))
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	put16(frame[ethHeader+10:], ^uint16(sum))
+}
+
+// shortened leaves so many bytes behind the IP header.
+func shortened(p packet, frame []byte, l4 int) []byte {
+	frame = frame[:p.l4()+l4]
+	if p.is4() {
+		put16(frame[ethHeader+2:], uint16(ip4Header+l4))
+		sumIP4(frame)
+	} else {
+		put16(frame[ethHeader+4:], uint16(l4))
+	}
+	return frame
+}
+
+// unreachableOther is unreachable(p) about a packet that says it is of another protocol.
+func unreachableOther(_, p packet, proto layers.IPProtocol) []byte {
+	return unreachableFrame(p, withProto(p, proto))
+}
+
+// ping is an ICMP echo request, or with another type something else.
+func ping(v variant, src, dst netip.Addr, echo bool, data []byte) []byte {
+	p := udp(at(src, 0), at(dst, 0))
+	p.ttl = 9
+	return icmpFrame(p, echo, data)
+}
+
+func icmpFrame(p packet, request bool, data []byte) []byte {
+	const id, sequence = 0x1234, 7
+	if p.is4() {
+		p.proto = layers.IPProtocolICMPv4
+		kind := uint8(layers.ICMPv4TypeEchoRequest)
+		if !request {
+			kind = layers.ICMPv4TypeEchoReply
+		}
+		return p.frame(p.ip(), &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(kind, 0), Id: id, Seq: sequence}, gopacket.Payload(data))
+	}
+	p.proto = layers.IPProtocolICMPv6
+	ip := p.ip()
+	kind := uint8(layers.ICMPv6TypeEchoRequest)
+	if !request {
+		kind = layers.ICMPv6TypeEchoReply
+	}
+	icmp := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(kind, 0)}
+	must(icmp.SetNetworkLayerForChecksum(ip.(gopacket.NetworkLayer)))
+	return p.frame(ip, icmp, &layers.ICMPv6Echo{Identifier: id, SeqNumber: sequence}, gopacket.Payload(data))
+}
+
+// TestPing, of contract 21: it is refused, or if so configured answered.
+func TestPing(t *testing.T) {
+	for _, v := range variants[2:] {
+		t.Run(v.name, func(t *testing.T) {
+			for _, size := range []int{0, 1, 56, 1400} {
+				data := make([]byte, size)
+				for i := range data {
+					data[i] = byte(3 * i)
+				}
+				request := ping(v, v.client, v.vip, true, data)
+				p := udp(at(v.client, 0), at(v.vip, 0), ttl(9))
+
+				n := clusterIPs(t, v, 0)
+				for _, ask := range n.hooks() {
+					ask(request).answered(unreachableFrame(p, request))
+				}
+				n = clusterIPs(t, v, 0, variable("answer_ping", true))
+				back := udp(p.dst, p.src, macs(front.mac(), p.ethSrc), ttl(64))
+				for _, ask := range n.hooks() {
+					r := ask(request)
+					if r.is(bpf.VerdictAnswered, tcRedirect) {
+						same(t, icmpFrame(back, false, data), r.out)
+						sound(t, r.out)
+					}
+					ask(ping(v, v.client, v.vip2, true, data)).passed(bpf.VerdictNotOurs)
+				}
+				// with a device's sum over all of it
+				n.tcFrame(bpf.HookTCIngress, "waggle_ingress", front, request, deviceSums(p)).is(bpf.VerdictAnswered, tcRedirect)
+			}
+		})
+	}
+}
+
+// unreachableFrame is the ICMP error about a frame with the addresses of p.
+func unreachableFrame(p packet, frame []byte) []byte {
+	answer := unreachable(p)
+	quoted := len(answer) - (p.l4() + udpHeader - ethHeader)
+	return resum(p, slices.Concat(answer[:quoted], frame[ethHeader:p.l4()+udpHeader]))
+}
+
+// resum mends an ICMP error's checksum, by having it serialised anew.
+func resum(p packet, frame []byte) []byte {
+	rest := gopacket.Payload(frame[p.l4()+8:])
+	back := udp(p.dst, p.src, refusal)
+	if p.is4() {
+		back.proto = layers.IPProtocolICMPv4
+		code := layers.CreateICMPv4TypeCode(layers.ICMPv4TypeDestinationUnreachable, layers.ICMPv4CodePort)
+		return back.frame(back.ip(), &layers.ICMPv4{TypeCode: code}, rest)
+	}
+	back.proto = layers.IPProtocolICMPv6
+	ip := back.ip()
+	icmp := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(layers.ICMPv6TypeDestinationUnreachable, layers.ICMPv6CodePortUnreachable)}
+	must(icmp.SetNetworkLayerForChecksum(ip.(gopacket.NetworkLayer)))
+	return back.frame(ip, icmp, gopacket.Payload(make([]byte, 4)), rest)
+}
+
+// TestNoAnswer: RFC 1122, 3.2.2: what is an answer itself, and what comes from no single host or
+// went to many, is not answered, and not routed away either.
+func TestNoAnswer(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		for _, answer := range []bool{false, true} {
+			n := clusterIPs(t, v, 0, variable("answer_ping", answer))
+			all := addr("ff02::1")
+			none := addr("::")
+			if v.client.Is4() {
+				all, none = addr("255.255.255.255"), addr("0.0.0.0")
+			}
+			ask := v.packet(at(v.client, clientPort), at(v.vip, 81))
+			frames := map[string][]byte{
+				"an echo reply":        icmpFrame(udp(at(v.client, 0), at(v.vip, 0)), false, make([]byte, 8)),
+				"from a group":         ask.with(from(at(all, clientPort))).bytes(),
+				"from nobody":          ask.with(from(at(none, clientPort))).bytes(),
+				"a ping from a group":  ping(v, all, v.vip, true, nil),
+				"to all on the link":   ask.with(macs(ask.ethSrc, net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff})).bytes(),
+				"an ICMP error":        errorTo(v),
+				"to a group on a link": ask.with(macs(ask.ethSrc, net.HardwareAddr{1, 0, 0x5e, 0, 0, 1})).bytes(),
+			}
+			if v.isTCP() {
+				frames["a reset"] = ask.with(flags("R")).bytes()
+			}
+			for name, frame := range frames {
+				for hook, ask := range n.hooks() {
+					if r := ask(frame); r.verdict != bpf.VerdictDropNoFlow || r.action != tcShot {
+						t.Errorf("%s, %s: %s, action %d", name, hook, bpf.VerdictName(r.verdict), int32(r.action))
+					}
+				}
+			}
+		}
+	})
+}
+
+// errorTo is an ICMP error that a client sends to the VIP.
+func errorTo(v variant) []byte {
+	frame := unreachable(udp(at(v.vip, 1), at(v.client, 2)))
+	copy(frame, slices.Concat(front.mac(), net.HardwareAddr(otherGuest)))
+	return frame
+}
+
+// TestUnallocated, of contract 22: in a service CIDR nothing passes that is for nobody.
+func TestUnallocated(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		n := clusterIPs(t, v, bpf.ClusterRangeDrop)
+		p := v.packet(at(v.client, clientPort), at(v.vip2, 80))
+		n.xdp(front, p).passed(bpf.VerdictNotOurs)
+		for _, ask := range n.hooks() {
+			ask(p.bytes()).dropped(bpf.VerdictDropUnallocated)
+			ask(p.with(from(at(v.vip2, 1)), to(at(v.client, 2))).bytes()).passed(bpf.VerdictNotOurs)
+			ask(p.with(to(at(v.far, 80))).bytes()).passed(bpf.VerdictNotOurs)
+			ask(p.with(to(at(v.vip, 80))).bytes()).is(bpf.VerdictStack, tcNext)
+			ask(p.with(to(at(v.vip, 81))).bytes()).is(bpf.VerdictRefused, tcRedirect)
+			ask(ping(v, v.client, v.vip2, true, nil)).dropped(bpf.VerdictDropUnallocated)
+			ask(ping(v, v.client, v.vip, true, nil)).is(bpf.VerdictRefused, tcRedirect)
+		}
+	})
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package traffic
+
+import (
+	"testing"
+	"time"
+
+	"github.com/waggle-lb/waggle/test/topo"
+)
+
+// TestRow28: when a pod leaves a UDP service, what was led to it goes to another at once, also
+// while the pod would still answer: conversations by packets go on there, connected sockets fail
+// and their next connect leads there. What the other pods have stays as it is.
+func TestRow28(t *testing.T) {
+	for _, m := range modes[:2] {
+		t.Run(m.name, func(t *testing.T) { row28(t, m) })
+	}
+}
+
+func row28(t *testing.T, m mode) {
+	s := newSetup(t, topo.Routed, m)
+	web := service{name: "web", number: 1}
+	s.addService(t, web)
+	pods := []*topo.Pod{s.addPod(t, 0, "web-a", "app: web"), s.addPod(t, 1, "web-b", "app: web")}
+	c := s.addClients(t)
+	s.startAgents(t)
+	s.awaitPods(t, web, pods...)
+
+	for i, leaving := range pods { // one on the node that is asked, one on the other
+		left := pods[1-i]
+		t.Run(leaving.Name, func(t *testing.T) {
+			var all []conversation
+			for _, w := range s.ways(c) {
+				for _, v6 := range bothFamilies {
+					all = append(all, converse(t, w, web, v6, leaving, left))
+				}
+			}
+			tcp := streamsTo(t, leaving, web, s.ways(c))
+			check(t, s.manifests.Remove("pod-"+leaving.Name+".yaml"))
+			s.awaitPods(t, web, left)
+			for _, conv := range all {
+				conv.moves(t, left)
+			}
+			for name, stream := range tcp {
+				if reply := stream.Exchange(1000); !reply.OK() || reply.Pod != leaving.Name {
+					t.Errorf("the TCP stream %s: %s", name, reply)
+				}
+			}
+			check(t, s.manifests.WritePod(leaving, "app: web"))
+			s.awaitPods(t, web, pods...)
+		})
+	}
+}
+
+// conversation is a client's two UDP sockets by one way, each with a pod that it sticks to.
+type conversation struct {
+	way           way
+	to            topo.Request
+	moving, stays *topo.Stream
+	seen          topo.Reply // by the pod that stays
+}
+
+func converse(t *testing.T, w way, svc service, v6 bool, leaving, left *topo.Pod) conversation {
+	t.Helper()
+	c := conversation{way: w, to: topo.Request{To: w.to(svc, dns, v6), Size: 500}}
+	c.moving, _ = c.open(t, leaving)
+	c.stays, c.seen = c.open(t, left)
+	return c
+}
+
+// open makes sockets until one is led to the pod.
+func (c conversation) open(t *testing.T, pod *topo.Pod) (*topo.Stream, topo.Reply) {
+	t.Helper()
+	for range 100 {
+		stream, reply := c.way.client.OpenUDP(c.to)
+		for range 3 { // until the flow is confirmed
+			if reply = stream.Exchange(500); !reply.OK() {
+				t.Fatalf("%s to %s: %s", c.way.name, c.to.To, reply)
+			}
+		}
+		if reply.Pod == pod.Name {
+			return stream, reply
+		}
+		stream.Close()
+	}
+	t.Fatalf("100 sockets by %s to %s, and none led to %s", c.way.name, c.to.To, pod.Name)
+	return nil, topo.Reply{}
+}
+
+func (c conversation) moves(t *testing.T, left *topo.Pod) {
+	t.Helper()
+	name := c.way.name + " to " + c.to.To.String()
+	reply := c.moving.Exchange(500)
+	for deadline := time.Now().Add(10 * time.Second); reply.OK() && reply.Pod != left.Name; reply = c.moving.Exchange(500) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s stays with the pod that has left: %s", name, reply)
+		}
+	}
+	if c.way.name == "clusterip-socket" {
+		// by whether the application was about to send or to receive
+		if reply.Errno != "EDESTADDRREQ" && reply.Errno != "ECONNABORTED" {
+			t.Errorf("%s: a socket connected to the pod that has left: %s", name, reply)
+		}
+		again := c.way.client.UDPConnected(c.to)
+		if !again.OK() || again.Pod != left.Name {
+			t.Errorf("%s: connected anew: %s", name, again)
+		}
+	} else if !reply.OK() {
+		t.Errorf("%s: the conversation with the pod that has left: %s", name, reply)
+	}
+	if now := c.stays.Exchange(500); !now.OK() || now.Pod != left.Name || now.Remote != c.seen.Remote {
+		t.Errorf("%s: the conversation with the pod that stays was\n%s\nand is\n%s", name, c.seen, now)
+	}
+	c.moving.Close()
+	c.stays.Close()
+}
+
+// TestRow28Restart: what has happened while no agent ran is made up for by the next one.
+func TestRow28Restart(t *testing.T) {
+	s := newSetup(t, topo.Routed, modes[1])
+	web := service{name: "web", number: 1}
+	s.addService(t, web)
+	leaving, left := s.addPod(t, 0, "web-a", "app: web"), s.addPod(t, 1, "web-b", "app: web")
+	ways := s.ways(s.addClients(t))
+	s.startAgents(t)
+	s.awaitPods(t, web, leaving, left)
+	var all []conversation
+	for _, w := range ways {
+		all = append(all, converse(t, w, web, false, leaving, left))
+	}
+	s.agents[0].Kill()
+	check(t, s.manifests.Remove("pod-"+leaving.Name+".yaml"))
+	check(t, s.agents[0].Start())
+	for _, conv := range all {
+		conv.moves(t, left)
+	}
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package traffic
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/waggle-lb/waggle/test/topo"
+)
+
+// TestTakeover: connections that the kernel's NAT has opened, by such rules as kube-proxy makes,
+// go on when waggle starts and the rules go; new ones, from the same ports too, are waggle's.
+func TestTakeover(t *testing.T) {
+	for _, pods := range []topo.PodNetwork{topo.Routed, topo.VXLAN} {
+		for _, m := range modes[:2] {
+			t.Run(podNetworkName(pods)+"/"+m.name, func(t *testing.T) { takeover(t, pods, m) })
+		}
+	}
+}
+
+// proxied is a socket that the kernel translates.
+type proxied struct {
+	name   string
+	client *topo.Client
+	open   func(topo.Request) (*topo.Stream, topo.Reply)
+	to     topo.Request
+	stream *topo.Stream
+	first  topo.Reply
+}
+
+func takeover(t *testing.T, network topo.PodNetwork, m mode) {
+	s := newSetup(t, network, m)
+	services := []service{{name: "local", number: 1}, {name: "remote", number: 2}}
+	pods := map[string]*topo.Pod{}
+	for node, svc := range services {
+		s.addService(t, svc)
+		pods[svc.name] = s.addPod(t, node, svc.name, "app: "+svc.name)
+	}
+	ways := s.ways(s.addClients(t))
+	node := s.Nodes[0]
+	proxy := nftProxy(node, services, pods)
+	nft(t, node, proxy)
+	var all []*proxied
+	for _, svc := range services {
+		for _, w := range ways {
+			if w.name == "lb" {
+				continue // as a node port
+			}
+			for _, v6 := range bothFamilies {
+				all = append(all, openProxied(t, svc, w, v6, pods[svc.name])...)
+			}
+		}
+	}
+	s.startAgents(t)
+	s.awaitServices(t, len(services)*portsOfService)
+	for _, p := range all {
+		p.check(t, "with both")
+	}
+	nft(t, node, "delete table inet proxy\n")
+	before, err := s.agents[0].Counters()
+	check(t, err)
+	for range 3 {
+		for _, p := range all {
+			p.check(t, "without the rules")
+		}
+	}
+	after, err := s.agents[0].Counters()
+	check(t, err)
+	for k, n := range after.Since(before) {
+		if strings.HasSuffix(k, "/flow-opened") || strings.HasSuffix(k, "/stack") || strings.HasSuffix(k, "/express") {
+			t.Errorf("%d packets of connections that are not ours counted as %s", n, k)
+		}
+	}
+	list, err := s.agents[0].CLI("flow", "list", "--limit", "0")
+	check(t, err)
+	if got, want := strings.Count(list, " foreign "), 2*len(all); got != want {
+		t.Errorf("%d records of foreign flows, want %d:\n%s", got, want, list)
+	}
+	connectAll(t, services, ways)
+	before, err = s.agents[0].Counters()
+	check(t, err)
+	packets := 0
+	for _, p := range all {
+		if p.reopen(t) && !strings.Contains(p.name, "socket") {
+			packets++
+		}
+	}
+	after, err = s.agents[0].Counters()
+	check(t, err)
+	opened := 0
+	for k, n := range after.Since(before) {
+		if strings.HasSuffix(k, "/flow-opened") {
+			opened += int(n)
+		}
+	}
+	if opened != packets {
+		t.Errorf("%d connections from ports that were others', and %d flows opened", packets, opened)
+	}
+	s.agents[0].Kill()
+	_, err = s.agents[0].CLI("cleanup")
+	check(t, err)
+	if left, err := node.Command("nft", "list", "tables").CombinedOutput(); err != nil || len(left) > 0 {
+		t.Errorf("after a cleanup there are the tables %s (%v)", left, err)
+	}
+}
+
+// openProxied opens a TCP and a UDP socket from ports of their own.
+func openProxied(t *testing.T, svc service, w way, v6 bool, pod *topo.Pod) []*proxied {
+	t.Helper()
+	both := []*proxied{
+		{name: "tcp", client: w.client, open: w.client.OpenTCP, to: topo.Request{To: w.to(svc, echo, v6), Reset: true}},
+		{name: "udp", client: w.client, open: w.client.OpenUDP, to: topo.Request{To: w.to(svc, dns, v6)}},
+	}
+	for i, p := range both {
+		p.to.SourcePort = uint16(41000 + 100*svc.number + i)
+		if v6 {
+			p.to.SourcePort += 10
+		}
+		p.name = fmt.Sprintf("%s/%s/%s/%s", svc.name, w.name, familyName(v6), p.name)
+		var reply topo.Reply
+		if p.stream, reply = p.open(p.to); !reply.OK() {
+			t.Fatalf("%s: %s", p.name, reply)
+		}
+		if p.first = p.stream.Exchange(1000); !p.first.OK() || p.first.Pod != pod.Name {
+			t.Fatalf("%s: %s", p.name, p.first)
+		}
+	}
+	return both
+}
+
+// check sends data both ways; the server must see the same client as ever.
+func (p *proxied) check(t *testing.T, when string) {
+	t.Helper()
+	reply := p.stream.Exchange(1400)
+	if !reply.OK() || reply.Pod != p.first.Pod || reply.Remote != p.first.Remote {
+		t.Fatalf("%s, %s:\nbefore %s\nnow    %s", p.name, when, p.first, reply)
+	}
+}
+
+// reopen: a connection from the same port as one that has ended.
+func (p *proxied) reopen(t *testing.T) bool {
+	t.Helper()
+	if !strings.HasSuffix(p.name, "tcp") {
+		return false
+	}
+	p.stream.Close()
+	r := p.to
+	r.Size = 1000
+	if reply := p.client.Echo(r); !reply.OK() || reply.Pod != p.first.Pod {
+		t.Errorf("%s, from the same port: %s", p.name, reply)
+	}
+	return true
+}
+
+// nftProxy does as kube-proxy does for services with one endpoint: DNAT of what comes to a cluster
+// IP or a node port, and masquerading of the latter, from any port.
+func nftProxy(node *topo.Node, services []service, pods map[string]*topo.Pod) string {
+	var rules strings.Builder
+	for _, svc := range services {
+		pod := pods[svc.name]
+		for _, v6 := range bothFamilies {
+			family := "ip"
+			if v6 {
+				family = "ip6"
+			}
+			for proto, ports := range map[string][2]port{"tcp": {echo}, "udp": {dns}} {
+				target := netip.AddrPortFrom(addrOf(pod.Host, v6), map[string]uint16{"tcp": 7070, "udp": 5353}[proto])
+				for to, mark := range map[netip.AddrPort]string{
+					svc.clusterIP(ports[0], v6):                   "",
+					svc.nodePort(addrOf(node.Host, v6), ports[0]): "meta mark set 0x4000 ",
+				} {
+					fmt.Fprintf(&rules, "    %s daddr %s %s dport %d %sdnat %s to %s\n", family, to.Addr(), proto, to.Port(), mark, family, target)
+				}
+			}
+		}
+	}
+	return `table inet proxy {
+  chain services {
+` + rules.String() + `  }
+  chain prerouting { type nat hook prerouting priority -100; jump services; }
+  chain output { type nat hook output priority -100; jump services; }
+  chain postrouting { type nat hook postrouting priority 100; meta mark 0x4000 masquerade fully-random; }
+}
+`
+}
+
+func nft(t *testing.T, node *topo.Node, rules string) {
+	t.Helper()
+	cmd := node.Command("nft", "-f", "-")
+	cmd.Stdin = strings.NewReader(rules)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("nft: %v: %s\n%s", err, out, rules)
+	}
+}
