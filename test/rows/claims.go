@@ -24,10 +24,16 @@ type test struct {
 // claims are the tests of each row.
 type claims map[int][]test
 
-var (
-	claimLine = regexp.MustCompile(`(?m)^Contract:((?: ?\d+,?\s?)+)\.?$`)
-	rowName   = regexp.MustCompile(`^TestRow(\d+)`)
-)
+var claimLine = regexp.MustCompile(`(?m)^Contract:((?: ?\d+,?\s?)+)\.?$`)
+
+// otherClaims are the other ways in which a test, or its doc comment, tells its rows.
+var otherClaims = []*regexp.Regexp{
+	regexp.MustCompile(`^TestRow(\d+)`),
+	regexp.MustCompile(`^Test\w+, of contract (\d+(?:(?:, | and )\d+)*):`),
+	regexp.MustCompile(`^Rows? (\d+(?:(?:, | and )\d+)*)[.:,]`),
+}
+
+var number = regexp.MustCompile(`\d+`)
 
 // findClaims reads the doc comments of all tests of a module.
 func findClaims(root string) (claims, error) {
@@ -75,10 +81,14 @@ func (c claims) add(t test, doc string) error {
 	} else if strings.Contains(doc, "Contract:") {
 		return fmt.Errorf(`want a line of its own as "Contract: 14, 15."`)
 	}
-	if found := rowName.FindStringSubmatch(t.name); found != nil {
-		rows += " " + found[1]
+	for _, other := range otherClaims {
+		for _, text := range []string{t.name, doc} {
+			if found := other.FindStringSubmatch(text); found != nil {
+				rows += " " + found[1]
+			}
+		}
 	}
-	for _, text := range strings.FieldsFunc(rows, func(r rune) bool { return strings.ContainsRune(", \n", r) }) {
+	for _, text := range number.FindAllString(rows, -1) {
 		row, err := strconv.Atoi(text)
 		if err != nil || row < 1 || row > len(contract) {
 			return fmt.Errorf("row %s is not in 1..%d", text, len(contract))

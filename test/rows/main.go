@@ -4,8 +4,9 @@
 // cluster, and fails when a row has no test. With -run it runs the tests, and
 // prints row, test and result.
 //
-// A test claims a row by its name, as TestRow6Start does, and rows in its doc
-// comment:
+// A test claims a row by its name, as TestRow6Start does, or by the beginning of
+// its doc comment ("TestAffinity, of contract 27: ..", "Rows 21 and 22: .."), and
+// several by a line of that:
 //
 //	// TestAffinity leads a client to the endpoint that it had before.
 //	//

@@ -34,6 +34,17 @@ func TestClaims(t *testing.T) {
 	}
 }
 
+// TestClaimAtTheBeginning takes rows from how a doc comment begins.
+func TestClaimAtTheBeginning(t *testing.T) {
+	c, err := claimsOf(t, "// TestA, of contract 27: does.\nfunc TestA() {}\n\n// Rows 21 and 22: does.\nfunc TestB() {}\n\n// Row 33.\nfunc TestC() {}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c) != 4 || len(c[27]) != 1 || len(c[21]) != 1 || len(c[22]) != 1 || len(c[33]) != 1 {
+		t.Errorf("claims are %v", c)
+	}
+}
+
 // TestClaimByName takes the row from a test's name.
 func TestClaimByName(t *testing.T) {
 	c, err := claimsOf(t, "func TestRow6Start() {}\n\n// TestRow7Retry does.\n//\n// Contract: 6.\nfunc TestRow7Retry() {}\n")
