@@ -34,12 +34,12 @@ demo: build require-root ## Make a small network, balance real traffic in it, an
 	@go run ./test/demo -waggle $(BINARY)
 
 .PHONY: test
-test: require-root ## Run all tests
+test: require-root require-netfilter ## Run all tests
 	go vet ./...
 	go test -count=1 ./...
 
 .PHONY: test-cluster
-test-cluster: require-root require-etcd kubernetes ## Run the tests of the contract, in a real cluster where they need one, beside kube-proxy
+test-cluster: require-root require-netfilter require-etcd kubernetes ## Run the tests of the contract, in a real cluster where they need one, beside kube-proxy
 	WAGGLE_KUBERNETES=$(CURDIR)/$(KUBERNETES) go run ./test/rows -run -show TestOracle
 
 .PHONY: kubernetes
@@ -89,12 +89,18 @@ $(KUBERNETES)/built: test/kubernetes/go.mod
 		$(addprefix k8s.io/kubernetes/cmd/,$(KUBERNETES_COMMANDS))
 	touch $@
 
-# The API server's store, and what kube-proxy calls.
+# The API server's store.
 .PHONY: require-etcd
 require-etcd:
-	@which etcd nft conntrack iptables >/dev/null || { \
+	@which etcd >/dev/null || { \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends etcd-server; }
+
+# What kube-proxy calls, and what tests of its leftovers and of the takeover do as kube-proxy would.
+.PHONY: require-netfilter
+require-netfilter:
+	@which nft conntrack iptables-nft iptables-legacy >/dev/null || { \
 		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
-			etcd-server nftables conntrack iptables; }
+			nftables conntrack iptables; }
 
 # Only those who change bpf/ need a compiler for it, and the one that the committed object was
 # compiled with.

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/waggle-lb/waggle/test/apiserver"
 	"github.com/waggle-lb/waggle/test/cluster"
 )
 
@@ -20,7 +19,7 @@ func (s *setup) newAgents(t *testing.T, args ...string) []*cluster.Agent {
 	binary, err := buildWaggle()
 	check(t, err)
 	opts := cluster.AgentOptions{
-		Binary: binary, Kubeconfig: s.kubeconfig(t, "waggle", apiserver.Admin), Dir: s.dir,
+		Binary: binary, Kubeconfig: s.kubeconfig(t, "waggle", s.deployed(t)), Dir: s.dir,
 		Args: append([]string{smallMaps, "--xdp=off"}, args...),
 	}
 	var all []*cluster.Agent
