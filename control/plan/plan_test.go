@@ -21,6 +21,9 @@ type planCase struct {
 	want   []string
 }
 
+// TestPlan plans services with endpoints of all conditions; cases tell their rows.
+//
+// Contract: 2, 3, 4, 5, 12, 14, 15, 16, 17, 18, 19, 20, 24, 25, 26.
 func TestPlan(t *testing.T) {
 	for _, group := range [][]planCase{
 		services(), conditions(), frontends(), externalPolicies(), internalPolicies(), topology(),

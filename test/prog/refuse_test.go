@@ -166,8 +166,8 @@ func TestNoLocalEndpoint(t *testing.T) {
 	})
 }
 
-// TestUnknownReset: a reset for no connection of ours is answered by nothing,
-// and opens nothing, whether the service has backends or not.
+// TestUnknownReset, of contract 34: a reset for no connection of ours is
+// answered by nothing, and opens nothing, whether the service has backends or not.
 func TestUnknownReset(t *testing.T) {
 	for _, v := range connected {
 		t.Run(v.name, func(t *testing.T) {

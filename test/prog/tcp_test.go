@@ -162,3 +162,22 @@ func TestTCPLateACK(t *testing.T) {
 		c.standsIn(confirmed)
 	})
 }
+
+// TestRow34Stray: a packet of no connection that is known is translated as the first of one is,
+// so that its refusal comes from whom the client addressed, and so does what the backend sends
+// after that.
+func TestRow34Stray(t *testing.T) {
+	for name, what := range map[string]string{"ACK": "A", "data": "AP", "FIN": "FA", "SYN-ACK": "SA"} {
+		t.Run(name, func(t *testing.T) {
+			forTCP(t, func(t *testing.T, v variant, p path) {
+				c := converse(newNode(t), v, p)
+				c.request(acked, flags(what), payload(9))
+				c.had(bpf.VerdictFlowOpened)
+				c.reply(flags("R"))
+				c.had()
+				c.reply(flags("RA"))
+				c.had()
+			})
+		})
+	}
+}
