@@ -155,6 +155,10 @@ func (f *agentFlags) config(g *globals, log *logrus.Entry) (control.Config, erro
 	if err := f.apply(&cfg); err != nil {
 		return cfg, err
 	}
+	if f.cgroup == "" && !loader.IsCgroupRoot(cfg.Cgroup) {
+		cfg.Warnings["cgroup"] = fmt.Errorf("%s is not the root of the hierarchy, so only sockets of processes in it are served: "+
+			"mount the node's /sys/fs/cgroup into the agent's container, or choose with --cgroup", cfg.Cgroup)
+	}
 	return cfg, f.loaderOptions(&cfg.Loader)
 }
 
