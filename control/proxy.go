@@ -74,6 +74,7 @@ type Proxy struct {
 	onNode     func(*v1.Node)
 	pace       Pace
 	watch      *syncWatch
+	repairs    repairs
 
 	mu       sync.Mutex // guards what follows
 	node     plan.Node
@@ -346,13 +347,11 @@ func (p *Proxy) result(name maps.Name, err error) {
 func (p *Proxy) repair() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	n, err := p.reconciler.Repair()
+	found, err := p.reconciler.Repair()
 	if err != nil {
-		p.log.WithError(err).Error("checking the services map")
+		p.log.WithError(err).Error("repairing the maps")
 	}
-	if n > 0 {
-		p.log.WithField("frontends", n).Warn("somebody else changed the services map; repaired")
-	}
+	p.repairs.add(found, p.log)
 }
 
 // ProxyStatus is what the proxy says of itself.
