@@ -8,6 +8,9 @@ BINARY := build/waggle
 GO_BUILD := go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 CLANG := 19
 TOOLS := go tool -modfile=test/tools/go.mod
+KUBERNETES := build/kubernetes
+KUBERNETES_VERSION := v1.36.3
+KUBERNETES_COMMANDS := kube-apiserver kube-controller-manager kube-proxy
 
 .PHONY: help
 help: ## Show the targets
@@ -31,9 +34,16 @@ demo: build require-root ## Make a small network, balance real traffic in it, an
 	@go run ./test/demo -waggle $(BINARY)
 
 .PHONY: test
-test: require-root ## Run all tests
+test: require-root require-netfilter ## Run all tests
 	go vet ./...
 	go test -count=1 ./...
+
+.PHONY: test-cluster
+test-cluster: require-root require-netfilter require-etcd kubernetes ## Run the tests of the contract, in a real cluster where they need one, beside kube-proxy
+	WAGGLE_KUBERNETES=$(CURDIR)/$(KUBERNETES) go run ./test/rows -run -show TestOracle
+
+.PHONY: kubernetes
+kubernetes: $(KUBERNETES)/built ## Build the parts of Kubernetes that tests start (8 minutes on two cores, once)
 
 .PHONY: race
 race: require-root ## Run the tests of the control plane under the race detector
@@ -70,6 +80,27 @@ clean: ## Remove what the build has made
 .PHONY: require-root
 require-root:
 	@test "$$(id -u)" = 0 || { echo "This makes network namespaces and loads eBPF programs: run it as root."; exit 1; }
+
+# Two at a time: the linker takes a gigabyte for each.
+$(KUBERNETES)/built: test/kubernetes/go.mod
+	go -C test/kubernetes build -p 2 -trimpath -o $(CURDIR)/$(KUBERNETES)/ \
+		-ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES_VERSION) \
+			-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36" \
+		$(addprefix k8s.io/kubernetes/cmd/,$(KUBERNETES_COMMANDS))
+	touch $@
+
+# The API server's store.
+.PHONY: require-etcd
+require-etcd:
+	@which etcd >/dev/null || { \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends etcd-server; }
+
+# What kube-proxy calls, and what tests of its leftovers and of the takeover do as kube-proxy would.
+.PHONY: require-netfilter
+require-netfilter:
+	@which nft conntrack iptables-nft iptables-legacy >/dev/null || { \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
+			nftables conntrack iptables; }
 
 # Only those who change bpf/ need a compiler for it, and the one that the committed object was
 # compiled with.

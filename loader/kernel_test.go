@@ -42,6 +42,8 @@ func TestKernelHasWhatIsNeeded(t *testing.T) {
 
 // TestOldKernelIsNamed, of contract 37: the refusal names each thing that is missing, and the kernel
 // that has it.
+//
+// Contract: 37.
 func TestOldKernelIsNamed(t *testing.T) {
 	lacking := func() error { return ebpf.ErrNotSupported }
 	err := checkNeeds([]need{

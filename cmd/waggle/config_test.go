@@ -54,6 +54,7 @@ iptables: {masqueradeAll: true, minSyncPeriod: 2s, syncPeriod: 3s}
 logging: {verbosity: 5, format: json}
 `
 
+// Row 38: every field with a meaning gets to where it is used.
 func TestConfigFile(t *testing.T) {
 	f, cfg := configured(t, everything)
 	nodePorts, _ := control.ParseNodePortAddresses([]string{"10.0.0.0/8"})
@@ -139,7 +140,7 @@ func expectConfig(t *testing.T, want, got control.Config) {
 	}
 }
 
-// What has no meaning here is named, once.
+// Row 38: what has no meaning here is named, once.
 func TestConfigFileWarnings(t *testing.T) {
 	_, cfg := configured(t, "conntrack: {min: 1}\noomScoreAdj: 5\nnosuch: 1\n")
 	if err := cfg.Warnings["configuration"]; err == nil || !strings.Contains(err.Error(), "config.yaml: no meaning here, and ignored: conntrack.min, oomScoreAdj") {
@@ -171,7 +172,7 @@ func TestConfigFileFlags(t *testing.T) {
 	}
 }
 
-// Whoever gives a bad file is told the field, and nothing is loaded.
+// Row 38: whoever gives a bad file is told the field, and nothing is loaded.
 func TestConfigFileErrors(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "config.yaml")
 	for body, want := range map[string]string{

@@ -33,6 +33,7 @@ func usual() *Settings {
 	}
 }
 
+// Row 38: each field that has a meaning here.
 func TestMapped(t *testing.T) {
 	for _, c := range []struct {
 		body string
@@ -110,7 +111,7 @@ showHiddenMetricsForVersion: ""
 winkernel: {enableDSR: false, forwardHealthCheckVip: false, networkName: "", rootHnsEndpointName: "", sourceVip: ""}
 `
 
-// What has no meaning here is named, if it is set to something else than its default.
+// Row 38: what has no meaning here is named, if it is set to something else than its default.
 func TestIgnored(t *testing.T) {
 	for _, c := range []struct{ body, want string }{
 		{"bindAddress: 10.0.0.1", "bindAddress"},

@@ -21,6 +21,9 @@ type planCase struct {
 	want   []string
 }
 
+// TestPlan plans services with endpoints of all conditions; cases tell their rows.
+//
+// Contract: 2, 3, 4, 5, 12, 14, 15, 16, 17, 18, 19, 20, 24, 25, 26.
 func TestPlan(t *testing.T) {
 	for _, group := range [][]planCase{
 		services(), conditions(), frontends(), externalPolicies(), internalPolicies(), topology(),
@@ -163,20 +166,6 @@ func affinity(seconds int32) func(*v1.Service) {
 	return func(svc *v1.Service) {
 		svc.Spec.SessionAffinity = v1.ServiceAffinityClientIP
 		svc.Spec.SessionAffinityConfig = &v1.SessionAffinityConfig{ClientIP: &v1.ClientIPConfig{TimeoutSeconds: &seconds}}
-	}
-}
-
-func TestUnsupported(t *testing.T) {
-	lb := loadBalancer(v1.LoadBalancerIngress{IP: "192.0.2.1"})
-	sctp := func(svc *v1.Service) { svc.Spec.Ports[0].Protocol = v1.ProtocolSCTP }
-	for _, c := range []struct {
-		edit func(*v1.Service)
-		want int
-	}{{lb, 0}, {sctp, 1}} {
-		svc := newService(lb, c.edit)
-		if got := planAll(maps.IPv4, svc, nil)[0].Unsupported; len(got) != c.want {
-			t.Errorf("unsupported of %v: %q, want %d", svc.Spec, got, c.want)
-		}
 	}
 }
 

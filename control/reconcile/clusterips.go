@@ -37,22 +37,21 @@ const (
 // unless they are held by then.
 func newClusterIPs(p maps.Provider) (*clusterIPs, error) {
 	c := &clusterIPs{
-		table:   maps.NewClusterAddrs(p),
-		live:    map[netip.Addr]int{},
-		others:  map[netip.Addr]bool{},
-		written: map[netip.Addr]owner{},
-		dirty:   map[netip.Addr]bool{},
-		cover:   map[maps.Family]netip.Prefix{},
+		table:  maps.NewClusterAddrs(p),
+		live:   map[netip.Addr]int{},
+		others: map[netip.Addr]bool{},
+		dirty:  map[netip.Addr]bool{},
+		cover:  map[maps.Family]netip.Prefix{},
 	}
-	addrs, others, err := c.table.All()
-	if err != nil {
+	var err error
+	if c.written, err = c.read(); err != nil {
 		return nil, err
 	}
-	for _, a := range addrs {
-		c.written[a], c.dirty[a] = ours, true
-	}
-	for _, a := range others {
-		c.written[a], c.others[a] = anothers, true
+	for a, owner := range c.written {
+		c.dirty[a] = true
+		if owner == anothers {
+			c.others[a] = true // until we are told
+		}
 	}
 	ranges, err := c.table.Ranges()
 	for _, r := range ranges {
@@ -63,6 +62,19 @@ func newClusterIPs(p maps.Provider) (*clusterIPs, error) {
 		}
 	}
 	return c, err
+}
+
+// read reads the map.
+func (c *clusterIPs) read() (map[netip.Addr]owner, error) {
+	addrs, others, err := c.table.All()
+	all := make(map[netip.Addr]owner, len(addrs)+len(others))
+	for _, a := range addrs {
+		all[a] = ours
+	}
+	for _, a := range others {
+		all[a] = anothers
+	}
+	return all, err
 }
 
 func (c *clusterIPs) hold(a netip.Addr) {
@@ -210,8 +222,9 @@ func fitting(want []netip.Prefix) (cidrs, left []netip.Prefix) {
 	return cidrs, left
 }
 
-func (c *clusterIPs) writeRanges() error {
-	var ranges []maps.ClusterRange
+func (c *clusterIPs) writeRanges() error { return c.table.SetRanges(c.ranges()) }
+
+func (c *clusterIPs) ranges() (ranges []maps.ClusterRange) {
 	for _, p := range c.cidrs {
 		ranges = append(ranges, maps.ClusterRange{Prefix: p, Drop: true})
 	}
@@ -220,7 +233,7 @@ func (c *clusterIPs) writeRanges() error {
 			ranges = append(ranges, maps.ClusterRange{Prefix: p})
 		}
 	}
-	return c.table.SetRanges(ranges)
+	return ranges
 }
 
 // SetServiceCIDRs tells from which ranges cluster IPs are taken, where that is known. What is for

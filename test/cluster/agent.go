@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package cluster runs waggle agents on the nodes of a test topology, from a directory of
-// manifests, as an operator would: by the command.
+// manifests or with an API server, as an operator would: by the command.
 package cluster
 
 import (
@@ -38,11 +38,12 @@ type Agent struct {
 
 // AgentOptions are what agents may differ in.
 type AgentOptions struct {
-	Binary    string // see Build
-	Manifests string
-	Dir       string // for the agent's status and log
-	PinDir    string // default: by the network's and the node's names
-	Args      []string
+	Binary     string // see Build
+	Manifests  string
+	Kubeconfig string // instead of Manifests
+	Dir        string // for the agent's status and log
+	PinDir     string // default: by the network's and the node's names
+	Args       []string
 }
 
 // NewAgent prepares an agent; Start starts it.
@@ -58,10 +59,14 @@ func NewAgent(n *topo.Network, node *topo.Node, opts AgentOptions) *Agent {
 	if a.PinDir == "" {
 		a.PinDir = "/sys/fs/bpf/waggle-" + name
 	}
-	a.args = append([]string{
-		"agent", "--manifests", opts.Manifests, "--node-name", node.Name,
+	from := []string{"--manifests", opts.Manifests}
+	if opts.Kubeconfig != "" {
+		from = []string{"--kubeconfig", opts.Kubeconfig}
+	}
+	a.args = slices.Concat([]string{"agent"}, from, []string{
+		"--node-name", node.Name,
 		"--pin-dir", a.PinDir, "--run-dir", a.RunDir, "--cgroup", node.Cgroup, "--log-level", "debug",
-	}, opts.Args...)
+	}, opts.Args)
 	return a
 }
 
@@ -69,6 +74,16 @@ const startTimeout = 30 * time.Second
 
 // Start starts the agent, with more flags for this time only, and waits until it has synced.
 func (a *Agent) Start(more ...string) error {
+	if err := a.Launch(more...); err != nil {
+		return err
+	}
+	return a.await(startTimeout, "the first sync", func(s *control.Status) bool {
+		return s.PID == a.cmd.Process.Pid && s.Proxy.Synced && !s.Proxy.LastSync.IsZero()
+	})
+}
+
+// Launch starts the agent without waiting for it.
+func (a *Agent) Launch(more ...string) error {
 	log, err := os.OpenFile(a.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
@@ -76,12 +91,7 @@ func (a *Agent) Start(more ...string) error {
 	defer log.Close()
 	a.cmd = a.Node.Command(a.binary, slices.Concat(a.args, more)...)
 	a.cmd.Stdout, a.cmd.Stderr = log, log
-	if err := a.cmd.Start(); err != nil {
-		return err
-	}
-	return a.await(startTimeout, "the first sync", func(s *control.Status) bool {
-		return s.PID == a.cmd.Process.Pid && s.Proxy.Synced && !s.Proxy.LastSync.IsZero()
-	})
+	return a.cmd.Start()
 }
 
 // await polls the status file, which is the only thing that an agent shows of itself.

@@ -59,6 +59,7 @@ type Network struct {
 	Link *Host
 
 	opts     Options
+	machines []*Host
 	cgroups  *cgroupTree
 	building sync.Mutex // held while pods or the network are made and unmade
 
@@ -142,6 +143,7 @@ func (n *Network) hosts() []*Host {
 		}
 		all = append(all, node.Host)
 	}
+	all = append(all, n.machines...)
 	for _, h := range []*Host{n.Laptop, n.Link} {
 		if h != nil {
 			all = append(all, h)

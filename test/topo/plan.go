@@ -19,6 +19,9 @@ const (
 	laptopHost = 10
 	firstPod   = 2
 	lastPod    = 254
+
+	firstMachine = 20
+	lastMachine  = 99
 )
 
 func ethernet4(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, 24) }

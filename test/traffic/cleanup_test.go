@@ -22,6 +22,8 @@ import (
 
 // TestCleanup, of contract 36: `waggle cleanup` leaves the node as it was before the agent's
 // first start, and only when no agent runs.
+//
+// Contract: 36.
 func TestCleanup(t *testing.T) {
 	for _, m := range modes[:2] {
 		t.Run(m.name, func(t *testing.T) { cleanup(t, m) })

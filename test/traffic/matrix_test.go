@@ -124,6 +124,8 @@ func expected(m mode, pods topo.PodNetwork, t target, f frontend, udp bool) (mov
 
 // TestMatrix covers {IPv4, IPv6} x {TCP, UDP} x {XDP, tc} x {local, remote routed, remote over
 // VXLAN} x {NodePort, ClusterIP by socket, ClusterIP by packet, LB address}.
+//
+// Contract: 8, 12, 13.
 func TestMatrix(t *testing.T) {
 	for _, pods := range []topo.PodNetwork{topo.Routed, topo.VXLAN} {
 		for _, m := range modes {

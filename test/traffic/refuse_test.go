@@ -10,6 +10,8 @@ import (
 
 // TestRefuse, of contract 20: a service with no endpoints anywhere refuses at once, on every
 // frontend; it works as soon as there is an endpoint, and refuses again when that has gone.
+//
+// Contract: 20.
 func TestRefuse(t *testing.T) {
 	for _, m := range modes {
 		t.Run(m.name, func(t *testing.T) { refuse(t, m) })

@@ -14,6 +14,8 @@ import (
 
 // TestRestart: the agent dies and comes back again and again, by force and in good order, and no
 // connection notices, neither an old nor a new one.
+//
+// Contract: 6, 23.
 func TestRestart(t *testing.T) {
 	for _, m := range modes[:2] {
 		t.Run(m.name, func(t *testing.T) { restart(t, m) })

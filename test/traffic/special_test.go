@@ -97,6 +97,8 @@ func TestMapped(t *testing.T) {
 }
 
 // TestHairpin, of contract 10: a pod that is its own service's only endpoint reaches itself.
+//
+// Contract: 10.
 func TestHairpin(t *testing.T) {
 	for _, m := range modes[1:] { // XDP never sees it
 		t.Run(m.name, func(t *testing.T) { hairpin(t, m) })

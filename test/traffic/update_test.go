@@ -19,6 +19,8 @@ const updatePause = 10 * time.Millisecond
 // TestPodsComeAndGo: pods of a service are replaced one after the other under traffic. New
 // connections find the new one and no more the old one, streams stay with the pod they have,
 // and nothing fails.
+//
+// Contract: 23.
 func TestPodsComeAndGo(t *testing.T) {
 	for _, m := range modes[:2] {
 		t.Run(m.name, func(t *testing.T) { podsComeAndGo(t, m) })
