@@ -89,15 +89,21 @@ func (c *clusterIPs) release(a netip.Addr) {
 	c.dirty[a] = true
 }
 
-// sync brings the map to what is held. What fails is tried again the next time.
+// sync brings the map to what is held, and first makes the room for it. What fails is tried
+// again the next time.
 func (c *clusterIPs) sync() error {
 	var errs []error
-	for a := range c.dirty {
-		if err := c.write(a); err != nil {
-			errs = append(errs, err)
-			continue
+	for _, leaving := range []bool{true, false} {
+		for a := range c.dirty {
+			if leaving != (c.owner(a) == nobodys) {
+				continue
+			}
+			if err := c.write(a); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			delete(c.dirty, a)
 		}
-		delete(c.dirty, a)
 	}
 	return errors.Join(errs...)
 }
