@@ -22,10 +22,12 @@
 
 /*
  * RFC 1122, 3.2.2 and RFC 4443, 2.4 (e): no answer to what was sent to many,
- * or comes from no single host.
+ * comes from no single host, or is not a packet's first fragment.
  */
 static __always_inline bool answerable(struct __sk_buff *skb, int family, const struct packet *p)
 {
+	if (p->fragment == FRAGMENT_LATER)
+		return false;
 	if (skb->pkt_type == PACKET_BROADCAST || skb->pkt_type == PACKET_MULTICAST)
 		return false;
 	return addr_is_sender(family, p->tuple.saddr.word);
