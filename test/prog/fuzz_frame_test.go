@@ -17,9 +17,9 @@ const (
 	clientTag    = 0x1111
 )
 
-// frame makes a packet of a flow, between two addresses. Not with gopacket, which would take
-// longer than all the rest.
-func (p packetOf) frame(proto uint8, t model.Tuple, to *device) []byte {
+// frame makes a packet of a flow, between two addresses, of which is known what they will become.
+// Not with gopacket, which would take longer than all the rest.
+func (p packetOf) frame(proto uint8, t model.Tuple, rewritten *model.Tuple, to *device) []byte {
 	payload := make([]byte, p.Size)
 	if p.Content != 0 {
 		r := rand.New(rand.NewPCG(p.Content, 1))
@@ -29,6 +29,10 @@ func (p packetOf) frame(proto uint8, t model.Tuple, to *device) []byte {
 	}
 	if p.Way == different {
 		proto = map[uint8]uint8{model.TCP: model.UDP, model.UDP: model.TCP, model.SCTP: model.TCP}[proto]
+	}
+	if _, ok := p.has("zero-sum"); ok && proto == model.UDP && rewritten != nil && p.Size >= 2 {
+		payload[0], payload[1] = 0, 0
+		copy(payload, p.transport(proto, *rewritten, payload)[6:8])
 	}
 	message := p.transport(proto, t, payload)
 	var ipHeader []byte

@@ -182,7 +182,7 @@ func (g *generator) event() {
 	switch g.IntN(40) {
 	case 0:
 		g.step("age", pick(g, 5, 5, 10, 15, 30, 60, 65, 120, 3600, 86400))
-	case 1:
+	case 1, 19:
 		g.step("evict", g.IntN(100))
 	case 2:
 		g.step("epoch", 0)
@@ -259,6 +259,9 @@ func (g *generator) packet(flow int) packetOf {
 	}
 	if g.oneIn(8) {
 		p.Seq, p.Ack = g.number(), g.number()
+	}
+	if f.Proto == model.UDP && p.Size >= 2 && g.oneIn(4) {
+		p.Wrong = append(p.Wrong, wrong{What: "zero-sum"})
 	}
 	if g.oneIn(12) {
 		p.TTL = pick[uint8](g, 0, 1, 2, 255)

@@ -88,7 +88,7 @@ func newFuzzNode(setting int) (*fuzzNode, error) {
 			return nil, err
 		}
 	}
-	for _, name := range []string{"waggle_expire4", "waggle_expire6", "waggle_stale4", "waggle_stale6"} {
+	for _, name := range []string{"waggle_expire4", "waggle_expire6", "waggle_stale4", "waggle_stale6", "waggle_jiffies"} {
 		if n.walks[name], err = d.load(name); err != nil {
 			return nil, err
 		}

@@ -4,6 +4,7 @@ package prog
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -344,28 +345,32 @@ func deviceByIndex(index int) *device {
 func (r *fuzzRun) packet(p packetOf) error {
 	t := r.tupleOf(p)
 	proto := t.Proto
+	var rewritten *model.Tuple
+	if rec := r.model.Find(t); rec != nil {
+		rewritten = &model.Tuple{Src: rec.Src, Dst: rec.Dst, Proto: proto}
+	}
 	if p.Hook != "" {
 		d := deviceByName[p.Device]
 		if p.Hook == "xdp" && d.flags&bpf.DeviceXDP == 0 {
 			d = front
 		}
-		_, err := r.one(hookByName[p.Hook], d, p.frame(proto, t, d))
+		_, err := r.one(hookByName[p.Hook], d, p.frame(proto, t, rewritten, d))
 		return err
 	}
 	if p.Error > 0 { // it comes from where the packet went
-		return r.from(r.wayTo(t.Dst.Addr()), p.frame(proto, t, r.wayTo(t.Dst.Addr())), t.Src.Addr())
+		return r.from(r.wayTo(t.Dst.Addr()), p.frame(proto, t, rewritten, r.wayTo(t.Dst.Addr())), t.Src.Addr())
 	}
 	switch p.Way {
 	case between:
 		d := r.wayTo(t.Dst.Addr())
-		_, err := r.one(bpf.HookTCEgress, d, p.frame(proto, t, d))
+		_, err := r.one(bpf.HookTCEgress, d, p.frame(proto, t, rewritten, d))
 		return err
 	case reply:
 		d := r.wayTo(t.Src.Addr())
-		return r.from(d, p.frame(proto, t, d), t.Dst.Addr())
+		return r.from(d, p.frame(proto, t, rewritten, d), t.Dst.Addr())
 	}
 	d := deviceByName[r.script.Flows[p.Flow].From]
-	return r.from(d, p.frame(proto, t, d), t.Dst.Addr())
+	return r.from(d, p.frame(proto, t, rewritten, d), t.Dst.Addr())
 }
 
 // wayTo is the device that leads to an address.
@@ -441,6 +446,10 @@ func (r *fuzzRun) one(hook bpf.Hook, d *device, frame []byte) (model.Result, err
 
 // compareTables: the maps hold what the model remembers. What is dead may be gone.
 func (r *fuzzRun) compareTables() error {
+	now, err := r.jiffies()
+	if err != nil {
+		return err
+	}
 	var wrong []string
 	for _, f := range []struct {
 		name          string
@@ -460,7 +469,7 @@ func (r *fuzzRun) compareTables() error {
 				continue
 			}
 			seen++
-			got.Seen = known.Seen // no two clocks agree to the jiffy
+			got.Seen = r.model.Clock - secondsSince(now, values[i][lastSeenAt:])
 			if got != *known {
 				wrong = append(wrong, fmt.Sprintf("%s: %s\n  is   %+v\n  want %+v", f.name, t, got, *known))
 			}
@@ -478,17 +487,20 @@ func (r *fuzzRun) compareTables() error {
 			}
 		}
 	}
-	wrong = append(wrong, r.compareAffinity()...)
+	wrong = append(wrong, r.compareAffinity(now)...)
 	if wrong != nil {
 		return errors.New(strings.Join(wrong, "\n"))
 	}
 	return nil
 }
 
-func (r *fuzzRun) compareAffinity() (wrong []string) {
+func (r *fuzzRun) compareAffinity(now uint32) (wrong []string) {
 	for k, want := range r.model.Affinity {
-		if id, _ := r.Remembered(k); id != want.Backend {
-			wrong = append(wrong, fmt.Sprintf("affinity: %+v is led to %d, want %d", k, id, want.Backend))
+		var got bpf.AffinityEntry
+		err := r.maps["affinity"].Lookup(bpf.AffinityKey{Service: k.Service, Addr: words(k.Client)}, &got)
+		used := r.model.Clock - int(now-got.LastUsed)/fuzzSecond
+		if err != nil || got.Backend != want.Backend || got.Addr != words(want.Addr.Addr()) || used != want.Used {
+			wrong = append(wrong, fmt.Sprintf("affinity: %+v has %+v (used at %d), want %+v: %v", k, got, used, want, err))
 		}
 	}
 	keys, _, err := contents(r.maps["affinity"])
@@ -497,6 +509,16 @@ func (r *fuzzRun) compareAffinity() (wrong []string) {
 		wrong = append(wrong, fmt.Sprintf("affinity has %d clients, want %d", len(keys), len(r.model.Affinity)))
 	}
 	return wrong
+}
+
+// jiffies is the time that is in the maps.
+func (r *fuzzRun) jiffies() (now uint32, err error) {
+	_, err = r.walks["waggle_jiffies"].Run(&ebpf.RunOptions{Context: now, ContextOut: &now})
+	return now, err
+}
+
+func secondsSince(now uint32, then []byte) int {
+	return int(now-binary.NativeEndian.Uint32(then)) / fuzzSecond
 }
 
 // compareCounters: each packet was counted as what became of it.
