@@ -122,11 +122,11 @@ __noinline int icmp_read6(struct __sk_buff *skb, const struct packet *p)
 	return p ? icmp_read(skb, AF_INET6, p) : false;
 }
 
-static __always_inline struct flow *flow_any(int family, const struct tuple *t)
+static __always_inline struct flow *flow_any(int family, const struct tuple *t, union flow_key *key)
 {
-	struct flow *f = flow_lookup(family, true, t);
+	struct flow *f = flow_lookup_by(family, true, t, key);
 
-	return f ? f : flow_lookup(family, false, t);
+	return f ? f : flow_lookup_by(family, false, t, key);
 }
 
 /*
@@ -137,17 +137,17 @@ static __always_inline struct flow *flow_any(int family, const struct tuple *t)
  */
 static __always_inline struct flow *icmp_flow(int family, struct icmp_error *e)
 {
-	struct flow *f = flow_any(family, &e->answer);
+	struct flow *f = flow_any(family, &e->answer, &e->key);
 
 	if (f || !e->answer.egress)
 		return f;
 	tuple_reverse(family, &e->answer, true, &e->quoted);
-	f = flow_any(family, &e->quoted);
+	f = flow_any(family, &e->quoted, &e->key);
 	if (!f || !(f->flags & FLOW_EGRESS_HALF))
 		return NULL;
 	flow_rewrite(family, f, &e->quoted, &e->to);
 	tuple_reverse(family, &e->to, false, &e->answer);
-	return flow_any(family, &e->answer);
+	return flow_any(family, &e->answer, &e->key);
 }
 
 /*
