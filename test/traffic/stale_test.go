@@ -92,7 +92,7 @@ func (c conversation) moves(t *testing.T, left *topo.Pod) {
 	t.Helper()
 	name := c.way.name + " to " + c.to.To.String()
 	reply := c.moving.Exchange(500)
-	for deadline := time.Now().Add(10 * time.Second); reply.OK() && reply.Pod != left.Name; reply = c.moving.Exchange(500) {
+	for deadline := time.Now().Add(topo.Patient(10 * time.Second)); reply.OK() && reply.Pod != left.Name; reply = c.moving.Exchange(500) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s stays with the pod that has left: %s", name, reply)
 		}
