@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// launcherVersion of virtme-ng needs nothing that Debian 12 hasn't.
-const launcherSuite = "1.35-1"
+// launcherVersion of virtme-ng is trixie's, which needs nothing that bookworm hasn't.
+const launcherVersion = "1.35-1"
 
 // unpackLauncher returns where the Python modules of virtme-ng are.
 func unpackLauncher(debian archive, dir string) (string, error) {
@@ -24,7 +24,7 @@ func unpackLauncher(debian archive, dir string) (string, error) {
 	if _, err := os.Stat(modules); err == nil {
 		return modules, nil
 	}
-	deb, err := debian.download("virtme-ng", launcherSuite)
+	deb, err := debian.download("virtme-ng", launcherVersion)
 	if err != nil {
 		return "", err
 	}
@@ -39,7 +39,11 @@ func (k kernel) image() string { return filepath.Join(k.dir, "boot/vmlinuz-"+k.r
 
 // unpackKernel takes the newest of a version, like 6.1.
 func unpackKernel(debian archive, dir, version string) (kernel, error) {
-	release, err := choose(debian, version)
+	names, err := debian.cache("pkgnames", "linux-image-")
+	if err != nil {
+		return kernel{}, err
+	}
+	release, err := choose(names, version, hostRelease())
 	if err != nil {
 		return kernel{}, err
 	}
@@ -80,14 +84,12 @@ type candidate struct {
 	numbers []int
 }
 
-func choose(debian archive, version string) (string, error) {
-	names, err := debian.cache("pkgnames", "linux-image-")
-	if err != nil {
-		return "", err
-	}
+// choose returns the release, like 6.1.0-56-amd64, of the newest kernel of a version among the
+// names of packages. The host's is the only one that is matched by the nearest, too.
+func choose(names, version, host string) (string, error) {
 	wanted := version
 	if version == hostLike {
-		wanted = hostRelease()
+		wanted = host
 	}
 	var major, minor int
 	if _, err := fmt.Sscanf(wanted, "%d.%d", &major, &minor); err != nil {

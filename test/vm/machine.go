@@ -72,7 +72,7 @@ func (m machine) run(ctx context.Context, script string, timeout time.Duration) 
 	cmd := exec.CommandContext(ctx, "/usr/bin/python3", "-m", "virtme.commands.run",
 		"--kimg", m.kernel.image(), "--mods", "auto", "--disable-kvm", "--force-9p", "--show-boot-console",
 		"--memory", m.memory, "--cpus", "2", "--script-sh", firstScript,
-		"--kopt", "mitigations=off", "--kopt", "rcupdate.rcu_cpu_stall_suppress=1", "--kopt", "nowatchdog",
+		"--kopt", "mitigations=off", "--kopt", "rcupdate.rcu_cpu_stall_suppress=1", "--kopt", "nowatchdog", "--kopt", "no5lvl",
 		"--qemu-opts",
 		"-cpu", "max",
 		"-fsdev", "local,id=share,path="+m.share+",security_model=none,multidevs=remap",
