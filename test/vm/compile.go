@@ -48,6 +48,6 @@ func compile(packages []string, share string) ([]test, error) {
 	if len(tests) == 0 {
 		return nil, fmt.Errorf("no tests in %v", packages)
 	}
-	_, err = output(".", "go", "build", "-o", filepath.Join(share, "waggle"), "./cmd/waggle")
+	_, err = output(".", "go", "build", "-ldflags=-s -w", "-o", filepath.Join(share, "waggle"), "./cmd/waggle")
 	return tests, err
 }

@@ -68,8 +68,7 @@ const unpackScript = `
 dpkg-deb --fsys-tarfile "$1" | tar -x --wildcards --transform 's,^\./usr/lib/,./lib/,' \
 	'./boot/*' '*/modules.builtin*' '*/modules.order' \
 	'*/kernel/net/*' '*/kernel/lib/*' '*/kernel/crypto/*' '*/kernel/arch/*' '*/kernel/drivers/virtio/*' \
-	'*/kernel/fs/9p/*' '*/kernel/fs/netfs/*' '*/kernel/fs/fscache/*' '*/kernel/drivers/char/*' \
-	'*/kernel/drivers/net/*'
+	'*/kernel/fs/*' '*/kernel/drivers/char/*' '*/kernel/drivers/net/*'
 rm -r lib/modules/"$2"/kernel/drivers/net/ethernet lib/modules/"$2"/kernel/drivers/net/wireless
 find lib -name '*.ko.xz' -exec xz -d {} +
 depmod -b . "$2"
