@@ -3,6 +3,9 @@
 mount -t tmpfs tmpfs /tmp
 mount -t bpf bpf /sys/fs/bpf
 
+# No tunl0 in each namespace, only because somebody has used ipip.
+echo 1 >/proc/sys/net/core/fb_tunnels_only_for_init_net
+
 # The kernel loads modules itself, from where they were unpacked.
 cat >/tmp/modprobe <<END
 #!/bin/sh
@@ -10,7 +13,7 @@ exec /sbin/modprobe -d "/srv/$kernel" "\$@"
 END
 chmod +x /tmp/modprobe
 echo /tmp/modprobe >/proc/sys/kernel/modprobe
-for module in veth bridge vxlan dummy ipip cls_bpf sch_ingress nf_tables sctp; do
+for module in veth bridge vxlan dummy cls_bpf sch_ingress nf_tables sctp; do
 	/tmp/modprobe $module || echo "module $module is missing"
 done
 
