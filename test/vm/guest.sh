@@ -1,5 +1,6 @@
 # Runs in the machine, as its script. What it is told is set above; the tests are below.
 
+touch /mnt/started
 mount -t tmpfs tmpfs /tmp
 mount -t bpf bpf /sys/fs/bpf
 

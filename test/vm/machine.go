@@ -53,22 +53,45 @@ func quote(arg string) string { return "'" + strings.ReplaceAll(arg, "'", `'\''`
 const firstScript = `mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000 share /mnt &&
 mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000 sources /srv && bash /mnt/guest.sh`
 
-// run boots the machine, and waits for its end or ends it. Its console is a file in the share.
+// run boots the machine, and waits for its end or ends it.
 func (m machine) run(ctx context.Context, script string, timeout time.Duration) error {
 	if err := os.WriteFile(filepath.Join(m.share, "guest.sh"), []byte(script), 0o644); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	for try := 1; ; try++ {
+		err := m.boot(ctx)
+		_, notStarted := os.Stat(filepath.Join(m.share, "started"))
+		switch {
+		case errors.Is(ctx.Err(), context.Canceled):
+			return errors.New("interrupted")
+		case ctx.Err() != nil:
+			return fmt.Errorf("the machine was ended after %s; see %s", timeout, m.console())
+		case err == nil || notStarted == nil || try == boots:
+			return err
+		}
+		// Udev gives up after two minutes, which on a busy host may be too early.
+		fmt.Fprintf(os.Stderr, "vm: the machine has not got as far as the tests (%v), another try\n", err)
+	}
+}
+
+// How often a machine is booted until the script has begun.
+const boots = 3
+
+func (m machine) console() string { return filepath.Join(m.share, "console") }
+
+// boot ends with the machine. Its console is a file in the share.
+func (m machine) boot(ctx context.Context) error {
 	sources, err := os.Getwd()
 	if err != nil {
 		return err
 	}
-	console, err := os.Create(filepath.Join(m.share, "console"))
+	console, err := os.Create(m.console())
 	if err != nil {
 		return err
 	}
 	defer console.Close()
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
 	cmd := exec.CommandContext(ctx, "/usr/bin/python3", "-m", "virtme.commands.run",
 		"--kimg", m.kernel.image(), "--mods", "auto", "--disable-kvm", "--force-9p", "--show-boot-console",
 		"--memory", m.memory, "--cpus", "2", "--script-sh", firstScript,
@@ -85,16 +108,8 @@ func (m machine) run(ctx context.Context, script string, timeout time.Duration) 
 	// A group of its own, which is killed with qemu in it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	err = cmd.Run()
-	switch {
-	case errors.Is(ctx.Err(), context.Canceled):
-		return errors.New("interrupted")
-	case ctx.Err() != nil:
-		return fmt.Errorf("the machine was ended after %s; see %s", timeout, console.Name())
-	case err != nil && !errors.As(err, new(*exec.ExitError)):
-		return err
-	case err != nil:
-		return fmt.Errorf("%w; see %s", err, console.Name())
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("the machine: %w; see %s", err, m.console())
 	}
 	return nil
 }
