@@ -42,6 +42,15 @@ test: require-root require-netfilter ## Run all tests
 test-cluster: require-root require-netfilter require-etcd kubernetes ## Run the tests of the contract, in a real cluster where they need one, beside kube-proxy
 	WAGGLE_KUBERNETES=$(CURDIR)/$(KUBERNETES) go run ./test/rows -run -show TestOracle
 
+KERNEL ?= 6.1
+# What the agent does with files and commands is the same on all of them.
+VM_FLAGS ?= -skip 'TestMistakes|TestBrake|TestCommands|TestKubeProxyLeftovers'
+VM_TESTS ?= ./maps ./loader ./control ./control/reconcile ./test/prog ./test/traffic
+
+.PHONY: test-vm
+test-vm: require-root require-netfilter require-vm ## Run the tests of datapath and traffic on Linux KERNEL (6.1, 6.12, host-like, ...), emulated
+	@go run ./test/vm -kernel $(KERNEL) $(VM_FLAGS) $(VM_TESTS)
+
 .PHONY: kubernetes
 kubernetes: $(KUBERNETES)/built ## Build the parts of Kubernetes that tests start (8 minutes on two cores, once)
 
@@ -101,6 +110,13 @@ require-netfilter:
 	@which nft conntrack iptables-nft iptables-legacy >/dev/null || { \
 		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
 			nftables conntrack iptables; }
+
+# What an emulated machine is made with; its kernel and virtme-ng are only unpacked, in build/.
+.PHONY: require-vm
+require-vm:
+	@which qemu-system-x86_64 busybox depmod file xz >/dev/null && test -e /lib/systemd/systemd-udevd || { \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
+			qemu-system-x86 busybox-static kmod udev file xz-utils; }
 
 # Only those who change bpf/ need a compiler for it, and the one that the committed object was
 # compiled with.
