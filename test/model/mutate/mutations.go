@@ -65,7 +65,7 @@ var mutations = []mutation{
 	{"confirmed by any ACK", "track.h", "return p->ack - f->expect_ack < ACK_WINDOW;", "return true;"},
 	{"SCTP tag not compared", "track.h", "return !f->expect_ack || p->ack == f->expect_ack;", "return true;"},
 	{"SYN-ACK not counted in what is expected", "track.h", "p->seq + !!(p->tcp_flags & TCP_SYN)", "p->seq"},
-	{"closed connection hit by a SYN", "track.h", "== start && flow_closed(f) &&", "== start && false &&"},
+	{"closed connection hit by a SYN", "track.h", "!= start || !flow_closed(f))", "!= start || true)"},
 	{"backend's FIN taken for the client's", "track.h", "f->flags & FLOW_REPLY ? STATE_FIN_BACKEND : STATE_FIN_CLIENT", "STATE_FIN_CLIENT"},
 	{"reset forgotten by the other half", "track.h", "\tif (m)\n\t\tstate_set(m, bits);\n", ""},
 	{"split flow's third record not moved", "track.h", "if (copy->flags & FLOW_SPLIT && open_egress_half(family, true, copy, t, to, s))\n\t\tgoto full;", ""},
