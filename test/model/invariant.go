@@ -79,13 +79,16 @@ func Ends(frame []byte) (src, dst netip.Addr) {
 	return addrs(frame, binary.BigEndian.Uint16(frame[12:]) == typeIPv6)
 }
 
-// Led is the tuple of a packet to a frontend, if it is one that has ports.
+// Led is the tuple of a packet to a frontend, if it is one that has its ports.
 func (n *Node) Led(frame []byte) (Tuple, bool) {
 	kind := binary.BigEndian.Uint16(frame[12:])
 	if kind != typeIPv4 && kind != typeIPv6 {
 		return Tuple{}, false
 	}
 	p, how := read(frame, kind == typeIPv6)
+	if how == isFragment && p.readPart() && p.part == first {
+		how = p.readTransport()
+	}
 	return p.tuple, how == understood && n.frontend(p.tuple.Dst, p.tuple.Proto) != nil
 }
 

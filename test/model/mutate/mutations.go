@@ -87,7 +87,7 @@ var mutations = []mutation{
 	{"quoted ports not restored", "icmp.h", "struct ports ports = { .source = to->dport, .dest = to->sport };", "struct ports ports = { .source = e->quoted.sport, .dest = e->quoted.dport };"},
 	{"errors of dead flows translated", "icmp.h", "return f && flow_stale(f, t->proto) && flow_dead(family, confirmed, f, t) ? NULL : f;", "return f;"},
 	{"quoted header's checksum not mended", "icmp.h", "if (store_checksum(skb, e->inner_off + offsetof(struct iphdr, check), addrs))", "if (0)"},
-	{"padding taken for quoted ports", "icmp.h", "if (e->ports_off + sizeof(ports) > l3_off + p->len)", "if (0)"},
+	{"padding taken for quoted ports", "icmp.h", "> l3_off + p->len)", "> l3_off + p->len + 64)"},
 	{"padding taken for ports", "packet.h", "|| len < (__s32)sizeof(struct udphdr)", ""},
 	{"martians open flows", "open.h", " || !addr_is_sender(family, p->tuple.saddr.word)", ""},
 }
