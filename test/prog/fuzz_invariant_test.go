@@ -38,7 +38,7 @@ func (r *fuzzRun) stays(hook bpf.Hook, v bpf.Verdict, opened bool, in, out []byt
 	if !ok || r.torn || hook == bpf.HookTCEgress { // what answers to a flow of before may bring it back
 		return nil
 	}
-	if opened {
+	if opened { // even if the packet is dropped
 		delete(r.led, t)
 	}
 	if v != bpf.VerdictExpress && v != bpf.VerdictStack {

@@ -441,8 +441,9 @@ func (r *fuzzRun) one(hook bpf.Hook, d *device, frame []byte) (model.Result, err
 	case want.Action != model.Drop && !bytes.Equal(got.Frame, want.Frame):
 		err = fmt.Errorf("frame\n  is   % x\n  want % x", got.Frame, want.Frame)
 	case want.Action != model.Drop:
-		err = errors.Join(r.invariants(want.Verdict, frame, got.Frame), r.stays(hook, want.Verdict, opened != 0, frame, got.Frame))
+		err = r.invariants(want.Verdict, frame, got.Frame)
 	}
+	err = errors.Join(err, r.stays(hook, want.Verdict, opened != 0, frame, got.Frame))
 	if err != nil {
 		return got, fmt.Errorf("%s at %s: %s, %w\n  in   % x", bpf.HookName(hook), d.name, bpf.VerdictName(want.Verdict), err, frame)
 	}
