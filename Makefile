@@ -62,6 +62,17 @@ race: require-root ## Run the tests of the control plane under the race detector
 bench: require-root ## Measure what a packet costs in each program, in nanoseconds
 	go test -count 1 -run TestCost ./test/prog -cost -v
 
+DURATION ?= 1m
+SEED ?= 0
+
+.PHONY: fuzz
+fuzz: require-root ## Send random packets through the datapath and its model for DURATION (from SEED)
+	go test -count 1 -run '^TestModel$$' -timeout 0 ./test/prog -fuzz-for $(DURATION) -fuzz-seed $(SEED) -v
+
+.PHONY: mutations
+mutations: require-root require-clang ## Break copies of the datapath in one place each, and see that the model notices
+	go run ./test/model/mutate
+
 .PHONY: generate
 generate: require-clang ## Compile the datapath and derive its Go types
 	go generate ./bpf
