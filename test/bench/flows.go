@@ -94,9 +94,14 @@ func (f flows) frame(srcMAC, dstMAC []byte) ([]byte, error) {
 // drive tells a driver to make the packets of the first count flows, a power of two.
 func (f flows) drive(frame []byte, count uint32) probe.Drive {
 	ip := uint32(14)
-	d := probe.Drive{Mask: count - 1, Stride: 0x9e3779b1, AddrOffset: ip + 12, PortOffset: ip + 20}
+	l4 := ip + 20
+	d := probe.Drive{Mask: count - 1, Stride: 0x9e3779b1, AddrOffset: ip + 12, IpCheckOffset: ip + 10}
 	if f.src.Addr().Is6() {
-		d.AddrOffset, d.PortOffset = ip+8+12, ip+40
+		l4, d.AddrOffset, d.IpCheckOffset = ip+40, ip+8+12, 0
+	}
+	d.PortOffset, d.L4CheckOffset = l4, l4+16
+	if f.proto == unix.IPPROTO_UDP {
+		d.L4CheckOffset = l4 + 6
 	}
 	raw := f.src.Addr().AsSlice()
 	d.Addr = binary.BigEndian.Uint32(raw[len(raw)-4:])

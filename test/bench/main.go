@@ -37,6 +37,7 @@ type group struct {
 
 var groups = []group{
 	{"hot", "Hot path: ns a packet, harness subtracted", measureHot},
+	{"forward", "Forwarding: thousands of packets a second, through a node", measureForward},
 }
 
 func main() {

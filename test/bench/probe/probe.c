@@ -21,6 +21,8 @@ struct drive {
 	__u64 frame[FRAME / 8];
 	__u32 addr_offset; /* of the (last) word of the address that varies */
 	__u32 port_offset;
+	__u32 ip_check_offset; /* 0: there is none, as in IPv6 */
+	__u32 l4_check_offset;
 	__u32 addr; /* of flow 0, host byte order */
 	__u32 port;
 	__u32 mask; /* the number of flows, a power of two, less one */
@@ -78,18 +80,28 @@ static __always_inline bool next_packet(void *data, void *end)
 {
 	__be32 *addr = data + (driven.addr_offset & 63);
 	__be16 *port = data + (driven.port_offset & 63);
+	__u16 *l4_check = data + (driven.l4_check_offset & 127);
+	__u16 *ip_check = data + (driven.ip_check_offset & 63);
 	__u64 *words = data;
+	__u64 diff;
 	__u32 flow;
 	int i;
 
-	if (data + FRAME > end || (void *)(addr + 1) > end || (void *)(port + 1) > end)
+	if (data + FRAME > end || (void *)(addr + 1) > end || (void *)(port + 1) > end ||
+	    (void *)(l4_check + 1) > end || (void *)(ip_check + 1) > end)
 		return false;
 #pragma unroll
 	for (i = 0; i < FRAME / 8; i++)
 		words[i] = driven.frame[i];
 	flow = (driven.next++ * driven.stride) & driven.mask;
+	diff = (__u32) ~*addr;
 	*addr = bpf_htonl(driven.addr + (flow >> PORT_BITS));
+	diff += *addr;
+	if (driven.ip_check_offset)
+		*ip_check = csum_apply(*ip_check, diff);
+	diff += (__u16) ~*port;
 	*port = bpf_htons(driven.port + (flow & ((1 << PORT_BITS) - 1)));
+	*l4_check = csum_apply(*l4_check, diff + *port);
 	return true;
 }
 

@@ -14,18 +14,20 @@ import (
 )
 
 type probeDrive struct {
-	_          structs.HostLayout
-	Frame      [12]uint64
-	AddrOffset uint32
-	PortOffset uint32
-	Addr       uint32
-	Port       uint32
-	Mask       uint32
-	Stride     uint32
-	Next       uint32
-	Clock      uint32
-	Missed     uint64
-	Failed     uint64
+	_             structs.HostLayout
+	Frame         [12]uint64
+	AddrOffset    uint32
+	PortOffset    uint32
+	IpCheckOffset uint32
+	L4CheckOffset uint32
+	Addr          uint32
+	Port          uint32
+	Mask          uint32
+	Stride        uint32
+	Next          uint32
+	Clock         uint32
+	Missed        uint64
+	Failed        uint64
 }
 
 // Names of all BPF objects in the ELF.
