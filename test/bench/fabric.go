@@ -197,7 +197,7 @@ func usageOf(pid int) (u usage, err error) {
 	}
 	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
 	var ticks int64
-	for _, i := range []int{11, 12} { // utime, stime
+	for _, i := range []int{11, 12, 13, 14} { // its own and that of nft and iptables, which kube-proxy runs
 		n, err := strconv.ParseInt(fields[i], 10, 64)
 		if err != nil {
 			return u, err

@@ -38,6 +38,7 @@ type group struct {
 var groups = []group{
 	{"hot", "Hot path: ns a packet, harness subtracted", measureHot},
 	{"forward", "Forwarding: thousands of packets a second, through a node", measureForward},
+	{"programming", "Programming: from objects to a kernel that serves them", measureProgramming},
 }
 
 func main() {
