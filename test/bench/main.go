@@ -38,11 +38,13 @@ type group struct {
 var groups = []group{
 	{"hot", "Hot path: ns a packet, harness subtracted", measureHot},
 	{"forward", "Forwarding: thousands of packets a second, through a node", measureForward},
+	{"sockets", "Sockets: microseconds, from a pod to a cluster IP", measureSockets},
 	{"programming", "Programming: from objects to a kernel that serves them", measureProgramming},
 }
 
 func main() {
 	topo.Main()
+	socketMain()
 	var o options
 	var only, check, record string
 	flag.BoolVar(&o.quick, "quick", false, "fewer flows and services, shorter runs: to see that it works")
