@@ -189,7 +189,7 @@ func (r *memoryRig) eventTimes(slices []*discoveryv1.EndpointSlice, times int) (
 			if led {
 				break
 			}
-			if time.Since(started) > 30*time.Second {
+			if time.Since(started) > 5*time.Minute { // a repair of all maps may be under way
 				return nil, fmt.Errorf("%s never led to its new endpoint", serviceName(service))
 			}
 		}
