@@ -58,8 +58,18 @@ kubernetes: $(KUBERNETES)/built ## Build the parts of Kubernetes that tests star
 race: require-root ## Run the tests of the control plane under the race detector
 	go test -race ./control/... ./maps/... ./loader/... ./cmd/...
 
+BENCH := go run ./test/bench -waggle $(BINARY) -kubernetes $(KUBERNETES) $(if $(BENCH_FLAGS),$(BENCH_FLAGS))
+
 .PHONY: bench
-bench: require-root ## Measure what a packet costs in each program, in nanoseconds
+bench: build require-root require-netfilter kubernetes ## Measure waggle beside kube-proxy and the limits (BENCH_FLAGS="-only hot -quick")
+	@$(BENCH)
+
+.PHONY: bench-check
+bench-check: build require-root require-netfilter kubernetes ## Fail if a ratio of the benchmarks is a quarter worse than on record
+	@$(BENCH) -check test/bench/ratios.json
+
+.PHONY: bench-packet
+bench-packet: require-root ## Measure what one packet that is run over and over costs in each program
 	go test -count 1 -run TestCost ./test/prog -cost -v
 
 DURATION ?= 1m
@@ -75,23 +85,23 @@ mutations: require-root require-clang ## Break copies of the datapath in one pla
 
 .PHONY: generate
 generate: require-clang ## Compile the datapath and derive its Go types
-	go generate ./bpf
+	go generate ./bpf ./test/bench/probe
 
 .PHONY: check-generated
 check-generated: generate ## Fail if the committed datapath is not what its source compiles to
-	@git diff --exit-code --stat -- bpf || { echo "bpf/: run 'make generate' and commit the result"; exit 1; }
+	@git diff --exit-code --stat -- bpf test/bench/probe || { echo "bpf/ or test/bench/probe/: run 'make generate' and commit the result"; exit 1; }
 
 .PHONY: lint
 lint: require-clang ## Check formatting, and run the static checkers
 	@files=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$files" || { echo "gofmt: $$files"; exit 1; }
 	go vet ./...
 	$(TOOLS) staticcheck ./...
-	clang-format-$(CLANG) --dry-run --Werror bpf/*.c bpf/*.h
+	clang-format-$(CLANG) --dry-run --Werror bpf/*.c bpf/*.h test/bench/probe/*.c
 
 .PHONY: format
 format: require-clang ## Format all sources
 	gofmt -w $$(git ls-files '*.go')
-	clang-format-$(CLANG) -i bpf/*.c bpf/*.h
+	clang-format-$(CLANG) -i bpf/*.c bpf/*.h test/bench/probe/*.c
 
 .PHONY: clean
 clean: ## Remove what the build has made
