@@ -24,9 +24,7 @@ spec:
 `
 
 // TestSCTPSockets: associations of real sockets, by all ways that packets have. (test/prog has the packets
-// one by one, on kernels without such sockets, too.)
-//
-// Contract: 29.
+// one by one, on kernels without such sockets, too: those carry the number of the contract's row.)
 func TestSCTPSockets(t *testing.T) {
 	if !topo.HaveSCTP() {
 		t.Skip("this kernel has no SCTP sockets")
