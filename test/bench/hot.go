@@ -180,14 +180,11 @@ func (r *hotRig) makeTemplate() error {
 	if err := r.maps.Map("runtime").Lookup(uint32(0), &state); err != nil {
 		return err
 	}
-	var d probe.Drive
-	if _, err := r.Programs["read_clock"].Run(&ebpf.RunOptions{Data: make([]byte, probe.Frame), Repeat: 1}); err != nil {
+	clock, err := readClock(r.Collection)
+	if err != nil {
 		return err
 	}
-	if err := r.Variables["driven"].Get(&d); err != nil {
-		return err
-	}
-	r.template = bpf.Flow{LastSeen: d.Clock}
+	r.template = bpf.Flow{LastSeen: clock}
 	r.template.Hop.Epoch, r.template.Hop.Ifindex = state.Epoch, r.ifindex
 	copy(r.template.Hop.Dmac[:], r.router)
 	copy(r.template.Hop.Smac[:], r.mac)
