@@ -111,7 +111,7 @@ static __always_inline bool rewrites_to(int family, const struct flow *f, const 
 static __always_inline bool nexthop_refresh(void *ctx, int family, __u32 ifindex, struct flow *f,
 					    const struct tuple *to)
 {
-	__u32 epoch = current_epoch();
+	__u32 device, epoch = current_epoch();
 	struct scratch *s = scratch();
 	struct bpf_fib_lookup *fib;
 	long ret;
@@ -130,10 +130,9 @@ static __always_inline bool nexthop_refresh(void *ctx, int family, __u32 ifindex
 	f->mtu = fib->mtu_result;
 	__builtin_memcpy(f->hop.dmac, fib->dmac, ETH_ALEN);
 	__builtin_memcpy(f->hop.smac, fib->smac, ETH_ALEN);
-	if (device_flags(fib->ifindex) & DEVICE_XDP)
-		f->flags |= FLOW_XDP;
-	else
-		f->flags &= ~FLOW_XDP;
+	device = device_flags(fib->ifindex);
+	f->flags = (f->flags & ~(FLOW_XDP | FLOW_DIRECT)) | (device & DEVICE_XDP ? FLOW_XDP : 0) |
+		   (device & DEVICE_EXPRESS ? FLOW_DIRECT : 0);
 	f->hop.epoch = epoch;
 	/*
 	 * A deleted element is used again at once. If this one has become
@@ -142,6 +141,25 @@ static __always_inline bool nexthop_refresh(void *ctx, int family, __u32 ifindex
 	if (!rewrites_to(family, f, to))
 		f->hop.epoch = 0;
 	return true;
+}
+
+/* Seconds. */
+#define NEIGHBOUR_USE 5
+
+/*
+ * The kernel asks whether a neighbour is still where it was when the stack
+ * sends to it; of what a program transmits it never hears. So every few
+ * seconds one packet of each flow leaves by bpf_redirect_neigh, each flow's at
+ * a time of its own.
+ */
+static __always_inline bool neighbour_due(const struct flow *f, const struct packet *p)
+{
+	__u32 period = NEIGHBOUR_USE * hz, phase = p->tuple.sport + p->tuple.dport;
+	__u32 time = now();
+
+	if (time - f->last_seen < hz) /* it is noted once a second */
+		return false;
+	return (time + phase) / period != (f->last_seen + phase) / period;
 }
 
 #endif
