@@ -14,6 +14,7 @@ type (
 	Census          = waggleCensus
 	ClusterRange    = waggleClusterRange
 	ClusterRangeSet = waggleClusterRangeSet
+	ClusterGuard    = waggleClusterGuard
 	Counter         = waggleCounter
 	Device          = waggleDevice
 	Flow            = waggleFlow

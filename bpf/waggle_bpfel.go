@@ -66,6 +66,12 @@ const (
 	waggleClusterAddrCLUSTER_ADDR_OTHERS waggleClusterAddr = 2
 )
 
+type waggleClusterGuard struct {
+	_       structs.HostLayout
+	Current uint32
+	Sets    [2]waggleClusterRangeSet
+}
+
 type waggleClusterRange struct {
 	_     structs.HostLayout
 	Addr  [4]uint32
