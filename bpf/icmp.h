@@ -56,9 +56,9 @@ static __always_inline bool icmp_quoted4(struct __sk_buff *skb, struct icmp_erro
 		return false;
 	if (ip.version != 4 || ip.ihl < 5 || ip.frag_off & bpf_htons(IP_OFFSET))
 		return false;
-	e->answer.saddr.word[0] = ip.daddr;
-	e->answer.daddr.word[0] = ip.saddr;
-	e->answer.proto = ip.protocol;
+	e->quoted.saddr.word[0] = ip.saddr;
+	e->quoted.daddr.word[0] = ip.daddr;
+	e->quoted.proto = ip.protocol;
 	e->ports_off = e->inner_off + ip.ihl * 4;
 	return true;
 }
@@ -70,16 +70,16 @@ static __always_inline bool icmp_quoted6(struct __sk_buff *skb, struct icmp_erro
 
 	if (bpf_skb_load_bytes(skb, e->inner_off, &ip, sizeof(ip)) || ip.version != 6)
 		return false;
-	addr_copy(AF_INET6, e->answer.saddr.word, ip.daddr.in6_u.u6_addr32);
-	addr_copy(AF_INET6, e->answer.daddr.word, ip.saddr.in6_u.u6_addr32);
-	e->answer.proto = ip.nexthdr;
+	addr_copy(AF_INET6, e->quoted.saddr.word, ip.saddr.in6_u.u6_addr32);
+	addr_copy(AF_INET6, e->quoted.daddr.word, ip.daddr.in6_u.u6_addr32);
+	e->quoted.proto = ip.nexthdr;
 	e->ports_off = e->inner_off + sizeof(ip);
 	if (ip.nexthdr != IPPROTO_FRAGMENT)
 		return true;
 	if (bpf_skb_load_bytes(skb, e->ports_off, &frag, sizeof(frag)) ||
 	    frag.offset & bpf_htons(IP6_OFFSET))
 		return false;
-	e->answer.proto = frag.nexthdr;
+	e->quoted.proto = frag.nexthdr;
 	e->ports_off += sizeof(frag);
 	return true;
 }
@@ -103,12 +103,13 @@ static __always_inline bool icmp_read(struct __sk_buff *skb, int family, const s
 	e->inner_off = p->l4_off + sizeof(icmp);
 	if (!(family == AF_INET ? icmp_quoted4(skb, e) : icmp_quoted6(skb, e)))
 		return false;
-	if (!has_ports(e->answer.proto) ||
+	if (!has_ports(e->quoted.proto) ||
 	    bpf_skb_load_bytes(skb, e->ports_off, &ports, sizeof(ports)))
 		return false;
-	e->answer.sport = ports.dest;
-	e->answer.dport = ports.source;
-	e->answer.egress = p->tuple.egress;
+	e->quoted.sport = ports.source;
+	e->quoted.dport = ports.dest;
+	e->quoted.egress = p->tuple.egress;
+	tuple_reverse(family, &e->quoted, p->tuple.egress, &e->answer);
 	return true;
 }
 
@@ -122,31 +123,61 @@ __noinline int icmp_read6(struct __sk_buff *skb, const struct packet *p)
 	return p ? icmp_read(skb, AF_INET6, p) : false;
 }
 
+static __always_inline struct flow *flow_alive(int family, bool confirmed, const struct tuple *t)
+{
+	struct flow *f = flow_lookup(family, confirmed, t);
+
+	return f && flow_stale(f, t->proto) && flow_dead(family, confirmed, f, t) ? NULL : f;
+}
+
+static __noinline struct flow *flow_any4(const struct tuple *t)
+{
+	struct flow *f = flow_alive(AF_INET, true, t);
+
+	return f ? f : flow_alive(AF_INET, false, t);
+}
+
+static __noinline struct flow *flow_any6(const struct tuple *t)
+{
+	struct flow *f = flow_alive(AF_INET6, true, t);
+
+	return f ? f : flow_alive(AF_INET6, false, t);
+}
+
 static __always_inline struct flow *flow_any(int family, const struct tuple *t)
 {
-	struct flow *f = flow_lookup(family, true, t);
-
-	return f ? f : flow_lookup(family, false, t);
+	return family == AF_INET ? flow_any4(t) : flow_any6(t);
 }
 
 /*
- * The record of the answer to what the error quotes. A split flow's packets
- * are known between the two hooks only to its egress half: the kernel quotes
- * them so when it can't route them on. *e becomes the answer to those packets
- * as they would have left.
+ * The record of the answer to what the error quotes. A split flow's are not
+ * where its errors leave the node:
+ *
+ * To the client: the kernel couldn't route on what it knew between the two
+ * hooks, and quotes it so. The answer is that to the packet as it would have
+ * left.
+ *
+ * To the backend: ingress has translated all but the error's source, which is
+ * translated as that of the flow's packets is, by the egress half.
  */
 static __always_inline struct flow *icmp_flow(int family, struct icmp_error *e)
 {
 	struct flow *f = flow_any(family, &e->answer);
 
-	if (f || !e->answer.egress)
+	if (f || !e->quoted.egress)
 		return f;
-	tuple_reverse(family, &e->answer, true, &e->quoted);
 	f = flow_any(family, &e->quoted);
-	if (!f || !(f->flags & FLOW_EGRESS_HALF))
+	if (f && f->flags & FLOW_EGRESS_HALF) {
+		flow_rewrite(family, f, &e->quoted, &e->to);
+		tuple_reverse(family, &e->to, false, &e->answer);
+		return flow_any(family, &e->answer);
+	}
+	e->quoted.egress = 0;
+	f = flow_any(family, &e->quoted);
+	if (!f || !(f->flags & FLOW_SPLIT))
 		return NULL;
 	flow_rewrite(family, f, &e->quoted, &e->to);
-	tuple_reverse(family, &e->to, false, &e->answer);
+	addr_copy(family, e->answer.saddr.word, e->to.daddr.word);
 	return flow_any(family, &e->answer);
 }
 
@@ -212,8 +243,8 @@ static __always_inline long icmp_rewrite_quoted(struct __sk_buff *skb, int famil
 	__u32 off = e->inner_off + saddr_off(family);
 	__u64 addrs = 0;
 
-	if (!replace_addr(skb, family, off, &e->answer.daddr, &to->daddr, &addrs) ||
-	    !replace_addr(skb, family, off + addr_size(family), &e->answer.saddr, &to->saddr,
+	if (!replace_addr(skb, family, off, &e->quoted.saddr, &to->daddr, &addrs) ||
+	    !replace_addr(skb, family, off + addr_size(family), &e->quoted.daddr, &to->saddr,
 			  &addrs))
 		return -1;
 	if (family == AF_INET) {
@@ -222,8 +253,8 @@ static __always_inline long icmp_rewrite_quoted(struct __sk_buff *skb, int famil
 	} else {
 		*diff += addrs;
 	}
-	*diff += csum_u16_diff(e->answer.dport, ports.source) +
-		 csum_u16_diff(e->answer.sport, ports.dest);
+	*diff += csum_u16_diff(e->quoted.sport, ports.source) +
+		 csum_u16_diff(e->quoted.dport, ports.dest);
 	return bpf_skb_store_bytes(skb, e->ports_off, &ports, sizeof(ports), BPF_F_RECOMPUTE_CSUM);
 }
 

@@ -244,6 +244,8 @@ static __always_inline int flow_open(void *ctx, int family, __u32 ifindex, const
 		return VERDICT_DROP_ERROR;
 	if (p->tcp_flags & TCP_RST)
 		return VERDICT_DROP_NO_FLOW;
+	if (p->fragment == FRAGMENT_LATER) /* its flow is gone; another would not know the first */
+		return VERDICT_FRAGMENT;
 	if (svc->flags & SERVICE_SOURCE_RANGES &&
 	    !source_in_ranges(svc->id, &p->tuple.saddr, family))
 		return VERDICT_DROP_SOURCE_RANGE;

@@ -18,7 +18,6 @@
  * is yet to be filled in can't be cut off, so of TCP the whole header.
  */
 #define QUOTED_L4 8
-#define QUOTED_TCP 20
 
 /*
  * Whether the sender left the transport checksum to its device: the field
@@ -179,26 +178,30 @@ static __always_inline bool quoted_is_partial(struct __sk_buff *skb, const struc
 	return false;
 }
 
-/* The sum of what is quoted, as it will be when the packet has left. */
-static __always_inline __u64 quoted_sum(struct __sk_buff *skb, int family, __u32 l3_off, __u8 proto,
-					bool partial)
+/*
+ * The sum of the packet as it will be when it has left: of a transport header
+ * whose checksum is made then, nothing is left but the pseudo header's.
+ */
+static __always_inline bool quoted_sum(struct __sk_buff *skb, __u32 l3_off, const struct packet *p,
+				       __u32 size, bool partial, __u64 *sum)
 {
-	__u8 quoted[sizeof(struct ipv6hdr) + QUOTED_TCP] = {};
-	__u32 header = ip_header_size(family);
-	__u32 check_off = UDP_CHECK_OFF;
-	__u16 check;
+	struct scratch *s = scratch();
+	__u32 check_off = p->tuple.proto == IPPROTO_TCP ? TCP_CHECK_OFF : UDP_CHECK_OFF;
+	__u16 check = 0;
 
-	if (proto == IPPROTO_TCP) {
-		check_off = TCP_CHECK_OFF;
-		if (bpf_skb_load_bytes(skb, l3_off, quoted, header + QUOTED_TCP))
-			return 0;
-	} else if (bpf_skb_load_bytes(skb, l3_off, quoted, header + QUOTED_L4)) {
-		return 0;
+	if (!s)
+		return false;
+	if (partial) {
+		size = p->l4_off - l3_off;
+		if (bpf_skb_load_bytes(skb, p->l4_off + check_off, &check, sizeof(check)))
+			return false;
+		check = ~check;
 	}
-	if (!partial)
-		return csum_bytes(quoted, header + QUOTED_TCP);
-	__builtin_memcpy(&check, quoted + header + check_off, sizeof(check));
-	return csum_bytes(quoted, header) + (__u16)~check;
+	__builtin_memset(s->quoted, 0, sizeof(s->quoted));
+	if (!size || size > sizeof(s->quoted) || bpf_skb_load_bytes(skb, l3_off, s->quoted, size))
+		return false;
+	*sum = csum_bytes(s->quoted, sizeof(s->quoted)) + check;
+	return true;
 }
 
 /* Turns the packet into an ICMP message about itself, but for the link layer. */
@@ -206,20 +209,19 @@ static __always_inline long answer_icmp(struct __sk_buff *skb, int family, __u32
 					const struct packet *p, struct icmp_header *icmp)
 {
 	__u32 header = ip_header_size(family);
-	__u32 quoted = header + quoted_l4(p->tuple.proto);
+	__u32 quoted = p->l4_off - l3_off + quoted_l4(p->tuple.proto);
 	struct tuple back;
 	bool partial;
 	__u64 sum;
 
-	if (p->l4_off != l3_off + header || p->fragment == FRAGMENT_LATER)
-		return -1;
 	tuple_reverse(family, &p->tuple, false, &back);
 	back.proto = family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6;
 	partial = quoted_is_partial(skb, p);
 	if (bpf_skb_change_tail(skb, l3_off + quoted, 0))
 		return -1;
-	sum = quoted_sum(skb, family, l3_off, p->tuple.proto, partial) +
-	      csum_bytes(icmp, sizeof(*icmp));
+	if (!quoted_sum(skb, l3_off, p, quoted, partial, &sum))
+		return -1;
+	sum += csum_bytes(icmp, sizeof(*icmp));
 	if (family == AF_INET6)
 		sum += pseudo_header_sum(family, &back, sizeof(*icmp) + quoted);
 	icmp->checksum = csum_apply(0xffff, sum);

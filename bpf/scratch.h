@@ -6,12 +6,15 @@
 
 /* What an ICMP error is about. */
 struct icmp_error {
-	struct tuple answer; /* the quoted packet's, reversed */
+	struct tuple quoted; /* the packet that the error is about, as it quotes it */
+	struct tuple answer; /* what would answer it */
 	struct tuple to; /* what the answer is rewritten to */
-	struct tuple quoted;
 	__u32 inner_off; /* of the quoted IP header */
 	__u32 ports_off; /* of the quoted ports */
 };
+
+/* Of TCP an error of ours quotes the header, see refuse.h. */
+#define QUOTED_TCP 20
 
 /*
  * What does not fit on the 512 bytes of stack that a program and all that it
@@ -40,6 +43,7 @@ struct scratch {
 		struct tuple half;
 	} pending;
 	struct icmp_error icmp;
+	__u8 quoted[IP_MAX_HEADER + QUOTED_TCP]; /* by an error of ours */
 };
 
 struct {

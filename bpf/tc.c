@@ -52,7 +52,7 @@ static __always_inline long tc_fix_sctp(struct __sk_buff *skb, __u32 l3_off, con
 	if (bpf_skb_load_bytes(skb, off, &checksum, sizeof(checksum)))
 		return -1;
 	checksum = sctp_checksum(checksum, p, to, p->len - (p->l4_off - l3_off));
-	return bpf_skb_store_bytes(skb, off, &checksum, sizeof(checksum), 0);
+	return bpf_skb_store_bytes(skb, off, &checksum, sizeof(checksum), BPF_F_RECOMPUTE_CSUM);
 }
 
 /* Of a later fragment, and of SCTP, only the IP header counts addresses. */
@@ -101,12 +101,16 @@ static __always_inline long tc_rewrite(struct __sk_buff *skb, int family, __u32 
 	struct ports ports = { .source = to->sport, .dest = to->dport };
 	__u32 off = l3_off + saddr_off(family);
 	__u64 addr_diff = 0, port_diff = 0;
+	__u64 flags = 0;
 
+	/* nothing in the packet makes up for a change, see tc_fix_checksums() */
+	if (p->tuple.proto == IPPROTO_SCTP)
+		flags = BPF_F_RECOMPUTE_CSUM;
 	if (p->fragment != FRAGMENT_LATER &&
 	    (ports.source != p->tuple.sport || ports.dest != p->tuple.dport)) {
 		port_diff = csum_u16_diff(p->tuple.sport, ports.source) +
 			    csum_u16_diff(p->tuple.dport, ports.dest);
-		if (bpf_skb_store_bytes(skb, p->l4_off, &ports, sizeof(ports), 0))
+		if (bpf_skb_store_bytes(skb, p->l4_off, &ports, sizeof(ports), flags))
 			return -1;
 		if (p->tuple.proto == IPPROTO_SCTP && tc_fix_sctp(skb, l3_off, p, to))
 			return -1;
@@ -142,10 +146,18 @@ static __always_inline long tc_decrement_ttl(struct __sk_buff *skb, int family, 
 	return bpf_skb_store_bytes(skb, l3_off + offsetof(struct iphdr, ttl), &ttl, sizeof(ttl), 0);
 }
 
-/* How long the packet is when it leaves, which GSO cuts into segments. */
+/* include/linux/skbuff.h: the segments, SCTP's, are each of their own size. */
+#define GSO_BY_FRAGS 0xffff
+
+/*
+ * How long the packet is when it leaves, which GSO cuts into segments. 0: no
+ * telling, but the sender has cut it to fit its own device.
+ */
 static __always_inline __u32 tc_segment_len(struct __sk_buff *skb, __u32 l3_off,
 					    const struct packet *p)
 {
+	if (skb->gso_size == GSO_BY_FRAGS)
+		return 0;
 	if (skb->gso_size)
 		return p->l4_off - l3_off + p->l4_len + skb->gso_size;
 	return p->len;
@@ -154,9 +166,15 @@ static __always_inline __u32 tc_segment_len(struct __sk_buff *skb, __u32 l3_off,
 static __always_inline int tc_too_big(struct __sk_buff *skb, int family, __u32 l3_off,
 				      const struct packet *p, __u32 mtu, int *action)
 {
-	int ret = family == AF_INET ? answer_too_big4(skb, l3_off, p, mtu)
-				    : answer_too_big6(skb, l3_off, p, mtu);
+	int ret;
 
+	/* RFC 1122, 3.2.2: said of the first fragment only */
+	if (p->fragment == FRAGMENT_LATER) {
+		*action = TC_ACT_SHOT;
+		return VERDICT_TOO_BIG;
+	}
+	ret = family == AF_INET ? answer_too_big4(skb, l3_off, p, mtu)
+				: answer_too_big6(skb, l3_off, p, mtu);
 	if (ret)
 		return VERDICT_DROP_ERROR;
 	*action = bpf_redirect(skb->ifindex, 0);

@@ -124,8 +124,12 @@ static __always_inline bool acknowledges(const struct flow *f, const struct pack
 		return false;
 	if (p->tuple.proto == IPPROTO_UDP)
 		return true;
-	return (p->tcp_flags & (TCP_ACK | TCP_SYN | TCP_RST)) == TCP_ACK &&
-	       p->ack - f->expect_ack < ACK_WINDOW;
+	if ((p->tcp_flags & (TCP_ACK | TCP_SYN | TCP_RST)) != TCP_ACK)
+		return false;
+	/* a tag of 0: the backend knew the client before we did */
+	if (p->tuple.proto == IPPROTO_SCTP)
+		return !f->expect_ack || p->ack == f->expect_ack;
+	return p->ack - f->expect_ack < ACK_WINDOW;
 }
 
 /*
@@ -222,6 +226,8 @@ static __always_inline void flow_track(int family, bool confirmed, struct flow *
 {
 	if (now() - f->last_seen >= hz)
 		f->last_seen = now();
+	if (p->fragment == FRAGMENT_LATER)
+		return;
 	if (family == AF_INET) {
 		if (p->tcp_flags & (TCP_FIN | TCP_RST))
 			track_close4((void *)f, p, confirmed);

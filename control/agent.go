@@ -114,8 +114,8 @@ func (a *Agent) prepare() error {
 		a.proxy.RecordTo(s.Recorder())
 	}
 	a.expirer = &Expirer{dp: a.dp, log: a.log, foreign: a.takeover.counted}
-	if err := maps.NewSources(a.dp).Set(maps.LocalSources, a.cfg.LocalSources); err != nil {
-		return fmt.Errorf("the cluster's own addresses: %w", err)
+	if err := r.SetLocalSources(a.cfg.LocalSources); err != nil {
+		return err
 	}
 	if err := maps.BumpEpoch(a.dp); err != nil {
 		return err
@@ -140,7 +140,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		Moved:   func() { a.warn("next hops", maps.BumpEpoch(a.dp)) },
 		Changed: a.syncDevices,
 	}
-	for _, run := range []func(context.Context){watch.Run, a.proxy.Run, a.expirer.Run, a.stale.Run, a.reportStatus, a.lookForKubeProxy} {
+	for _, run := range []func(context.Context){watch.Run, a.proxy.Run, a.expirer.Run, a.stale.Run, a.reportStatus, a.lookForKubeProxy, a.keepAttached} {
 		wg.Go(func() { run(ctx) })
 	}
 	a.log.WithFields(logrus.Fields{"node": a.cfg.NodeName, "pinDir": a.cfg.Loader.PinDir,

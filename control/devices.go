@@ -50,12 +50,16 @@ type Devices struct {
 	xdp       XDPMode
 	nodePorts NodePortAddresses
 	log       *logrus.Entry
+	repairs   repairs
 
 	mu      sync.Mutex
 	ready   bool         // nodeIPs is known
 	nodeIPs []netip.Addr // of our Node object
 	status  map[int]DeviceStatus
 	written map[int]maps.Device
+	// NodePorts answer on these; nil before they have been written.
+	writtenAddrs []netip.Addr
+	seen         map[int]bool // those that had a role at the last Sync; nil before the first
 }
 
 // NewDevices prepares the care of devices; Sync does the work.
@@ -135,6 +139,7 @@ func (d *Devices) Sync() error {
 			errs = append(errs, err)
 		}
 	}
+	d.seen = seen
 	return errors.Join(append(errs, d.dropUnseen(seen))...)
 }
 
@@ -201,7 +206,15 @@ func (d *Devices) syncNodeAddrs(facts []deviceFacts) error {
 		}
 		d.written[0] = primary
 	}
-	return d.nodeAddrs.Set(d.nodePorts.choose(all, d.nodeIPs))
+	chosen := d.nodePorts.choose(all, d.nodeIPs)
+	if d.writtenAddrs != nil && slices.Equal(chosen, d.writtenAddrs) {
+		return nil
+	}
+	if err := d.nodeAddrs.Set(chosen); err != nil {
+		return err
+	}
+	d.writtenAddrs = append([]netip.Addr{}, chosen...)
+	return nil
 }
 
 // withAddrs gives a device the first address of each family, if it has none yet.

@@ -21,7 +21,8 @@ import (
 // devicesFixture is the datapath in a namespace of its own, with the care of its devices.
 type devicesFixture struct {
 	netns
-	dp *loader.Datapath
+	dp  *loader.Datapath
+	dir string // its pins
 	*Devices
 }
 
@@ -33,7 +34,7 @@ func newDevicesFixture(t *testing.T, rules DeviceRules, xdp XDPMode) *devicesFix
 	return f
 }
 
-func (f *devicesFixture) load() {
+func (f *devicesFixture) load(edits ...func(*loader.Options)) {
 	f.t.Helper()
 	must(f.t, topo.MountBPFFS())
 	dir := fmt.Sprintf("/sys/fs/bpf/waggle-control-test-%d", os.Getpid())
@@ -41,9 +42,13 @@ func (f *devicesFixture) load() {
 	for _, name := range []string{"flows4", "flows6", "flows_new4", "flows_new6", "slots", "backends", "services4", "services6", "service_names", "sock_flows"} {
 		sizes[name] = 1024
 	}
-	dp, err := loader.Load(loader.Options{PinDir: dir, Log: quiet(), MapSizes: sizes})
+	opts := loader.Options{PinDir: dir, Log: quiet(), MapSizes: sizes}
+	for _, edit := range edits {
+		edit(&opts)
+	}
+	dp, err := loader.Load(opts)
 	must(f.t, err)
-	f.dp = dp
+	f.dp, f.dir = dp, dir
 	f.t.Cleanup(func() {
 		must(f.t, dp.Close())
 		_, err := loader.Cleanup(dir, quiet())

@@ -14,9 +14,8 @@ import (
 
 // The reasons of events on Services, and what we were about to do.
 const (
-	reasonNotServed   = "NotServed"   // a frontend is another service's, a map is full
-	reasonUnsupported = "Unsupported" // the datapath does not do what the Service asks for
-	actionServe       = "Serve"
+	reasonNotServed = "NotServed" // a frontend is another service's, a map is full
+	actionServe     = "Serve"
 
 	maxNote = 1024 // bytes, by the API server's validation of events
 )

@@ -34,6 +34,7 @@ func (a *Agent) metrics() (http.Handler, error) {
 	err := ours.Register(&collector{
 		maps: a.dp, version: a.cfg.Version, node: a.cfg.NodeName, src: a.src,
 		proxy: a.proxy.metrics, devices: a.devices.Status, flows: a.expirer.Census,
+		repairs: func() map[string]int { return totals(&a.proxy.repairs, &a.devices.repairs) },
 	})
 	if err != nil {
 		return nil, err
@@ -58,10 +59,10 @@ var (
 	descFronts   = desc("frontends", "Addresses and ports that lead to a service", "family")
 	descBackends = desc("backends", "Endpoints in the maps, counted for each service port that has them")
 	descFailures = desc("failures", "Service ports that could not be written as they should be")
-	descLacking  = desc("unsupported_services", "Service ports that ask for what the datapath does not do")
 	descHeld     = desc("held_deletions", "Deletions that --deletion-brake holds back")
 	descRecords  = desc("flow_records", "Records of established flows, of which each has two or three", "family")
 	descExpired  = desc("flow_records_expired_total", "Records of flows that have been cleared away since the agent started")
+	descRepairs  = desc("repairs_total", "Elements of a map that somebody else had changed, and that were repaired, since the agent started", "map")
 	descElements = desc("map_elements", "Elements in use of a map", "map")
 	descCapacity = desc("map_capacity", "Elements that a map can have", "map")
 	descDevice   = desc("device_info", "A device that the datapath serves; always 1", "device", "role", "xdp", "express")
@@ -75,13 +76,14 @@ type collector struct {
 	proxy         func() proxyMetrics
 	devices       func() []DeviceStatus
 	flows         func() FlowCensus
+	repairs       func() map[string]int // by map
 }
 
 // Describe is part of prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descAgent, descPackets, descBytes, descSynced, descBlind, descProblems, descServices, descFronts, descBackends,
-		descFailures, descLacking, descHeld, descRecords, descExpired, descElements, descCapacity, descDevice,
+		descFailures, descHeld, descRecords, descExpired, descRepairs, descElements, descCapacity, descDevice,
 	} {
 		ch <- d
 	}
@@ -102,6 +104,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	p := c.proxy()
 	c.collectProxy(set, p)
 	c.collectMaps(set, p, flows)
+	for table, n := range c.repairs() {
+		ch <- prometheus.MustNewConstMetric(descRepairs, prometheus.CounterValue, float64(n), table)
+	}
 	for _, d := range c.devices() {
 		xdp := "none"
 		if d.XDP == xdpNative {
@@ -139,10 +144,10 @@ func (c *collector) collectSource(set setGauge) {
 
 // proxyMetrics is what the proxy tells of itself for the metrics.
 type proxyMetrics struct {
-	synced                  bool
-	failures, lacking, held int
-	services, frontends     map[maps.Family]int
-	backends                int
+	synced              bool
+	failures, held      int
+	services, frontends map[maps.Family]int
+	backends            int
 }
 
 func (p *Proxy) metrics() proxyMetrics {
@@ -151,7 +156,7 @@ func (p *Proxy) metrics() proxyMetrics {
 	size := p.reconciler.Size()
 	return proxyMetrics{
 		synced:   p.synced,
-		failures: len(p.failures), lacking: len(p.lacking), held: len(p.held),
+		failures: len(p.failures), held: len(p.held),
 		services: size.Services, frontends: size.Frontends, backends: size.Backends,
 	}
 }
@@ -163,7 +168,6 @@ func (c *collector) collectProxy(set setGauge, p proxyMetrics) {
 	}
 	set(descSynced, synced)
 	set(descFailures, float64(p.failures))
-	set(descLacking, float64(p.lacking))
 	set(descHeld, float64(p.held))
 	set(descBackends, float64(p.backends))
 	for family, name := range ipFamilies {

@@ -4,6 +4,7 @@ package control
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	dto "github.com/prometheus/client_model/go"
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/component-base/metrics/legacyregistry"
 	"k8s.io/utils/ptr"
@@ -220,7 +222,8 @@ func collectorOf(f *proxyFixture) *collector {
 				{Name: "eth1", Role: RoleOverlay, XDP: "not for this role"},
 			}
 		},
-		flows: func() FlowCensus { return FlowCensus{Records4: 3, Records6: 2, Expired: 7} },
+		repairs: func() map[string]int { return totals(&f.repairs) },
+		flows:   func() FlowCensus { return FlowCensus{Records4: 3, Records6: 2, Expired: 7} },
 	}
 }
 
@@ -234,6 +237,8 @@ func TestCollector(t *testing.T) {
 		must(t, f.maps.Map("counters").Put(uint32(hook)*uint32(bpf.VerdictCount)+uint32(verdict), perCPU))
 	}
 	count(bpf.HookXDP, bpf.VerdictExpress, 5, 500)
+	must(t, maps.NewServices(f.maps).Delete(maps.Frontend{Addr: netip.MustParseAddr("192.0.2.1"), Port: 80, Proto: unix.IPPROTO_TCP}))
+	f.repair()
 	registry := prometheus.NewPedanticRegistry()
 	must(t, registry.Register(collectorOf(f)))
 	got := readings(t, registry)
@@ -249,11 +254,12 @@ func TestCollector(t *testing.T) {
 		"waggle_frontends{family=IPv6}":                                         1,
 		"waggle_backends":                                                       2,
 		"waggle_failures":                                                       1,
-		"waggle_unsupported_services":                                           0,
 		"waggle_held_deletions":                                                 0,
 		"waggle_flow_records{family=IPv4}":                                      3,
 		"waggle_flow_records{family=IPv6}":                                      2,
 		"waggle_flow_records_expired_total":                                     7,
+		"waggle_repairs_total{map=services4}":                                   1,
+		"waggle_repairs_total{map=node_addrs6}":                                 0,
 		"waggle_map_elements{map=services4}":                                    3,
 		"waggle_map_elements{map=service_names}":                                3,
 		"waggle_map_elements{map=flows6}":                                       2,
@@ -302,7 +308,7 @@ func TestMetricsLint(t *testing.T) {
 			t.Errorf("docs/operations.md says nothing of waggle_%s", name)
 		}
 	}
-	if len(families) < 17 {
+	if len(families) < 16 {
 		t.Errorf("only %d metrics", len(families))
 	}
 }

@@ -34,7 +34,8 @@ type NodeWatch struct {
 	// Changed is called after a change of links or addresses, and once a while.
 	Changed func()
 
-	macs map[neighbour]string
+	macs  map[neighbour]string
+	links map[int32]bool
 }
 
 // Run watches until ctx is done. When the kernel drops events it starts over, and takes
@@ -97,7 +98,7 @@ func (w *NodeWatch) watch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.macs = map[neighbour]string{}
+	w.macs, w.links = map[neighbour]string{}, map[int32]bool{}
 	moved, changed := true, true
 	quiet := time.NewTimer(0)
 	var deadline time.Time // zero while nothing has happened
@@ -109,9 +110,12 @@ func (w *NodeWatch) watch(ctx context.Context) error {
 			return nil
 		case err := <-s.failed:
 			return err
-		case _, ok := <-s.links:
+		case link, ok := <-s.links:
 			if !ok {
 				return errEnded
+			}
+			if w.isNew(link) {
+				w.Changed() // at once: a new pod's first packets are not far
 			}
 			moved, changed = true, true
 		case _, ok := <-s.addrs:
@@ -149,6 +153,17 @@ func (w *NodeWatch) watch(ctx context.Context) error {
 		}
 		quiet.Reset(min(settle, time.Until(deadline)))
 	}
+}
+
+// isNew tells whether a link has not been seen before.
+func (w *NodeWatch) isNew(link netlink.LinkUpdate) bool {
+	before := w.links[link.Index]
+	if link.Header.Type == unix.RTM_DELLINK {
+		delete(w.links, link.Index)
+		return false
+	}
+	w.links[link.Index] = true
+	return !before
 }
 
 // neighbourMoved tells whether a record could hold an address that is no longer right: changes

@@ -12,8 +12,8 @@ type Pace struct {
 	// MinSync is the least time between two syncs. Up to 20 ms of it are waited for further
 	// changes even after a long rest: those of a rollout come together.
 	MinSync time.Duration
-	// Repair is how often the services map is compared with what it should hold; it bounds how
-	// long a change that somebody else made there lasts.
+	// Repair is how often the maps, and what is attached, are compared with what they should be; it
+	// bounds how long a change that somebody else made there lasts.
 	Repair time.Duration
 }
 

@@ -74,6 +74,7 @@ type Proxy struct {
 	onNode     func(*v1.Node)
 	pace       Pace
 	watch      *syncWatch
+	repairs    repairs
 
 	mu       sync.Mutex // guards what follows
 	node     plan.Node
@@ -82,10 +83,9 @@ type Proxy struct {
 	full     bool // plan everything again
 	synced   bool // the source has delivered everything once
 	failures map[maps.Name]string
-	lacking  map[maps.Name][]string // what the datapath does not do of a service
-	held     []maps.Name            // deletions that the brake holds back
-	cidrs    []netip.Prefix         // service CIDRs
-	cidrsErr string                 // what can't be done of them
+	held     []maps.Name    // deletions that the brake holds back
+	cidrs    []netip.Prefix // service CIDRs
+	cidrsErr string         // what can't be done of them
 	lastSync time.Time
 
 	events serviceEvents
@@ -105,7 +105,6 @@ func NewProxy(nodeName string, r *reconcile.Reconciler, brake Brake, onNode func
 		watch:      &syncWatch{},
 		node:       plan.Node{Name: nodeName},
 		failures:   map[maps.Name]string{},
-		lacking:    map[maps.Name][]string{},
 	}
 	for _, family := range maps.Families {
 		p.trackers = append(p.trackers, newTracker(family, nodeName))
@@ -303,10 +302,8 @@ func (p *Proxy) apply(wanted []plan.Service, gone []maps.Name) {
 	p.reconciler.Leave(gone)
 	for _, svc := range wanted {
 		p.result(svc.Name, p.reconciler.Apply(svc))
-		p.lacks(svc.Name, svc.Unsupported)
 	}
 	for _, name := range gone {
-		p.lacks(name, nil)
 		p.result(name, p.reconciler.Delete(name))
 	}
 	// A frontend may have been freed by a service that came later in the list.
@@ -347,31 +344,14 @@ func (p *Proxy) result(name maps.Name, err error) {
 	p.failures[name] = err.Error()
 }
 
-// lacks remembers what the datapath does not do of a service, and logs it when it is new.
-func (p *Proxy) lacks(name maps.Name, what []string) {
-	if len(what) == 0 {
-		delete(p.lacking, name)
-		return
-	}
-	for _, message := range what {
-		if !slices.Contains(p.lacking[name], message) {
-			p.log.Warn(message)
-			p.events.warn(name, reasonUnsupported, message)
-		}
-	}
-	p.lacking[name] = what
-}
-
 func (p *Proxy) repair() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	n, err := p.reconciler.Repair()
+	found, err := p.reconciler.Repair()
 	if err != nil {
-		p.log.WithError(err).Error("checking the services map")
+		p.log.WithError(err).Error("repairing the maps")
 	}
-	if n > 0 {
-		p.log.WithField("frontends", n).Warn("somebody else changed the services map; repaired")
-	}
+	p.repairs.add(found, p.log)
 }
 
 // ProxyStatus is what the proxy says of itself.
@@ -390,9 +370,6 @@ func (p *Proxy) Status() ProxyStatus {
 	s := ProxyStatus{Synced: p.synced, LastSync: p.lastSync, Services: len(p.reconciler.Services())}
 	for _, message := range p.failures {
 		s.Failures = append(s.Failures, message)
-	}
-	for _, messages := range p.lacking {
-		s.Failures = append(s.Failures, messages...)
 	}
 	if p.cidrsErr != "" {
 		s.Failures = append(s.Failures, p.cidrsErr)

@@ -116,7 +116,7 @@ func (d *Datapath) updatePin(h hook, dev netlink.Link, path string, program *ebp
 	} else if target.ifindex != 0 && target.ifindex != dev.Attrs().Index {
 		return false, nil // another device's: the two once had the same name
 	}
-	d.log.Infof("removing link %s: its device is gone", path)
+	d.log.Infof("removing link %s: its device is gone, or somebody detached it", path)
 	return false, removeLink(l, path)
 }
 

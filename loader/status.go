@@ -167,8 +167,7 @@ func CgroupRoot() (string, error) {
 		if len(fields) < 3 || fields[2] != "cgroup2" {
 			continue
 		}
-		var stat unix.Stat_t
-		if unix.Stat(fields[1], &stat) == nil && stat.Ino == cgroupRootID {
+		if IsCgroupRoot(fields[1]) {
 			return fields[1], nil
 		}
 		if first == "" {

@@ -90,6 +90,46 @@ func (b *Backends) Collect(now time.Time) {
 	}
 }
 
+// Clear empties an element that is in use by nobody.
+func (b *Backends) Clear(id uint32) error { return b.write(id, &bpf.Backend{}) }
+
+// Drift compares the array with what it should hold, byte by byte. Differing are those of want
+// whose elements are others; strays are the elements that hold something, but are neither wanted
+// nor resting after their removal.
+func (b *Backends) Drift(want map[uint32]Backend) (differing, strays []uint32, err error) {
+	resting := map[uint32]bool{}
+	for _, item := range b.grace.items {
+		resting[item.value] = true
+	}
+	err = b.eachRaw(func(id uint32, c *bpf.Backend) {
+		backend, wanted := want[id]
+		switch {
+		case wanted && *c != backend.encode():
+			differing = append(differing, id)
+		case !wanted && *c != bpf.Backend{} && !resting[id]:
+			strays = append(strays, id)
+		}
+	})
+	return differing, strays, err
+}
+
+// eachRaw reads all elements, some at a time: the array is large, and mostly empty.
+func (b *Backends) eachRaw(fn func(id uint32, c *bpf.Backend)) error {
+	elements := int(b.ids.max) + 1
+	buf := make([]bpf.Backend, min(batch, elements))
+	for first := 0; first < elements; first += len(buf) {
+		some := buf[:min(len(buf), elements-first)]
+		raw := unsafe.Slice((*byte)(unsafe.Pointer(&some[0])), len(some)*backendSize)
+		if _, err := b.memory.ReadAt(raw, int64(first)*int64(backendSize)); err != nil {
+			return fmt.Errorf("reading the backends array: %w", err)
+		}
+		for i := range some {
+			fn(uint32(first+i), &some[i])
+		}
+	}
+	return nil
+}
+
 // Reserve takes an id that was in use at start.
 func (b *Backends) Reserve(id uint32) error { return b.ids.Reserve(id) }
 
@@ -97,21 +137,14 @@ func (b *Backends) Reserve(id uint32) error { return b.ids.Reserve(id) }
 func (b *Backends) InUse() int { return b.ids.InUse() }
 
 // All reads every backend in use.
-func (b *Backends) All() (map[uint32]Backend, error) { return readBackends(b.memory) }
-
-func readBackends(memory *ebpf.Memory) (map[uint32]Backend, error) {
-	raw := make([]byte, memory.Size())
-	if _, err := memory.ReadAt(raw, 0); err != nil {
-		return nil, fmt.Errorf("reading the backends array: %w", err)
-	}
+func (b *Backends) All() (map[uint32]Backend, error) {
 	out := map[uint32]Backend{}
-	for id := 1; (id+1)*backendSize <= len(raw); id++ {
-		c := (*bpf.Backend)(unsafe.Pointer(&raw[id*backendSize]))
-		if c.Service != 0 {
-			out[uint32(id)] = decodeBackend(c)
+	err := b.eachRaw(func(id uint32, c *bpf.Backend) {
+		if id != 0 && c.Service != 0 {
+			out[id] = decodeBackend(c)
 		}
-	}
-	return out, nil
+	})
+	return out, err
 }
 
 func (b Backend) encode() bpf.Backend {

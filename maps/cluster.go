@@ -41,16 +41,10 @@ func (c *ClusterAddrs) Delete(a netip.Addr) error {
 // All reads the addresses.
 func (c *ClusterAddrs) All() ([]netip.Addr, error) {
 	var out []netip.Addr
-	var key bpf.Addr
-	var one uint8
-	it := c.p.Map("cluster_addrs").Iterate()
-	for it.Next(&key, &one) {
+	err := each(c.p.Map("cluster_addrs"), "cluster_addrs", func(key bpf.Addr, _ *uint8) {
 		out = append(out, addr6(key.Word).Unmap())
-	}
-	if err := it.Err(); err != nil {
-		return nil, fmt.Errorf("reading the map cluster_addrs: %w", err)
-	}
-	return out, nil
+	})
+	return out, err
 }
 
 // clusterKey is IPv4-mapped for IPv4: both families are in one map.
@@ -68,12 +62,33 @@ const MaxClusterRanges = len(bpf.ClusterRangeSet{}.V4)
 // SetRanges replaces the ranges, all at once. Those of one family must not be more than
 // MaxClusterRanges.
 func (c *ClusterAddrs) SetRanges(ranges []ClusterRange) error {
-	var set bpf.ClusterRangeSet
+	set, err := encodeRanges(ranges)
+	if err != nil {
+		return err
+	}
+	return put(c.p.Map("cluster_ranges"), "cluster_ranges", uint32(0), &set)
+}
+
+// HasRanges tells whether the ranges are these, as SetRanges would write them.
+func (c *ClusterAddrs) HasRanges(ranges []ClusterRange) (bool, error) {
+	want, err := encodeRanges(ranges)
+	if err != nil {
+		return false, err
+	}
+	var have bpf.ClusterRangeSet
+	err = c.p.Map("cluster_ranges").Lookup(uint32(0), &have)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return false, fmt.Errorf("reading the map cluster_ranges: %w", err)
+	}
+	return have == want, nil
+}
+
+func encodeRanges(ranges []ClusterRange) (set bpf.ClusterRangeSet, err error) {
 	used := map[Family]int{}
 	for _, r := range ranges {
 		family := FamilyOf(r.Prefix.Addr())
 		if used[family] == MaxClusterRanges {
-			return fmt.Errorf("cluster range %s: there are more than %d", r.Prefix, MaxClusterRanges)
+			return set, fmt.Errorf("cluster range %s: there are more than %d", r.Prefix, MaxClusterRanges)
 		}
 		slot := &set.V6[used[family]]
 		if family == IPv4 {
@@ -86,7 +101,7 @@ func (c *ClusterAddrs) SetRanges(ranges []ClusterRange) error {
 			slot.Flags |= bpf.ClusterRangeDrop
 		}
 	}
-	return put(c.p.Map("cluster_ranges"), "cluster_ranges", uint32(0), &set)
+	return set, nil
 }
 
 // Ranges reads the ranges.

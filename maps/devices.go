@@ -76,6 +76,20 @@ func (d *Devices) All() (map[int]Device, error) {
 	return out, nil
 }
 
+// Transmitting reads which devices XDP finds to transmit on, by ifindex.
+func (d *Devices) Transmitting() (map[int]bool, error) {
+	out := map[int]bool{}
+	var index, to uint32
+	it := d.p.Map("xdp_devices").Iterate()
+	for it.Next(&index, &to) {
+		out[int(index)] = index == to
+	}
+	if err := it.Err(); err != nil {
+		return nil, fmt.Errorf("reading the map xdp_devices: %w", err)
+	}
+	return out, nil
+}
+
 func (d Device) encode() bpf.Device {
 	var c bpf.Device
 	if d.Express {

@@ -66,10 +66,7 @@ func (n *Names) Delete(id uint32) error {
 // All reads every name.
 func (n *Names) All() (map[uint32]Name, error) {
 	out := map[uint32]Name{}
-	var id uint32
-	var c bpf.ServiceName
-	it := n.m.Iterate()
-	for it.Next(&id, &c) {
+	err := each(n.m, "service_names", func(id uint32, c *bpf.ServiceName) {
 		out[id] = Name{
 			Namespace: chars(c.Namespace[:]),
 			Name:      chars(c.Name[:]),
@@ -77,11 +74,8 @@ func (n *Names) All() (map[uint32]Name, error) {
 			Proto:     c.Proto,
 			Family:    Family(c.Family),
 		}
-	}
-	if err := it.Err(); err != nil {
-		return nil, fmt.Errorf("reading the map service_names: %w", err)
-	}
-	return out, nil
+	})
+	return out, err
 }
 
 func setChars(dst []int8, s string) {

@@ -93,24 +93,13 @@ func (s *Services) Delete(f Frontend) error {
 // All reads every frontend.
 func (s *Services) All() (map[Frontend]Service, error) {
 	out := map[Frontend]Service{}
-	var c bpf.Service
-	var k4 bpf.ServiceKey4
-	it := s.p.Map("services4").Iterate()
-	for it.Next(&k4, &c) {
-		out[Frontend{addr4(k4.Addr), netPort(k4.Port), k4.Proto}] = decodeService(&c)
-	}
-	if err := it.Err(); err != nil {
-		return nil, fmt.Errorf("reading the map services4: %w", err)
-	}
-	var k6 bpf.ServiceKey6
-	it = s.p.Map("services6").Iterate()
-	for it.Next(&k6, &c) {
-		out[Frontend{addr6(k6.Addr), netPort(k6.Port), k6.Proto}] = decodeService(&c)
-	}
-	if err := it.Err(); err != nil {
-		return nil, fmt.Errorf("reading the map services6: %w", err)
-	}
-	return out, nil
+	err4 := each(s.p.Map("services4"), "services4", func(k bpf.ServiceKey4, c *bpf.Service) {
+		out[Frontend{addr4(k.Addr), netPort(k.Port), k.Proto}] = decodeService(c)
+	})
+	err6 := each(s.p.Map("services6"), "services6", func(k bpf.ServiceKey6, c *bpf.Service) {
+		out[Frontend{addr6(k.Addr), netPort(k.Port), k.Proto}] = decodeService(c)
+	})
+	return out, errors.Join(err4, err6)
 }
 
 func (f Frontend) key() any {

@@ -39,15 +39,24 @@ func (s *Slots) Publish(ids []uint32, now time.Time) (Block, error) {
 	if err != nil {
 		return Block{}, err
 	}
+	if err := s.Write(block, ids); err != nil {
+		s.blocks.release(block)
+		return Block{}, err
+	}
+	return block, nil
+}
+
+// Write replaces the backend ids in a block. Packets may be reading those of a published one: they
+// see each slot before or after.
+func (s *Slots) Write(block Block, ids []uint32) error {
 	buf := make([]byte, slotStride*len(ids))
 	for i, id := range ids {
 		binary.NativeEndian.PutUint32(buf[slotStride*i:], id)
 	}
 	if _, err := s.memory.WriteAt(buf, int64(block.First)*slotStride); err != nil {
-		s.blocks.release(block)
-		return Block{}, fmt.Errorf("writing slots %d-%d: %w", block.First, block.First+block.Count-1, err)
+		return fmt.Errorf("writing slots %d-%d: %w", block.First, block.First+block.Count-1, err)
 	}
-	return block, nil
+	return nil
 }
 
 // Read returns the backend ids in a block.

@@ -20,20 +20,29 @@ const batch = 4096
 // ReadBackends reads every backend in use.
 func ReadBackends(p Provider) (map[uint32]Backend, error) {
 	out := map[uint32]Backend{}
+	err := each(p.Map("backends"), "backends", func(id uint32, c *bpf.Backend) {
+		if c.Service != 0 {
+			out[id] = decodeBackend(c)
+		}
+	})
+	return out, err
+}
+
+// each calls fn with every element of a hash or an array, many of which it reads at a time.
+func each[K, V any](m *ebpf.Map, name string, fn func(K, *V)) error {
 	var cursor ebpf.MapBatchCursor
-	ids, backends := make([]uint32, batch), make([]bpf.Backend, batch)
+	size := min(batch, m.MaxEntries())
+	keys, values := make([]K, size), make([]V, size)
 	for {
-		n, err := p.Map("backends").BatchLookup(&cursor, ids, backends, nil)
+		n, err := m.BatchLookup(&cursor, keys, values, nil)
 		for i := range n {
-			if backends[i].Service != 0 {
-				out[ids[i]] = decodeBackend(&backends[i])
-			}
+			fn(keys[i], &values[i])
 		}
 		if errors.Is(err, ebpf.ErrKeyNotExist) {
-			return out, nil // that was all
+			return nil // that was all
 		}
 		if err != nil {
-			return nil, fmt.Errorf("reading the map backends: %w", err)
+			return fmt.Errorf("reading the map %s: %w", name, err)
 		}
 	}
 }

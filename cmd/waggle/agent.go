@@ -155,6 +155,9 @@ func (f *agentFlags) config(g *globals, log *logrus.Entry) (control.Config, erro
 	if err := f.apply(&cfg); err != nil {
 		return cfg, err
 	}
+	if err := checkFoundCgroup(cfg.Cgroup); err != nil && f.cgroup == "" {
+		cfg.Warnings["cgroup"] = err
+	}
 	return cfg, f.loaderOptions(&cfg.Loader)
 }
 
@@ -212,4 +215,14 @@ func (f *agentFlags) cgroupPath() (string, error) {
 		return "", fmt.Errorf("--cgroup %s: there is no such directory", f.cgroup)
 	}
 	return f.cgroup, nil
+}
+
+// checkFoundCgroup tells of a container that has not been given the node's hierarchy: what it takes
+// for the root is its own cgroup, where programs run well, but for nobody else.
+func checkFoundCgroup(path string) error {
+	if loader.IsCgroupRoot(path) {
+		return nil
+	}
+	return fmt.Errorf("%s is not the root of the hierarchy, so only sockets of processes in it are served: "+
+		"mount the node's /sys/fs/cgroup into the agent's container, or choose with --cgroup", path)
 }

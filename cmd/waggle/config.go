@@ -44,7 +44,7 @@ func (f *configFlags) add(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.hardFail, "bind-address-hard-fail", false, "end if one of these addresses can't be had, instead of trying again")
 	fs.BoolVar(&f.profiling, "profiling", false, "serve /debug/pprof/ beside the metrics")
 	fs.DurationVar(&f.minSync, "min-sync-period", control.DefaultPace.MinSync, "least time between two syncs")
-	fs.DurationVar(&f.sync, "sync-period", control.DefaultPace.Repair, "how often the services map is checked; twice as long without a successful sync is unhealthy")
+	fs.DurationVar(&f.sync, "sync-period", control.DefaultPace.Repair, "how often the maps and attachments are checked and repaired; twice as long without a successful sync is unhealthy")
 	fs.StringSliceVar(&f.clusterCIDRs, "cluster-cidr", nil, "addresses of the cluster's pods: other clients of cluster IPs get a source address of this node's")
 	fs.BoolVar(&f.masqueradeAll, "masquerade-all", false, "give all clients of cluster IPs a source address of this node's")
 }

@@ -4,8 +4,13 @@ package main
 
 import (
 	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/waggle-lb/waggle/loader"
 )
 
 // run runs the command as main does.
@@ -115,5 +120,27 @@ func TestVersion(t *testing.T) {
 	out, err := run(t, "version")
 	if err != nil || !strings.HasPrefix(out, "waggle "+version+" go") {
 		t.Errorf("got %q, error %v", out, err)
+	}
+}
+
+// A container that sees nothing but its own cgroup is told so.
+func TestFoundCgroup(t *testing.T) {
+	root, err := loader.CgroupRoot()
+	if err != nil {
+		t.Skip(err)
+	}
+	if !loader.IsCgroupRoot(root) {
+		t.Skipf("%s is not the root: the test runs in a container", root)
+	}
+	if err := checkFoundCgroup(root); err != nil {
+		t.Errorf("of the root: %v", err)
+	}
+	own := filepath.Join(root, fmt.Sprintf("waggle-flags-test-%d", os.Getpid()))
+	if err := os.Mkdir(own, 0o755); err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { os.Remove(own) })
+	if err := checkFoundCgroup(own); err == nil || !strings.Contains(err.Error(), own+" is not the root") {
+		t.Errorf("of a container's: %v", err)
 	}
 }

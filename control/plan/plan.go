@@ -60,8 +60,6 @@ type Service struct {
 	SourceRanges []netip.Prefix
 	// Affinity is how many seconds a client is remembered for; 0: not at all.
 	Affinity uint32
-	// Unsupported says what of it the datapath does not do.
-	Unsupported []string
 }
 
 // Node is what the planner knows of the node it plans for.
@@ -106,7 +104,6 @@ func Plan(name proxy.ServicePortName, family maps.Family, port proxy.ServicePort
 		svc.Frontends = append(svc.Frontends, Frontend{f, kind, external, internal, guarded})
 	}
 	add(maps.ClusterIP, port.ClusterIP(), port.Port(), internal, internal)
-	svc.Unsupported = unsupported(svc.Name.String(), proto)
 	for _, ip := range port.LoadBalancerVIPs() {
 		add(maps.LoadBalancer, ip, port.Port(), external, Scope{Set: Cluster})
 	}

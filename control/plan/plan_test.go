@@ -169,20 +169,6 @@ func affinity(seconds int32) func(*v1.Service) {
 	}
 }
 
-func TestUnsupported(t *testing.T) {
-	lb := loadBalancer(v1.LoadBalancerIngress{IP: "192.0.2.1"})
-	sctp := func(svc *v1.Service) { svc.Spec.Ports[0].Protocol = v1.ProtocolSCTP }
-	for _, c := range []struct {
-		edit func(*v1.Service)
-		want int
-	}{{lb, 0}, {sctp, 1}} {
-		svc := newService(lb, c.edit)
-		if got := planAll(maps.IPv4, svc, nil)[0].Unsupported; len(got) != c.want {
-			t.Errorf("unsupported of %v: %q, want %d", svc.Spec, got, c.want)
-		}
-	}
-}
-
 func externalPolicies() []planCase {
 	const port = "NodePort 0.0.0.0:30080/TCP: "
 	const name = "default/web:http (TCP, IPv4) "

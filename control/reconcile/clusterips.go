@@ -170,8 +170,9 @@ func fitting(want []netip.Prefix) (cidrs, left []netip.Prefix) {
 	return cidrs, left
 }
 
-func (c *clusterIPs) writeRanges() error {
-	var ranges []maps.ClusterRange
+func (c *clusterIPs) writeRanges() error { return c.table.SetRanges(c.ranges()) }
+
+func (c *clusterIPs) ranges() (ranges []maps.ClusterRange) {
 	for _, p := range c.cidrs {
 		ranges = append(ranges, maps.ClusterRange{Prefix: p, Drop: true})
 	}
@@ -180,7 +181,7 @@ func (c *clusterIPs) writeRanges() error {
 			ranges = append(ranges, maps.ClusterRange{Prefix: p})
 		}
 	}
-	return c.table.SetRanges(ranges)
+	return ranges
 }
 
 // SetServiceCIDRs tells from which ranges cluster IPs are taken, where that is known. What is for

@@ -59,6 +59,7 @@ type Reconciler struct {
 
 	services map[maps.Name]*service
 	owners   map[maps.Frontend]*service
+	local    map[netip.Prefix]bool // the cluster's own addresses, once they have been told
 	writes   Writes
 	retired  int
 	now      func() time.Time
@@ -378,34 +379,6 @@ func (r *Reconciler) Delete(name maps.Name) error {
 	r.writes.Names++
 	r.names.IDs().Free(svc.id, r.now())
 	return nil
-}
-
-// Repair writes again what somebody else has changed in or deleted from the services map.
-func (r *Reconciler) Repair() (repaired int, err error) {
-	have, err := r.frontends.All()
-	if err != nil {
-		return 0, err
-	}
-	for f, svc := range r.owners {
-		want := svc.frontends[f]
-		if got, ok := have[f]; ok && got == want || want == unknown {
-			continue
-		}
-		if err := r.frontends.Put(f, want); err != nil {
-			return repaired, err
-		}
-		repaired++
-	}
-	for f := range have {
-		if r.owners[f] != nil {
-			continue
-		}
-		if err := r.frontends.Delete(f); err != nil {
-			return repaired, err
-		}
-		repaired++
-	}
-	return repaired, nil
 }
 
 // Collect gives back what has rested long enough. Call it now and then.

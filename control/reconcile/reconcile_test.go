@@ -209,21 +209,3 @@ func TestDelete(t *testing.T) {
 	f.must(f.r.Delete(web().Name)) // one that isn't there is no error
 	f.expectNoLeak()
 }
-
-func TestRepair(t *testing.T) {
-	f := newFixture(t, nil)
-	f.apply(web(to("10.1.0.1"), at(maps.NodePort, "0.0.0.0")), named("six", "fd00:96::1", to("fd00:1::1")))
-	want := meaning(t, f.maps)
-	others := maps.NewServices(f.maps)
-	f.must(others.Delete(web().Frontends[0].Frontend))
-	f.must(others.Put(named("six", "fd00:96::1").Frontends[0].Frontend, maps.Service{ID: 4711}))
-	f.must(others.Put(named("x", "10.96.0.99").Frontends[0].Frontend, maps.Service{ID: 1}))
-	for _, n := range []int{3, 0} {
-		repaired, err := f.r.Repair()
-		f.must(err)
-		if repaired != n {
-			t.Errorf("repaired %d, want %d", repaired, n)
-		}
-		f.expectMaps(want...)
-	}
-}

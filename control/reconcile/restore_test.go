@@ -33,8 +33,8 @@ func TestHealSlots(t *testing.T) {
 			// Only a plan knows what it should be.
 			repaired, err := f.r.Repair()
 			f.must(err)
-			if repaired > 0 {
-				t.Errorf("%d frontends repaired with what can't be right", repaired)
+			if len(repaired) > 0 {
+				t.Errorf("%v repaired with what can't be right", repaired)
 			}
 			f.apply(first, second)
 			f.expectMaps(

@@ -4,6 +4,7 @@ package reconcile
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -57,6 +58,18 @@ func (s *service) guarded() bool {
 	return false
 }
 
+// SetLocalSources tells the cluster's own addresses, whose clients count as inside.
+func (r *Reconciler) SetLocalSources(prefixes []netip.Prefix) error {
+	if err := r.sources.Set(maps.LocalSources, prefixes); err != nil {
+		return fmt.Errorf("the cluster's own addresses: %w", err)
+	}
+	r.local = map[netip.Prefix]bool{}
+	for _, p := range prefixes {
+		r.local[p.Masked()] = true
+	}
+	return nil
+}
+
 // restoreRanges takes over the source ranges in the maps, and clears away those of no service.
 func (r *Reconciler) restoreRanges(byID map[uint32]*service) error {
 	all, err := r.sources.All()
@@ -65,7 +78,7 @@ func (r *Reconciler) restoreRanges(byID map[uint32]*service) error {
 	}
 	for id, prefixes := range all {
 		if id == maps.LocalSources {
-			continue // the agent's
+			continue // not a service's, see SetLocalSources
 		}
 		for _, p := range prefixes {
 			if err := r.restoreRange(byID[id], id, p); err != nil {

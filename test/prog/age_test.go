@@ -73,21 +73,21 @@ func TestTimeouts(t *testing.T) {
 			c.request()
 			return pending
 		}, func(c *conversation) { c.request() }},
-		{"answered", "timeout_new", variants[:2], func(c *conversation) string {
+		{"answered", "timeout_new", connected, func(c *conversation) string {
 			c.request()
 			c.reply()
 			return pending
 		}, lateReply},
-		{"answered", "timeout_udp", variants[2:], func(c *conversation) string {
+		{"answered", "timeout_udp", udpVariants, func(c *conversation) string {
 			c.request()
 			c.reply()
 			return pending
 		}, lateReply},
-		{"established", "timeout_tcp", variants[:2], established(), lateReply},
-		{"established", "timeout_udp", variants[2:], established(), lateReply},
-		{"half closed", "timeout_tcp_half_closed", variants[:2], established("FA"), lateReply},
-		{"reset", "timeout_tcp_reset", variants[:2], established("R"), lateReply},
-		{"half closed and reset", "timeout_tcp_reset", variants[:2], established("FA", "R"), lateReply},
+		{"established", "timeout_tcp", connected, established(), lateReply},
+		{"established", "timeout_udp", udpVariants, established(), lateReply},
+		{"half closed", "timeout_tcp_half_closed", connected, established("FA"), lateReply},
+		{"reset", "timeout_tcp_reset", connected, established("R"), lateReply},
+		{"half closed and reset", "timeout_tcp_reset", connected, established("FA", "R"), lateReply},
 	} {
 		for _, v := range c.variants {
 			t.Run(c.name+" "+v.name, func(t *testing.T) {

@@ -46,7 +46,7 @@ func TestUDPWithoutChecksum(t *testing.T) {
 // zero would say that there is none.
 func TestUDPChecksumOfZero(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
-		if v.isTCP() {
+		if !v.isUDP() {
 			t.Skip("UDP only")
 		}
 		c := converse(newNode(t), v, p)

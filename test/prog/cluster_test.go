@@ -78,7 +78,7 @@ func TestUnusedPort(t *testing.T) {
 
 // TestOtherProtocols: what is neither TCP nor UDP is refused likewise, if there is enough of it.
 func TestOtherProtocols(t *testing.T) {
-	for _, v := range variants[2:] {
+	for _, v := range udpVariants {
 		n := clusterIPs(t, v, 0)
 		p := udp(at(v.client, clientPort), at(v.vip, 81), payload(30))
 		for _, proto := range []layers.IPProtocol{layers.IPProtocolGRE, layers.IPProtocolUDPLite, 200} {
@@ -167,7 +167,7 @@ func icmpFrame(p packet, request bool, data []byte) []byte {
 
 // TestPing, of contract 21: it is refused, or if so configured answered.
 func TestPing(t *testing.T) {
-	for _, v := range variants[2:] {
+	for _, v := range udpVariants {
 		t.Run(v.name, func(t *testing.T) {
 			for _, size := range []int{0, 1, 56, 1400} {
 				data := make([]byte, size)

@@ -4,6 +4,7 @@ package prog
 
 import (
 	"bytes"
+	"encoding/binary"
 	"net/netip"
 	"strings"
 	"testing"
@@ -22,7 +23,9 @@ func parse(frame []byte) gopacket.Packet {
 func sound(t *testing.T, frame []byte) {
 	t.Helper()
 	p := parse(frame)
-	if e := p.ErrorLayer(); e != nil {
+	if l := p.Layer(layers.LayerTypeSCTP); l != nil {
+		checkSCTP(t, append(l.LayerContents(), l.LayerPayload()...))
+	} else if e := p.ErrorLayer(); e != nil {
 		t.Errorf("malformed: %v\n% x", e.Error(), frame)
 		return
 	}
@@ -61,6 +64,15 @@ func addresses(frame []byte) (src, dst netip.AddrPort) {
 		sport, dport = uint16(l.SrcPort), uint16(l.DstPort)
 	case *layers.UDP:
 		sport, dport = uint16(l.SrcPort), uint16(l.DstPort)
+	case *layers.SCTP:
+		sport, dport = uint16(l.SrcPort), uint16(l.DstPort)
+	}
+	if p.TransportLayer() == nil { // a fragment's
+		l4 := p.NetworkLayer().LayerPayload()
+		if l := p.Layer(layers.LayerTypeIPv6Fragment); l != nil {
+			l4 = l.LayerPayload()
+		}
+		sport, dport = binary.BigEndian.Uint16(l4), binary.BigEndian.Uint16(l4[2:])
 	}
 	flow := p.NetworkLayer().NetworkFlow()
 	a, _ := netip.AddrFromSlice(flow.Src().Raw())

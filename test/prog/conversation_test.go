@@ -300,7 +300,17 @@ func forEachPath(t *testing.T, test func(*testing.T, variant, path)) {
 	}
 }
 
-// forTCP leaves out UDP.
+// forConnected leaves out UDP.
+func forConnected(t *testing.T, test func(*testing.T, variant, path)) {
+	forEachPath(t, func(t *testing.T, v variant, p path) {
+		if v.isUDP() {
+			t.Skip("no connections")
+		}
+		test(t, v, p)
+	})
+}
+
+// forTCP leaves out UDP and SCTP.
 func forTCP(t *testing.T, test func(*testing.T, variant, path)) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		if !v.isTCP() {

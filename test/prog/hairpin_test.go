@@ -49,7 +49,7 @@ func TestHairpin(t *testing.T) {
 		c.establish()
 		c.request(acked, payload(5))
 		c.reply(payload(50))
-		if v.isTCP() {
+		if !v.isUDP() {
 			closeBothWays(c)
 			reopen(c)
 		}

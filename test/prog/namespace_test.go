@@ -107,15 +107,27 @@ func populate(p plan) error {
 	}
 	for host, d := range map[netip.Addr]*device{
 		p.router: front, p.near: front, p.far: back, p.far2: back, p.moving: back,
-		p.unready: slow, p.tunnelled: tunnel,
+		p.unready: slow, p.tunnelled: tunnel, p.narrow: back, p.narrowSlow: slow,
 	} {
 		errs = append(errs, setNeighbour(d, host, macOf(host)))
 	}
 	return errors.Join(append(errs,
+		narrowRoute(p.narrow, netlink.Route{LinkIndex: back.index, Scope: unix.RT_SCOPE_LINK}),
+		narrowRoute(p.narrowSlow, netlink.Route{LinkIndex: slow.index, Scope: unix.RT_SCOPE_LINK}),
+		narrowRoute(p.narrowFar, netlink.Route{Gw: p.router.AsSlice()}),
 		netlink.RouteAdd(&netlink.Route{Dst: network(p.vip, 0), Gw: p.router.AsSlice()}),
 		netlink.RouteAdd(&netlink.Route{Dst: network(p.blackholed, p.blackholed.BitLen()), Type: unix.RTN_BLACKHOLE}),
 		netlink.RouteAdd(&netlink.Route{Dst: network(p.unreachable, p.unreachable.BitLen()), Type: unix.RTN_UNREACHABLE}),
 	)...)
+}
+
+// narrowMTU is what the routes to the narrow hosts can carry. Locked, because of others
+// bpf_fib_lookup tells the device's.
+const narrowMTU = 1300
+
+func narrowRoute(host netip.Addr, r netlink.Route) error {
+	r.Dst, r.MTU, r.MTULock = network(host, host.BitLen()), narrowMTU, true
+	return netlink.RouteAdd(&r)
 }
 
 func network(a netip.Addr, bits int) *net.IPNet {

@@ -63,7 +63,7 @@ func TestExactAddressFirst(t *testing.T) {
 		n.serve(v, at(v.front, nodePort), exact)
 		n.serve(v, at(v.tunnel, nodePort))
 		client := at(v.client, clientPort)
-		ask := func(a netip.Addr) result { return n.ingress(front, v.packet(client, at(a, nodePort))) }
+		ask := func(a netip.Addr) result { return n.ingress(front, v.packet(client, at(a, nodePort), cutShort)) }
 		ask(v.front).became(bpf.VerdictStack, tcNext, to(exact))
 		ask(v.back).became(bpf.VerdictStack, tcNext, to(wild))
 		ask(v.tunnel).is(bpf.VerdictRefused, tcRedirect)

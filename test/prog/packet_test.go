@@ -19,6 +19,7 @@ const (
 	ip6Header  = 40
 	tcpHeader  = 20
 	udpHeader  = 8
+	sctpHeader = 12
 	otherGuest = "\x02\xaa\x00\x00\x00\x01" // who sends us what no test cares about
 )
 
@@ -30,11 +31,15 @@ type packet struct {
 	ttl, tos       uint8
 	ipOptions      []layers.IPv4Option
 	flags          string
+	chunkAs        *byte // SCTP: instead of what the flags say
 	seq, ack       uint32
 	tcpOptions     []layers.TCPOption
 	noChecksum     bool
-	noDeviceSum    bool // see deviceSums
-	ours           bool // made by the datapath, not by a sender
+	noDeviceSum    bool   // see deviceSums
+	ours           bool   // made by the datapath, not by a sender
+	checksum       []byte // the transport's, whatever it ought to be
+	piece          *piece
+	icmp           *icmp
 	payload        []byte
 }
 
@@ -50,10 +55,7 @@ func udp(src, dst netip.AddrPort, changes ...change) packet {
 
 // packet is a SYN or a datagram, the first that a client sends.
 func (v variant) packet(src, dst netip.AddrPort, changes ...change) packet {
-	if v.isTCP() {
-		return tcp(src, dst, changes...)
-	}
-	return udp(src, dst, changes...)
+	return newPacket(v.proto, src, dst, changes)
 }
 
 func newPacket(proto layers.IPProtocol, src, dst netip.AddrPort, changes []change) packet {
@@ -80,6 +82,9 @@ func tos(n uint8) change           { return func(p *packet) { p.tos = n } }
 func from(a netip.AddrPort) change { return func(p *packet) { p.src = a } }
 func to(a netip.AddrPort) change   { return func(p *packet) { p.dst = a } }
 func noChecksum(p *packet)         { p.noChecksum = true }
+
+// cutShort: of an SCTP packet an answer takes less than the least there is; see deviceSums.
+func cutShort(p *packet) { p.noDeviceSum = p.proto == layers.IPProtocolSCTP }
 func macs(src, dst net.HardwareAddr) change {
 	return func(p *packet) { p.ethSrc, p.ethDst = src, dst }
 }
@@ -167,6 +172,9 @@ func (p packet) transport() gopacket.SerializableLayer {
 		must(l.SetNetworkLayerForChecksum(network))
 		return l
 	}
+	if p.proto == layers.IPProtocolSCTP {
+		return p.sctp()
+	}
 	l := &layers.UDP{SrcPort: layers.UDPPort(p.src.Port()), DstPort: layers.UDPPort(p.dst.Port())}
 	must(l.SetNetworkLayerForChecksum(network))
 	return l
@@ -174,11 +182,35 @@ func (p packet) transport() gopacket.SerializableLayer {
 
 // bytes is the frame, with lengths and checksums computed by gopacket.
 func (p packet) bytes() []byte {
-	frame := p.frame(p.ip(), p.transport(), gopacket.Payload(p.payload))
-	if p.noChecksum {
-		binary.BigEndian.PutUint16(frame[p.l4()+6:], 0)
+	switch {
+	case p.icmp != nil:
+		return p.icmpBytes()
+	case p.piece != nil:
+		return p.pieceBytes()
 	}
+	data := p.payload
+	if p.proto == layers.IPProtocolSCTP {
+		data = p.chunk()
+	}
+	frame := p.frame(p.ip(), p.transport(), gopacket.Payload(data))
+	sum := p.transportSum(frame)
+	if p.noChecksum {
+		clear(sum)
+	}
+	copy(sum, p.checksum)
 	return frame
+}
+
+// transportSum is where a whole packet's frame has the transport's checksum.
+func (p packet) transportSum(frame []byte) []byte {
+	switch l4 := frame[p.l4():]; p.proto {
+	case layers.IPProtocolTCP:
+		return l4[16:18]
+	case layers.IPProtocolUDP:
+		return l4[6:8]
+	default:
+		return l4[8:sctpHeader]
+	}
 }
 
 // frame puts a link layer around a packet. (By hand, because gopacket's pads to
@@ -194,13 +226,21 @@ func (p packet) l4() int {
 	if p.is4() {
 		return ethHeader + ip4Header + 4*len(p.ipOptions)
 	}
+	if p.piece != nil {
+		return ethHeader + ip6Header + fragmentHeader
+	}
 	return ethHeader + ip6Header
 }
 
 // headers is how many bytes a program must see to know the packet.
 func (p packet) headers() int {
-	if p.proto == layers.IPProtocolTCP {
+	switch {
+	case p.proto == layers.IPProtocolTCP:
 		return p.l4() + tcpHeader
+	case p.proto == layers.IPProtocolSCTP && p.flags == "SA":
+		return p.l4() + sctpHeader + 8 // the tag that it asks for
+	case p.proto == layers.IPProtocolSCTP:
+		return p.l4() + sctpHeader + 4
 	}
 	return p.l4() + udpHeader
 }

@@ -56,7 +56,6 @@ func TestNotUnderstood(t *testing.T) {
 			return frame
 		}},
 		{"ICMP", bpf.VerdictNotOurs, protocol(layers.IPProtocolICMPv4)},
-		{"SCTP", bpf.VerdictNotOurs, protocol(layers.IPProtocolSCTP)},
 		{"GRE", bpf.VerdictNotOurs, protocol(layers.IPProtocolGRE)},
 		{"ESP", bpf.VerdictNotOurs, protocol(layers.IPProtocolESP)},
 		{"UDP-Lite", bpf.VerdictNotOurs, protocol(layers.IPProtocolUDPLite)},

@@ -5,6 +5,7 @@ package prog
 import (
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/gopacket/gopacket/layers"
 
@@ -25,6 +26,9 @@ type plan struct {
 	tunnelled   netip.Addr // on one where neither may
 	silent      netip.Addr // its neighbour entry is not resolved
 	moving      netip.Addr // its neighbour entry is changed by a test
+	narrow      netip.Addr // the route to it has a smaller MTU
+	narrowSlow  netip.Addr // likewise, where only tc may transmit
+	narrowFar   netip.Addr // a client, likewise
 	pod, pod2   netip.Addr // on this node
 	blackholed  netip.Addr
 	unreachable netip.Addr
@@ -44,6 +48,7 @@ var plan4 = plan{
 	near: addr("198.51.100.20"), far: addr("192.0.2.20"), far2: addr("192.0.2.21"),
 	unready: addr("10.8.0.20"), tunnelled: addr("10.9.0.20"),
 	silent: addr("192.0.2.99"), moving: addr("192.0.2.30"),
+	narrow: addr("192.0.2.40"), narrowSlow: addr("10.8.0.40"), narrowFar: addr("203.0.113.40"),
 	pod: addr("10.0.0.5"), pod2: addr("10.0.0.6"),
 	blackholed: addr("10.66.0.1"), unreachable: addr("10.67.0.1"),
 	headless: addr("8.0.113.7"),
@@ -58,6 +63,7 @@ var plan6 = plan{
 	near: addr("2001:db8:f::20"), far: addr("2001:db8:b::20"), far2: addr("2001:db8:b::21"),
 	unready: addr("2001:db8:8::20"), tunnelled: addr("2001:db8:9::20"),
 	silent: addr("2001:db8:b::99"), moving: addr("2001:db8:b::30"),
+	narrow: addr("2001:db8:b::40"), narrowSlow: addr("2001:db8:8::40"), narrowFar: addr("2001:db8:c::40"),
 	pod: addr("2001:db8:a::5"), pod2: addr("2001:db8:a::6"),
 	blackholed: addr("2001:db8:66::1"), unreachable: addr("2001:db8:67::1"),
 	headless: addr("2001:db8:86dd::7"),
@@ -126,9 +132,20 @@ var variants = []variant{
 	{"tcp6", layers.IPProtocolTCP, plan6},
 	{"udp4", layers.IPProtocolUDP, plan4},
 	{"udp6", layers.IPProtocolUDP, plan6},
+	{"sctp4", layers.IPProtocolSCTP, plan4},
+	{"sctp6", layers.IPProtocolSCTP, plan6},
 }
 
+// Those of each protocol, and those that have connections.
+var (
+	tcpVariants  = variants[0:2]
+	udpVariants  = variants[2:4]
+	sctpVariants = variants[4:6]
+	connected    = slices.Concat(tcpVariants, sctpVariants)
+)
+
 func (v variant) isTCP() bool { return v.proto == layers.IPProtocolTCP }
+func (v variant) isUDP() bool { return v.proto == layers.IPProtocolUDP }
 
 // any is the address that NodePorts are stored under.
 func (v variant) any() netip.Addr {

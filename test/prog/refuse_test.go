@@ -5,7 +5,6 @@ package prog
 import (
 	"testing"
 
-	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 
 	"github.com/waggle-lb/waggle/bpf"
@@ -64,7 +63,7 @@ func (r result) answered(want []byte) {
 
 // TestRefuseUDP: RFC 792 and RFC 4443, 3.1: port unreachable.
 func TestRefuseUDP(t *testing.T) {
-	for _, v := range variants[2:] {
+	for _, v := range udpVariants {
 		t.Run(v.name, func(t *testing.T) {
 			n := newNode(t)
 			frontend, client := at(v.vip, 53), at(v.client, clientPort)
@@ -91,20 +90,11 @@ func TestRefuseUDP(t *testing.T) {
 // unreachable is the ICMP error about a packet, which it quotes to the eighth
 // byte behind the IP header.
 func unreachable(p packet) []byte {
-	quoted := gopacket.Payload(p.bytes()[ethHeader : p.l4()+udpHeader])
-	back := udp(p.dst, p.src, refusal)
-	if p.is4() {
-		back.proto = layers.IPProtocolICMPv4
-		code := layers.CreateICMPv4TypeCode(layers.ICMPv4TypeDestinationUnreachable, layers.ICMPv4CodePort)
-		return back.frame(back.ip(), &layers.ICMPv4{TypeCode: code}, quoted)
+	e := icmp{kind: layers.ICMPv4TypeDestinationUnreachable, code: layers.ICMPv4CodePort}
+	if !p.is4() {
+		e = icmp{kind: layers.ICMPv6TypeDestinationUnreachable, code: layers.ICMPv6CodePortUnreachable}
 	}
-	back.proto = layers.IPProtocolICMPv6
-	ip := back.ip()
-	code := layers.CreateICMPv6TypeCode(layers.ICMPv6TypeDestinationUnreachable, layers.ICMPv6CodePortUnreachable)
-	icmp := &layers.ICMPv6{TypeCode: code}
-	must(icmp.SetNetworkLayerForChecksum(ip.(gopacket.NetworkLayer)))
-	unused := gopacket.Payload(make([]byte, 4))
-	return back.frame(ip, icmp, unused, quoted)
+	return e.about(p, p.dst.Addr(), p.src.Addr()).with(refusal).bytes()
 }
 
 // TestRefusePadded: a short packet is padded to Ethernet's least size; the
@@ -132,19 +122,26 @@ func TestRefusePod(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)
 		n.serve(v, at(v.vip, 80))
-		r := n.podIngress(pod0, v.packet(at(v.pod, clientPort), at(v.vip, 80)))
+		r := n.podIngress(pod0, v.packet(at(v.pod, clientPort), at(v.vip, 80), cutShort))
 		r.is(bpf.VerdictRefused, tcRedirect)
 		sound(t, r.out)
 	})
 }
 
-// TestRefuseOptions: with IP options there is no room to make the answer in.
+// TestRefuseOptions: with IP options there is no room to make a reset in; an ICMP error quotes
+// them.
 func TestRefuseOptions(t *testing.T) {
-	for _, v := range []variant{variants[0], variants[2]} {
+	for _, v := range []variant{tcpVariants[0], udpVariants[0], sctpVariants[0]} {
 		n := newNode(t)
 		n.serve(v, at(v.vip, 80))
-		n.ingress(front, v.packet(at(v.client, clientPort), at(v.vip, 80), ipOption)).
-			dropped(bpf.VerdictDropError)
+		p := v.packet(at(v.client, clientPort), at(v.vip, 80), ipOption)
+		p.noDeviceSum = true
+		r := n.ingress(front, p)
+		if v.isTCP() {
+			r.dropped(bpf.VerdictDropError)
+		} else {
+			r.answered(unreachable(r.sent))
+		}
 	}
 }
 
@@ -154,8 +151,8 @@ func TestNoLocalEndpoint(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)
 		frontend := at(v.vip, 80)
-		fromOutside := v.packet(at(v.client, clientPort), frontend)
-		fromPod := v.packet(at(v.pod, clientPort), frontend)
+		fromOutside := v.packet(at(v.client, clientPort), frontend, cutShort)
+		fromPod := v.packet(at(v.pod, clientPort), frontend, cutShort)
 
 		n.publish(service{frontend: frontend, proto: v.proto, flags: bpf.ServiceExternalDrop})
 		n.xdp(front, fromOutside).dropped(bpf.VerdictDropNoLocalEndpoint)
@@ -172,14 +169,14 @@ func TestNoLocalEndpoint(t *testing.T) {
 // TestUnknownReset, of contract 34: a reset for no connection of ours is
 // answered by nothing, and opens nothing, whether the service has backends or not.
 func TestUnknownReset(t *testing.T) {
-	for _, v := range variants[:2] {
+	for _, v := range connected {
 		t.Run(v.name, func(t *testing.T) {
 			n := newNode(t)
 			n.serve(v, at(v.vip, 80), at(v.far, backendPort))
 			n.serve(v, at(v.vip, 81))
 			for _, port := range []uint16{80, 81} {
 				for _, f := range []string{"R", "RA"} {
-					p := tcp(at(v.client, clientPort), at(v.vip, port), flags(f))
+					p := v.packet(at(v.client, clientPort), at(v.vip, port), flags(f))
 					n.xdp(front, p).dropped(bpf.VerdictDropNoFlow)
 					n.ingress(front, p).dropped(bpf.VerdictDropNoFlow)
 				}

@@ -89,14 +89,17 @@ func deviceSums(p packet) uint32 {
 
 func (n *node) tcFrame(hook bpf.Hook, program string, d *device, frame []byte, flags uint32) result {
 	n.t.Helper()
-	// struct __sk_buff, up to the members that are ours to set
-	context := struct {
-		notOurs          [9]uint32
-		ingress, ifindex uint32
-	}{
-		ingress: uint32(d.index), ifindex: uint32(d.index),
-	}
-	return n.run(hook, program, frame, context, flags)
+	return n.run(hook, program, frame, skbContext{ingress: uint32(d.index), ifindex: uint32(d.index)}, flags)
+}
+
+// skbContext is struct __sk_buff, up to the members that are ours to set.
+type skbContext struct {
+	_                [9]uint32
+	ingress, ifindex uint32
+	_                [30]uint32
+	gsoSegments      uint32
+	_                [2]uint32
+	gsoSize          uint32
 }
 
 func (n *node) run(hook bpf.Hook, program string, frame []byte, context any, flags uint32) result {

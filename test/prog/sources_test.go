@@ -86,7 +86,7 @@ func TestSourceRangesEmpty(t *testing.T) {
 		n := newNode(t)
 		id := n.publish(service{frontend: at(v.vip, 80), proto: v.proto, flags: bpf.ServiceSourceRanges})
 		n.admit(id, host(v.client))
-		n.ingress(front, v.packet(at(v.client, clientPort), at(v.vip, 80))).is(bpf.VerdictRefused, tcRedirect)
+		n.ingress(front, v.packet(at(v.client, clientPort), at(v.vip, 80), cutShort)).is(bpf.VerdictRefused, tcRedirect)
 		n.ingress(front, v.packet(at(v.client2, clientPort), at(v.vip, 80))).dropped(bpf.VerdictDropSourceRange)
 	})
 }

@@ -66,12 +66,12 @@ func TestRow28Stale(t *testing.T) {
 				young.request()
 				other := c.beside()
 				other.establish()
-				if !c.isTCP() {
+				if c.isUDP() {
 					c.stale(3, 0)
 				}
 				c.alterBackend(what.change)
 				switch {
-				case c.isTCP():
+				case !c.isUDP():
 					c.stale(0, 0)
 				case what.stays:
 					c.stale(3, 0)
@@ -118,7 +118,7 @@ func (c *conversation) beside() *conversation {
 // TestRow28Afresh: the packet after that goes to the endpoint that is left.
 func TestRow28Afresh(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
-		if v.isTCP() {
+		if !v.isUDP() {
 			t.Skip("UDP only")
 		}
 		c := converse(newNode(t), v, p)
@@ -139,7 +139,7 @@ func TestRow28Afresh(t *testing.T) {
 // TestRow28HandedOver: the frontend is another service's by now, of the same endpoint.
 func TestRow28HandedOver(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
-		if v.isTCP() {
+		if !v.isUDP() {
 			t.Skip("UDP only")
 		}
 		c := converse(newNode(t), v, p)
@@ -198,7 +198,7 @@ func TestForeign(t *testing.T) {
 		through(request, reply)
 		equal(t, "records", 2, c.size(confirmed, v))
 		equal(t, "records", 0, c.size(pending, v))
-		c.stale(map[bool]int{false: 1}[v.isTCP()], 0)
+		c.stale(b2i(v.isUDP()), 0)
 		equal(t, "records", 2, c.size(confirmed, v))
 
 		// Either half keeps the other, and neither outlives both.
@@ -206,7 +206,7 @@ func TestForeign(t *testing.T) {
 		c.alter(confirmed, client, old)
 		equal(t, "census", bpf.Census{Live: 2, Foreign: 2}, c.expire(v))
 		through(request, reply)
-		if v.isTCP() {
+		if !v.isUDP() {
 			through(request.with(flags("FA")), reply.with(flags("FA")))
 			equal(t, "state", alive|bpf.StateFinClient|bpf.StateFinBackend, c.get(confirmed, client).State)
 			equal(t, "state", alive|bpf.StateFinClient|bpf.StateFinBackend, c.get(confirmed, backend).State)
@@ -239,7 +239,7 @@ func TestForeignPort(t *testing.T) {
 // where it does, but not if the frontend isn't ours.
 func TestRow28Foreign(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
-		if v.isTCP() {
+		if !v.isUDP() {
 			t.Skip("UDP only")
 		}
 		n := newNode(t)

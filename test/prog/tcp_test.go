@@ -13,7 +13,7 @@ const alive = bpf.StateAnswered | bpf.StateConfirmed
 // TestTCPLife follows a connection from its first packet to its last, and the
 // next one of the same client port.
 func TestTCPLife(t *testing.T) {
-	forTCP(t, func(t *testing.T, v variant, p path) {
+	forConnected(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)
 		handshake(c)
 		c.request(acked, flags("AP"), payload(333))
@@ -82,7 +82,7 @@ func TestTCPReset(t *testing.T) {
 		"client": (*conversation).request, "backend": (*conversation).reply,
 	} {
 		t.Run(name, func(t *testing.T) {
-			forTCP(t, func(t *testing.T, v variant, p path) {
+			forConnected(t, func(t *testing.T, v variant, p path) {
 				c := converse(newNode(t), v, p)
 				c.establish()
 				send(c, flags("RA"))
@@ -96,7 +96,7 @@ func TestTCPReset(t *testing.T) {
 // TestTCPRefusedByBackend: a reset in answer to the SYN closes a flow that
 // never left flows_new.
 func TestTCPRefusedByBackend(t *testing.T) {
-	forTCP(t, func(t *testing.T, v variant, p path) {
+	forConnected(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)
 		c.request()
 		c.reply(flags("RA"), seq(0))
@@ -110,7 +110,7 @@ func TestTCPRefusedByBackend(t *testing.T) {
 
 // TestTCPRetransmittedSYN goes to the same backend from the same port.
 func TestTCPRetransmittedSYN(t *testing.T) {
-	forTCP(t, func(t *testing.T, v variant, p path) {
+	forConnected(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)
 		c.request()
 		for range 5 {

@@ -12,7 +12,7 @@ import (
 // second of the client's moves the flow.
 func TestUDPLife(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
-		if v.isTCP() {
+		if !v.isUDP() {
 			t.Skip("UDP only")
 		}
 		c := converse(newNode(t), v, p)
