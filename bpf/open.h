@@ -8,6 +8,8 @@
 
 /* How many source ports are tried before a flow is given up. */
 #define PORT_TRIES 24
+/* From this try on, flows that nobody has confirmed give way. */
+#define PORT_TAKE 12
 /* Coprime to any range's length that is not a multiple of it. */
 #define PORT_STRIDE 7919
 
@@ -104,16 +106,19 @@ static __always_inline bool route_new(void *ctx, int family, __u32 ifindex, cons
  * Claims the reply's tuple. flows_new is claimed first and `flows` looked at
  * after, because confirmation inserts there first and deletes here after: in
  * that order no two flows can come away with the same tuple. `t` is the new
- * flow's own tuple, to recognise what an earlier try of it left behind.
+ * flow's own tuple, to recognise what an earlier try of it left behind. Who is
+ * not confirmed may be deprived of the tuple, as the LRU may evict it at any
+ * time; were it not so, strangers' packets could use up all ports.
  */
 static __always_inline int claim(int family, const struct flow *f, const struct tuple *t,
-				 const struct tuple *reply, const struct tuple *to)
+				 const struct tuple *reply, const struct tuple *to, bool take)
 {
 	struct flow *other;
 
 	if (flow_insert(family, false, reply, f, to, BPF_NOEXIST)) {
 		other = flow_lookup(family, false, reply);
 		if (other && !flow_mirrors(family, other, t, false) &&
+		    !(take && !(other->state & STATE_CONFIRMED)) &&
 		    !(flow_stale(other, t->proto) && flow_dead(family, false, other, reply)))
 			return false;
 		if (flow_insert(family, false, reply, f, to, BPF_ANY))
@@ -132,23 +137,24 @@ static __always_inline int claim(int family, const struct flow *f, const struct 
 }
 
 __noinline int claim4(const struct flow *f, const struct tuple *t, const struct tuple *reply,
-		      const struct tuple *to)
+		      const struct tuple *to, int take)
 {
-	return f && t && reply && to ? claim(AF_INET, f, t, reply, to) : 0;
+	return f && t && reply && to ? claim(AF_INET, f, t, reply, to, take) : 0;
 }
 
 __noinline int claim6(const struct flow *f, const struct tuple *t, const struct tuple *reply,
-		      const struct tuple *to)
+		      const struct tuple *to, int take)
 {
-	return f && t && reply && to ? claim(AF_INET6, f, t, reply, to) : 0;
+	return f && t && reply && to ? claim(AF_INET6, f, t, reply, to, take) : 0;
 }
 
 static __always_inline bool claim_reply(int family, const struct flow *f, const struct tuple *t,
-					const struct tuple *reply, const struct tuple *to)
+					const struct tuple *reply, const struct tuple *to,
+					bool take)
 {
 	if (family == AF_INET)
-		return claim4(f, t, reply, to);
-	return claim6(f, t, reply, to);
+		return claim4(f, t, reply, to, take);
+	return claim6(f, t, reply, to, take);
 }
 
 /* What the backend's half is, by the client's half. */
@@ -182,7 +188,7 @@ static __always_inline bool open_reply(int family, const struct packet *p, struc
 		if (snat || i)
 			to->sport = bpf_htons(snat_min + (pick + i * PORT_STRIDE) % span);
 		tuple_reverse(family, to, !snat, reply);
-		if (claim_reply(family, f, &p->tuple, reply, back))
+		if (claim_reply(family, f, &p->tuple, reply, back, i >= PORT_TAKE))
 			return true;
 	}
 	return false;
