@@ -68,6 +68,7 @@ type Agent struct {
 	poked      chan struct{} // the status has changed
 	reconciler *reconcile.Reconciler
 	retired    int // as at the last sync
+	exhaustion exhaustion
 
 	mu       sync.Mutex
 	warnings map[string]string // by what they are about
@@ -278,6 +279,7 @@ func (a *Agent) writeStatus() *Status {
 	var err error
 	s.Links, err = a.dp.Links()
 	a.warn("links", err)
+	a.warnOfExhaustion()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, message := range a.warnings {

@@ -3,13 +3,16 @@
 package hostile
 
 import (
+	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/loader"
 	"github.com/waggle-lb/waggle/maps"
+	"github.com/waggle-lb/waggle/test/cluster"
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
@@ -17,6 +20,9 @@ var (
 	local  = service{"local", 1}  // its pod is on node-1
 	remote = service{"remote", 2} // and this one's on node-2
 )
+
+// patience is what a client has with a node that is busy with a flood.
+const patience = 30 * time.Second
 
 // flooded is what stands a flood: connections that trickle, and ever new ones.
 type flooded struct {
@@ -80,7 +86,7 @@ func (f *flooded) openStreams(t *testing.T) {
 		case 1:
 			from, to = f.outside, v.clusterIP(7, v6)
 		}
-		stream, reply := from.OpenTCP(topo.Request{To: to, Timeout: 30 * time.Second})
+		stream, reply := from.OpenTCP(topo.Request{To: to, Timeout: patience})
 		if !reply.OK() {
 			t.Fatalf("stream %d: %s", i, reply)
 		}
@@ -88,35 +94,53 @@ func (f *flooded) openStreams(t *testing.T) {
 	}
 }
 
-// flood floods all frontends of a kind while connections trickle and new ones are made.
+// flood floods frontends of both families while connections trickle and new ones are made.
 func (f *flooded) flood(t *testing.T, k kind) {
-	counted := f.counters(t)
+	before := f.counters(t)
 	trickle := topo.StartLoad(len(f.streams), time.Second, func(i int) topo.Reply { return f.streams[i].Exchange(100) })
 	fresh := topo.StartLoad(4, 5*time.Millisecond, func(i int) topo.Reply {
 		v := []service{local, remote}[i%2]
-		return f.laptop.Get(topo.Request{To: f.nodePort(v, httpDigit, i >= 2)})
+		return f.laptop.Get(topo.Request{To: f.nodePort(v, httpDigit, i >= 2), Timeout: patience})
 	})
 	sent, elapsed := f.inject(t, k)
 	old, connections := trickle.Stop(), fresh.Stop()
-	arrived := f.counters(t).Since(counted)
-	t.Logf("%s: %d frames in %v, %.0f/s; %d opened flows; %d streams: %s; new connections: %s", k.name, sent,
-		elapsed.Round(time.Millisecond), float64(sent)/elapsed.Seconds(), total(arrived, bpf.VerdictFlowOpened), len(f.streams), old, connections)
-	t.Logf("counted: %v", arrived)
+	counted := f.counters(t).Since(before)
+	rate := func(packets uint64) string { return fmt.Sprintf("%.0f/s", float64(packets)/elapsed.Seconds()) }
+	t.Logf("%s: %d frames injected, %s; %s arrived, %s opened flows; new connections: %s, %s; %d streams: %s", k.name, sent,
+		rate(uint64(sent)), rate(f.received(counted)), rate(total(counted, bpf.VerdictFlowOpened)),
+		rate(uint64(connections.OK)), connections, len(f.streams), old)
+	t.Logf("%s: %v", k.name, counted)
 	if old.Failed > 0 || old.OK < len(f.streams) {
 		t.Errorf("connections broke: %s", old)
 	}
-	if connections.OK == 0 {
-		t.Errorf("no new connection: %s", connections)
+	// One that is just being opened may lose its unconfirmed records to the flood, and be reset.
+	if connections.OK == 0 || connections.Failed > 1+connections.OK/100 {
+		t.Errorf("new connections: %s", connections)
 	}
-	if n := f.strangersIn(t); n > 0 {
+	// A datagram acknowledges nothing: where a source was drawn twice, that is an exchange.
+	if n := f.strangersIn(t); n > 0 && !(k.udp && n <= sent/10_000) {
 		t.Errorf("%d records of strangers among those of established flows", n)
 	}
+}
+
+// received is how many packets the first hook on the node's device has met.
+func (f *flooded) received(c cluster.Counters) (sum uint64) {
+	hook := "tc-ingress/"
+	if f.xdp {
+		hook = "xdp/"
+	}
+	for name, packets := range c {
+		if strings.HasPrefix(name, hook) && !strings.HasPrefix(name, hook+"flow") { // those are events
+			sum += packets
+		}
+	}
+	return sum
 }
 
 // inject sends the flood, to all frontends of the kind in turn.
 func (f *flooded) inject(t *testing.T, k kind) (sent int, elapsed time.Duration) {
 	t.Helper()
-	frames, atLeast := uint32(20_000), time.Duration(0)
+	frames, atLeast := uint32(5_000), time.Duration(0)
 	if *full {
 		frames, atLeast = 50_000, 15*time.Second
 	}
