@@ -102,7 +102,7 @@ func (f *flooded) flood(t *testing.T, k kind) {
 		v := []service{local, remote}[i%2]
 		return f.laptop.Get(topo.Request{To: f.nodePort(v, httpDigit, i >= 2), Timeout: patience})
 	})
-	sent, elapsed := f.inject(t, k)
+	sent, elapsed := f.injectFlood(t, k)
 	old, connections := trickle.Stop(), fresh.Stop()
 	counted := f.counters(t).Since(before)
 	rate := func(packets uint64) string { return fmt.Sprintf("%.0f/s", float64(packets)/elapsed.Seconds()) }
@@ -137,8 +137,8 @@ func (f *flooded) received(c cluster.Counters) (sum uint64) {
 	return sum
 }
 
-// inject sends the flood, to all frontends of the kind in turn.
-func (f *flooded) inject(t *testing.T, k kind) (sent int, elapsed time.Duration) {
+// injectFlood sends the flood, to all frontends of the kind in turn.
+func (f *flooded) injectFlood(t *testing.T, k kind) (sent int, elapsed time.Duration) {
 	t.Helper()
 	frames, atLeast := uint32(5_000), time.Duration(0)
 	if *full {
