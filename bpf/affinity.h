@@ -30,15 +30,16 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } affinity SEC(".maps");
 
-/* Whether a client may be led to where it was led before. */
+/* Whether a client may be led to the backend where it was led before. */
 static __always_inline bool affinity_holds(const struct service *svc,
-					   const struct affinity_entry *known, bool internal)
+					   const struct affinity_entry *known, __u32 id,
+					   bool internal)
 {
 	struct backend *backend;
 
 	if (now() - known->last_used > (__u64)svc->affinity * hz)
 		return false;
-	backend = backend_get(known->backend);
+	backend = backend_get(id);
 	return backend && backend_in_scope(backend, svc, internal) &&
 	       backend->port == known->port && addr_equal(AF_INET6, backend->addr, known->addr);
 }
@@ -76,12 +77,14 @@ __noinline int backend_choose(const struct service *svc, const struct addr *clie
 		key.service = svc->id;
 		addr_copy(family, key.addr, client->word);
 		known = bpf_map_lookup_elem(&affinity, &key);
-		if (known && affinity_holds(svc, known, internal)) {
+		/* read once: the element may become another client's meanwhile */
+		id = known ? known->backend : 0;
+		if (known && affinity_holds(svc, known, id, internal)) {
 			known->last_used = now();
-			return known->backend;
+			return id;
 		}
 	}
-	id = backend_select(internal ? &svc->internal : &svc->external);
+	id = backend_select(svc, internal ? &svc->internal : &svc->external);
 	if (id && svc->affinity)
 		affinity_remember(&key, id);
 	return id;

@@ -10,7 +10,13 @@
  * is sent to them must not be routed away.
  */
 
-/* The cluster IPs of all services; IPv4 as ::ffff:a.b.c.d. */
+/* Whose a cluster IP is. */
+enum cluster_addr {
+	CLUSTER_ADDR_OURS = 1,
+	CLUSTER_ADDR_OTHERS = 2, /* another service proxy's: left to it */
+};
+
+/* The cluster IPs of all services, enum cluster_addr; IPv4 as ::ffff:a.b.c.d. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 262144);
@@ -64,7 +70,7 @@ static __always_inline bool in_cluster_range(int family, const struct cluster_ra
 	       (addr[3] & r->mask[3]) == r->addr[3];
 }
 
-static __always_inline bool is_cluster_addr(int family, const __be32 *addr)
+static __always_inline const __u8 *cluster_addr_lookup(int family, const __be32 *addr)
 {
 	struct addr key = {};
 
@@ -83,6 +89,7 @@ static __always_inline enum verdict cluster_verdict(int family, const __be32 *ad
 	struct cluster_range_set *ranges;
 	struct cluster_range *r;
 	__u32 zero = 0, flags = 0;
+	const __u8 *owner;
 	int i;
 
 	ranges = bpf_map_lookup_elem(&cluster_ranges, &zero);
@@ -95,8 +102,9 @@ static __always_inline enum verdict cluster_verdict(int family, const __be32 *ad
 	}
 	if (!flags)
 		return VERDICT_NOT_OURS;
-	if (is_cluster_addr(family, addr))
-		return VERDICT_REFUSED;
+	owner = cluster_addr_lookup(family, addr);
+	if (owner)
+		return *owner == CLUSTER_ADDR_OTHERS ? VERDICT_NOT_OURS : VERDICT_REFUSED;
 	return flags & CLUSTER_RANGE_DROP ? VERDICT_DROP_UNALLOCATED : VERDICT_NOT_OURS;
 }
 

@@ -52,21 +52,6 @@ static __always_inline long swap_addresses(struct __sk_buff *skb, int family, __
 	return bpf_skb_store_bytes(skb, off, swapped, sizeof(swapped), 0);
 }
 
-static __always_inline long renew_ttl(struct __sk_buff *skb, int family, __u32 l3_off, __u8 ttl)
-{
-	__u8 fresh = ANSWER_TTL;
-
-	/* no header checksum makes up for it in a device's sum over the packet */
-	if (family == AF_INET6)
-		return bpf_skb_store_bytes(skb, l3_off + offsetof(struct ipv6hdr, hop_limit),
-					   &fresh, sizeof(fresh), BPF_F_RECOMPUTE_CSUM);
-	if (bpf_l3_csum_replace(skb, l3_off + offsetof(struct iphdr, check), bpf_htons(ttl << 8),
-				bpf_htons(fresh << 8), 2))
-		return -1;
-	return bpf_skb_store_bytes(skb, l3_off + offsetof(struct iphdr, ttl), &fresh, sizeof(fresh),
-				   0);
-}
-
 /* Turns an echo request into its reply; the sum does not see who sends to whom. */
 static __always_inline long answer_echo(struct __sk_buff *skb, int family, __u32 l3_off,
 					const struct packet *p, __u8 request)
@@ -78,7 +63,7 @@ static __always_inline long answer_echo(struct __sk_buff *skb, int family, __u32
 	    bpf_skb_store_bytes(skb, p->l4_off, &reply, sizeof(reply), 0))
 		return -1;
 	if (swap_addresses(skb, family, l3_off, &p->tuple) ||
-	    renew_ttl(skb, family, l3_off, p->ttl))
+	    set_ttl(skb, family, l3_off, p->ttl, ANSWER_TTL))
 		return -1;
 	return swap_macs(skb, l3_off);
 }

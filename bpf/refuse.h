@@ -72,6 +72,19 @@ static __always_inline long swap_macs(struct __sk_buff *skb, __u32 l3_off)
 	return bpf_skb_store_bytes(skb, 0, swapped, sizeof(swapped), 0);
 }
 
+static __always_inline long set_ttl(struct __sk_buff *skb, int family, __u32 l3_off, __u8 old,
+				    __u8 ttl)
+{
+	/* no header checksum makes up for it in a device's sum over the packet */
+	if (family == AF_INET6)
+		return bpf_skb_store_bytes(skb, l3_off + offsetof(struct ipv6hdr, hop_limit), &ttl,
+					   sizeof(ttl), BPF_F_RECOMPUTE_CSUM);
+	if (bpf_l3_csum_replace(skb, l3_off + offsetof(struct iphdr, check), bpf_htons(old << 8),
+				bpf_htons(ttl << 8), 2))
+		return -1;
+	return bpf_skb_store_bytes(skb, l3_off + offsetof(struct iphdr, ttl), &ttl, sizeof(ttl), 0);
+}
+
 static __always_inline long store_ip4(struct __sk_buff *skb, __u32 l3_off, const struct tuple *t,
 				      __u32 len)
 {

@@ -131,21 +131,6 @@ static __always_inline long tc_rewrite(struct __sk_buff *skb, int family, __u32 
 	return tc_fix_checksums(skb, family, l3_off, p, addr_diff, port_diff);
 }
 
-static __always_inline long tc_decrement_ttl(struct __sk_buff *skb, int family, __u32 l3_off,
-					     const struct packet *p)
-{
-	__u8 ttl = p->ttl - 1;
-
-	/* no header checksum makes up for it in a device's sum over the packet */
-	if (family == AF_INET6)
-		return bpf_skb_store_bytes(skb, l3_off + offsetof(struct ipv6hdr, hop_limit), &ttl,
-					   sizeof(ttl), BPF_F_RECOMPUTE_CSUM);
-	if (bpf_l3_csum_replace(skb, l3_off + offsetof(struct iphdr, check), bpf_htons(p->ttl << 8),
-				bpf_htons(ttl << 8), 2))
-		return -1;
-	return bpf_skb_store_bytes(skb, l3_off + offsetof(struct iphdr, ttl), &ttl, sizeof(ttl), 0);
-}
-
 /* include/linux/skbuff.h: the segments, SCTP's, are each of their own size. */
 #define GSO_BY_FRAGS 0xffff
 
@@ -198,7 +183,7 @@ static __always_inline int tc_transmit(struct __sk_buff *skb, int family, __u32 
 	ifindex = f->hop.ifindex;
 	flow_track(family, found->confirmed, f, p, hook);
 	if (tc_rewrite(skb, family, l3_off, p, to, true, true) ||
-	    tc_decrement_ttl(skb, family, l3_off, p))
+	    set_ttl(skb, family, l3_off, p->ttl, p->ttl - 1))
 		return VERDICT_DROP_ERROR;
 	*action = bpf_redirect_neigh(ifindex, NULL, 0, 0);
 	return VERDICT_EXPRESS;
@@ -213,7 +198,11 @@ static __always_inline int tc_refuse(struct __sk_buff *skb, int family, __u32 l3
 	return VERDICT_REFUSED;
 }
 
-/* An ICMP error on the way that the answers of the flow it is about take. */
+/*
+ * An ICMP error on the way that the answers of the flow it is about take.
+ * VERDICT_COUNT: that is another translator's, so it is left alone, even where it is
+ * for a cluster IP.
+ */
 static __always_inline int tc_icmp(struct __sk_buff *skb, int family, __u32 l3_off,
 				   const struct packet *p, int *action)
 {
@@ -229,8 +218,10 @@ static __always_inline int tc_icmp(struct __sk_buff *skb, int family, __u32 l3_o
 		return VERDICT_NOT_OURS;
 	e = &s->icmp;
 	f = icmp_flow(family, e);
-	if (!f || f->flags & FLOW_FOREIGN)
+	if (!f)
 		return VERDICT_NOT_OURS;
+	if (f->flags & FLOW_FOREIGN)
+		return VERDICT_COUNT;
 	flow_rewrite(family, f, &e->answer, &e->to);
 	express = !egress && f->flags & FLOW_EXPRESS;
 	if (express) {
@@ -240,7 +231,7 @@ static __always_inline int tc_icmp(struct __sk_buff *skb, int family, __u32 l3_o
 		if (p->ttl <= 1)
 			return VERDICT_DROP_TTL;
 		ifindex = f->hop.ifindex;
-		if (tc_decrement_ttl(skb, family, l3_off, p))
+		if (set_ttl(skb, family, l3_off, p->ttl, p->ttl - 1))
 			return VERDICT_DROP_ERROR;
 	}
 	if (family == AF_INET ? icmp_rewrite4(skb, l3_off, p, express || egress, !egress)
@@ -301,6 +292,8 @@ static __always_inline int tc_ingress_verdict(struct __sk_buff *skb, int family,
 		return tc_refuse(skb, family, l3_off, &p, action);
 	if (verdict != VERDICT_COUNT)
 		return verdict;
+	if (!found.flow)
+		return VERDICT_NOT_OURS;
 	tc_note_fragment(family, &p);
 	flow_rewrite(family, found.flow, &p.tuple, &to);
 	if (found.flow->flags & FLOW_EXPRESS)
@@ -323,8 +316,10 @@ static __always_inline int tc_egress_verdict(struct __sk_buff *skb, int family, 
 	struct flow *f;
 
 	verdict = tc_parse(skb, family, l3_off, true, &p);
-	if (verdict != VERDICT_COUNT)
-		return tc_other(skb, family, l3_off, verdict, &p, &action);
+	if (verdict != VERDICT_COUNT) {
+		verdict = tc_other(skb, family, l3_off, verdict, &p, &action);
+		return verdict == VERDICT_COUNT ? VERDICT_NOT_OURS : verdict;
+	}
 	f = flow_find(family, true, &p);
 	if (!f) {
 		confirmed = false;

@@ -85,6 +85,12 @@ const (
 	DeviceEgress  = uint32(waggleDeviceFlagsDEVICE_EGRESS)
 )
 
+// Values of the map cluster_addrs.
+const (
+	ClusterAddrOurs   = uint8(waggleClusterAddrCLUSTER_ADDR_OURS)
+	ClusterAddrOthers = uint8(waggleClusterAddrCLUSTER_ADDR_OTHERS)
+)
+
 // Members of ClusterRange.Flags.
 const (
 	ClusterRangeUsed = uint32(waggleClusterRangeFlagsCLUSTER_RANGE_USED)

@@ -59,6 +59,13 @@ type waggleCensus struct {
 	Foreign uint32
 }
 
+type waggleClusterAddr uint32
+
+const (
+	waggleClusterAddrCLUSTER_ADDR_OURS   waggleClusterAddr = 1
+	waggleClusterAddrCLUSTER_ADDR_OTHERS waggleClusterAddr = 2
+)
+
 type waggleClusterRange struct {
 	_     structs.HostLayout
 	Addr  [4]uint32
@@ -390,6 +397,7 @@ const (
 	waggleVarTimeoutTcpReset         = "timeout_tcp_reset"
 	waggleVarTimeoutUdp              = "timeout_udp"
 	waggleVarUnusedBackendFlags      = "unused_backend_flags"
+	waggleVarUnusedClusterAddr       = "unused_cluster_addr"
 	waggleVarUnusedClusterRangeFlags = "unused_cluster_range_flags"
 	waggleVarUnusedDeviceFlags       = "unused_device_flags"
 	waggleVarUnusedFlowFlags         = "unused_flow_flags"
@@ -512,6 +520,7 @@ type waggleVariableSpecs struct {
 	TimeoutTcpReset         *ebpf.VariableSpec `ebpf:"timeout_tcp_reset"`
 	TimeoutUdp              *ebpf.VariableSpec `ebpf:"timeout_udp"`
 	UnusedBackendFlags      *ebpf.VariableSpec `ebpf:"unused_backend_flags"`
+	UnusedClusterAddr       *ebpf.VariableSpec `ebpf:"unused_cluster_addr"`
 	UnusedClusterRangeFlags *ebpf.VariableSpec `ebpf:"unused_cluster_range_flags"`
 	UnusedDeviceFlags       *ebpf.VariableSpec `ebpf:"unused_device_flags"`
 	UnusedFlowFlags         *ebpf.VariableSpec `ebpf:"unused_flow_flags"`
@@ -615,6 +624,7 @@ type waggleVariables struct {
 	TimeoutTcpReset         *ebpf.Variable `ebpf:"timeout_tcp_reset"`
 	TimeoutUdp              *ebpf.Variable `ebpf:"timeout_udp"`
 	UnusedBackendFlags      *ebpf.Variable `ebpf:"unused_backend_flags"`
+	UnusedClusterAddr       *ebpf.Variable `ebpf:"unused_cluster_addr"`
 	UnusedClusterRangeFlags *ebpf.Variable `ebpf:"unused_cluster_range_flags"`
 	UnusedDeviceFlags       *ebpf.Variable `ebpf:"unused_device_flags"`
 	UnusedFlowFlags         *ebpf.Variable `ebpf:"unused_flow_flags"`

@@ -99,7 +99,7 @@ func (a *Agent) prepare() error {
 	if err != nil {
 		return err
 	}
-	if a.takeover, err = newTakeover(a.dp, func(err error) { a.warn("connections that the kernel translates", err) }, a.log); err != nil {
+	if a.takeover, err = newTakeover(a.dp, len(r.Services()) > 0, func(err error) { a.warn("connections that the kernel translates", err) }, a.log); err != nil {
 		return err
 	}
 	a.stale = newStaleUDP(a.dp, func(err error) { a.warn("UDP sockets connected to endpoints that no longer serve", err) }, a.log)

@@ -84,6 +84,7 @@ type Proxy struct {
 	synced   bool // the source has delivered everything once
 	failures map[maps.Name]string
 	held     []maps.Name    // deletions that the brake holds back
+	others   othersServices // what is not ours to serve
 	cidrs    []netip.Prefix // service CIDRs
 	cidrsErr string         // what can't be done of them
 	lastSync time.Time
@@ -104,6 +105,7 @@ func NewProxy(nodeName string, r *reconcile.Reconciler, brake Brake, onNode func
 		pace:       DefaultPace,
 		watch:      &syncWatch{},
 		node:       plan.Node{Name: nodeName},
+		others:     othersServices{},
 		failures:   map[maps.Name]string{},
 	}
 	for _, family := range maps.Families {
@@ -114,12 +116,15 @@ func NewProxy(nodeName string, r *reconcile.Reconciler, brake Brake, onNode func
 
 // OnService is part of source.Sink.
 func (p *Proxy) OnService(old, new *v1.Service) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.others.follow(p.served, old, new) {
+		p.poke()
+	}
 	old, new = ours(p.served, old), ours(p.served, new)
 	if old == nil && new == nil {
 		return
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.events.follow(old, new)
 	for _, t := range p.trackers {
 		t.services.Update(old, new)
@@ -314,10 +319,10 @@ func (p *Proxy) apply(wanted []plan.Service, gone []maps.Name) {
 	}
 }
 
-// setServiceCIDRs guards the service CIDRs, and logs what can't be done of that when it is new.
+// setServiceCIDRs guards the service CIDRs, but for what is other proxies', and logs what can't be done of that when it is new.
 func (p *Proxy) setServiceCIDRs() {
 	message := ""
-	if err := p.reconciler.SetServiceCIDRs(p.cidrs); err != nil {
+	if err := errors.Join(p.reconciler.SetOthersClusterIPs(p.others.clusterIPs()), p.reconciler.SetServiceCIDRs(p.cidrs)); err != nil {
 		message = err.Error()
 	}
 	if message != "" && message != p.cidrsErr {

@@ -495,3 +495,41 @@ func TestRow22ServiceCIDRs(t *testing.T) {
 		t.Errorf("status still says %q", failures)
 	}
 }
+
+// Row 22: the cluster IPs of services that other proxies serve are allocated, too. They stay so
+// over a restart, and go when the services do, or become ours.
+func TestRow22OtherProxies(t *testing.T) {
+	f := newProxyFixture(t, nil)
+	expect := func(ours, others []string) {
+		t.Helper()
+		gotOurs, gotOthers, err := maps.NewClusterAddrs(f.maps).All()
+		f.must(err)
+		if got, want := fmt.Sprintf("%v, others' %v", sorted(gotOurs), sorted(gotOthers)), fmt.Sprintf("%v, others' %v", ours, others); got != want {
+			t.Errorf("cluster IPs %s, want %s", got, want)
+		}
+	}
+	other := label(apis.LabelServiceProxyName)
+	plain, a := serviceObject("a", "10.96.0.1"), serviceObject("a", "10.96.0.1", other)
+	b, six := serviceObject("b", "10.96.0.2", other), serviceObject("six", "fd00::1", other)
+	none := serviceObject("none", "None", other)
+	f.OnServiceCIDRs([]netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")})
+	f.begin(serviceObject("mine", "10.96.0.9"), a, b, six, none)
+	expect([]string{"10.96.0.9"}, []string{"10.96.0.1", "10.96.0.2", "fd00::1"})
+	f.restart()
+	f.sync()
+	expect([]string{"10.96.0.9"}, []string{"10.96.0.1", "10.96.0.2", "fd00::1"})
+	f.begin(serviceObject("mine", "10.96.0.9"), a, b)
+	expect([]string{"10.96.0.9"}, []string{"10.96.0.1", "10.96.0.2"})
+	f.OnService(a, plain)
+	f.OnService(b, nil)
+	f.sync()
+	expect([]string{"10.96.0.1", "10.96.0.9"}, nil)
+	f.OnService(plain, a)
+	f.sync()
+	expect([]string{"10.96.0.9"}, []string{"10.96.0.1"})
+}
+
+func sorted(addrs []netip.Addr) []netip.Addr {
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return addrs
+}

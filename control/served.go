@@ -3,8 +3,12 @@
 package control
 
 import (
+	"net/netip"
+	"slices"
+
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/kubernetes/pkg/proxy/apis"
 )
 
@@ -36,3 +40,40 @@ func ours[T any, P interface {
 // ServeAs has the objects served that are labelled for the proxy of this name, besides those that
 // are labelled for none. It is to be called before the source runs.
 func (p *Proxy) ServeAs(name string) { p.served = served(name) }
+
+// othersServices are the cluster IPs of services that are not for this proxy, by service. They are
+// allocated all the same, so what is for them is not ours to drop.
+type othersServices map[types.NamespacedName][]netip.Addr
+
+// follow tells whether anything has changed.
+func (o othersServices) follow(name served, old, new *v1.Service) bool {
+	service := new
+	if new == nil {
+		service = old
+	}
+	key := types.NamespacedName{Namespace: service.Namespace, Name: service.Name}
+	var ips []netip.Addr
+	if new != nil && !name.takes(new.Labels) {
+		for _, s := range append([]string{new.Spec.ClusterIP}, new.Spec.ClusterIPs...) {
+			if ip, err := netip.ParseAddr(s); err == nil { // not "None"
+				ips = append(ips, ip.Unmap())
+			}
+		}
+	}
+	before := o[key]
+	o[key] = ips
+	if len(ips) == 0 {
+		delete(o, key)
+	}
+	return !slices.Equal(before, ips)
+}
+
+func (o othersServices) clusterIPs() map[netip.Addr]bool {
+	all := map[netip.Addr]bool{}
+	for _, ips := range o {
+		for _, ip := range ips {
+			all[ip] = true
+		}
+	}
+	return all
+}

@@ -44,7 +44,9 @@ const (
 	publishing             // services
 )
 
-func newTakeover(dp *loader.Datapath, warn func(error), log *logrus.Entry) (*Takeover, error) {
+// newTakeover finds out which of the steps an earlier agent has taken. Programs that are attached
+// leave everything to the kernel until services are there.
+func newTakeover(dp *loader.Datapath, published bool, warn func(error), log *logrus.Entry) (*Takeover, error) {
 	t := &Takeover{dp: dp, log: log, warn: warn, pending: map[step]bool{}}
 	var err error
 	if t.keeping, err = keepsNAT(); err != nil {
@@ -56,6 +58,9 @@ func newTakeover(dp *loader.Datapath, warn func(error), log *logrus.Entry) (*Tak
 	}
 	if !slices.ContainsFunc(links, func(l loader.LinkStatus) bool { return l.Ifindex != 0 && l.Attached }) {
 		t.pending[attaching], t.pending[publishing] = true, true
+	}
+	if !published {
+		t.pending[publishing] = true
 	}
 	return t, nil
 }

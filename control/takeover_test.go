@@ -5,6 +5,7 @@ package control
 import (
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"testing"
@@ -13,6 +14,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/loader"
 )
 
 // entry is one of the kernel's: what came, and what answers.
@@ -103,4 +106,27 @@ func TestKeepNAT(t *testing.T) {
 	takeover.counted(0)
 	must(t, ReleaseNAT())
 	expect("at last", false)
+}
+
+// TestTakeoverSteps: an agent that was ended between the two steps is followed by one that takes
+// over what the kernel has begun to translate meanwhile.
+func TestTakeoverSteps(t *testing.T) {
+	newNetns(t)
+	a := newAgentFixture(t, &testSource{}, nil)
+	t.Cleanup(func() { must(t, a.dp.Close()) })
+	expect := func(what string, published bool, want map[step]bool) {
+		t.Helper()
+		takeover, err := newTakeover(a.dp, published, func(error) {}, a.log)
+		must(t, err)
+		if !maps.Equal(takeover.pending, want) {
+			t.Errorf("%s: pending %v, want %v", what, takeover.pending, want)
+		}
+	}
+	expect("at first", false, map[step]bool{attaching: true, publishing: true})
+	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "w0"}, PeerName: "w1"}))
+	link, err := netlink.LinkByName("w0")
+	must(t, err)
+	must(t, a.dp.AttachTC(link.Attrs().Index, loader.External))
+	expect("attached", false, map[step]bool{publishing: true})
+	expect("in force", true, map[step]bool{})
 }

@@ -13,9 +13,14 @@ import (
 // Expire walks one family's established flows, deletes the dead, and counts both. It takes time in
 // proportion to the table.
 func (d *Datapath) Expire(ipv6 bool) (bpf.Census, error) {
-	name := "waggle_expire4"
+	return d.walk("waggle_expire", ipv6)
+}
+
+// walk runs one family's program of a walk over the flows.
+func (d *Datapath) walk(program string, ipv6 bool) (bpf.Census, error) {
+	name := program + "4"
 	if ipv6 {
-		name = "waggle_expire6"
+		name = program + "6"
 	}
 	var census bpf.Census
 	if _, err := d.Program(name).Run(&ebpf.RunOptions{Context: census, ContextOut: &census}); err != nil {

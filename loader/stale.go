@@ -16,15 +16,7 @@ import (
 // DropStale walks one family's UDP flows, takes the clients' halves of those away whose endpoint no
 // longer serves, and counts the flows of both kinds. It takes time in proportion to the tables.
 func (d *Datapath) DropStale(ipv6 bool) (bpf.Census, error) {
-	name := "waggle_stale4"
-	if ipv6 {
-		name = "waggle_stale6"
-	}
-	var census bpf.Census
-	if _, err := d.Program(name).Run(&ebpf.RunOptions{Context: census, ContextOut: &census}); err != nil {
-		return census, fmt.Errorf("%s: %w", name, err)
-	}
-	return census, nil
+	return d.walk("waggle_stale", ipv6)
 }
 
 // aborter is the one program that is not everywhere. It isn't pinned: without an agent nothing

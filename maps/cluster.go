@@ -13,17 +13,22 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// ClusterAddrs is the set of all services' cluster IPs, with the ranges that they are in.
+// ClusterAddrs are all services' cluster IPs, ours and other proxies', with the ranges that they are in.
 type ClusterAddrs struct {
 	p Provider
 }
 
-// NewClusterAddrs opens the set.
+// NewClusterAddrs opens the map.
 func NewClusterAddrs(p Provider) *ClusterAddrs { return &ClusterAddrs{p} }
 
 // Put adds an address. What is sent there to no frontend is refused, if it is in a range.
-func (c *ClusterAddrs) Put(a netip.Addr) error {
-	if err := put(c.p.Map("cluster_addrs"), "cluster_addrs", clusterKey(a), uint8(1)); err != nil {
+func (c *ClusterAddrs) Put(a netip.Addr) error { return c.put(a, bpf.ClusterAddrOurs) }
+
+// PutOthers adds an address, or hands it over: what is sent there is another proxy's to judge.
+func (c *ClusterAddrs) PutOthers(a netip.Addr) error { return c.put(a, bpf.ClusterAddrOthers) }
+
+func (c *ClusterAddrs) put(a netip.Addr, owner uint8) error {
+	if err := put(c.p.Map("cluster_addrs"), "cluster_addrs", clusterKey(a), owner); err != nil {
 		return fmt.Errorf("cluster IP %s: %w", a, err)
 	}
 	return nil
@@ -39,12 +44,16 @@ func (c *ClusterAddrs) Delete(a netip.Addr) error {
 }
 
 // All reads the addresses.
-func (c *ClusterAddrs) All() ([]netip.Addr, error) {
-	var out []netip.Addr
-	err := each(c.p.Map("cluster_addrs"), "cluster_addrs", func(key bpf.Addr, _ *uint8) {
-		out = append(out, addr6(key.Word).Unmap())
+func (c *ClusterAddrs) All() (ours, others []netip.Addr, err error) {
+	err = each(c.p.Map("cluster_addrs"), "cluster_addrs", func(key bpf.Addr, owner *uint8) {
+		a := addr6(key.Word).Unmap()
+		if *owner == bpf.ClusterAddrOthers {
+			others = append(others, a)
+		} else {
+			ours = append(ours, a)
+		}
 	})
-	return out, err
+	return ours, others, err
 }
 
 // clusterKey is IPv4-mapped for IPv4: both families are in one map.

@@ -4,8 +4,8 @@ package maps
 
 import "time"
 
-// gracePeriod outlasts by far any program that read a map before the change: those run for
-// microseconds, with preemption off.
+// gracePeriod outlasts any program that read a map before the change: those run for microseconds.
+// One that was held up for longer sees whose the backend is by then.
 const gracePeriod = time.Second
 
 // grace keeps what was given back until no running program can still refer to it.

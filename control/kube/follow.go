@@ -19,20 +19,22 @@ type followed struct {
 	needed    []cache.InformerSynced // before anything may be said to be complete
 }
 
-// informers prepares to follow the cluster. What is for other proxies is not even sent to us.
+// informers prepares to follow the cluster. Of what is for other proxies the endpoints are not even
+// sent to us; the services are, because their cluster IPs are not ours to drop.
 func (r *run) informers() (*followed, error) {
-	selected := r.factory(func(o *metav1.ListOptions) { o.LabelSelector = selector(r.opts.ServiceProxyName).String() })
+	named := r.factory(func(o *metav1.ListOptions) { o.LabelSelector = selector(true).String() })
+	selected := r.factory(func(o *metav1.ListOptions) { o.LabelSelector = selector(r.opts.ServiceProxyName != "").String() })
 	own := r.factory(func(o *metav1.ListOptions) {
 		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, r.opts.NodeName).String()
 	})
 	all := r.factory(nil)
-	f := &followed{factories: []informers.SharedInformerFactory{selected, own, all}}
+	f := &followed{factories: []informers.SharedInformerFactory{named, selected, own, all}}
 	need := func(synced cache.InformerSynced, err error) error {
 		f.needed = append(f.needed, synced)
 		return err
 	}
 	if err := errors.Join(
-		need(follow(r, services, selected.Core().V1().Services().Informer(), r.sink.OnService)),
+		need(follow(r, services, named.Core().V1().Services().Informer(), r.sink.OnService)),
 		need(follow(r, endpointSlices, selected.Discovery().V1().EndpointSlices().Informer(), r.onSlice)),
 		need(follow(r, nodes, own.Core().V1().Nodes().Informer(), r.onNode)),
 	); err != nil {

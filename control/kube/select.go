@@ -9,12 +9,13 @@ import (
 	"k8s.io/kubernetes/pkg/proxy/apis"
 )
 
-// selector takes what is not headless and for no service proxy in particular. If there is a name
-// that we serve too, then all that is for particular proxies comes, since no selector says
-// "without this label or with that value"; what is for others is left out behind the source.
-func selector(serviceProxyName string) labels.Selector {
+// selector takes what is not headless and, unless `named`, for no service proxy in particular. If
+// there is a name that we serve too, then all that is for particular proxies comes, since no
+// selector says "without this label or with that value"; what is for others is left out behind the
+// source.
+func selector(named bool) labels.Selector {
 	absent := []string{v1.IsHeadlessService}
-	if serviceProxyName == "" {
+	if !named {
 		absent = append(absent, apis.LabelServiceProxyName)
 	}
 	s := labels.NewSelector()

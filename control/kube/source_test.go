@@ -16,7 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// Row 1: what is labelled for others is not seen, and a label acts as a deletion.
+// Row 1: what is headless is not seen, nor are the endpoints of what is for other proxies.
 func TestFollow(t *testing.T) {
 	c := newCluster(t)
 	c.put(nodeObject("10.0.0.1"), serviceObject("a"), sliceObject("a", "10.1.0.1:8080"))
@@ -30,7 +30,7 @@ func TestFollow(t *testing.T) {
 	if calls := f.all(); calls[len(calls)-1] != "synced" {
 		t.Errorf("synced is not the last: %q", calls)
 	}
-	f.expect("add node node-a", "add service a", "add slice a-1", "synced")
+	f.expect("add node node-a", "add service a", "add service theirs", "add slice a-1", "synced")
 
 	c.put(serviceObject("b"))
 	f.expect("add service b")
@@ -41,7 +41,7 @@ func TestFollow(t *testing.T) {
 	c.put(serviceObject("b"))
 	f.expect("add service b")
 	c.put(serviceObject("b", labelled("service.kubernetes.io/service-proxy-name", "other")))
-	f.expect("delete service b")
+	f.expect("update service b") // and whoever is told that sees that it is not ours any more
 	c.put(sliceObject("a", "10.1.0.2:8080"))
 	f.expect("update slice a-1")
 	moved := sliceObject("a", "10.1.0.2:8080")
@@ -60,11 +60,11 @@ func TestFollow(t *testing.T) {
 }
 
 func TestServiceProxyName(t *testing.T) {
-	for name, want := range map[string]string{
-		"": "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name", "x": "!service.kubernetes.io/headless",
+	for named, want := range map[bool]string{
+		false: "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name", true: "!service.kubernetes.io/headless",
 	} {
-		if got := selector(name).String(); got != want {
-			t.Errorf("%q: got %s, want %s", name, got, want)
+		if got := selector(named).String(); got != want {
+			t.Errorf("%t: got %s, want %s", named, got, want)
 		}
 	}
 }

@@ -16,29 +16,42 @@ import (
 // these. That prefix only grows until the next start; too large a one costs a lookup, no more.
 type clusterIPs struct {
 	table   *maps.ClusterAddrs
-	live    map[netip.Addr]int  // how many frontends they have
-	written map[netip.Addr]bool // are in the map
-	dirty   map[netip.Addr]bool // may differ from the map
+	live    map[netip.Addr]int   // how many frontends they have
+	others  map[netip.Addr]bool  // other service proxies'
+	written map[netip.Addr]owner // as in the map
+	dirty   map[netip.Addr]bool  // may differ from the map
 	cidrs   []netip.Prefix
 	cover   map[maps.Family]netip.Prefix
 }
+
+// owner is whose a cluster IP is.
+type owner int
+
+const (
+	nobodys owner = iota
+	ours
+	anothers
+)
 
 // newClusterIPs reads what an earlier run left in the maps. Its addresses go with the first sync,
 // unless they are held by then.
 func newClusterIPs(p maps.Provider) (*clusterIPs, error) {
 	c := &clusterIPs{
-		table:   maps.NewClusterAddrs(p),
-		live:    map[netip.Addr]int{},
-		written: map[netip.Addr]bool{},
-		dirty:   map[netip.Addr]bool{},
-		cover:   map[maps.Family]netip.Prefix{},
+		table:  maps.NewClusterAddrs(p),
+		live:   map[netip.Addr]int{},
+		others: map[netip.Addr]bool{},
+		dirty:  map[netip.Addr]bool{},
+		cover:  map[maps.Family]netip.Prefix{},
 	}
-	addrs, err := c.table.All()
-	if err != nil {
+	var err error
+	if c.written, err = c.read(); err != nil {
 		return nil, err
 	}
-	for _, a := range addrs {
-		c.written[a], c.dirty[a] = true, true
+	for a, owner := range c.written {
+		c.dirty[a] = true
+		if owner == anothers {
+			c.others[a] = true // until we are told
+		}
 	}
 	ranges, err := c.table.Ranges()
 	for _, r := range ranges {
@@ -49,6 +62,19 @@ func newClusterIPs(p maps.Provider) (*clusterIPs, error) {
 		}
 	}
 	return c, err
+}
+
+// read reads the map.
+func (c *clusterIPs) read() (map[netip.Addr]owner, error) {
+	addrs, others, err := c.table.All()
+	all := make(map[netip.Addr]owner, len(addrs)+len(others))
+	for _, a := range addrs {
+		all[a] = ours
+	}
+	for _, a := range others {
+		all[a] = anothers
+	}
+	return all, err
 }
 
 func (c *clusterIPs) hold(a netip.Addr) {
@@ -63,42 +89,74 @@ func (c *clusterIPs) release(a netip.Addr) {
 	c.dirty[a] = true
 }
 
-// sync brings the map to what is held. What fails is tried again the next time.
+// sync brings the map to what is held, and first makes the room for it. What fails is tried
+// again the next time.
 func (c *clusterIPs) sync() error {
 	var errs []error
-	for a := range c.dirty {
-		if err := c.write(a); err != nil {
-			errs = append(errs, err)
-			continue
+	for _, leaving := range []bool{true, false} {
+		for a := range c.dirty {
+			if leaving != (c.owner(a) == nobodys) {
+				continue
+			}
+			if err := c.write(a); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			delete(c.dirty, a)
 		}
-		delete(c.dirty, a)
 	}
 	return errors.Join(errs...)
 }
 
+func (c *clusterIPs) owner(a netip.Addr) owner {
+	switch {
+	case c.live[a] > 0:
+		return ours
+	case c.others[a]:
+		return anothers
+	}
+	return nobodys
+}
+
 func (c *clusterIPs) write(a netip.Addr) error {
-	held := c.live[a] > 0
-	if held && !c.covered(a) {
+	owner := c.owner(a)
+	if owner == ours && !c.covered(a) {
 		c.extend(a)
 		if err := c.writeRanges(); err != nil {
 			return err
 		}
 	}
-	if held == c.written[a] {
+	if owner == c.written[a] {
 		return nil
 	}
-	if held {
-		if err := c.table.Put(a); err != nil {
-			return err
-		}
-		c.written[a] = true
-		return nil
+	put := c.table.Delete
+	switch owner {
+	case ours:
+		put = c.table.Put
+	case anothers:
+		put = c.table.PutOthers
 	}
-	if err := c.table.Delete(a); err != nil {
+	if err := put(a); err != nil {
 		return err
 	}
-	delete(c.written, a)
+	c.written[a] = owner
+	if owner == nobodys {
+		delete(c.written, a)
+	}
 	return nil
+}
+
+// setOthers replaces the cluster IPs of other proxies' services.
+func (c *clusterIPs) setOthers(want map[netip.Addr]bool) error {
+	for _, set := range []map[netip.Addr]bool{c.others, want} {
+		for a := range set {
+			if c.others[a] != want[a] {
+				c.dirty[a] = true
+			}
+		}
+	}
+	c.others = want
+	return c.sync()
 }
 
 func (c *clusterIPs) covered(a netip.Addr) bool {
@@ -188,3 +246,9 @@ func (c *clusterIPs) ranges() (ranges []maps.ClusterRange) {
 // their unallocated addresses is dropped from now on. An error may mean that only some of them
 // could be.
 func (r *Reconciler) SetServiceCIDRs(cidrs []netip.Prefix) error { return r.clusterIPs.setCIDRs(cidrs) }
+
+// SetOthersClusterIPs tells which cluster IPs are those of services that other proxies serve: what
+// is for them is left to those, within the service CIDRs, too. The reconciler keeps the map.
+func (r *Reconciler) SetOthersClusterIPs(addrs map[netip.Addr]bool) error {
+	return r.clusterIPs.setOthers(addrs)
+}

@@ -273,7 +273,7 @@ func (f *fixture) expectAgreement() {
 func (f *fixture) expectClusterIPs(want map[netip.Addr]bool) {
 	f.t.Helper()
 	table := maps.NewClusterAddrs(f.maps)
-	live, err := table.All()
+	live, _, err := table.All()
 	f.must(err)
 	ranges, err := table.Ranges()
 	f.must(err)

@@ -204,20 +204,19 @@ func (p *repair) lookAtClusterIPs() error {
 
 // drift compares the set of addresses with the map, and leaves what differs to the next sync.
 func (c *clusterIPs) drift() (differing []netip.Addr, err error) {
-	have, err := c.table.All()
+	have, err := c.read()
 	if err != nil {
 		return nil, err
 	}
 	before := c.written
-	c.written = make(map[netip.Addr]bool, len(have))
-	for _, a := range have {
-		c.written[a] = true
-		if !before[a] {
+	c.written = have
+	for a, owner := range have {
+		if before[a] != owner {
 			differing = append(differing, a)
 		}
 	}
 	for a := range before {
-		if !c.written[a] {
+		if have[a] == nobodys {
 			differing = append(differing, a)
 		}
 	}

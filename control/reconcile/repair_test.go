@@ -104,8 +104,9 @@ func TestRepair(t *testing.T) {
 		{"cluster IPs", func(f *fixture) error {
 			table := wmaps.NewClusterAddrs(f.maps)
 			f.must(table.Delete(web.Frontends[0].Frontend.Addr))
+			f.must(table.Put(netip.MustParseAddr("10.96.0.77"))) // it is another proxy's
 			return table.Put(netip.MustParseAddr("fd00:96::66"))
-		}, Repairs{"cluster_addrs": 2}},
+		}, Repairs{"cluster_addrs": 3}},
 		{"cluster ranges", func(f *fixture) error {
 			return wmaps.NewClusterAddrs(f.maps).SetRanges([]wmaps.ClusterRange{{Prefix: anywhere, Drop: true}})
 		}, Repairs{"cluster_ranges": 1}},
@@ -118,6 +119,7 @@ func TestRepair(t *testing.T) {
 			f.apply(owned...)
 			f.must(f.r.SetServiceCIDRs(prefixes("10.96.0.0/24")))
 			f.must(f.r.SetLocalSources(prefixes("10.244.0.0/16")))
+			f.must(f.r.SetOthersClusterIPs(map[netip.Addr]bool{netip.MustParseAddr("10.96.0.77"): true}))
 			want, before := f.contents(), f.r.Writes()
 			f.must(c.corrupt(f))
 			for _, repairs := range []Repairs{c.want, nil} {

@@ -187,3 +187,32 @@ func TestAffinityRenewed(t *testing.T) {
 		equal(t, "last used, after a packet of a known flow", old, s.remembered().LastUsed)
 	})
 }
+
+// TestReusedSlot: a program that was held up for longer than the maps' grace period reads a slot
+// of which another service's backend, or none, has become. The packet must not go there.
+func TestReusedSlot(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		for _, seconds := range []uint32{0, affinitySeconds} {
+			for name, change := range map[string]func(*bpf.Backend){
+				"free":              func(b *bpf.Backend) { *b = bpf.Backend{} },
+				"another service's": func(b *bpf.Backend) { b.Service++ },
+			} {
+				n := newNode(t)
+				id := n.publish(service{frontend: at(v.vip, 80), proto: v.proto, affinity: seconds,
+					external: []netip.AddrPort{at(v.pod, backendPort)}, internal: []netip.AddrPort{at(v.pod, backendPort)}})
+				for backend := uint32(1); backend <= n.backends; backend++ {
+					b := bpf.Backend{Addr: words(v.pod), Port: netPort(backendPort), Service: id,
+						Proto: uint8(v.proto), Flags: backendFlags(v.pod)}
+					change(&b)
+					n.put("backends", backend, b)
+				}
+				p := v.packet(at(v.client, clientPort), at(v.vip, 80))
+				p.noDeviceSum = true // the refusal quotes less of it
+				n.xdp(front, p).passed(bpf.VerdictLeftToTC)
+				n.ingress(front, p).is(bpf.VerdictRefused, tcRedirect)
+				n.podIngress(pod0, p).is(bpf.VerdictRefused, tcRedirect)
+				equal(t, "records, "+name, 0, n.size(pending, v))
+			}
+		}
+	})
+}

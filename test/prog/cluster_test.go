@@ -21,13 +21,18 @@ func clusterIPs(t *testing.T, v variant, rangeFlags uint32, settings ...setting)
 	n := newNode(t, settings...)
 	n.publish(service{frontend: at(v.vip, 80), proto: v.proto, flags: bpf.ServiceClusterIP,
 		external: []netip.AddrPort{at(v.pod, backendPort)}, internal: []netip.AddrPort{at(v.pod, backendPort)}})
-	var key bpf.Addr
-	for i, b := range v.vip.As16() {
-		key.Word[i/4] |= uint32(b) << (8 * (i % 4))
-	}
-	n.put("cluster_addrs", key, uint8(1))
+	n.putClusterAddr(v.vip, bpf.ClusterAddrOurs)
 	n.guard(around(v.vip, 8), rangeFlags)
 	return n
+}
+
+func (n *node) putClusterAddr(a netip.Addr, owner uint8) {
+	n.t.Helper()
+	var key bpf.Addr
+	for i, b := range a.As16() {
+		key.Word[i/4] |= uint32(b) << (8 * (i % 4))
+	}
+	n.put("cluster_addrs", key, owner)
 }
 
 // guard makes a range the last one of its family, behind one that nothing is in.
@@ -277,6 +282,32 @@ func TestUnallocated(t *testing.T) {
 			ask(p.with(to(at(v.vip, 81))).bytes()).is(bpf.VerdictRefused, tcRedirect)
 			ask(ping(v, v.client, v.vip2, true, nil)).dropped(bpf.VerdictDropUnallocated)
 			ask(ping(v, v.client, v.vip, true, nil)).is(bpf.VerdictRefused, tcRedirect)
+		}
+		// It is another proxy's.
+		n.putClusterAddr(v.vip2, bpf.ClusterAddrOthers)
+		for _, ask := range n.hooks() {
+			ask(p.bytes()).passed(bpf.VerdictNotOurs)
+			ask(ping(v, v.client, v.vip2, true, nil)).passed(bpf.VerdictNotOurs)
+		}
+	})
+}
+
+// TestForeignError, of contract 41: what a client or a router on the way to it says of another
+// translator's answers is left to that one, though it is for a cluster IP.
+func TestForeignError(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		n := clusterIPs(t, v, bpf.ClusterRangeDrop)
+		c := converse(n, v, otherDevice) // for its methods
+		client := tuple{src: at(v.client, clientPort), dst: at(v.vip, 80), proto: v.proto}
+		c.adopt(client, tuple{src: at(v.far, backendPort), dst: client.src, proto: v.proto})
+		about := func(dst netip.AddrPort) []byte {
+			frame := unreachable(v.packet(at(v.vip, 80), dst, flags("A"), payload(30)))
+			copy(frame, slices.Concat(front.mac(), net.HardwareAddr(otherGuest)))
+			return frame
+		}
+		for _, ask := range n.hooks() {
+			ask(about(client.src)).passed(bpf.VerdictNotOurs)
+			ask(about(at(v.client, clientPort+1))).dropped(bpf.VerdictDropNoFlow)
 		}
 	})
 }
