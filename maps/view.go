@@ -49,6 +49,9 @@ func each[K, V any](m *ebpf.Map, name string, fn func(K, *V)) error {
 
 // ReadSlots returns the backend ids in a block.
 func ReadSlots(p Provider, block Block) ([]uint32, error) {
+	if last := uint64(block.First) + uint64(block.Count); last > uint64(p.Map("slots").MaxEntries()) {
+		return nil, fmt.Errorf("%d slots from %d on are not within the table of %d", block.Count, block.First, p.Map("slots").MaxEntries())
+	}
 	ids := make([]uint32, block.Count)
 	for i := range ids {
 		if err := p.Map("slots").Lookup(block.First+uint32(i), &ids[i]); err != nil {

@@ -43,6 +43,9 @@ func New(p maps.Provider, log *logrus.Entry) (*Reconciler, error) {
 var unknown maps.Service
 
 func (r *Reconciler) restore(log *logrus.Entry) error {
+	if err := r.prune(log); err != nil {
+		return err
+	}
 	byID, err := r.restoreNames(log)
 	if err != nil {
 		return err
@@ -62,6 +65,20 @@ func (r *Reconciler) restore(log *logrus.Entry) error {
 	log.WithFields(logrus.Fields{"services": len(r.services), "frontends": len(r.owners),
 		"backends": r.backends.InUse()}).Info("maps read")
 	return nil
+}
+
+// prune clears away what no agent has written.
+func (r *Reconciler) prune(log *logrus.Entry) error {
+	frontends, err := r.frontends.Prune()
+	if err != nil {
+		return err
+	}
+	ranges, err := r.sources.Prune()
+	if frontends+ranges > 0 {
+		log.WithFields(logrus.Fields{"frontends": frontends, "ranges": ranges}).
+			Warn("elements in the maps have keys that make no sense, dropping them")
+	}
+	return err
 }
 
 func (r *Reconciler) restoreNames(log *logrus.Entry) (map[uint32]*service, error) {
