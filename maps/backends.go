@@ -69,6 +69,7 @@ func (b *Backends) Write(id uint32, backend Backend) error {
 
 func (b *Backends) write(id uint32, c *bpf.Backend) error {
 	raw := unsafe.Slice((*byte)(unsafe.Pointer(c)), backendSize)
+	beforeWrite()
 	if _, err := b.memory.WriteAt(raw, int64(id)*int64(backendSize)); err != nil {
 		return fmt.Errorf("writing backend %d: %w", id, err)
 	}

@@ -36,6 +36,7 @@ func (c *ClusterAddrs) put(a netip.Addr, owner uint8) error {
 
 // Delete removes an address. One that isn't there is no error.
 func (c *ClusterAddrs) Delete(a netip.Addr) error {
+	beforeWrite()
 	err := c.p.Map("cluster_addrs").Delete(clusterKey(a))
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("cluster IP %s: %w", a, err)

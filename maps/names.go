@@ -57,6 +57,7 @@ func (n *Names) Put(id uint32, name Name) error {
 
 // Delete forgets a service's name.
 func (n *Names) Delete(id uint32) error {
+	beforeWrite()
 	if err := n.m.Delete(id); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("name of service %d: %w", id, err)
 	}

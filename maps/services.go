@@ -83,6 +83,7 @@ func (s *Services) Put(f Frontend, svc Service) error {
 
 // Delete removes a frontend. One that isn't there is no error.
 func (s *Services) Delete(f Frontend) error {
+	beforeWrite()
 	err := pick(s.p, "services", FamilyOf(f.Addr)).Delete(f.key())
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("frontend %s: %w", f, err)

@@ -37,6 +37,7 @@ func (s *Sources) Put(id uint32, prefix netip.Prefix) error {
 
 // Delete takes a prefix out of a set. One that isn't there is no error.
 func (s *Sources) Delete(id uint32, prefix netip.Prefix) error {
+	beforeWrite()
 	err := pick(s.p, "source_ranges", FamilyOf(prefix.Addr())).Delete(sourceKey(id, prefix))
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("source range %s: %w", prefix, err)

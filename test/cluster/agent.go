@@ -181,10 +181,11 @@ func (c Counters) Since(before Counters) Counters {
 	return out
 }
 
-// Build compiles the command into a directory and returns its path.
-func Build(dir string) (string, error) {
+// Build compiles the command into a directory, with build tags if any are given, and returns its
+// path.
+func Build(dir string, tags ...string) (string, error) {
 	binary := filepath.Join(dir, "waggle")
-	out, err := exec.Command("go", "build", "-o", binary, "github.com/waggle-lb/waggle/cmd/waggle").CombinedOutput()
+	out, err := exec.Command("go", "build", "-tags", strings.Join(tags, ","), "-o", binary, "github.com/waggle-lb/waggle/cmd/waggle").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("building waggle: %w: %s", err, out)
 	}
