@@ -89,7 +89,7 @@ func corrupt(t *testing.T, p maps.Provider, input []byte) {
 		}
 		return b
 	}
-	for len(input) > 0 {
+	for ops := 0; len(input) > 0 && ops < 100; ops++ {
 		m := p.Map(fuzzedMaps[int(next())%len(fuzzedMaps)])
 		what, which := next(), next()
 		key := keyAt(m, int(which))
