@@ -49,9 +49,8 @@ kubernetes: $(KUBERNETES)/built ## Build the parts of Kubernetes that tests star
 test-hostile: require-root ## Flood, exhaust and break what an agent stands on: all of docs/robustness.md (10 minutes)
 	go test -count=1 -timeout 40m -v ./test/hostile -full
 
-DURATION ?= 30m
-
 .PHONY: soak
+soak: DURATION ?= 30m
 soak: require-root ## Churn services for DURATION and fail if the agent grows
 	go test -count=1 -timeout 0 -v -run TestSoak ./test/hostile -soak $(DURATION)
 
@@ -60,6 +59,7 @@ FUZZERS := control/reconcile:FuzzRestore control:FuzzObjects control/manifest:Fu
 	control/kube:FuzzParseAPIServer control/kube:FuzzAddressFile cmd/waggle:FuzzStatus
 
 .PHONY: fuzz-inputs
+fuzz-inputs: DURATION ?= 1m
 fuzz-inputs: require-root ## Fuzz every parser of outside input, each for DURATION
 	set -e; for f in $(FUZZERS); do \
 		go test -run '^$$' -fuzz "^$${f#*:}$$" -fuzztime $(DURATION) ./$${f%%:*}; done

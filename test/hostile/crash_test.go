@@ -113,8 +113,11 @@ func (c *crashing) dieDuring(t *testing.T, write int, app string) bool {
 		dead = !loader.Held(c.agent.PinDir)
 		return dead || c.leadsTo(t, app)
 	})
-	if !dead { // what is removed comes after; the next agent sees to it that all is done
-		check(t, os.Remove(c.failpoint))
+	if err := os.Remove(c.failpoint); err == nil {
+		dead = false
+	} else if !dead { // it dies at what is removed after that
+		awaitTrue(t, "death", func() bool { return !loader.Held(c.agent.PinDir) })
+		dead = true
 	}
 	c.agent.Kill()
 	return dead
