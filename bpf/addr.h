@@ -56,4 +56,14 @@ static __always_inline bool addr_is_loopback(int family, const __be32 *a)
 	return !(a[0] | a[1] | a[2]) && a[3] == bpf_htonl(1);
 }
 
+/* RFC 1812, 5.3.7 and RFC 4291, 2.7: false for what nobody can be, or be alone. */
+static __always_inline bool addr_is_sender(int family, const __be32 *a)
+{
+	if (addr_is_zero(family, a) || addr_is_loopback(family, a))
+		return false;
+	if (family == AF_INET)
+		return bpf_ntohl(a[0]) < 0xe0000000;
+	return bpf_ntohl(a[0]) >> 24 != 0xff;
+}
+
 #endif

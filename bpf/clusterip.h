@@ -22,17 +22,15 @@
 
 /*
  * RFC 1122, 3.2.2 and RFC 4443, 2.4 (e): no answer to what was sent to many,
- * or comes from no single host.
+ * comes from no single host, or is not a packet's first fragment.
  */
-static __always_inline bool answerable(struct __sk_buff *skb, int family, const __be32 *saddr)
+static __always_inline bool answerable(struct __sk_buff *skb, int family, const struct packet *p)
 {
+	if (p->fragment == FRAGMENT_LATER)
+		return false;
 	if (skb->pkt_type == PACKET_BROADCAST || skb->pkt_type == PACKET_MULTICAST)
 		return false;
-	if (addr_is_zero(family, saddr) || addr_is_loopback(family, saddr))
-		return false;
-	if (family == AF_INET)
-		return bpf_ntohl(saddr[0]) < 0xe0000000;
-	return bpf_ntohl(saddr[0]) >> 24 != 0xff;
+	return addr_is_sender(family, p->tuple.saddr.word);
 }
 
 static __always_inline long swap_addresses(struct __sk_buff *skb, int family, __u32 l3_off,
@@ -76,7 +74,7 @@ static __always_inline int cluster_answer(struct __sk_buff *skb, int family, __u
 	__u8 echo = family == AF_INET ? ICMP_ECHO : ICMPV6_ECHO_REQUEST;
 	__u8 head[QUOTED_L4];
 
-	if (!answerable(skb, family, p->tuple.saddr.word) || p->tcp_flags & TCP_RST)
+	if (!answerable(skb, family, p) || p->tcp_flags & TCP_RST)
 		return VERDICT_DROP_NO_FLOW;
 	if (p->len < p->l4_off - l3_off + QUOTED_L4 ||
 	    bpf_skb_load_bytes(skb, p->l4_off, head, sizeof(head)))

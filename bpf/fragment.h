@@ -96,7 +96,7 @@ static __always_inline int fragment_resolve(struct __sk_buff *skb, int family, _
 	struct fragment_ports *ports;
 	struct fragment_key key;
 	__u8 l4[sizeof(struct tcphdr)] = {};
-	__u32 size = sizeof(struct udphdr), header;
+	__u32 size = sizeof(struct udphdr);
 
 	if (!fragment_place(skb, family, l3_off, p))
 		return VERDICT_UNPARSED;
@@ -105,10 +105,9 @@ static __always_inline int fragment_resolve(struct __sk_buff *skb, int family, _
 	if (p->fragment == FRAGMENT_FIRST) {
 		if (p->tuple.proto == IPPROTO_TCP)
 			size = sizeof(struct tcphdr);
-		header = p->l4_off - l3_off + size; /* what is behind it may be padding */
-		if (p->len < header || bpf_skb_load_bytes(skb, p->l4_off, l4, size))
+		if (bpf_skb_load_bytes(skb, p->l4_off, l4, size))
 			return VERDICT_UNPARSED;
-		return parse_l4(l4, l4 + sizeof(l4), p);
+		return parse_l4(l4, l4 + sizeof(l4), (__s32)(p->len - (p->l4_off - l3_off)), p);
 	}
 	fragment_key(family, p, &key);
 	ports = bpf_map_lookup_elem(&fragments, &key);

@@ -88,7 +88,8 @@ static __always_inline bool icmp_quoted6(struct __sk_buff *skb, struct icmp_erro
  * Reads what an ICMP error is about into the scratch. False: it is no error, or
  * quotes nothing that we translate.
  */
-static __always_inline bool icmp_read(struct __sk_buff *skb, int family, const struct packet *p)
+static __always_inline bool icmp_read(struct __sk_buff *skb, int family, __u32 l3_off,
+				      const struct packet *p)
 {
 	struct scratch *s = scratch();
 	struct icmp_header icmp;
@@ -103,6 +104,8 @@ static __always_inline bool icmp_read(struct __sk_buff *skb, int family, const s
 	e->inner_off = p->l4_off + sizeof(icmp);
 	if (!(family == AF_INET ? icmp_quoted4(skb, e) : icmp_quoted6(skb, e)))
 		return false;
+	if (e->ports_off + sizeof(ports) > l3_off + p->len) /* padding is in no checksum */
+		return false;
 	if (!has_ports(e->quoted.proto) ||
 	    bpf_skb_load_bytes(skb, e->ports_off, &ports, sizeof(ports)))
 		return false;
@@ -113,14 +116,14 @@ static __always_inline bool icmp_read(struct __sk_buff *skb, int family, const s
 	return true;
 }
 
-__noinline int icmp_read4(struct __sk_buff *skb, const struct packet *p)
+__noinline int icmp_read4(struct __sk_buff *skb, __u32 l3_off, const struct packet *p)
 {
-	return p ? icmp_read(skb, AF_INET, p) : false;
+	return p ? icmp_read(skb, AF_INET, l3_off, p) : false;
 }
 
-__noinline int icmp_read6(struct __sk_buff *skb, const struct packet *p)
+__noinline int icmp_read6(struct __sk_buff *skb, __u32 l3_off, const struct packet *p)
 {
-	return p ? icmp_read(skb, AF_INET6, p) : false;
+	return p ? icmp_read(skb, AF_INET6, l3_off, p) : false;
 }
 
 static __always_inline struct flow *flow_alive(int family, bool confirmed, const struct tuple *t)

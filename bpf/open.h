@@ -248,7 +248,8 @@ static __always_inline int flow_open(void *ctx, int family, __u32 ifindex, const
 
 	if (!s)
 		return VERDICT_DROP_ERROR;
-	if (p->tcp_flags & TCP_RST)
+	/* the stack drops martians, too, but would not see these */
+	if (p->tcp_flags & TCP_RST || !addr_is_sender(family, p->tuple.saddr.word))
 		return VERDICT_DROP_NO_FLOW;
 	if (p->fragment == FRAGMENT_LATER) /* its flow is gone; another would not know the first */
 		return VERDICT_FRAGMENT;

@@ -58,6 +58,9 @@ struct packet {
 	__u8 fragment; /* enum fragment */
 };
 
+/* GRO makes packets of more than 64 KiB, whose header says 0. */
+#define LENGTH_UNKNOWN 0x7fffffff
+
 /* Ports stand at the same place in all of them. */
 struct ports {
 	__be16 source;
@@ -89,11 +92,12 @@ struct sctp_start {
  * the tag that the INIT ACK asks for, which whoever didn't get it can't
  * guess, is what acknowledges it.
  */
-static __always_inline enum verdict parse_sctp(struct sctp_start *sctp, void *end, struct packet *p)
+static __always_inline enum verdict parse_sctp(struct sctp_start *sctp, void *end, __s32 len,
+					       struct packet *p)
 {
 	__be32 *init_tag = (void *)(sctp + 1);
 
-	if ((void *)(sctp + 1) > end)
+	if ((void *)(sctp + 1) > end || len < (__s32)sizeof(*sctp) || len == LENGTH_UNKNOWN)
 		return VERDICT_UNPARSED;
 	p->l4_len = offsetof(struct sctp_start, chunk);
 	p->ack = bpf_ntohl(sctp->tag);
@@ -102,7 +106,8 @@ static __always_inline enum verdict parse_sctp(struct sctp_start *sctp, void *en
 		p->tcp_flags = TCP_SYN;
 		break;
 	case SCTP_INIT_ACK:
-		if ((void *)(init_tag + 1) > end)
+		if ((void *)(init_tag + 1) > end ||
+		    len < (__s32)(sizeof(*sctp) + sizeof(*init_tag)))
 			return VERDICT_UNPARSED;
 		p->tcp_flags = TCP_SYN | TCP_ACK;
 		p->seq = bpf_ntohl(*init_tag) - 1;
@@ -126,24 +131,28 @@ static __always_inline bool has_ports(__u8 proto)
 	return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP;
 }
 
-static __always_inline enum verdict parse_l4(void *l4, void *end, struct packet *p)
+/*
+ * `len`: from the transport header on, as the IP header says. What is behind
+ * that is padding, and not to be taken for ports.
+ */
+static __always_inline enum verdict parse_l4(void *l4, void *end, __s32 len, struct packet *p)
 {
 	struct ports *ports = l4;
 	struct tcphdr *tcp = l4;
 
 	if (p->tuple.proto == IPPROTO_TCP) {
-		if ((void *)(tcp + 1) > end)
+		if ((void *)(tcp + 1) > end || len < (__s32)sizeof(*tcp))
 			return VERDICT_UNPARSED;
 		p->tcp_flags = ((__u8 *)tcp)[13];
 		p->l4_len = tcp->doff * 4;
 		p->seq = bpf_ntohl(tcp->seq);
 		p->ack = bpf_ntohl(tcp->ack_seq);
 	} else if (p->tuple.proto == IPPROTO_UDP) {
-		if (l4 + sizeof(struct udphdr) > end)
+		if (l4 + sizeof(struct udphdr) > end || len < (__s32)sizeof(struct udphdr))
 			return VERDICT_UNPARSED;
 		p->l4_len = sizeof(struct udphdr);
 	} else if (p->tuple.proto == IPPROTO_SCTP) {
-		if (parse_sctp(l4, end, p) != VERDICT_COUNT)
+		if (parse_sctp(l4, end, len, p) != VERDICT_COUNT)
 			return VERDICT_UNPARSED;
 	} else {
 		return VERDICT_NOT_OURS;
@@ -171,7 +180,8 @@ static __always_inline enum verdict parse_v4(void *data, void *end, __u32 l3_off
 	p->l4_off = l3_off + header;
 	if (ip->frag_off & bpf_htons(IP_MORE_OR_OFFSET))
 		return VERDICT_FRAGMENT;
-	return parse_l4((void *)ip + header, end, p);
+	return parse_l4((void *)ip + header, end,
+			p->len ? (__s32)(p->len - header) : LENGTH_UNKNOWN, p);
 }
 
 /* RFC 8200, 4: what may stand between the IPv6 header and the transport's. */
@@ -196,7 +206,8 @@ static __always_inline enum verdict parse_v6(void *data, void *end, __u32 l3_off
 	p->l4_off = l3_off + sizeof(*ip);
 	if (ip->nexthdr == IPPROTO_FRAGMENT)
 		return VERDICT_FRAGMENT;
-	verdict = parse_l4(ip + 1, end, p);
+	verdict = parse_l4(ip + 1, end,
+			   ip->payload_len ? bpf_ntohs(ip->payload_len) : LENGTH_UNKNOWN, p);
 	if (verdict == VERDICT_NOT_OURS && is_extension(ip->nexthdr))
 		return VERDICT_UNPARSED;
 	return verdict;

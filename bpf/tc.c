@@ -214,7 +214,7 @@ static __always_inline int tc_icmp(struct __sk_buff *skb, int family, __u32 l3_o
 
 	if (!s)
 		return VERDICT_DROP_ERROR;
-	if (!(family == AF_INET ? icmp_read4(skb, p) : icmp_read6(skb, p)))
+	if (!(family == AF_INET ? icmp_read4(skb, l3_off, p) : icmp_read6(skb, l3_off, p)))
 		return VERDICT_NOT_OURS;
 	e = &s->icmp;
 	f = icmp_flow(family, e);

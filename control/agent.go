@@ -47,7 +47,7 @@ type Config struct {
 	// node, the address is kept where it asks a cluster IP.
 	LocalSources []netip.Prefix
 	SourceName   string // for people
-	ServeAs      string // service.kubernetes.io/service-proxy-name of what is for us, besides what has none
+	ServeAs      string // service.kubernetes.io/service-proxy-name of what is for us; empty: what has no such label
 }
 
 // Agent runs the control plane of one node.

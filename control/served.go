@@ -13,7 +13,8 @@ import (
 )
 
 // served tells which objects are for this proxy, by their labels: those for no proxy in
-// particular, and those for the proxy of this name if it has one.
+// particular or, if it has a name, those for the proxy of this name only. A proxy with a name is
+// one beside the cluster's own, which serves the others.
 type served string
 
 func (name served) takes(labels map[string]string) bool {
@@ -21,7 +22,7 @@ func (name served) takes(labels map[string]string) bool {
 		return false
 	}
 	proxy, named := labels[apis.LabelServiceProxyName]
-	return !named || name != "" && proxy == string(name)
+	return named == (name != "") && proxy == string(name)
 }
 
 // ours returns the object, or nil if it is not for this proxy: an object that gains such a label
@@ -37,8 +38,8 @@ func ours[T any, P interface {
 	return object
 }
 
-// ServeAs has the objects served that are labelled for the proxy of this name, besides those that
-// are labelled for none. It is to be called before the source runs.
+// ServeAs has the objects served that are labelled for the proxy of this name, and no others. It
+// is to be called before the source runs.
 func (p *Proxy) ServeAs(name string) { p.served = served(name) }
 
 // othersServices are the cluster IPs of services that are not for this proxy, by service. They are

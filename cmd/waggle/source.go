@@ -39,7 +39,7 @@ func (f *sourceFlags) add(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&f.serviceCIDRs, "service-cidrs", nil, "ranges of cluster IPs: to allocate from with --manifests (default: 10.96.0.0/16,fd00:10:96::/112); in a cluster, where the API server does not tell them")
 	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "file that tells the API server and the credentials (default: those of the pod that the agent runs in)")
 	fs.StringSliceVar(&f.apiServers, "api-server", nil, "API servers' real addresses, as https URLs or host:port, which work before any Service does (default: $"+apiServersEnv+")")
-	fs.StringVar(&f.serviceProxyName, "service-proxy-name", "", "serve what is labelled service.kubernetes.io/service-proxy-name with this too, besides what is not labelled so")
+	fs.StringVar(&f.serviceProxyName, "service-proxy-name", "", "serve what is labelled service.kubernetes.io/service-proxy-name with this, and nothing else (default: what is not labelled so)")
 }
 
 func inCluster() bool { return os.Getenv("KUBERNETES_SERVICE_HOST") != "" }

@@ -9,10 +9,9 @@ import (
 	"k8s.io/kubernetes/pkg/proxy/apis"
 )
 
-// selector takes what is not headless and, unless `named`, for no service proxy in particular. If
-// there is a name that we serve too, then all that is for particular proxies comes, since no
-// selector says "without this label or with that value"; what is for others is left out behind the
-// source.
+// selector takes what is not headless and, unless `named`, for no service proxy in particular.
+// Where we have a name, or have to know the cluster IPs of others' services, all of them come, and
+// what is for others is left out behind the source.
 func selector(named bool) labels.Selector {
 	absent := []string{v1.IsHeadlessService}
 	if !named {

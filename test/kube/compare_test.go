@@ -31,6 +31,9 @@ var exceptions = []exception{
 	{14, "a pod of another node is no exception from external policy Local: kube-proxy leads it to any endpoint, whose answers miss it", func(f flow, oracle, waggle outcome) bool {
 		return f.isExternalLocal() && f.isForeignPod() && oracle.ended[dropped] && waggle.String() == f.onlyLocal()
 	}},
+	{1, "what is for another proxy's service is left to that proxy, whose rules may come after our hooks; kube-proxy drops it after them", func(f flow, oracle, waggle outcome) bool {
+		return f.service.name == otherProxy && f.frontend.name == viaClusterIP && oracle.String() == dropped && waggle.String() == gateway+" sees "+kept
+	}},
 	{11, "a node's own processes reach NodePorts on loopback addresses", func(f flow, oracle, waggle outcome) bool {
 		reachesAll := len(waggle.ended) == 0 && len(waggle.reached) == len(f.service.pods)
 		return f.frontend.name == viaLoopback && len(oracle.reached) == 0 && reachesAll

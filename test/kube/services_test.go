@@ -49,6 +49,7 @@ const (
 	leaving           = "leaving"       // on the first node
 	unready           = "unready"       // on the first node
 	otherProxy        = "other-proxy"
+	gateway           = "gateway" // no endpoint, but where what leaks gets to
 	serviceProxyLabel = "service.kubernetes.io/service-proxy-name"
 )
 

@@ -3,6 +3,7 @@
 package prog
 
 import (
+	"flag"
 	"fmt"
 	"maps"
 	"strings"
@@ -75,8 +76,21 @@ func (d *datapath) giveBack() {
 	unused.list = append(unused.list, d)
 }
 
+var object = flag.String("object", "", "test the datapath in this file, not the committed one (make mutations)")
+
+func compiled() (*ebpf.CollectionSpec, error) {
+	if *object == "" {
+		return bpf.Spec()
+	}
+	spec, err := ebpf.LoadCollectionSpec(*object)
+	if err == nil {
+		delete(spec.Programs, bpf.AbortProgram)
+	}
+	return spec, err
+}
+
 func newDatapath(key string, settings []setting) (*datapath, error) {
-	spec, err := bpf.Spec()
+	spec, err := compiled()
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package model
+
+import (
+	"net/netip"
+)
+
+// Limits are the settings of a node. Times are in seconds.
+type Limits struct {
+	SNATMin, SNATMax         uint16
+	NodePortMin, NodePortMax uint16
+	MasqueradeAll            bool
+	AnswerPing               bool
+	FlowsMax                 int // what `flows` of a family has room for
+
+	New, UDP, TCP, HalfClosed, Closed, Reset int
+}
+
+// Frontend is an address of a service; NodePorts have the unspecified one.
+type Frontend struct {
+	Addr  netip.AddrPort
+	Proto uint8
+}
+
+// Kind is what kind of frontend one is, which decides whose address is kept and who is let in.
+type Kind int
+
+// The kinds of frontends.
+const (
+	ClusterIP Kind = iota
+	NodePort
+	ExternalIP
+	LoadBalancer
+)
+
+// Policy is what one frontend of a service does.
+type Policy struct {
+	Service       *Service
+	Kind          Kind
+	ExternalLocal bool // externalTrafficPolicy, or for what comes from outside the node
+	InternalLocal bool
+}
+
+// Service is a service port.
+type Service struct {
+	ID       uint32
+	Affinity int            // seconds; 0: none
+	Ranges   []netip.Prefix // whom load balancer addresses are for; none: all
+	Backends []uint32       // all that it knows
+}
+
+// Backend is an endpoint of one service port.
+type Backend struct {
+	ID                uint32
+	Service           uint32
+	Addr              netip.AddrPort
+	Local             bool // on this node
+	InCluster, InSelf bool // in the set of all endpoints, of those on this node
+	Kept              bool // in no set, but it serves what it has
+}
+
+// Device is one of the node's.
+type Device struct {
+	Index        int
+	MAC          [6]byte
+	Addr4, Addr6 netip.Addr // what SNAT uses there; invalid: the node's own
+	Express      bool       // tc may send past the stack
+	XDP          bool       // XDP may transmit
+	Egress       bool       // a program sees what leaves
+}
+
+// Route is what the kernel knows of the way to an address.
+type Route struct {
+	Device   int // 0: there is none
+	MTU      int
+	Resolved bool // the neighbour is known
+	MAC      [6]byte
+}
+
+// Config is all that the agent, and the kernel's tables, tell the programs.
+type Config struct {
+	Limits
+	Devices            map[int]*Device
+	Primary4, Primary6 netip.Addr
+	NodeAddrs          map[netip.Addr]bool
+	Frontends          map[Frontend]*Policy
+	Backends           map[uint32]*Backend
+	Local              []netip.Prefix // the cluster's own sources
+	ClusterAddrs       map[netip.Addr]bool
+	ClusterRanges      map[netip.Prefix]bool // true: a service CIDR
+	Epoch              uint32
+	Route              func(netip.Addr) Route
+}
+
+// frontend finds who answers at an address: an exact one first, then NodePorts of the node's.
+func (c *Config) frontend(a netip.AddrPort, proto uint8) *Policy {
+	if p := c.Frontends[Frontend{a, proto}]; p != nil {
+		return p
+	}
+	if a.Port() < c.NodePortMin || a.Port() > c.NodePortMax || !c.NodeAddrs[a.Addr()] {
+		return nil
+	}
+	any := netip.IPv4Unspecified()
+	if a.Addr().Is6() {
+		any = netip.IPv6Unspecified()
+	}
+	return c.Frontends[Frontend{netip.AddrPortFrom(any, a.Port()), proto}]
+}
+
+// candidates are the backends that a frontend may lead to.
+func (c *Config) candidates(p *Policy, inside bool) []*Backend {
+	var found []*Backend
+	for _, id := range p.Service.Backends {
+		if b := c.Backends[id]; c.inScope(p, b, inside) {
+			found = append(found, b)
+		}
+	}
+	return found
+}
+
+// inScope: the policy in force decides which set of the service's that is.
+func (c *Config) inScope(p *Policy, b *Backend, inside bool) bool {
+	local := p.ExternalLocal
+	if inside {
+		local = p.InternalLocal
+	}
+	if b == nil || b.Service != p.Service.ID {
+		return false
+	}
+	if local {
+		return b.InSelf
+	}
+	return b.InCluster
+}
+
+// elsewhere: there are endpoints, if not for this client.
+func (c *Config) elsewhere(p *Policy) bool {
+	for _, id := range p.Service.Backends {
+		if b := c.Backends[id]; b != nil && b.Service == p.Service.ID && (b.InCluster || b.InSelf) {
+			return true
+		}
+	}
+	return false
+}
+
+func contains(ranges []netip.Prefix, a netip.Addr) bool {
+	for _, r := range ranges {
+		if r.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// admits: source ranges are for load balancer addresses only, and a family without any is open.
+func (p *Policy) admits(a netip.Addr) bool {
+	if p.Kind != LoadBalancer || !p.HasRanges(a.Is6()) {
+		return true
+	}
+	return contains(p.Service.Ranges, a)
+}
+
+// HasRanges says whether clients of a family are told apart.
+func (p *Policy) HasRanges(v6 bool) bool {
+	for _, r := range p.Service.Ranges {
+		if r.Addr().Is6() == v6 {
+			return true
+		}
+	}
+	return false
+}
+
+// snatAddr is the source that SNAT gives to what leaves by a device.
+func (c *Config) snatAddr(device int, v6 bool) netip.Addr {
+	a, fallback := netip.Addr{}, c.Primary4
+	if d := c.Devices[device]; d != nil {
+		a = d.Addr4
+		if v6 {
+			a = d.Addr6
+		}
+	}
+	if v6 {
+		fallback = c.Primary6
+	}
+	if !a.IsValid() {
+		return fallback
+	}
+	return a
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package model
+
+import (
+	"encoding/binary"
+	"net/netip"
+)
+
+// Forwarded is what the kernel makes of a frame that it routes on, and whereto. False: it doesn't.
+func Forwarded(frame []byte) ([]byte, netip.Addr, bool) {
+	kind := binary.BigEndian.Uint16(frame[12:])
+	if kind != typeIPv4 && kind != typeIPv6 {
+		return nil, netip.Addr{}, false
+	}
+	p, how := read(frame, kind == typeIPv6)
+	if how == unreadable || p.ttl <= 1 || !isUnicast(p.tuple.Dst.Addr()) {
+		return nil, netip.Addr{}, false
+	}
+	out := append([]byte(nil), frame...)
+	p.hopDown(out)
+	return out, p.tuple.Dst.Addr(), true
+}
+
+// CanSum: a device's sum over a frame can be kept true while it is rewritten. It can't where the
+// sender of a datagram left out its checksum; nobody looks at the sum then.
+func CanSum(frame []byte) bool {
+	v6 := binary.BigEndian.Uint16(frame[12:]) == typeIPv6
+	p, how := read(frame, v6)
+	if how == isFragment {
+		how = understood
+		if !p.readPart() {
+			return true
+		}
+	}
+	return how != understood || p.proto() != UDP || len(p.frame) < p.l4+8 ||
+		p.part != later && binary.BigEndian.Uint16(p.frame[p.l4+6:]) != 0
+}
+
+// Sound tells whether all checksums of a frame that can be verified are right: one way of summing,
+// whatever the packet. Of what is cut, or a fragment, only the IP header's is looked at.
+func Sound(frame []byte) bool {
+	kind := binary.BigEndian.Uint16(frame[12:])
+	if kind != typeIPv4 && kind != typeIPv6 {
+		return true
+	}
+	p, how := read(frame, kind == typeIPv6)
+	if how == unreadable {
+		return true
+	}
+	if !p.v6 && len(frame) >= p.l4 && sum(frame[ethernet:p.l4]) != 0xffff {
+		return false
+	}
+	if how == isFragment || p.length > len(frame)-ethernet || p.l4Length() < 8 {
+		return true
+	}
+	message := p.message(frame)
+	var pseudo []byte
+	switch p.proto() {
+	case TCP, UDP, ICMPv6:
+		pseudo = PseudoHeader(p.tuple.Src.Addr(), p.tuple.Dst.Addr(), p.proto(), len(message))
+	case ICMP:
+	case SCTP:
+		found := binary.LittleEndian.Uint32(message[8:])
+		return found == 0 || found == SCTPChecksum(message)
+	default:
+		return true
+	}
+	if p.proto() == UDP && message[6] == 0 && message[7] == 0 {
+		return true
+	}
+	return sum(pseudo, message) == 0xffff
+}
+
+// Ends are a frame's addresses.
+func Ends(frame []byte) (src, dst netip.Addr) {
+	return addrs(frame, binary.BigEndian.Uint16(frame[12:]) == typeIPv6)
+}

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package model
+
+import (
+	"net/netip"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+// Choices tells what the programs have chosen where any choice is right.
+type Choices interface {
+	// Opened is the record that they have made for the first packet of a flow, if they have.
+	Opened(Tuple) (Record, bool)
+	// Remembered is the backend that they remember for a client of a service.
+	Remembered(AffinityKey) (uint32, bool)
+}
+
+// AffinityKey is a client of a service port.
+type AffinityKey struct {
+	Service uint32
+	Client  netip.Addr
+}
+
+// Affinity is where it was led to last.
+type Affinity struct {
+	Backend uint32
+	Addr    netip.AddrPort
+	Used    int
+}
+
+// origin is who a client is, as far as that decides about its flow's way.
+type origin struct {
+	onNode     bool // one of our pods
+	inside     bool // internal policy applies
+	keep       bool // its address is kept wherever the backend is
+	masquerade bool // or never
+}
+
+func (n *Node) origin(p *packet, policy *Policy, pod bool) origin {
+	local := pod
+	if policy.Kind == ClusterIP || policy.ExternalLocal {
+		local = pod || contains(n.Local, p.tuple.Src.Addr())
+	}
+	return origin{
+		onNode:     pod,
+		inside:     local,
+		keep:       pod || local && policy.Kind == ClusterIP,
+		masquerade: n.MasqueradeAll && policy.Kind == ClusterIP,
+	}
+}
+
+// open decides about the first packet of a flow.
+func (n *Node) open(p *packet, policy *Policy, pod bool) bpf.Verdict {
+	client := p.tuple.Src.Addr()
+	switch {
+	case p.flags&Rst != 0 || !canSend(client):
+		return bpf.VerdictDropNoFlow
+	case p.part == later: // another flow would not have had the first
+		return bpf.VerdictFragment
+	case !policy.admits(client):
+		return bpf.VerdictDropSourceRange
+	}
+	o := n.origin(p, policy, pod)
+	candidates := n.candidates(policy, o.inside)
+	switch {
+	case len(candidates) == 0 && n.elsewhere(policy):
+		return bpf.VerdictDropNoLocalEndpoint
+	case len(candidates) == 0:
+		return bpf.VerdictRefused
+	}
+	backend := n.choose(p, policy.Service, o, candidates)
+	if backend == nil {
+		return bpf.VerdictDropError
+	}
+	n.remember(policy.Service, client, backend)
+	return n.record(p, policy.Service, backend, o)
+}
+
+// choose gives the backend of a new flow: that which the client had if affinity wants it, else any
+// of the candidates, as the programs have it.
+func (n *Node) choose(p *packet, s *Service, o origin, candidates []*Backend) *Backend {
+	key := AffinityKey{s.ID, p.tuple.Src.Addr()}
+	if known, ok := n.Affinity[key]; ok && s.Affinity > 0 && n.Clock-known.Used < max(s.Affinity, 1) {
+		for _, b := range candidates {
+			if b.ID == known.Backend && b.Addr == known.Addr {
+				return b
+			}
+		}
+	}
+	id, chosen := uint32(0), false
+	if r, ok := n.choices.Opened(p.tuple); ok {
+		id, chosen = r.Backend, true
+	} else if s.Affinity > 0 {
+		id, chosen = n.choices.Remembered(key)
+	}
+	for _, b := range candidates {
+		// a flow that could not be recorded tells nothing of its backend, but that it is one of those
+		if chosen && b.ID == id || !chosen && n.cannotOpen(p, b, o) {
+			n.Unsure = n.Unsure || !chosen && len(candidates) > 1
+			return b
+		}
+	}
+	n.fail("%s leads to backend %d (%t), which is none of its service's %v", p.tuple, id, chosen, ids(candidates))
+	return nil
+}
+
+func ids(backends []*Backend) (list []uint32) {
+	for _, b := range backends {
+		list = append(list, b.ID)
+	}
+	return list
+}
+
+func (n *Node) remember(s *Service, client netip.Addr, b *Backend) {
+	if s.Affinity > 0 {
+		n.Affinity[AffinityKey{s.ID, client}] = Affinity{b.ID, b.Addr, n.Clock}
+	}
+}
+
+// way is the way that a flow will take.
+type way struct {
+	flags  uint16 // of the client's record: express, split, or 0: through the stack
+	source netip.Addr
+}
+
+// way: the client's address is kept if its backend's answers come by here in any case, which they
+// do unless the backend is on another node and the client is outside, or the backend is the client.
+// False: nowhere.
+func (n *Node) way(p *packet, b *Backend, o origin) (way, bool) {
+	client := p.tuple.Src.Addr()
+	stack := way{source: client}
+	itself := client == b.Addr.Addr()
+	if !itself && !o.masquerade && (o.keep || b.Local) {
+		return stack, true
+	}
+	route := n.Route(b.Addr.Addr())
+	if route.Device == 0 {
+		return stack, b.Local || n.NodeAddrs[b.Addr.Addr()]
+	}
+	device := n.Devices[route.Device]
+	switch {
+	case device == nil:
+		return stack, true
+	case device.Express && !itself && !b.Local && !o.onNode:
+		return n.translated(bpf.FlowExpress, route, p.v6)
+	case device.Egress:
+		return n.translated(bpf.FlowSplit, route, p.v6)
+	}
+	return stack, true
+}
+
+func (n *Node) translated(flags uint16, route Route, v6 bool) (way, bool) {
+	source := n.snatAddr(route.Device, v6)
+	return way{flags, source}, source.IsValid()
+}
+
+func (n *Node) cannotOpen(p *packet, b *Backend, o origin) bool {
+	w, ok := n.way(p, b, o)
+	return !ok || len(n.freePorts(p, b, w)) == 0
+}
+
+// freePorts are the source ports under which the backend may know the flow. One that is the
+// client's own and can be kept is the only one.
+func (n *Node) freePorts(p *packet, b *Backend, w way) map[uint16]bool {
+	free := make(map[uint16]bool)
+	try := func(port uint16) {
+		if n.isFree(p.tuple, b, w, port) {
+			free[port] = true
+		}
+	}
+	if w.flags == 0 {
+		if try(p.tuple.Src.Port()); len(free) > 0 {
+			return free
+		}
+	}
+	for port := int(n.SNATMin); port <= int(n.SNATMax); port++ {
+		try(uint16(port))
+	}
+	return free
+}
+
+// replyOf is the tuple of the answers to a flow under a source port.
+func replyOf(t Tuple, b *Backend, w way, port uint16) Tuple {
+	return Tuple{b.Addr, netip.AddrPortFrom(w.source, port), t.Proto, w.flags == 0}
+}
+
+// isFree: no other flow's answers have this tuple. The flow's own from before don't count, unless
+// they are of a translated connection: the backend may still be in TIME_WAIT.
+func (n *Node) isFree(t Tuple, b *Backend, w way, port uint16) bool {
+	tables, reply := n.tables(t), replyOf(t, b, w, port)
+	if r := tables.pending.get(reply); r != nil && !r.mirrors(t, false) &&
+		!(n.stale(r, t.Proto) && n.dead(tables.pending, reply, r)) {
+		return false
+	}
+	r := tables.confirmed.get(reply)
+	return r == nil || w.flags == 0 && r.mirrors(t, false) ||
+		n.stale(r, t.Proto) && n.dead(tables.confirmed, reply, r)
+}
+
+// replyFlags are those of the backend's half, by the client's.
+func replyFlags(flags uint16) uint16 {
+	if flags&(bpf.FlowExpress|bpf.FlowSplit) == 0 {
+		return bpf.FlowReply
+	}
+	return bpf.FlowReply | bpf.FlowExpress | flags&bpf.FlowSplit
+}
+
+// record records a flow in both directions.
+func (n *Node) record(p *packet, s *Service, b *Backend, o origin) bpf.Verdict {
+	w, ok := n.way(p, b, o)
+	if !ok {
+		return bpf.VerdictDropNoRoute
+	}
+	made, opened := n.choices.Opened(p.tuple)
+	port := made.Src.Port()
+	switch span := int(n.SNATMax) - int(n.SNATMin); {
+	case span < 64: // few enough to try all
+		free := n.freePorts(p, b, w)
+		if len(free) == 0 {
+			return bpf.VerdictDropSNATExhausted
+		}
+		if opened && !free[port] {
+			n.fail("%s got source port %d, free are %v", p.tuple, port, free)
+		}
+	case opened && w.flags == 0 && port == p.tuple.Src.Port() && n.isFree(p.tuple, b, w, port):
+	case opened && w.flags == 0 && n.isFree(p.tuple, b, w, p.tuple.Src.Port()),
+		opened && (port < n.SNATMin || port > n.SNATMax || !n.isFree(p.tuple, b, w, port)):
+		n.fail("%s got source port %d, which is not free", p.tuple, port)
+	}
+	if !opened {
+		n.fail("%s should have become a flow to %s", p.tuple, b.Addr)
+		return bpf.VerdictDropError
+	}
+	tables := n.tables(p.tuple)
+	reply := replyOf(p.tuple, b, w, port)
+	tables.confirmed.remove(reply)
+	half := Record{Service: s.ID, Backend: b.ID, Seen: n.Clock, Src: p.tuple.Dst, Dst: p.tuple.Src}
+	half.Flags = replyFlags(w.flags)
+	tables.pending.insert(reply, half)
+	half.Src, half.Dst, half.Flags = reply.Dst, b.Addr, w.flags
+	if w.flags == 0 {
+		half.Flags = bpf.FlowMirrorEgress
+	}
+	tables.pending.insert(p.tuple, half)
+	if w.flags == bpf.FlowSplit {
+		n.insertEgressHalf(tables.pending, p.tuple, half)
+	}
+	n.forgetTried()
+	return bpf.VerdictFlowOpened
+}
+
+// egressHalf is the tuple of a split flow's packets between the two hooks: all is translated but
+// the source address.
+func egressHalf(t Tuple, r *Record) Tuple {
+	return Tuple{netip.AddrPortFrom(t.Src.Addr(), r.Src.Port()), r.Dst, t.Proto, true}
+}
+
+func (n *Node) insertEgressHalf(table *Table, t Tuple, r Record) bool {
+	key := egressHalf(t, &r)
+	r.Flags = bpf.FlowEgressHalf
+	return table.insert(key, r)
+}
+
+// forgetTried: the search for a port may have thrown out dead records on its way.
+func (n *Node) forgetTried() {
+	for _, tables := range n.byFamily {
+		for t, r := range tables.pending.Records {
+			if !n.stale(r, t.Proto) {
+				continue
+			}
+			if _, there := n.choices.Opened(t); !there && n.dead(tables.pending, t, r) {
+				tables.pending.remove(t)
+			}
+		}
+	}
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package prog
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/test/model"
+)
+
+// invariants hold for every packet, whatever the model says.
+func (r *fuzzRun) invariants(v bpf.Verdict, in, out []byte) error {
+	if v <= bpf.VerdictLeftToTC {
+		if !bytes.Equal(in, out) {
+			return errors.New("what is not ours was changed")
+		}
+		return nil
+	}
+	if model.Sound(in) && !model.Sound(out) {
+		return fmt.Errorf("a checksum is wrong that was right\n  out  % x", out)
+	}
+	wasSrc, wasDst := model.Ends(in)
+	src, dst := model.Ends(out)
+	known := func(a netip.Addr) bool { return a == wasSrc || a == wasDst || r.configured(a) }
+	if !known(src) || !known(dst) {
+		return fmt.Errorf("%s > %s: nobody has configured these", src, dst)
+	}
+	return nil
+}
+
+// configured addresses are frontends, backends, the node's, or clients of flows.
+func (r *fuzzRun) configured(a netip.Addr) bool {
+	if r.model.NodeAddrs[a] {
+		return true
+	}
+	for _, s := range r.script.Services {
+		for _, b := range s.Backends {
+			if b.Addr.Addr() == a {
+				return true
+			}
+		}
+		for _, f := range s.Frontends {
+			if f.Addr.Addr() == a {
+				return true
+			}
+		}
+	}
+	for _, f := range r.script.Flows {
+		if f.Client.Addr() == a {
+			return true
+		}
+	}
+	return false
+}

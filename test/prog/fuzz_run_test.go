@@ -1,0 +1,542 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package prog
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/test/model"
+)
+
+// fuzzRun is a script on its way through the programs and the model.
+type fuzzRun struct {
+	*fuzzNode
+	script   script
+	model    *model.Node
+	rewrites map[int]rewrite // by flow
+	services map[uint32]*model.Service
+	slots    uint32
+	epoch    uint32
+	strict   bool // compare all maps after each step, not only in the end
+	packets  int
+	log      func(format string, args ...any)
+}
+
+// difference is what is wrong with a step.
+type difference struct {
+	step int
+	what string
+}
+
+func (d *difference) Error() string { return fmt.Sprintf("step %d: %s", d.step, d.what) }
+
+// play runs a script, and returns how many packets the programs got.
+func (n *fuzzNode) play(s script, strict bool, log func(string, ...any)) (packets int, err error) {
+	if err := n.clear(); err != nil {
+		return 0, err
+	}
+	if _, err := n.counters(); err != nil {
+		return 0, err
+	}
+	r := &fuzzRun{
+		fuzzNode: n, script: s, strict: strict, log: log, epoch: firstEpoch, slots: 0,
+		rewrites: make(map[int]rewrite), services: make(map[uint32]*model.Service),
+	}
+	r.model = model.NewNode(fuzzConfig(n.limits), n)
+	n.reached = r.model.Counts
+	if err := r.configure(); err != nil {
+		return 0, err
+	}
+	for i, st := range s.Steps {
+		err := r.step(st)
+		if err == nil && (strict || st.Op == "age") {
+			err = r.compareTables()
+		}
+		if err != nil {
+			return r.packets, &difference{i, err.Error()}
+		}
+	}
+	err = errors.Join(r.compareTables(), r.compareCounters())
+	if err != nil {
+		return r.packets, &difference{len(s.Steps), err.Error()}
+	}
+	return r.packets, nil
+}
+
+func (r *fuzzRun) configure() error {
+	must(r.maps["runtime"].Put(uint32(0), bpf.RuntimeState{Epoch: r.epoch}))
+	for _, l := range r.script.Local {
+		r.model.Local = append(r.model.Local, l)
+		must(r.maps[family("source_ranges", l.Addr())].Put(sourceKey(localSources, l), uint8(1)))
+	}
+	var set bpf.ClusterRangeSet
+	for _, c := range r.script.CIDRs {
+		r.model.ClusterRanges[c.Prefix] = c.Drop
+		element := bpf.ClusterRange{Addr: words(c.Prefix.Addr()), Mask: words(maskOf(c.Prefix)), Flags: bpf.ClusterRangeUsed}
+		if c.Drop {
+			element.Flags |= bpf.ClusterRangeDrop
+		}
+		list := &set.V4
+		if c.Prefix.Addr().Is6() {
+			list = &set.V6
+		}
+		for i := range list {
+			if list[i].Flags == 0 {
+				list[i] = element
+				break
+			}
+		}
+	}
+	must(r.maps["cluster_ranges"].Put(uint32(0), set))
+	for i := range r.script.Services {
+		if err := r.announce(i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// maskOf is a prefix's mask, as an address.
+func maskOf(p netip.Prefix) netip.Addr {
+	ones := bytes.Repeat([]byte{0xff}, p.Addr().BitLen()/8)
+	a, _ := netip.AddrFromSlice(ones)
+	masked, err := a.Prefix(p.Bits())
+	must(err)
+	return masked.Addr()
+}
+
+func backendID(service, backend int) uint32 { return uint32(1 + service*16 + backend) }
+
+// announce makes a service known.
+func (r *fuzzRun) announce(i int) error {
+	s := r.script.Services[i]
+	known := &model.Service{ID: s.ID, Affinity: s.Affinity, Ranges: s.Ranges}
+	r.services[s.ID] = known
+	for _, prefix := range s.Ranges {
+		must(r.maps[family("source_ranges", prefix.Addr())].Put(sourceKey(s.ID, prefix), uint8(1)))
+	}
+	for j, b := range s.Backends {
+		id := backendID(i, j)
+		known.Backends = append(known.Backends, id)
+		if r.model.Backends[id] == nil {
+			r.model.Backends[id] = &model.Backend{ID: id, Service: s.ID, Addr: b.Addr}
+			r.setBackend(i, j, b.In)
+		}
+	}
+	for _, f := range s.Frontends {
+		r.model.Frontends[model.Frontend{Addr: f.Addr, Proto: s.Proto}] = &model.Policy{
+			Service: known, Kind: model.Kind(f.Kind), ExternalLocal: f.ExternalLocal, InternalLocal: f.InternalLocal,
+		}
+		if a := f.Addr.Addr(); model.Kind(f.Kind) == model.ClusterIP {
+			r.model.ClusterAddrs[a] = true
+			b := a.As16()
+			must(r.maps["cluster_addrs"].Put(b[:], uint8(1)))
+		}
+	}
+	return r.publish(i)
+}
+
+func (r *fuzzRun) setBackend(i, j int, in membership) {
+	s := r.script.Services[i]
+	b := r.model.Backends[backendID(i, j)]
+	p := planOf(b.Addr.Addr())
+	a := b.Addr.Addr()
+	b.Local = a == p.pod || a == p.pod2 || a == p.back
+	b.InCluster, b.InSelf, b.Kept = in&inCluster != 0, in&inSelf != 0, in&inNone != 0
+	value := bpf.Backend{Addr: words(a), Port: netPort(b.Addr.Port()), Service: s.ID, Proto: s.Proto}
+	for flag, set := range map[uint8]bool{
+		bpf.BackendLocal: b.Local, bpf.BackendIPv6: a.Is6(), bpf.BackendInClusterSet: b.InCluster,
+		bpf.BackendInLocalSet: b.InSelf, bpf.BackendKept: b.Kept,
+	} {
+		if set {
+			value.Flags |= flag
+		}
+	}
+	must(r.maps["backends"].Put(b.ID, value))
+}
+
+// publish writes a service's slots and then its frontends, as the agent does.
+func (r *fuzzRun) publish(i int) error {
+	s := r.script.Services[i]
+	block := func(local bool) bpf.Scope {
+		scope := bpf.Scope{First: r.slots}
+		for _, id := range r.services[s.ID].Backends {
+			if b := r.model.Backends[id]; local && b.InSelf || !local && b.InCluster {
+				must(r.maps["slots"].Put(r.slots, id))
+				r.slots++
+				scope.Count++
+			}
+		}
+		return scope
+	}
+	if r.slots > mapSize-64 {
+		r.slots = 0
+	}
+	all, here := block(false), block(true)
+	for _, f := range s.Frontends {
+		policy := r.model.Frontends[model.Frontend{Addr: f.Addr, Proto: s.Proto}]
+		if policy == nil {
+			continue
+		}
+		value := bpf.Service{Id: s.ID, Affinity: uint32(s.Affinity), External: all, Internal: all}
+		value.Flags = []uint32{bpf.ServiceClusterIP, bpf.ServiceNodePort, bpf.ServiceExternalIP, bpf.ServiceLoadBalancer}[f.Kind]
+		some := all.Count+here.Count > 0
+		if f.ExternalLocal {
+			value.External, value.Flags = here, value.Flags|bpf.ServiceExternalLocal
+		}
+		if f.InternalLocal {
+			value.Internal, value.Flags = here, value.Flags|bpf.ServiceInternalLocal
+		}
+		if some && value.External.Count == 0 {
+			value.Flags |= bpf.ServiceExternalDrop
+		}
+		if some && value.Internal.Count == 0 {
+			value.Flags |= bpf.ServiceInternalDrop
+		}
+		if policy.Kind == model.LoadBalancer && policy.HasRanges(s.V6) {
+			value.Flags |= bpf.ServiceSourceRanges
+		}
+		must(r.maps[family("services", f.Addr.Addr())].Put(serviceKey(f.Addr, s.Proto), value))
+	}
+	return nil
+}
+
+func serviceKey(a netip.AddrPort, proto uint8) any {
+	if a.Addr().Is4() {
+		return bpf.ServiceKey4{Addr: word(a.Addr()), Port: netPort(a.Port()), Proto: proto}
+	}
+	return bpf.ServiceKey6{Addr: words(a.Addr()), Port: netPort(a.Port()), Proto: proto}
+}
+
+func (r *fuzzRun) step(st step) error {
+	switch st.Op {
+	case "packet":
+		if st.Packet.Flow < len(r.script.Flows) {
+			return r.packet(*st.Packet)
+		}
+	case "age":
+		return r.age(st.N)
+	case "evict":
+		return r.evict(st.N)
+	case "epoch":
+		r.epoch++
+		r.model.Epoch = r.epoch
+		return r.maps["runtime"].Put(uint32(0), bpf.RuntimeState{Epoch: r.epoch})
+	case "expire":
+		return errors.Join(r.walk("waggle_expire", 2), r.expired())
+	case "stale":
+		r.model.Stale()
+		return r.walk("waggle_stale", 1)
+	case "backend":
+		if i, j := st.N>>8, st.N&255; i < len(r.script.Services) && j < len(r.script.Services[i].Backends) {
+			r.setBackend(i, j, st.In)
+			return r.publish(i)
+		}
+	case "delete":
+		return r.withdraw(st.N)
+	case "publish":
+		if st.N < len(r.script.Services) {
+			return r.announce(st.N)
+		}
+	default:
+		return fmt.Errorf("unknown step %q", st.Op)
+	}
+	return nil
+}
+
+func (r *fuzzRun) withdraw(i int) error {
+	if i >= len(r.script.Services) {
+		return nil
+	}
+	s := r.script.Services[i]
+	for _, f := range s.Frontends {
+		delete(r.model.Frontends, model.Frontend{Addr: f.Addr, Proto: s.Proto})
+		err := r.maps[family("services", f.Addr.Addr())].Delete(serviceKey(f.Addr, s.Proto))
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// walk runs a program over all flows, as often as it takes for what one record's death means for
+// another's to be seen.
+func (r *fuzzRun) walk(name string, times int) error {
+	for range times {
+		for _, f := range []string{"4", "6"} {
+			var census bpf.Census
+			if _, err := r.walks[name+f].Run(&ebpf.RunOptions{Context: census, ContextOut: &census}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (r *fuzzRun) expired() error {
+	r.model.Expire()
+	r.model.Expire()
+	return nil
+}
+
+func (r *fuzzRun) age(seconds int) error {
+	r.model.Clock += seconds
+	var errs []error
+	for _, name := range []string{"flows4", "flows6", "flows_new4", "flows_new6"} {
+		errs = append(errs, age(r.maps[name], lastSeenAt, seconds))
+	}
+	errs = append(errs, age(r.maps["affinity"], 4, seconds), age(r.maps["fragments"], 4, seconds))
+	return errors.Join(errs...)
+}
+
+// evict does to the table of new flows what a flood may.
+func (r *fuzzRun) evict(n int) error {
+	for _, v6 := range []bool{false, true} {
+		records := r.model.Table(v6, false).Records
+		if len(records) == 0 {
+			continue
+		}
+		tuples := slices.SortedFunc(maps.Keys(records), func(a, b model.Tuple) int {
+			return strings.Compare(a.String(), b.String())
+		})
+		victim := tuples[n%len(tuples)]
+		delete(records, victim)
+		err := r.maps[family("flows_new", victim.Src.Addr())].Delete(keyBytes(victim))
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+var deviceByName = func() map[string]*device {
+	m := make(map[string]*device)
+	for _, d := range allDevices {
+		m[d.name] = d
+	}
+	return m
+}()
+
+var hookByName = map[string]bpf.Hook{
+	"xdp": bpf.HookXDP, "ingress": bpf.HookTCIngress, "pod": bpf.HookTCPod, "egress": bpf.HookTCEgress,
+}
+
+func deviceByIndex(index int) *device {
+	for _, d := range allDevices {
+		if d.index == index {
+			return d
+		}
+	}
+	return nil
+}
+
+// packet sends a packet of a flow to a hook, or on its way through the node.
+func (r *fuzzRun) packet(p packetOf) error {
+	t := r.tupleOf(p)
+	proto := t.Proto
+	var rewritten *model.Tuple
+	if rec := r.model.Find(t); rec != nil {
+		rewritten = &model.Tuple{Src: rec.Src, Dst: rec.Dst, Proto: proto}
+	}
+	if p.Hook != "" {
+		d := deviceByName[p.Device]
+		if p.Hook == "xdp" && d.flags&bpf.DeviceXDP == 0 {
+			d = front
+		}
+		_, err := r.one(hookByName[p.Hook], d, p.frame(proto, t, rewritten, d))
+		return err
+	}
+	if p.Error > 0 { // it comes from where the packet went
+		return r.from(r.wayTo(t.Dst.Addr()), p.frame(proto, t, rewritten, r.wayTo(t.Dst.Addr())), t.Src.Addr())
+	}
+	switch p.Way {
+	case between:
+		d := r.wayTo(t.Dst.Addr())
+		_, err := r.one(bpf.HookTCEgress, d, p.frame(proto, t, rewritten, d))
+		return err
+	case reply:
+		d := r.wayTo(t.Src.Addr())
+		return r.from(d, p.frame(proto, t, rewritten, d), t.Dst.Addr())
+	}
+	d := deviceByName[r.script.Flows[p.Flow].From]
+	return r.from(d, p.frame(proto, t, rewritten, d), t.Dst.Addr())
+}
+
+// wayTo is the device that leads to an address.
+func (r *fuzzRun) wayTo(a netip.Addr) *device {
+	if d := deviceByIndex(route(a).Device); d != nil {
+		return d
+	}
+	return front
+}
+
+// from sends a frame that comes in by a device through all hooks that it meets on its way.
+func (r *fuzzRun) from(d *device, frame []byte, _ netip.Addr) error {
+	hook := bpf.HookTCIngress
+	if d == pod0 {
+		hook = bpf.HookTCPod
+	}
+	if d.flags&bpf.DeviceXDP != 0 {
+		result, err := r.one(bpf.HookXDP, d, frame)
+		if err != nil || result.Action != model.Pass {
+			return err
+		}
+	}
+	result, err := r.one(hook, d, frame)
+	if err != nil || result.Action != model.Pass {
+		return err
+	}
+	routed, dst, ok := model.Forwarded(result.Frame)
+	if !ok || r.model.NodeAddrs[dst] {
+		return nil
+	}
+	_, err = r.one(bpf.HookTCEgress, r.wayTo(dst), routed)
+	return err
+}
+
+// one sends a frame to one hook, and compares what comes out, and what it did, with the model.
+func (r *fuzzRun) one(hook bpf.Hook, d *device, frame []byte) (model.Result, error) {
+	sum := r.packets%2 == 0 && model.CanSum(frame)
+	got, err := r.run(hook, d.index, frame, sum)
+	if errors.Is(err, unix.EINVAL) && hook != bpf.HookXDP && len(frame) < 14+40 {
+		return model.Result{Action: model.Drop}, nil // not so much as an IP header, which test runs refuse
+	}
+	r.packets++
+	if errors.Is(err, unix.EBADMSG) {
+		want, _ := r.model.Process(hook, d.index, frame)
+		switch want.Verdict {
+		case bpf.VerdictRefused, bpf.VerdictTooBig: // cut short, which takes a device's sum away
+			got, err = model.Result{Action: want.Action, Frame: want.Frame}, nil
+		}
+		if err != nil {
+			return got, fmt.Errorf("%s at %s: a device's sum is not that of the packet any more (%s)\n% x", bpf.HookName(hook), d.name, bpf.VerdictName(want.Verdict), frame)
+		}
+		return got, nil
+	}
+	if err != nil {
+		return got, fmt.Errorf("%s at %s: %w\n% x", bpf.HookName(hook), d.name, err, frame)
+	}
+	want, err := r.model.Process(hook, d.index, frame)
+	r.log("%s at %s: %s, %s\n  in  % x\n  out % x", bpf.HookName(hook), d.name, want.Action, bpf.VerdictName(want.Verdict), frame, got.Frame)
+	switch {
+	case err != nil:
+	case got.Action != want.Action:
+		err = fmt.Errorf("action %s, want %s", got.Action, want.Action)
+	case want.Action != model.Drop && !bytes.Equal(got.Frame, want.Frame):
+		err = fmt.Errorf("frame\n  is   % x\n  want % x", got.Frame, want.Frame)
+	case want.Action != model.Drop:
+		err = r.invariants(want.Verdict, frame, got.Frame)
+	}
+	if err != nil {
+		return got, fmt.Errorf("%s at %s: %s, %w\n  in   % x", bpf.HookName(hook), d.name, bpf.VerdictName(want.Verdict), err, frame)
+	}
+	return model.Result{Action: got.Action, Frame: bytes.Clone(got.Frame)}, nil
+}
+
+// compareTables: the maps hold what the model remembers. What is dead may be gone.
+func (r *fuzzRun) compareTables() error {
+	now, err := r.jiffies()
+	if err != nil {
+		return err
+	}
+	var wrong []string
+	for _, f := range []struct {
+		name          string
+		v6, confirmed bool
+	}{{"flows_new4", false, false}, {"flows4", false, true}, {"flows_new6", true, false}, {"flows6", true, true}} {
+		keys, values, err := contents(r.maps[f.name])
+		if err != nil {
+			return err
+		}
+		want := r.model.Table(f.v6, f.confirmed).Records
+		seen := 0
+		for i, key := range keys {
+			t, got := tupleOfKey(key), recordOf(values[i])
+			known := want[t]
+			if known == nil {
+				wrong = append(wrong, fmt.Sprintf("%s has %s\n  %+v, the model has not", f.name, t, got))
+				continue
+			}
+			seen++
+			got.Seen = r.model.Clock - secondsSince(now, values[i][lastSeenAt:])
+			if got != *known {
+				wrong = append(wrong, fmt.Sprintf("%s: %s\n  is   %+v\n  want %+v", f.name, t, got, *known))
+			}
+		}
+		if seen == len(want) {
+			continue
+		}
+		have := make(map[model.Tuple]bool)
+		for _, key := range keys {
+			have[tupleOfKey(key)] = true
+		}
+		for t, known := range want {
+			if !have[t] && !r.model.Dead(f.v6, f.confirmed, t, known) {
+				wrong = append(wrong, fmt.Sprintf("%s has no %s\n  want %+v", f.name, t, *known))
+			}
+		}
+	}
+	wrong = append(wrong, r.compareAffinity(now)...)
+	if wrong != nil {
+		return errors.New(strings.Join(wrong, "\n"))
+	}
+	return nil
+}
+
+func (r *fuzzRun) compareAffinity(now uint32) (wrong []string) {
+	for k, want := range r.model.Affinity {
+		var got bpf.AffinityEntry
+		err := r.maps["affinity"].Lookup(bpf.AffinityKey{Service: k.Service, Addr: words(k.Client)}, &got)
+		used := r.model.Clock - int(now-got.LastUsed)/fuzzSecond
+		if err != nil || got.Backend != want.Backend || got.Addr != words(want.Addr.Addr()) || used != want.Used {
+			wrong = append(wrong, fmt.Sprintf("affinity: %+v has %+v (used at %d), want %+v: %v", k, got, used, want, err))
+		}
+	}
+	keys, _, err := contents(r.maps["affinity"])
+	must(err)
+	if len(keys) != len(r.model.Affinity) {
+		wrong = append(wrong, fmt.Sprintf("affinity has %d clients, want %d", len(keys), len(r.model.Affinity)))
+	}
+	return wrong
+}
+
+// jiffies is the time that is in the maps.
+func (r *fuzzRun) jiffies() (now uint32, err error) {
+	_, err = r.walks["waggle_jiffies"].Run(&ebpf.RunOptions{Context: now, ContextOut: &now})
+	return now, err
+}
+
+func secondsSince(now uint32, then []byte) int {
+	return int(now-binary.NativeEndian.Uint32(then)) / fuzzSecond
+}
+
+// compareCounters: each packet was counted as what became of it.
+func (r *fuzzRun) compareCounters() error {
+	got, err := r.counters()
+	if err != nil {
+		return err
+	}
+	if r.model.Unsure {
+		return nil
+	}
+	for h, counts := range got {
+		want := r.model.Counts[h]
+		for v := range bpf.VerdictCount {
+			if counts[v] != want[v] {
+				return fmt.Errorf("%s counted %d %s, want %d", bpf.HookName(h), counts[v], bpf.VerdictName(v), want[v])
+			}
+		}
+	}
+	return nil
+}
