@@ -42,6 +42,15 @@ test: require-root require-netfilter ## Run all tests
 test-cluster: require-root require-netfilter require-etcd kubernetes ## Run the tests of the contract, in a real cluster where they need one, beside kube-proxy
 	WAGGLE_KUBERNETES=$(CURDIR)/$(KUBERNETES) go run ./test/rows -run -show TestOracle
 
+KERNEL ?= 6.1
+# What the agent does with files and commands is the same on all of them.
+VM_FLAGS ?= -skip 'TestMistakes|TestBrake|TestCommands|TestKubeProxyLeftovers'
+VM_TESTS ?= ./maps ./loader ./control ./control/reconcile ./test/prog ./test/traffic
+
+.PHONY: test-vm
+test-vm: require-root require-netfilter require-vm ## Run the tests of datapath and traffic on Linux KERNEL (6.1, 6.12, host-like, ...), emulated
+	@go run ./test/vm -kernel $(KERNEL) $(VM_FLAGS) $(VM_TESTS)
+
 .PHONY: kubernetes
 kubernetes: $(KUBERNETES)/built ## Build the parts of Kubernetes that tests start (8 minutes on two cores, once)
 
@@ -68,29 +77,50 @@ fuzz-inputs: require-root ## Fuzz every parser of outside input, each for DURATI
 race: require-root ## Run the tests of the control plane under the race detector
 	go test -race -p 1 -timeout 30m ./control/... ./maps/... ./loader/... ./cmd/...
 
+BENCH := go run ./test/bench -waggle $(BINARY) -kubernetes $(KUBERNETES) $(if $(BENCH_FLAGS),$(BENCH_FLAGS))
+
 .PHONY: bench
-bench: require-root ## Measure what a packet costs in each program, in nanoseconds
+bench: build require-root require-netfilter kubernetes ## Measure waggle beside kube-proxy and the limits (BENCH_FLAGS="-only hot -quick")
+	@$(BENCH)
+
+.PHONY: bench-check
+bench-check: build require-root require-netfilter kubernetes ## Fail if a ratio of the benchmarks is a quarter worse than on record
+	@$(BENCH) -check test/bench/ratios.json
+
+.PHONY: bench-packet
+bench-packet: require-root ## Measure what one packet that is run over and over costs in each program
 	go test -count 1 -run TestCost ./test/prog -cost -v
+
+DURATION ?= 1m
+SEED ?= 0
+
+.PHONY: fuzz
+fuzz: require-root ## Send random packets through the datapath and its model for DURATION (from SEED)
+	go test -count 1 -run '^TestModel$$' -timeout 0 ./test/prog -fuzz-for $(DURATION) -fuzz-seed $(SEED) -v
+
+.PHONY: mutations
+mutations: require-root require-clang ## Break copies of the datapath in one place each, and see that the model notices
+	go run ./test/model/mutate
 
 .PHONY: generate
 generate: require-clang ## Compile the datapath and derive its Go types
-	go generate ./bpf
+	go generate ./bpf ./test/bench/probe
 
 .PHONY: check-generated
 check-generated: generate ## Fail if the committed datapath is not what its source compiles to
-	@git diff --exit-code --stat -- bpf || { echo "bpf/: run 'make generate' and commit the result"; exit 1; }
+	@git diff --exit-code --stat -- bpf test/bench/probe || { echo "bpf/ or test/bench/probe/: run 'make generate' and commit the result"; exit 1; }
 
 .PHONY: lint
 lint: require-clang ## Check formatting, and run the static checkers
 	@files=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$files" || { echo "gofmt: $$files"; exit 1; }
 	go vet ./...
 	$(TOOLS) staticcheck ./...
-	clang-format-$(CLANG) --dry-run --Werror bpf/*.c bpf/*.h
+	clang-format-$(CLANG) --dry-run --Werror bpf/*.c bpf/*.h test/bench/probe/*.c
 
 .PHONY: format
 format: require-clang ## Format all sources
 	gofmt -w $$(git ls-files '*.go')
-	clang-format-$(CLANG) -i bpf/*.c bpf/*.h
+	clang-format-$(CLANG) -i bpf/*.c bpf/*.h test/bench/probe/*.c
 
 .PHONY: clean
 clean: ## Remove what the build has made
@@ -120,6 +150,13 @@ require-netfilter:
 	@which nft conntrack iptables-nft iptables-legacy >/dev/null || { \
 		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
 			nftables conntrack iptables; }
+
+# What an emulated machine is made with; its kernel and virtme-ng are only unpacked, in build/.
+.PHONY: require-vm
+require-vm:
+	@which qemu-system-x86_64 busybox depmod file xz >/dev/null && test -e /lib/systemd/systemd-udevd || { \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
+			qemu-system-x86 busybox-static kmod udev file xz-utils; }
 
 # Only those who change bpf/ need a compiler for it, and the one that the committed object was
 # compiled with.

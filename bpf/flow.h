@@ -194,20 +194,33 @@ static __always_inline void key_tuple6(const struct flow_key6 *key, struct tuple
 	t->egress = key->egress;
 }
 
+/* For functions deep down, which must keep the key off the stack. */
+static __always_inline struct flow *flow_lookup_by(int family, bool confirmed,
+						   const struct tuple *t, union flow_key *key)
+{
+	flow_key(family, t, key);
+	return bpf_map_lookup_elem(flows_map(family, confirmed), key);
+}
+
+static __always_inline void flow_delete_by(int family, bool confirmed, const struct tuple *t,
+					   union flow_key *key)
+{
+	flow_key(family, t, key);
+	bpf_map_delete_elem(flows_map(family, confirmed), key);
+}
+
 static __always_inline struct flow *flow_lookup(int family, bool confirmed, const struct tuple *t)
 {
 	union flow_key key;
 
-	flow_key(family, t, &key);
-	return bpf_map_lookup_elem(flows_map(family, confirmed), &key);
+	return flow_lookup_by(family, confirmed, t, &key);
 }
 
 static __always_inline void flow_delete(int family, bool confirmed, const struct tuple *t)
 {
 	union flow_key key;
 
-	flow_key(family, t, &key);
-	bpf_map_delete_elem(flows_map(family, confirmed), &key);
+	flow_delete_by(family, confirmed, t, &key);
 }
 
 /* The tuple that a record rewrites its packets to. */

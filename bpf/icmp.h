@@ -126,30 +126,31 @@ __noinline int icmp_read6(struct __sk_buff *skb, __u32 l3_off, const struct pack
 	return p ? icmp_read(skb, AF_INET6, l3_off, p) : false;
 }
 
-static __always_inline struct flow *flow_alive(int family, bool confirmed, const struct tuple *t)
+static __always_inline struct flow *flow_alive(int family, bool confirmed, const struct tuple *t,
+					       union flow_key *key)
 {
-	struct flow *f = flow_lookup(family, confirmed, t);
+	struct flow *f = flow_lookup_by(family, confirmed, t, key);
 
 	return f && flow_stale(f, t->proto) && flow_dead(family, confirmed, f, t) ? NULL : f;
 }
 
-static __noinline struct flow *flow_any4(const struct tuple *t)
+static __noinline struct flow *flow_any4(const struct tuple *t, union flow_key *key)
 {
-	struct flow *f = flow_alive(AF_INET, true, t);
+	struct flow *f = flow_alive(AF_INET, true, t, key);
 
-	return f ? f : flow_alive(AF_INET, false, t);
+	return f ? f : flow_alive(AF_INET, false, t, key);
 }
 
-static __noinline struct flow *flow_any6(const struct tuple *t)
+static __noinline struct flow *flow_any6(const struct tuple *t, union flow_key *key)
 {
-	struct flow *f = flow_alive(AF_INET6, true, t);
+	struct flow *f = flow_alive(AF_INET6, true, t, key);
 
-	return f ? f : flow_alive(AF_INET6, false, t);
+	return f ? f : flow_alive(AF_INET6, false, t, key);
 }
 
-static __always_inline struct flow *flow_any(int family, const struct tuple *t)
+static __always_inline struct flow *flow_any(int family, const struct tuple *t, union flow_key *key)
 {
-	return family == AF_INET ? flow_any4(t) : flow_any6(t);
+	return family == AF_INET ? flow_any4(t, key) : flow_any6(t, key);
 }
 
 /*
@@ -165,23 +166,23 @@ static __always_inline struct flow *flow_any(int family, const struct tuple *t)
  */
 static __always_inline struct flow *icmp_flow(int family, struct icmp_error *e)
 {
-	struct flow *f = flow_any(family, &e->answer);
+	struct flow *f = flow_any(family, &e->answer, &e->key);
 
 	if (f || !e->quoted.egress)
 		return f;
-	f = flow_any(family, &e->quoted);
+	f = flow_any(family, &e->quoted, &e->key);
 	if (f && f->flags & FLOW_EGRESS_HALF) {
 		flow_rewrite(family, f, &e->quoted, &e->to);
 		tuple_reverse(family, &e->to, false, &e->answer);
-		return flow_any(family, &e->answer);
+		return flow_any(family, &e->answer, &e->key);
 	}
 	e->quoted.egress = 0;
-	f = flow_any(family, &e->quoted);
+	f = flow_any(family, &e->quoted, &e->key);
 	if (!f || !(f->flags & FLOW_SPLIT))
 		return NULL;
 	flow_rewrite(family, f, &e->quoted, &e->to);
 	addr_copy(family, e->answer.saddr.word, e->to.daddr.word);
-	return flow_any(family, &e->answer);
+	return flow_any(family, &e->answer, &e->key);
 }
 
 /*

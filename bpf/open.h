@@ -110,13 +110,19 @@ static __always_inline bool route_new(void *ctx, int family, __u32 ifindex, cons
  * not confirmed may be deprived of the tuple, as the LRU may evict it at any
  * time; were it not so, strangers' packets could use up all ports.
  */
-static __always_inline int claim(int family, const struct flow *f, const struct tuple *t,
-				 const struct tuple *reply, const struct tuple *to, bool take)
+static __always_inline int claim(int family, const struct tuple *t, bool take)
 {
-	struct flow *other;
+	struct scratch *s = scratch();
+	struct tuple *reply, *to;
+	struct flow *f, *other;
 
+	if (!s)
+		return false;
+	f = &s->open.reply_flow;
+	reply = &s->open.reply;
+	to = &s->open.back;
 	if (flow_insert(family, false, reply, f, to, BPF_NOEXIST)) {
-		other = flow_lookup(family, false, reply);
+		other = flow_lookup_by(family, false, reply, &s->claim);
 		if (other && !flow_mirrors(family, other, t, false) &&
 		    !(take && !(other->state & STATE_CONFIRMED)) &&
 		    !(flow_stale(other, t->proto) && flow_dead(family, false, other, reply)))
@@ -124,37 +130,26 @@ static __always_inline int claim(int family, const struct flow *f, const struct 
 		if (flow_insert(family, false, reply, f, to, BPF_ANY))
 			return false;
 	}
-	other = flow_lookup(family, true, reply);
+	other = flow_lookup_by(family, true, reply, &s->claim);
 	if (!other)
 		return true;
 	if ((!(f->flags & FLOW_EXPRESS) && flow_mirrors(family, other, t, false)) ||
 	    (flow_stale(other, t->proto) && flow_dead(family, true, other, reply))) {
-		flow_delete(family, true, reply);
+		flow_delete_by(family, true, reply, &s->claim);
 		return true;
 	}
-	flow_delete(family, false, reply);
+	flow_delete_by(family, false, reply, &s->claim);
 	return false;
 }
 
-__noinline int claim4(const struct flow *f, const struct tuple *t, const struct tuple *reply,
-		      const struct tuple *to, int take)
+__noinline int claim4(const struct tuple *t, int take)
 {
-	return f && t && reply && to ? claim(AF_INET, f, t, reply, to, take) : 0;
+	return t ? claim(AF_INET, t, take) : 0;
 }
 
-__noinline int claim6(const struct flow *f, const struct tuple *t, const struct tuple *reply,
-		      const struct tuple *to, int take)
+__noinline int claim6(const struct tuple *t, int take)
 {
-	return f && t && reply && to ? claim(AF_INET6, f, t, reply, to, take) : 0;
-}
-
-static __always_inline bool claim_reply(int family, const struct flow *f, const struct tuple *t,
-					const struct tuple *reply, const struct tuple *to,
-					bool take)
-{
-	if (family == AF_INET)
-		return claim4(f, t, reply, to, take);
-	return claim6(f, t, reply, to, take);
+	return t ? claim(AF_INET6, t, take) : 0;
 }
 
 /* What the backend's half is, by the client's half. */
@@ -173,7 +168,7 @@ static __always_inline __u32 reply_flags(__u32 flags)
  */
 static __always_inline bool open_reply(int family, const struct packet *p, struct scratch *s)
 {
-	struct tuple *to = &s->open.to, *reply = &s->open.reply, *back = &s->open.back;
+	struct tuple *to = &s->open.to, *reply = &s->open.reply;
 	struct flow *f = &s->open.reply_flow;
 	__u32 span = snat_max - snat_min + 1;
 	__u32 pick = bpf_get_prandom_u32();
@@ -182,13 +177,14 @@ static __always_inline bool open_reply(int family, const struct packet *p, struc
 
 	*f = s->open.flow;
 	f->flags = reply_flags(f->flags);
-	tuple_reverse(family, &p->tuple, !snat, back);
+	tuple_reverse(family, &p->tuple, !snat, &s->open.back);
 	to->sport = p->tuple.sport;
 	for (i = 0; i < PORT_TRIES; i++) {
 		if (snat || i)
 			to->sport = bpf_htons(snat_min + (pick + i * PORT_STRIDE) % span);
 		tuple_reverse(family, to, !snat, reply);
-		if (claim_reply(family, f, &p->tuple, reply, back, i >= PORT_TAKE))
+		if (family == AF_INET ? claim4(&p->tuple, i >= PORT_TAKE)
+				      : claim6(&p->tuple, i >= PORT_TAKE))
 			return true;
 	}
 	return false;

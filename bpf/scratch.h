@@ -9,6 +9,7 @@ struct icmp_error {
 	struct tuple quoted; /* the packet that the error is about, as it quotes it */
 	struct tuple answer; /* what would answer it */
 	struct tuple to; /* what the answer is rewritten to */
+	union flow_key key;
 	__u32 inner_off; /* of the quoted IP header */
 	__u32 ports_off; /* of the quoted ports */
 };
@@ -23,7 +24,11 @@ struct icmp_error {
  * function.
  */
 struct scratch {
-	union flow_value insert;
+	struct {
+		union flow_key key;
+		union flow_value value;
+	} insert;
+	union flow_key claim;
 	struct bpf_fib_lookup fib;
 	struct {
 		struct flow flow;
@@ -66,12 +71,11 @@ static __always_inline long flow_insert(int family, bool confirmed, const struct
 {
 	struct scratch *s = scratch();
 	union flow_value *value;
-	union flow_key key;
 
 	if (!s)
 		return -1;
-	value = &s->insert;
-	flow_key(family, t, &key);
+	value = &s->insert.value;
+	flow_key(family, t, &s->insert.key);
 	value->flow = *f;
 	value->flow.sport = to->sport;
 	value->flow.dport = to->dport;
@@ -82,7 +86,7 @@ static __always_inline long flow_insert(int family, bool confirmed, const struct
 		addr_copy(family, value->v6.saddr, to->saddr.word);
 		addr_copy(family, value->v6.daddr, to->daddr.word);
 	}
-	return bpf_map_update_elem(flows_map(family, confirmed), &key, value, how);
+	return bpf_map_update_elem(flows_map(family, confirmed), &s->insert.key, value, how);
 }
 
 #endif

@@ -253,8 +253,10 @@ static __always_inline bool flow_ended(int family, bool confirmed, const struct 
 
 	if (flow_stale(f, p->tuple.proto))
 		return flow_dead(family, confirmed, f, &p->tuple);
-	return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == start && flow_closed(f) &&
-	       !(f->flags & FLOW_EGRESS_HALF);
+	if ((p->tcp_flags & (TCP_SYN | TCP_ACK)) != start || !flow_closed(f))
+		return false;
+	return !(f->flags & FLOW_EGRESS_HALF) &&
+	       (f->flags & (FLOW_REPLY | FLOW_EXPRESS)) != (FLOW_REPLY | FLOW_EXPRESS);
 }
 
 static __always_inline struct flow *flow_find(int family, bool confirmed, const struct packet *p)

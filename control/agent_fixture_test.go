@@ -159,7 +159,7 @@ func sortedValues(m map[string]string) []string {
 // await polls until done, and fails with the last message if that takes too long.
 func await(t *testing.T, look func() (message string, done bool)) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(topo.Patient(20 * time.Second)); ; time.Sleep(10 * time.Millisecond) {
 		message, done := look()
 		if done {
 			return

@@ -11,6 +11,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/test/topo"
 )
 
 func must(t *testing.T, err error) {
@@ -76,7 +78,7 @@ func (n netns) addVeth(name string, addrs ...string) netlink.Link {
 	n.add(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: name + "-peer"}, addrs...)
 	must(n.t, netlink.LinkSetUp(n.link(name+"-peer")))
 	// The kernel takes its time to tell that a device has come up.
-	for range 300 {
+	for deadline := time.Now().Add(topo.Patient(3 * time.Second)); time.Now().Before(deadline); {
 		link, peer := n.link(name), n.link(name+"-peer")
 		if link.Attrs().OperState == netlink.OperUp && peer.Attrs().OperState == netlink.OperUp {
 			return link

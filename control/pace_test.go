@@ -6,6 +6,8 @@ import (
 	"context"
 	"testing"
 	"time"
+
+	"github.com/waggle-lb/waggle/test/topo"
 )
 
 // settled tells whether the next sync is due within the test's patience.
@@ -18,7 +20,7 @@ func settled(t *testing.T, p *Proxy, ctx context.Context) {
 	}()
 	select {
 	case <-done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(topo.Patient(20 * time.Second)):
 		t.Fatal("it still waits")
 	}
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/waggle-lb/waggle/control/reconcile"
 	"github.com/waggle-lb/waggle/maps"
+	"github.com/waggle-lb/waggle/test/topo"
 )
 
 // Row 6: nothing is programmed, and above all nothing deleted, before the source has synced.
@@ -365,7 +366,7 @@ func TestRun(t *testing.T) {
 
 func (f *proxyFixture) await(want string) {
 	f.t.Helper()
-	for range 200 {
+	for deadline := time.Now().Add(topo.Patient(2 * time.Second)); time.Now().Before(deadline); {
 		if slices.Equal(f.served(), []string{want}) && f.Status().Services == 1 {
 			return
 		}

@@ -28,6 +28,10 @@ func TestAttachRoles(t *testing.T) {
 	newNetns(t)
 	d := mustLoad(t, small(newPinDir(t)))
 	ifindex := addVeth(t, "w0", "w1")
+	kind := "clsact"
+	if hasTCX(t) {
+		kind = "tcx"
+	}
 	for _, tt := range []struct {
 		role            Role
 		ingress, egress string
@@ -38,8 +42,8 @@ func TestAttachRoles(t *testing.T) {
 	} {
 		must(t, d.AttachTC(ifindex, tt.role))
 		expectPrograms(t, d, map[string]string{"tc-ingress": tt.ingress, "tc-egress": tt.egress})
-		if status := linksOf(t, d)["tc-ingress"]; status.Kind != "tcx" || status.Device != "w0" || status.Ifindex != ifindex {
-			t.Errorf("%v: %+v, want tcx on w0", tt.role, status)
+		if status := linksOf(t, d)["tc-ingress"]; status.Kind != kind || status.Device != "w0" || status.Ifindex != ifindex {
+			t.Errorf("%v: %+v, want %s on w0", tt.role, status, kind)
 		}
 	}
 	if err := d.AttachTC(ifindex, Role(7)); err == nil {
@@ -236,9 +240,17 @@ func TestXDPOfSomebodyElse(t *testing.T) {
 	expectPrograms(t, d, nil)
 }
 
+func needTCX(t *testing.T) {
+	t.Helper()
+	if !hasTCX(t) {
+		t.Skip("this kernel has no TCX")
+	}
+}
+
 // Somebody else's programs are behind ours, and stay.
 func TestTCXOrder(t *testing.T) {
 	newNetns(t)
+	needTCX(t)
 	dir := newPinDir(t)
 	ifindex := addVeth(t, "w0", "w1")
 	other := otherProgram(t, ebpf.SchedCLS, 0 /* TC_ACT_OK */)

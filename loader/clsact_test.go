@@ -64,6 +64,7 @@ func TestClsact(t *testing.T) {
 // From clsact to TCX, as after the removal of an option, and back.
 func TestClsactToTCX(t *testing.T) {
 	newNetns(t)
+	needTCX(t)
 	dir := newPinDir(t)
 	ifindex := addVeth(t, "w0", "w1")
 	tc := map[string]string{"tc-ingress": "waggle_ingress", "tc-egress": "waggle_egress"}

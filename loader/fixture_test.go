@@ -125,12 +125,42 @@ func deleteDevice(t *testing.T, name string) {
 	must(t, netlink.LinkDel(dev))
 }
 
+// hasTCX tells whether tc programs are attached by TCX here, or as clsact filters.
+func hasTCX(t *testing.T) bool {
+	t.Helper()
+	_, err := link.QueryPrograms(link.QueryOptions{Target: ifindexOf(t, "lo"), Attach: ebpf.AttachTCXIngress})
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, ebpf.ErrNotSupported) {
+		t.Fatal(err)
+	}
+	return err == nil
+}
+
 // attached gives the programs and links that the kernel has at a hook.
 func attached(t *testing.T, at int, attach ebpf.AttachType) []link.AttachedProgram {
 	t.Helper()
+	if parent, ok := clsactParents[attach]; ok && !hasTCX(t) {
+		return filtersAt(t, at, parent)
+	}
 	result, err := link.QueryPrograms(link.QueryOptions{Target: at, Attach: attach})
 	must(t, err)
 	return result.Programs
+}
+
+var clsactParents = map[ebpf.AttachType]uint32{
+	ebpf.AttachTCXIngress: netlink.HANDLE_MIN_INGRESS, ebpf.AttachTCXEgress: netlink.HANDLE_MIN_EGRESS,
+}
+
+func filtersAt(t *testing.T, at int, parent uint32) []link.AttachedProgram {
+	t.Helper()
+	dev, err := netlink.LinkByIndex(at)
+	must(t, err)
+	filters, err := netlink.FilterList(dev, parent)
+	must(t, err)
+	var programs []link.AttachedProgram
+	for _, filter := range filters {
+		programs = append(programs, link.AttachedProgram{ID: ebpf.ProgramID(filter.(*netlink.BpfFilter).Id)})
+	}
+	return programs
 }
 
 // linksOf is the part of Links that is about one hook, by hook name.

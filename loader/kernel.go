@@ -93,6 +93,10 @@ var needs = []need{
 	needMap(ebpf.SkStorage, "5.2"),
 }
 
+// OldestTested is the oldest kernel that the tests are run on: `make test-vm`. All that the programs
+// need has been in Linux since 5.18.
+const OldestTested = "6.1"
+
 // checkKernel names what the running kernel lacks. It trusts probes, not version numbers: vendors
 // port features back.
 func checkKernel() error { return checkNeeds(needs) }
@@ -113,8 +117,8 @@ func checkNeeds(needs []need) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	return fmt.Errorf("kernel %s lacks %s: upgrade it, or configure it with them: %w",
-		kernelRelease(), strings.Join(missing, ", "), ebpf.ErrNotSupported)
+	return fmt.Errorf("kernel %s lacks %s: upgrade it (Linux %s has them all), or configure it with them: %w",
+		kernelRelease(), strings.Join(missing, ", "), OldestTested, ebpf.ErrNotSupported)
 }
 
 func kernelRelease() string {

@@ -70,7 +70,7 @@ func NewAgent(n *topo.Network, node *topo.Node, opts AgentOptions) *Agent {
 	return a
 }
 
-const startTimeout = 30 * time.Second
+var startTimeout = topo.Patient(30 * time.Second)
 
 // Start starts the agent, with more flags for this time only, and waits until it has synced.
 func (a *Agent) Start(more ...string) error {
@@ -118,7 +118,7 @@ func (a *Agent) logTail() string {
 }
 
 // Stop ends the agent as a service manager would.
-func (a *Agent) Stop() error { return a.cmd.Stop(10 * time.Second) }
+func (a *Agent) Stop() error { return a.cmd.Stop(topo.Patient(10 * time.Second)) }
 
 // Kill ends the agent as a crash would, if it was ever started.
 func (a *Agent) Kill() {
@@ -181,9 +181,16 @@ func (c Counters) Since(before Counters) Counters {
 	return out
 }
 
+// BinaryVariable names an environment variable: the path of the command, where it is not to be
+// compiled.
+const BinaryVariable = "WAGGLE_BINARY"
+
 // Build compiles the command into a directory, with build tags if any are given, and returns its
-// path.
+// path. Without tags it may have been compiled already.
 func Build(dir string, tags ...string) (string, error) {
+	if binary := os.Getenv(BinaryVariable); binary != "" && len(tags) == 0 {
+		return binary, nil
+	}
 	binary := filepath.Join(dir, "waggle")
 	out, err := exec.Command("go", "build", "-tags", strings.Join(tags, ","), "-o", binary, "github.com/waggle-lb/waggle/cmd/waggle").CombinedOutput()
 	if err != nil {

@@ -41,13 +41,17 @@ func PseudoHeader(src, dst netip.Addr, proto uint8, length int) []byte {
 }
 
 // carry gives the checksum of a message that was changed: the right one if it was right before,
-// one that is wrong by as much if it was wrong.
+// one that is wrong by as much if it was wrong. Of the two zeros it is the one that complementing a
+// sum gives.
 func carry(found, rightBefore, rightAfter uint16) uint16 {
 	if sameSum(found, rightBefore) {
 		return rightAfter
 	}
 	wrong := addSums(found, ^rightBefore)
-	return addSums(rightAfter, wrong)
+	if check := addSums(rightAfter, wrong); check != 0xffff {
+		return check
+	}
+	return 0
 }
 
 // sameSum compares in one's complement, which has two zeros.

@@ -139,7 +139,8 @@ func (n *Node) dead(table *Table, t Tuple, r *Record) bool {
 }
 
 // ended: it must not be used any more. On a closed connection a SYN from the client starts anew,
-// and so does a SYN-ACK from a backend, which has got a SYN on another way.
+// and so does a SYN-ACK from a backend, which has got a SYN on another way. To our own address
+// there is no other way.
 func (n *Node) ended(table *Table, t Tuple, r *Record, flags uint8) bool {
 	if n.stale(r, t.Proto) {
 		return n.dead(table, t, r)
@@ -148,7 +149,8 @@ func (n *Node) ended(table *Table, t Tuple, r *Record, flags uint8) bool {
 	if r.is(bpf.FlowReply) {
 		start = Syn | Ack
 	}
-	return flags&(Syn|Ack) == start && r.closed() && !r.is(bpf.FlowEgressHalf)
+	translated := r.is(bpf.FlowReply) && r.is(bpf.FlowExpress)
+	return flags&(Syn|Ack) == start && r.closed() && !r.is(bpf.FlowEgressHalf) && !translated
 }
 
 // find looks up what can still be used; what can't is forgotten.

@@ -5,6 +5,8 @@ package model
 import (
 	"encoding/binary"
 	"net/netip"
+
+	"github.com/waggle-lb/waggle/bpf"
 )
 
 // Forwarded is what the kernel makes of a frame that it routes on, and whereto. False: it doesn't.
@@ -75,4 +77,32 @@ func Sound(frame []byte) bool {
 // Ends are a frame's addresses.
 func Ends(frame []byte) (src, dst netip.Addr) {
 	return addrs(frame, binary.BigEndian.Uint16(frame[12:]) == typeIPv6)
+}
+
+// Led is the tuple of a packet to a frontend, if it is one that has its ports.
+func (n *Node) Led(frame []byte) (Tuple, bool) {
+	kind := binary.BigEndian.Uint16(frame[12:])
+	if kind != typeIPv4 && kind != typeIPv6 {
+		return Tuple{}, false
+	}
+	p, how := read(frame, kind == typeIPv6)
+	if how == isFragment && p.readPart() && p.part == first {
+		how = p.readTransport()
+	}
+	return p.tuple, how == understood && n.frontend(p.tuple.Dst, p.tuple.Proto) != nil
+}
+
+// Torn is a client's record whose other half is not where answers would look for it, or of another
+// flow. One that is closed may have lost it to the next one.
+func (n *Node) Torn() (Tuple, bool) {
+	for _, tables := range n.byFamily {
+		for _, table := range []*Table{tables.pending, tables.confirmed} {
+			for t, r := range table.Records {
+				if !r.is(bpf.FlowReply|bpf.FlowEgressHalf) && !r.closed() && table.other(t, r) == nil && !n.dead(table, t, r) {
+					return t, true
+				}
+			}
+		}
+	}
+	return Tuple{}, false
 }

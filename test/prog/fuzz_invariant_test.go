@@ -32,6 +32,26 @@ func (r *fuzzRun) invariants(v bpf.Verdict, in, out []byte) error {
 	return nil
 }
 
+// stays: while a flow lives its packets go to one backend. What opens it anew is seen as that.
+func (r *fuzzRun) stays(hook bpf.Hook, v bpf.Verdict, opened bool, in, out []byte) error {
+	t, ok := r.model.Led(in)
+	if !ok || r.torn || hook == bpf.HookTCEgress { // what answers to a flow of before may bring it back
+		return nil
+	}
+	if opened { // even if the packet is dropped
+		delete(r.led, t)
+	}
+	if v != bpf.VerdictExpress && v != bpf.VerdictStack {
+		return nil
+	}
+	_, dst := model.Ends(out)
+	if before, known := r.led[t]; known && before.Addr() != dst {
+		return fmt.Errorf("%s went to %s, and now to %s", t, before, dst)
+	}
+	r.led[t] = at(dst, 0)
+	return nil
+}
+
 // configured addresses are frontends, backends, the node's, or clients of flows.
 func (r *fuzzRun) configured(a netip.Addr) bool {
 	if r.model.NodeAddrs[a] {

@@ -30,6 +30,8 @@ type fuzzRun struct {
 	epoch    uint32
 	strict   bool // compare all maps after each step, not only in the end
 	packets  int
+	led      map[model.Tuple]netip.AddrPort // where packets to frontends went
+	torn     bool                           // halves of flows have been taken away
 	log      func(format string, args ...any)
 }
 
@@ -51,7 +53,7 @@ func (n *fuzzNode) play(s script, strict bool, log func(string, ...any)) (packet
 	}
 	r := &fuzzRun{
 		fuzzNode: n, script: s, strict: strict, log: log, epoch: firstEpoch, slots: 0,
-		rewrites: make(map[int]rewrite), services: make(map[uint32]*model.Service),
+		rewrites: make(map[int]rewrite), led: make(map[model.Tuple]netip.AddrPort), services: make(map[uint32]*model.Service),
 	}
 	r.model = model.NewNode(fuzzConfig(n.limits), n)
 	n.reached = r.model.Counts
@@ -302,6 +304,7 @@ func (r *fuzzRun) age(seconds int) error {
 
 // evict does to the table of new flows what a flood may.
 func (r *fuzzRun) evict(n int) error {
+	r.torn = true
 	for _, v6 := range []bool{false, true} {
 		records := r.model.Table(v6, false).Records
 		if len(records) == 0 {
@@ -427,7 +430,9 @@ func (r *fuzzRun) one(hook bpf.Hook, d *device, frame []byte) (model.Result, err
 	if err != nil {
 		return got, fmt.Errorf("%s at %s: %w\n% x", bpf.HookName(hook), d.name, err, frame)
 	}
+	opened := r.model.Counts[hook][bpf.VerdictFlowOpened]
 	want, err := r.model.Process(hook, d.index, frame)
+	opened -= r.model.Counts[hook][bpf.VerdictFlowOpened]
 	r.log("%s at %s: %s, %s\n  in  % x\n  out % x", bpf.HookName(hook), d.name, want.Action, bpf.VerdictName(want.Verdict), frame, got.Frame)
 	switch {
 	case err != nil:
@@ -438,6 +443,7 @@ func (r *fuzzRun) one(hook bpf.Hook, d *device, frame []byte) (model.Result, err
 	case want.Action != model.Drop:
 		err = r.invariants(want.Verdict, frame, got.Frame)
 	}
+	err = errors.Join(err, r.stays(hook, want.Verdict, opened != 0, frame, got.Frame))
 	if err != nil {
 		return got, fmt.Errorf("%s at %s: %s, %w\n  in   % x", bpf.HookName(hook), d.name, bpf.VerdictName(want.Verdict), err, frame)
 	}
@@ -488,6 +494,9 @@ func (r *fuzzRun) compareTables() error {
 		}
 	}
 	wrong = append(wrong, r.compareAffinity(now)...)
+	if t, torn := r.model.Torn(); torn && !r.torn {
+		wrong = append(wrong, fmt.Sprintf("the flow of %s has no way back", t))
+	}
 	if wrong != nil {
 		return errors.New(strings.Join(wrong, "\n"))
 	}

@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	settleTime = 5 * time.Second  // for the kernel to finish what it does asynchronously
-	startTime  = 20 * time.Second // for a process to start, on a loaded machine
+var (
+	settleTime = Patient(5 * time.Second)  // for the kernel to finish what it does asynchronously
+	startTime  = Patient(20 * time.Second) // for a process to start, on a loaded machine
 )
 
 // await blocks until check says true, and looks again whenever the kernel

@@ -16,9 +16,9 @@ import (
 // would neither pass a v4-mapped address to an IPv6 socket nor leave out the
 // connect.
 func dial(r Request, kind int, connected bool) (net.Conn, error) {
-	fd, err := unix.Socket(r.family(), kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	fd, err := r.socket(kind)
 	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
+		return nil, err
 	}
 	// FileConn below duplicates it.
 	file := os.NewFile(uintptr(fd), "socket")
@@ -32,6 +32,14 @@ func dial(r Request, kind int, connected bool) (net.Conn, error) {
 		}
 	}
 	return net.FileConn(file)
+}
+
+func (r Request) socket(kind int) (int, error) {
+	if r.SCTP {
+		return sctpSocket(r.family())
+	}
+	fd, err := unix.Socket(r.family(), kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	return fd, os.NewSyscallError("socket", err)
 }
 
 func (r Request) family() int {

@@ -35,15 +35,17 @@ type Request struct {
 	KeepAlive bool
 	// Reset closes TCP with a reset, so that a pinned source port is free at once.
 	Reset bool
-	// Timeout is that of each exchange; 0 is 5 seconds.
+	// SCTP connects by SCTP where it would by TCP. See HaveSCTP.
+	SCTP bool
+	// Timeout is that of each exchange; 0 is 5 seconds. On slow machines it is longer: see Patient.
 	Timeout time.Duration
 }
 
 func (r Request) timeout() time.Duration {
 	if r.Timeout > 0 {
-		return r.Timeout
+		return Patient(r.Timeout)
 	}
-	return 5 * time.Second
+	return Patient(5 * time.Second)
 }
 
 func (r Request) count() int { return max(r.Count, 1) }

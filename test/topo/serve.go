@@ -15,6 +15,8 @@ type Ports struct {
 	UDP []uint16
 	// Echo says who answers whom in a line of JSON, and then echoes over TCP.
 	Echo []uint16
+	// SCTP is as Echo. See HaveSCTP.
+	SCTP []uint16
 }
 
 // Server is a server process in a host.

@@ -72,6 +72,11 @@ func (s serverConfig) listen(report func(error)) error {
 			return fmt.Errorf("echo: %w", err)
 		}
 	}
+	for _, port := range s.Ports.SCTP {
+		if err := listenSCTP(port, report, s.serveEcho); err != nil {
+			return fmt.Errorf("SCTP: %w", err)
+		}
+	}
 	for _, port := range s.Ports.UDP {
 		if err := s.listenUDP(port, report); err != nil {
 			return fmt.Errorf("UDP: %w", err)

@@ -15,6 +15,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/test/cluster"
 	"github.com/waggle-lb/waggle/test/topo"
@@ -134,6 +135,9 @@ func deviceTraces(note func(string, ...any)) error {
 		}
 		for _, attach := range []ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress} {
 			result, err := link.QueryPrograms(link.QueryOptions{Target: attrs.Index, Attach: attach})
+			if errors.Is(err, unix.EINVAL) {
+				continue // the kernel has no TCX: the qdisc tells
+			}
 			if err != nil {
 				return fmt.Errorf("%s, %v: %w", attrs.Name, attach, err)
 			}
@@ -198,7 +202,7 @@ func kernelObjects(t *testing.T, a *cluster.Agent) objects {
 func (o objects) awaitGone(t *testing.T) {
 	t.Helper()
 	var left []string
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(topo.Patient(10 * time.Second)); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if left = o.left(); len(left) == 0 {
 			return
 		}

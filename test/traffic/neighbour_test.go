@@ -68,7 +68,7 @@ func (e expressStreams) goOn(t *testing.T) {
 }
 
 func goOn(t *testing.T, name string, stream *topo.Stream) {
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(topo.Patient(20 * time.Second))
 	reply := stream.Exchange(1000)
 	for !reply.OK() && time.Now().Before(deadline) {
 		reply = stream.Exchange(1000)
@@ -158,7 +158,7 @@ func routeChange(t *testing.T, m mode) {
 func awaitNextHop(t *testing.T, s *setup, e expressStreams, name string, local netip.AddrPort, mac net.HardwareAddr) {
 	t.Helper()
 	var last []maps.Flow
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(topo.Patient(20 * time.Second)); time.Now().Before(deadline); {
 		if reply := e.streams[name].Exchange(100); !reply.OK() {
 			t.Fatalf("%s: %s", name, reply)
 		}

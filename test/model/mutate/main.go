@@ -113,6 +113,8 @@ func try(dir, tests string, m mutation) (found string, err error) {
 		return "it hung", nil
 	case err == nil:
 		return "", nil
+	case bytes.Contains(out, []byte("load program")):
+		return "", fmt.Errorf("the verifier refuses it, which is not what is asked:\n%s", out)
 	case errors.As(err, &exit):
 		return summary(out), nil
 	}

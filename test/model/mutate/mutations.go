@@ -65,7 +65,7 @@ var mutations = []mutation{
 	{"confirmed by any ACK", "track.h", "return p->ack - f->expect_ack < ACK_WINDOW;", "return true;"},
 	{"SCTP tag not compared", "track.h", "return !f->expect_ack || p->ack == f->expect_ack;", "return true;"},
 	{"SYN-ACK not counted in what is expected", "track.h", "p->seq + !!(p->tcp_flags & TCP_SYN)", "p->seq"},
-	{"closed connection hit by a SYN", "track.h", "== start && flow_closed(f) &&", "== start && false &&"},
+	{"closed connection hit by a SYN", "track.h", "!= start || !flow_closed(f))", "!= start || true)"},
 	{"backend's FIN taken for the client's", "track.h", "f->flags & FLOW_REPLY ? STATE_FIN_BACKEND : STATE_FIN_CLIENT", "STATE_FIN_CLIENT"},
 	{"reset forgotten by the other half", "track.h", "\tif (m)\n\t\tstate_set(m, bits);\n", ""},
 	{"split flow's third record not moved", "track.h", "if (copy->flags & FLOW_SPLIT && open_egress_half(family, true, copy, t, to, s))\n\t\tgoto full;", ""},
@@ -87,7 +87,7 @@ var mutations = []mutation{
 	{"quoted ports not restored", "icmp.h", "struct ports ports = { .source = to->dport, .dest = to->sport };", "struct ports ports = { .source = e->quoted.sport, .dest = e->quoted.dport };"},
 	{"errors of dead flows translated", "icmp.h", "return f && flow_stale(f, t->proto) && flow_dead(family, confirmed, f, t) ? NULL : f;", "return f;"},
 	{"quoted header's checksum not mended", "icmp.h", "if (store_checksum(skb, e->inner_off + offsetof(struct iphdr, check), addrs))", "if (0)"},
-	{"padding taken for quoted ports", "icmp.h", "if (e->ports_off + sizeof(ports) > l3_off + p->len)", "if (0)"},
+	{"padding taken for quoted ports", "icmp.h", "> l3_off + p->len)", "> l3_off + p->len + 64)"},
 	{"padding taken for ports", "packet.h", "|| len < (__s32)sizeof(struct udphdr)", ""},
 	{"martians open flows", "open.h", " || !addr_is_sender(family, p->tuple.saddr.word)", ""},
 }

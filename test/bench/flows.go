@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/test/bench/probe"
+)
+
+// end is one side of a tuple: that of flow 0. Flow i has the address that is i >> PortBits further
+// on if addrs, and the port that is the rest of i further on if ports.
+type end struct {
+	netip.AddrPort
+	addrs, ports bool
+}
+
+func (e end) of(i uint32) netip.AddrPort {
+	a, port := e.Addr(), e.Port()
+	if e.addrs {
+		a = further(a, i>>probe.PortBits)
+	}
+	if e.ports {
+		port += uint16(i & (1<<probe.PortBits - 1))
+	}
+	return netip.AddrPortFrom(a, port)
+}
+
+func further(a netip.Addr, by uint32) netip.Addr {
+	b := a.AsSlice()
+	low := b[len(b)-4:]
+	binary.BigEndian.PutUint32(low, binary.BigEndian.Uint32(low)+by)
+	next, _ := netip.AddrFromSlice(b)
+	return next
+}
+
+// flows are the packets of one direction of many flows, and what they are rewritten to.
+type flows struct {
+	proto        uint8
+	src, dst     end // as they come in
+	toSrc, toDst end // as they go out
+	flags        uint16
+}
+
+// frame is the packet of flow 0, complete and with right checksums.
+func (f flows) frame(srcMAC, dstMAC []byte) ([]byte, error) {
+	var ip gopacket.SerializableLayer
+	var network gopacket.NetworkLayer
+	ethertype := layers.EthernetTypeIPv4
+	src, dst := f.src.of(0), f.dst.of(0)
+	if src.Addr().Is4() {
+		v4 := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocol(f.proto), SrcIP: src.Addr().AsSlice(), DstIP: dst.Addr().AsSlice()}
+		ip, network = v4, v4
+	} else {
+		ethertype = layers.EthernetTypeIPv6
+		v6 := &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: layers.IPProtocol(f.proto), SrcIP: src.Addr().AsSlice(), DstIP: dst.Addr().AsSlice()}
+		ip, network = v6, v6
+	}
+	var l4 gopacket.SerializableLayer
+	size := probe.Frame - 14 - 20
+	if src.Addr().Is6() {
+		size -= 20
+	}
+	if f.proto == unix.IPPROTO_UDP {
+		udp := &layers.UDP{SrcPort: layers.UDPPort(src.Port()), DstPort: layers.UDPPort(dst.Port())}
+		if err := udp.SetNetworkLayerForChecksum(network); err != nil {
+			return nil, err
+		}
+		l4, size = udp, size-8
+	} else {
+		tcp := &layers.TCP{SrcPort: layers.TCPPort(src.Port()), DstPort: layers.TCPPort(dst.Port()), ACK: true, Seq: 1, Ack: 1, Window: 1024}
+		if err := tcp.SetNetworkLayerForChecksum(network); err != nil {
+			return nil, err
+		}
+		l4, size = tcp, size-20
+	}
+	buffer := gopacket.NewSerializeBuffer()
+	err := gopacket.SerializeLayers(buffer, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true},
+		&layers.Ethernet{SrcMAC: srcMAC, DstMAC: dstMAC, EthernetType: ethertype}, ip, l4, gopacket.Payload(make([]byte, size)))
+	if err == nil && len(buffer.Bytes()) != probe.Frame {
+		err = fmt.Errorf("a frame of %d bytes", len(buffer.Bytes()))
+	}
+	return buffer.Bytes(), err
+}
+
+// drive tells a driver to make the packets of the first count flows, a power of two.
+func (f flows) drive(frame []byte, count uint32) probe.Drive {
+	ip := uint32(14)
+	l4 := ip + 20
+	d := probe.Drive{Mask: count - 1, Stride: 0x9e3779b1, AddrOffset: ip + 12, IpCheckOffset: ip + 10}
+	if f.src.Addr().Is6() {
+		l4, d.AddrOffset, d.IpCheckOffset = ip+40, ip+8+12, 0
+	}
+	d.PortOffset, d.L4CheckOffset = l4, l4+16
+	if f.proto == unix.IPPROTO_UDP {
+		d.L4CheckOffset = l4 + 6
+	}
+	raw := f.src.Addr().AsSlice()
+	d.Addr = binary.BigEndian.Uint32(raw[len(raw)-4:])
+	d.Port = uint32(f.src.Port())
+	if f.dst.ports {
+		d.PortOffset += 2
+		d.Port = uint32(f.dst.Port())
+	}
+	for i := range d.Frame {
+		d.Frame[i] = binary.NativeEndian.Uint64(frame[8*i:])
+	}
+	return d
+}
+
+func word(a netip.Addr) uint32 { return binary.NativeEndian.Uint32(a.AsSlice()) }
+
+func words(a netip.Addr) (w [4]uint32) {
+	b := a.AsSlice()
+	for i := range w {
+		w[i] = binary.NativeEndian.Uint32(b[4*i:])
+	}
+	return w
+}
+
+func netPort(port uint16) uint16 {
+	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, port))
+}
+
+// record is the rewrite of flow i.
+func (f flows) record(i uint32, template bpf.Flow) bpf.Flow {
+	template.Flags = f.flags
+	template.State = bpf.StateAnswered | bpf.StateConfirmed
+	template.Sport, template.Dport = netPort(f.toSrc.of(i).Port()), netPort(f.toDst.of(i).Port())
+	return template
+}
+
+func (f flows) record4(i uint32, template bpf.Flow) bpf.Flow4 {
+	return bpf.Flow4{Flow: f.record(i, template), Saddr: word(f.toSrc.of(i).Addr()), Daddr: word(f.toDst.of(i).Addr())}
+}
+
+func (f flows) record6(i uint32, template bpf.Flow) bpf.Flow6 {
+	return bpf.Flow6{Flow: f.record(i, template), Saddr: words(f.toSrc.of(i).Addr()), Daddr: words(f.toDst.of(i).Addr())}
+}
+
+const batch = 4096
+
+// establish writes the records of the flows from first to last, without last, to a table of flows.
+func (f flows) establish(table *ebpf.Map, template bpf.Flow, first, last uint32) error {
+	v6 := f.src.Addr().Is6()
+	for ; first < last; first += batch {
+		var keys4 []bpf.FlowKey4
+		var values4 []bpf.Flow4
+		var keys6 []bpf.FlowKey6
+		var values6 []bpf.Flow6
+		for i := first; i < min(last, first+batch); i++ {
+			src, dst := f.src.of(i), f.dst.of(i)
+			if v6 {
+				keys6 = append(keys6, bpf.FlowKey6{Saddr: words(src.Addr()), Daddr: words(dst.Addr()), Sport: netPort(src.Port()), Dport: netPort(dst.Port()), Proto: f.proto})
+				values6 = append(values6, f.record6(i, template))
+			} else {
+				keys4 = append(keys4, bpf.FlowKey4{Saddr: word(src.Addr()), Daddr: word(dst.Addr()), Sport: netPort(src.Port()), Dport: netPort(dst.Port()), Proto: f.proto})
+				values4 = append(values4, f.record4(i, template))
+			}
+		}
+		var err error
+		if v6 {
+			_, err = table.BatchUpdate(keys6, values6, nil)
+		} else {
+			_, err = table.BatchUpdate(keys4, values4, nil)
+		}
+		if err != nil {
+			return fmt.Errorf("write flows: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,496 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/maps"
+	"github.com/waggle-lb/waggle/test/bench/probe"
+	"github.com/waggle-lb/waggle/test/topo"
+)
+
+// hotCase is a kind of packet that is run through one program.
+type hotCase struct {
+	name    string
+	hook    bpf.Hook
+	flows   flows
+	verdict bpf.Verdict   // that each packet must end in
+	events  []bpf.Verdict // that must come with each
+	every   bool          // each packet is of a flow that was never there before
+	many    bool          // measured with the greatest number of flows too
+	limit   string        // the program that does the least
+}
+
+// hotFamily is what is measured of one address family.
+type hotFamily struct {
+	name  string
+	table string // of established flows
+	cases []hotCase
+}
+
+// hotSizes are the numbers of flows that packets vary among.
+type hotSizes struct {
+	few  []uint32 // the last is what new flows are measured beside
+	many uint32   // 0: not
+}
+
+// hotRig is a datapath, the programs that drive it, and the node that they run in.
+type hotRig struct {
+	options
+	harness
+	node     *topo.Node
+	maps     provider
+	programs map[string]*ebpf.Program
+	mac      []byte
+	router   []byte
+	template bpf.Flow
+	packets  uint32 // of a run
+	fresh    uint32 // number of the next flow that was never there
+}
+
+const hotRepeat = 200_000
+
+func measureHot(o options) (results []Result, err error) {
+	sizes := hotSizes{few: []uint32{1, 1 << 10, 1 << 16}, many: 1 << 20}
+	if o.quick {
+		sizes = hotSizes{few: []uint32{1, 1 << 10}}
+	}
+	network, err := topo.New(topo.ForXDP())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, network.Close()) }()
+	rig, err := newHotRig(o, network, sizes)
+	if err != nil {
+		return nil, err
+	}
+	defer rig.close()
+	err = rig.node.Do(func() error {
+		results, err = rig.measure(sizes)
+		return err
+	})
+	return results, err
+}
+
+func newHotRig(o options, network *topo.Network, sizes hotSizes) (*hotRig, error) {
+	rig := &hotRig{options: o, node: network.Nodes[0], packets: hotRepeat}
+	if o.quick {
+		rig.packets /= 10
+	}
+	link, err := rig.node.Link("eth0")
+	if err != nil {
+		return nil, err
+	}
+	rig.mac, rig.ifindex = link.Attrs().HardwareAddr, uint32(link.Attrs().Index)
+	if rig.router, err = network.Nodes[1].MAC("eth0"); err != nil {
+		return nil, err
+	}
+	if err := fixNeighbour(rig.node, network.Nodes[1]); err != nil {
+		return nil, err
+	}
+	return rig, rig.node.Do(func() error { return rig.load(sizes) })
+}
+
+func (r *hotRig) close() {
+	for _, p := range r.programs {
+		p.Close()
+	}
+	if r.Collection != nil {
+		r.Collection.Close()
+	}
+	for _, m := range r.maps {
+		m.Close()
+	}
+}
+
+// load makes the datapath with tables of the size of the measurement, and with a second so long
+// that none passes: each packet then does the same.
+func (r *hotRig) load(sizes hotSizes) error {
+	spec, err := bpf.Spec()
+	if err != nil {
+		return err
+	}
+	flows := max(sizes.few[len(sizes.few)-1], sizes.many)
+	for _, m := range spec.Maps {
+		m.Pinning = ebpf.PinNone
+	}
+	for _, name := range []string{"flows4", "flows6"} {
+		spec.Maps[name].MaxEntries = 4 * flows
+	}
+	newFlows := 2 * sizes.few[len(sizes.few)-1]
+	for _, name := range []string{"flows_new4", "flows_new6"} {
+		spec.Maps[name].MaxEntries = newFlows
+	}
+	if err := spec.Variables["hz"].Set(uint32(1_000_000)); err != nil {
+		return err
+	}
+	for name := range spec.Programs {
+		if name != "waggle_xdp" && name != "waggle_ingress" {
+			delete(spec.Programs, name)
+		}
+	}
+	datapath, err := ebpf.NewCollection(spec)
+	if err != nil {
+		return err
+	}
+	r.maps, r.programs = datapath.Maps, datapath.Programs
+	if r.Collection, err = probe.Load(datapath.Maps, newFlows); err != nil {
+		return err
+	}
+	if err := r.configure(); err != nil {
+		return err
+	}
+	return r.makeTemplate()
+}
+
+// configure publishes what new flows are opened by, and what cluster IPs there are.
+func (r *hotRig) configure() error {
+	if err := maps.BumpEpoch(r.maps); err != nil {
+		return err
+	}
+	device := maps.Device{Express: true, XDP: true, Egress: true, Addr4: r.node.IP4, Addr6: r.node.IP6}
+	own := maps.Device{Addr4: r.node.IP4, Addr6: r.node.IP6}
+	if err := errors.Join(maps.NewDevices(r.maps).Put(int(r.ifindex), device), maps.NewDevices(r.maps).Put(0, own),
+		maps.NewNodeAddrs(r.maps).Set([]netip.Addr{r.node.IP4, r.node.IP6})); err != nil {
+		return err
+	}
+	cluster := maps.NewClusterAddrs(r.maps)
+	if err := errors.Join(cluster.Put(netip.MustParseAddr("10.96.0.1")), cluster.Put(netip.MustParseAddr("fd00:10:96::1")),
+		cluster.SetRanges([]maps.ClusterRange{{Prefix: netip.MustParsePrefix("10.96.0.0/12")}, {Prefix: netip.MustParsePrefix("fd00:10:96::/108")}})); err != nil {
+		return err
+	}
+	for _, base := range []string{"10.244.1.66", "fd00:10:244:1::42"} {
+		if err := publish(r.maps, netip.MustParseAddr(base)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeTemplate learns what a record holds besides its rewrite.
+func (r *hotRig) makeTemplate() error {
+	var state bpf.RuntimeState
+	if err := r.maps.Map("runtime").Lookup(uint32(0), &state); err != nil {
+		return err
+	}
+	var d probe.Drive
+	if _, err := r.Programs["read_clock"].Run(&ebpf.RunOptions{Data: make([]byte, probe.Frame), Repeat: 1}); err != nil {
+		return err
+	}
+	if err := r.Variables["driven"].Get(&d); err != nil {
+		return err
+	}
+	r.template = bpf.Flow{LastSeen: d.Clock}
+	r.template.Hop.Epoch, r.template.Hop.Ifindex = state.Epoch, r.ifindex
+	copy(r.template.Hop.Dmac[:], r.router)
+	copy(r.template.Hop.Smac[:], r.mac)
+	return nil
+}
+
+const (
+	establishedPort = 30080
+	newPort         = 30082
+	newBackends     = 188 // beyond those that established flows have taken all ports of
+)
+
+// publish makes a NodePort whose backends are on another node.
+func publish(p maps.Provider, first netip.Addr) error {
+	backends, err := maps.NewBackends(p)
+	if err != nil {
+		return err
+	}
+	id := uint32(maps.FamilyOf(first)) // any number of its own
+	for known := range must(backends.All()) {
+		if err := backends.Reserve(known); err != nil {
+			return err
+		}
+	}
+	var ids []uint32
+	for i := range uint32(newBackends) {
+		added, err := backends.Add(maps.Backend{Addr: further(first, i), Port: 8080, Proto: unix.IPPROTO_TCP, Service: id, InCluster: true}, epoch)
+		if err != nil {
+			return err
+		}
+		ids = append(ids, added)
+	}
+	slots, err := maps.NewSlots(p)
+	if err != nil {
+		return err
+	}
+	if maps.FamilyOf(first) == maps.IPv6 { // the first family has taken the first block
+		if err := slots.Reserve(maps.Block{First: 0, Count: 1024}); err != nil {
+			return err
+		}
+	}
+	block, err := slots.Publish(ids, epoch)
+	if err != nil {
+		return err
+	}
+	frontend := maps.Frontend{Addr: maps.FamilyOf(first).Any(), Port: newPort, Proto: unix.IPPROTO_TCP}
+	return maps.NewServices(p).Put(frontend, maps.Service{ID: id, Kind: maps.NodePort, External: block, Internal: block})
+}
+
+// hotCases are the packets that a node meets, of one family.
+func hotCases(node netip.Addr, client, backend, local, stranger netip.Addr) []hotCase {
+	at := netip.AddrPortFrom
+	forward := flows{proto: unix.IPPROTO_TCP, flags: bpf.FlowExpress | bpf.FlowXDP,
+		src: end{at(client, 1024), true, true}, dst: end{at(node, establishedPort), false, false},
+		toSrc: end{at(node, 49152), false, true}, toDst: end{at(backend, 8080), true, false}}
+	reply := flows{proto: unix.IPPROTO_TCP, flags: bpf.FlowReply | bpf.FlowExpress | bpf.FlowXDP,
+		src: forward.toDst, dst: forward.toSrc, toSrc: forward.dst, toDst: forward.src}
+	stack := flows{proto: unix.IPPROTO_TCP, flags: bpf.FlowMirrorEgress,
+		src: end{at(further(client, 1<<16), 1024), true, true}, dst: forward.dst, toDst: end{at(local, 8080), false, false}}
+	stack.toSrc = stack.src
+	fresh := flows{proto: unix.IPPROTO_TCP, src: end{at(further(client, 1<<18), 1024), true, true}, dst: end{at(node, newPort), false, false}}
+	foreign := flows{proto: unix.IPPROTO_TCP, src: end{at(further(client, 2<<16), 1024), true, true}, dst: end{at(stranger, 443), false, false}}
+	opened := []bpf.Verdict{bpf.VerdictFlowOpened}
+	return []hotCase{
+		{name: "xdp established", hook: bpf.HookXDP, flows: forward, verdict: bpf.VerdictExpress, many: true, limit: "lookup"},
+		{name: "xdp reply", hook: bpf.HookXDP, flows: reply, verdict: bpf.VerdictExpress, many: true, limit: "lookup"},
+		{name: "xdp local backend", hook: bpf.HookXDP, flows: stack, verdict: bpf.VerdictLeftToTC, limit: "lookup"},
+		{name: "xdp new flow", hook: bpf.HookXDP, flows: fresh, verdict: bpf.VerdictExpress, events: opened, every: true, limit: "insert"},
+		{name: "xdp not ours", hook: bpf.HookXDP, flows: foreign, verdict: bpf.VerdictNotOurs, many: true},
+		{name: "tc established", hook: bpf.HookTCIngress, flows: forward, verdict: bpf.VerdictExpress, many: true, limit: "lookup"},
+		{name: "tc reply", hook: bpf.HookTCIngress, flows: reply, verdict: bpf.VerdictExpress, many: true, limit: "lookup"},
+		{name: "tc local backend", hook: bpf.HookTCIngress, flows: stack, verdict: bpf.VerdictStack, limit: "lookup"},
+		{name: "tc new flow", hook: bpf.HookTCIngress, flows: fresh, verdict: bpf.VerdictExpress, events: opened, every: true, limit: "insert"},
+		{name: "tc not ours", hook: bpf.HookTCIngress, flows: foreign, verdict: bpf.VerdictNotOurs, many: true},
+	}
+}
+
+func (r *hotRig) families() []hotFamily {
+	ip := netip.MustParseAddr
+	return []hotFamily{
+		{"IPv4", "4", hotCases(r.node.IP4, ip("10.100.0.0"), ip("10.244.1.2"), ip("10.244.0.5"), ip("10.9.9.9"))},
+		{"IPv6", "6", hotCases(r.node.IP6, ip("fd00:c::a64:0"), ip("fd00:10:244:1::2"), ip("fd00:10:244::5"), ip("fd00:9::9"))},
+	}
+}
+
+func (r *hotRig) measure(sizes hotSizes) (results []Result, err error) {
+	established := uint32(0)
+	grow := func(to uint32) error {
+		for _, f := range r.families() {
+			for _, i := range []int{0, 1, 2} { // what is established, by either hook
+				if err := f.cases[i].flows.establish(r.maps.Map("flows"+f.table), r.template, established, to); err != nil {
+					return err
+				}
+			}
+		}
+		established = to
+		return nil
+	}
+	last := sizes.few[len(sizes.few)-1]
+	if err := grow(last); err != nil {
+		return nil, err
+	}
+	for _, f := range r.families() {
+		got, err := r.measureFamily(f, sizes.few, func(hotCase) bool { return true })
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", f.name, err)
+		}
+		results = append(results, got...)
+	}
+	if sizes.many == 0 {
+		return results, nil
+	}
+	if err := grow(sizes.many); err != nil {
+		return nil, err
+	}
+	for _, f := range r.families() {
+		got, err := r.measureFamily(f, []uint32{sizes.many}, func(c hotCase) bool { return c.many })
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", f.name, err)
+		}
+		results = append(results, got...)
+	}
+	return results, nil
+}
+
+// hotLine is one case with one number of flows, and what it is compared with.
+type hotLine struct {
+	name                   string
+	waggle, limit, rewrite *subject
+	idle                   *subject // the harness, of waggle's hook
+}
+
+func (r *hotRig) measureFamily(f hotFamily, sizes []uint32, wanted func(hotCase) bool) ([]Result, error) {
+	var lines []hotLine
+	idle := map[bpf.Hook]*subject{
+		bpf.HookXDP:       r.subject("nothing, xdp", bpf.HookXDP, r.Programs["nothing_xdp"], f.cases[0].flows, 1),
+		bpf.HookTCIngress: r.subject("nothing, tc", bpf.HookTCIngress, r.Programs["nothing_tc"], f.cases[0].flows, 1),
+	}
+	rewrite := map[bpf.Hook]*subject{
+		bpf.HookXDP:       r.subject("rewrite, xdp", bpf.HookXDP, r.Programs["rewrite_xdp"+f.table], f.cases[0].flows, 1),
+		bpf.HookTCIngress: r.subject("rewrite, tc", bpf.HookTCIngress, r.Programs["rewrite_tc"+f.table], f.cases[0].flows, 1),
+	}
+	if err := r.setRewrite(f.cases[0].flows); err != nil {
+		return nil, err
+	}
+	subjects := []*subject{idle[bpf.HookXDP], idle[bpf.HookTCIngress], rewrite[bpf.HookXDP], rewrite[bpf.HookTCIngress]}
+	limits := map[string]*subject{}
+	for _, size := range sizes {
+		for _, c := range f.cases {
+			if !wanted(c) || c.every && size != sizes[len(sizes)-1] {
+				continue
+			}
+			line := hotLine{name: fmt.Sprintf("%s, %s, %s", c.name, f.name, flowCount(size, c.every)), idle: idle[c.hook]}
+			line.waggle = r.waggleSubject(line.name, c, size)
+			subjects = append(subjects, line.waggle)
+			if c.limit != "" {
+				// the limit is a bare XDP program for either hook
+				name := fmt.Sprint(c.limit, c.flows.src, size)
+				if limits[name] == nil {
+					limits[name] = r.limitSubject(name, r.Programs[c.limit+f.table], c, size)
+					subjects = append(subjects, limits[name])
+				}
+				line.limit = limits[name]
+			}
+			if c.verdict == bpf.VerdictExpress && !c.every {
+				line.rewrite = rewrite[c.hook]
+			}
+			lines = append(lines, line)
+		}
+	}
+	if err := takeTurns(r.runs, subjects); err != nil {
+		return nil, err
+	}
+	var results []Result
+	for _, l := range lines {
+		results = append(results, l.result(idle[bpf.HookXDP]))
+	}
+	return results, nil
+}
+
+func (l hotLine) result(idleXDP *subject) Result {
+	less := func(s, idle *subject) float64 { return s.median() - idle.median() }
+	res := Result{Metric: l.name, Unit: "ns", Waggle: less(l.waggle, l.idle), Peers: map[string]float64{}}
+	for _, v := range l.waggle.runs {
+		res.Runs = append(res.Runs, v-l.idle.median())
+	}
+	if l.limit != nil {
+		res.Limit = less(l.limit, idleXDP)
+	}
+	if l.rewrite != nil {
+		res.Peers["rewrite, no lookup"] = less(l.rewrite, l.idle)
+	}
+	return res
+}
+
+func flowCount(n uint32, every bool) string {
+	switch {
+	case every:
+		return fmt.Sprintf("beside %s flows", short(n))
+	case n == 1:
+		return "1 flow"
+	default:
+		return short(n) + " flows"
+	}
+}
+
+func short(n uint32) string {
+	switch {
+	case n >= 1<<20:
+		return fmt.Sprintf("%dM", n>>20)
+	case n >= 1<<10:
+		return fmt.Sprintf("%dk", n>>10)
+	default:
+		return fmt.Sprint(n)
+	}
+}
+
+// setRewrite tells the limit what it rewrites to.
+func (r *hotRig) setRewrite(f flows) error {
+	if f.src.Addr().Is4() {
+		return r.Variables["rewrite4"].Set(f.record4(0, r.template))
+	}
+	return r.Variables["rewrite6"].Set(f.record6(0, r.template))
+}
+
+func (r *hotRig) subject(name string, hook bpf.Hook, program *ebpf.Program, f flows, size uint32) *subject {
+	return &subject{name: name, measure: func() (float64, error) {
+		frame, err := f.frame(r.router, r.mac)
+		if err != nil {
+			return 0, err
+		}
+		_, ns, err := r.run(hook, program, f.drive(frame, size), r.packets)
+		return ns, err
+	}}
+}
+
+// limitSubject is a bare program; what it inserts is new each time, as waggle's new flows are.
+func (r *hotRig) limitSubject(name string, program *ebpf.Program, c hotCase, size uint32) *subject {
+	if !c.every {
+		return r.subject(name, bpf.HookXDP, program, c.flows, size)
+	}
+	return &subject{name: name, measure: func() (float64, error) {
+		frame, err := c.flows.frame(r.router, r.mac)
+		if err != nil {
+			return 0, err
+		}
+		_, ns, err := r.run(bpf.HookXDP, program, r.freshDrive(c, frame), r.packets)
+		return ns, err
+	}}
+}
+
+// freshDrive makes packets of flows that were never there.
+func (r *hotRig) freshDrive(c hotCase, frame []byte) probe.Drive {
+	d := c.flows.drive(frame, 1<<26)
+	d.Stride, d.Next = 1, r.fresh
+	r.fresh += 2 * r.packets // a run that is begun again makes more
+	return d
+}
+
+// waggleSubject measures a program of waggle's, and makes sure that what was measured is what the
+// name says.
+func (r *hotRig) waggleSubject(name string, c hotCase, size uint32) *subject {
+	program := r.programs["waggle_ingress"]
+	if c.hook == bpf.HookXDP {
+		program = r.programs["waggle_xdp"]
+	}
+	return &subject{name: name, measure: func() (float64, error) {
+		frame, err := c.flows.frame(r.router, r.mac)
+		if err != nil {
+			return 0, err
+		}
+		d := c.flows.drive(frame, size)
+		if c.every {
+			d = r.freshDrive(c, syn(frame))
+		}
+		before, err := counted(r.maps)
+		if err != nil {
+			return 0, err
+		}
+		ran, ns, err := r.run(c.hook, program, d, r.packets)
+		if err != nil {
+			return 0, err
+		}
+		after, err := counted(r.maps)
+		if err != nil {
+			return 0, err
+		}
+		for _, v := range append([]bpf.Verdict{c.verdict}, c.events...) {
+			if got := after[c.hook][v] - before[c.hook][v]; got != uint64(ran) {
+				return 0, fmt.Errorf("%d of %d packets counted as %s", got, ran, bpf.VerdictName(v))
+			}
+		}
+		return ns, nil
+	}}
+}
+
+// syn turns an acknowledgement into what opens a connection. The checksum is wrong then, which
+// costs nothing: it is changed, never verified.
+func syn(frame []byte) []byte {
+	flags := 14 + 20 + 13
+	if frame[12] == 0x86 {
+		flags += 20
+	}
+	frame[flags] = 0x02
+	return frame
+}

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package probe holds the programs that benchmarks measure with, compiled: drivers, which make
+// packets and call the program that is measured, and the limits that it is compared with.
+package probe
+
+import (
+	"strings"
+
+	"github.com/cilium/ebpf"
+)
+
+//go:generate sh generate.sh
+
+// Frame is the size of the frames that the drivers make, in bytes.
+const Frame = 96
+
+// PortBits is how many bits of a flow's number count its port; the others count its address.
+const PortBits = 14
+
+// Drive tells the drivers what packets to make. Host byte order, but for Frame, which is memory.
+type Drive = probeDrive
+
+// Load loads the programs over the datapath's maps; those that it is not given are its own. Bare
+// is the size of the tables of bare insertions.
+func Load(replacements map[string]*ebpf.Map, bare uint32) (*ebpf.Collection, error) {
+	spec, err := loadProbe()
+	if err != nil {
+		return nil, err
+	}
+	used := map[string]*ebpf.Map{}
+	for name, m := range spec.Maps {
+		m.Pinning = ebpf.PinNone
+		if name == "bare4" || name == "bare6" {
+			m.MaxEntries = bare
+		}
+		if shared := replacements[name]; shared != nil && !strings.HasPrefix(name, ".") {
+			used[name], m.MaxEntries = shared, shared.MaxEntries()
+		} else if strings.HasPrefix(name, "flows") {
+			m.MaxEntries = 16 // nobody looks into it
+		}
+	}
+	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: used})
+}

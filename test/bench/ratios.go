@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"math"
+	"os"
+	"slices"
+)
+
+// maxLoss is how much of a ratio may be lost, as a fraction.
+const maxLoss = 0.25
+
+// ratioName is what a ratio is recorded under.
+func ratioName(metric, other string) string { return metric + " / " + other }
+
+func allRatios(results []Result) map[string]float64 {
+	all := map[string]float64{}
+	for _, r := range results {
+		for other, ratio := range r.ratios() {
+			all[ratioName(r.Metric, other)] = math.Round(ratio*1000) / 1000
+		}
+	}
+	return all
+}
+
+// recordRatios adds to those on record, of groups that were not measured now.
+func recordRatios(file string, results []Result) error {
+	recorded, err := readRatios(file)
+	if err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	if recorded == nil {
+		recorded = map[string]float64{}
+	}
+	maps.Copy(recorded, allRatios(results))
+	raw, err := json.MarshalIndent(recorded, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, append(raw, '\n'), 0o644)
+}
+
+func readRatios(file string) (map[string]float64, error) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	var recorded map[string]float64
+	if err := json.Unmarshal(raw, &recorded); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return recorded, nil
+}
+
+// checkRatios fails if any ratio is worse than on record by more than maxLoss, or if none is on
+// record. A ratio that was not measured is no loss: a run may be of some groups only.
+func checkRatios(out io.Writer, file string, results []Result) error {
+	recorded, err := readRatios(file)
+	if err != nil {
+		return err
+	}
+	measured := allRatios(results)
+	lost, compared := 0, 0
+	for _, name := range slices.Sorted(maps.Keys(measured)) {
+		want, ok := recorded[name]
+		if !ok {
+			continue
+		}
+		compared++
+		if got := measured[name]; got < want*(1-maxLoss) {
+			lost++
+			fmt.Fprintf(out, "%s: %.2f, on record %.2f\n", name, got, want)
+		}
+	}
+	if compared == 0 {
+		return fmt.Errorf("%s holds no ratio that was measured", file)
+	}
+	if lost > 0 {
+		return fmt.Errorf("%d of %d ratios have lost more than %.0f%%", lost, compared, 100*maxLoss)
+	}
+	fmt.Fprintf(out, "%d ratios are no worse than on record, less %.0f%%\n", compared, 100*maxLoss)
+	return nil
+}

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"io"
+	"maps"
+	"path/filepath"
+	"testing"
+)
+
+func TestRatios(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "ratios.json")
+	measured := func(ns, kpps float64) []Result {
+		return []Result{
+			{Metric: "cost", Waggle: ns, Limit: 50, Peers: map[string]float64{"peer": 200, "absent": 0}},
+			{Metric: "rate", Waggle: kpps, Higher: true, Peers: map[string]float64{"peer": 1000}},
+		}
+	}
+	want := map[string]float64{"cost / limit": 0.5, "cost / peer": 2, "rate / peer": 3}
+	if got := allRatios(measured(100, 3000)); !maps.Equal(got, want) {
+		t.Errorf("ratios %v, want %v", got, want)
+	}
+	if err := recordRatios(file, measured(100, 3000)); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		ns, kpps float64
+		lost     bool
+	}{{100, 3000, false}, {130, 2300, false}, {50, 9000, false}, {140, 3000, true}, {100, 2200, true}} {
+		if err := checkRatios(io.Discard, file, measured(c.ns, c.kpps)); (err != nil) != c.lost {
+			t.Errorf("%v ns, %v kpps: %v", c.ns, c.kpps, err)
+		}
+	}
+	if err := checkRatios(io.Discard, file, []Result{{Metric: "other", Waggle: 1, Limit: 1}}); err == nil {
+		t.Error("a comparison of nothing passes")
+	}
+}

@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/waggle-lb/waggle/test/topo"
+)
+
+// What clients do with sockets.
+const (
+	doConnect = "connect"  // connect, close
+	doCRR     = "crr"      // connect, request, response, close
+	doRR      = "rr"       // request and response on an open connection
+	doUDP     = "udp-conn" // connect of a UDP socket: the hook and nothing else
+)
+
+const socketArgument = "bench-socket-client"
+
+// socketMain does the work of a client process, and exits, if this process was started as one.
+func socketMain() {
+	if len(os.Args) != 2 || os.Args[1] != socketArgument {
+		return
+	}
+	runtime.LockOSThread()
+	in, out := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
+	for {
+		var r socketRequest
+		if err := in.Decode(&r); errors.Is(err, io.EOF) {
+			os.Exit(0)
+		} else if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		var reply socketReply
+		var err error
+		if reply.Nanoseconds, err = r.run(); err != nil {
+			reply.Err = err.Error()
+		}
+		if err := out.Encode(reply); err != nil {
+			os.Exit(1)
+		}
+	}
+}
+
+// socketRequest asks for so many rounds.
+type socketRequest struct {
+	What  string
+	To    netip.AddrPort
+	Times int
+}
+
+type socketReply struct {
+	Nanoseconds float64 // of one round, the median
+	Err         string
+}
+
+func (r socketRequest) run() (float64, error) {
+	to := &unix.SockaddrInet4{Port: int(r.To.Port()), Addr: r.To.Addr().As4()}
+	if r.What == doRR {
+		fd, err := dialTCP(to)
+		if err != nil {
+			return 0, err
+		}
+		defer unix.Close(fd)
+		return r.time(func() error { return exchange(fd) })
+	}
+	if r.What == doUDP {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return 0, err
+		}
+		defer unix.Close(fd)
+		return r.time(func() error { return unix.Connect(fd, to) })
+	}
+	return r.time(func() error {
+		fd, err := dialTCP(to)
+		if err != nil {
+			return err
+		}
+		if r.What == doCRR {
+			err = exchange(fd)
+		}
+		return errors.Join(err, unix.Close(fd))
+	})
+}
+
+// time returns the median of single rounds: those that were preempted don't count.
+func (r socketRequest) time(round func() error) (float64, error) {
+	var all []float64
+	for range r.Times {
+		started := time.Now()
+		if err := round(); err != nil {
+			return 0, err
+		}
+		all = append(all, float64(time.Since(started).Nanoseconds()))
+	}
+	return median(all), nil
+}
+
+func dialTCP(to unix.Sockaddr) (int, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	// A reset instead of a FIN: no ports stay in TIME_WAIT.
+	linger := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	if err := errors.Join(linger, unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1), unix.Connect(fd, to)); err != nil {
+		return 0, errors.Join(err, unix.Close(fd))
+	}
+	return fd, nil
+}
+
+func exchange(fd int) error {
+	var b [64]byte
+	if _, err := unix.Write(fd, b[:]); err != nil {
+		return err
+	}
+	for got := 0; got < len(b); {
+		n, err := unix.Read(fd, b[got:])
+		if err != nil || n == 0 {
+			return errors.Join(err, errors.New("the connection ended"))
+		}
+		got += n
+	}
+	return nil
+}
+
+// socketClient is a client process in a pod.
+type socketClient struct {
+	cmd *topo.Command
+	in  *json.Encoder
+	out *json.Decoder
+}
+
+func startSocketClient(pod *topo.Pod) (*socketClient, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	c := &socketClient{cmd: pod.Command(self, socketArgument)}
+	c.cmd.Stderr = os.Stderr
+	in, err := c.cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := c.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	c.in, c.out = json.NewEncoder(in), json.NewDecoder(out)
+	return c, c.cmd.Start()
+}
+
+func (c *socketClient) ask(r socketRequest) (float64, error) {
+	if err := c.in.Encode(r); err != nil {
+		return 0, err
+	}
+	var reply socketReply
+	if err := c.out.Decode(&reply); err != nil {
+		return 0, err
+	}
+	if reply.Err != "" {
+		return 0, errors.New(reply.Err)
+	}
+	return reply.Nanoseconds / 1000, nil
+}
+
+// serveEcho answers in a pod until the listener is closed; its connections end by themselves.
+func serveEcho(pod *topo.Pod) (net.Listener, error) {
+	var l net.Listener
+	err := pod.Do(func() (err error) {
+		l, err = net.Listen("tcp", netip.AddrPortFrom(pod.IP4, targetPort).String())
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				_, _ = io.Copy(conn, conn) // a reset ends it
+			}()
+		}
+	}()
+	return l, nil
+}
+
+// socketPlace is a client pod and a server pod on one node, and what the client connects to.
+type socketPlace struct {
+	name   string
+	client *socketClient
+	to     netip.AddrPort
+}
+
+func measureSockets(o options) (results []Result, err error) {
+	services, times := 5000, 2000
+	if o.quick {
+		services, times = 100, 300
+	}
+	f, err := newFabric(o, 4)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	places, err := f.socketPlaces(services)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	for _, p := range places {
+		err := await(ctx, p.name+" to serve", 100*time.Millisecond, func() (bool, error) {
+			_, err := p.client.ask(socketRequest{doCRR, p.to, 1})
+			return err == nil, err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	for _, what := range []string{doUDP, doConnect, doCRR, doRR} {
+		got, err := socketResult(what, places, services, times, o.runs)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", what, err)
+		}
+		results = append(results, got)
+	}
+	return results, nil
+}
+
+// socketPlaces prepares, on a node for each proxy, the way through it; and the way that needs none,
+// on waggle's node and on one that has no proxy at all.
+func (f *fabric) socketPlaces(services int) (places []socketPlace, err error) {
+	var backends []netip.Addr
+	var clients []*topo.Pod
+	for i, node := range f.Nodes {
+		server, err := node.AddPod("server-"+strconv.Itoa(i), topo.PodOptions{})
+		if err != nil {
+			return nil, err
+		}
+		client, err := node.AddPod("client-"+strconv.Itoa(i), topo.PodOptions{})
+		if err != nil {
+			return nil, err
+		}
+		l, err := serveEcho(server)
+		if err != nil {
+			return nil, err
+		}
+		f.close = append(f.close, l.Close)
+		// a client asks the service whose only endpoint is beside it
+		f.store.Put(serviceObject(i, corev1.ProtocolTCP), sliceObject(i, corev1.ProtocolTCP, node.Name, server.IP4))
+		backends, clients = append(backends, server.IP4), append(clients, client)
+	}
+	f.fill(len(f.Nodes), services-len(f.Nodes), 1, corev1.ProtocolTCP)
+	if _, err := f.startWaggle(f.Nodes[0], "--xdp=off"); err != nil {
+		return nil, err
+	}
+	names := []string{"waggle"}
+	if f.havePeers() {
+		for i, mode := range []string{"nftables", "iptables"} {
+			if _, err := f.startKubeProxy(f.Nodes[i+1], mode); err != nil {
+				return nil, err
+			}
+			names = append(names, mode)
+		}
+	}
+	for i, name := range names {
+		c, err := startSocketClient(clients[i])
+		if err != nil {
+			return nil, err
+		}
+		places = append(places, socketPlace{name, c, netip.AddrPortFrom(serviceAddr(i), servicePort)})
+		if name == "waggle" {
+			places = append(places, socketPlace{"direct beside waggle", c, netip.AddrPortFrom(backends[i], targetPort)})
+		}
+	}
+	last := len(f.Nodes) - 1
+	c, err := startSocketClient(clients[last])
+	return append(places, socketPlace{"direct", c, netip.AddrPortFrom(backends[last], targetPort)}), err
+}
+
+func socketResult(what string, places []socketPlace, services, times, runs int) (Result, error) {
+	var subjects []*subject
+	for _, p := range places {
+		subjects = append(subjects, &subject{name: p.name, measure: func() (float64, error) {
+			return p.client.ask(socketRequest{what, p.to, times})
+		}})
+	}
+	if err := takeTurns(runs, subjects); err != nil {
+		return Result{}, err
+	}
+	metric := map[string]string{
+		doUDP: "connect() of a UDP socket", doConnect: "connect and close", doCRR: "connect, request, response, close", doRR: "request and response",
+	}[what]
+	r := Result{Metric: fmt.Sprintf("%s, among %d services", metric, services), Unit: "us", Waggle: subjects[0].median(),
+		Runs: subjects[0].runs, Peers: map[string]float64{}}
+	for _, s := range subjects[1:] {
+		r.Peers[s.name] = s.median()
+	}
+	return r, nil
+}

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// test is a package's tests, compiled.
+type test struct {
+	dir  string // of the package, below the repository's
+	name string // of its files in the share
+}
+
+func (t test) binary() string { return t.name + ".test" }
+func (t test) output() string { return t.name + ".out" }
+func (t test) status() string { return t.name + ".status" }
+
+// compile fills the directory that is shared with the machine: tests, and the command.
+func compile(packages []string, share string) ([]test, error) {
+	if err := errors.Join(os.RemoveAll(share), os.MkdirAll(share, 0o755)); err != nil {
+		return nil, err
+	}
+	root, err := os.Getwd()
+	if err != nil {
+		return nil, err
+	}
+	list, err := output(".", "go", append([]string{"list", "-f", "{{if or .TestGoFiles .XTestGoFiles}}{{.Dir}}{{end}}"}, packages...)...)
+	if err != nil {
+		return nil, err
+	}
+	var tests []test
+	for _, dir := range strings.Fields(list) {
+		rel, err := filepath.Rel(root, dir)
+		if err != nil {
+			return nil, err
+		}
+		t := test{rel, strings.ReplaceAll(rel, "/", "-")}
+		if _, err := output(".", "go", "test", "-c", "-ldflags=-s -w", "-o", filepath.Join(share, t.binary()), "./"+rel); err != nil {
+			return nil, err
+		}
+		tests = append(tests, t)
+	}
+	if len(tests) == 0 {
+		return nil, fmt.Errorf("no tests in %v", packages)
+	}
+	_, err = output(".", "go", "build", "-ldflags=-s -w", "-o", filepath.Join(share, "waggle"), "./cmd/waggle")
+	return tests, err
+}

@@ -1,0 +1,39 @@
+# Runs in the machine, as its script. What it is told is set above; the tests are below.
+
+touch /mnt/started
+mount -t tmpfs tmpfs /tmp
+mount -t bpf bpf /sys/fs/bpf
+
+# No tunl0 in each namespace, only because somebody has used ipip.
+echo 1 >/proc/sys/net/core/fb_tunnels_only_for_init_net
+
+# The kernel loads modules itself, from where they were unpacked.
+cat >/tmp/modprobe <<END
+#!/bin/sh
+exec /sbin/modprobe -d "/srv/$kernel" "\$@"
+END
+chmod +x /tmp/modprobe
+echo /tmp/modprobe >/proc/sys/kernel/modprobe
+for module in veth bridge vxlan dummy cls_bpf sch_ingress nf_tables sctp; do
+	/tmp/modprobe $module || echo "module $module is missing"
+done
+
+export WAGGLE_PATIENCE=$patience WAGGLE_BINARY=/tmp/waggle TMPDIR=/tmp HOME=/root
+cp /mnt/waggle /tmp/
+result=0
+
+run() { # name, directory, flags
+	name=$1
+	cp "/mnt/$name.test" /tmp/
+	cd "/srv/$2" || exit
+	shift 2
+	start=$(date +%s)
+	"/tmp/$name.test" -test.v -test.timeout="$timeout" "$@" >"/mnt/$name.out" 2>&1
+	status=$?
+	echo $status >"/mnt/$name.status"
+	[ $status = 0 ] || result=1
+	echo "$name: status $status after $(($(date +%s) - start)) s"
+	rm "/tmp/$name.test"
+}
+
+trap 'dmesg >/mnt/dmesg; exit $result' EXIT

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command vm runs tests on another kernel: under virtme-ng, which boots it with this machine's own
+// root file system. Kernels are Debian's; they and virtme-ng are unpacked below build/, and nothing
+// of them is installed. The processor is emulated, so everything takes ten to twenty times as long.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// hostLike is the kernel of this machine's version, or the nearest that there is.
+const hostLike = "host-like"
+
+type settings struct {
+	kernel   string
+	packages []string
+	run      string
+	skip     string
+	patience int
+	timeout  time.Duration
+	memory   string
+}
+
+func main() {
+	var s settings
+	flag.StringVar(&s.kernel, "kernel", "", "kernel version, such as 6.1, or "+hostLike)
+	flag.StringVar(&s.run, "run", "", "run only the tests that match, as go test does")
+	flag.StringVar(&s.skip, "skip", "", "leave out the tests that match, as go test does")
+	flag.IntVar(&s.patience, "patience", 10, "what the tests' deadlines are multiplied by")
+	flag.DurationVar(&s.timeout, "timeout", 2*time.Hour, "end the machine after this time")
+	flag.StringVar(&s.memory, "memory", "4G", "memory of the machine")
+	flag.Parse()
+	s.packages = flag.Args()
+	if s.kernel == "" || len(s.packages) == 0 {
+		fmt.Fprintln(os.Stderr, "usage: vm -kernel 6.1|6.12|"+hostLike+" [flags] package...")
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ok, err := testOn(ctx, s)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "vm:", err)
+	}
+	if err != nil || !ok {
+		os.Exit(1)
+	}
+}
+
+// testOn tells whether all tests have passed.
+func testOn(ctx context.Context, s settings) (bool, error) {
+	build, err := filepath.Abs("build")
+	if err != nil {
+		return false, err
+	}
+	debian := archive{dir: filepath.Join(build, "debian")}
+	if err := debian.update(); err != nil {
+		return false, err
+	}
+	launcher, err := unpackLauncher(debian, filepath.Join(build, "virtme-ng"))
+	if err != nil {
+		return false, err
+	}
+	k, err := unpackKernel(debian, filepath.Join(build, "kernels"), s.kernel)
+	if err != nil {
+		return false, err
+	}
+	share := filepath.Join(build, "vm", s.kernel)
+	tests, err := compile(s.packages, share)
+	if err != nil {
+		return false, err
+	}
+	script, err := guestScript(tests, k, s)
+	if err != nil {
+		return false, err
+	}
+	fmt.Printf("Linux %s: %s, deadlines times %d\n", k.release, strings.Join(s.packages, " "), s.patience)
+	start := time.Now()
+	m := machine{launcher: launcher, kernel: k, share: share, memory: s.memory}
+	failure := m.run(ctx, script, s.timeout)
+	ok := report(os.Stdout, tests, share)
+	fmt.Printf("Linux %s: %s\n", k.release, time.Since(start).Round(time.Second))
+	return ok, failure
+}

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestChoose(t *testing.T) {
+	const names = `linux-image-6.1.0-9-amd64
+linux-image-6.1.0-56-amd64
+linux-image-6.1.0-57-cloud-amd64
+linux-image-6.1.0-57-amd64-unsigned
+linux-image-6.12-amd64
+linux-image-6.12.94+deb13-amd64
+linux-image-6.12.117+deb12-amd64
+linux-image-6.12.117+deb13-amd64
+linux-image-6.19.6+deb13-amd64
+linux-image-amd64`
+	for _, tt := range []struct{ version, host, want string }{
+		{"6.1", "", "6.1.0-56-amd64"},
+		{"6.12", "", "6.12.117+deb13-amd64"},
+		{"6.18", "", ""},
+		{"new", "", ""},
+		{hostLike, "6.12.9-arch1", "6.12.117+deb13-amd64"},
+		{hostLike, "6.18.44-fc", "6.19.6+deb13-amd64"},
+		{hostLike, "5.15.0", "6.1.0-56-amd64"},
+	} {
+		got, err := choose(names, tt.version, tt.host)
+		if got != tt.want || (err == nil) != (tt.want != "") {
+			t.Errorf("%s, host %s: %q, %v, want %q", tt.version, tt.host, got, err, tt.want)
+		}
+	}
+}
+
+func TestRead(t *testing.T) {
+	got := read([]byte(`=== RUN   TestA
+=== RUN   TestA/one
+--- FAIL: TestA (0.01s)
+    --- PASS: TestA/one (0.00s)
+    --- FAIL: TestA/two (0.00s)
+        a_test.go:1: wrong
+--- SKIP: TestB (0.00s)
+--- PASS: TestC (0.00s)
+FAIL
+`))
+	want := outcome{passed: 2, skipped: []string{"TestB"}, failed: []string{"TestA/two"}}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(outcome{})); diff != "" {
+		t.Error(diff)
+	}
+}
