@@ -202,7 +202,7 @@ func (n *Node) flow(p *packet) (found, bpf.Verdict) {
 	policy := n.frontend(t.Dst, t.Proto)
 	answer := t.Dst.Port() >= n.SNATMin && t.Dst.Port() <= n.SNATMax
 	if policy != nil || answer {
-		if r := n.find(tables.pending, t, p.flags); r != nil {
+		if r := n.find(tables.pending, t, p.flags); r != nil && n.repair(t, r) {
 			return found{r, tables.pending}, bpf.VerdictCount
 		}
 	}

@@ -75,8 +75,6 @@ func TestSNATHalfOpen(t *testing.T) {
 		if loser == nil {
 			t.Fatalf("the source port %s was nobody's", next.source)
 		}
-		loser.request() // by its old record, for the last time
-		loser.had()
 		loser.forget()
 		loser.request()
 		loser.had(bpf.VerdictFlowOpened)
