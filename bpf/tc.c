@@ -174,14 +174,16 @@ static __always_inline int tc_transmit(struct __sk_buff *skb, int family, __u32 
 	struct flow *f = found->flow;
 	__u32 ifindex;
 
-	if (f->hop.epoch != current_epoch() && !nexthop_refresh(skb, family, skb->ifindex, f, to))
+	if (f->hop.epoch != current_epoch() &&
+	    !nexthop_refresh(skb, family, skb->ifindex, f, &p->tuple, to))
 		return VERDICT_DROP_NO_ROUTE;
 	if (p->ttl <= 1)
 		return VERDICT_DROP_TTL;
 	if (too_big(f, tc_segment_len(skb, l3_off, p)))
 		return tc_too_big(skb, family, l3_off, p, f->mtu, action);
 	ifindex = f->hop.ifindex;
-	flow_track(family, found->confirmed, f, p, hook);
+	if (!found->opened)
+		flow_track(family, found->confirmed, f, p, hook);
 	if (tc_rewrite(skb, family, l3_off, p, to, true, true) ||
 	    set_ttl(skb, family, l3_off, p->ttl, p->ttl - 1))
 		return VERDICT_DROP_ERROR;
@@ -226,7 +228,7 @@ static __always_inline int tc_icmp(struct __sk_buff *skb, int family, __u32 l3_o
 	express = !egress && f->flags & FLOW_EXPRESS;
 	if (express) {
 		if (f->hop.epoch != current_epoch() &&
-		    !nexthop_refresh(skb, family, skb->ifindex, f, &e->to))
+		    !nexthop_refresh(skb, family, skb->ifindex, f, &e->answer, &e->to))
 			return VERDICT_DROP_NO_ROUTE;
 		if (p->ttl <= 1)
 			return VERDICT_DROP_TTL;
@@ -299,7 +301,8 @@ static __always_inline int tc_ingress_verdict(struct __sk_buff *skb, int family,
 	if (found.flow->flags & FLOW_EXPRESS)
 		return tc_transmit(skb, family, l3_off, &p, &found, &to, hook, action);
 	foreign = found.flow->flags & FLOW_FOREIGN;
-	flow_track(family, found.confirmed, found.flow, &p, hook);
+	if (!found.opened)
+		flow_track(family, found.confirmed, found.flow, &p, hook);
 	if (foreign)
 		return VERDICT_NOT_OURS;
 	if (tc_rewrite(skb, family, l3_off, &p, &to, false, true))

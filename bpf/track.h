@@ -307,11 +307,12 @@ static __always_inline bool in_snat_range(__be16 port)
 struct found {
 	struct flow *flow;
 	bool confirmed;
+	bool opened; /* by this packet: there is nothing to follow yet */
 };
 
 /*
- * Finds or makes the record of a packet that enters the node. Returns
- * VERDICT_COUNT with found->flow set, or a final verdict. flows_new is only
+ * Finds or makes the record of a packet that enters the node; of a flow that it
+ * opens, a copy. Returns VERDICT_COUNT with found->flow set, or a final verdict. flows_new is only
  * asked for what can be in it: packets to a frontend, and answers to SNAT.
  */
 static __always_inline enum verdict ingress_flow(void *ctx, int family, __u32 ifindex,
@@ -319,8 +320,12 @@ static __always_inline enum verdict ingress_flow(void *ctx, int family, __u32 if
 						 struct found *found)
 {
 	bool internal = hook == HOOK_TC_POD;
+	struct scratch *s = scratch();
 	enum verdict verdict;
 	struct service *svc;
+
+	if (!s)
+		return VERDICT_DROP_ERROR;
 
 	found->confirmed = true;
 	found->flow = flow_find(family, true, p);
@@ -342,8 +347,9 @@ static __always_inline enum verdict ingress_flow(void *ctx, int family, __u32 if
 	if (verdict != VERDICT_FLOW_OPENED)
 		return verdict;
 	count(hook, VERDICT_FLOW_OPENED, 0);
-	found->flow = flow_lookup(family, false, &p->tuple);
-	return found->flow ? VERDICT_COUNT : VERDICT_DROP_ERROR;
+	found->flow = &s->open.record.flow;
+	found->opened = true;
+	return VERDICT_COUNT;
 }
 
 #endif

@@ -249,6 +249,9 @@ func (n *Node) record(p *packet, s *Service, b *Backend, o origin) bpf.Verdict {
 	reply := replyOf(p.tuple, b, w, port)
 	tables.confirmed.remove(reply)
 	half := Record{Service: s.ID, Backend: b.ID, Seen: n.Clock, Src: p.tuple.Dst, Dst: p.tuple.Src}
+	if p.flags&Fin != 0 {
+		half.State = bpf.StateFinClient
+	}
 	half.Flags = replyFlags(w.flags)
 	tables.pending.insert(reply, half)
 	half.Src, half.Dst, half.Flags = reply.Dst, b.Addr, w.flags
