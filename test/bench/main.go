@@ -39,6 +39,7 @@ var groups = []group{
 	{"hot", "Hot path: ns a packet, harness subtracted", measureHot},
 	{"forward", "Forwarding: thousands of packets a second, through a node", measureForward},
 	{"sockets", "Sockets: microseconds, from a pod to a cluster IP", measureSockets},
+	{"scale", "Scale: memory, and nanoseconds a packet as tables grow", measureScale},
 	{"programming", "Programming: from objects to a kernel that serves them", measureProgramming},
 }
 

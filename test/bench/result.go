@@ -99,7 +99,8 @@ func figure(v float64) string {
 	}
 }
 
-func writeJSON(dir, name string, results []Result) error {
+// writeJSON writes the lines of a table.
+func writeJSON(dir, name string, results any) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
