@@ -288,13 +288,7 @@ func (f *fabric) programPeer(node int, mode string, results []*Result) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	defer cancel()
-	err = await(ctx, "its first sync", 20*time.Millisecond, func() (bool, error) {
-		syncs, err := k.metric("kubeproxy_sync_proxy_rules_duration_seconds_count")
-		return syncs >= 2, err // one of each family
-	})
-	if err != nil {
+	if err := k.firstSync(); err != nil {
 		return err
 	}
 	wall := time.Since(started).Seconds()
