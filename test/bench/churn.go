@@ -24,7 +24,7 @@ const (
 	churnTCP, churnUDP    = 0, 256
 	churnFollowed         = 512
 	churnOthers           = 576
-	churnTurns            = 5    // at most: kube-proxy takes long to come to rest
+	churnTurns            = 3    // at most: kube-proxy takes long to come to rest
 	churnIptablesServices = 1000 // with more its first sync takes too long
 )
 
@@ -36,6 +36,8 @@ type churnPlace struct {
 	tcp, udp []netip.AddrPort // what the client sends first packets to
 	events   int              // in each turn, with changes around them and without
 	measured map[string]*subject
+	asked    float64 // sockets, and those without an answer
+	lost     float64
 	*churned
 }
 
@@ -228,6 +230,8 @@ func (p *churnPlace) measureFirst(window time.Duration, while string) error {
 		}
 		p.record(kind.what+percentile5+while, ns[0]/1e3)
 		p.record(kind.what+percentile9+while, ns[1]/1e3)
+		p.asked += ns[2]
+		p.lost += ns[3]
 	}
 	return nil
 }
@@ -327,6 +331,10 @@ func churnResults(places []*churnPlace, services int) (results []Result) {
 			}
 		}
 	}
+	line("not answered within a second, of all of these", "ppm", 0, func(p *churnPlace) (float64, []float64) {
+		share := 1e6 * p.lost / p.asked
+		return share, []float64{share}
+	})
 	for _, metric := range []string{eventQuiet, eventChurn} {
 		for _, q := range []float64{0.5, 0.99} {
 			limit := float64(control.DefaultPace.MinSync.Microseconds()) / 1000

@@ -74,6 +74,9 @@ func printTable(out io.Writer, title string, results []Result) {
 			if value == 0 {
 				return ""
 			}
+			if ratios[name] == 0 {
+				return figure(value)
+			}
 			return fmt.Sprintf("%s (%.2fx)", figure(value), ratios[name])
 		}
 		cells := []string{r.Metric, r.Unit, figure(r.Waggle),
