@@ -24,6 +24,7 @@ type mapMemory struct {
 	Entries      uint32  `json:"max_entries"`
 	Preallocated bool    `json:"preallocated"`
 	Element      float64 `json:"bytes_per_element"`
+	Allocated    float64 `json:"allocated_per_element"` // what the kernel's allocator makes of that
 	// In bytes, with no element and with all.
 	Empty float64 `json:"empty"`
 	Full  float64 `json:"full"`
@@ -68,8 +69,10 @@ func memoryOfMap(spec *ebpf.MapSpec) (row mapMemory, err error) {
 		return row, errors.New("the kernel does not tell its memory")
 	}
 	switch {
-	case spec.Type == ebpf.SkStorage: // an element is the socket's, and not counted here
+	case spec.Type == ebpf.SkStorage: // an element is its socket's: the map does not count it
 		row.Element = float64(spec.ValueSize)
+		row.Allocated, row.Full = row.Element, row.Empty
+		return row, nil
 	case row.Preallocated:
 		row.Element = row.Empty / float64(row.Entries)
 	default:
@@ -83,9 +86,10 @@ func memoryOfMap(spec *ebpf.MapSpec) (row mapMemory, err error) {
 		}
 		row.Element = (now - row.Empty) / float64(count)
 	}
-	row.Full = row.Empty
+	row.Full, row.Allocated = row.Empty, row.Element
 	if !row.Preallocated {
-		row.Full += float64(row.Entries) * row.Element
+		row.Allocated = allocated(row.Element)
+		row.Full += float64(row.Entries) * row.Allocated
 	}
 	return row, nil
 }
@@ -98,6 +102,17 @@ func memlock(m *ebpf.Map) (float64, error) {
 	}
 	size, _ := info.Memlock()
 	return float64(size), nil
+}
+
+// allocated is the size of the slab that holds an element of a map that grows, up to a page. Maps
+// don't count what is left over in it.
+func allocated(size float64) float64 {
+	for _, slab := range []float64{8, 16, 32, 64, 96, 128, 192, 256, 512, 1024, 2048} {
+		if size <= slab {
+			return slab
+		}
+	}
+	return 4096
 }
 
 // fillMap puts elements into a map of any kind. They mean nothing.
@@ -121,18 +136,18 @@ func fillMap(m *ebpf.Map, count uint32) error {
 func printMaps(out io.Writer, rows []mapMemory) {
 	fmt.Fprintf(out, "\n### Scale: the maps, in the sizes that they have by default\n\n")
 	w := tabwriter.NewWriter(out, 0, 8, 1, ' ', 0)
-	fmt.Fprintln(w, "| map\t| type\t| max_entries\t| bytes an element\t| pre-allocated\t| MB empty\t| MB full\t|")
-	fmt.Fprintln(w, "| ---\t| ---\t| ---\t| ---\t| ---\t| ---\t| ---\t|")
+	fmt.Fprintln(w, "| map\t| type\t| max_entries\t| bytes an element\t| allocated\t| pre-allocated\t| MB empty\t| MB full\t|")
+	fmt.Fprintln(w, "| ---\t| ---\t| ---\t| ---\t| ---\t| ---\t| ---\t| ---\t|")
 	empty, full := 0.0, 0.0
 	for _, r := range rows {
 		grows := "yes"
 		if !r.Preallocated {
 			grows = "no, grows"
 		}
-		fmt.Fprintf(w, "| %s\t| %s\t| %d\t| %s\t| %s\t| %s\t| %s\t|\n",
-			r.Map, r.Type, r.Entries, figure(r.Element), grows, figure(r.Empty/1e6), figure(r.Full/1e6))
+		fmt.Fprintf(w, "| %s\t| %s\t| %d\t| %s\t| %s\t| %s\t| %s\t| %s\t|\n",
+			r.Map, r.Type, r.Entries, figure(r.Element), figure(r.Allocated), grows, figure(r.Empty/1e6), figure(r.Full/1e6))
 		empty, full = empty+r.Empty, full+r.Full
 	}
-	fmt.Fprintf(w, "| all\t| \t| \t| \t| \t| %s\t| %s\t|\n", figure(empty/1e6), figure(full/1e6))
+	fmt.Fprintf(w, "| all\t| \t| \t| \t| \t| \t| %s\t| %s\t|\n", figure(empty/1e6), figure(full/1e6))
 	w.Flush()
 }

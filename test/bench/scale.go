@@ -64,8 +64,8 @@ func memoryResults(rows []mapMemory, service Result) (results []Result) {
 	return results
 }
 
-// memoryOfService has the control plane write so many services, and divides by how much all maps
-// have grown.
+// memoryOfService has the control plane write so many services, and tells by how much the maps have
+// grown for each: by one element or by none.
 func memoryOfService(n int) (r Result, err error) {
 	rig, err := newMemoryRig(n)
 	if err != nil {
@@ -80,22 +80,32 @@ func memoryOfService(n int) (r Result, err error) {
 		return r, err
 	}
 	after, err := rig.memory()
-	each := (after - before) / float64(n)
-	return Result{Metric: fmt.Sprintf("memory of a service beside its endpoints, IPv4, of %d", n), Unit: "bytes", Waggle: each, Runs: []float64{each}}, err
+	if err != nil {
+		return r, err
+	}
+	sum := 0.0
+	for name := range after {
+		if each := (after[name] - before[name]) / float64(n); each >= 1 {
+			sum += allocated(each)
+		}
+	}
+	return Result{Metric: "memory of a service beside its endpoints, IPv4", Unit: "bytes", Waggle: sum, Runs: []float64{sum}}, nil
 }
 
-func (r *memoryRig) memory() (sum float64, err error) {
+// memory is that of each map, in bytes.
+func (r *memoryRig) memory() (map[string]float64, error) {
+	sizes := map[string]float64{}
 	for name, m := range r.maps {
 		if name[0] == '.' { // a program's variables
 			continue
 		}
 		size, err := memlock(m)
 		if err != nil {
-			return 0, fmt.Errorf("map %s: %w", name, err)
+			return nil, fmt.Errorf("map %s: %w", name, err)
 		}
-		sum += size
+		sizes[name] = size
 	}
-	return sum, nil
+	return sizes, nil
 }
 
 // scaleRig has tables with room for the last points of all curves.
