@@ -19,13 +19,14 @@ import (
 
 const (
 	churnEvery = 20 * time.Millisecond // one endpoint changes: 50 a second
-	// The services, by their numbers: those that first packets are sent to, which do not change;
-	// those whose endpoint is changed and waited for; and all others, which change meanwhile.
-	churnTCP, churnUDP    = 0, 256
+	// The services, by their numbers: those that first packets are sent to, TCP from 0 on and UDP,
+	// which do not change; those whose endpoint is changed and waited for; and all others, which
+	// change meanwhile.
+	churnUDP              = 256
 	churnFollowed         = 512
 	churnOthers           = 576
 	churnTurns            = 3    // at most: kube-proxy takes long to come to rest
-	churnIptablesServices = 1000 // with more its first sync takes too long
+	churnIptablesServices = 1000 // 10,000 take it more than six minutes
 )
 
 // churnPlace is a node with a client and two servers, and a proxy with objects of its own, which
