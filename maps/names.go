@@ -80,7 +80,7 @@ func (n *Names) All() (map[uint32]Name, error) {
 }
 
 func setChars(dst []int8, s string) {
-	for i := 0; i < len(s) && i < len(dst)-1; i++ {
+	for i := 0; i < len(s) && i < len(dst); i++ {
 		dst[i] = int8(s[i])
 	}
 }
