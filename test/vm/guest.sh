@@ -21,6 +21,7 @@ done
 export WAGGLE_PATIENCE=$patience WAGGLE_BINARY=/tmp/waggle TMPDIR=/tmp HOME=/root
 cp /mnt/waggle /tmp/
 result=0
+uname -srv
 
 run() { # name, directory, flags
 	name=$1
