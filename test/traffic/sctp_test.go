@@ -96,7 +96,7 @@ func sctpSocket(t *testing.T, h *topo.Host, v6 bool) *net.IPConn {
 		return err
 	}))
 	t.Cleanup(func() { conn.Close() })
-	check(t, conn.SetDeadline(time.Now().Add(10*time.Second)))
+	check(t, conn.SetDeadline(time.Now().Add(topo.Patient(10*time.Second))))
 	return conn
 }
 
