@@ -18,6 +18,23 @@
 /* As much of a packet as parse() can need. */
 #define PULL_SIZE 96
 
+/* include/linux/skbuff.h: the segments, SCTP's, are each of their own size. */
+#define GSO_BY_FRAGS 0xffff
+
+/*
+ * Before such segments there is the common header alone. It must stay so: what
+ * is pulled there is no more in the first segment, and its receiver aborts.
+ */
+__noinline int parse_segments(struct __sk_buff *skb, __u32 l3_off, struct packet *p)
+{
+	struct sctp_start start;
+
+	if (!p || p->tuple.proto != IPPROTO_SCTP ||
+	    bpf_skb_load_bytes(skb, p->l4_off, &start, sizeof(start)))
+		return VERDICT_UNPARSED;
+	return parse_l4(&start, &start + 1, (__s32)(p->len - (p->l4_off - l3_off)), p);
+}
+
 static __always_inline int tc_parse(struct __sk_buff *skb, int family, __u32 l3_off, bool egress,
 				    struct packet *p)
 {
@@ -26,7 +43,9 @@ static __always_inline int tc_parse(struct __sk_buff *skb, int family, __u32 l3_
 	int verdict = parse(family, data, end, l3_off, p);
 	__u32 size = PULL_SIZE;
 
-	if (verdict == VERDICT_UNPARSED) {
+	if (verdict == VERDICT_UNPARSED && skb->gso_size == GSO_BY_FRAGS) {
+		verdict = parse_segments(skb, l3_off, p);
+	} else if (verdict == VERDICT_UNPARSED) {
 		if (size > skb->len)
 			size = skb->len;
 		if (bpf_skb_pull_data(skb, size))
@@ -130,9 +149,6 @@ static __always_inline long tc_rewrite(struct __sk_buff *skb, int family, __u32 
 		return tc_fix_ip(skb, family, l3_off, addr_diff);
 	return tc_fix_checksums(skb, family, l3_off, p, addr_diff, port_diff);
 }
-
-/* include/linux/skbuff.h: the segments, SCTP's, are each of their own size. */
-#define GSO_BY_FRAGS 0xffff
 
 /*
  * How long the packet is when it leaves, which GSO cuts into segments. 0: no
