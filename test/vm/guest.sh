@@ -14,7 +14,7 @@ exec /sbin/modprobe -d "/srv/$kernel" "\$@"
 END
 chmod +x /tmp/modprobe
 echo /tmp/modprobe >/proc/sys/kernel/modprobe
-for module in veth bridge vxlan dummy cls_bpf sch_ingress nf_tables; do
+for module in veth bridge vxlan dummy tun cls_bpf sch_ingress nf_tables; do
 	/tmp/modprobe $module || echo "module $module is missing"
 done
 
