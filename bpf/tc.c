@@ -18,6 +18,23 @@
 /* As much of a packet as parse() can need. */
 #define PULL_SIZE 96
 
+/* include/linux/skbuff.h: the segments, SCTP's, are each of their own size. */
+#define GSO_BY_FRAGS 0xffff
+
+/*
+ * Before such segments there is the common header alone. It must stay so: what
+ * is pulled there is no more in the first segment, and its receiver aborts.
+ */
+__noinline int parse_segments(struct __sk_buff *skb, __u32 l3_off, struct packet *p)
+{
+	struct sctp_start start;
+
+	if (!p || p->tuple.proto != IPPROTO_SCTP ||
+	    bpf_skb_load_bytes(skb, p->l4_off, &start, sizeof(start)))
+		return VERDICT_UNPARSED;
+	return parse_l4(&start, &start + 1, (__s32)(p->len - (p->l4_off - l3_off)), p);
+}
+
 static __always_inline int tc_parse(struct __sk_buff *skb, int family, __u32 l3_off, bool egress,
 				    struct packet *p)
 {
@@ -26,7 +43,9 @@ static __always_inline int tc_parse(struct __sk_buff *skb, int family, __u32 l3_
 	int verdict = parse(family, data, end, l3_off, p);
 	__u32 size = PULL_SIZE;
 
-	if (verdict == VERDICT_UNPARSED) {
+	if (verdict == VERDICT_UNPARSED && skb->gso_size == GSO_BY_FRAGS) {
+		verdict = parse_segments(skb, l3_off, p);
+	} else if (verdict == VERDICT_UNPARSED) {
 		if (size > skb->len)
 			size = skb->len;
 		if (bpf_skb_pull_data(skb, size))
@@ -43,16 +62,21 @@ static __always_inline int tc_parse(struct __sk_buff *skb, int family, __u32 l3_
 }
 
 /* RFC 9260, 6.8: no addresses are in it. */
-static __always_inline long tc_fix_sctp(struct __sk_buff *skb, __u32 l3_off, const struct packet *p,
-					const struct tuple *to)
+__noinline int fix_sctp(struct __sk_buff *skb, __u32 l3_off, const struct packet *p,
+			const struct tuple *to)
 {
-	__u32 off = p->l4_off + offsetof(struct sctp_start, checksum);
-	__le32 checksum;
+	struct sctp_start sctp;
+	__u32 off, len;
 
-	if (bpf_skb_load_bytes(skb, off, &checksum, sizeof(checksum)))
+	if (!p || !to || bpf_skb_load_bytes(skb, p->l4_off, &sctp, sizeof(sctp)))
 		return -1;
-	checksum = sctp_checksum(checksum, p, to, p->len - (p->l4_off - l3_off));
-	return bpf_skb_store_bytes(skb, off, &checksum, sizeof(checksum), BPF_F_RECOMPUTE_CSUM);
+	off = p->l4_off + offsetof(struct sctp_start, checksum);
+	len = p->len - (p->l4_off - l3_off);
+	if (p->fragment == FRAGMENT_FIRST)
+		len = sctp_alone(&sctp);
+	sctp.checksum = sctp_checksum(sctp.checksum, p, to, len);
+	return bpf_skb_store_bytes(skb, off, &sctp.checksum, sizeof(sctp.checksum),
+				   BPF_F_RECOMPUTE_CSUM);
 }
 
 /* Of a later fragment, and of SCTP, only the IP header counts addresses. */
@@ -112,7 +136,7 @@ static __always_inline long tc_rewrite(struct __sk_buff *skb, int family, __u32 
 			    csum_u16_diff(p->tuple.dport, ports.dest);
 		if (bpf_skb_store_bytes(skb, p->l4_off, &ports, sizeof(ports), flags))
 			return -1;
-		if (p->tuple.proto == IPPROTO_SCTP && tc_fix_sctp(skb, l3_off, p, to))
+		if (p->tuple.proto == IPPROTO_SCTP && fix_sctp(skb, l3_off, p, to))
 			return -1;
 	}
 	if (source) {
@@ -130,9 +154,6 @@ static __always_inline long tc_rewrite(struct __sk_buff *skb, int family, __u32 
 		return tc_fix_ip(skb, family, l3_off, addr_diff);
 	return tc_fix_checksums(skb, family, l3_off, p, addr_diff, port_diff);
 }
-
-/* include/linux/skbuff.h: the segments, SCTP's, are each of their own size. */
-#define GSO_BY_FRAGS 0xffff
 
 /*
  * How long the packet is when it leaves, which GSO cuts into segments. 0: no

@@ -158,6 +158,11 @@ func detachLinks(t *testing.T, dir, pattern string) {
 	}
 }
 
+func haveTCX() bool {
+	_, err := link.QueryPrograms(link.QueryOptions{Target: 1, Attach: ebpf.AttachTCXIngress}) // of the loopback
+	return err == nil
+}
+
 // What somebody detaches from a device is attached again, and that is told.
 func TestRepairDetached(t *testing.T) {
 	for _, c := range []struct {
@@ -188,6 +193,7 @@ func TestRepairDetached(t *testing.T) {
 				return "programs stay without their pins", !left
 			})
 		}, "[tc-ingress tc-egress xdp]"},
+		{"xdp", true, func(f *devicesFixture) { detachLinks(t, f.dir, "xdp-eth0-*") }, "[xdp]"},
 		{"filter", true, func(f *devicesFixture) {
 			filters, err := netlink.FilterList(f.link("eth0"), netlink.HANDLE_MIN_INGRESS)
 			must(t, err)
@@ -205,6 +211,9 @@ func TestRepairDetached(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := &devicesFixture{netns: newNetns(t)}
+			if !c.clsact && !haveTCX() {
+				t.Skip("this kernel has no TCX")
+			}
 			f.load(func(opts *loader.Options) { opts.ForceClsact = c.clsact })
 			f.restart(DeviceRules{Ignore: []string{"*-peer"}}, XDPAlways)
 			eth := f.addVeth("eth0", "10.0.0.1/24")

@@ -87,7 +87,7 @@ func (n *Node) Led(frame []byte) (Tuple, bool) {
 	}
 	p, how := read(frame, kind == typeIPv6)
 	if how == isFragment && p.readPart() && p.part == first {
-		how = p.readTransport()
+		how = p.readFirst()
 	}
 	return p.tuple, how == understood && n.frontend(p.tuple.Dst, p.tuple.Proto) != nil
 }

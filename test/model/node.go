@@ -283,11 +283,11 @@ func (n *Node) complete(p *packet) reading {
 	if !p.readPart() {
 		return unreadable
 	}
-	if p.proto() != TCP && p.proto() != UDP {
+	if p.proto() != TCP && p.proto() != UDP && p.proto() != SCTP {
 		return isFragment
 	}
 	if p.part == first {
-		return p.readTransport()
+		return p.readFirst()
 	}
 	ports, ok := n.fragments[p.fragmentKey()]
 	if !ok || n.Clock-ports.seen >= FragmentTime {

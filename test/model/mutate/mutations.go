@@ -36,7 +36,8 @@ var mutations = []mutation{
 	{"UDP checksum of zero not sent as ffff", "xdp.c", "udp->check = check ? check : 0xffff", "udp->check = check"},
 	{"UDP without a checksum gets one", "xdp.c", "if (!udp->check)", "if (0)"},
 	{"SCTP checksum not changed by XDP", "xdp.c", "sctp->checksum = sctp_checksum(", "(void)sctp_checksum("},
-	{"SCTP checksum over the wrong length", "tc.c", "p->len - (p->l4_off - l3_off));", "p->len - (p->l4_off - l3_off) - 4);"},
+	{"SCTP checksum over the wrong length", "tc.c", "\tlen = p->len - (p->l4_off - l3_off);", "\tlen = p->len - (p->l4_off - l3_off) - 4;"},
+	{"SCTP fragment checksum over its own length", "tc.c", "len = sctp_alone(&sctp);", ";"},
 	{"IPv6 address change not told to a device's sum", "tc.c", "\tif (family == AF_INET6)\n\t\tbpf_csum_update(skb, csum_fold32(addr_diff));\n\treturn port_diff", "\treturn port_diff"},
 	// the rewrite
 	{"ports swapped", "xdp.c", "h.ports->source = to->sport;", "h.ports->source = to->dport;"},
