@@ -67,7 +67,8 @@ type Agent struct {
 
 	poked      chan struct{} // the status has changed
 	reconciler *reconcile.Reconciler
-	retired    int // as at the last sync
+	retired    int  // as at the last sync
+	settled    bool // the first sync is over
 	exhaustion exhaustion
 
 	mu       sync.Mutex
@@ -170,6 +171,7 @@ func (a *Agent) onSync() {
 		a.retired = stopped
 		a.stale.Stopped()
 	}
+	a.giveBackMemory()
 	a.poke()
 }
 

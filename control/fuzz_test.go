@@ -41,11 +41,10 @@ func FuzzObjects(f *testing.F) {
 		for _, family := range maps.Families {
 			tracker := newTracker(family, "n")
 			tracker.services.Update(nil, &svc)
-			tracker.endpoints.EndpointSliceUpdate(&endpoints, false)
-			tracker.svcMap.Update(tracker.services)
-			tracker.epMap.Update(tracker.endpoints)
-			for name, port := range tracker.svcMap {
-				checkPlan(t, plan.Plan(name, family, port, tracker.epMap[name], plan.Node{Name: "n"}))
+			tracker.slice(&endpoints, false)
+			tracker.update()
+			for name := range tracker.svcMap {
+				checkPlan(t, tracker.plan(name, plan.Node{Name: "n"}))
 			}
 		}
 	})

@@ -5,6 +5,7 @@ package maps
 import (
 	"errors"
 	"fmt"
+	"iter"
 
 	"github.com/cilium/ebpf"
 
@@ -43,6 +44,35 @@ func each[K, V any](m *ebpf.Map, name string, fn func(K, *V)) error {
 		}
 		if err != nil {
 			return fmt.Errorf("reading the map %s: %w", name, err)
+		}
+	}
+}
+
+// few is how many elements one system call reads where others wait in between.
+const few = 256
+
+// keys are those of a hash, which is read some at a time. It may change meanwhile: what is yielded
+// may be there no more, and what has come may not be yielded. An error comes last, with no key.
+func keys[K, V any](m *ebpf.Map, name string) iter.Seq2[K, error] {
+	return func(yield func(K, error) bool) {
+		var cursor ebpf.MapBatchCursor
+		size := min(few, m.MaxEntries())
+		keys, values := make([]K, size), make([]V, size)
+		for {
+			n, err := m.BatchLookup(&cursor, keys, values, nil)
+			for _, k := range keys[:n] {
+				if !yield(k, nil) {
+					return
+				}
+			}
+			if errors.Is(err, ebpf.ErrKeyNotExist) {
+				return // that was all
+			}
+			if err != nil {
+				var none K
+				yield(none, fmt.Errorf("reading the map %s: %w", name, err))
+				return
+			}
 		}
 	}
 }

@@ -63,7 +63,7 @@ func (f *fixture) heal(want []plan.Service) {
 	}
 	f.rest()
 	f.apply(want...)
-	_, err := f.r.Repair()
+	_, err := f.r.Repair(func() {})
 	f.must(err)
 	f.rest()
 }
