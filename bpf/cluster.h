@@ -46,16 +46,20 @@ struct cluster_range_set {
 };
 
 /*
- * They spare what is for other addresses the lookup there. A hash of one
- * element, because it is replaced as a whole: a torn one would drop strangers'
- * packets.
+ * The set in force is sets[current & 1]. The agent writes the other one, then
+ * counts on: a torn one would drop strangers' packets.
  */
+struct cluster_guard {
+	__u32 current;
+	struct cluster_range_set sets[2];
+};
+
+/* They spare what is for other addresses the lookup in cluster_addrs. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u32);
-	__type(value, struct cluster_range_set);
+	__type(value, struct cluster_guard);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } cluster_ranges SEC(".maps");
 
@@ -83,23 +87,44 @@ static __always_inline const __u8 *cluster_addr_lookup(int family, const __be32 
 	return bpf_map_lookup_elem(&cluster_addrs, &key);
 }
 
-/* What becomes of that which is for no frontend. */
-static __always_inline enum verdict cluster_verdict(int family, const __be32 *addr)
+/* The flags of all ranges that hold an address. */
+static __always_inline __u32 set_flags(int family, const struct cluster_range_set *set,
+				       const __be32 *addr)
 {
-	struct cluster_range_set *ranges;
-	struct cluster_range *r;
-	__u32 zero = 0, flags = 0;
-	const __u8 *owner;
+	const struct cluster_range *r = family == AF_INET ? set->v4 : set->v6;
+	__u32 flags = 0;
 	int i;
 
-	ranges = bpf_map_lookup_elem(&cluster_ranges, &zero);
-	if (!ranges)
-		return VERDICT_NOT_OURS;
-	r = family == AF_INET ? ranges->v4 : ranges->v6;
 	for (i = 0; i < CLUSTER_RANGES && r[i].flags; i++) {
 		if (in_cluster_range(family, &r[i], addr))
 			flags |= r[i].flags;
 	}
+	return flags;
+}
+
+/* A set is not written to before `current` has moved on, so a second look tells. */
+static __always_inline __u32 cluster_flags(int family, const __be32 *addr)
+{
+	volatile struct cluster_guard *guard;
+	__u32 zero = 0, flags, current;
+
+	guard = bpf_map_lookup_elem(&cluster_ranges, &zero);
+	if (!guard)
+		return 0;
+	current = guard->current;
+	flags = set_flags(family, (void *)&guard->sets[current & 1], addr);
+	barrier();
+	if (guard->current == current)
+		return flags;
+	return set_flags(family, (void *)&guard->sets[guard->current & 1], addr);
+}
+
+/* What becomes of that which is for no frontend. */
+static __always_inline enum verdict cluster_verdict(int family, const __be32 *addr)
+{
+	__u32 flags = cluster_flags(family, addr);
+	const __u8 *owner;
+
 	if (!flags)
 		return VERDICT_NOT_OURS;
 	owner = cluster_addr_lookup(family, addr);

@@ -31,6 +31,7 @@ enum flow_flags {
 	FLOW_MIRROR_EGRESS = 16, /* the mirror's packets are seen at egress */
 	FLOW_XDP = 32, /* XDP may transmit by the next hop */
 	FLOW_FOREIGN = 64, /* another translator's: followed, but left to the stack */
+	FLOW_DIRECT = 128, /* tc may transmit by the next hop */
 };
 
 enum flow_state {

@@ -118,10 +118,8 @@ static __always_inline void nexthop_set(struct flow *f, const struct bpf_fib_loo
 	f->mtu = fib->mtu_result;
 	__builtin_memcpy(f->hop.dmac, fib->dmac, ETH_ALEN);
 	__builtin_memcpy(f->hop.smac, fib->smac, ETH_ALEN);
-	if (flags & DEVICE_XDP)
-		f->flags |= FLOW_XDP;
-	else
-		f->flags &= ~FLOW_XDP;
+	f->flags = (f->flags & ~(FLOW_XDP | FLOW_DIRECT)) | (flags & DEVICE_XDP ? FLOW_XDP : 0) |
+		   (flags & DEVICE_EXPRESS ? FLOW_DIRECT : 0);
 	f->hop.epoch = epoch;
 }
 
@@ -152,6 +150,25 @@ static __always_inline bool nexthop_refresh(void *ctx, int family, __u32 ifindex
 	if (!rewrites_to(family, f, to))
 		f->hop.epoch = 0;
 	return true;
+}
+
+/* Seconds. */
+#define NEIGHBOUR_USE 5
+
+/*
+ * The kernel asks whether a neighbour is still where it was when the stack
+ * sends to it; of what a program transmits it never hears. So every few
+ * seconds one packet of each flow leaves by bpf_redirect_neigh, each flow's at
+ * a time of its own.
+ */
+static __always_inline bool neighbour_due(const struct flow *f, const struct packet *p)
+{
+	__u32 period = NEIGHBOUR_USE * hz, phase = p->tuple.sport + p->tuple.dport;
+	__u32 time = now();
+
+	if (time - f->last_seen < hz) /* it is noted once a second */
+		return false;
+	return (time + phase) / period != (f->last_seen + phase) / period;
 }
 
 #endif

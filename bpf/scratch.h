@@ -14,6 +14,13 @@ struct icmp_error {
 	__u32 ports_off; /* of the quoted ports */
 };
 
+/* What of a packet is rewritten: ports follow the IP header. All lies at multiples of its size. */
+struct head {
+	__u16 pad;
+	struct ethhdr eth;
+	__be32 ip[sizeof(struct ipv6hdr) / 4 + 1];
+};
+
 /* Of TCP an error of ours quotes the header, see refuse.h. */
 #define QUOTED_TCP 20
 
@@ -47,6 +54,7 @@ struct scratch {
 		struct tuple back;
 		struct tuple half;
 	} pending;
+	struct head head;
 	struct icmp_error icmp;
 	__u8 quoted[IP_MAX_HEADER + QUOTED_TCP]; /* by an error of ours */
 };

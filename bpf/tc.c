@@ -11,8 +11,8 @@
 #include <linux/if_packet.h>
 #include <linux/pkt_cls.h>
 #include "clusterip.h"
-#include "crc32c.h"
-#include "refuse.h"
+#include "rewrite.h"
+#include "sent.h"
 #include "track.h"
 
 /* As much of a packet as parse() can need. */
@@ -61,100 +61,6 @@ static __always_inline int tc_parse(struct __sk_buff *skb, int family, __u32 l3_
 				 : fragment_resolve6(skb, l3_off, p);
 }
 
-/* RFC 9260, 6.8: no addresses are in it. */
-__noinline int fix_sctp(struct __sk_buff *skb, __u32 l3_off, const struct packet *p,
-			const struct tuple *to)
-{
-	struct sctp_start sctp;
-	__u32 off, len;
-
-	if (!p || !to || bpf_skb_load_bytes(skb, p->l4_off, &sctp, sizeof(sctp)))
-		return -1;
-	off = p->l4_off + offsetof(struct sctp_start, checksum);
-	len = p->len - (p->l4_off - l3_off);
-	if (p->fragment == FRAGMENT_FIRST)
-		len = sctp_alone(&sctp);
-	sctp.checksum = sctp_checksum(sctp.checksum, p, to, len);
-	return bpf_skb_store_bytes(skb, off, &sctp.checksum, sizeof(sctp.checksum),
-				   BPF_F_RECOMPUTE_CSUM);
-}
-
-/* Of a later fragment, and of SCTP, only the IP header counts addresses. */
-static __always_inline long tc_fix_ip(struct __sk_buff *skb, int family, __u32 l3_off,
-				      __u64 addr_diff)
-{
-	if (family == AF_INET6) {
-		bpf_csum_update(skb, csum_fold32(addr_diff));
-		return 0;
-	}
-	return bpf_l3_csum_replace(skb, l3_off + offsetof(struct iphdr, check), 0,
-				   csum_fold32(addr_diff), 0);
-}
-
-/* The checksum helpers know about offloads, which XDP never meets. */
-static __always_inline long tc_fix_checksums(struct __sk_buff *skb, int family, __u32 l3_off,
-					     const struct packet *p, __u64 addr_diff,
-					     __u64 port_diff)
-{
-	__u32 off = p->l4_off + TCP_CHECK_OFF;
-	__u64 flags = 0;
-
-	if (p->tuple.proto == IPPROTO_UDP) {
-		off = p->l4_off + UDP_CHECK_OFF;
-		flags = BPF_F_MARK_MANGLED_0;
-	}
-	if (family == AF_INET && bpf_l3_csum_replace(skb, l3_off + offsetof(struct iphdr, check), 0,
-						     csum_fold32(addr_diff), 0))
-		return -1;
-	if (bpf_l4_csum_replace(skb, off, 0, csum_fold32(addr_diff), flags | BPF_F_PSEUDO_HDR))
-		return -1;
-	/*
-	 * The helper has taken the addresses' change out of a device's sum
-	 * over the whole packet, as if an IPv4 header checksum had
-	 * made up for it once already; IPv6 has none.
-	 */
-	if (family == AF_INET6)
-		bpf_csum_update(skb, csum_fold32(addr_diff));
-	return port_diff ? bpf_l4_csum_replace(skb, off, 0, csum_fold32(port_diff), flags) : 0;
-}
-
-static __always_inline long tc_rewrite(struct __sk_buff *skb, int family, __u32 l3_off,
-				       const struct packet *p, const struct tuple *to, bool source,
-				       bool dest)
-{
-	struct ports ports = { .source = to->sport, .dest = to->dport };
-	__u32 off = l3_off + saddr_off(family);
-	__u64 addr_diff = 0, port_diff = 0;
-	__u64 flags = 0;
-
-	/* nothing in the packet makes up for a change, see tc_fix_checksums() */
-	if (p->tuple.proto == IPPROTO_SCTP)
-		flags = BPF_F_RECOMPUTE_CSUM;
-	if (p->fragment != FRAGMENT_LATER &&
-	    (ports.source != p->tuple.sport || ports.dest != p->tuple.dport)) {
-		port_diff = csum_u16_diff(p->tuple.sport, ports.source) +
-			    csum_u16_diff(p->tuple.dport, ports.dest);
-		if (bpf_skb_store_bytes(skb, p->l4_off, &ports, sizeof(ports), flags))
-			return -1;
-		if (p->tuple.proto == IPPROTO_SCTP && fix_sctp(skb, l3_off, p, to))
-			return -1;
-	}
-	if (source) {
-		addr_diff = csum_addr_diff(family, p->tuple.saddr.word, to->saddr.word);
-		if (bpf_skb_store_bytes(skb, off, to->saddr.word, addr_size(family), 0))
-			return -1;
-	}
-	if (dest) {
-		addr_diff += csum_addr_diff(family, p->tuple.daddr.word, to->daddr.word);
-		if (bpf_skb_store_bytes(skb, off + addr_size(family), to->daddr.word,
-					addr_size(family), 0))
-			return -1;
-	}
-	if (p->fragment == FRAGMENT_LATER || p->tuple.proto == IPPROTO_SCTP)
-		return tc_fix_ip(skb, family, l3_off, addr_diff);
-	return tc_fix_checksums(skb, family, l3_off, p, addr_diff, port_diff);
-}
-
 /*
  * How long the packet is when it leaves, which GSO cuts into segments. 0: no
  * telling, but the sender has cut it to fit its own device.
@@ -187,12 +93,17 @@ static __always_inline int tc_too_big(struct __sk_buff *skb, int family, __u32 l
 	return VERDICT_TOO_BIG;
 }
 
-/* Both addresses, then out, past the stack; resolves the neighbour if need be. */
+/*
+ * Both addresses, then out, past the stack. With no next hop at hand, and now
+ * and then with one, the kernel does the rest: it resolves the neighbour, or
+ * hears that it is in use.
+ */
 static __always_inline int tc_transmit(struct __sk_buff *skb, int family, __u32 l3_off,
 				       const struct packet *p, const struct found *found,
 				       const struct tuple *to, enum hook hook, int *action)
 {
 	struct flow *f = found->flow;
+	__u32 what = REWRITE_ALL;
 	__u32 ifindex;
 
 	if (f->hop.epoch != current_epoch() &&
@@ -202,13 +113,20 @@ static __always_inline int tc_transmit(struct __sk_buff *skb, int family, __u32 
 		return VERDICT_DROP_TTL;
 	if (too_big(f, tc_segment_len(skb, l3_off, p)))
 		return tc_too_big(skb, family, l3_off, p, f->mtu, action);
+	/* what came with no link layer has no room for one */
+	if (l3_off && f->hop.epoch && f->flags & FLOW_DIRECT && !neighbour_due(f, p) &&
+	    head_set_macs(family, &f->hop))
+		what |= REWRITE_MACS;
 	ifindex = f->hop.ifindex;
 	if (!found->opened)
 		flow_track(family, found->confirmed, f, p, hook);
-	if (tc_rewrite(skb, family, l3_off, p, to, true, true) ||
-	    set_ttl(skb, family, l3_off, p->ttl, p->ttl - 1))
+	if (tc_rewrite(skb, family, l3_off, p, to, what))
 		return VERDICT_DROP_ERROR;
-	*action = bpf_redirect_neigh(ifindex, NULL, 0, 0);
+	sent_by_us(skb);
+	if (what & REWRITE_MACS)
+		*action = bpf_redirect(ifindex, 0);
+	else
+		*action = bpf_redirect_neigh(ifindex, NULL, 0, 0);
 	return VERDICT_EXPRESS;
 }
 
@@ -326,7 +244,7 @@ static __always_inline int tc_ingress_verdict(struct __sk_buff *skb, int family,
 		flow_track(family, found.confirmed, found.flow, &p, hook);
 	if (foreign)
 		return VERDICT_NOT_OURS;
-	if (tc_rewrite(skb, family, l3_off, &p, &to, false, true))
+	if (tc_rewrite(skb, family, l3_off, &p, &to, REWRITE_DEST))
 		return VERDICT_DROP_ERROR;
 	return VERDICT_STACK;
 }
@@ -354,7 +272,7 @@ static __always_inline int tc_egress_verdict(struct __sk_buff *skb, int family, 
 	tc_note_fragment(family, &p);
 	flow_rewrite(family, f, &p.tuple, &to);
 	flow_track(family, confirmed, f, &p, HOOK_TC_EGRESS);
-	if (tc_rewrite(skb, family, l3_off, &p, &to, true, false))
+	if (tc_rewrite(skb, family, l3_off, &p, &to, REWRITE_SOURCE))
 		return VERDICT_DROP_ERROR;
 	return VERDICT_SOURCE;
 }
@@ -380,6 +298,10 @@ static __always_inline int tc_family(struct __sk_buff *skb, int family, __u32 l3
  */
 static __always_inline int tc(struct __sk_buff *skb, __u32 l3_off, enum hook hook)
 {
+	if (hook == HOOK_TC_EGRESS && was_sent_by_us(skb)) {
+		count(hook, VERDICT_NOT_OURS, skb->len);
+		return TC_ACT_UNSPEC;
+	}
 	if (skb->vlan_present) {
 		count(hook, VERDICT_VLAN, skb->len);
 		return TC_ACT_UNSPEC;

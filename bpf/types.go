@@ -14,6 +14,7 @@ type (
 	Census          = waggleCensus
 	ClusterRange    = waggleClusterRange
 	ClusterRangeSet = waggleClusterRangeSet
+	ClusterGuard    = waggleClusterGuard
 	Counter         = waggleCounter
 	Device          = waggleDevice
 	Flow            = waggleFlow
@@ -44,6 +45,7 @@ const (
 	FlowEgressHalf   = uint16(waggleFlowFlagsFLOW_EGRESS_HALF)
 	FlowMirrorEgress = uint16(waggleFlowFlagsFLOW_MIRROR_EGRESS)
 	FlowXDP          = uint16(waggleFlowFlagsFLOW_XDP)
+	FlowDirect       = uint16(waggleFlowFlagsFLOW_DIRECT)
 	FlowForeign      = uint16(waggleFlowFlagsFLOW_FOREIGN)
 )
 

@@ -66,6 +66,12 @@ const (
 	waggleClusterAddrCLUSTER_ADDR_OTHERS waggleClusterAddr = 2
 )
 
+type waggleClusterGuard struct {
+	_       structs.HostLayout
+	Current uint32
+	Sets    [2]waggleClusterRangeSet
+}
+
 type waggleClusterRange struct {
 	_     structs.HostLayout
 	Addr  [4]uint32
@@ -151,6 +157,7 @@ const (
 	waggleFlowFlagsFLOW_MIRROR_EGRESS waggleFlowFlags = 16
 	waggleFlowFlagsFLOW_XDP           waggleFlowFlags = 32
 	waggleFlowFlagsFLOW_FOREIGN       waggleFlowFlags = 64
+	waggleFlowFlagsFLOW_DIRECT        waggleFlowFlags = 128
 )
 
 type waggleFlowKey4 struct {
@@ -388,6 +395,7 @@ const (
 	waggleVarMasqueradeAll           = "masquerade_all"
 	waggleVarNodeportMax             = "nodeport_max"
 	waggleVarNodeportMin             = "nodeport_min"
+	waggleVarSentMark                = "sent_mark"
 	waggleVarSnatMax                 = "snat_max"
 	waggleVarSnatMin                 = "snat_min"
 	waggleVarTimeoutNew              = "timeout_new"
@@ -511,6 +519,7 @@ type waggleVariableSpecs struct {
 	MasqueradeAll           *ebpf.VariableSpec `ebpf:"masquerade_all"`
 	NodeportMax             *ebpf.VariableSpec `ebpf:"nodeport_max"`
 	NodeportMin             *ebpf.VariableSpec `ebpf:"nodeport_min"`
+	SentMark                *ebpf.VariableSpec `ebpf:"sent_mark"`
 	SnatMax                 *ebpf.VariableSpec `ebpf:"snat_max"`
 	SnatMin                 *ebpf.VariableSpec `ebpf:"snat_min"`
 	TimeoutNew              *ebpf.VariableSpec `ebpf:"timeout_new"`
@@ -615,6 +624,7 @@ type waggleVariables struct {
 	MasqueradeAll           *ebpf.Variable `ebpf:"masquerade_all"`
 	NodeportMax             *ebpf.Variable `ebpf:"nodeport_max"`
 	NodeportMin             *ebpf.Variable `ebpf:"nodeport_min"`
+	SentMark                *ebpf.Variable `ebpf:"sent_mark"`
 	SnatMax                 *ebpf.Variable `ebpf:"snat_max"`
 	SnatMin                 *ebpf.Variable `ebpf:"snat_min"`
 	TimeoutNew              *ebpf.Variable `ebpf:"timeout_new"`

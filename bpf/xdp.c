@@ -120,24 +120,6 @@ static __always_inline bool xdp_rewrite(struct xdp_md *ctx, int family, const st
 	return true;
 }
 
-/* Seconds. */
-#define NEIGHBOUR_USE 5
-
-/*
- * The kernel asks whether a neighbour is still where it was when the stack
- * sends to it; of what XDP transmits it never hears. So every few seconds one
- * packet of each flow leaves by tc, each flow's at a time of its own.
- */
-static __always_inline bool neighbour_due(const struct flow *f, const struct packet *p)
-{
-	__u32 period = NEIGHBOUR_USE * hz, phase = p->tuple.sport + p->tuple.dport;
-	__u32 time = now();
-
-	if (time - f->last_seen < hz) /* it is noted once a second */
-		return false;
-	return (time + phase) / period != (f->last_seen + phase) / period;
-}
-
 static __always_inline int xdp_transmit(struct xdp_md *ctx, int family, const struct packet *p,
 					struct found *found, int *action)
 {

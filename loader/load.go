@@ -3,6 +3,8 @@
 package loader
 
 import (
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -101,6 +103,7 @@ func configure(spec *ebpf.CollectionSpec, opts Options, hz uint32) error {
 		"snat_min":          opts.SNATMin,
 		"snat_max":          opts.SNATMax,
 		"host_netns_cookie": cookie,
+		"sent_mark":         secret(),
 		"masquerade_all":    opts.MasqueradeAll,
 		"answer_ping":       opts.AnswerPing,
 	}
@@ -121,6 +124,13 @@ func configure(spec *ebpf.CollectionSpec, opts Options, hz uint32) error {
 		}
 	}
 	return nil
+}
+
+// secret is a number that nobody guesses, and not 0, which is what is found everywhere.
+func secret() uint64 {
+	var b [8]byte
+	rand.Read(b[:]) // never fails
+	return binary.NativeEndian.Uint64(b[:]) | 1
 }
 
 // netnsCookie identifies the network namespace that the agent, hence the node, is in.

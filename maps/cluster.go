@@ -101,8 +101,28 @@ func (c *ClusterAddrs) SetRanges(ranges []ClusterRange) error {
 	if err != nil {
 		return err
 	}
-	return put(c.p.Map("cluster_ranges"), "cluster_ranges", uint32(0), &set)
+	guard, err := c.guard()
+	if err != nil || *inForce(&guard) == set {
+		return err
+	}
+	guard.Sets[(guard.Current+1)&1] = set
+	write := func() error { return put(c.p.Map("cluster_ranges"), "cluster_ranges", uint32(0), &guard) }
+	if err := write(); err != nil {
+		return err
+	}
+	guard.Current++
+	return write()
 }
+
+func (c *ClusterAddrs) guard() (guard bpf.ClusterGuard, err error) {
+	if err = c.p.Map("cluster_ranges").Lookup(uint32(0), &guard); err != nil {
+		err = fmt.Errorf("reading the map cluster_ranges: %w", err)
+	}
+	return guard, err
+}
+
+// inForce is the set that the programs read.
+func inForce(guard *bpf.ClusterGuard) *bpf.ClusterRangeSet { return &guard.Sets[guard.Current&1] }
 
 // HasRanges tells whether the ranges are these, as SetRanges would write them.
 func (c *ClusterAddrs) HasRanges(ranges []ClusterRange) (bool, error) {
@@ -110,12 +130,8 @@ func (c *ClusterAddrs) HasRanges(ranges []ClusterRange) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	var have bpf.ClusterRangeSet
-	err = c.p.Map("cluster_ranges").Lookup(uint32(0), &have)
-	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return false, fmt.Errorf("reading the map cluster_ranges: %w", err)
-	}
-	return have == want, nil
+	have, err := c.guard()
+	return err == nil && *inForce(&have) == want, err
 }
 
 func encodeRanges(ranges []ClusterRange) (set bpf.ClusterRangeSet, err error) {
@@ -141,14 +157,11 @@ func encodeRanges(ranges []ClusterRange) (set bpf.ClusterRangeSet, err error) {
 
 // Ranges reads the ranges.
 func (c *ClusterAddrs) Ranges() ([]ClusterRange, error) {
-	var set bpf.ClusterRangeSet
-	err := c.p.Map("cluster_ranges").Lookup(uint32(0), &set)
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		return nil, nil
-	}
+	guard, err := c.guard()
 	if err != nil {
-		return nil, fmt.Errorf("reading the map cluster_ranges: %w", err)
+		return nil, err
 	}
+	set := inForce(&guard)
 	var out []ClusterRange
 	add := func(r bpf.ClusterRange, addr, mask netip.Addr) {
 		if r.Flags != 0 {

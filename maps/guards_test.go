@@ -87,8 +87,27 @@ func TestClusterAddrs(t *testing.T) {
 	expect(t, "cluster IPs, of three", len(got), 2)
 }
 
+// expectTakenTurns: the set that programs may be reading is not written to.
+func expectTakenTurns(t *testing.T, p maps.Provider, set *maps.ClusterAddrs) {
+	t.Helper()
+	read := func() (guard bpf.ClusterGuard) {
+		must(t, p.Map("cluster_ranges").Lookup(uint32(0), &guard))
+		return guard
+	}
+	for _, prefix := range []string{"10.0.0.0/8", "10.0.0.0/9", "10.0.0.0/10"} {
+		before := read()
+		for range 2 { // to set the same again changes nothing
+			must(t, set.SetRanges([]maps.ClusterRange{{Prefix: netip.MustParsePrefix(prefix)}}))
+		}
+		after := read()
+		expect(t, "current", after.Current, before.Current+1)
+		expect(t, "the set that was in force", after.Sets[before.Current&1], before.Sets[before.Current&1])
+	}
+}
+
 func TestClusterRanges(t *testing.T) {
-	set := maps.NewClusterAddrs(mapstest.New(t, nil))
+	p := mapstest.New(t, nil)
+	set := maps.NewClusterAddrs(p)
 	for _, want := range [][]maps.ClusterRange{
 		nil,
 		{{Prefix: netip.MustParsePrefix("10.96.0.0/16"), Drop: true}, {Prefix: netip.MustParsePrefix("10.0.0.1/32")}, {Prefix: netip.MustParsePrefix("fd00::/112")}},
@@ -100,6 +119,7 @@ func TestClusterRanges(t *testing.T) {
 		must(t, err)
 		expect(t, "ranges", got, want)
 	}
+	expectTakenTurns(t, p, set)
 	var many []maps.ClusterRange
 	for i := range maps.MaxClusterRanges + 1 {
 		many = append(many, maps.ClusterRange{Prefix: netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", i))})

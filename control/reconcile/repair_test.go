@@ -36,7 +36,7 @@ func (f *fixture) backendOf(svc plan.Service, addr string) uint32 {
 }
 
 // contents are all elements of the maps that Repair looks after, as they are in memory. Slots that
-// no block has are left out: what is there means nothing.
+// no block has are left out, and ranges not in force: what is there means nothing.
 func (f *fixture) contents() map[string]string {
 	f.t.Helper()
 	out := map[string]string{}
@@ -54,6 +54,9 @@ func (f *fixture) contents() map[string]string {
 			out[fmt.Sprint("slots ", b.Block)] = fmt.Sprint(ids)
 		}
 	}
+	ranges, err := wmaps.NewClusterAddrs(f.maps).Ranges()
+	f.must(err)
+	out["cluster_ranges 00000000"] = fmt.Sprint(ranges)
 	return out
 }
 

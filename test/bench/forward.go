@@ -27,7 +27,7 @@ type forwarder struct {
 	flows     flows
 	program   *ebpf.Program // what XDP does with the packets
 	ifindex   uint32
-	tables    *ebpf.Map // of waggle's established flows, or nil
+	maps      provider // waggle's
 	netfilter bool
 }
 
@@ -150,10 +150,13 @@ func (r *forwardRig) attachWaggle(f *forwarder, mode string) error {
 	if err != nil {
 		return err
 	}
-	if f.tables, err = ebpf.LoadPinnedMap(filepath.Join(agent.PinDir, "maps", "flows4"), nil); err != nil {
-		return err
+	f.maps = provider{}
+	for _, name := range []string{"flows4", "counters"} {
+		if f.maps[name], err = ebpf.LoadPinnedMap(filepath.Join(agent.PinDir, "maps", name), nil); err != nil {
+			return err
+		}
+		r.close = append(r.close, f.maps[name].Close)
 	}
-	r.close = append(r.close, f.tables.Close)
 	if mode == "--xdp=always" {
 		f.program, err = ebpf.LoadPinnedProgram(filepath.Join(agent.PinDir, "programs", "waggle_xdp"), nil)
 		if err == nil {
@@ -203,7 +206,6 @@ func (r *forwardRig) awaitSynced(all []*forwarder, services int) error {
 		if f.name != "routing" {
 			probe.flows.dst = end{netip.AddrPortFrom(serviceAddr(services-1), servicePort), false, false}
 		}
-		probe.tables = nil
 		err := await(ctx, f.name+" to have synced", 100*time.Millisecond, func() (bool, error) {
 			// each time from another client: where there were no rules yet, there are connections now
 			ran, arrived, _, err := r.inject(&probe, r.freshDrive(100), 64)
@@ -342,16 +344,43 @@ func (r *forwardRig) rate(f *forwarder, size uint32, fresh bool) (float64, error
 			return 0, fmt.Errorf("conntrack -F: %w: %s", err, out)
 		}
 	}
-	if f.tables != nil && !fresh {
-		if err := f.flows.establish(f.tables, bpf.Flow{}, 0, size); err != nil {
-			return 0, err
-		}
-		// a first time for each flow: it learns its next hop
-		if _, _, _, err := r.inject(f, choice, size); err != nil {
-			return 0, err
-		}
+	if f.maps != nil && !fresh {
+		return r.establishedRate(f, choice, packets, size)
 	}
 	return r.bestBursts(f, choice, packets)
+}
+
+// establishedRate is of flows whose records are there before their packets.
+func (r *forwardRig) establishedRate(f *forwarder, choice probe.Drive, packets, size uint32) (float64, error) {
+	clock, err := readClock(r.probe)
+	if err != nil {
+		return 0, err
+	}
+	if err := f.flows.establish(f.maps["flows4"], bpf.Flow{LastSeen: clock}, 0, size); err != nil {
+		return 0, err
+	}
+	// a first time for each flow: it learns its next hop
+	if _, _, _, err := r.inject(f, choice, size); err != nil {
+		return 0, err
+	}
+	before, err := counted(f.maps)
+	if err != nil {
+		return 0, err
+	}
+	rate, err := r.bestBursts(f, choice, packets)
+	if err != nil {
+		return 0, err
+	}
+	after, err := counted(f.maps)
+	if err != nil {
+		return 0, err
+	}
+	for _, hook := range []bpf.Hook{bpf.HookXDP, bpf.HookTCIngress} {
+		if opened := after[hook][bpf.VerdictFlowOpened] - before[hook][bpf.VerdictFlowOpened]; opened > 0 {
+			return 0, fmt.Errorf("%d flows were opened by packets of established ones", opened)
+		}
+	}
+	return rate, nil
 }
 
 // burst is so short, in packets, that many are not preempted.

@@ -190,14 +190,11 @@ func (r *hotRig) makeTemplate() error {
 	if err := r.maps.Map("runtime").Lookup(uint32(0), &state); err != nil {
 		return err
 	}
-	var d probe.Drive
-	if _, err := r.Programs["read_clock"].Run(&ebpf.RunOptions{Data: make([]byte, probe.Frame), Repeat: 1}); err != nil {
+	clock, err := readClock(r.Collection)
+	if err != nil {
 		return err
 	}
-	if err := r.Variables["driven"].Get(&d); err != nil {
-		return err
-	}
-	r.template = bpf.Flow{LastSeen: d.Clock}
+	r.template = bpf.Flow{LastSeen: clock}
 	r.template.Hop.Epoch, r.template.Hop.Ifindex = state.Epoch, r.ifindex
 	copy(r.template.Hop.Dmac[:], r.router)
 	copy(r.template.Hop.Smac[:], r.mac)
@@ -250,10 +247,10 @@ func publishNodePort(p maps.Provider, first netip.Addr) error {
 // hotCases are the packets that a node meets, of one family.
 func hotCases(node netip.Addr, client, backend, local, stranger netip.Addr) []hotCase {
 	at := netip.AddrPortFrom
-	forward := flows{proto: unix.IPPROTO_TCP, flags: bpf.FlowExpress | bpf.FlowXDP,
+	forward := flows{proto: unix.IPPROTO_TCP, flags: bpf.FlowExpress | bpf.FlowXDP | bpf.FlowDirect,
 		src: end{at(client, 1024), true, true}, dst: end{at(node, establishedPort), false, false},
 		toSrc: end{at(node, 49152), false, true}, toDst: end{at(backend, 8080), true, false}}
-	reply := flows{proto: unix.IPPROTO_TCP, flags: bpf.FlowReply | bpf.FlowExpress | bpf.FlowXDP,
+	reply := flows{proto: unix.IPPROTO_TCP, flags: bpf.FlowReply | bpf.FlowExpress | bpf.FlowXDP | bpf.FlowDirect,
 		src: forward.toDst, dst: forward.toSrc, toSrc: forward.dst, toDst: forward.src}
 	stack := flows{proto: unix.IPPROTO_TCP, flags: bpf.FlowMirrorEgress,
 		src: end{at(further(client, 1<<16), 1024), true, true}, dst: forward.dst, toDst: end{at(local, 8080), false, false}}

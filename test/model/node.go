@@ -230,9 +230,7 @@ func (n *Node) xdp(p *packet, how reading) Result {
 	case !f.is(bpf.FlowExpress):
 		return left(bpf.VerdictLeftToTC, p)
 	}
-	// of a flow that has been quiet for a while one packet is tc's, so that the kernel hears of it
-	quiet := n.Clock > f.Seen
-	if !n.nextHop(f.Record, p.tuple) || f.Hop.Epoch == 0 || !f.is(bpf.FlowXDP) || quiet ||
+	if !n.nextHop(f.Record, p.tuple) || f.Hop.Epoch == 0 || !f.is(bpf.FlowXDP) || n.quiet(f.Record) ||
 		tooBig(f.Record, p) {
 		return left(bpf.VerdictLeftToTC, p)
 	}
@@ -243,13 +241,21 @@ func (n *Node) xdp(p *packet, how reading) Result {
 	n.follow(f, p)
 	out := p.rewritten(to.Src, to.Dst)
 	p.hopDown(out)
-	copy(out, hop.DMAC[:])
-	copy(out[6:], hop.SMAC[:])
+	hop.address(out)
 	action := Redirect
 	if hop.Device == n.device.Index {
 		action = Back
 	}
 	return Result{action, bpf.VerdictExpress, out}
+}
+
+// quiet tells whether nothing has been heard of a flow for a while. One packet of such is left to
+// the kernel, so that it hears that the next hop is in use.
+func (n *Node) quiet(r *Record) bool { return n.Clock > r.Seen }
+
+func (h *Hop) address(frame []byte) {
+	copy(frame, h.DMAC[:])
+	copy(frame[6:], h.SMAC[:])
 }
 
 func tooBig(r *Record, p *packet) bool { return r.Hop.MTU > 0 && p.length > r.Hop.MTU }
@@ -271,9 +277,12 @@ func (n *Node) nextHop(r *Record, t Tuple) bool {
 	}
 	device := n.Devices[route.Device]
 	r.Hop = Hop{n.Epoch, route.Device, route.MAC, device.MAC, route.MTU}
-	r.Flags &^= bpf.FlowXDP
+	r.Flags &^= bpf.FlowXDP | bpf.FlowDirect
 	if device.XDP {
 		r.Flags |= bpf.FlowXDP
+	}
+	if device.Express {
+		r.Flags |= bpf.FlowDirect
 	}
 	return true
 }
@@ -358,10 +367,14 @@ func (n *Node) transmit(p *packet, f found) Result {
 	if tooBig(f.Record, p) {
 		return n.sayTooBig(p, f.Hop.MTU)
 	}
-	to := f.to(p.tuple)
+	to, hop := f.to(p.tuple), f.Hop
+	direct := hop.Epoch != 0 && f.is(bpf.FlowDirect) && !n.quiet(f.Record)
 	n.follow(f, p)
 	out := p.rewritten(to.Src, to.Dst)
 	p.hopDown(out)
+	if direct {
+		hop.address(out)
+	}
 	return Result{Redirect, bpf.VerdictExpress, out}
 }
 

@@ -18,14 +18,15 @@ const longest = 1 << 30
 // margin is more jiffies than a test lasts.
 const margin = 100_000
 
-// timeouts as tests set them, far enough from each other.
+// timeouts as tests set them, far enough from each other. Any is longer than a neighbour goes
+// without being asked after.
 var timeouts = map[string]uint32{
-	"timeout_new":             1 * second,
-	"timeout_udp":             2 * second,
-	"timeout_tcp":             6 * second,
-	"timeout_tcp_half_closed": 5 * second,
-	"timeout_tcp_closed":      4 * second,
-	"timeout_tcp_reset":       3 * second,
+	"timeout_new":             6 * second,
+	"timeout_udp":             12 * second,
+	"timeout_tcp":             36 * second,
+	"timeout_tcp_half_closed": 30 * second,
+	"timeout_tcp_closed":      24 * second,
+	"timeout_tcp_reset":       18 * second,
 }
 
 func withTimeouts(t *testing.T) *node {
@@ -95,6 +96,7 @@ func TestTimeouts(t *testing.T) {
 				conv := converse(withTimeouts(t), v, tcExpress)
 				table := c.reach(conv)
 				conv.ageBy(timeouts[c.timeout]-margin, table, 0, 1)
+				conv.idle = true
 				c.send(conv)
 				conv.ageBy(timeouts[c.timeout]+margin, table, 0, 1)
 				conv.forget()

@@ -4,7 +4,12 @@ package prog
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"testing"
+
+	"github.com/gopacket/gopacket/layers"
+
+	"github.com/waggle-lb/waggle/bpf"
 )
 
 // TestRewriteKeepsTheRest: whatever else is in a packet comes out as it went
@@ -78,4 +83,36 @@ func TestChecksumCarries(t *testing.T) {
 			c.request(acked, content(word))
 		}
 	})
+}
+
+// TestChangesCancel: the sum of the new addresses and ports is that of the old ones, so the
+// transport checksum stays what it was; but not what counts addresses only.
+func TestChangesCancel(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		n := newNode(t)
+		sum := func(a netip.Addr) (sum uint32) {
+			for b := a.AsSlice(); len(b) > 0; b = b[2:] {
+				sum += uint32(binary.BigEndian.Uint16(b))
+			}
+			return sum
+		}
+		frontend := at(v.vip, 80)
+		backend := at(v.pod, uint16((sum(v.vip)+80+2*0xffff-sum(v.pod)%0xffff)%0xffff))
+		n.serve(v, frontend, backend)
+		client := at(v.client, clientPort)
+		r := n.ingress(front, v.packet(client, frontend, payload(9)))
+		request := r.became(bpf.VerdictStack, tcNext, to(backend))
+		if v.isTCP() || v.isUDP() {
+			equal(t, "checksum", checksumIn(r.sent), checksumIn(request))
+		}
+		n.egress(front, v.packet(backend, client, synAck, payload(9))).became(bpf.VerdictSource, tcNext, from(frontend))
+	})
+}
+
+func checksumIn(p packet) []byte {
+	off := p.l4() + 6
+	if p.proto == layers.IPProtocolTCP {
+		off = p.l4() + 16
+	}
+	return p.bytes()[off : off+2]
 }

@@ -48,7 +48,7 @@ func (n *node) guard(prefix netip.Prefix, flags uint32) {
 	} else {
 		set.V6[0], set.V6[1] = other, r
 	}
-	n.put("cluster_ranges", uint32(0), set)
+	n.put("cluster_ranges", uint32(0), bpf.ClusterGuard{Current: 7, Sets: [2]bpf.ClusterRangeSet{1: set}})
 }
 
 // hooks are those that look at what is for no frontend.

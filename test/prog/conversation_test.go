@@ -130,7 +130,6 @@ func (c *conversation) had(events ...bpf.Verdict) {
 func (c *conversation) requestXDP(p packet) packet {
 	c.t.Helper()
 	if c.idle {
-		c.idle = false
 		return c.requestTC(p)
 	}
 	r := c.xdp(front, p)
@@ -146,7 +145,6 @@ func (c *conversation) requestXDP(p packet) packet {
 func (c *conversation) replyXDP(p packet) packet {
 	c.t.Helper()
 	if c.idle {
-		c.idle = false
 		c.leftToTC(c.out, p)
 		return c.replyTC(p)
 	}
@@ -173,14 +171,38 @@ func (c *conversation) requestTC(p packet) packet {
 	c.leftToTC(front, p)
 	r := c.ingress(front, p)
 	c.learn(r)
-	return r.became(bpf.VerdictExpress, tcRedirect, from(c.source), to(c.backend), hopDown)
+	return r.became(bpf.VerdictExpress, tcRedirect,
+		from(c.source), to(c.backend), c.transmitted(c.out, c.backend.Addr()))
+}
+
+// transmitted is what tc makes of the rest of a frame: with a next hop at hand, and if it was heard
+// of a moment ago, the same as XDP. Otherwise the link layer is the kernel's.
+func (c *conversation) transmitted(out *device, nexthop netip.Addr) change {
+	idle := c.idle
+	c.idle = false
+	if idle || out.flags&bpf.DeviceExpress == 0 || nexthop == c.silent {
+		return hopDown
+	}
+	return forwarded(out, nexthop)
+}
+
+// returned is what tc makes of the rest of what goes to the client.
+func (c *conversation) returned() change {
+	switch a := c.client.Addr(); a {
+	case c.pod:
+		return c.transmitted(pod0, a)
+	case c.near:
+		return c.transmitted(front, a)
+	}
+	return c.transmitted(front, c.router)
 }
 
 func (c *conversation) replyTC(p packet) packet {
 	c.t.Helper()
 	r := c.ingress(c.out, p)
 	c.learn(r)
-	return r.became(bpf.VerdictExpress, tcRedirect, from(c.frontend), to(c.client), hopDown)
+	return r.became(bpf.VerdictExpress, tcRedirect,
+		from(c.frontend), to(c.client), c.returned())
 }
 
 // requestSplit: the destination at ingress, the source where it leaves. The

@@ -85,7 +85,8 @@ func (c *conversation) requestPiece(p packet) {
 	case c.atEgress:
 		r.became(bpf.VerdictStack, tcNext, from(c.source), to(c.backend))
 	default:
-		r.became(bpf.VerdictExpress, tcRedirect, from(c.source), to(c.backend), hopDown)
+		r.became(bpf.VerdictExpress, tcRedirect,
+			from(c.source), to(c.backend), c.transmitted(c.out, c.backend.Addr()))
 	}
 }
 
@@ -103,7 +104,7 @@ func (c *conversation) replyPiece(p packet) {
 	c.xdp(c.out, p).passed(bpf.VerdictFragment)
 	r := c.ingress(c.out, p)
 	c.events = r.events
-	r.became(bpf.VerdictExpress, tcRedirect, from(c.frontend), to(c.client), hopDown)
+	r.became(bpf.VerdictExpress, tcRedirect, from(c.frontend), to(c.client), c.returned())
 }
 
 // unknown is the verdict on a fragment of what is not ours.

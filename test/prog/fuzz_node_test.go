@@ -115,7 +115,7 @@ func (n *fuzzNode) clear() error {
 	var errs []error
 	for _, name := range []string{
 		"flows4", "flows6", "flows_new4", "flows_new6", "services4", "services6", "affinity", "fragments",
-		"source_ranges4", "source_ranges6", "cluster_addrs", "cluster_ranges",
+		"source_ranges4", "source_ranges6", "cluster_addrs",
 	} {
 		errs = append(errs, emptyMap(n.maps[name]))
 	}

@@ -100,7 +100,7 @@ func (r *fuzzRun) configure() error {
 			}
 		}
 	}
-	must(r.maps["cluster_ranges"].Put(uint32(0), set))
+	must(r.maps["cluster_ranges"].Put(uint32(0), bpf.ClusterGuard{Sets: [2]bpf.ClusterRangeSet{set}}))
 	for i := range r.script.Services {
 		if err := r.announce(i); err != nil {
 			return err

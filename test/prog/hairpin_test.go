@@ -35,7 +35,7 @@ func (c *conversation) replyHairpin(p packet) packet {
 	c.t.Helper()
 	r := c.podIngress(pod0, p)
 	c.events = append(c.events, r.events...)
-	return r.became(bpf.VerdictExpress, tcRedirect, from(c.frontend), to(c.client), hopDown)
+	return r.became(bpf.VerdictExpress, tcRedirect, from(c.frontend), to(c.client), c.returned())
 }
 
 func TestHairpin(t *testing.T) {

@@ -151,7 +151,7 @@ func TestTooBigGSO(t *testing.T) {
 			if size > fits {
 				r.saidTooBig(narrowMTU)
 			} else {
-				r.became(bpf.VerdictExpress, tcRedirect, from(c.source), to(c.backend), hopDown)
+				r.became(bpf.VerdictExpress, tcRedirect, from(c.source), to(c.backend), forwarded(slow, c.backend.Addr()))
 			}
 		}
 	})
@@ -168,6 +168,6 @@ func TestGSOByFragments(t *testing.T) {
 		}
 		r := c.run(bpf.HookTCIngress, "waggle_ingress", p.bytes(), context, 0)
 		r.sent = p
-		r.became(bpf.VerdictExpress, tcRedirect, from(c.source), to(c.backend), hopDown)
+		r.became(bpf.VerdictExpress, tcRedirect, from(c.source), to(c.backend), forwarded(slow, c.backend.Addr()))
 	}
 }

@@ -55,11 +55,26 @@ func TestEpoch(t *testing.T) {
 	})
 }
 
-// TestNeighbourInUse: of what XDP transmits the kernel never hears, so that a
-// packet now and then goes by tc, and only that one.
+// TestNeighbourLost: of a next hop that is not resolved any more nothing is used.
+func TestNeighbourLost(t *testing.T) {
+	inTurn(t, func(t *testing.T, v variant) {
+		c := behind(newNode(t), v, v.moving)
+		c.establish()
+		p := c.packet(c.client, c.frontend, acked)
+		c.ingress(front, p).became(bpf.VerdictExpress, tcRedirect,
+			from(c.source), to(c.backend), forwarded(back, v.moving))
+		forgetNeighbour(back, v.moving)
+		defer func() { must(setNeighbour(back, v.moving, macOf(v.moving))) }()
+		c.setEpoch(firstEpoch + 1)
+		c.ingress(front, p).became(bpf.VerdictExpress, tcRedirect, from(c.source), to(c.backend), hopDown)
+	})
+}
+
+// TestNeighbourInUse: of what a program transmits the kernel never hears, so that a
+// packet now and then is left to it, XDP's by way of tc, and only that one.
 func TestNeighbourInUse(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
-		for _, p := range []path{sameDevice, otherDevice} {
+		for _, p := range []path{sameDevice, otherDevice, tcExpress} {
 			n := newNode(t, variable("timeout_tcp", uint32(longest)), variable("timeout_udp", uint32(longest)))
 			c := converse(n, v, p)
 			c.establish()

@@ -65,6 +65,7 @@ func (n *node) put(name string, key, value any) {
 func (n *node) configure() {
 	n.t.Helper()
 	n.setEpoch(firstEpoch)
+	n.put("cluster_ranges", uint32(0), bpf.ClusterGuard{})
 	for _, d := range allDevices {
 		n.setDevice(d, d.flags)
 		if d.flags&bpf.DeviceXDP != 0 {

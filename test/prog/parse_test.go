@@ -160,15 +160,15 @@ func cutEverywhere(c *conversation, p packet) {
 	c.t.Helper()
 	p = p.with(macs(p.ethSrc, front.mac()))
 	whole := p.bytes()
-	rewritten := p.with(from(c.source), to(c.backend))
+	rewritten := p.with(from(c.source), to(c.backend), forwarded(front, c.backend.Addr()))
 	for size := ethHeader; size <= len(whole); size++ {
 		cut := whole[:size:size]
-		c.cut(c.xdpFrame(front, cut), p, rewritten.with(forwarded(front, c.backend.Addr())))
+		c.cut(c.xdpFrame(front, cut), p, rewritten)
 		if size < p.l4() {
 			continue // the kernel makes no skb of it
 		}
 		r := c.tcFrame(bpf.HookTCIngress, "waggle_ingress", front, cut, 0)
-		c.cut(r, p, rewritten.with(hopDown))
+		c.cut(r, p, rewritten)
 	}
 }
 

@@ -96,7 +96,9 @@ func (n *node) tcFrame(hook bpf.Hook, program string, d *device, frame []byte, f
 type skbContext struct {
 	_                [9]uint32
 	ingress, ifindex uint32
-	_                [30]uint32
+	_                uint32
+	cb               [5]uint32
+	_                [24]uint32
 	gsoSegments      uint32
 	_                [2]uint32
 	gsoSize          uint32

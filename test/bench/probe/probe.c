@@ -340,37 +340,48 @@ int rewrite_xdp6(struct xdp_md *ctx)
 	return XDP_TX;
 }
 
-/* The same with tc's helpers, which know of offloads. */
+/* Link layer, IP header and ports, each at a multiple of its size. */
+struct head {
+	__u16 pad;
+	struct ethhdr eth;
+	__be32 ip[sizeof(struct ipv6hdr) / 4 + 1];
+};
+
+/* The same in tc, where helpers write that know of offloads. */
 static __always_inline int rewrite_tc(struct __sk_buff *skb, int family, const struct tuple *t,
-				      const struct tuple *to, __u32 ifindex)
+				      const struct tuple *to, const struct nexthop *hop)
 {
 	struct ports ports = { .source = to->sport, .dest = to->dport };
-	__u32 ip = ETH_HLEN;
-	__u32 l4 = ip + (family == AF_INET ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
+	__u32 i, size = family == AF_INET ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
+	const __be32 *ip = (void *)(long)skb->data + ETH_HLEN;
 	__u64 addrs = csum_addr_diff(family, t->saddr.word, to->saddr.word) +
 		      csum_addr_diff(family, t->daddr.word, to->daddr.word);
 	__u64 port = csum_u16_diff(t->sport, to->sport) + csum_u16_diff(t->dport, to->dport);
-	__u8 ttl = 63;
+	struct head h = {};
 
-	bpf_skb_store_bytes(skb, l4, &ports, sizeof(ports), 0);
-	bpf_skb_store_bytes(skb, ip + saddr_off(family), to->saddr.word, addr_size(family), 0);
-	bpf_skb_store_bytes(skb, ip + saddr_off(family) + addr_size(family), to->daddr.word,
-			    addr_size(family), 0);
+	if ((void *)ip + size > (void *)(long)skb->data_end)
+		return TC_ACT_SHOT;
+#pragma unroll
+	for (i = 0; i < size / 4; i++)
+		h.ip[i] = ip[i];
 	if (family == AF_INET) {
-		bpf_l3_csum_replace(skb, ip + offsetof(struct iphdr, check), 0, csum_fold32(addrs),
-				    0);
-		bpf_l3_csum_replace(skb, ip + offsetof(struct iphdr, check), bpf_htons(64 << 8),
-				    bpf_htons(63 << 8), 2);
-		bpf_skb_store_bytes(skb, ip + offsetof(struct iphdr, ttl), &ttl, 1, 0);
+		struct iphdr *ip4 = (void *)h.ip;
+
+		ip4->check = csum_apply(ip4->check, addrs + csum_u16_diff(bpf_htons(0x0100), 0));
+		ip4->ttl--;
 	} else {
-		bpf_csum_update(skb, csum_fold32(addrs));
-		bpf_skb_store_bytes(skb, ip + offsetof(struct ipv6hdr, hop_limit), &ttl, 1,
-				    BPF_F_RECOMPUTE_CSUM);
+		((struct ipv6hdr *)h.ip)->hop_limit--;
 	}
-	bpf_l4_csum_replace(skb, l4 + offsetof(struct tcphdr, check), 0, csum_fold32(addrs),
-			    BPF_F_PSEUDO_HDR);
-	bpf_l4_csum_replace(skb, l4 + offsetof(struct tcphdr, check), 0, csum_fold32(port), 0);
-	return bpf_redirect_neigh(ifindex, NULL, 0, 0);
+	addr_copy(family, h.ip + saddr_off(family) / 4, to->saddr.word);
+	addr_copy(family, h.ip + (saddr_off(family) + addr_size(family)) / 4, to->daddr.word);
+	__builtin_memcpy(h.ip + size / 4, &ports, sizeof(ports));
+	macs(&h.eth, hop);
+	h.eth.h_proto = bpf_htons(family == AF_INET ? ETH_P_IP : ETH_P_IPV6);
+	bpf_skb_store_bytes(skb, 0, &h.eth, ETH_HLEN + size + sizeof(ports), 0);
+	bpf_l4_csum_replace(skb, ETH_HLEN + size + offsetof(struct tcphdr, check), 0,
+			    csum_fold32(addrs + port), 0);
+	bpf_csum_update(skb, family == AF_INET ? ~csum_fold32(addrs) : 0xfeff);
+	return bpf_redirect(hop->ifindex, 0);
 }
 
 SEC("tc")
@@ -381,7 +392,7 @@ int rewrite_tc4(struct __sk_buff *skb)
 	if (!tuple4((void *)(long)skb->data, (void *)(long)skb->data_end, &t))
 		return TC_ACT_SHOT;
 	flow_rewrite(AF_INET, &rewrite4.flow, &t, &to);
-	return rewrite_tc(skb, AF_INET, &t, &to, rewrite4.flow.hop.ifindex);
+	return rewrite_tc(skb, AF_INET, &t, &to, &rewrite4.flow.hop);
 }
 
 SEC("tc")
@@ -392,7 +403,7 @@ int rewrite_tc6(struct __sk_buff *skb)
 	if (!tuple6((void *)(long)skb->data, (void *)(long)skb->data_end, &t))
 		return TC_ACT_SHOT;
 	flow_rewrite(AF_INET6, &rewrite6.flow, &t, &to);
-	return rewrite_tc(skb, AF_INET6, &t, &to, rewrite6.flow.hop.ifindex);
+	return rewrite_tc(skb, AF_INET6, &t, &to, &rewrite6.flow.hop);
 }
 
 /*

@@ -80,6 +80,7 @@ const (
 	probeVarNodeportMin          = "nodeport_min"
 	probeVarRewrite4             = "rewrite4"
 	probeVarRewrite6             = "rewrite6"
+	probeVarSentMark             = "sent_mark"
 	probeVarSnatMax              = "snat_max"
 	probeVarSnatMin              = "snat_min"
 	probeVarTimeoutNew           = "timeout_new"
@@ -186,6 +187,7 @@ type probeVariableSpecs struct {
 	NodeportMin          *ebpf.VariableSpec `ebpf:"nodeport_min"`
 	Rewrite4             *ebpf.VariableSpec `ebpf:"rewrite4"`
 	Rewrite6             *ebpf.VariableSpec `ebpf:"rewrite6"`
+	SentMark             *ebpf.VariableSpec `ebpf:"sent_mark"`
 	SnatMax              *ebpf.VariableSpec `ebpf:"snat_max"`
 	SnatMin              *ebpf.VariableSpec `ebpf:"snat_min"`
 	TimeoutNew           *ebpf.VariableSpec `ebpf:"timeout_new"`
@@ -270,6 +272,7 @@ type probeVariables struct {
 	NodeportMin          *ebpf.Variable `ebpf:"nodeport_min"`
 	Rewrite4             *ebpf.Variable `ebpf:"rewrite4"`
 	Rewrite6             *ebpf.Variable `ebpf:"rewrite6"`
+	SentMark             *ebpf.Variable `ebpf:"sent_mark"`
 	SnatMax              *ebpf.Variable `ebpf:"snat_max"`
 	SnatMin              *ebpf.Variable `ebpf:"snat_min"`
 	TimeoutNew           *ebpf.Variable `ebpf:"timeout_new"`
