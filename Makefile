@@ -54,9 +54,28 @@ test-vm: require-root require-netfilter require-vm ## Run the tests of datapath 
 .PHONY: kubernetes
 kubernetes: $(KUBERNETES)/built ## Build the parts of Kubernetes that tests start (8 minutes on two cores, once)
 
+.PHONY: test-hostile
+test-hostile: require-root ## Flood, exhaust and break what an agent stands on: all of docs/robustness.md (10 minutes)
+	go test -count=1 -timeout 40m -v ./test/hostile -full
+
+.PHONY: soak
+soak: DURATION ?= 30m
+soak: require-root ## Churn services for DURATION and fail if the agent grows
+	go test -count=1 -timeout 0 -v -run TestSoak ./test/hostile -soak $(DURATION)
+
+FUZZERS := control/reconcile:FuzzRestore control:FuzzObjects control/manifest:FuzzManifest \
+	control/manifest:FuzzAllocations control/manifest:FuzzLastGood control/config:FuzzParse \
+	control/kube:FuzzParseAPIServer control/kube:FuzzAddressFile cmd/waggle:FuzzStatus
+
+.PHONY: fuzz-inputs
+fuzz-inputs: DURATION ?= 1m
+fuzz-inputs: require-root ## Fuzz every parser of outside input, each for DURATION
+	set -e; for f in $(FUZZERS); do \
+		go test -run '^$$' -fuzz "^$${f#*:}$$" -fuzztime $(DURATION) ./$${f%%:*}; done
+
 .PHONY: race
 race: require-root ## Run the tests of the control plane under the race detector
-	go test -race ./control/... ./maps/... ./loader/... ./cmd/...
+	go test -race -p 1 -timeout 30m ./control/... ./maps/... ./loader/... ./cmd/...
 
 BENCH := go run ./test/bench -waggle $(BINARY) -kubernetes $(KUBERNETES) $(if $(BENCH_FLAGS),$(BENCH_FLAGS))
 

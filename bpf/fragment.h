@@ -87,9 +87,29 @@ static __always_inline bool fragment_place(struct __sk_buff *skb, int family, __
 }
 
 /*
- * Completes what parse() has read of a fragment. An SCTP checksum can't be
- * changed without the length of the whole.
+ * How long an SCTP packet is, from its header on, that has this chunk only
+ * (RFC 9260, 3.2).
  */
+static __always_inline __u32 sctp_alone(const struct sctp_start *sctp)
+{
+	return offsetof(struct sctp_start, chunk) + ((bpf_ntohs(sctp->length) + 3) & ~3U);
+}
+
+/*
+ * An SCTP checksum can't be changed without the length of the whole, which a
+ * first fragment of `len` bytes tells if its chunk is larger: a sender has IP
+ * cut only what it can't send in another way, a chunk that was made before it
+ * learnt of a smaller MTU. Of an INIT ACK more would have to be read.
+ */
+static __always_inline bool sctp_unsized(const struct sctp_start *sctp, __s32 len)
+{
+	__s32 whole = sctp_alone(sctp);
+
+	return len >= (__s32)sizeof(*sctp) &&
+	       (whole < len || whole > 0xffff || sctp->chunk == SCTP_INIT_ACK);
+}
+
+/* Completes what parse() has read of a fragment. */
 static __always_inline int fragment_resolve(struct __sk_buff *skb, int family, __u32 l3_off,
 					    struct packet *p)
 {
@@ -97,17 +117,23 @@ static __always_inline int fragment_resolve(struct __sk_buff *skb, int family, _
 	struct fragment_key key;
 	__u8 l4[sizeof(struct tcphdr)] = {};
 	__u32 size = sizeof(struct udphdr);
+	__s32 len;
 
 	if (!fragment_place(skb, family, l3_off, p))
 		return VERDICT_UNPARSED;
-	if (p->tuple.proto != IPPROTO_TCP && p->tuple.proto != IPPROTO_UDP)
+	if (!has_ports(p->tuple.proto))
 		return VERDICT_FRAGMENT;
 	if (p->fragment == FRAGMENT_FIRST) {
 		if (p->tuple.proto == IPPROTO_TCP)
 			size = sizeof(struct tcphdr);
+		else if (p->tuple.proto == IPPROTO_SCTP)
+			size = sizeof(struct sctp_start);
 		if (bpf_skb_load_bytes(skb, p->l4_off, l4, size))
 			return VERDICT_UNPARSED;
-		return parse_l4(l4, l4 + sizeof(l4), (__s32)(p->len - (p->l4_off - l3_off)), p);
+		len = p->len - (p->l4_off - l3_off);
+		if (p->tuple.proto == IPPROTO_SCTP && sctp_unsized((void *)l4, len))
+			return VERDICT_FRAGMENT;
+		return parse_l4(l4, l4 + sizeof(l4), len, p);
 	}
 	fragment_key(family, p, &key);
 	ports = bpf_map_lookup_elem(&fragments, &key);

@@ -105,13 +105,32 @@ static __always_inline bool rewrites_to(int family, const struct flow *f, const 
 }
 
 /*
- * Renews a record's next hop. False: nowhere to send. A neighbour that is not
+ * Records what the FIB has answered, as fib_lookup() leaves it. A neighbour that is not
  * resolved leaves the epoch stale, so that the next packet asks again.
  */
-static __always_inline bool nexthop_refresh(void *ctx, int family, __u32 ifindex, struct flow *f,
-					    const struct tuple *to)
+static __always_inline void nexthop_set(struct flow *f, const struct bpf_fib_lookup *fib, long ret,
+					__u32 flags, __u32 epoch)
 {
-	__u32 device, epoch = current_epoch();
+	f->hop.ifindex = fib->ifindex;
+	f->mtu = 0;
+	if (ret != BPF_FIB_LKUP_RET_SUCCESS)
+		return;
+	f->mtu = fib->mtu_result;
+	__builtin_memcpy(f->hop.dmac, fib->dmac, ETH_ALEN);
+	__builtin_memcpy(f->hop.smac, fib->smac, ETH_ALEN);
+	f->flags = (f->flags & ~(FLOW_XDP | FLOW_DIRECT)) | (flags & DEVICE_XDP ? FLOW_XDP : 0) |
+		   (flags & DEVICE_EXPRESS ? FLOW_DIRECT : 0);
+	f->hop.epoch = epoch;
+}
+
+/*
+ * Renews a record's next hop. False: nowhere to send. `t` is what the record is
+ * found by: as with netfilter, a source is routed before it is rewritten.
+ */
+static __always_inline bool nexthop_refresh(void *ctx, int family, __u32 ifindex, struct flow *f,
+					    const struct tuple *t, const struct tuple *to)
+{
+	__u32 epoch = current_epoch();
 	struct scratch *s = scratch();
 	struct bpf_fib_lookup *fib;
 	long ret;
@@ -120,20 +139,10 @@ static __always_inline bool nexthop_refresh(void *ctx, int family, __u32 ifindex
 		return false;
 	fib = &s->fib;
 	f->hop.epoch = 0;
-	ret = fib_lookup(ctx, family, ifindex, to->saddr.word, to->daddr.word, to->proto, fib);
+	ret = fib_lookup(ctx, family, ifindex, t->saddr.word, to->daddr.word, to->proto, fib);
 	if (ret != BPF_FIB_LKUP_RET_SUCCESS && ret != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return false;
-	f->hop.ifindex = fib->ifindex;
-	f->mtu = 0;
-	if (ret == BPF_FIB_LKUP_RET_NO_NEIGH)
-		return true;
-	f->mtu = fib->mtu_result;
-	__builtin_memcpy(f->hop.dmac, fib->dmac, ETH_ALEN);
-	__builtin_memcpy(f->hop.smac, fib->smac, ETH_ALEN);
-	device = device_flags(fib->ifindex);
-	f->flags = (f->flags & ~(FLOW_XDP | FLOW_DIRECT)) | (device & DEVICE_XDP ? FLOW_XDP : 0) |
-		   (device & DEVICE_EXPRESS ? FLOW_DIRECT : 0);
-	f->hop.epoch = epoch;
+	nexthop_set(f, fib, ret, device_flags(fib->ifindex), epoch);
 	/*
 	 * A deleted element is used again at once. If this one has become
 	 * another flow's meanwhile, that flow must not keep our next hop.

@@ -8,13 +8,14 @@
 
 /* How many source ports are tried before a flow is given up. */
 #define PORT_TRIES 24
+/* From this try on, flows that nobody has confirmed give way. */
+#define PORT_TAKE 12
 /* Coprime to any range's length that is not a multiple of it. */
 #define PORT_STRIDE 7919
 
-/* The address that SNAT uses on a device. False: there is none. */
-static __always_inline bool snat_source(int family, __u32 ifindex, __be32 *source)
+/* The address that SNAT uses on a device, which may be unknown. False: there is none. */
+static __always_inline bool snat_source(int family, const struct device *device, __be32 *source)
 {
-	struct device *device = bpf_map_lookup_elem(&devices, &ifindex);
 	__u32 fallback = 0;
 	const __be32 *addr;
 
@@ -64,19 +65,19 @@ static __always_inline struct origin origin_of(int family, const struct packet *
  * Express where we may transmit, the stack where we may not. A flow needs SNAT
  * if its reply could miss this node (the client is outside, the backend on
  * another node), or would never leave the backend (it calls itself). Fills in
- * to->saddr; *flags become those of the client's half.
+ * to->saddr, and the client's half's flags and next hop. False: nowhere to send.
  */
 static __always_inline bool route_new(void *ctx, int family, __u32 ifindex, const struct packet *p,
 				      const struct backend *backend, const struct origin *origin,
-				      struct tuple *to, __u32 *flags)
+				      struct tuple *to, struct flow *f)
 {
 	bool local = backend->flags & BACKEND_LOCAL;
 	bool hairpin = addr_equal(family, p->tuple.saddr.word, backend->addr);
+	__u32 flags = 0, epoch = current_epoch();
 	struct scratch *s = scratch();
-	__u32 device = 0;
+	struct device *device;
 	long ret;
 
-	*flags = 0;
 	addr_copy(family, to->saddr.word, p->tuple.saddr.word);
 	if (!hairpin && !origin->masquerade && (origin->keep || local))
 		return true;
@@ -84,29 +85,34 @@ static __always_inline bool route_new(void *ctx, int family, __u32 ifindex, cons
 		return false;
 	ret = fib_lookup(ctx, family, ifindex, p->tuple.saddr.word, backend->addr, p->tuple.proto,
 			 &s->fib);
+	device = bpf_map_lookup_elem(&devices, &s->fib.ifindex);
 	if (ret == BPF_FIB_LKUP_RET_SUCCESS || ret == BPF_FIB_LKUP_RET_NO_NEIGH)
-		device = device_flags(s->fib.ifindex);
+		flags = device ? device->flags : 0;
 	else if (ret == BPF_FIB_LKUP_RET_UNSUPP_LWT)
-		device = DEVICE_EGRESS;
+		flags = DEVICE_EGRESS;
 	else if (!local && !node_has_addr(family, backend->addr))
 		return false; /* a flow recorded now would outlive the lack of a route */
 
-	if (device & DEVICE_EXPRESS && !hairpin && !local && !origin->on_node)
-		*flags = FLOW_EXPRESS;
-	else if (device & DEVICE_EGRESS)
-		*flags = FLOW_SPLIT;
-	else
+	if (flags & DEVICE_EXPRESS && !hairpin && !local && !origin->on_node) {
+		f->flags = FLOW_EXPRESS;
+		nexthop_set(f, &s->fib, ret, flags, epoch);
+	} else if (flags & DEVICE_EGRESS) {
+		f->flags = FLOW_SPLIT;
+	} else {
 		return true;
-	return snat_source(family, s->fib.ifindex, to->saddr.word);
+	}
+	return snat_source(family, device, to->saddr.word);
 }
 
 /*
  * Claims the reply's tuple. flows_new is claimed first and `flows` looked at
  * after, because confirmation inserts there first and deletes here after: in
  * that order no two flows can come away with the same tuple. `t` is the new
- * flow's own tuple, to recognise what an earlier try of it left behind.
+ * flow's own tuple, to recognise what an earlier try of it left behind. Who is
+ * not confirmed may be deprived of the tuple, as the LRU may evict it at any
+ * time; were it not so, strangers' packets could use up all ports.
  */
-static __always_inline int claim(int family, const struct tuple *t)
+static __always_inline int claim(int family, const struct tuple *t, bool take)
 {
 	struct scratch *s = scratch();
 	struct tuple *reply, *to;
@@ -120,6 +126,7 @@ static __always_inline int claim(int family, const struct tuple *t)
 	if (flow_insert(family, false, reply, f, to, BPF_NOEXIST)) {
 		other = flow_lookup_by(family, false, reply, &s->claim);
 		if (other && !flow_mirrors(family, other, t, false) &&
+		    !(take && !(other->state & STATE_CONFIRMED)) &&
 		    !(flow_stale(other, t->proto) && flow_dead(family, false, other, reply)))
 			return false;
 		if (flow_insert(family, false, reply, f, to, BPF_ANY))
@@ -137,14 +144,14 @@ static __always_inline int claim(int family, const struct tuple *t)
 	return false;
 }
 
-__noinline int claim4(const struct tuple *t)
+__noinline int claim4(const struct tuple *t, int take)
 {
-	return t ? claim(AF_INET, t) : 0;
+	return t ? claim(AF_INET, t, take) : 0;
 }
 
-__noinline int claim6(const struct tuple *t)
+__noinline int claim6(const struct tuple *t, int take)
 {
-	return t ? claim(AF_INET6, t) : 0;
+	return t ? claim(AF_INET6, t, take) : 0;
 }
 
 /* What the backend's half is, by the client's half. */
@@ -167,18 +174,21 @@ static __always_inline bool open_reply(int family, const struct packet *p, struc
 	struct flow *f = &s->open.reply_flow;
 	__u32 span = snat_max - snat_min + 1;
 	__u32 pick = bpf_get_prandom_u32();
-	bool snat = s->open.flow.flags;
+	bool snat = s->open.record.flow.flags;
 	int i;
 
-	*f = s->open.flow;
+	*f = s->open.record.flow;
 	f->flags = reply_flags(f->flags);
+	f->hop = (struct nexthop){};
+	f->mtu = 0;
 	tuple_reverse(family, &p->tuple, !snat, &s->open.back);
 	to->sport = p->tuple.sport;
 	for (i = 0; i < PORT_TRIES; i++) {
 		if (snat || i)
 			to->sport = bpf_htons(snat_min + (pick + i * PORT_STRIDE) % span);
 		tuple_reverse(family, to, !snat, reply);
-		if (family == AF_INET ? claim4(&p->tuple) : claim6(&p->tuple))
+		if (family == AF_INET ? claim4(&p->tuple, i >= PORT_TAKE)
+				      : claim6(&p->tuple, i >= PORT_TAKE))
 			return true;
 	}
 	return false;
@@ -197,7 +207,10 @@ static __always_inline long open_egress_half(int family, bool confirmed, const s
 	return flow_insert(family, confirmed, key, &s->open.half, to, BPF_ANY);
 }
 
-/* Records a new flow, whose backend and route stand in the scratch. */
+/*
+ * Records a new flow, whose backend and route stand in the scratch. There the
+ * record stays, for the packet at hand.
+ */
 static __always_inline int open_records(int family, const struct packet *p)
 {
 	struct scratch *s = scratch();
@@ -205,11 +218,12 @@ static __always_inline int open_records(int family, const struct packet *p)
 
 	if (!s)
 		return VERDICT_DROP_ERROR;
-	f = &s->open.flow;
+	f = &s->open.record.flow;
 	if (!open_reply(family, p, s))
 		return VERDICT_DROP_SNAT_EXHAUSTED;
 	if (!f->flags)
 		f->flags = FLOW_MIRROR_EGRESS;
+	flow_rewrite_set(family, &s->open.record, &s->open.to);
 	if (flow_insert(family, false, &p->tuple, f, &s->open.to, BPF_ANY))
 		return VERDICT_DROP_ERROR;
 	if (f->flags & FLOW_SPLIT && open_egress_half(family, false, f, &p->tuple, &s->open.to, s))
@@ -234,7 +248,7 @@ static __always_inline int flow_open(void *ctx, int family, __u32 ifindex, const
 	struct scratch *s = scratch();
 	struct backend *backend;
 	struct origin origin;
-	__u32 id, flags;
+	__u32 id;
 
 	if (!s)
 		return VERDICT_DROP_ERROR;
@@ -254,17 +268,18 @@ static __always_inline int flow_open(void *ctx, int family, __u32 ifindex, const
 			return VERDICT_DROP_NO_LOCAL_ENDPOINT;
 		return VERDICT_REFUSED;
 	}
-	if (!route_new(ctx, family, ifindex, p, backend, &origin, &s->open.to, &flags))
+	s->open.record.flow = (struct flow){
+		.service = svc->id,
+		.backend = id,
+		.last_seen = now(),
+		.state = p->tcp_flags & TCP_FIN ? STATE_FIN_CLIENT : 0,
+	};
+	if (!route_new(ctx, family, ifindex, p, backend, &origin, &s->open.to,
+		       &s->open.record.flow))
 		return VERDICT_DROP_NO_ROUTE;
 	addr_copy(family, s->open.to.daddr.word, backend->addr);
 	s->open.to.dport = backend->port;
 	s->open.to.proto = p->tuple.proto;
-	s->open.flow = (struct flow){
-		.service = svc->id,
-		.backend = id,
-		.last_seen = now(),
-		.flags = flags,
-	};
 	return family == AF_INET ? open_records4(p) : open_records6(p);
 }
 

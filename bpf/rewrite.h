@@ -68,16 +68,21 @@ static __always_inline bool head_set_macs(int family, const struct nexthop *hop)
 }
 
 /* RFC 9260, 6.8: no addresses are in it. */
-static __always_inline long tc_fix_sctp(struct __sk_buff *skb, __u32 l3_off, const struct packet *p,
-					const struct tuple *to)
+__noinline int fix_sctp(struct __sk_buff *skb, __u32 l3_off, const struct packet *p,
+			const struct tuple *to)
 {
-	__u32 off = p->l4_off + offsetof(struct sctp_start, checksum);
-	__le32 checksum;
+	struct sctp_start sctp;
+	__u32 off, len;
 
-	if (bpf_skb_load_bytes(skb, off, &checksum, sizeof(checksum)))
+	if (!p || !to || bpf_skb_load_bytes(skb, p->l4_off, &sctp, sizeof(sctp)))
 		return -1;
-	checksum = sctp_checksum(checksum, p, to, p->len - (p->l4_off - l3_off));
-	return bpf_skb_store_bytes(skb, off, &checksum, sizeof(checksum), BPF_F_RECOMPUTE_CSUM);
+	off = p->l4_off + offsetof(struct sctp_start, checksum);
+	len = p->len - (p->l4_off - l3_off);
+	if (p->fragment == FRAGMENT_FIRST)
+		len = sctp_alone(&sctp);
+	sctp.checksum = sctp_checksum(sctp.checksum, p, to, len);
+	return bpf_skb_store_bytes(skb, off, &sctp.checksum, sizeof(sctp.checksum),
+				   BPF_F_RECOMPUTE_CSUM);
 }
 
 static __always_inline bool read_u16(struct __sk_buff *skb, __u32 off, __u16 *value)
@@ -203,7 +208,7 @@ static __always_inline long rewrite(struct __sk_buff *skb, int family, __u32 l3_
 		return tc_fix_l4(skb, family, p, addr_diff, port_diff, ttl_diff);
 	if (family == AF_INET6)
 		bpf_csum_update(skb, csum_fold32(addr_diff + ttl_diff));
-	return new_ports ? tc_fix_sctp(skb, l3_off, p, to) : 0;
+	return new_ports ? fix_sctp(skb, l3_off, p, to) : 0;
 }
 
 __noinline int rewrite4(struct __sk_buff *skb, __u32 l3_off, const struct packet *p,

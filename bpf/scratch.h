@@ -38,7 +38,7 @@ struct scratch {
 	union flow_key claim;
 	struct bpf_fib_lookup fib;
 	struct {
-		struct flow flow;
+		union flow_value record;
 		struct flow reply_flow;
 		struct flow half;
 		struct tuple to;
@@ -73,6 +73,21 @@ static __always_inline struct scratch *scratch(void)
 	return bpf_map_lookup_elem(&scratch_map, &zero);
 }
 
+/* Makes `to` what a record rewrites to. */
+static __always_inline void flow_rewrite_set(int family, union flow_value *value,
+					     const struct tuple *to)
+{
+	value->flow.sport = to->sport;
+	value->flow.dport = to->dport;
+	if (family == AF_INET) {
+		value->v4.saddr = to->saddr.word[0];
+		value->v4.daddr = to->daddr.word[0];
+	} else {
+		addr_copy(family, value->v6.saddr, to->saddr.word);
+		addr_copy(family, value->v6.daddr, to->daddr.word);
+	}
+}
+
 /* Records `to` as the rewrite of `t`; the other members come from `f`. */
 static __always_inline long flow_insert(int family, bool confirmed, const struct tuple *t,
 					const struct flow *f, const struct tuple *to, __u64 how)
@@ -85,15 +100,7 @@ static __always_inline long flow_insert(int family, bool confirmed, const struct
 	value = &s->insert.value;
 	flow_key(family, t, &s->insert.key);
 	value->flow = *f;
-	value->flow.sport = to->sport;
-	value->flow.dport = to->dport;
-	if (family == AF_INET) {
-		value->v4.saddr = to->saddr.word[0];
-		value->v4.daddr = to->daddr.word[0];
-	} else {
-		addr_copy(family, value->v6.saddr, to->saddr.word);
-		addr_copy(family, value->v6.daddr, to->daddr.word);
-	}
+	flow_rewrite_set(family, value, to);
 	return bpf_map_update_elem(flows_map(family, confirmed), &s->insert.key, value, how);
 }
 

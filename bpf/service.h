@@ -104,14 +104,18 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } backends SEC(".maps");
 
-/* Names, for people: the datapath never reads them. */
+/*
+ * Names, for people: the datapath never reads them. They are DNS labels (RFC 1123), and
+ * end with a NUL if shorter than that. 8 bytes more would take the kernel's next
+ * larger slab, which is twice as large.
+ */
 struct service_name {
-	char namespace[64];
-	char name[64];
-	char port[64];
+	char namespace[63];
+	char name[63];
+	char port[63];
 	__u8 proto;
 	__u8 family; /* 4 or 6 */
-	__u16 pad;
+	__u8 pad;
 };
 
 struct {

@@ -18,6 +18,23 @@
 /* As much of a packet as parse() can need. */
 #define PULL_SIZE 96
 
+/* include/linux/skbuff.h: the segments, SCTP's, are each of their own size. */
+#define GSO_BY_FRAGS 0xffff
+
+/*
+ * Before such segments there is the common header alone. It must stay so: what
+ * is pulled there is no more in the first segment, and its receiver aborts.
+ */
+__noinline int parse_segments(struct __sk_buff *skb, __u32 l3_off, struct packet *p)
+{
+	struct sctp_start start;
+
+	if (!p || p->tuple.proto != IPPROTO_SCTP ||
+	    bpf_skb_load_bytes(skb, p->l4_off, &start, sizeof(start)))
+		return VERDICT_UNPARSED;
+	return parse_l4(&start, &start + 1, (__s32)(p->len - (p->l4_off - l3_off)), p);
+}
+
 static __always_inline int tc_parse(struct __sk_buff *skb, int family, __u32 l3_off, bool egress,
 				    struct packet *p)
 {
@@ -26,7 +43,9 @@ static __always_inline int tc_parse(struct __sk_buff *skb, int family, __u32 l3_
 	int verdict = parse(family, data, end, l3_off, p);
 	__u32 size = PULL_SIZE;
 
-	if (verdict == VERDICT_UNPARSED) {
+	if (verdict == VERDICT_UNPARSED && skb->gso_size == GSO_BY_FRAGS) {
+		verdict = parse_segments(skb, l3_off, p);
+	} else if (verdict == VERDICT_UNPARSED) {
 		if (size > skb->len)
 			size = skb->len;
 		if (bpf_skb_pull_data(skb, size))
@@ -41,9 +60,6 @@ static __always_inline int tc_parse(struct __sk_buff *skb, int family, __u32 l3_
 	return family == AF_INET ? fragment_resolve4(skb, l3_off, p)
 				 : fragment_resolve6(skb, l3_off, p);
 }
-
-/* include/linux/skbuff.h: the segments, SCTP's, are each of their own size. */
-#define GSO_BY_FRAGS 0xffff
 
 /*
  * How long the packet is when it leaves, which GSO cuts into segments. 0: no
@@ -90,7 +106,8 @@ static __always_inline int tc_transmit(struct __sk_buff *skb, int family, __u32 
 	__u32 what = REWRITE_ALL;
 	__u32 ifindex;
 
-	if (f->hop.epoch != current_epoch() && !nexthop_refresh(skb, family, skb->ifindex, f, to))
+	if (f->hop.epoch != current_epoch() &&
+	    !nexthop_refresh(skb, family, skb->ifindex, f, &p->tuple, to))
 		return VERDICT_DROP_NO_ROUTE;
 	if (p->ttl <= 1)
 		return VERDICT_DROP_TTL;
@@ -101,7 +118,8 @@ static __always_inline int tc_transmit(struct __sk_buff *skb, int family, __u32 
 	    head_set_macs(family, &f->hop))
 		what |= REWRITE_MACS;
 	ifindex = f->hop.ifindex;
-	flow_track(family, found->confirmed, f, p, hook);
+	if (!found->opened)
+		flow_track(family, found->confirmed, f, p, hook);
 	if (tc_rewrite(skb, family, l3_off, p, to, what))
 		return VERDICT_DROP_ERROR;
 	sent_by_us(skb);
@@ -149,7 +167,7 @@ static __always_inline int tc_icmp(struct __sk_buff *skb, int family, __u32 l3_o
 	express = !egress && f->flags & FLOW_EXPRESS;
 	if (express) {
 		if (f->hop.epoch != current_epoch() &&
-		    !nexthop_refresh(skb, family, skb->ifindex, f, &e->to))
+		    !nexthop_refresh(skb, family, skb->ifindex, f, &e->answer, &e->to))
 			return VERDICT_DROP_NO_ROUTE;
 		if (p->ttl <= 1)
 			return VERDICT_DROP_TTL;
@@ -222,7 +240,8 @@ static __always_inline int tc_ingress_verdict(struct __sk_buff *skb, int family,
 	if (found.flow->flags & FLOW_EXPRESS)
 		return tc_transmit(skb, family, l3_off, &p, &found, &to, hook, action);
 	foreign = found.flow->flags & FLOW_FOREIGN;
-	flow_track(family, found.confirmed, found.flow, &p, hook);
+	if (!found.opened)
+		flow_track(family, found.confirmed, found.flow, &p, hook);
 	if (foreign)
 		return VERDICT_NOT_OURS;
 	if (tc_rewrite(skb, family, l3_off, &p, &to, REWRITE_DEST))

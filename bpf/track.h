@@ -136,11 +136,15 @@ static __always_inline bool acknowledges(const struct flow *f, const struct pack
  * The client's half: the LRU may have evicted what goes with it. False: the
  * backend knows another flow by our source by now, so the client starts anew.
  */
-static __always_inline bool pending_repair(int family, const struct flow *f, const struct tuple *t,
-					   struct scratch *s)
+static __always_inline int pending_repair(int family, const struct flow *f, const struct tuple *t)
 {
-	struct tuple *to = &s->pending.to, *mirror = &s->pending.mirror;
+	struct scratch *s = scratch();
+	struct tuple *to, *mirror;
 
+	if (!s)
+		return false;
+	to = &s->pending.to;
+	mirror = &s->pending.mirror;
 	if (!mirror_get(family, false, f, t, mirror) && !mirror_restore(family, f, t, mirror, s) &&
 	    !mirror_get(family, false, f, t, mirror)) {
 		flow_delete(family, false, t);
@@ -155,6 +159,16 @@ static __always_inline bool pending_repair(int family, const struct flow *f, con
 	return true;
 }
 
+__noinline int pending_repair4(const struct flow4 *f, const struct tuple *t)
+{
+	return f && t ? pending_repair(AF_INET, &f->flow, t) : 0;
+}
+
+__noinline int pending_repair6(const struct flow6 *f, const struct tuple *t)
+{
+	return f && t ? pending_repair(AF_INET6, &f->flow, t) : 0;
+}
+
 /* True: the flow has moved to `flows`. */
 static __always_inline bool track_pending(int family, struct flow *f, const struct packet *p,
 					  enum hook hook)
@@ -167,7 +181,7 @@ static __always_inline bool track_pending(int family, struct flow *f, const stru
 		pending_reply(family, f, p, s);
 		return false;
 	}
-	if (!pending_repair(family, f, &p->tuple, s) || !acknowledges(f, p))
+	if (!acknowledges(f, p))
 		return false;
 	if (flow_confirm(family, f, &p->tuple, hook, s))
 		return true;
@@ -269,6 +283,19 @@ static __always_inline struct flow *flow_find(int family, bool confirmed, const 
 	return NULL;
 }
 
+/* As flow_find(), of a flow that is not confirmed, and whole again. */
+static __always_inline struct flow *pending_find(int family, const struct packet *p)
+{
+	struct flow *f = flow_find(family, false, p);
+	bool whole;
+
+	if (!f || f->flags & (FLOW_REPLY | FLOW_EGRESS_HALF))
+		return f;
+	whole = family == AF_INET ? pending_repair4((void *)f, &p->tuple)
+				  : pending_repair6((void *)f, &p->tuple);
+	return whole ? f : NULL;
+}
+
 static __always_inline bool in_snat_range(__be16 port)
 {
 	__u16 host = bpf_ntohs(port);
@@ -280,11 +307,12 @@ static __always_inline bool in_snat_range(__be16 port)
 struct found {
 	struct flow *flow;
 	bool confirmed;
+	bool opened; /* by this packet: there is nothing to follow yet */
 };
 
 /*
- * Finds or makes the record of a packet that enters the node. Returns
- * VERDICT_COUNT with found->flow set, or a final verdict. flows_new is only
+ * Finds or makes the record of a packet that enters the node; of a flow that it
+ * opens, a copy. Returns VERDICT_COUNT with found->flow set, or a final verdict. flows_new is only
  * asked for what can be in it: packets to a frontend, and answers to SNAT.
  */
 static __always_inline enum verdict ingress_flow(void *ctx, int family, __u32 ifindex,
@@ -292,8 +320,12 @@ static __always_inline enum verdict ingress_flow(void *ctx, int family, __u32 if
 						 struct found *found)
 {
 	bool internal = hook == HOOK_TC_POD;
+	struct scratch *s = scratch();
 	enum verdict verdict;
 	struct service *svc;
+
+	if (!s)
+		return VERDICT_DROP_ERROR;
 
 	found->confirmed = true;
 	found->flow = flow_find(family, true, p);
@@ -301,22 +333,23 @@ static __always_inline enum verdict ingress_flow(void *ctx, int family, __u32 if
 		return VERDICT_COUNT;
 	found->confirmed = false;
 	if (in_snat_range(p->tuple.dport)) {
-		found->flow = flow_find(family, false, p);
+		found->flow = pending_find(family, p);
 		if (found->flow)
 			return VERDICT_COUNT;
 	}
 	svc = service_lookup(family, p->tuple.daddr.word, p->tuple.dport, p->tuple.proto, false);
 	if (!svc)
 		return VERDICT_NOT_OURS;
-	found->flow = flow_find(family, false, p);
+	found->flow = pending_find(family, p);
 	if (found->flow)
 		return VERDICT_COUNT;
 	verdict = flow_open(ctx, family, ifindex, p, svc, internal);
 	if (verdict != VERDICT_FLOW_OPENED)
 		return verdict;
 	count(hook, VERDICT_FLOW_OPENED, 0);
-	found->flow = flow_lookup(family, false, &p->tuple);
-	return found->flow ? VERDICT_COUNT : VERDICT_DROP_ERROR;
+	found->flow = &s->open.record.flow;
+	found->opened = true;
+	return VERDICT_COUNT;
 }
 
 #endif

@@ -255,12 +255,12 @@ type waggleServiceKey6 struct {
 
 type waggleServiceName struct {
 	_         structs.HostLayout
-	Namespace [64]int8
-	Name      [64]int8
-	Port      [64]int8
+	Namespace [63]int8
+	Name      [63]int8
+	Port      [63]int8
 	Proto     uint8
 	Family    uint8
-	Pad       uint16
+	Pad       uint8
 }
 
 type waggleSockFlow struct {

@@ -129,14 +129,15 @@ static __always_inline int xdp_transmit(struct xdp_md *ctx, int family, const st
 
 	flow_rewrite(family, f, &p->tuple, &to);
 	if (f->hop.epoch != current_epoch() &&
-	    !nexthop_refresh(ctx, family, ctx->ingress_ifindex, f, &to))
+	    !nexthop_refresh(ctx, family, ctx->ingress_ifindex, f, &p->tuple, &to))
 		return VERDICT_LEFT_TO_TC;
 	if (!f->hop.epoch || !(f->flags & FLOW_XDP) || neighbour_due(f, p) || too_big(f, p->len))
 		return VERDICT_LEFT_TO_TC;
 	if (p->ttl <= 1)
 		return VERDICT_DROP_TTL;
 	hop = f->hop;
-	flow_track(family, found->confirmed, f, p, HOOK_XDP);
+	if (!found->opened)
+		flow_track(family, found->confirmed, f, p, HOOK_XDP);
 	if (!xdp_rewrite(ctx, family, p, &to, &hop))
 		return VERDICT_DROP_ERROR;
 	if (hop.ifindex == ctx->ingress_ifindex) {

@@ -67,7 +67,9 @@ type Agent struct {
 
 	poked      chan struct{} // the status has changed
 	reconciler *reconcile.Reconciler
-	retired    int // as at the last sync
+	retired    int  // as at the last sync
+	settled    bool // the first sync is over
+	exhaustion exhaustion
 
 	mu       sync.Mutex
 	warnings map[string]string // by what they are about
@@ -169,6 +171,7 @@ func (a *Agent) onSync() {
 		a.retired = stopped
 		a.stale.Stopped()
 	}
+	a.giveBackMemory()
 	a.poke()
 }
 
@@ -278,6 +281,7 @@ func (a *Agent) writeStatus() *Status {
 	var err error
 	s.Links, err = a.dp.Links()
 	a.warn("links", err)
+	a.warnOfExhaustion()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, message := range a.warnings {

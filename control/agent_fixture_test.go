@@ -110,7 +110,7 @@ func (f *agentFixture) begin(objects ...any) {
 
 // get returns the status and body of an answer; the status is 0 while nobody answers.
 func get(address, path string) (status int, body string, header http.Header) {
-	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := http.Client{Timeout: topo.Patient(5 * time.Second), Transport: &http.Transport{DisableKeepAlives: true}}
 	r, err := client.Get("http://" + address + path)
 	if err != nil {
 		return 0, err.Error(), nil

@@ -3,6 +3,7 @@
 package control
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"os"
@@ -238,7 +239,7 @@ func TestCollector(t *testing.T) {
 	}
 	count(bpf.HookXDP, bpf.VerdictExpress, 5, 500)
 	must(t, maps.NewServices(f.maps).Delete(maps.Frontend{Addr: netip.MustParseAddr("192.0.2.1"), Port: 80, Proto: unix.IPPROTO_TCP}))
-	f.repair()
+	f.repair(context.Background())
 	registry := prometheus.NewPedanticRegistry()
 	must(t, registry.Register(collectorOf(f)))
 	got := readings(t, registry)

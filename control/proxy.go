@@ -7,6 +7,7 @@ import (
 	"errors"
 	stdmaps "maps"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -24,45 +25,6 @@ import (
 // retryAfter is when what failed is tried again, if nothing else happens before.
 const retryAfter = 2 * time.Second
 
-// tracker follows the services and endpoints of one family with kube-proxy's own library.
-type tracker struct {
-	family    maps.Family
-	services  *proxy.ServiceChangeTracker
-	endpoints *proxy.EndpointsChangeTracker
-	svcMap    proxy.ServicePortMap
-	epMap     proxy.EndpointsMap
-	dirty     map[proxy.ServicePortName]bool
-	watch     familyWatch
-}
-
-func newTracker(family maps.Family, nodeName string) *tracker {
-	t := &tracker{
-		family: family,
-		svcMap: proxy.ServicePortMap{},
-		epMap:  proxy.EndpointsMap{},
-		dirty:  map[proxy.ServicePortName]bool{},
-	}
-	ipFamily := v1.IPv4Protocol
-	if family == maps.IPv6 {
-		ipFamily = v1.IPv6Protocol
-	}
-	t.services = proxy.NewServiceChangeTracker(ipFamily, nil, func(previous, current proxy.ServicePortMap) {
-		for _, m := range []proxy.ServicePortMap{previous, current} {
-			for name := range m {
-				t.dirty[name] = true
-			}
-		}
-	})
-	t.endpoints = proxy.NewEndpointsChangeTracker(ipFamily, nodeName, nil, func(previous, current proxy.EndpointsMap) {
-		for _, m := range []proxy.EndpointsMap{previous, current} {
-			for name := range m {
-				t.dirty[name] = true
-			}
-		}
-	})
-	return t
-}
-
 // Proxy is the sink of a source: it plans what has changed and has it written to the maps.
 type Proxy struct {
 	log        *logrus.Entry
@@ -73,6 +35,7 @@ type Proxy struct {
 	onSync     func()
 	onNode     func(*v1.Node)
 	pace       Pace
+	slice      time.Duration // for how long a look at the maps keeps others waiting
 	watch      *syncWatch
 	repairs    repairs
 
@@ -83,10 +46,12 @@ type Proxy struct {
 	full     bool // plan everything again
 	synced   bool // the source has delivered everything once
 	failures map[maps.Name]string
-	held     []maps.Name    // deletions that the brake holds back
-	others   othersServices // what is not ours to serve
-	cidrs    []netip.Prefix // service CIDRs
-	cidrsErr string         // what can't be done of them
+	gone     map[maps.Name]bool // in the maps, but no service port any more
+	held     []maps.Name        // deletions that the brake holds back
+	others   othersServices     // what is not ours to serve
+	othersIn bool               // the reconciler knows of the others
+	cidrs    []netip.Prefix     // service CIDRs
+	cidrsErr string             // what can't be done of them
 	lastSync time.Time
 
 	events serviceEvents
@@ -103,10 +68,12 @@ func NewProxy(nodeName string, r *reconcile.Reconciler, brake Brake, onNode func
 		onSync:     onSync,
 		onNode:     onNode,
 		pace:       DefaultPace,
+		slice:      500 * time.Microsecond,
 		watch:      &syncWatch{},
 		node:       plan.Node{Name: nodeName},
 		others:     othersServices{},
 		failures:   map[maps.Name]string{},
+		gone:       map[maps.Name]bool{},
 	}
 	for _, family := range maps.Families {
 		p.trackers = append(p.trackers, newTracker(family, nodeName))
@@ -119,6 +86,7 @@ func (p *Proxy) OnService(old, new *v1.Service) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.others.follow(p.served, old, new) {
+		p.othersIn = false
 		p.poke()
 	}
 	old, new = ours(p.served, old), ours(p.served, new)
@@ -142,9 +110,9 @@ func (p *Proxy) OnEndpointSlice(old, new *discovery.EndpointSlice) {
 	defer p.mu.Unlock()
 	for _, t := range p.trackers {
 		if new != nil {
-			t.endpoints.EndpointSliceUpdate(new, false)
+			t.slice(new, false)
 		} else {
-			t.endpoints.EndpointSliceUpdate(old, true)
+			t.slice(old, true)
 		}
 	}
 	p.poke()
@@ -224,7 +192,7 @@ func (p *Proxy) Run(ctx context.Context) {
 			p.settle(ctx)
 		case <-retry:
 		case <-repair.C:
-			p.repair()
+			p.repair(ctx)
 		}
 		p.sync()
 	}
@@ -246,13 +214,13 @@ func (p *Proxy) sync() {
 	}
 	p.watch.queued()
 	started, full := time.Now(), p.full
-	wanted, gone := p.plan()
+	due, gone := p.changes()
 	heldBefore := len(p.held)
-	p.held = p.brake.hold(gone, len(p.reconciler.Services()))
+	p.held = p.brake.hold(gone, p.reconciler.Len())
 	if len(p.held) > 0 {
 		gone = nil
 	}
-	p.apply(wanted, gone)
+	p.apply(due, gone)
 	p.setServiceCIDRs() // after the cluster IPs in them
 	p.reconciler.Collect()
 	p.lastSync = time.Now()
@@ -263,66 +231,107 @@ func (p *Proxy) sync() {
 	if held > 0 && held != heldBefore {
 		p.log.WithField("services", held).Error("the source asks for the deletion of too many services at once; they are kept (--deletion-brake)")
 	}
-	if len(wanted)+len(gone) > 0 {
-		p.log.WithFields(logrus.Fields{"applied": len(wanted), "deleted": len(gone),
+	if len(due)+len(gone) > 0 {
+		p.log.WithFields(logrus.Fields{"applied": len(due), "deleted": len(gone),
 			"took": time.Since(started).Round(time.Microsecond)}).Debug("synced")
 	}
 	p.onSync()
 }
 
-// plan computes the desired state of what is dirty, failed before or, on a full pass, of all.
-func (p *Proxy) plan() (wanted []plan.Service, gone []maps.Name) {
-	alive := map[maps.Name]bool{}
-	for _, t := range p.trackers {
-		t.svcMap.Update(t.services)
-		t.watch.triggered(t.epMap.Update(t.endpoints))
-		for name, port := range t.svcMap {
-			id := plan.NameOf(name, t.family)
-			alive[id] = true
-			_, failed := p.failures[id]
-			if p.full || failed || t.dirty[name] {
-				svc := plan.Plan(name, t.family, port, t.epMap[name], p.node)
-				t.watch.planned(svc)
-				wanted = append(wanted, svc)
-			}
-		}
-		t.watch.forget(alive)
-		clear(t.dirty)
-	}
-	p.full = false
-	for _, name := range p.reconciler.Services() {
-		if !alive[name] {
-			gone = append(gone, name)
-		}
-	}
-	for name := range p.failures {
-		if !alive[name] && !slices.Contains(gone, name) {
-			delete(p.failures, name)
-		}
-	}
-	return wanted, gone
+// servicePort is one that is to be planned and written.
+type servicePort struct {
+	*tracker
+	name proxy.ServicePortName
+	id   maps.Name
 }
 
-func (p *Proxy) apply(wanted []plan.Service, gone []maps.Name) {
+// changes finds out what is due: what has changed, failed before or, on a full pass, everything;
+// and what of the maps is no service port's any more.
+func (p *Proxy) changes() (due []servicePort, gone []maps.Name) {
+	for _, t := range p.trackers {
+		t.update()
+		if p.full {
+			t.allDirty()
+		}
+	}
+	if p.full {
+		p.gone = map[maps.Name]bool{}
+		for _, id := range p.reconciler.Services() {
+			p.gone[id] = true // unless it turns out to be due
+		}
+	}
+	p.full = false
+	p.retryFailed()
+	due = p.takeDirty()
+	for id := range p.gone {
+		if p.reconciler.Has(id) {
+			gone = append(gone, id)
+			continue
+		}
+		delete(p.gone, id)
+		delete(p.failures, id)
+	}
+	return due, gone
+}
+
+// takeDirty returns the service ports that are dirty, and notes those that are gone.
+func (p *Proxy) takeDirty() (due []servicePort) {
+	for _, t := range p.trackers {
+		for name := range t.dirty {
+			id := plan.NameOf(name, t.family)
+			if _, alive := t.svcMap[name]; alive {
+				due = append(due, servicePort{t, name, id})
+				delete(p.gone, id)
+				continue
+			}
+			t.watch.forget(id)
+			p.gone[id] = true
+		}
+		if len(t.dirty) > 0 {
+			t.dirty = map[proxy.ServicePortName]bool{} // not cleared: it may have been large
+		}
+	}
+	return due
+}
+
+// retryFailed has everything that failed planned again, if there still is such a service port.
+func (p *Proxy) retryFailed() {
+	for id := range p.failures {
+		for _, t := range p.trackers {
+			if t.family == id.Family {
+				t.dirty[plan.PortName(id)] = true
+			}
+		}
+	}
+}
+
+func (p *Proxy) apply(due []servicePort, gone []maps.Name) {
 	p.reconciler.Leave(gone)
-	for _, svc := range wanted {
+	for _, port := range due {
+		svc := port.plan(port.name, p.node)
+		port.watch.planned(svc)
 		p.result(svc.Name, p.reconciler.Apply(svc))
 	}
 	for _, name := range gone {
 		p.result(name, p.reconciler.Delete(name))
 	}
 	// A frontend may have been freed by a service that came later in the list.
-	for _, svc := range wanted {
-		if _, failed := p.failures[svc.Name]; failed {
-			p.result(svc.Name, p.reconciler.Apply(svc))
+	for _, port := range due {
+		if _, failed := p.failures[port.id]; failed {
+			p.result(port.id, p.reconciler.Apply(port.plan(port.name, p.node)))
 		}
 	}
 }
 
 // setServiceCIDRs guards the service CIDRs, but for what is other proxies', and logs what can't be done of that when it is new.
 func (p *Proxy) setServiceCIDRs() {
+	var err error
+	if !p.othersIn {
+		err = p.reconciler.SetOthersClusterIPs(p.others.clusterIPs())
+		p.othersIn = err == nil
+	}
 	message := ""
-	if err := errors.Join(p.reconciler.SetOthersClusterIPs(p.others.clusterIPs()), p.reconciler.SetServiceCIDRs(p.cidrs)); err != nil {
+	if err := errors.Join(err, p.reconciler.SetServiceCIDRs(p.cidrs)); err != nil {
 		message = err.Error()
 	}
 	if message != "" && message != p.cidrsErr {
@@ -349,14 +358,35 @@ func (p *Proxy) result(name maps.Name, err error) {
 	p.failures[name] = err.Error()
 }
 
-func (p *Proxy) repair() {
+// repair looks at all maps. Whatever else there is to do comes first.
+func (p *Proxy) repair(ctx context.Context) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	found, err := p.reconciler.Repair()
+	since := time.Now()
+	found, err := p.reconciler.Repair(func() {
+		if time.Since(since) < p.slice {
+			return
+		}
+		p.mu.Unlock()
+		p.giveWay(ctx)
+		p.mu.Lock()
+		since = time.Now()
+	})
 	if err != nil {
 		p.log.WithError(err).Error("repairing the maps")
 	}
 	p.repairs.add(found, p.log)
+}
+
+// giveWay syncs if something has changed.
+func (p *Proxy) giveWay(ctx context.Context) {
+	select {
+	case <-p.wake:
+		p.settle(ctx)
+		p.sync()
+	default:
+		runtime.Gosched() // to who waits for the lock
+	}
 }
 
 // ProxyStatus is what the proxy says of itself.
@@ -372,7 +402,7 @@ type ProxyStatus struct {
 func (p *Proxy) Status() ProxyStatus {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := ProxyStatus{Synced: p.synced, LastSync: p.lastSync, Services: len(p.reconciler.Services())}
+	s := ProxyStatus{Synced: p.synced, LastSync: p.lastSync, Services: p.reconciler.Len()}
 	for _, message := range p.failures {
 		s.Failures = append(s.Failures, message)
 	}

@@ -332,7 +332,7 @@ func TestProxyRepairs(t *testing.T) {
 	for frontend := range all {
 		f.must(stranger.Delete(frontend))
 	}
-	f.repair()
+	f.repair(context.Background())
 	f.expectServed("10.96.0.1:80 -> 10.1.0.1:8080")
 	if got := f.logged(logrus.WarnLevel); len(got) != 1 {
 		t.Errorf("logged %q", got)

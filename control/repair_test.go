@@ -3,6 +3,7 @@
 package control
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"os"
@@ -28,7 +29,7 @@ func TestRepairIsTold(t *testing.T) {
 	f := newProxyFixture(t, nil)
 	f.begin(serviceObject("a", "10.96.0.1"), sliceObject("a", "10.1.0.1"), serviceObject("six", "fd00::1"))
 	f.logs.Reset()
-	f.repair()
+	f.repair(context.Background())
 	if entries := f.logs.AllEntries(); len(entries) > 0 {
 		t.Errorf("with nothing to repair: %v", entries[0].Message)
 	}
@@ -38,7 +39,7 @@ func TestRepairIsTold(t *testing.T) {
 		f.must(f.maps.Map(name).NextKey(nil, &key))
 		f.must(f.maps.Map(name).Delete(key))
 	}
-	f.repair()
+	f.repair(context.Background())
 	f.expectServed("10.96.0.1:80 -> 10.1.0.1:8080", "[fd00::1]:80 -> ")
 	var told []string
 	for _, e := range f.logs.AllEntries() {
@@ -52,6 +53,27 @@ func TestRepairIsTold(t *testing.T) {
 	total := totals(&f.repairs)
 	if total["backends"] != 1 || total["services6"] != 1 || total["slots"] != 0 {
 		t.Errorf("counted %v", total)
+	}
+}
+
+// A change that comes while all maps are looked at does not wait for the end of that, and what the
+// look has already seen is no reason to take the change for somebody else's.
+func TestRepairGivesWay(t *testing.T) {
+	f := newProxyFixture(t, nil)
+	slice := sliceObject("s07", "10.1.0.1")
+	f.begin(append(fleet(20), slice)...)
+	f.logs.Reset()
+	f.pace.MinSync, f.slice = 0, 0
+	f.OnEndpointSlice(slice, sliceObject("s07", "10.1.0.2"))
+	f.add(serviceObject("new", "10.96.0.1"))
+	f.repair(context.Background())
+	for _, want := range []string{"10.96.1.7:80 -> 10.1.0.2:8080", "10.96.0.1:80 -> "} {
+		if !slices.Contains(f.served(), want) {
+			t.Errorf("after the look at the maps there is no %q, but %v", want, f.served())
+		}
+	}
+	if total := totals(&f.repairs); total["backends"]+total["services4"]+total["service_names"] > 0 {
+		t.Errorf("its own changes were repaired: %v", total)
 	}
 }
 
@@ -158,6 +180,11 @@ func detachLinks(t *testing.T, dir, pattern string) {
 	}
 }
 
+func haveTCX() bool {
+	_, err := link.QueryPrograms(link.QueryOptions{Target: 1, Attach: ebpf.AttachTCXIngress}) // of the loopback
+	return err == nil
+}
+
 // What somebody detaches from a device is attached again, and that is told.
 func TestRepairDetached(t *testing.T) {
 	for _, c := range []struct {
@@ -188,6 +215,7 @@ func TestRepairDetached(t *testing.T) {
 				return "programs stay without their pins", !left
 			})
 		}, "[tc-ingress tc-egress xdp]"},
+		{"xdp", true, func(f *devicesFixture) { detachLinks(t, f.dir, "xdp-eth0-*") }, "[xdp]"},
 		{"filter", true, func(f *devicesFixture) {
 			filters, err := netlink.FilterList(f.link("eth0"), netlink.HANDLE_MIN_INGRESS)
 			must(t, err)
@@ -205,6 +233,9 @@ func TestRepairDetached(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := &devicesFixture{netns: newNetns(t)}
+			if !c.clsact && !haveTCX() {
+				t.Skip("this kernel has no TCX")
+			}
 			f.load(func(opts *loader.Options) { opts.ForceClsact = c.clsact })
 			f.restart(DeviceRules{Ignore: []string{"*-peer"}}, XDPAlways)
 			eth := f.addVeth("eth0", "10.0.0.1/24")

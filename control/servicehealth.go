@@ -73,7 +73,7 @@ func (s *serviceHealth) setNodeIPs(ips []netip.Addr) {
 
 // sync listens on the ports of one family's services, and on no others, and answers with the
 // numbers of their local endpoints that are ready. Ports that were somebody else's are tried again.
-func (s *serviceHealth) sync(family maps.Family, ports map[types.NamespacedName]uint16, endpoints func() map[types.NamespacedName]int) error {
+func (s *serviceHealth) sync(family maps.Family, ports map[types.NamespacedName]uint16, endpoints map[types.NamespacedName]int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	server, ok := s.servers[family]
@@ -84,10 +84,8 @@ func (s *serviceHealth) sync(family maps.Family, ports map[types.NamespacedName]
 	if err := server.SyncServices(ports); err != nil {
 		return err
 	}
-	if len(ports) > 0 { // counting takes time in proportion to all endpoints
-		if err := server.SyncEndpoints(endpoints()); err != nil {
-			return err
-		}
+	if err := server.SyncEndpoints(endpoints); err != nil {
+		return err
 	}
 	return server.failed.err()
 }

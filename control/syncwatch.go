@@ -72,7 +72,7 @@ func (p *Proxy) watched(started time.Time, full bool) {
 			p.watch.health.Updated(family)
 		}
 		if p.watch.services != nil {
-			err := p.watch.services.sync(t.family, t.svcMap.HealthCheckNodePorts(), t.epMap.LocalReadyEndpoints)
+			err := p.watch.services.sync(t.family, t.checks, t.localReady)
 			p.watch.warn("health check node ports, "+string(family), err)
 		}
 	}
@@ -82,6 +82,8 @@ func (p *Proxy) watched(started time.Time, full bool) {
 type familyWatch struct {
 	triggers []time.Time // of changes that are not in the maps yet
 	noLocal  map[maps.Name]noLocal
+	// How many of noLocal there are.
+	noInternal, noExternal int
 }
 
 // noLocal tells which policy leaves a service without an endpoint on this node.
@@ -103,22 +105,31 @@ func (w *familyWatch) planned(svc plan.Service) {
 			n.external = n.external || f.External.Drop
 		}
 	}
+	w.forget(svc.Name)
 	if n == (noLocal{}) {
-		delete(w.noLocal, svc.Name)
 		return
 	}
 	if w.noLocal == nil {
 		w.noLocal = map[maps.Name]noLocal{}
 	}
 	w.noLocal[svc.Name] = n
+	w.count(n, 1)
 }
 
-// forget drops the services that are gone.
-func (w *familyWatch) forget(alive map[maps.Name]bool) {
-	for name := range w.noLocal {
-		if !alive[name] {
-			delete(w.noLocal, name)
-		}
+// forget drops a service that is gone.
+func (w *familyWatch) forget(name maps.Name) {
+	if n, known := w.noLocal[name]; known {
+		delete(w.noLocal, name)
+		w.count(n, -1)
+	}
+}
+
+func (w *familyWatch) count(n noLocal, by int) {
+	if n.internal {
+		w.noInternal += by
+	}
+	if n.external {
+		w.noExternal += by
 	}
 }
 
@@ -131,17 +142,8 @@ func (w *familyWatch) observe(family string, started time.Time, full, ok bool) {
 	} else {
 		metrics.SyncPartialProxyRulesLatency.WithLabelValues(family).Observe(took)
 	}
-	var internal, external float64
-	for _, n := range w.noLocal {
-		if n.internal {
-			internal++
-		}
-		if n.external {
-			external++
-		}
-	}
-	metrics.SyncProxyRulesNoLocalEndpointsTotal.WithLabelValues("internal", family).Set(internal)
-	metrics.SyncProxyRulesNoLocalEndpointsTotal.WithLabelValues("external", family).Set(external)
+	metrics.SyncProxyRulesNoLocalEndpointsTotal.WithLabelValues("internal", family).Set(float64(w.noInternal))
+	metrics.SyncProxyRulesNoLocalEndpointsTotal.WithLabelValues("external", family).Set(float64(w.noExternal))
 	if !ok {
 		return
 	}

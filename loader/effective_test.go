@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
 )
 
 // detachLinks does what `bpftool link detach` does to the links of a hook.
@@ -98,7 +99,13 @@ func TestAttachAgain(t *testing.T) {
 	attachExternal(t, d, ifindex)
 	for range 2 {
 		detachLinks(t, dir, "xdp-")
-		detachLinks(t, dir, "tcx-")
+		if hasTCX(t) {
+			detachLinks(t, dir, "tcx-")
+		} else {
+			for _, filter := range filtersOf(t, "w0") {
+				must(t, netlink.FilterDel(filter))
+			}
+		}
 		for hook, status := range linksOf(t, d) {
 			if status.Attached || status.Ifindex != 0 {
 				t.Errorf("%s: detached, but %+v", hook, status)

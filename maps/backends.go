@@ -35,6 +35,7 @@ type Backends struct {
 	memory *ebpf.Memory
 	ids    *IDs
 	grace  grace[uint32]
+	looked []bpf.Backend // of Strays, kept for its memory
 }
 
 // NewBackends maps the array and takes all of it as free.
@@ -69,6 +70,7 @@ func (b *Backends) Write(id uint32, backend Backend) error {
 
 func (b *Backends) write(id uint32, c *bpf.Backend) error {
 	raw := unsafe.Slice((*byte)(unsafe.Pointer(c)), backendSize)
+	beforeWrite()
 	if _, err := b.memory.WriteAt(raw, int64(id)*int64(backendSize)); err != nil {
 		return fmt.Errorf("writing backend %d: %w", id, err)
 	}
@@ -93,24 +95,36 @@ func (b *Backends) Collect(now time.Time) {
 // Clear empties an element that is in use by nobody.
 func (b *Backends) Clear(id uint32) error { return b.write(id, &bpf.Backend{}) }
 
-// Drift compares the array with what it should hold, byte by byte. Differing are those of want
-// whose elements are others; strays are the elements that hold something, but are neither wanted
-// nor resting after their removal.
-func (b *Backends) Drift(want map[uint32]Backend) (differing, strays []uint32, err error) {
-	resting := map[uint32]bool{}
-	for _, item := range b.grace.items {
-		resting[item.value] = true
+// Holds tells whether an element is as Write would leave it, byte by byte.
+func (b *Backends) Holds(id uint32, backend Backend) (bool, error) {
+	var have bpf.Backend
+	raw := unsafe.Slice((*byte)(unsafe.Pointer(&have)), backendSize)
+	if _, err := b.memory.ReadAt(raw, int64(id)*int64(backendSize)); err != nil {
+		return false, fmt.Errorf("reading backend %d: %w", id, err)
 	}
-	err = b.eachRaw(func(id uint32, c *bpf.Backend) {
-		backend, wanted := want[id]
-		switch {
-		case wanted && *c != backend.encode():
-			differing = append(differing, id)
-		case !wanted && *c != bpf.Backend{} && !resting[id]:
+	return have == backend.encode(), nil
+}
+
+// Strays looks at some elements, from one on, and finds those that hold something, but are neither
+// in use nor resting after their removal. Next is where to go on; 0, when that was all.
+func (b *Backends) Strays(from uint32) (strays []uint32, next uint32, err error) {
+	if b.looked == nil {
+		b.looked = make([]bpf.Backend, 1024)
+	}
+	buf := b.looked[:min(uint32(len(b.looked)), b.ids.max+1-from)]
+	if err := b.readRaw(from, buf); err != nil {
+		return nil, 0, err
+	}
+	for i := range buf {
+		id := from + uint32(i)
+		if buf[i] != (bpf.Backend{}) && !b.ids.Has(id) {
 			strays = append(strays, id)
 		}
-	})
-	return differing, strays, err
+	}
+	if next = from + uint32(len(buf)); next > b.ids.max {
+		next = 0
+	}
+	return strays, next, nil
 }
 
 // eachRaw reads all elements, some at a time: the array is large, and mostly empty.
@@ -119,13 +133,20 @@ func (b *Backends) eachRaw(fn func(id uint32, c *bpf.Backend)) error {
 	buf := make([]bpf.Backend, min(batch, elements))
 	for first := 0; first < elements; first += len(buf) {
 		some := buf[:min(len(buf), elements-first)]
-		raw := unsafe.Slice((*byte)(unsafe.Pointer(&some[0])), len(some)*backendSize)
-		if _, err := b.memory.ReadAt(raw, int64(first)*int64(backendSize)); err != nil {
-			return fmt.Errorf("reading the backends array: %w", err)
+		if err := b.readRaw(uint32(first), some); err != nil {
+			return err
 		}
 		for i := range some {
 			fn(uint32(first+i), &some[i])
 		}
+	}
+	return nil
+}
+
+func (b *Backends) readRaw(first uint32, into []bpf.Backend) error {
+	raw := unsafe.Slice((*byte)(unsafe.Pointer(&into[0])), len(into)*backendSize)
+	if _, err := b.memory.ReadAt(raw, int64(first)*int64(backendSize)); err != nil {
+		return fmt.Errorf("reading the backends array: %w", err)
 	}
 	return nil
 }

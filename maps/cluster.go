@@ -5,6 +5,7 @@ package maps
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"net"
 	"net/netip"
 
@@ -36,11 +37,36 @@ func (c *ClusterAddrs) put(a netip.Addr, owner uint8) error {
 
 // Delete removes an address. One that isn't there is no error.
 func (c *ClusterAddrs) Delete(a netip.Addr) error {
+	beforeWrite()
 	err := c.p.Map("cluster_addrs").Delete(clusterKey(a))
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("cluster IP %s: %w", a, err)
 	}
 	return nil
+}
+
+// Get tells whether an address is there, and whether it is another proxy's.
+func (c *ClusterAddrs) Get(a netip.Addr) (ok, others bool, err error) {
+	var owner uint8
+	err = c.p.Map("cluster_addrs").Lookup(clusterKey(a), &owner)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return false, false, nil
+	}
+	if err != nil {
+		return false, false, fmt.Errorf("reading cluster IP %s: %w", a, err)
+	}
+	return true, owner == bpf.ClusterAddrOthers, nil
+}
+
+// Addrs are those in the map, see keys.
+func (c *ClusterAddrs) Addrs() iter.Seq2[netip.Addr, error] {
+	return func(yield func(netip.Addr, error) bool) {
+		for key, err := range keys[bpf.Addr, uint8](c.p.Map("cluster_addrs"), "cluster_addrs") {
+			if !yield(addr6(key.Word).Unmap(), err) {
+				return
+			}
+		}
+	}
 }
 
 // All reads the addresses.

@@ -12,15 +12,23 @@ import (
 type IDs struct {
 	what  string
 	max   uint32
-	next  uint32
-	taken map[uint32]bool // true: in use; false: given back, and resting
+	state []idState // by id, of those that were ever given out
+	inUse int
 	grace grace[uint32]
 	free  []uint32 // given back; some may have been reserved since
 }
 
+type idState uint8
+
+const (
+	idFree idState = iota
+	idInUse
+	idResting // given back
+)
+
 // NewIDs makes an allocator of ids up to max; what names them in errors.
 func NewIDs(what string, max uint32) *IDs {
-	return &IDs{what: what, max: max, next: 1, taken: map[uint32]bool{}}
+	return &IDs{what: what, max: max, state: make([]idState, 1)}
 }
 
 // Reserve marks an id, found in a map at start, as in use.
@@ -28,46 +36,59 @@ func (a *IDs) Reserve(id uint32) error {
 	if id == 0 || id > a.max {
 		return fmt.Errorf("%s id %d is not within 1-%d", a.what, id, a.max)
 	}
-	for ; a.next <= id; a.next++ {
-		if a.next != id {
-			a.free = append(a.free, a.next)
+	for next := uint32(len(a.state)); next <= id; next++ {
+		a.state = append(a.state, idFree)
+		if next != id {
+			a.free = append(a.free, next)
 		}
 	}
-	a.taken[id] = true
+	a.take(id)
 	return nil
+}
+
+func (a *IDs) take(id uint32) uint32 {
+	if a.state[id] != idInUse {
+		a.inUse++
+	}
+	a.state[id] = idInUse
+	return id
 }
 
 // Alloc takes an id.
 func (a *IDs) Alloc(now time.Time) (uint32, error) {
 	for _, id := range a.grace.expired(now) {
-		delete(a.taken, id)
-		a.free = append(a.free, id)
+		if a.state[id] == idResting {
+			a.state[id] = idFree
+			a.free = append(a.free, id)
+		}
 	}
 	for len(a.free) > 0 {
 		id := a.free[0]
 		a.free = a.free[1:]
-		if _, taken := a.taken[id]; !taken {
-			a.taken[id] = true
-			return id, nil
+		if a.state[id] == idFree {
+			return a.take(id), nil
 		}
 	}
-	if a.next > a.max {
+	next := uint32(len(a.state))
+	if next > a.max {
 		return 0, fmt.Errorf("out of %s ids: all %d are in use", a.what, a.max)
 	}
-	id := a.next
-	a.next++
-	a.taken[id] = true
-	return id, nil
+	a.state = append(a.state, idFree)
+	return a.take(next), nil
 }
 
 // Free gives an id back.
 func (a *IDs) Free(id uint32, now time.Time) {
-	if !a.taken[id] {
+	if !a.Has(id) {
 		return
 	}
-	a.taken[id] = false
+	a.state[id] = idResting
+	a.inUse--
 	a.grace.add(id, now)
 }
 
+// Has tells whether an id is in use.
+func (a *IDs) Has(id uint32) bool { return id < uint32(len(a.state)) && a.state[id] == idInUse }
+
 // InUse counts the ids that are in use.
-func (a *IDs) InUse() int { return len(a.taken) - len(a.grace.items) }
+func (a *IDs) InUse() int { return a.inUse }

@@ -58,6 +58,7 @@ func pick(p Provider, name string, f Family) *ebpf.Map {
 
 // put writes an element of the map of that name; a full map is told as such.
 func put(m *ebpf.Map, name string, key, value any) error {
+	beforeWrite()
 	err := m.Put(key, value)
 	if errors.Is(err, unix.E2BIG) {
 		return fmt.Errorf("the map %s is full (%d elements)", name, m.MaxEntries())

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"iter"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -45,10 +46,7 @@ func (n *Names) IDs() *IDs { return n.ids }
 
 // Put names a service.
 func (n *Names) Put(id uint32, name Name) error {
-	c := bpf.ServiceName{Proto: name.Proto, Family: uint8(name.Family)}
-	setChars(c.Namespace[:], name.Namespace)
-	setChars(c.Name[:], name.Name)
-	setChars(c.Port[:], name.Port)
+	c := name.encode()
 	if err := put(n.m, "service_names", id, &c); err != nil {
 		return fmt.Errorf("service %s: %w", name, err)
 	}
@@ -57,6 +55,7 @@ func (n *Names) Put(id uint32, name Name) error {
 
 // Delete forgets a service's name.
 func (n *Names) Delete(id uint32) error {
+	beforeWrite()
 	if err := n.m.Delete(id); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("name of service %d: %w", id, err)
 	}
@@ -67,19 +66,60 @@ func (n *Names) Delete(id uint32) error {
 func (n *Names) All() (map[uint32]Name, error) {
 	out := map[uint32]Name{}
 	err := each(n.m, "service_names", func(id uint32, c *bpf.ServiceName) {
-		out[id] = Name{
-			Namespace: chars(c.Namespace[:]),
-			Name:      chars(c.Name[:]),
-			Port:      chars(c.Port[:]),
-			Proto:     c.Proto,
-			Family:    Family(c.Family),
-		}
+		out[id] = decodeName(c)
 	})
 	return out, err
 }
 
+// Has tells whether a service has any name.
+func (n *Names) Has(id uint32) (bool, error) {
+	var c bpf.ServiceName
+	return n.read(id, &c)
+}
+
+// Holds tells whether a service's name is as Put would leave it.
+func (n *Names) Holds(id uint32, name Name) (bool, error) {
+	var have bpf.ServiceName
+	ok, err := n.read(id, &have)
+	return ok && have == name.encode(), err
+}
+
+func (n *Names) read(id uint32, into *bpf.ServiceName) (ok bool, err error) {
+	err = n.m.Lookup(id, into)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("reading the name of service %d: %w", id, err)
+	}
+	return true, nil
+}
+
+// Named are the ids in the map, see keys.
+func (n *Names) Named() iter.Seq2[uint32, error] {
+	return keys[uint32, bpf.ServiceName](n.m, "service_names")
+}
+
+func (n Name) encode() bpf.ServiceName {
+	c := bpf.ServiceName{Proto: n.Proto, Family: uint8(n.Family)}
+	setChars(c.Namespace[:], n.Namespace)
+	setChars(c.Name[:], n.Name)
+	setChars(c.Port[:], n.Port)
+	return c
+}
+
+func decodeName(c *bpf.ServiceName) Name {
+	return Name{
+		Namespace: chars(c.Namespace[:]),
+		Name:      chars(c.Name[:]),
+		Port:      chars(c.Port[:]),
+		Proto:     c.Proto,
+		Family:    Family(c.Family),
+	}
+}
+
 func setChars(dst []int8, s string) {
-	for i := 0; i < len(s) && i < len(dst)-1; i++ {
+	for i := 0; i < len(s) && i < len(dst); i++ {
 		dst[i] = int8(s[i])
 	}
 }

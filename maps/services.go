@@ -5,6 +5,7 @@ package maps
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 
 	"github.com/cilium/ebpf"
@@ -83,11 +84,41 @@ func (s *Services) Put(f Frontend, svc Service) error {
 
 // Delete removes a frontend. One that isn't there is no error.
 func (s *Services) Delete(f Frontend) error {
+	beforeWrite()
 	err := pick(s.p, "services", FamilyOf(f.Addr)).Delete(f.key())
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("frontend %s: %w", f, err)
 	}
 	return nil
+}
+
+// Get reads a frontend; ok tells whether it is there.
+func (s *Services) Get(f Frontend) (svc Service, ok bool, err error) {
+	var c bpf.Service
+	err = pick(s.p, "services", FamilyOf(f.Addr)).Lookup(f.key(), &c)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return Service{}, false, nil
+	}
+	if err != nil {
+		return Service{}, false, fmt.Errorf("reading frontend %s: %w", f, err)
+	}
+	return decodeService(&c), true, nil
+}
+
+// Frontends are those in the maps, see keys.
+func (s *Services) Frontends() iter.Seq2[Frontend, error] {
+	return func(yield func(Frontend, error) bool) {
+		for k, err := range keys[bpf.ServiceKey4, bpf.Service](s.p.Map("services4"), "services4") {
+			if !yield(Frontend{addr4(k.Addr), netPort(k.Port), k.Proto}, err) {
+				return
+			}
+		}
+		for k, err := range keys[bpf.ServiceKey6, bpf.Service](s.p.Map("services6"), "services6") {
+			if !yield(Frontend{addr6(k.Addr), netPort(k.Port), k.Proto}, err) {
+				return
+			}
+		}
+	}
 }
 
 // All reads every frontend.
@@ -113,13 +144,16 @@ func (s Service) encode() bpf.Service {
 	c := bpf.Service{Id: s.ID, Flags: uint32(s.Kind), Affinity: s.Affinity}
 	c.External.First, c.External.Count = s.External.First, s.External.Count
 	c.Internal.First, c.Internal.Count = s.Internal.First, s.Internal.Count
-	for flag, set := range map[uint32]bool{
-		bpf.ServiceExternalDrop: s.ExternalDrop, bpf.ServiceInternalDrop: s.InternalDrop,
-		bpf.ServiceExternalLocal: s.ExternalLocal, bpf.ServiceInternalLocal: s.InternalLocal,
-		bpf.ServiceSourceRanges: s.SourceRanges,
+	for _, f := range [...]struct {
+		set  bool
+		flag uint32
+	}{
+		{s.ExternalDrop, bpf.ServiceExternalDrop}, {s.InternalDrop, bpf.ServiceInternalDrop},
+		{s.ExternalLocal, bpf.ServiceExternalLocal}, {s.InternalLocal, bpf.ServiceInternalLocal},
+		{s.SourceRanges, bpf.ServiceSourceRanges},
 	} {
-		if set {
-			c.Flags |= flag
+		if f.set {
+			c.Flags |= f.flag
 		}
 	}
 	return c

@@ -53,6 +53,7 @@ func (s *Slots) Write(block Block, ids []uint32) error {
 	for i, id := range ids {
 		binary.NativeEndian.PutUint32(buf[slotStride*i:], id)
 	}
+	beforeWrite()
 	if _, err := s.memory.WriteAt(buf, int64(block.First)*slotStride); err != nil {
 		return fmt.Errorf("writing slots %d-%d: %w", block.First, block.First+block.Count-1, err)
 	}

@@ -5,6 +5,7 @@ package maps
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 
 	"github.com/cilium/ebpf"
@@ -35,34 +36,80 @@ func (s *Sources) Put(id uint32, prefix netip.Prefix) error {
 	return nil
 }
 
+// PutMissing adds a prefix to a set unless it is there, and tells whether it wasn't.
+func (s *Sources) PutMissing(r SourceRange) (missing bool, err error) {
+	beforeWrite()
+	err = pick(s.p, "source_ranges", FamilyOf(r.Prefix.Addr())).Update(sourceKey(r.ID, r.Prefix), uint8(1), ebpf.UpdateNoExist)
+	if errors.Is(err, ebpf.ErrKeyExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("source range %s: %w", r.Prefix, err)
+	}
+	return true, nil
+}
+
 // Delete takes a prefix out of a set. One that isn't there is no error.
 func (s *Sources) Delete(id uint32, prefix netip.Prefix) error {
-	err := pick(s.p, "source_ranges", FamilyOf(prefix.Addr())).Delete(sourceKey(id, prefix))
-	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return fmt.Errorf("source range %s: %w", prefix, err)
+	_, err := s.DeletePresent(SourceRange{id, prefix})
+	return err
+}
+
+// DeletePresent takes a prefix out of a set, and tells whether it was there.
+func (s *Sources) DeletePresent(r SourceRange) (present bool, err error) {
+	beforeWrite()
+	err = pick(s.p, "source_ranges", FamilyOf(r.Prefix.Addr())).Delete(sourceKey(r.ID, r.Prefix))
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return false, nil
 	}
-	return nil
+	if err != nil {
+		return false, fmt.Errorf("source range %s: %w", r.Prefix, err)
+	}
+	return true, nil
+}
+
+// SourceRange is a prefix in the set of a service.
+type SourceRange struct {
+	ID     uint32
+	Prefix netip.Prefix
+}
+
+// Ranges are those in all sets. The maps may change meanwhile, as with keys.
+func (s *Sources) Ranges() iter.Seq2[SourceRange, error] {
+	return func(yield func(SourceRange, error) bool) {
+		var one uint8
+		var k4 bpf.SourceKey4
+		it := s.p.Map("source_ranges4").Iterate()
+		for it.Next(&k4, &one) {
+			if !yield(SourceRange{k4.Service, netip.PrefixFrom(addr4(k4.Addr), int(k4.Prefixlen)-idBits)}, nil) {
+				return
+			}
+		}
+		if err := it.Err(); err != nil {
+			yield(SourceRange{}, fmt.Errorf("reading the map source_ranges4: %w", err))
+			return
+		}
+		var k6 bpf.SourceKey6
+		it = s.p.Map("source_ranges6").Iterate()
+		for it.Next(&k6, &one) {
+			if !yield(SourceRange{k6.Service, netip.PrefixFrom(addr6(k6.Addr), int(k6.Prefixlen)-idBits)}, nil) {
+				return
+			}
+		}
+		if err := it.Err(); err != nil {
+			yield(SourceRange{}, fmt.Errorf("reading the map source_ranges6: %w", err))
+		}
+	}
 }
 
 // All reads every set.
 func (s *Sources) All() (map[uint32][]netip.Prefix, error) {
 	out := map[uint32][]netip.Prefix{}
-	var one uint8
-	var k4 bpf.SourceKey4
-	it := s.p.Map("source_ranges4").Iterate()
-	for it.Next(&k4, &one) {
-		out[k4.Service] = append(out[k4.Service], netip.PrefixFrom(addr4(k4.Addr), int(k4.Prefixlen)-idBits))
-	}
-	if err := it.Err(); err != nil {
-		return nil, fmt.Errorf("reading the map source_ranges4: %w", err)
-	}
-	var k6 bpf.SourceKey6
-	it = s.p.Map("source_ranges6").Iterate()
-	for it.Next(&k6, &one) {
-		out[k6.Service] = append(out[k6.Service], netip.PrefixFrom(addr6(k6.Addr), int(k6.Prefixlen)-idBits))
-	}
-	if err := it.Err(); err != nil {
-		return nil, fmt.Errorf("reading the map source_ranges6: %w", err)
+	for r, err := range s.Ranges() {
+		if err != nil {
+			return nil, err
+		}
+		out[r.ID] = append(out[r.ID], r.Prefix)
 	}
 	return out, nil
 }

@@ -5,6 +5,7 @@ package maps
 import (
 	"errors"
 	"fmt"
+	"iter"
 
 	"github.com/cilium/ebpf"
 
@@ -47,8 +48,40 @@ func each[K, V any](m *ebpf.Map, name string, fn func(K, *V)) error {
 	}
 }
 
+// few is how many elements one system call reads where others wait in between.
+const few = 256
+
+// keys are those of a hash, which is read some at a time. It may change meanwhile: what is yielded
+// may be there no more, and what has come may not be yielded. An error comes last, with no key.
+func keys[K, V any](m *ebpf.Map, name string) iter.Seq2[K, error] {
+	return func(yield func(K, error) bool) {
+		var cursor ebpf.MapBatchCursor
+		size := min(few, m.MaxEntries())
+		keys, values := make([]K, size), make([]V, size)
+		for {
+			n, err := m.BatchLookup(&cursor, keys, values, nil)
+			for _, k := range keys[:n] {
+				if !yield(k, nil) {
+					return
+				}
+			}
+			if errors.Is(err, ebpf.ErrKeyNotExist) {
+				return // that was all
+			}
+			if err != nil {
+				var none K
+				yield(none, fmt.Errorf("reading the map %s: %w", name, err))
+				return
+			}
+		}
+	}
+}
+
 // ReadSlots returns the backend ids in a block.
 func ReadSlots(p Provider, block Block) ([]uint32, error) {
+	if last := uint64(block.First) + uint64(block.Count); last > uint64(p.Map("slots").MaxEntries()) {
+		return nil, fmt.Errorf("%d slots from %d on are not within the table of %d", block.Count, block.First, p.Map("slots").MaxEntries())
+	}
 	ids := make([]uint32, block.Count)
 	for i := range ids {
 		if err := p.Map("slots").Lookup(block.First+uint32(i), &ids[i]); err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strconv"
 	"strings"
 
@@ -74,6 +75,10 @@ func (f *agentFlags) add(cmd *cobra.Command) {
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
 }
 
+// gcPercent is how much garbage there may be, in parts of what is in use: an agent holds much and
+// allocates little.
+const gcPercent = 50
+
 func runAgent(g *globals, f *agentFlags) error {
 	log, err := f.logger()
 	if err != nil {
@@ -86,6 +91,9 @@ func runAgent(g *globals, f *agentFlags) error {
 	src, err := f.from.source(g, cfg, log)
 	if err != nil {
 		return err
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
 	}
 	agent, err := control.NewAgent(cfg, src, log)
 	if err != nil {

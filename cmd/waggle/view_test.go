@@ -293,9 +293,10 @@ ports:
 // putFlow records a flow from a client to a cluster IP, in either family.
 func (l *loaded) putFlow(v6 bool, sport uint16, service uint32) {
 	l.t.Helper()
-	now, _, err := l.jiffies()
+	now, hz, err := l.jiffies()
 	l.must(err)
-	head := bpf.Flow{Service: service, Backend: 1, LastSeen: now, State: bpf.StateAnswered | bpf.StateConfirmed,
+	// A packet of the future, so that the flow is not idle however long the test takes.
+	head := bpf.Flow{Service: service, Backend: 1, LastSeen: now + 600*hz, State: bpf.StateAnswered | bpf.StateConfirmed,
 		Flags: bpf.FlowExpress, Sport: wire(50000), Dport: wire(8080)}
 	head.Hop.Ifindex, head.Hop.Dmac = 2, [6]uint8{2, 0, 0, 0, 0, 1}
 	if v6 {

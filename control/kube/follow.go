@@ -46,7 +46,7 @@ func (r *run) informers() (*followed, error) {
 }
 
 func (r *run) factory(tweak func(*metav1.ListOptions)) informers.SharedInformerFactory {
-	options := []informers.SharedInformerOption{informers.WithTransform(trim)}
+	options := []informers.SharedInformerOption{informers.WithTransform(trim(r.opts.NodeName))}
 	if tweak != nil {
 		options = append(options, informers.WithTweakListOptions(tweak))
 	}

@@ -3,52 +3,93 @@
 package kube
 
 import (
+	"slices"
+
 	v1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/cache"
 	corev1 "k8s.io/kubernetes/pkg/apis/core/v1"
 	discoveryv1 "k8s.io/kubernetes/pkg/apis/discovery/v1"
+	"k8s.io/kubernetes/pkg/proxy/apis"
 )
 
-// trim drops from an object what nobody here reads before it is cached, and sets the defaults
-// that kube-proxy's trackers rely on: an API server sets them, but the trackers panic without.
-func trim(object any) (any, error) {
-	switch o := object.(type) {
-	case *v1.Service:
-		trimMeta(&o.ObjectMeta)
-		o.Status = v1.ServiceStatus{LoadBalancer: o.Status.LoadBalancer}
-		corev1.SetObjectDefaults_Service(o)
-	case *discovery.EndpointSlice:
-		trimMeta(&o.ObjectMeta, v1.EndpointsLastChangeTriggerTime)
-		for i := range o.Endpoints {
-			e := &o.Endpoints[i]
-			e.Hostname, e.TargetRef, e.DeprecatedTopology = nil, nil, nil
+// The labels of Services and of EndpointSlices that somebody here reads.
+var readLabels = []string{v1.IsHeadlessService, apis.LabelServiceProxyName, discovery.LabelServiceName}
+
+// trim drops from an object what nobody on the node of that name reads before it is cached, and
+// sets the defaults that kube-proxy's trackers rely on: an API server sets them, but the trackers
+// panic without.
+func trim(nodeName string) cache.TransformFunc {
+	return func(object any) (any, error) {
+		switch o := object.(type) {
+		case *v1.Service:
+			trimMeta(&o.ObjectMeta)
+			o.Labels = kept(o.Labels, readLabels...)
+			o.Spec.Selector = nil
+			o.Status = v1.ServiceStatus{LoadBalancer: o.Status.LoadBalancer}
+			corev1.SetObjectDefaults_Service(o)
+		case *discovery.EndpointSlice:
+			trimMeta(&o.ObjectMeta, v1.EndpointsLastChangeTriggerTime)
+			o.Labels = kept(o.Labels, readLabels...)
+			o.Endpoints = slices.Clone(o.Endpoints) // grown while it was decoded, it has room for more
+			for i := range o.Endpoints {
+				trimEndpoint(&o.Endpoints[i], nodeName)
+			}
+			discoveryv1.SetObjectDefaults_EndpointSlice(o)
+		case *v1.Node:
+			trimMeta(&o.ObjectMeta)
+			o.Spec = v1.NodeSpec{PodCIDR: o.Spec.PodCIDR, PodCIDRs: o.Spec.PodCIDRs, Taints: o.Spec.Taints}
+			o.Status = v1.NodeStatus{Addresses: o.Status.Addresses}
+		case metav1.Object:
+			o.SetManagedFields(nil)
+			o.SetAnnotations(nil)
 		}
-		discoveryv1.SetObjectDefaults_EndpointSlice(o)
-	case *v1.Node:
-		trimMeta(&o.ObjectMeta)
-		o.Spec = v1.NodeSpec{PodCIDR: o.Spec.PodCIDR, PodCIDRs: o.Spec.PodCIDRs, Taints: o.Spec.Taints}
-		o.Status = v1.NodeStatus{Addresses: o.Status.Addresses}
-	case metav1.Object:
-		o.SetManagedFields(nil)
-		o.SetAnnotations(nil)
+		return object, nil
 	}
-	return object, nil
+}
+
+// trimEndpoint leaves of the node's name whether it is ours. What many endpoints have in common is
+// kept once.
+func trimEndpoint(e *discovery.Endpoint, nodeName string) {
+	e.Hostname, e.TargetRef, e.DeprecatedTopology, e.Zone = nil, nil, nil, nil
+	if e.NodeName != nil && *e.NodeName != nodeName {
+		e.NodeName = nil
+	}
+	for _, c := range []**bool{&e.Conditions.Ready, &e.Conditions.Serving, &e.Conditions.Terminating} {
+		if *c != nil {
+			*c = shared(**c)
+		}
+	}
+}
+
+// The values that all conditions point to.
+var yes, no = true, false
+
+func shared(b bool) *bool {
+	if b {
+		return &yes
+	}
+	return &no
 }
 
 // trimMeta keeps labels, which decide a lot, and only these annotations.
 func trimMeta(m *metav1.ObjectMeta, annotations ...string) {
-	var kept map[string]string
-	for _, name := range annotations {
-		if value, ok := m.Annotations[name]; ok {
-			if kept == nil {
-				kept = map[string]string{}
-			}
-			kept[name] = value
-		}
-	}
-	m.Annotations = kept
+	m.Annotations = kept(m.Annotations, annotations...)
 	m.ManagedFields = nil
 	m.OwnerReferences = nil
 	m.Finalizers = nil
+}
+
+// kept is what a map has of some keys; nil for nothing.
+func kept(all map[string]string, names ...string) (some map[string]string) {
+	for _, name := range names {
+		if value, ok := all[name]; ok {
+			if some == nil {
+				some = map[string]string{}
+			}
+			some[name] = value
+		}
+	}
+	return some
 }

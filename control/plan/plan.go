@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/kubernetes/pkg/proxy"
 
 	"github.com/waggle-lb/waggle/maps"
@@ -127,6 +128,15 @@ func NameOf(name proxy.ServicePortName, family maps.Family) maps.Name {
 	}
 }
 
+// PortName is the service port that the maps know under a name, as NameOf has given it.
+func PortName(name maps.Name) proxy.ServicePortName {
+	return proxy.ServicePortName{
+		NamespacedName: types.NamespacedName{Namespace: name.Namespace, Name: name.Name},
+		Port:           name.Port,
+		Protocol:       v1.Protocol(maps.ProtoName(name.Proto)),
+	}
+}
+
 func protoNumber(p v1.Protocol) uint8 {
 	switch p {
 	case v1.ProtocolUDP:
@@ -140,14 +150,21 @@ func protoNumber(p v1.Protocol) uint8 {
 func convert(endpoints []proxy.Endpoint) []Endpoint {
 	out := make([]Endpoint, 0, len(endpoints))
 	for _, e := range endpoints {
-		addr, err := netip.ParseAddr(e.IP())
-		if err != nil {
-			continue
+		if addr, ok := addrOf(e); ok {
+			out = append(out, Endpoint{addr, uint16(e.Port()), e.IsLocal()})
 		}
-		out = append(out, Endpoint{addr.Unmap(), uint16(e.Port()), e.IsLocal()})
 	}
 	slices.SortFunc(out, func(a, b Endpoint) int {
 		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port))
 	})
 	return out
+}
+
+// addrOf is the address of an endpoint, which may have it in a better form than the library's.
+func addrOf(e proxy.Endpoint) (netip.Addr, bool) {
+	if known, ok := e.(interface{ Addr() netip.Addr }); ok {
+		return known.Addr(), true
+	}
+	addr, err := netip.ParseAddr(e.IP())
+	return addr.Unmap(), err == nil
 }

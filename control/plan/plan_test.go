@@ -8,8 +8,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/kubernetes/pkg/proxy"
 	"k8s.io/utils/ptr"
 
+	"github.com/waggle-lb/waggle/control/plan"
 	"github.com/waggle-lb/waggle/maps"
 )
 
@@ -269,6 +272,15 @@ func TestPlanIsStable(t *testing.T) {
 			if list(first[0].Endpoints[set]) != list(again[0].Endpoints[set]) {
 				t.Fatalf("another order, another set %d", set)
 			}
+		}
+	}
+}
+
+func TestPortName(t *testing.T) {
+	for _, protocol := range []v1.Protocol{v1.ProtocolTCP, v1.ProtocolUDP, v1.ProtocolSCTP} {
+		want := proxy.ServicePortName{NamespacedName: types.NamespacedName{Namespace: "n", Name: "s"}, Port: "p", Protocol: protocol}
+		if got := plan.PortName(plan.NameOf(want, maps.IPv6)); got != want {
+			t.Errorf("got %v, want %v", got, want)
 		}
 	}
 }

@@ -139,11 +139,16 @@ func (c *clusterIPs) write(a netip.Addr) error {
 	if err := put(a); err != nil {
 		return err
 	}
+	c.note(a, owner)
+	return nil
+}
+
+// note tells what is in the map.
+func (c *clusterIPs) note(a netip.Addr, owner owner) {
 	c.written[a] = owner
 	if owner == nobodys {
 		delete(c.written, a)
 	}
-	return nil
 }
 
 // setOthers replaces the cluster IPs of other proxies' services.

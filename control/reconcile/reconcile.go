@@ -12,23 +12,9 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/waggle-lb/waggle/control/plan"
 	"github.com/waggle-lb/waggle/maps"
 )
-
-// endpointKey is what makes a backend the same backend, within one service.
-type endpointKey struct {
-	addr netip.Addr
-	port uint16
-}
-
-// backendRef is a backend as it stands in the map.
-type backendRef struct {
-	id      uint32
-	backend maps.Backend
-}
 
 // block is a block of slots with what is in it.
 type block struct {
@@ -36,15 +22,22 @@ type block struct {
 	ids []uint32
 }
 
-// service is the state of one service port in the maps.
+// frontend is one with its element of the map.
+type frontend struct {
+	maps.Frontend
+	element maps.Service
+}
+
+// service is the state of one service port in the maps. There are many of them, and most are
+// small: slices take less memory than maps.
 type service struct {
 	id        uint32
-	name      maps.Name
-	backends  map[endpointKey]backendRef
-	blocks    []block
-	frontends map[maps.Frontend]maps.Service
-	ranges    map[netip.Prefix]bool
 	leaving   bool // about to be deleted: its frontends may be taken over
+	name      maps.Name
+	backends  []backend // sorted, see backend.compare
+	blocks    []block
+	frontends []frontend
+	ranges    []netip.Prefix
 }
 
 // Reconciler owns the contents of the maps that describe services. It is not safe for
@@ -58,8 +51,11 @@ type Reconciler struct {
 	clusterIPs *clusterIPs
 
 	services map[maps.Name]*service
+	byID     map[uint32]*service
 	owners   map[maps.Frontend]*service
-	local    map[netip.Prefix]bool // the cluster's own addresses, once they have been told
+	size     Size
+	wanted   []backend      // of the service at hand; kept for its memory
+	local    []netip.Prefix // the cluster's own addresses; nil before they have been told
 	writes   Writes
 	retired  int
 	now      func() time.Time
@@ -86,6 +82,12 @@ func (r *Reconciler) Services() []maps.Name {
 	return out
 }
 
+// Len counts the services in the maps.
+func (r *Reconciler) Len() int { return len(r.services) }
+
+// Has tells whether a service of that name is in the maps.
+func (r *Reconciler) Has(name maps.Name) bool { return r.services[name] != nil }
+
 // ErrTaken tells that another service holds a frontend. The rest of the service works.
 var ErrTaken = errors.New("frontend is taken")
 
@@ -96,7 +98,8 @@ func (r *Reconciler) Apply(want plan.Service) error {
 	if err != nil {
 		return err
 	}
-	if err := r.putBackends(svc, want); err != nil {
+	r.want(want)
+	if err := r.putBackends(svc); err != nil {
 		return fmt.Errorf("service %s: %w", want.Name, err)
 	}
 	sets, err := r.putBlocks(svc, want)
@@ -127,59 +130,15 @@ func (r *Reconciler) service(name maps.Name) (*service, error) {
 		return nil, err
 	}
 	r.writes.Names++
-	svc := newService(id, name)
-	r.services[name] = svc
-	return svc, nil
+	return r.addService(id, name), nil
 }
 
-func newService(id uint32, name maps.Name) *service {
-	return &service{
-		id:        id,
-		name:      name,
-		backends:  map[endpointKey]backendRef{},
-		frontends: map[maps.Frontend]maps.Service{},
-		ranges:    map[netip.Prefix]bool{},
-	}
-}
-
-// putBackends writes the backends that are new or changed.
-func (r *Reconciler) putBackends(svc *service, want plan.Service) error {
-	var in [len(want.Endpoints)]map[endpointKey]bool
-	for set, endpoints := range want.Endpoints {
-		in[set] = map[endpointKey]bool{}
-		for _, e := range endpoints {
-			in[set][endpointKey{e.Addr, e.Port}] = true
-		}
-	}
-	for _, e := range slices.Concat(want.Endpoints[:]...) {
-		key := endpointKey{e.Addr, e.Port}
-		backend := maps.Backend{
-			Addr: e.Addr, Port: e.Port, Proto: svc.name.Proto, Service: svc.id, Local: e.Local,
-			InCluster: in[plan.Cluster][key], InLocal: in[plan.Local][key],
-		}
-		if err := r.putBackend(svc, key, backend); err != nil {
-			return fmt.Errorf("endpoint %s: %w", netip.AddrPortFrom(e.Addr, e.Port), err)
-		}
-	}
-	return nil
-}
-
-func (r *Reconciler) putBackend(svc *service, key endpointKey, backend maps.Backend) error {
-	ref, known := svc.backends[key]
-	if known && ref.backend == backend {
-		return nil
-	}
-	r.writes.Backends++
-	if known {
-		svc.backends[key] = backendRef{ref.id, backend}
-		return r.backends.Write(ref.id, backend)
-	}
-	id, err := r.backends.Add(backend, r.now())
-	if err != nil {
-		return err
-	}
-	svc.backends[key] = backendRef{id, backend}
-	return nil
+// addService notes a service that has its name in the map.
+func (r *Reconciler) addService(id uint32, name maps.Name) *service {
+	svc := &service{id: id, name: name}
+	r.services[name], r.byID[id] = svc, svc
+	r.size.Services[name.Family]++
+	return svc
 }
 
 // putBlocks finds or publishes the block of each set.
@@ -190,7 +149,8 @@ func (r *Reconciler) putBlocks(svc *service, want plan.Service) (sets [2]maps.Bl
 		}
 		ids := make([]uint32, len(endpoints))
 		for i, e := range endpoints {
-			ids[i] = svc.backends[endpointKey{e.Addr, e.Port}].id
+			at, _ := find(svc.backends, e.Addr, e.Port)
+			ids[i] = svc.backends[at].id
 		}
 		if sets[set], err = r.putBlock(svc, ids); err != nil {
 			return sets, err
@@ -242,7 +202,7 @@ func (r *Reconciler) putFrontends(svc *service, want plan.Service, sets [2]maps.
 			SourceRanges:  f.Guarded,
 			Affinity:      want.Affinity,
 		}
-		if have, ok := svc.frontends[f.Frontend]; ok && have == element {
+		if have := svc.frontend(f.Frontend); have != nil && have.element == element {
 			continue
 		}
 		if err := r.frontends.Put(f.Frontend, element); err != nil {
@@ -255,11 +215,22 @@ func (r *Reconciler) putFrontends(svc *service, want plan.Service, sets [2]maps.
 	return errors.Join(errs...)
 }
 
+// frontend finds one of the service's; nil if it has it not.
+func (s *service) frontend(f maps.Frontend) *frontend {
+	for i := range s.frontends {
+		if s.frontends[i].Frontend == f {
+			return &s.frontends[i]
+		}
+	}
+	return nil
+}
+
 // own notes that a frontend is a service's now, whosever it was.
 func (r *Reconciler) own(svc *service, f maps.Frontend, element maps.Service) {
 	r.disown(f)
-	svc.frontends[f] = element
+	svc.frontends = append(svc.frontends, frontend{f, element})
 	r.owners[f] = svc
+	r.size.Frontends[maps.FamilyOf(f.Addr)]++
 	if element.Kind == maps.ClusterIP {
 		r.clusterIPs.hold(f.Addr)
 	}
@@ -271,43 +242,35 @@ func (r *Reconciler) disown(f maps.Frontend) {
 	if owner == nil {
 		return
 	}
-	if owner.frontends[f].Kind == maps.ClusterIP {
+	if owner.frontend(f).element.Kind == maps.ClusterIP {
 		r.clusterIPs.release(f.Addr)
 	}
-	delete(owner.frontends, f)
+	owner.frontends = slices.DeleteFunc(owner.frontends, func(have frontend) bool { return have.Frontend == f })
 	delete(r.owners, f)
+	r.size.Frontends[maps.FamilyOf(f.Addr)]--
 }
 
 // dropUnused removes what the service no longer has, frontends first. What a frontend that could
 // not be written or deleted refers to stays.
 func (r *Reconciler) dropUnused(svc *service, want plan.Service) error {
 	err := errors.Join(r.dropFrontends(svc, want), r.dropRanges(svc, want))
-	used := map[maps.Block]bool{}
-	for _, element := range svc.frontends {
-		used[element.External], used[element.Internal] = true, true
-	}
-	keep := map[uint32]bool{}
 	svc.blocks = slices.DeleteFunc(svc.blocks, func(b block) bool {
-		if !used[b.Block] {
+		used := slices.ContainsFunc(svc.frontends, func(f frontend) bool {
+			return f.element.External == b.Block || f.element.Internal == b.Block
+		})
+		if !used {
 			r.slots.Free(b.Block, r.now())
-			return true
 		}
-		for _, id := range b.ids {
-			keep[id] = true
-		}
-		return false
+		return !used
 	})
-	return errors.Join(err, r.dropBackends(svc, want, keep))
+	return errors.Join(err, r.dropBackends(svc, want))
 }
 
 func (r *Reconciler) dropFrontends(svc *service, want plan.Service) error {
-	keep := map[maps.Frontend]bool{}
-	for _, f := range want.Frontends {
-		keep[f.Frontend] = true
-	}
 	var errs []error
-	for f := range svc.frontends {
-		if keep[f] {
+	for i := len(svc.frontends) - 1; i >= 0; i-- { // disown takes it out
+		f := svc.frontends[i].Frontend
+		if slices.ContainsFunc(want.Frontends, func(kept plan.Frontend) bool { return kept.Frontend == f }) {
 			continue
 		}
 		if err := r.frontends.Delete(f); err != nil {
@@ -316,39 +279,6 @@ func (r *Reconciler) dropFrontends(svc *service, want plan.Service) error {
 		}
 		r.writes.Frontends++
 		r.disown(f)
-	}
-	return errors.Join(errs...)
-}
-
-// dropBackends removes the backends that are neither wanted nor in the blocks still in use. One
-// whose endpoint still serves is only taken out of service.
-func (r *Reconciler) dropBackends(svc *service, want plan.Service, keep map[uint32]bool) error {
-	wanted, serving := map[endpointKey]bool{}, map[endpointKey]bool{}
-	for _, e := range want.Kept {
-		serving[endpointKey{e.Addr, e.Port}] = true
-	}
-	for _, set := range want.Endpoints {
-		for _, e := range set {
-			wanted[endpointKey{e.Addr, e.Port}] = true
-		}
-	}
-	var errs []error
-	for key, ref := range svc.backends {
-		if wanted[key] || keep[ref.id] || ref.backend.Kept && serving[key] {
-			continue
-		}
-		r.writes.Backends++
-		if serving[key] {
-			ref.backend.InCluster, ref.backend.InLocal, ref.backend.Kept = false, false, true
-			svc.backends[key] = ref
-			errs = append(errs, r.backends.Write(ref.id, ref.backend))
-			continue
-		}
-		delete(svc.backends, key)
-		if svc.name.Proto == unix.IPPROTO_UDP {
-			r.retired++
-		}
-		errs = append(errs, r.backends.Remove(ref.id, ref.backend, r.now()))
 	}
 	return errors.Join(errs...)
 }
@@ -369,6 +299,7 @@ func (r *Reconciler) Delete(name maps.Name) error {
 	if svc == nil {
 		return nil
 	}
+	r.want(plan.Service{Name: name})
 	if err := errors.Join(r.dropUnused(svc, plan.Service{Name: name}), r.clusterIPs.sync()); err != nil {
 		return fmt.Errorf("service %s: %w", name, err)
 	}
@@ -376,6 +307,8 @@ func (r *Reconciler) Delete(name maps.Name) error {
 		return fmt.Errorf("service %s: %w", name, err)
 	}
 	delete(r.services, name)
+	delete(r.byID, svc.id)
+	r.size.Services[name.Family]--
 	r.writes.Names++
 	r.names.IDs().Free(svc.id, r.now())
 	return nil

@@ -123,7 +123,8 @@ func TestRestartAfterCrash(t *testing.T) {
 	// Killed after the backends and blocks of a change, but before it was published.
 	want := web(to("10.1.0.1", "10.1.0.3"))
 	svc := f.r.services[want.Name]
-	f.must(f.r.putBackends(svc, want))
+	f.r.want(want)
+	f.must(f.r.putBackends(svc))
 	_, err := f.r.putBlocks(svc, want)
 	f.must(err)
 	f.restart()

@@ -21,39 +21,44 @@ var RepairedMaps = []string{
 }
 
 // Repair compares the maps with what the reconciler knows to be in them, and undoes what somebody
-// else has changed. It publishes in the order that Apply does: what frontends refer to, then
-// frontends, and what nothing should refer to is removed last. It reads the maps whole. On an error
-// the rest is repaired all the same.
-func (r *Reconciler) Repair() (Repairs, error) {
-	found := Repairs{}
-	err := r.repair(found)
+// else has changed. It publishes in the order that Apply does: of each service what its frontends
+// refer to, then frontends; and what nothing should refer to goes last. On an error the rest is
+// repaired all the same.
+//
+// It looks at everything, a little at a time. Between that it calls pause, which may do whatever
+// else there is to do with the reconciler, but for a Repair: what is found amiss is judged by what
+// should be there at that moment.
+func (r *Reconciler) Repair(pause func()) (Repairs, error) {
+	pass := &repair{Reconciler: r, pause: pause, found: Repairs{}}
+	err := pass.run()
 	if err != nil {
-		err = r.repair(found) // a map may have been full of what is removed now
+		err = pass.run() // a map may have been full of what is removed now
 	}
-	return found, err
+	return pass.found, err
 }
 
-// repair is one pass over all maps.
+// repair is a pass over all maps.
 type repair struct {
 	*Reconciler
-	found  Repairs
-	errs   []error
-	strays []func() // remove them, those first that may refer to others last
+	pause func()
+	found Repairs
+	errs  []error
 }
 
-func (r *Reconciler) repair(found Repairs) error {
-	pass := &repair{Reconciler: r, found: found}
-	for _, look := range []func() error{
-		pass.lookAtBackends, pass.lookAtSlots, pass.lookAtNames, pass.lookAtRanges, pass.lookAtFrontends, pass.lookAtClusterIPs,
-	} {
-		if err := look(); err != nil {
-			pass.errs = append(pass.errs, err)
-		}
+func (p *repair) run() error {
+	p.errs = nil
+	ranges := p.readRanges()
+	p.putMissing(maps.LocalSources, p.local, ranges)
+	for _, svc := range p.services {
+		p.lookAtService(svc, ranges)
+		p.pause()
 	}
-	for _, remove := range slices.Backward(pass.strays) {
-		remove()
-	}
-	return errors.Join(pass.errs...)
+	p.lookAtClusterIPs()
+	p.dropStrayFrontends()
+	p.dropStrayRanges(ranges)
+	p.dropStrayNames()
+	p.dropStrayBackends()
+	return errors.Join(p.errs...)
 }
 
 // done notes what became of one element.
@@ -65,165 +70,195 @@ func (p *repair) done(table string, err error) {
 	p.found[table]++
 }
 
-// later has a stray removed when all else is in place.
-func (p *repair) later(table string, remove func() error) {
-	p.strays = append(p.strays, func() { p.done(table, remove()) })
-}
-
-func (p *repair) lookAtBackends() error {
-	want := make(map[uint32]maps.Backend, p.backends.InUse())
-	for _, svc := range p.services {
-		for _, ref := range svc.backends {
-			want[ref.id] = ref.backend
-		}
-	}
-	differing, strays, err := p.backends.Drift(want)
-	for _, id := range differing {
-		p.done("backends", p.backends.Write(id, want[id]))
-	}
-	for _, id := range strays {
-		p.later("backends", func() error { return p.backends.Clear(id) })
-	}
-	return err
-}
-
-// lookAtSlots compares the blocks that are published. Nothing reads the slots outside of them.
-func (p *repair) lookAtSlots() error {
-	for _, svc := range p.services {
-		for _, b := range svc.blocks {
-			have, err := p.slots.Read(b.Block)
-			if err != nil {
-				return err
-			}
-			if slices.Equal(have, b.ids) {
-				continue
-			}
-			if err := p.slots.Write(b.Block, b.ids); err != nil {
-				return err
-			}
-			for i, id := range b.ids {
-				if have[i] != id {
-					p.found["slots"]++
-				}
-			}
-		}
-	}
-	return nil
-}
-
-func (p *repair) lookAtNames() error {
-	have, err := p.names.All()
+// failed notes an error, and tells whether it was one.
+func (p *repair) failed(err error) bool {
 	if err != nil {
-		return err
+		p.errs = append(p.errs, err)
 	}
-	for _, svc := range p.services {
-		if name, ok := have[svc.id]; !ok || name != svc.name {
-			p.done("service_names", p.names.Put(svc.id, svc.name))
-		}
-		delete(have, svc.id)
-	}
-	for id := range have {
-		p.later("service_names", func() error { return p.names.Delete(id) })
-	}
-	return nil
+	return err != nil
 }
 
-func (p *repair) lookAtRanges() error {
-	all, err := p.sources.All()
-	if err != nil {
-		return err
-	}
-	for _, svc := range p.services {
-		p.lookAtRangesOf(svc.id, svc.ranges, all[svc.id])
-		delete(all, svc.id)
-	}
-	if p.local != nil {
-		p.lookAtRangesOf(maps.LocalSources, p.local, all[maps.LocalSources])
-	}
-	delete(all, maps.LocalSources)
-	for id, prefixes := range all {
-		p.lookAtRangesOf(id, nil, prefixes)
-	}
-	return nil
-}
-
-func (p *repair) lookAtRangesOf(id uint32, want map[netip.Prefix]bool, have []netip.Prefix) {
-	for prefix := range want {
-		if !slices.Contains(have, prefix) {
-			p.done(tableOf("source_ranges", prefix.Addr()), p.sources.Put(id, prefix))
+func (p *repair) lookAtService(svc *service, ranges map[maps.SourceRange]bool) {
+	for _, b := range svc.backends {
+		same, err := p.backends.Holds(b.id, svc.element(b))
+		if !p.failed(err) && !same {
+			p.done("backends", p.backends.Write(b.id, svc.element(b)))
 		}
 	}
-	for _, prefix := range have {
-		if !want[prefix] {
-			p.later(tableOf("source_ranges", prefix.Addr()), func() error { return p.sources.Delete(id, prefix) })
-		}
+	for _, b := range svc.blocks {
+		p.failed(p.lookAtBlock(b))
 	}
-}
-
-func (p *repair) lookAtFrontends() error {
-	have, err := p.frontends.All()
-	if err != nil {
-		return err
+	named, err := p.names.Holds(svc.id, svc.name)
+	if !p.failed(err) && !named {
+		p.done("service_names", p.names.Put(svc.id, svc.name))
 	}
-	for f, svc := range p.owners {
-		want := svc.frontends[f]
-		if got, ok := have[f]; ok && got == want || want == unknown {
+	p.putMissing(svc.id, svc.ranges, ranges)
+	for _, f := range svc.frontends {
+		if f.element == unknown {
 			continue
 		}
-		p.done(tableOf("services", f.Addr), p.frontends.Put(f, want))
+		have, ok, err := p.frontends.Get(f.Frontend)
+		if !p.failed(err) && (!ok || have != f.element) {
+			p.done(tableOf("services", f.Addr), p.frontends.Put(f.Frontend, f.element))
+		}
 	}
-	for f := range have {
-		if p.owners[f] == nil {
-			p.later(tableOf("services", f.Addr), func() error { return p.frontends.Delete(f) })
+}
+
+// lookAtBlock compares a block that is published. Nothing reads the slots outside of these.
+func (p *repair) lookAtBlock(b block) error {
+	have, err := p.slots.Read(b.Block)
+	if err != nil || slices.Equal(have, b.ids) {
+		return err
+	}
+	if err := p.slots.Write(b.Block, b.ids); err != nil {
+		return err
+	}
+	for i, id := range b.ids {
+		if have[i] != id {
+			p.found["slots"]++
 		}
 	}
 	return nil
 }
 
-func (p *repair) lookAtClusterIPs() error {
+// readRanges reads all source ranges: of a single one its map does not tell whether it is there.
+func (p *repair) readRanges() map[maps.SourceRange]bool {
+	have := map[maps.SourceRange]bool{}
+	for r, err := range p.sources.Ranges() {
+		if !p.failed(err) {
+			have[r] = true
+		}
+		p.pause()
+	}
+	return have
+}
+
+// putMissing adds the source ranges of a service that were not seen, nor have come since.
+func (p *repair) putMissing(id uint32, want []netip.Prefix, seen map[maps.SourceRange]bool) {
+	for _, prefix := range want {
+		r := maps.SourceRange{ID: id, Prefix: prefix}
+		if seen[r] {
+			continue
+		}
+		if missing, err := p.sources.PutMissing(r); missing || err != nil {
+			p.done(tableOf("source_ranges", prefix.Addr()), err)
+		}
+	}
+}
+
+// dropStrayRanges removes the source ranges that are nobody's.
+func (p *repair) dropStrayRanges(have map[maps.SourceRange]bool) {
+	for r := range have {
+		if p.wantsRange(r) {
+			continue
+		}
+		if present, err := p.sources.DeletePresent(r); present || err != nil {
+			p.done(tableOf("source_ranges", r.Prefix.Addr()), err)
+		}
+		p.pause()
+	}
+}
+
+func (p *repair) wantsRange(r maps.SourceRange) bool {
+	if r.ID == maps.LocalSources {
+		return p.local == nil || slices.Contains(p.local, r.Prefix) // nil: we have not been told yet
+	}
+	svc := p.byID[r.ID]
+	return svc != nil && slices.Contains(svc.ranges, r.Prefix)
+}
+
+func (p *repair) dropStrayFrontends() {
+	for f, err := range p.frontends.Frontends() {
+		if p.failed(err) {
+			continue
+		}
+		if p.owners[f] == nil {
+			_, still, err := p.frontends.Get(f)
+			if !p.failed(err) && still {
+				p.done(tableOf("services", f.Addr), p.frontends.Delete(f))
+			}
+		}
+		p.pause()
+	}
+}
+
+func (p *repair) dropStrayNames() {
+	for id, err := range p.names.Named() {
+		if p.failed(err) {
+			continue
+		}
+		if p.byID[id] == nil {
+			still, err := p.names.Has(id)
+			if !p.failed(err) && still {
+				p.done("service_names", p.names.Delete(id))
+			}
+		}
+		p.pause()
+	}
+}
+
+func (p *repair) dropStrayBackends() {
+	for from := uint32(0); ; {
+		strays, next, err := p.backends.Strays(from)
+		p.failed(err)
+		for _, id := range strays {
+			p.done("backends", p.backends.Clear(id))
+		}
+		if from = next; from == 0 {
+			return
+		}
+		p.pause()
+	}
+}
+
+func (p *repair) lookAtClusterIPs() {
 	c := p.clusterIPs
 	same, err := c.table.HasRanges(c.ranges())
-	if err != nil {
-		return err
-	}
-	if !same {
+	if !p.failed(err) && !same {
 		p.done("cluster_ranges", c.writeRanges())
 	}
-	differing, err := c.drift()
-	if err != nil {
-		return err
+	var differing []netip.Addr
+	look := func(a netip.Addr) {
+		if different, err := c.look(a); !p.failed(err) && different {
+			differing = append(differing, a)
+		}
 	}
-	err = c.sync()
+	for a := range c.written {
+		look(a)
+		p.pause()
+	}
+	for a, err := range c.table.Addrs() {
+		if !p.failed(err) && c.written[a] == nobodys {
+			look(a)
+		}
+		p.pause()
+	}
+	p.failed(c.sync())
 	for _, a := range differing {
 		if !c.dirty[a] {
 			p.found["cluster_addrs"]++
 		}
 	}
-	return err
 }
 
-// drift compares the set of addresses with the map, and leaves what differs to the next sync.
-func (c *clusterIPs) drift() (differing []netip.Addr, err error) {
-	have, err := c.read()
-	if err != nil {
-		return nil, err
+// look compares an address with the map. If it differs, that is left to the next sync.
+func (c *clusterIPs) look(a netip.Addr) (different bool, err error) {
+	have := nobodys
+	known, others, err := c.table.Get(a)
+	switch {
+	case err != nil:
+		return false, err
+	case others:
+		have = anothers
+	case known:
+		have = ours
 	}
-	before := c.written
-	c.written = have
-	for a, owner := range have {
-		if before[a] != owner {
-			differing = append(differing, a)
-		}
+	if have == c.written[a] {
+		return false, nil
 	}
-	for a := range before {
-		if have[a] == nobodys {
-			differing = append(differing, a)
-		}
-	}
-	for _, a := range differing {
-		c.dirty[a] = true
-	}
-	return differing, nil
+	c.note(a, have)
+	c.dirty[a] = true
+	return true, nil
 }
 
 // tableOf names the map of an address's family.

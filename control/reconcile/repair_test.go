@@ -5,6 +5,7 @@ package reconcile
 import (
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"testing"
@@ -26,7 +27,12 @@ var owned = []plan.Service{
 func (f *fixture) id(svc plan.Service) uint32 { return f.r.services[svc.Name].id }
 
 func (f *fixture) backendOf(svc plan.Service, addr string) uint32 {
-	return f.r.services[svc.Name].backends[endpointKey{netip.MustParseAddr(addr), 8080}].id
+	backends := f.r.services[svc.Name].backends
+	at, found := find(backends, netip.MustParseAddr(addr), 8080)
+	if !found {
+		f.t.Fatalf("%s has no backend %s", svc.Name, addr)
+	}
+	return backends[at].id
 }
 
 // contents are all elements of the maps that Repair looks after, as they are in memory. Slots that
@@ -79,7 +85,7 @@ func TestRepair(t *testing.T) {
 			return f.r.backends.Write(511, wmaps.Backend{Addr: netip.MustParseAddr("fd00:1::1")})
 		}, Repairs{"backends": 3}},
 		{"slots", func(f *fixture) error {
-			first := f.r.services[web.Name].frontends[web.Frontends[0].Frontend].External.First
+			first := f.r.services[web.Name].frontend(web.Frontends[0].Frontend).element.External.First
 			f.must(f.maps["slots"].Put(first, f.backendOf(six, "fd00:1::1")))
 			return f.maps["slots"].Put(first+1, uint32(0))
 		}, Repairs{"slots": 2}},
@@ -142,7 +148,7 @@ func TestRepair(t *testing.T) {
 
 func (f *fixture) expectRepairs(want Repairs) {
 	f.t.Helper()
-	got, err := f.r.Repair()
+	got, err := f.r.Repair(func() {})
 	f.must(err)
 	if diff := gocmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
 		f.t.Errorf("repairs (-want +got):\n%s", diff)
@@ -176,7 +182,7 @@ func TestRepairEmptied(t *testing.T) {
 			}
 		}
 	}
-	if _, err := f.r.Repair(); err != nil {
+	if _, err := f.r.Repair(func() {}); err != nil {
 		t.Error(err)
 	}
 	f.before = nil
@@ -218,8 +224,8 @@ func TestRepairOnlyReads(t *testing.T) {
 		}
 	}
 	f.expectRepairs(nil)
-	f.r.services[owned[2].Name].frontends[owned[2].Frontends[0].Frontend] = wmaps.Service{ID: 1} // or else it proves nothing
-	_, err := f.r.Repair()
+	f.r.services[owned[2].Name].frontends[0].element = wmaps.Service{ID: 1} // or else it proves nothing
+	_, err := f.r.Repair(func() {})
 	expectError(t, err, "frontend 10.96.0.9:80/TCP", "not permitted")
 }
 
@@ -254,7 +260,7 @@ func TestRepairFullMap(t *testing.T) {
 	f.must(wmaps.NewNames(f.maps).Put(77, svc.Name))
 	f.must(wmaps.NewSources(f.maps).Put(4711, netip.MustParsePrefix("0.0.0.0/0")))
 	f.must(wmaps.NewClusterAddrs(f.maps).Put(netip.MustParseAddr("10.96.0.99")))
-	got, err := f.r.Repair()
+	got, err := f.r.Repair(func() {})
 	f.must(err)
 	for table, n := range got {
 		if n != 2 {
@@ -274,4 +280,52 @@ func TestRepairAfterRestart(t *testing.T) {
 	f.must(f.r.SetServiceCIDRs(prefixes("10.96.0.0/24", "fd00:96::/112")))
 	f.restart()
 	f.expectRepairs(nil)
+}
+
+// Services come, change and go while the maps are looked at. None of that is taken for what
+// somebody else has done, and what somebody else has done is found all the same.
+func TestRepairAmidChanges(t *testing.T) {
+	for seed := range uint64(4) {
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			c := &churn{newFixture(t, nil), rand.New(rand.NewPCG(seed, 7)), map[wmaps.Name]plan.Service{}}
+			stays := named("stays", "10.95.0.1")
+			c.apply(stays)
+			c.want[stays.Name] = stays
+			for round := range 20 {
+				var want Repairs
+				if round%4 == 3 {
+					f := stays.Frontends[0].Frontend
+					c.must(wmaps.NewServices(c.maps).Delete(f))
+					c.must(c.r.names.Put(500, stays.Name))
+					want = Repairs{"services4": 1, "service_names": 1}
+				}
+				got, err := c.r.Repair(c.change)
+				c.must(err)
+				if diff := gocmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
+					t.Errorf("repairs (-want +got):\n%s", diff)
+				}
+				if got, want := meanings(t, c.maps), c.wanted(); !maps.Equal(got, want) {
+					t.Fatalf("after a repair (-want +got):\n%s", gocmp.Diff(want, got))
+				}
+				c.expectAgreement()
+				c.rest()
+			}
+			c.expectNoLeak()
+		})
+	}
+}
+
+// change now and then changes or deletes a service.
+func (c *churn) change() {
+	if c.random.IntN(3) > 0 {
+		return
+	}
+	svc := c.randomService()
+	if c.random.IntN(3) == 0 {
+		c.must(c.r.Delete(svc.Name))
+		delete(c.want, svc.Name)
+		return
+	}
+	c.must(c.r.Apply(svc))
+	c.want[svc.Name] = svc
 }

@@ -3,6 +3,7 @@
 package reconcile
 
 import (
+	"slices"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -33,7 +34,9 @@ func New(p maps.Provider, log *logrus.Entry) (*Reconciler, error) {
 		slots:      slots,
 		frontends:  maps.NewServices(p),
 		services:   map[maps.Name]*service{},
+		byID:       map[uint32]*service{},
 		owners:     map[maps.Frontend]*service{},
+		size:       Size{Services: map[maps.Family]int{maps.IPv4: 0, maps.IPv6: 0}, Frontends: map[maps.Family]int{maps.IPv4: 0, maps.IPv6: 0}},
 		now:        time.Now,
 	}
 	return r, r.restore(log)
@@ -43,6 +46,9 @@ func New(p maps.Provider, log *logrus.Entry) (*Reconciler, error) {
 var unknown maps.Service
 
 func (r *Reconciler) restore(log *logrus.Entry) error {
+	if err := r.prune(log); err != nil {
+		return err
+	}
 	byID, err := r.restoreNames(log)
 	if err != nil {
 		return err
@@ -62,6 +68,20 @@ func (r *Reconciler) restore(log *logrus.Entry) error {
 	log.WithFields(logrus.Fields{"services": len(r.services), "frontends": len(r.owners),
 		"backends": r.backends.InUse()}).Info("maps read")
 	return nil
+}
+
+// prune clears away what no agent has written.
+func (r *Reconciler) prune(log *logrus.Entry) error {
+	frontends, err := r.frontends.Prune()
+	if err != nil {
+		return err
+	}
+	ranges, err := r.sources.Prune()
+	if frontends+ranges > 0 {
+		log.WithFields(logrus.Fields{"frontends": frontends, "ranges": ranges}).
+			Warn("elements in the maps have keys that make no sense, dropping them")
+	}
+	return err
 }
 
 func (r *Reconciler) restoreNames(log *logrus.Entry) (map[uint32]*service, error) {
@@ -89,9 +109,7 @@ func (r *Reconciler) restoreNames(log *logrus.Entry) (map[uint32]*service, error
 			r.names.IDs().Free(id, r.now())
 			continue
 		}
-		svc := newService(id, name)
-		byID[id] = svc
-		r.services[name] = svc
+		byID[id] = r.addService(id, name)
 	}
 	return byID, nil
 }
@@ -152,17 +170,26 @@ func (r *Reconciler) restoreBackends(byID map[uint32]*service) error {
 		if err := r.backends.Reserve(id); err != nil {
 			return err
 		}
-		svc := byID[b.Service]
-		key := endpointKey{b.Addr, b.Port}
-		if svc != nil {
-			if _, twin := svc.backends[key]; !twin && (b.Serving() || b.Kept) {
-				svc.backends[key] = backendRef{id, b}
-				continue
-			}
+		if svc := byID[b.Service]; svc != nil && r.restoreBackend(svc, id, b) {
+			continue
 		}
 		if err := r.backends.Remove(id, b, r.now()); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// restoreBackend takes a backend over. One that is not a service's as it should be is not.
+func (r *Reconciler) restoreBackend(svc *service, id uint32, b maps.Backend) bool {
+	at, twin := find(svc.backends, b.Addr, b.Port)
+	have := backend{addr: b.Addr, port: b.Port, flags: flagsOf(b), id: id}
+	if twin || !b.Serving() && !b.Kept {
+		return false
+	}
+	if svc.element(have) != b {
+		have.flags |= isStale
+	}
+	svc.backends = slices.Insert(svc.backends, at, have)
+	return true
 }

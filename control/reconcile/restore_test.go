@@ -31,7 +31,7 @@ func TestHealSlots(t *testing.T) {
 
 			f.restart()
 			// Only a plan knows what it should be.
-			repaired, err := f.r.Repair()
+			repaired, err := f.r.Repair(func() {})
 			f.must(err)
 			if len(repaired) > 0 {
 				t.Errorf("%v repaired with what can't be right", repaired)

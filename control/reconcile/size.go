@@ -2,7 +2,11 @@
 
 package reconcile
 
-import "github.com/waggle-lb/waggle/maps"
+import (
+	stdmaps "maps"
+
+	"github.com/waggle-lb/waggle/maps"
+)
 
 // Size is how much the maps hold of what the reconciler owns.
 type Size struct {
@@ -13,12 +17,5 @@ type Size struct {
 
 // Size counts, without reading the maps.
 func (r *Reconciler) Size() Size {
-	s := Size{Services: map[maps.Family]int{}, Frontends: map[maps.Family]int{}, Backends: r.backends.InUse()}
-	for name := range r.services {
-		s.Services[name.Family]++
-	}
-	for frontend := range r.owners {
-		s.Frontends[maps.FamilyOf(frontend.Addr)]++
-	}
-	return s
+	return Size{stdmaps.Clone(r.size.Services), stdmaps.Clone(r.size.Frontends), r.backends.InUse()}
 }

@@ -15,14 +15,14 @@ import (
 // putRanges writes the source ranges that are new, before any frontend asks for them.
 func (r *Reconciler) putRanges(svc *service, want plan.Service) error {
 	for _, p := range want.SourceRanges {
-		if svc.ranges[p] {
+		if slices.Contains(svc.ranges, p) {
 			continue
 		}
 		if err := r.sources.Put(svc.id, p); err != nil {
 			return err
 		}
 		r.writes.Ranges++
-		svc.ranges[p] = true
+		svc.ranges = append(svc.ranges, p)
 	}
 	return nil
 }
@@ -34,28 +34,23 @@ func (r *Reconciler) dropRanges(svc *service, want plan.Service) error {
 		return nil
 	}
 	var errs []error
-	for p := range svc.ranges {
+	svc.ranges = slices.DeleteFunc(svc.ranges, func(p netip.Prefix) bool {
 		if slices.Contains(want.SourceRanges, p) {
-			continue
+			return false
 		}
 		if err := r.sources.Delete(svc.id, p); err != nil {
 			errs = append(errs, err)
-			continue
+			return false
 		}
 		r.writes.Ranges++
-		delete(svc.ranges, p)
-	}
+		return true
+	})
 	return errors.Join(errs...)
 }
 
 // guarded tells whether a frontend in the map asks for source ranges.
 func (s *service) guarded() bool {
-	for _, element := range s.frontends {
-		if element.SourceRanges {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(s.frontends, func(f frontend) bool { return f.element.SourceRanges })
 }
 
 // SetLocalSources tells the cluster's own addresses, whose clients count as inside.
@@ -63,9 +58,9 @@ func (r *Reconciler) SetLocalSources(prefixes []netip.Prefix) error {
 	if err := r.sources.Set(maps.LocalSources, prefixes); err != nil {
 		return fmt.Errorf("the cluster's own addresses: %w", err)
 	}
-	r.local = map[netip.Prefix]bool{}
+	r.local = []netip.Prefix{}
 	for _, p := range prefixes {
-		r.local[p.Masked()] = true
+		r.local = append(r.local, p.Masked())
 	}
 	return nil
 }
@@ -93,6 +88,8 @@ func (r *Reconciler) restoreRange(svc *service, id uint32, p netip.Prefix) error
 	if svc == nil || svc.id != id {
 		return r.sources.Delete(id, p)
 	}
-	svc.ranges[p] = true
+	if !slices.Contains(svc.ranges, p) {
+		svc.ranges = append(svc.ranges, p)
+	}
 	return nil
 }

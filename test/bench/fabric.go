@@ -29,6 +29,7 @@ type fabric struct {
 	*topo.Network
 	options
 	store *memapi.Store
+	own   map[*topo.Node]*memapi.Store // of those that have other objects than the rest
 	dir   string
 	close []func() error
 }
@@ -84,7 +85,11 @@ func (f *fabric) kubeconfig(node *topo.Node) (string, error) {
 		return "", err
 	}
 	f.close = append(f.close, l.Close)
-	go func() { _ = f.store.Serve(l) }() // ends with the listener
+	store := f.store
+	if own := f.own[node]; own != nil {
+		store = own
+	}
+	go func() { _ = store.Serve(l) }() // ends with the listener
 	file := filepath.Join(f.dir, node.Name+".kubeconfig")
 	return file, os.WriteFile(file, fmt.Appendf(nil, `apiVersion: v1
 kind: Config
@@ -183,6 +188,16 @@ func (k *kubeProxy) metric(name string) (float64, error) {
 	return sum, nil
 }
 
+// firstSync waits until kube-proxy has synced each family.
+func (k *kubeProxy) firstSync() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	return await(ctx, "its first sync", 20*time.Millisecond, func() (bool, error) {
+		syncs, err := k.metric("kubeproxy_sync_proxy_rules_duration_seconds_count")
+		return syncs >= 2, err
+	})
+}
+
 // usage is what a process has used so far: processor time, and its greatest and its present
 // resident memory in bytes.
 type usage struct {
@@ -238,9 +253,13 @@ func await(ctx context.Context, what string, every time.Duration, done func() (b
 
 // fill puts count services into the store, from number first on.
 func (f *fabric) fill(first, count, endpoints int, protocol corev1.Protocol) {
-	var objects []memapi.Object
+	f.store.Put(fillers(first, count, endpoints, protocol)...)
+}
+
+// fillers are count services whose endpoints nobody has, from number first on.
+func fillers(first, count, endpoints int, protocol corev1.Protocol) (objects []memapi.Object) {
 	for i := first; i < first+count; i++ {
 		objects = append(objects, serviceObject(i, protocol), sliceObject(i, protocol, "elsewhere", fillerEndpoints(i, endpoints)...))
 	}
-	f.store.Put(objects...)
+	return objects
 }

@@ -5,6 +5,7 @@ package main
 import (
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"net/netip"
 
 	"github.com/cilium/ebpf"
@@ -91,7 +92,8 @@ func (f flows) frame(srcMAC, dstMAC []byte) ([]byte, error) {
 	return buffer.Bytes(), err
 }
 
-// drive tells a driver to make the packets of the first count flows, a power of two.
+// drive tells a driver to make the packets of the first count flows, a power of two. They differ by
+// one address and one port.
 func (f flows) drive(frame []byte, count uint32) probe.Drive {
 	ip := uint32(14)
 	l4 := ip + 20
@@ -104,6 +106,10 @@ func (f flows) drive(frame []byte, count uint32) probe.Drive {
 		d.L4CheckOffset = l4 + 6
 	}
 	raw := f.src.Addr().AsSlice()
+	if f.dst.addrs {
+		d.AddrOffset += uint32(len(raw))
+		raw = f.dst.Addr().AsSlice()
+	}
 	d.Addr = binary.BigEndian.Uint32(raw[len(raw)-4:])
 	d.Port = uint32(f.src.Port())
 	if f.dst.ports {
@@ -113,6 +119,17 @@ func (f flows) drive(frame []byte, count uint32) probe.Drive {
 	for i := range d.Frame {
 		d.Frame[i] = binary.NativeEndian.Uint64(frame[8*i:])
 	}
+	return d
+}
+
+// sweep is like drive, for flows that differ by their destination: once all have had a packet, the
+// next are of another source.
+func (f flows) sweep(frame []byte, count uint32) probe.Drive {
+	d := f.drive(frame, count)
+	raw := f.src.Addr().AsSlice()
+	d.ClientOffset = d.AddrOffset - uint32(len(raw))
+	d.Client = binary.BigEndian.Uint32(raw[len(raw)-4:])
+	d.ClientShift = uint32(bits.TrailingZeros32(count))
 	return d
 }
 

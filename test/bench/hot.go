@@ -18,14 +18,15 @@ import (
 
 // hotCase is a kind of packet that is run through one program.
 type hotCase struct {
-	name    string
-	hook    bpf.Hook
-	flows   flows
-	verdict bpf.Verdict   // that each packet must end in
-	events  []bpf.Verdict // that must come with each
-	every   bool          // each packet is of a flow that was never there before
-	many    bool          // measured with the greatest number of flows too
-	limit   string        // the program that does the least
+	name     string
+	hook     bpf.Hook
+	flows    flows
+	verdict  bpf.Verdict   // that each packet must end in
+	events   []bpf.Verdict // that must come with each
+	every    bool          // each packet is of a flow that was never there before
+	services uint32        // if not 0, a power of two: each packet is for another one of so many
+	many     bool          // measured with the greatest number of flows too
+	limit    string        // the program that does the least
 }
 
 // hotFamily is what is measured of one address family.
@@ -67,19 +68,31 @@ func measureHot(o options) (results []Result, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, network.Close()) }()
-	rig, err := newHotRig(o, network, sizes)
+	rig, err := newHotRig(o, network, sizes.tables())
 	if err != nil {
 		return nil, err
 	}
 	defer rig.close()
 	err = rig.node.Do(func() error {
+		if err := rig.publish(); err != nil {
+			return err
+		}
 		results, err = rig.measure(sizes)
 		return err
 	})
 	return results, err
 }
 
-func newHotRig(o options, network *topo.Network, sizes hotSizes) (*hotRig, error) {
+// tables are the sizes of the maps that hold the flows.
+func (s hotSizes) tables() map[string]uint32 {
+	few := s.few[len(s.few)-1]
+	flows := 4 * max(few, s.many)
+	return map[string]uint32{"flows4": flows, "flows6": flows, "flows_new4": 2 * few, "flows_new6": 2 * few}
+}
+
+// newHotRig makes a datapath whose maps have so many elements; those that aren't named have their
+// own number.
+func newHotRig(o options, network *topo.Network, sizes map[string]uint32) (*hotRig, error) {
 	rig := &hotRig{options: o, node: network.Nodes[0], packets: hotRepeat}
 	if o.quick {
 		rig.packets /= 10
@@ -112,21 +125,16 @@ func (r *hotRig) close() {
 
 // load makes the datapath with tables of the size of the measurement, and with a second so long
 // that none passes: each packet then does the same.
-func (r *hotRig) load(sizes hotSizes) error {
+func (r *hotRig) load(sizes map[string]uint32) error {
 	spec, err := bpf.Spec()
 	if err != nil {
 		return err
 	}
-	flows := max(sizes.few[len(sizes.few)-1], sizes.many)
-	for _, m := range spec.Maps {
+	for name, m := range spec.Maps {
 		m.Pinning = ebpf.PinNone
-	}
-	for _, name := range []string{"flows4", "flows6"} {
-		spec.Maps[name].MaxEntries = 4 * flows
-	}
-	newFlows := 2 * sizes.few[len(sizes.few)-1]
-	for _, name := range []string{"flows_new4", "flows_new6"} {
-		spec.Maps[name].MaxEntries = newFlows
+		if size := sizes[name]; size > 0 {
+			m.MaxEntries = size
+		}
 	}
 	if err := spec.Variables["hz"].Set(uint32(1_000_000)); err != nil {
 		return err
@@ -141,7 +149,7 @@ func (r *hotRig) load(sizes hotSizes) error {
 		return err
 	}
 	r.maps, r.programs = datapath.Maps, datapath.Programs
-	if r.Collection, err = probe.Load(datapath.Maps, newFlows); err != nil {
+	if r.Collection, err = probe.Load(datapath.Maps, spec.Maps["flows_new4"].MaxEntries); err != nil {
 		return err
 	}
 	if err := r.configure(); err != nil {
@@ -150,7 +158,7 @@ func (r *hotRig) load(sizes hotSizes) error {
 	return r.makeTemplate()
 }
 
-// configure publishes what new flows are opened by, and what cluster IPs there are.
+// configure tells the datapath of its device, and what cluster IPs there are.
 func (r *hotRig) configure() error {
 	if err := maps.BumpEpoch(r.maps); err != nil {
 		return err
@@ -162,12 +170,14 @@ func (r *hotRig) configure() error {
 		return err
 	}
 	cluster := maps.NewClusterAddrs(r.maps)
-	if err := errors.Join(cluster.Put(netip.MustParseAddr("10.96.0.1")), cluster.Put(netip.MustParseAddr("fd00:10:96::1")),
-		cluster.SetRanges([]maps.ClusterRange{{Prefix: netip.MustParsePrefix("10.96.0.0/12")}, {Prefix: netip.MustParsePrefix("fd00:10:96::/108")}})); err != nil {
-		return err
-	}
+	return errors.Join(cluster.Put(netip.MustParseAddr("10.96.0.1")), cluster.Put(netip.MustParseAddr("fd00:10:96::1")),
+		cluster.SetRanges([]maps.ClusterRange{{Prefix: netip.MustParsePrefix("10.96.0.0/12")}, {Prefix: netip.MustParsePrefix("fd00:10:96::/108")}}))
+}
+
+// publish makes what new flows are opened by.
+func (r *hotRig) publish() error {
 	for _, base := range []string{"10.244.1.66", "fd00:10:244:1::42"} {
-		if err := publish(r.maps, netip.MustParseAddr(base)); err != nil {
+		if err := publishNodePort(r.maps, netip.MustParseAddr(base)); err != nil {
 			return err
 		}
 	}
@@ -197,8 +207,8 @@ const (
 	newBackends     = 188 // beyond those that established flows have taken all ports of
 )
 
-// publish makes a NodePort whose backends are on another node.
-func publish(p maps.Provider, first netip.Addr) error {
+// publishNodePort makes a NodePort whose backends are on another node.
+func publishNodePort(p maps.Provider, first netip.Addr) error {
 	backends, err := maps.NewBackends(p)
 	if err != nil {
 		return err
@@ -439,7 +449,11 @@ func (r *hotRig) limitSubject(name string, program *ebpf.Program, c hotCase, siz
 // freshDrive makes packets of flows that were never there.
 func (r *hotRig) freshDrive(c hotCase, frame []byte) probe.Drive {
 	d := c.flows.drive(frame, 1<<26)
-	d.Stride, d.Next = 1, r.fresh
+	d.Stride = 1
+	if c.services > 0 {
+		d = c.flows.sweep(frame, c.services)
+	}
+	d.Next = r.fresh
 	r.fresh += 2 * r.packets // a run that is begun again makes more
 	return d
 }

@@ -39,7 +39,9 @@ var groups = []group{
 	{"hot", "Hot path: ns a packet, harness subtracted", measureHot},
 	{"forward", "Forwarding: thousands of packets a second, through a node", measureForward},
 	{"sockets", "Sockets: microseconds, from a pod to a cluster IP", measureSockets},
+	{"churn", "First packet and churn: from a pod to a cluster IP, and from an event to its effect", measureChurn},
 	{"programming", "Programming: from objects to a kernel that serves them", measureProgramming},
+	{"scale", "Scale: memory, and nanoseconds a packet as tables grow", measureScale},
 }
 
 func main() {

@@ -122,12 +122,7 @@ func processTime() (time.Duration, error) {
 // programFromMemory measures from objects in memory to maps that hold them, and then from an event
 // to maps that follow it.
 func programFromMemory(o options, n int) ([]Result, error) {
-	var services []*corev1.Service
-	var slices []*discoveryv1.EndpointSlice
-	for i := range n {
-		services = append(services, serviceObject(i, corev1.ProtocolTCP))
-		slices = append(slices, sliceObject(i, corev1.ProtocolTCP, "elsewhere", fillerEndpoints(i, programEndpoints)...))
-	}
+	services, slices := programObjects(n)
 	var walls, cpus, events []float64
 	for range min(o.runs, 3) {
 		rig, err := newMemoryRig(n)
@@ -139,13 +134,8 @@ func programFromMemory(o options, n int) ([]Result, error) {
 			return nil, err
 		}
 		started := time.Now()
-		for i := range services {
-			rig.OnService(nil, services[i])
-			rig.OnEndpointSlice(nil, slices[i])
-		}
-		rig.OnSynced()
-		for rig.Status().Services < n {
-			<-rig.synced
+		if err := rig.program(services, slices); err != nil {
+			return nil, err
 		}
 		walls = append(walls, time.Since(started).Seconds())
 		after, err := processTime()
@@ -153,9 +143,6 @@ func programFromMemory(o options, n int) ([]Result, error) {
 			return nil, err
 		}
 		cpus = append(cpus, (after - before).Seconds())
-		if failures := rig.Status().Failures; len(failures) > 0 {
-			return nil, fmt.Errorf("%d services failed, as %s", len(failures), failures[0])
-		}
 		waits, err := rig.eventTimes(slices, 50)
 		rig.stop()
 		if err != nil {
@@ -170,6 +157,30 @@ func programFromMemory(o options, n int) ([]Result, error) {
 		{Metric: "event to maps p50, " + name, Unit: "ms", Waggle: quantile(events, 0.5), Runs: events},
 		{Metric: "event to maps p99, " + name, Unit: "ms", Waggle: quantile(events, 0.99), Runs: events},
 	}, nil
+}
+
+func programObjects(n int) (services []*corev1.Service, slices []*discoveryv1.EndpointSlice) {
+	for i := range n {
+		services = append(services, serviceObject(i, corev1.ProtocolTCP))
+		slices = append(slices, sliceObject(i, corev1.ProtocolTCP, "elsewhere", fillerEndpoints(i, programEndpoints)...))
+	}
+	return services, slices
+}
+
+// program tells of objects, and waits until the maps have them.
+func (r *memoryRig) program(services []*corev1.Service, slices []*discoveryv1.EndpointSlice) error {
+	for i := range services {
+		r.OnService(nil, services[i])
+		r.OnEndpointSlice(nil, slices[i])
+	}
+	r.OnSynced()
+	for r.Status().Services < len(services) {
+		<-r.synced
+	}
+	if failures := r.Status().Failures; len(failures) > 0 {
+		return fmt.Errorf("%d services failed, as %s", len(failures), failures[0])
+	}
+	return nil
 }
 
 // eventTimes changes the endpoints of one service after the other, and measures, in milliseconds,
@@ -277,13 +288,7 @@ func (f *fabric) programPeer(node int, mode string, results []*Result) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	defer cancel()
-	err = await(ctx, "its first sync", 20*time.Millisecond, func() (bool, error) {
-		syncs, err := k.metric("kubeproxy_sync_proxy_rules_duration_seconds_count")
-		return syncs >= 2, err // one of each family
-	})
-	if err != nil {
+	if err := k.firstSync(); err != nil {
 		return err
 	}
 	wall := time.Since(started).Seconds()

@@ -74,6 +74,9 @@ func printTable(out io.Writer, title string, results []Result) {
 			if value == 0 {
 				return ""
 			}
+			if ratios[name] == 0 {
+				return figure(value)
+			}
 			return fmt.Sprintf("%s (%.2fx)", figure(value), ratios[name])
 		}
 		cells := []string{r.Metric, r.Unit, figure(r.Waggle),
@@ -99,7 +102,8 @@ func figure(v float64) string {
 	}
 }
 
-func writeJSON(dir, name string, results []Result) error {
+// writeJSON writes the lines of a table.
+func writeJSON(dir, name string, results any) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}

@@ -48,7 +48,7 @@ func socketMain() {
 		}
 		var reply socketReply
 		var err error
-		if reply.Nanoseconds, err = r.run(); err != nil {
+		if reply.Nanoseconds, err = r.answer(); err != nil {
 			reply.Err = err.Error()
 		}
 		if err := out.Encode(reply); err != nil {
@@ -62,11 +62,26 @@ type socketRequest struct {
 	What  string
 	To    netip.AddrPort
 	Times int
+	Among []netip.AddrPort // what first packets are sent to in turn
+	For   time.Duration    // instead of Times
+	Want  byte             // what the endpoint answers that is waited for
 }
 
 type socketReply struct {
-	Nanoseconds float64 // of one round, the median
+	Nanoseconds []float64 // of one round: the median, or p50 and p99
 	Err         string
+}
+
+func (r socketRequest) answer() ([]float64, error) {
+	switch r.What {
+	case doFirstTCP, doFirstUDP:
+		return r.first()
+	case doFollow:
+		at, err := r.follow()
+		return []float64{at}, err
+	}
+	median, err := r.run()
+	return []float64{median}, err
 }
 
 func (r socketRequest) run() (float64, error) {
@@ -166,18 +181,27 @@ func startSocketClient(pod *topo.Pod) (*socketClient, error) {
 	return c, c.cmd.Start()
 }
 
+// ask returns microseconds.
 func (c *socketClient) ask(r socketRequest) (float64, error) {
-	if err := c.in.Encode(r); err != nil {
+	ns, err := c.send(r)
+	if err != nil {
 		return 0, err
+	}
+	return ns[0] / 1000, nil
+}
+
+func (c *socketClient) send(r socketRequest) ([]float64, error) {
+	if err := c.in.Encode(r); err != nil {
+		return nil, err
 	}
 	var reply socketReply
 	if err := c.out.Decode(&reply); err != nil {
-		return 0, err
+		return nil, err
 	}
 	if reply.Err != "" {
-		return 0, errors.New(reply.Err)
+		return nil, errors.New(reply.Err)
 	}
-	return reply.Nanoseconds / 1000, nil
+	return reply.Nanoseconds, nil
 }
 
 // serveEcho answers in a pod until the listener is closed; its connections end by themselves.
@@ -230,7 +254,7 @@ func measureSockets(o options) (results []Result, err error) {
 	defer cancel()
 	for _, p := range places {
 		err := await(ctx, p.name+" to serve", 100*time.Millisecond, func() (bool, error) {
-			_, err := p.client.ask(socketRequest{doCRR, p.to, 1})
+			_, err := p.client.ask(socketRequest{What: doCRR, To: p.to, Times: 1})
 			return err == nil, err
 		})
 		if err != nil {
@@ -302,7 +326,7 @@ func socketResult(what string, places []socketPlace, services, times, runs int) 
 	var subjects []*subject
 	for _, p := range places {
 		subjects = append(subjects, &subject{name: p.name, measure: func() (float64, error) {
-			return p.client.ask(socketRequest{what, p.to, times})
+			return p.client.ask(socketRequest{What: what, To: p.to, Times: times})
 		}})
 	}
 	if err := takeTurns(runs, subjects); err != nil {

@@ -185,13 +185,14 @@ func (c Counters) Since(before Counters) Counters {
 // compiled.
 const BinaryVariable = "WAGGLE_BINARY"
 
-// Build compiles the command into a directory, unless there is one, and returns its path.
-func Build(dir string) (string, error) {
-	if binary := os.Getenv(BinaryVariable); binary != "" {
+// Build compiles the command into a directory, with build tags if any are given, and returns its
+// path. Without tags it may have been compiled already.
+func Build(dir string, tags ...string) (string, error) {
+	if binary := os.Getenv(BinaryVariable); binary != "" && len(tags) == 0 {
 		return binary, nil
 	}
 	binary := filepath.Join(dir, "waggle")
-	out, err := exec.Command("go", "build", "-o", binary, "github.com/waggle-lb/waggle/cmd/waggle").CombinedOutput()
+	out, err := exec.Command("go", "build", "-tags", strings.Join(tags, ","), "-o", binary, "github.com/waggle-lb/waggle/cmd/waggle").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("building waggle: %w: %s", err, out)
 	}

@@ -87,18 +87,22 @@ func (n *Node) Led(frame []byte) (Tuple, bool) {
 	}
 	p, how := read(frame, kind == typeIPv6)
 	if how == isFragment && p.readPart() && p.part == first {
-		how = p.readTransport()
+		how = p.readFirst()
 	}
 	return p.tuple, how == understood && n.frontend(p.tuple.Dst, p.tuple.Proto) != nil
 }
 
-// Torn is a client's record whose other half is not where answers would look for it, or of another
-// flow. One that is closed may have lost it to the next one.
+// Torn is a client's record whose other half is not where answers would look for it. One that is
+// closed may have lost it to the next one, and one that nobody has confirmed to any.
 func (n *Node) Torn() (Tuple, bool) {
 	for _, tables := range n.byFamily {
 		for _, table := range []*Table{tables.pending, tables.confirmed} {
 			for t, r := range table.Records {
-				if !r.is(bpf.FlowReply|bpf.FlowEgressHalf) && !r.closed() && table.other(t, r) == nil && !n.dead(table, t, r) {
+				if r.is(bpf.FlowReply|bpf.FlowEgressHalf) || r.closed() || table.other(t, r) != nil || n.dead(table, t, r) {
+					continue
+				}
+				taken := tables.pending.get(r.mirror(t)) != nil || tables.confirmed.get(r.mirror(t)) != nil
+				if !taken || table == tables.confirmed {
 					return t, true
 				}
 			}

@@ -202,7 +202,7 @@ func (n *Node) flow(p *packet) (found, bpf.Verdict) {
 	policy := n.frontend(t.Dst, t.Proto)
 	answer := t.Dst.Port() >= n.SNATMin && t.Dst.Port() <= n.SNATMax
 	if policy != nil || answer {
-		if r := n.find(tables.pending, t, p.flags); r != nil {
+		if r := n.find(tables.pending, t, p.flags); r != nil && n.repair(t, r) {
 			return found{r, tables.pending}, bpf.VerdictCount
 		}
 	}
@@ -292,11 +292,11 @@ func (n *Node) complete(p *packet) reading {
 	if !p.readPart() {
 		return unreadable
 	}
-	if p.proto() != TCP && p.proto() != UDP {
+	if p.proto() != TCP && p.proto() != UDP && p.proto() != SCTP {
 		return isFragment
 	}
 	if p.part == first {
-		return p.readTransport()
+		return p.readFirst()
 	}
 	ports, ok := n.fragments[p.fragmentKey()]
 	if !ok || n.Clock-ports.seen >= FragmentTime {

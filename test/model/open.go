@@ -161,21 +161,23 @@ func (n *Node) cannotOpen(p *packet, b *Backend, o origin) bool {
 }
 
 // freePorts are the source ports under which the backend may know the flow. One that is the
-// client's own and can be kept is the only one.
+// client's own and can be kept is the only one; where none is free, those of flows that nobody has
+// confirmed are.
 func (n *Node) freePorts(p *packet, b *Backend, w way) map[uint16]bool {
-	free := make(map[uint16]bool)
-	try := func(port uint16) {
-		if n.isFree(p.tuple, b, w, port) {
+	if own := p.tuple.Src.Port(); w.flags == 0 && n.isFree(p.tuple, b, w, own) {
+		return map[uint16]bool{own: true}
+	}
+	free, held := make(map[uint16]bool), make(map[uint16]bool)
+	for i := int(n.SNATMin); i <= int(n.SNATMax); i++ {
+		switch port := uint16(i); {
+		case n.isFree(p.tuple, b, w, port):
 			free[port] = true
+		case n.isHeld(p.tuple, b, w, port):
+			held[port] = true
 		}
 	}
-	if w.flags == 0 {
-		if try(p.tuple.Src.Port()); len(free) > 0 {
-			return free
-		}
-	}
-	for port := int(n.SNATMin); port <= int(n.SNATMax); port++ {
-		try(uint16(port))
+	if len(free) == 0 {
+		return held
 	}
 	return free
 }
@@ -193,6 +195,17 @@ func (n *Node) isFree(t Tuple, b *Backend, w way, port uint16) bool {
 		!(n.stale(r, t.Proto) && n.dead(tables.pending, reply, r)) {
 		return false
 	}
+	return n.isUnconfirmed(t, b, w, port)
+}
+
+// isHeld: if by anybody, then by a flow that nobody has confirmed.
+func (n *Node) isHeld(t Tuple, b *Backend, w way, port uint16) bool {
+	r := n.tables(t).pending.get(replyOf(t, b, w, port))
+	return (r == nil || r.State&bpf.StateConfirmed == 0) && n.isUnconfirmed(t, b, w, port)
+}
+
+func (n *Node) isUnconfirmed(t Tuple, b *Backend, w way, port uint16) bool {
+	tables, reply := n.tables(t), replyOf(t, b, w, port)
 	r := tables.confirmed.get(reply)
 	return r == nil || w.flags == 0 && r.mirrors(t, false) ||
 		n.stale(r, t.Proto) && n.dead(tables.confirmed, reply, r)
@@ -215,7 +228,7 @@ func (n *Node) record(p *packet, s *Service, b *Backend, o origin) bpf.Verdict {
 	made, opened := n.choices.Opened(p.tuple)
 	port := made.Src.Port()
 	switch span := int(n.SNATMax) - int(n.SNATMin); {
-	case span < 64: // few enough to try all
+	case span <= 10: // all are tried before any that is held is taken
 		free := n.freePorts(p, b, w)
 		if len(free) == 0 {
 			return bpf.VerdictDropSNATExhausted
@@ -236,6 +249,9 @@ func (n *Node) record(p *packet, s *Service, b *Backend, o origin) bpf.Verdict {
 	reply := replyOf(p.tuple, b, w, port)
 	tables.confirmed.remove(reply)
 	half := Record{Service: s.ID, Backend: b.ID, Seen: n.Clock, Src: p.tuple.Dst, Dst: p.tuple.Src}
+	if p.flags&Fin != 0 {
+		half.State = bpf.StateFinClient
+	}
 	half.Flags = replyFlags(w.flags)
 	tables.pending.insert(reply, half)
 	half.Src, half.Dst, half.Flags = reply.Dst, b.Addr, w.flags

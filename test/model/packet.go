@@ -171,6 +171,23 @@ func (p *packet) readTransport() reading {
 	return understood
 }
 
+// readFirst reads the transport header of a first fragment.
+func (p *packet) readFirst() reading {
+	if p.proto() == SCTP && p.within(16) {
+		// The sum is over the whole, whose length is known of a chunk that is larger than this.
+		length := p.onlyChunk()
+		if length < p.l4Length() || length > 0xffff || p.frame[p.l4+12] == 2 { // INIT ACK
+			return isFragment
+		}
+	}
+	return p.readTransport()
+}
+
+// onlyChunk is the length of an SCTP message of one chunk.
+func (p *packet) onlyChunk() int {
+	return 12 + (int(binary.BigEndian.Uint16(p.frame[p.l4+14:]))+3)&^3
+}
+
 // readSCTP tells an association in TCP's terms by its first chunk (RFC 9260, 3.2): what
 // acknowledges an INIT ACK is the tag that it asked for.
 func (p *packet) readSCTP() bool {
@@ -289,8 +306,12 @@ func (p *packet) sumSCTP(out []byte) {
 	if found == 0 { // left to a device
 		return
 	}
+	length := p.l4Length()
+	if p.part == first {
+		length = p.onlyChunk()
+	}
 	right := func(frame []byte) uint32 {
-		m := make([]byte, p.l4Length())
+		m := make([]byte, length)
 		copy(m, frame[p.l4:])
 		return SCTPChecksum(m)
 	}

@@ -83,10 +83,7 @@ func (n *Node) followAnswer(f found, p *packet) {
 
 // followClient: the client's packet may be what confirms the flow.
 func (n *Node) followClient(f found, p *packet) {
-	if !n.repair(p.tuple, f.Record) || !acknowledges(f.Record, p) {
-		return
-	}
-	if !n.confirm(p.tuple, f.Record) {
+	if acknowledges(f.Record, p) && !n.confirm(p.tuple, f.Record) {
 		f.Expect = p.ack
 	}
 }
@@ -138,9 +135,12 @@ func (n *Node) confirm(t Tuple, r *Record) bool {
 	return true
 }
 
-// repair makes anew what of the client's flow has been evicted. False: the backend knows another
-// flow by its source now.
+// repair makes anew what of a client's flow has been evicted. False: the backend knows another
+// flow by its source now, so that it is none any more.
 func (n *Node) repair(t Tuple, r *Record) bool {
+	if r.is(bpf.FlowReply | bpf.FlowEgressHalf) {
+		return true
+	}
 	pending := n.tables(t).pending
 	if pending.other(t, r) == nil && n.restore(t, r) == nil {
 		pending.remove(t)

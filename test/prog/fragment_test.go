@@ -116,26 +116,24 @@ func (c *conversation) unknown(p packet) bpf.Verdict {
 }
 
 func (c *conversation) requestPieces(changes ...change) []packet {
-	return c.packet(c.client, c.frontend, acked, payload(4001)).with(changes...).pieces(1400)
+	return c.packet(c.client, c.frontend, acked, c.large()).with(changes...).pieces(1400)
 }
 
 func (c *conversation) replyPieces(changes ...change) []packet {
-	return c.packet(c.backend, c.source, synAck, flags("A"), payload(4001)).with(changes...).pieces(1400)
+	return c.packet(c.backend, c.source, synAck, flags("A"), c.large()).with(changes...).pieces(1400)
 }
 
-// forFragments leaves out SCTP, whose checksum needs the length of the whole.
-func forFragments(t *testing.T, test func(*testing.T, variant, path)) {
-	forEachPath(t, func(t *testing.T, v variant, p path) {
-		if !v.isTCP() && !v.isUDP() {
-			t.Skip("SCTP")
-		}
-		test(t, v, p)
-	})
+// large is a payload for three fragments. What SCTP sends is filled up to four bytes.
+func (c *conversation) large() change {
+	if c.isTCP() || c.isUDP() {
+		return payload(4001)
+	}
+	return payload(4000)
 }
 
 // TestFragments, of contract 40: both ways, in order; each is counted for what became of it.
 func TestFragments(t *testing.T) {
-	forFragments(t, func(t *testing.T, v variant, p path) {
+	forEachPath(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)
 		c.establish()
 		for range 2 {
@@ -159,8 +157,8 @@ func TestFragments(t *testing.T) {
 
 // TestFragmentsOpen: a flow may begin, be answered and be confirmed by fragments.
 func TestFragmentsOpen(t *testing.T) {
-	forFragments(t, func(t *testing.T, v variant, p path) {
-		if v.isTCP() {
+	forEachPath(t, func(t *testing.T, v variant, p path) {
+		if !v.isUDP() {
 			t.Skip("UDP only")
 		}
 		c := converse(newNode(t), v, p)
@@ -186,7 +184,7 @@ func TestFragmentsOpen(t *testing.T) {
 
 // TestFragmentOvertakes: one that comes before the first is left to the stack as it is.
 func TestFragmentOvertakes(t *testing.T) {
-	forFragments(t, func(t *testing.T, v variant, p path) {
+	forEachPath(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)
 		c.establish()
 		request, reply := c.requestPieces(), c.replyPieces()
@@ -203,24 +201,24 @@ func TestFragmentOvertakes(t *testing.T) {
 
 // TestFragmentsApart: an identification is of one pair of hosts, one protocol and one way.
 func TestFragmentsApart(t *testing.T) {
-	forFragments(t, func(t *testing.T, v variant, p path) {
+	forEachPath(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)
 		c.establish()
 		pieces := c.requestPieces()
 		c.requestPiece(pieces[0])
 		later := pieces[1]
-		other := layers.IPProtocolUDP
-		if v.isUDP() {
-			other = layers.IPProtocolTCP
-		}
-		for _, stranger := range []packet{
+		strangers := []packet{
 			later.with(id(0x89ac)),
 			later.with(from(at(v.client2, clientPort))),
 			later.with(to(at(v.vip, nodePort))),
-			later.with(func(p *packet) { p.proto = other }),
-			later.with(func(p *packet) { p.proto = layers.IPProtocolSCTP }),
 			later.with(from(c.frontend), to(c.client)),
-		} {
+		}
+		for _, proto := range []layers.IPProtocol{layers.IPProtocolTCP, layers.IPProtocolUDP, layers.IPProtocolSCTP} {
+			if proto != later.proto {
+				strangers = append(strangers, later.with(func(p *packet) { p.proto = proto }))
+			}
+		}
+		for _, stranger := range strangers {
 			c.ingress(front, stranger).passed(bpf.VerdictFragment)
 		}
 		c.egress(front, later).passed(bpf.VerdictFragment)
@@ -230,7 +228,7 @@ func TestFragmentsApart(t *testing.T) {
 
 // TestFragmentsAge: the kernel waits half a minute for the rest of a packet, and so do we.
 func TestFragmentsAge(t *testing.T) {
-	forFragments(t, func(t *testing.T, v variant, p path) {
+	forEachPath(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t, variable("timeout_tcp", uint32(longest)), variable("timeout_udp", uint32(longest))), v, p)
 		c.establish()
 		pieces := c.requestPieces()
@@ -263,7 +261,7 @@ func (n *node) ageFragments(jiffies uint32) {
 
 // TestFragmentOfLostFlow: a later one says too little to open a flow.
 func TestFragmentOfLostFlow(t *testing.T) {
-	forFragments(t, func(t *testing.T, v variant, p path) {
+	forEachPath(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)
 		c.establish()
 		pieces := c.requestPieces()
@@ -293,20 +291,20 @@ func TestFragmentRefused(t *testing.T) {
 
 // TestFragmentAtomic: RFC 6946: a packet that is a fragment of itself.
 func TestFragmentAtomic(t *testing.T) {
-	forFragments(t, func(t *testing.T, v variant, p path) {
+	forEachPath(t, func(t *testing.T, v variant, p path) {
 		if v.client.Is4() {
 			t.Skip("IPv6 only")
 		}
 		c := converse(newNode(t), v, p)
 		c.establish()
-		c.requestPiece(c.packet(c.client, c.frontend, acked, payload(50)).pieces(1400)[0])
-		c.replyPiece(c.packet(c.backend, c.source, acked, payload(50)).pieces(1400)[0])
+		c.requestPiece(c.packet(c.client, c.frontend, acked, payload(52)).pieces(1400)[0])
+		c.replyPiece(c.packet(c.backend, c.source, acked, payload(52)).pieces(1400)[0])
 	})
 }
 
 // TestFragmentTooShort: a first one without its transport header, be there bytes behind it or not.
 func TestFragmentTooShort(t *testing.T) {
-	forFragments(t, func(t *testing.T, v variant, p path) {
+	forEachPath(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)
 		c.establish()
 		whole := c.packet(c.client, c.frontend, acked, payload(100))
@@ -327,15 +325,21 @@ func TestFragmentTooShort(t *testing.T) {
 	})
 }
 
-// TestFragmentsSCTP pass: their checksum can't be changed without the length of the whole.
+// TestFragmentsSCTP pass where the first doesn't tell the length of the whole, over which the
+// checksum is: there are more chunks than that one.
 func TestFragmentsSCTP(t *testing.T) {
 	for _, v := range sctpVariants {
 		c := converse(newNode(t), v, otherDevice)
 		c.establish()
-		for _, piece := range c.requestPieces() {
-			for _, r := range c.everywhere(piece.bytes()) {
+		pieces := c.requestPieces()
+		for _, length := range []uint16{4, 4 * 300, 1400 - sctpHeader - 4} {
+			frame := pieces[0].bytes()
+			binary.BigEndian.PutUint16(frame[pieces[0].l4()+sctpHeader+2:], length)
+			for _, r := range append(c.everywhere(frame), c.everywhere(pieces[1].bytes())...) {
 				r.passed(bpf.VerdictFragment)
 			}
 		}
+		c.requestPiece(pieces[0])
+		c.requestPiece(pieces[1])
 	}
 }

@@ -121,7 +121,11 @@ func (p packetOf) sctp(b []byte) []byte {
 		tag = 0
 	}
 	b = binary.BigEndian.AppendUint32(b, tag+uint32(p.Ack))
-	b = append(b, 0, 0, 0, 0, p.Flags, 0, 0, 20)
+	length := 20
+	if p.Parts > 0 {
+		length = 8 + p.Size
+	}
+	b = append(b, 0, 0, 0, 0, p.Flags, 0, byte(length>>8), byte(length))
 	return binary.BigEndian.AppendUint32(b, asked+uint32(p.Seq))
 }
 

@@ -28,7 +28,7 @@ const (
 // fuzzLimits are the settings that datapaths are loaded with for scripts.
 var fuzzLimits = []model.Limits{
 	{SNATMax: snatMin + 7, FlowsMax: fuzzTableSize},
-	{SNATMax: snatMin + 15, FlowsMax: fuzzTableSize, MasqueradeAll: true, AnswerPing: true},
+	{SNATMax: snatMin + 10, FlowsMax: fuzzTableSize, MasqueradeAll: true, AnswerPing: true},
 	{SNATMax: snatMax, FlowsMax: fuzzTableSize, AnswerPing: true},
 	{SNATMax: snatMin + 3, FlowsMax: 5},
 }

@@ -43,47 +43,76 @@ func exhausted(c *conversation) {
 	equal(c.t, "records", before, c.size(pending, c.variant))
 }
 
-// TestSNATExhausted: ports are used up by half-open flows and established ones
-// alike, but for each backend on its own.
+// TestSNATExhausted: established flows use ports up, but for each backend on its own.
 func TestSNATExhausted(t *testing.T) {
-	for name, step := range map[string]func(*conversation){"half-open": open, "established": establish} {
-		t.Run(name, func(t *testing.T) {
-			forEach(t, func(t *testing.T, v variant) {
-				c := converse(withFewPorts(t), v, otherDevice)
-				all := useAllPorts(c, step)
-				exhausted(all[fewPorts-1].again())
-				all[0].reply() // whoever had a port still has it
+	forEach(t, func(t *testing.T, v variant) {
+		c := converse(withFewPorts(t), v, otherDevice)
+		all := useAllPorts(c, establish)
+		exhausted(all[fewPorts-1].again())
+		all[0].reply() // whoever had a port still has it
 
-				other := all[fewPorts-1].again()
-				other.backend, other.frontend = at(v.far2, backendPort), at(v.vip, 80)
-				other.serve(v, other.frontend, other.backend)
-				useAllPorts(other, step)
-			})
-		})
-	}
+		other := all[fewPorts-1].again()
+		other.backend, other.frontend = at(v.far2, backendPort), at(v.vip, 80)
+		other.serve(v, other.frontend, other.backend)
+		useAllPorts(other, establish)
+	})
+}
+
+// TestSNATHalfOpen: strangers who are never heard of again may have all ports, but keep none
+// from others: the next client takes one over, and whoever had it starts anew.
+func TestSNATHalfOpen(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		c := converse(withFewPorts(t), v, otherDevice)
+		all := useAllPorts(c, open)
+		next := all[fewPorts-1].again()
+		next.establish()
+		var loser *conversation
+		for _, other := range all {
+			if other.source == next.source {
+				loser = other
+			}
+		}
+		if loser == nil {
+			t.Fatalf("the source port %s was nobody's", next.source)
+		}
+		loser.forget()
+		loser.request()
+		loser.had(bpf.VerdictFlowOpened)
+		if loser.source == next.source {
+			t.Errorf("an established flow lost its port %s", next.source)
+		}
+		next.request(acked, payload(5))
+		next.reply(flags("A"), payload(5))
+		next.standsIn(confirmed)
+	})
+}
+
+// TestSNATFlowsFull: a flow that is confirmed but finds no room in `flows` keeps its port.
+func TestSNATFlowsFull(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		c := converse(newNode(t, flowsEntries(1),
+			variable("snat_min", uint16(50000)), variable("snat_max", uint16(50000))), v, otherDevice)
+		c.request()
+		c.reply()
+		c.request(acked)
+		c.had(bpf.VerdictFlowsFull)
+		exhausted(c.again())
+		c.reply(flags("A"))
+	})
 }
 
 // TestSNATPortsComeBack with the time that a record outlives its flow by.
 func TestSNATPortsComeBack(t *testing.T) {
-	for name, step := range map[string]func(*conversation){"half-open": open, "established": establish} {
-		t.Run(name, func(t *testing.T) {
-			forEach(t, func(t *testing.T, v variant) {
-				c := converse(withFewPorts(t), v, otherDevice)
-				all := useAllPorts(c, step)
-				last := all[fewPorts-1].again()
-				exhausted(last)
-
-				table := confirmed
-				if name == "half-open" {
-					table = pending
-				}
-				all[2].age(table, 0, 1)
-				step(last)
-				equal(t, "source", all[2].source, last.source)
-				exhausted(last.again())
-			})
-		})
-	}
+	forEach(t, func(t *testing.T, v variant) {
+		c := converse(withFewPorts(t), v, otherDevice)
+		all := useAllPorts(c, establish)
+		last := all[fewPorts-1].again()
+		exhausted(last)
+		all[2].age(confirmed, 0, 1)
+		last.establish()
+		equal(t, "source", all[2].source, last.source)
+		exhausted(last.again())
+	})
 }
 
 // TestSNATPortOfClosed: a closed connection keeps its port for its TIME_WAIT.

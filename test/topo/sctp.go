@@ -10,7 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// HaveSCTP tells whether the kernel has SCTP's sockets.
+// KernelSpeaksSCTP tells whether the module is loaded. The kernel then answers what no socket does.
+func KernelSpeaksSCTP() bool {
+	_, err := os.Stat("/proc/net/sctp")
+	return err == nil
+}
+
+// HaveSCTP tells whether the kernel has SCTP's sockets. If they are in a module, that loads it.
 func HaveSCTP() bool {
 	fd, err := sctpSocket(unix.AF_INET)
 	if err == nil {

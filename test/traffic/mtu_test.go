@@ -317,7 +317,7 @@ func sendWithHops(t *testing.T, h *topo.Host, to netip.AddrPort, hops int) netip
 // awaitOffender reads the source of the ICMP error that a socket got, see ip(7), IP_RECVERR.
 func awaitOffender(fd int) (netip.Addr, error) {
 	poll := []unix.PollFd{{Fd: int32(fd)}}
-	if n, err := unix.Poll(poll, int((5 * time.Second).Milliseconds())); n == 0 || err != nil {
+	if n, err := unix.Poll(poll, int(topo.Patient(5*time.Second).Milliseconds())); n == 0 || err != nil {
 		return netip.Addr{}, errors.Join(errors.New("no ICMP error came"), err)
 	}
 	control := make([]byte, 512)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/waggle-lb/waggle/test/topo"
 )
@@ -77,7 +78,12 @@ func associateSockets(t *testing.T, s *setup, c *topo.Client, m mode, pods topo.
 	check(t, err)
 	to := netip.AddrPortFrom(f.addr(s, target, v6), f.port(target, false))
 	for range 2 {
-		reply := c.Echo(topo.Request{To: to, SCTP: true, SourcePort: 45000, Size: 20000, Count: 3})
+		request := topo.Request{To: to, SCTP: true, SourcePort: 45000, Size: 20000, Count: 3}
+		reply := c.Echo(request)
+		// The end of the association before may be under way.
+		for deadline := time.Now().Add(topo.Patient(5 * time.Second)); reply.Errno == "EADDRNOTAVAIL" && time.Now().Before(deadline); {
+			reply = c.Echo(request)
+		}
 		if reply.OK() && reply.Bytes != 60000 {
 			t.Errorf("%d bytes came back", reply.Bytes)
 		}

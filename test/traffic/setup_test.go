@@ -3,8 +3,10 @@
 package traffic
 
 import (
+	"errors"
 	"net/netip"
 	"os"
+	"sync"
 	"testing"
 
 	"github.com/waggle-lb/waggle/control"
@@ -72,9 +74,13 @@ func newSetupOf(t *testing.T, nodes int, pods topo.PodNetwork, m mode) *setup {
 
 func (s *setup) startAgents(t *testing.T) {
 	t.Helper()
-	for _, a := range s.agents {
-		check(t, a.Start())
+	errs := make([]error, len(s.agents))
+	var all sync.WaitGroup
+	for i, a := range s.agents {
+		all.Go(func() { errs[i] = a.Start() })
 	}
+	all.Wait()
+	check(t, errors.Join(errs...))
 }
 
 // addPod makes a pod that serves podPorts, and its manifest.

@@ -14,13 +14,14 @@ exec /sbin/modprobe -d "/srv/$kernel" "\$@"
 END
 chmod +x /tmp/modprobe
 echo /tmp/modprobe >/proc/sys/kernel/modprobe
-for module in veth bridge vxlan dummy cls_bpf sch_ingress nf_tables sctp; do
+for module in veth bridge vxlan dummy tun cls_bpf sch_ingress nf_tables; do
 	/tmp/modprobe $module || echo "module $module is missing"
 done
 
 export WAGGLE_PATIENCE=$patience WAGGLE_BINARY=/tmp/waggle TMPDIR=/tmp HOME=/root
 cp /mnt/waggle /tmp/
 result=0
+uname -srv
 
 run() { # name, directory, flags
 	name=$1

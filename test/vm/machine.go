@@ -68,11 +68,17 @@ func (m machine) run(ctx context.Context, script string, timeout time.Duration) 
 			return errors.New("interrupted")
 		case ctx.Err() != nil:
 			return fmt.Errorf("the machine was ended after %s; see %s", timeout, m.console())
-		case err == nil || notStarted == nil || try == boots:
+		case notStarted == nil:
 			return err
+		case err == nil:
+			err = fmt.Errorf("it has ended of itself; see %s", m.console())
 		}
 		// Udev gives up after two minutes, which on a busy host may be too early.
-		fmt.Fprintf(os.Stderr, "vm: the machine has not got as far as the tests (%v), another try\n", err)
+		err = fmt.Errorf("the machine has not got as far as the tests: %w", err)
+		if try == boots {
+			return err
+		}
+		fmt.Fprintf(os.Stderr, "vm: %v; another try\n", err)
 	}
 }
 

@@ -42,12 +42,23 @@ func TestRead(t *testing.T) {
     --- PASS: TestA/one (0.00s)
     --- FAIL: TestA/two (0.00s)
         a_test.go:1: wrong
---- SKIP: TestB (0.00s)
+=== RUN   TestB
+=== RUN   TestB/one
+=== PAUSE TestB/one
+=== RUN   TestB/two
+    b_test.go:2: something
+=== CONT  TestB/one
+    b_test.go:3: TCP only
+=== NAME  TestB/two
+    b_test.go:3: not here
+--- PASS: TestB (0.00s)
+    --- SKIP: TestB/one (0.00s)
+    --- SKIP: TestB/two (0.00s)
 --- PASS: TestC (0.00s)
 FAIL
 `))
-	want := outcome{passed: 2, skipped: []string{"TestB"}, failed: []string{"TestA/two"}}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(outcome{})); diff != "" {
+	want := outcome{passed: 2, skipped: []skip{{"TestB/one", "TCP only"}, {"TestB/two", "not here"}}, failed: []string{"TestA/two"}}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(outcome{}, skip{})); diff != "" {
 		t.Error(diff)
 	}
 }

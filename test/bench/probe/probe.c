@@ -10,6 +10,7 @@
 
 #include "../../../bpf/checksum.h"
 #include "../../../bpf/flow.h"
+#include "../../../bpf/service.h"
 #include <linux/pkt_cls.h>
 
 #define FRAME 96 /* bytes; they hold all headers of both families */
@@ -28,6 +29,9 @@ struct drive {
 	__u32 mask; /* the number of flows, a power of two, less one */
 	__u32 stride; /* odd: how far it is to the next packet's flow */
 	__u32 next;
+	__u32 client_offset; /* not 0: of a second address, which moves on when all flows have been */
+	__u32 client; /* the first of those, host byte order */
+	__u32 client_shift; /* log2 of the number of flows */
 	__u32 clock; /* jiffies, as the datapath reads them */
 	__u64 missed; /* what the lookups did not find */
 	__u64 failed; /* what could not be inserted */
@@ -78,25 +82,33 @@ struct {
 
 static __always_inline bool next_packet(void *data, void *end)
 {
+	__be32 *client = data + (driven.client_offset & 63);
 	__be32 *addr = data + (driven.addr_offset & 63);
 	__be16 *port = data + (driven.port_offset & 63);
 	__u16 *l4_check = data + (driven.l4_check_offset & 127);
 	__u16 *ip_check = data + (driven.ip_check_offset & 63);
 	__u64 *words = data;
+	__u32 number, flow;
 	__u64 diff;
-	__u32 flow;
 	int i;
 
-	if (data + FRAME > end || (void *)(addr + 1) > end || (void *)(port + 1) > end ||
-	    (void *)(l4_check + 1) > end || (void *)(ip_check + 1) > end)
+	if (data + FRAME > end || (void *)(client + 1) > end || (void *)(addr + 1) > end ||
+	    (void *)(port + 1) > end || (void *)(l4_check + 1) > end ||
+	    (void *)(ip_check + 1) > end)
 		return false;
 #pragma unroll
 	for (i = 0; i < FRAME / 8; i++)
 		words[i] = driven.frame[i];
-	flow = (driven.next++ * driven.stride) & driven.mask;
+	number = driven.next++;
+	flow = (number * driven.stride) & driven.mask;
 	diff = (__u32) ~*addr;
 	*addr = bpf_htonl(driven.addr + (flow >> PORT_BITS));
 	diff += *addr;
+	if (driven.client_offset) {
+		diff += (__u32) ~*client;
+		*client = bpf_htonl(driven.client + (number >> driven.client_shift));
+		diff += *client;
+	}
 	if (driven.ip_check_offset)
 		*ip_check = csum_apply(*ip_check, diff);
 	diff += (__u16) ~*port;
@@ -210,6 +222,21 @@ int lookup6(struct xdp_md *ctx)
 	if (!tuple6((void *)(long)ctx->data, (void *)(long)ctx->data_end, &t))
 		return XDP_ABORTED;
 	if (!flow_lookup(AF_INET6, true, &t))
+		driven.missed++;
+	return XDP_PASS;
+}
+
+/* Limit: what a new flow has to read, the frontend, a slot and the backend in it. */
+SEC("xdp")
+int choose4(struct xdp_md *ctx)
+{
+	struct service *svc;
+	struct tuple t;
+
+	if (!tuple4((void *)(long)ctx->data, (void *)(long)ctx->data_end, &t))
+		return XDP_ABORTED;
+	svc = frontend_lookup(AF_INET, t.daddr.word, t.dport, t.proto);
+	if (!svc || !backend_select(svc, &svc->external))
 		driven.missed++;
 	return XDP_PASS;
 }

@@ -36,7 +36,7 @@ func Load(replacements map[string]*ebpf.Map, bare uint32) (*ebpf.Collection, err
 		}
 		if shared := replacements[name]; shared != nil && !strings.HasPrefix(name, ".") {
 			used[name], m.MaxEntries = shared, shared.MaxEntries()
-		} else if strings.HasPrefix(name, "flows") {
+		} else if strings.HasPrefix(name, "flows") || name == "slots" || name == "backends" {
 			m.MaxEntries = 16 // nobody looks into it
 		}
 	}

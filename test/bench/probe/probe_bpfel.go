@@ -25,7 +25,11 @@ type probeDrive struct {
 	Mask          uint32
 	Stride        uint32
 	Next          uint32
+	ClientOffset  uint32
+	Client        uint32
+	ClientShift   uint32
 	Clock         uint32
+	_             [4]byte
 	Missed        uint64
 	Failed        uint64
 }
@@ -34,6 +38,7 @@ type probeDrive struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	probeMapBackends             = "backends"
 	probeMapBare4                = "bare4"
 	probeMapBare6                = "bare6"
 	probeMapCounters             = "counters"
@@ -44,6 +49,13 @@ const (
 	probeMapFlowsNew6            = "flows_new6"
 	probeMapMeasuredTc           = "measured_tc"
 	probeMapMeasuredXdp          = "measured_xdp"
+	probeMapNodeAddrs4           = "node_addrs4"
+	probeMapNodeAddrs6           = "node_addrs6"
+	probeMapServiceNames         = "service_names"
+	probeMapServices4            = "services4"
+	probeMapServices6            = "services6"
+	probeMapSlots                = "slots"
+	probeProgChoose4             = "choose4"
 	probeProgDeliver             = "deliver"
 	probeProgDriveTc             = "drive_tc"
 	probeProgDriveXdp            = "drive_xdp"
@@ -121,6 +133,7 @@ type probeSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type probeProgramSpecs struct {
+	Choose4     *ebpf.ProgramSpec `ebpf:"choose4"`
 	Deliver     *ebpf.ProgramSpec `ebpf:"deliver"`
 	DriveTc     *ebpf.ProgramSpec `ebpf:"drive_tc"`
 	DriveXdp    *ebpf.ProgramSpec `ebpf:"drive_xdp"`
@@ -142,16 +155,23 @@ type probeProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type probeMapSpecs struct {
-	Bare4       *ebpf.MapSpec `ebpf:"bare4"`
-	Bare6       *ebpf.MapSpec `ebpf:"bare6"`
-	Counters    *ebpf.MapSpec `ebpf:"counters"`
-	Delivered   *ebpf.MapSpec `ebpf:"delivered"`
-	Flows4      *ebpf.MapSpec `ebpf:"flows4"`
-	Flows6      *ebpf.MapSpec `ebpf:"flows6"`
-	FlowsNew4   *ebpf.MapSpec `ebpf:"flows_new4"`
-	FlowsNew6   *ebpf.MapSpec `ebpf:"flows_new6"`
-	MeasuredTc  *ebpf.MapSpec `ebpf:"measured_tc"`
-	MeasuredXdp *ebpf.MapSpec `ebpf:"measured_xdp"`
+	Backends     *ebpf.MapSpec `ebpf:"backends"`
+	Bare4        *ebpf.MapSpec `ebpf:"bare4"`
+	Bare6        *ebpf.MapSpec `ebpf:"bare6"`
+	Counters     *ebpf.MapSpec `ebpf:"counters"`
+	Delivered    *ebpf.MapSpec `ebpf:"delivered"`
+	Flows4       *ebpf.MapSpec `ebpf:"flows4"`
+	Flows6       *ebpf.MapSpec `ebpf:"flows6"`
+	FlowsNew4    *ebpf.MapSpec `ebpf:"flows_new4"`
+	FlowsNew6    *ebpf.MapSpec `ebpf:"flows_new6"`
+	MeasuredTc   *ebpf.MapSpec `ebpf:"measured_tc"`
+	MeasuredXdp  *ebpf.MapSpec `ebpf:"measured_xdp"`
+	NodeAddrs4   *ebpf.MapSpec `ebpf:"node_addrs4"`
+	NodeAddrs6   *ebpf.MapSpec `ebpf:"node_addrs6"`
+	ServiceNames *ebpf.MapSpec `ebpf:"service_names"`
+	Services4    *ebpf.MapSpec `ebpf:"services4"`
+	Services6    *ebpf.MapSpec `ebpf:"services6"`
+	Slots        *ebpf.MapSpec `ebpf:"slots"`
 }
 
 // probeVariableSpecs contains global variables before they are loaded into the kernel.
@@ -198,20 +218,28 @@ func (o *probeObjects) Close() error {
 //
 // It can be passed to loadProbeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type probeMaps struct {
-	Bare4       *ebpf.Map `ebpf:"bare4"`
-	Bare6       *ebpf.Map `ebpf:"bare6"`
-	Counters    *ebpf.Map `ebpf:"counters"`
-	Delivered   *ebpf.Map `ebpf:"delivered"`
-	Flows4      *ebpf.Map `ebpf:"flows4"`
-	Flows6      *ebpf.Map `ebpf:"flows6"`
-	FlowsNew4   *ebpf.Map `ebpf:"flows_new4"`
-	FlowsNew6   *ebpf.Map `ebpf:"flows_new6"`
-	MeasuredTc  *ebpf.Map `ebpf:"measured_tc"`
-	MeasuredXdp *ebpf.Map `ebpf:"measured_xdp"`
+	Backends     *ebpf.Map `ebpf:"backends"`
+	Bare4        *ebpf.Map `ebpf:"bare4"`
+	Bare6        *ebpf.Map `ebpf:"bare6"`
+	Counters     *ebpf.Map `ebpf:"counters"`
+	Delivered    *ebpf.Map `ebpf:"delivered"`
+	Flows4       *ebpf.Map `ebpf:"flows4"`
+	Flows6       *ebpf.Map `ebpf:"flows6"`
+	FlowsNew4    *ebpf.Map `ebpf:"flows_new4"`
+	FlowsNew6    *ebpf.Map `ebpf:"flows_new6"`
+	MeasuredTc   *ebpf.Map `ebpf:"measured_tc"`
+	MeasuredXdp  *ebpf.Map `ebpf:"measured_xdp"`
+	NodeAddrs4   *ebpf.Map `ebpf:"node_addrs4"`
+	NodeAddrs6   *ebpf.Map `ebpf:"node_addrs6"`
+	ServiceNames *ebpf.Map `ebpf:"service_names"`
+	Services4    *ebpf.Map `ebpf:"services4"`
+	Services6    *ebpf.Map `ebpf:"services6"`
+	Slots        *ebpf.Map `ebpf:"slots"`
 }
 
 func (m *probeMaps) Close() error {
 	return _ProbeClose(
+		m.Backends,
 		m.Bare4,
 		m.Bare6,
 		m.Counters,
@@ -222,6 +250,12 @@ func (m *probeMaps) Close() error {
 		m.FlowsNew6,
 		m.MeasuredTc,
 		m.MeasuredXdp,
+		m.NodeAddrs4,
+		m.NodeAddrs6,
+		m.ServiceNames,
+		m.Services4,
+		m.Services6,
+		m.Slots,
 	)
 }
 
@@ -253,6 +287,7 @@ type probeVariables struct {
 //
 // It can be passed to loadProbeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type probePrograms struct {
+	Choose4     *ebpf.Program `ebpf:"choose4"`
 	Deliver     *ebpf.Program `ebpf:"deliver"`
 	DriveTc     *ebpf.Program `ebpf:"drive_tc"`
 	DriveXdp    *ebpf.Program `ebpf:"drive_xdp"`
@@ -272,6 +307,7 @@ type probePrograms struct {
 
 func (p *probePrograms) Close() error {
 	return _ProbeClose(
+		p.Choose4,
 		p.Deliver,
 		p.DriveTc,
 		p.DriveXdp,

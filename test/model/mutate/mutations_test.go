@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"os"
+	"testing"
+)
+
+// TestMutationsApply: what mutations break is still there to be broken.
+func TestMutationsApply(t *testing.T) {
+	for _, m := range mutations {
+		dir := t.TempDir()
+		if err := os.CopyFS(dir, os.DirFS("../../../bpf")); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.apply(dir); err != nil {
+			t.Errorf("%s: %v", m.name, err)
+		}
+	}
+}
