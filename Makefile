@@ -45,7 +45,7 @@ test-cluster: require-root require-netfilter require-etcd kubernetes ## Run the 
 KERNEL ?= 6.1
 # What the agent does with files and commands is the same on all of them.
 VM_FLAGS ?= -skip 'TestMistakes|TestBrake|TestCommands|TestKubeProxyLeftovers'
-VM_TESTS ?= ./maps ./loader ./control ./control/reconcile ./test/prog ./test/traffic
+VM_TESTS ?= ./maps ./loader ./test/prog ./test/traffic
 
 .PHONY: test-vm
 test-vm: require-root require-netfilter require-vm ## Run the tests of datapath and traffic on Linux KERNEL (6.1, 6.12, host-like, ...), emulated
