@@ -4,7 +4,9 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -160,6 +162,7 @@ func (c *churn) result(err error) {
 	case err == nil:
 		c.done.Add(1)
 	case utilnet.IsConnectionRefused(err), utilnet.IsConnectionReset(err), utilnet.IsProbableEOF(err), utilnet.IsTimeout(err),
+		errors.Is(err, io.ErrUnexpectedEOF), utilnet.IsHTTP2ConnectionLost(err), // in the middle of an answer
 		apierrors.IsForbidden(err), apierrors.IsServiceUnavailable(err), apierrors.IsInternalError(err), apierrors.IsTooManyRequests(err):
 		c.failed.Add(1) // it is away, or has just come and knows nobody's rights yet
 	default:
