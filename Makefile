@@ -44,7 +44,7 @@ test-cluster: require-root require-netfilter require-etcd kubernetes ## Run the 
 
 KERNEL ?= 6.1
 # Emulated, a network with its agents takes half a minute. VM_TRAFFIC=. runs all there are, for hours.
-VM_TRAFFIC ?= TestMatrix|TestFragmentedUDP|TestPathMTU|TestRestart|TestRefuse$$|TestNodeProcess|TestHairpin
+VM_TRAFFIC ?= TestMatrix|TestFragmentedUDP|TestPathMTU|TestRefuse$$
 
 .PHONY: test-vm
 test-vm: require-root require-netfilter require-vm ## Run the tests of datapath and traffic on Linux KERNEL (6.1, 6.12, host-like, ...), emulated
