@@ -53,7 +53,7 @@ func fragmentedUDP(t *testing.T, pods topo.PodNetwork, m mode) {
 		t.Errorf("XDP saw no fragment: %v", moved)
 	}
 	for k, n := range moved {
-		if strings.Contains(k, "/drop") || strings.HasPrefix(k, "tc-") && strings.HasSuffix(k, "/unparsed") {
+		if strings.Contains(k, "/drop") { // others than ours may be unparsed: the kernels' multicast reports
 			t.Errorf("%d packets ended in %s", n, k)
 		}
 	}
