@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -18,13 +20,27 @@ type archive struct{ dir string }
 
 const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-// The kernels: 6.1 is bookworm's, 6.12 is trixie's, and later ones come as backports.
-var suites = []struct{ url, suite string }{
-	{"http://deb.debian.org/debian", "bookworm"},
-	{"http://deb.debian.org/debian-security", "bookworm-security"},
-	{"http://deb.debian.org/debian", "trixie"},
-	{"http://deb.debian.org/debian-security", "trixie-security"},
-	{"http://deb.debian.org/debian", "trixie-backports"},
+// The kernels: 6.1 is bookworm's, 6.12 is trixie's, and later ones come as backports. Where they
+// are is told by what this machine installs from: the end of its address.
+var suites = []struct{ archive, suite string }{
+	{"debian", "bookworm"},
+	{"debian-security", "bookworm-security"},
+	{"debian", "trixie"},
+	{"debian-security", "trixie-security"},
+	{"debian", "trixie-backports"},
+}
+
+// sources are the lines of a sources.list that has the suites.
+func sources(sites []string) (string, error) {
+	var text strings.Builder
+	for _, s := range suites {
+		at := slices.IndexFunc(sites, func(site string) bool { return path.Base(site) == s.archive })
+		if at < 0 {
+			return "", fmt.Errorf("apt has no source that ends in /%s: %q", s.archive, sites)
+		}
+		fmt.Fprintf(&text, "deb [signed-by=%s] %s %s main\n", keyring, sites[at], s.suite)
+	}
+	return text.String(), nil
 }
 
 func (a archive) lists() string { return filepath.Join(a.dir, "lists") }
@@ -36,22 +52,26 @@ func (a archive) update() error {
 			return err
 		}
 	}
-	sources := filepath.Join(a.dir, "sources.list")
-	if info, err := os.Stat(sources); err == nil && time.Since(info.ModTime()) < 24*time.Hour {
+	list := filepath.Join(a.dir, "sources.list")
+	if info, err := os.Stat(list); err == nil && time.Since(info.ModTime()) < 24*time.Hour {
 		return nil
 	}
-	var text strings.Builder
-	for _, s := range suites {
-		fmt.Fprintf(&text, "deb [signed-by=%s] %s %s main\n", keyring, s.url, s.suite)
+	sites, err := output(a.dir, "apt-get", "indextargets", "--format", "$(SITE)")
+	if err != nil {
+		return err
 	}
-	fresh := sources + ".new"
-	if err := os.WriteFile(fresh, []byte(text.String()), 0o644); err != nil {
+	text, err := sources(strings.Fields(sites))
+	if err != nil {
+		return err
+	}
+	fresh := list + ".new"
+	if err := os.WriteFile(fresh, []byte(text), 0o644); err != nil {
 		return err
 	}
 	if _, err := a.apt("apt-get", fresh, "update", "-q"); err != nil {
 		return err
 	}
-	return os.Rename(fresh, sources)
+	return os.Rename(fresh, list)
 }
 
 func (a archive) apt(command, sources string, args ...string) (string, error) {

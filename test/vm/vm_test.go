@@ -35,6 +35,27 @@ linux-image-amd64`
 	}
 }
 
+// TestSources: packages come from where this machine's do.
+func TestSources(t *testing.T) {
+	const mirror = "http://mirror.example/debian"
+	got, err := sources([]string{"http://other.example/tools", mirror, mirror + "-security"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `deb [signed-by=` + keyring + `] http://mirror.example/debian bookworm main
+deb [signed-by=` + keyring + `] http://mirror.example/debian-security bookworm-security main
+deb [signed-by=` + keyring + `] http://mirror.example/debian trixie main
+deb [signed-by=` + keyring + `] http://mirror.example/debian-security trixie-security main
+deb [signed-by=` + keyring + `] http://mirror.example/debian trixie-backports main
+`
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if _, err := sources([]string{mirror}); err == nil {
+		t.Error("no error though there is no source of security updates")
+	}
+}
+
 func TestRead(t *testing.T) {
 	got := read([]byte(`=== RUN   TestA
 === RUN   TestA/one
