@@ -320,12 +320,9 @@ static __always_inline enum verdict ingress_flow(void *ctx, int family, __u32 if
 						 struct found *found)
 {
 	bool internal = hook == HOOK_TC_POD;
-	struct scratch *s = scratch();
 	enum verdict verdict;
 	struct service *svc;
-
-	if (!s)
-		return VERDICT_DROP_ERROR;
+	struct scratch *s;
 
 	found->confirmed = true;
 	found->flow = flow_find(family, true, p);
@@ -347,6 +344,9 @@ static __always_inline enum verdict ingress_flow(void *ctx, int family, __u32 if
 	if (verdict != VERDICT_FLOW_OPENED)
 		return verdict;
 	count(hook, VERDICT_FLOW_OPENED, 0);
+	s = scratch();
+	if (!s)
+		return VERDICT_DROP_ERROR;
 	found->flow = &s->open.record.flow;
 	found->opened = true;
 	return VERDICT_COUNT;
