@@ -135,21 +135,12 @@ func serveByte(pod *topo.Pod, who byte) (closeAll func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				if _, err := io.ReadFull(conn, []byte{0}); err == nil {
-					_, _ = conn.Write([]byte{who})
-				}
-				_, _ = io.Copy(io.Discard, conn) // until a reset
-			}()
+	go serveAll(l, func(conn net.Conn) {
+		if _, err := io.ReadFull(conn, []byte{0}); err == nil {
+			_, _ = conn.Write([]byte{who})
 		}
-	}()
+		_, _ = io.Copy(io.Discard, conn) // until a reset
+	})
 	go func() {
 		for b := []byte{0}; ; {
 			_, from, err := datagrams.ReadFrom(b)

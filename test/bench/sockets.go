@@ -204,6 +204,20 @@ func (c *socketClient) send(r socketRequest) ([]float64, error) {
 	return reply.Nanoseconds, nil
 }
 
+// serveAll serves each connection by itself until the listener is closed.
+func serveAll(l net.Listener, serve func(net.Conn)) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer conn.Close()
+			serve(conn)
+		}()
+	}
+}
+
 // serveEcho answers in a pod until the listener is closed; its connections end by themselves.
 func serveEcho(pod *topo.Pod) (net.Listener, error) {
 	var l net.Listener
@@ -214,18 +228,7 @@ func serveEcho(pod *topo.Pod) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				_, _ = io.Copy(conn, conn) // a reset ends it
-			}()
-		}
-	}()
+	go serveAll(l, func(conn net.Conn) { _, _ = io.Copy(conn, conn) }) // a reset ends it
 	return l, nil
 }
 
