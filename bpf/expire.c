@@ -4,7 +4,7 @@
 /*
  * Gives back the memory and the ports of dead flows. The walk runs in the
  * kernel and in its time base; the agent starts it now and then, and reads the
- * census it leaves. flows_new needs none: it is an LRU.
+ * census it leaves. flows_new needs none: new records take the places of old.
  */
 
 #include "flow.h"

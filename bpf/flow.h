@@ -3,116 +3,12 @@
 #define WAGGLE_FLOW_H
 
 #include "config.h"
+#include "newflows.h"
 #include "packet.h"
 
 /*
- * One idea carries the datapath: tuple -> rewrite. A record holds the complete
- * rewrite of the packets that carry its key, so a backend that leaves its
- * service breaks no flow.
- *
- * A flow has two records, and each can be made from the other: the mirror of
- * (key -> rewrite) is (reversed rewrite -> reversed key). No link is stored,
- * and a half that got lost is made anew from the half that was hit.
- *
- *   express    ingress C>V   -> S>B   both rewritten here, sent by redirect
- *              ingress B>S   -> V>C   likewise
- *   stack      ingress C>V   -> C>B   destination here, the kernel routes
- *              egress  B>C   -> V>C   source here
- *   split      ingress C>V   -> S>B   destination and ports here, routed ...
- *              egress  C>B   -> S>B   ... and the source here: a third record
- *              ingress B>S   -> V>C   sent by redirect: its source is ours by
- *                                     then, and routing would call it martian
- */
-enum flow_flags {
-	FLOW_REPLY = 1, /* the backend's half */
-	FLOW_EXPRESS = 2, /* rewrite all, then transmit without the stack */
-	FLOW_SPLIT = 4, /* the client's source is rewritten by a FLOW_EGRESS_HALF */
-	FLOW_EGRESS_HALF = 8,
-	FLOW_MIRROR_EGRESS = 16, /* the mirror's packets are seen at egress */
-	FLOW_XDP = 32, /* XDP may transmit by the next hop */
-	FLOW_FOREIGN = 64, /* another translator's: followed, but left to the stack */
-	FLOW_DIRECT = 128, /* tc may transmit by the next hop */
-};
-
-enum flow_state {
-	STATE_ANSWERED = 1, /* the backend has sent something back */
-	STATE_CONFIRMED = 2, /* in `flows`: the client has acknowledged that */
-	STATE_FIN_CLIENT = 4,
-	STATE_FIN_BACKEND = 8,
-	STATE_RESET = 16,
-};
-
-#define STATE_FINS (STATE_FIN_CLIENT | STATE_FIN_BACKEND)
-
-/* A tuple as seen at one hook direction. Network byte order. */
-struct flow_key4 {
-	__be32 saddr;
-	__be32 daddr;
-	__be16 sport;
-	__be16 dport;
-	__u8 proto;
-	__u8 egress;
-	__u16 pad;
-};
-
-struct flow_key6 {
-	__be32 saddr[4];
-	__be32 daddr[4];
-	__be16 sport;
-	__be16 dport;
-	__u8 proto;
-	__u8 egress;
-	__u16 pad;
-};
-
-/* Where a record's packets go, so that the FIB is asked once a flow. */
-struct nexthop {
-	__u32 epoch; /* good while this is the node's epoch */
-	__u32 ifindex;
-	__u8 dmac[ETH_ALEN];
-	__u8 smac[ETH_ALEN];
-};
-
-/* What both families' records begin with. */
-struct flow {
-	__u32 service; /* id, for counting and display only */
-	__u32 backend;
-	__u32 last_seen; /* jiffies, the lower half */
-	__u32 expect_ack; /* unconfirmed: what acknowledges the SYN-ACK or INIT ACK */
-	__u32 state; /* enum flow_state */
-	struct nexthop hop;
-	__be16 sport; /* the rewrite's ports */
-	__be16 dport;
-	__u16 flags; /* enum flow_flags */
-	__u16 mtu; /* of the next hop, in bytes from the IP header on; 0: not known */
-};
-
-struct flow4 {
-	struct flow flow;
-	__be32 saddr; /* the rewrite's addresses */
-	__be32 daddr;
-};
-
-struct flow6 {
-	struct flow flow;
-	__be32 saddr[4];
-	__be32 daddr[4];
-};
-
-union flow_key {
-	struct flow_key4 v4;
-	struct flow_key6 v6;
-};
-
-union flow_value {
-	struct flow flow;
-	struct flow4 v4;
-	struct flow6 v6;
-};
-
-/*
- * `flows` never evicts: when it is full, new flows stay in flows_new. Only
- * flows_new, where a stranger's single packet makes a record, is an LRU.
+ * `flows` never evicts: when it is full, new flows stay in flows_new, where a
+ * stranger's single packet makes a record, and takes another's place for it.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -129,29 +25,6 @@ struct {
 	__type(value, struct flow6);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } flows6 SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 65536);
-	__type(key, struct flow_key4);
-	__type(value, struct flow4);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} flows_new4 SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 65536);
-	__type(key, struct flow_key6);
-	__type(value, struct flow6);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} flows_new6 SEC(".maps");
-
-static __always_inline void *flows_map(int family, bool confirmed)
-{
-	if (family == AF_INET)
-		return confirmed ? (void *)&flows4 : (void *)&flows_new4;
-	return confirmed ? (void *)&flows6 : (void *)&flows_new6;
-}
 
 static __always_inline void flow_key(int family, const struct tuple *t, union flow_key *key)
 {
@@ -195,19 +68,33 @@ static __always_inline void key_tuple6(const struct flow_key6 *key, struct tuple
 	t->egress = key->egress;
 }
 
+static __always_inline struct flow *flow_at(int family, bool confirmed, const union flow_key *key)
+{
+	if (!confirmed)
+		return new_flow_get(family, key);
+	if (family == AF_INET)
+		return bpf_map_lookup_elem(&flows4, key);
+	return bpf_map_lookup_elem(&flows6, key);
+}
+
 /* For functions deep down, which must keep the key off the stack. */
 static __always_inline struct flow *flow_lookup_by(int family, bool confirmed,
 						   const struct tuple *t, union flow_key *key)
 {
 	flow_key(family, t, key);
-	return bpf_map_lookup_elem(flows_map(family, confirmed), key);
+	return flow_at(family, confirmed, key);
 }
 
 static __always_inline void flow_delete_by(int family, bool confirmed, const struct tuple *t,
 					   union flow_key *key)
 {
 	flow_key(family, t, key);
-	bpf_map_delete_elem(flows_map(family, confirmed), key);
+	if (!confirmed)
+		family == AF_INET ? new_flow_delete4(&key->v4) : new_flow_delete6(&key->v6);
+	else if (family == AF_INET)
+		bpf_map_delete_elem(&flows4, key);
+	else
+		bpf_map_delete_elem(&flows6, key);
 }
 
 static __always_inline struct flow *flow_lookup(int family, bool confirmed, const struct tuple *t)
@@ -264,6 +151,30 @@ static __always_inline void flow_mirror(int family, const struct flow *f, const 
 
 	flow_rewrite(family, f, t, &to);
 	tuple_reverse(family, &to, f->flags & FLOW_MIRROR_EGRESS, mirror);
+}
+
+/* The same, as a key. */
+static __always_inline void flow_mirror_key(int family, const struct flow *f, const struct tuple *t,
+					    union flow_key *key)
+{
+	if (family == AF_INET) {
+		key->v4 = (struct flow_key4){
+			.saddr = ((const struct flow4 *)f)->daddr,
+			.daddr = ((const struct flow4 *)f)->saddr,
+			.sport = f->dport,
+			.dport = f->sport,
+			.proto = t->proto,
+			.egress = !!(f->flags & FLOW_MIRROR_EGRESS),
+		};
+		return;
+	}
+	addr_copy(family, key->v6.saddr, ((const struct flow6 *)f)->daddr);
+	addr_copy(family, key->v6.daddr, ((const struct flow6 *)f)->saddr);
+	key->v6.sport = f->dport;
+	key->v6.dport = f->sport;
+	key->v6.proto = t->proto;
+	key->v6.egress = !!(f->flags & FLOW_MIRROR_EGRESS);
+	key->v6.pad = 0;
 }
 
 /* The key of a split flow's third record: its packets between the two hooks. */
@@ -336,16 +247,13 @@ static __always_inline bool flow_is_dead(int family, bool confirmed, const struc
 {
 	bool half = f->flags & FLOW_EGRESS_HALF;
 	bool stale = flow_stale(f, t->proto);
-	struct tuple mirror;
+	union flow_key key; /* the stack is short: one for both tables, and no tuple */
 	struct flow *m;
 
 	if (!stale && !half)
 		return false;
-	flow_mirror(family, f, t, &mirror);
-	if (confirmed)
-		m = flow_lookup(family, true, &mirror);
-	else
-		m = flow_lookup(family, false, &mirror);
+	flow_mirror_key(family, f, t, &key);
+	m = confirmed ? flow_at(family, true, &key) : flow_at(family, false, &key);
 	if (m && flow_mirrors(family, m, t, half))
 		return stale && flow_stale(m, t->proto);
 	return true;

@@ -10,6 +10,7 @@ exec go tool bpf2go \
 	-type hook -type verdict -type flow_flags -type flow_state \
 	-type service_flags -type backend_flags -type device_flags -type cluster_range_flags -type cluster_addr \
 	-type flow -type flow_key4 -type flow_key6 -type flow4 -type flow6 \
+	-type flow_ways -type new_flow4 -type new_flow6 -type flow_set4 -type flow_set6 -type way_tag \
 	-type service_key4 -type service_key6 -type service -type service_name \
 	-type backend -type scope -type device -type runtime_state -type counter \
 	-type affinity_key -type affinity_entry -type source_key4 -type source_key6 \

@@ -35,26 +35,6 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } xdp_devices SEC(".maps");
 
-struct runtime_state {
-	__u32 epoch; /* never 0; moves on when a route or a neighbour changes */
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct runtime_state);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} runtime SEC(".maps");
-
-static __always_inline __u32 current_epoch(void)
-{
-	__u32 zero = 0;
-	struct runtime_state *r = bpf_map_lookup_elem(&runtime, &zero);
-
-	return r ? r->epoch : 0;
-}
-
 static __always_inline __u32 device_flags(__u32 ifindex)
 {
 	struct device *device = bpf_map_lookup_elem(&devices, &ifindex);

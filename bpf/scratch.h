@@ -101,7 +101,13 @@ static __always_inline long flow_insert(int family, bool confirmed, const struct
 	flow_key(family, t, &s->insert.key);
 	value->flow = *f;
 	flow_rewrite_set(family, value, to);
-	return bpf_map_update_elem(flows_map(family, confirmed), &s->insert.key, value, how);
+	if (family == AF_INET && !confirmed)
+		return new_flow_put4(&s->insert.key.v4, &value->v4, how == BPF_NOEXIST);
+	if (!confirmed)
+		return new_flow_put6(&s->insert.key.v6, &value->v6, how == BPF_NOEXIST);
+	if (family == AF_INET)
+		return bpf_map_update_elem(&flows4, &s->insert.key, value, how);
+	return bpf_map_update_elem(&flows6, &s->insert.key, value, how);
 }
 
 #endif

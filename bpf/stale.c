@@ -122,12 +122,32 @@ static long stale_one6(void *map, struct flow_key6 *key, struct flow6 *value,
 	return stale_one(AF_INET6, &value->flow, &t, walk);
 }
 
+static long stale_set4(void *map, __u32 *index, struct flow_set4 *set, struct stale_walk *walk)
+{
+	__u32 way;
+
+	for (way = 0; way < WAYS; way++)
+		if (set->ways.tag[way] >= TAG_FIRST)
+			stale_one4(map, &set->at[way].key, &set->at[way].flow, walk);
+	return 0;
+}
+
+static long stale_set6(void *map, __u32 *index, struct flow_set6 *set, struct stale_walk *walk)
+{
+	__u32 way;
+
+	for (way = 0; way < WAYS; way++)
+		if (set->ways.tag[way] >= TAG_FIRST)
+			stale_one6(map, &set->at[way].key, &set->at[way].flow, walk);
+	return 0;
+}
+
 SEC("syscall")
 int waggle_stale4(struct census *ctx)
 {
 	struct stale_walk walk = {};
 
-	bpf_for_each_map_elem(&flows_new4, stale_one4, &walk, 0);
+	bpf_for_each_map_elem(&flows_new4, stale_set4, &walk, 0);
 	walk.confirmed = true;
 	bpf_for_each_map_elem(&flows4, stale_one4, &walk, 0);
 	*ctx = walk.census;
@@ -139,7 +159,7 @@ int waggle_stale6(struct census *ctx)
 {
 	struct stale_walk walk = {};
 
-	bpf_for_each_map_elem(&flows_new6, stale_one6, &walk, 0);
+	bpf_for_each_map_elem(&flows_new6, stale_set6, &walk, 0);
 	walk.confirmed = true;
 	bpf_for_each_map_elem(&flows6, stale_one6, &walk, 0);
 	*ctx = walk.census;

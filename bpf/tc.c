@@ -231,10 +231,8 @@ static __always_inline int tc_ingress_verdict(struct __sk_buff *skb, int family,
 		return tc_cluster(skb, family, l3_off, &p, action);
 	if (verdict == VERDICT_REFUSED)
 		return tc_refuse(skb, family, l3_off, &p, action);
-	if (verdict != VERDICT_COUNT)
-		return verdict;
 	if (!found.flow)
-		return VERDICT_NOT_OURS;
+		return verdict == VERDICT_COUNT ? VERDICT_NOT_OURS : verdict;
 	tc_note_fragment(family, &p);
 	flow_rewrite(family, found.flow, &p.tuple, &to);
 	if (found.flow->flags & FLOW_EXPRESS)

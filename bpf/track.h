@@ -312,7 +312,7 @@ struct found {
 
 /*
  * Finds or makes the record of a packet that enters the node; of a flow that it
- * opens, a copy. Returns VERDICT_COUNT with found->flow set, or a final verdict. flows_new is only
+ * opens, a copy. Sets found->flow, or returns a final verdict. flows_new is only
  * asked for what can be in it: packets to a frontend, and answers to SNAT.
  */
 static __always_inline enum verdict ingress_flow(void *ctx, int family, __u32 ifindex,

@@ -2,7 +2,11 @@
 
 package bpf
 
-import "github.com/cilium/ebpf"
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf"
+)
 
 // The C structures under their Go names; bpf/*.h says what each member means. Addresses and
 // ports are in network byte order, times in jiffies.
@@ -22,6 +26,11 @@ type (
 	Flow6           = waggleFlow6
 	FlowKey4        = waggleFlowKey4
 	FlowKey6        = waggleFlowKey6
+	FlowSet4        = waggleFlowSet4
+	FlowSet6        = waggleFlowSet6
+	FlowWays        = waggleFlowWays
+	NewFlow4        = waggleNewFlow4
+	NewFlow6        = waggleNewFlow6
 	RuntimeState    = waggleRuntimeState
 	Scope           = waggleScope
 	Service         = waggleService
@@ -57,6 +66,15 @@ const (
 	StateFinBackend = uint32(waggleFlowStateSTATE_FIN_BACKEND)
 	StateReset      = uint32(waggleFlowStateSTATE_RESET)
 )
+
+// What is in FlowWays.Tag, besides the hash of a record's key.
+const (
+	TagFree  = uint32(waggleWayTagTAG_FREE)
+	TagFirst = uint32(waggleWayTagTAG_FIRST) // least of a record's
+)
+
+// Ways is how many records a set of flows_new has.
+const Ways = len(FlowWays{}.Tag)
 
 // Members of Service.Flags.
 const (
@@ -198,6 +216,20 @@ func Spec() (*ebpf.CollectionSpec, error) {
 		delete(spec.Programs, AbortProgram)
 	}
 	return spec, err
+}
+
+// SetSizes tells the programs of a spec the sizes of those maps that they must know.
+func SetSizes(spec *ebpf.CollectionSpec) error {
+	for _, family := range []string{"4", "6"} {
+		v, ok := spec.Variables["flows_new_sets"+family]
+		if !ok {
+			return fmt.Errorf("the datapath has no variable flows_new_sets%s", family)
+		}
+		if err := v.Set(spec.Maps["flows_new"+family].MaxEntries); err != nil {
+			return fmt.Errorf("set variable flows_new_sets%s: %w", family, err)
+		}
+	}
+	return nil
 }
 
 // AbortSpec returns AbortProgram, with the maps that it shares with the datapath.

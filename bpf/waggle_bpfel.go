@@ -182,6 +182,18 @@ type waggleFlowKey6 struct {
 	Pad    uint16
 }
 
+type waggleFlowSet4 struct {
+	_    structs.HostLayout
+	Ways waggleFlowWays
+	At   [8]waggleNewFlow4
+}
+
+type waggleFlowSet6 struct {
+	_    structs.HostLayout
+	Ways waggleFlowWays
+	At   [8]waggleNewFlow6
+}
+
 type waggleFlowState uint32
 
 const (
@@ -191,6 +203,14 @@ const (
 	waggleFlowStateSTATE_FIN_BACKEND waggleFlowState = 8
 	waggleFlowStateSTATE_RESET       waggleFlowState = 16
 )
+
+type waggleFlowWays struct {
+	_    structs.HostLayout
+	Tag  [8]uint32
+	Used [8]uint8
+	Hand uint32
+	Pad  [5]uint32
+}
 
 type waggleHook uint32
 
@@ -203,9 +223,23 @@ const (
 	waggleHookHOOK_COUNT      waggleHook = 5
 )
 
+type waggleNewFlow4 struct {
+	_    structs.HostLayout
+	Key  waggleFlowKey4
+	Flow waggleFlow4
+}
+
+type waggleNewFlow6 struct {
+	_    structs.HostLayout
+	Key  waggleFlowKey6
+	Flow waggleFlow6
+}
+
 type waggleRuntimeState struct {
 	_     structs.HostLayout
+	Seed  uint64
 	Epoch uint32
+	Pad   uint32
 }
 
 type waggleScope struct {
@@ -341,6 +375,14 @@ const (
 	waggleVerdictVERDICT_COUNT                  waggleVerdict = 28
 )
 
+type waggleWayTag uint32
+
+const (
+	waggleWayTagTAG_FREE  waggleWayTag = 0
+	waggleWayTagTAG_BUSY  waggleWayTag = 1
+	waggleWayTagTAG_FIRST waggleWayTag = 2
+)
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -390,6 +432,8 @@ const (
 	waggleProgWaggleStale6           = "waggle_stale6"
 	waggleProgWaggleXdp              = "waggle_xdp"
 	waggleVarAnswerPing              = "answer_ping"
+	waggleVarFlowsNewSets4           = "flows_new_sets4"
+	waggleVarFlowsNewSets6           = "flows_new_sets6"
 	waggleVarHostNetnsCookie         = "host_netns_cookie"
 	waggleVarHz                      = "hz"
 	waggleVarMasqueradeAll           = "masquerade_all"
@@ -413,6 +457,7 @@ const (
 	waggleVarUnusedHook              = "unused_hook"
 	waggleVarUnusedServiceFlags      = "unused_service_flags"
 	waggleVarUnusedVerdict           = "unused_verdict"
+	waggleVarUnusedWayTag            = "unused_way_tag"
 )
 
 // loadWaggle returns the embedded CollectionSpec for waggle.
@@ -514,6 +559,8 @@ type waggleMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type waggleVariableSpecs struct {
 	AnswerPing              *ebpf.VariableSpec `ebpf:"answer_ping"`
+	FlowsNewSets4           *ebpf.VariableSpec `ebpf:"flows_new_sets4"`
+	FlowsNewSets6           *ebpf.VariableSpec `ebpf:"flows_new_sets6"`
 	HostNetnsCookie         *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
 	Hz                      *ebpf.VariableSpec `ebpf:"hz"`
 	MasqueradeAll           *ebpf.VariableSpec `ebpf:"masquerade_all"`
@@ -537,6 +584,7 @@ type waggleVariableSpecs struct {
 	UnusedHook              *ebpf.VariableSpec `ebpf:"unused_hook"`
 	UnusedServiceFlags      *ebpf.VariableSpec `ebpf:"unused_service_flags"`
 	UnusedVerdict           *ebpf.VariableSpec `ebpf:"unused_verdict"`
+	UnusedWayTag            *ebpf.VariableSpec `ebpf:"unused_way_tag"`
 }
 
 // waggleObjects contains all objects after they have been loaded into the kernel.
@@ -619,6 +667,8 @@ func (m *waggleMaps) Close() error {
 // It can be passed to loadWaggleObjects or ebpf.CollectionSpec.LoadAndAssign.
 type waggleVariables struct {
 	AnswerPing              *ebpf.Variable `ebpf:"answer_ping"`
+	FlowsNewSets4           *ebpf.Variable `ebpf:"flows_new_sets4"`
+	FlowsNewSets6           *ebpf.Variable `ebpf:"flows_new_sets6"`
 	HostNetnsCookie         *ebpf.Variable `ebpf:"host_netns_cookie"`
 	Hz                      *ebpf.Variable `ebpf:"hz"`
 	MasqueradeAll           *ebpf.Variable `ebpf:"masquerade_all"`
@@ -642,6 +692,7 @@ type waggleVariables struct {
 	UnusedHook              *ebpf.Variable `ebpf:"unused_hook"`
 	UnusedServiceFlags      *ebpf.Variable `ebpf:"unused_service_flags"`
 	UnusedVerdict           *ebpf.Variable `ebpf:"unused_verdict"`
+	UnusedWayTag            *ebpf.Variable `ebpf:"unused_way_tag"`
 }
 
 // wagglePrograms contains all programs after they have been loaded into the kernel.

@@ -162,7 +162,7 @@ static __always_inline int xdp_verdict(struct xdp_md *ctx, int family, struct pa
 	verdict = ingress_flow(ctx, family, ctx->ingress_ifindex, p, HOOK_XDP, &found);
 	if (verdict == VERDICT_REFUSED)
 		return VERDICT_LEFT_TO_TC;
-	if (verdict != VERDICT_COUNT)
+	if (!found.flow)
 		return verdict;
 	if (!(found.flow->flags & FLOW_EXPRESS))
 		return found.flow->flags & FLOW_FOREIGN ? VERDICT_NOT_OURS : VERDICT_LEFT_TO_TC;

@@ -78,9 +78,15 @@ func (d *Datapath) load(opts Options) error {
 		return err
 	}
 	defer closeMaps(pinned)
+	if err := bpf.SetSizes(spec); err != nil {
+		return err
+	}
 	d.collection, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: pinned})
 	if err != nil {
 		return fmt.Errorf("load the datapath: %w", err)
+	}
+	if err := d.seed(); err != nil {
+		return err
 	}
 	d.aborter = loadAborter(d.collection.Maps)
 	if err := d.pinAll(names, pinned); err != nil {
@@ -122,6 +128,23 @@ func configure(spec *ebpf.CollectionSpec, opts Options, hz uint32) error {
 		if err := variable.Set(value); err != nil {
 			return fmt.Errorf("set variable %s: %w", name, err)
 		}
+	}
+	return nil
+}
+
+// seed makes the hash that places flows a secret, for as long as the maps live.
+func (d *Datapath) seed() error {
+	m := d.Map("runtime")
+	var state bpf.RuntimeState
+	if err := m.Lookup(uint32(0), &state); err != nil {
+		return fmt.Errorf("read the map runtime: %w", err)
+	}
+	if state.Seed != 0 {
+		return nil
+	}
+	state.Seed = secret()
+	if err := m.Put(uint32(0), &state); err != nil {
+		return fmt.Errorf("write the map runtime: %w", err)
 	}
 	return nil
 }

@@ -37,23 +37,23 @@ type Flow struct {
 // Flows calls fn for each record of one family, first the confirmed ones, until it returns
 // false. Records that come or go meanwhile may be missed.
 func Flows(p Provider, f Family, fn func(Flow) bool) error {
-	for _, table := range []string{"flows", "flows_new"} {
-		more, err := walkFlows(p, table, f, func(flow Flow) bool {
-			flow.Confirmed = table == "flows"
-			return fn(flow)
-		})
-		if err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
-			return fmt.Errorf("reading the map %s%d: %w", table, f, err)
-		}
-		if !more {
-			return nil
-		}
+	more, err := walkFlows(pick(p, "flows", f).Iterate(), f, func(flow Flow) bool {
+		flow.Confirmed = true
+		return fn(flow)
+	})
+	if err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+		return fmt.Errorf("reading the map flows%d: %w", f, err)
+	}
+	if !more {
+		return nil
+	}
+	if err := walkNewFlows(pick(p, "flows_new", f).Iterate(), f, fn); err != nil {
+		return fmt.Errorf("reading the map flows_new%d: %w", f, err)
 	}
 	return nil
 }
 
-func walkFlows(p Provider, table string, f Family, fn func(Flow) bool) (more bool, err error) {
-	it := pick(p, table, f).Iterate()
+func walkFlows(it *ebpf.MapIterator, f Family, fn func(Flow) bool) (more bool, err error) {
 	if f == IPv4 {
 		var key bpf.FlowKey4
 		var value bpf.Flow4
@@ -72,6 +72,30 @@ func walkFlows(p Provider, table string, f Family, fn func(Flow) bool) (more boo
 		}
 	}
 	return true, it.Err()
+}
+
+func walkNewFlows(it *ebpf.MapIterator, f Family, fn func(Flow) bool) error {
+	var index uint32
+	if f == IPv4 {
+		var set bpf.FlowSet4
+		for it.Next(&index, &set) {
+			for i, tag := range set.Ways.Tag {
+				if tag >= bpf.TagFirst && !fn(decodeFlow4(&set.At[i].Key, &set.At[i].Flow)) {
+					return nil
+				}
+			}
+		}
+		return it.Err()
+	}
+	var set bpf.FlowSet6
+	for it.Next(&index, &set) {
+		for i, tag := range set.Ways.Tag {
+			if tag >= bpf.TagFirst && !fn(decodeFlow6(&set.At[i].Key, &set.At[i].Flow)) {
+				return nil
+			}
+		}
+	}
+	return it.Err()
 }
 
 // AddFlow puts a record into the table of confirmed flows, unless there is one of that key. It

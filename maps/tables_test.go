@@ -210,9 +210,13 @@ func TestFlows(t *testing.T) {
 	must(t, p.Map("flows4").Put(
 		bpf.FlowKey4{Saddr: wire32(192, 0, 2, 1), Daddr: wire32(10, 96, 0, 1), Sport: wire16(40000), Dport: wire16(80), Proto: unix.IPPROTO_TCP},
 		bpf.Flow4{Flow: head, Saddr: wire32(10, 0, 0, 1), Daddr: wire32(10, 1, 0, 1)}))
-	must(t, p.Map("flows_new6").Put(
-		bpf.FlowKey6{Saddr: words("2001:db8::1"), Daddr: words("fd00::1"), Sport: wire16(1), Dport: wire16(53), Proto: unix.IPPROTO_UDP, Egress: 1},
-		bpf.Flow6{Flow: head, Saddr: words("fd00::2"), Daddr: words("fd00::3")}))
+	var set bpf.FlowSet6
+	set.Ways.Tag[5] = bpf.TagFirst
+	set.At[5] = bpf.NewFlow6{
+		Key:  bpf.FlowKey6{Saddr: words("2001:db8::1"), Daddr: words("fd00::1"), Sport: wire16(1), Dport: wire16(53), Proto: unix.IPPROTO_UDP, Egress: 1},
+		Flow: bpf.Flow6{Flow: head, Saddr: words("fd00::2"), Daddr: words("fd00::3")},
+	}
+	must(t, p.Map("flows_new6").Put(uint32(7), set))
 
 	flow := maps.Flow{
 		Key:       maps.Tuple{Src: ap("192.0.2.1:40000"), Dst: ap("10.96.0.1:80"), Proto: unix.IPPROTO_TCP},
@@ -242,11 +246,14 @@ func expectFlows(t *testing.T, p maps.Provider, f maps.Family, want maps.Flow) {
 // The walk ends where it is told to, the confirmed flows come first.
 func TestFlowsStop(t *testing.T) {
 	p := mapstest.New(t, nil)
-	for _, table := range []string{"flows4", "flows_new4"} {
-		for port := range uint16(5) {
-			must(t, p.Map(table).Put(bpf.FlowKey4{Sport: port}, bpf.Flow4{}))
-		}
+	for i := range uint32(5) {
+		must(t, p.Map("flows4").Put(bpf.FlowKey4{Sport: uint16(i)}, bpf.Flow4{}))
 	}
+	var one, four bpf.FlowSet4
+	one.Ways.Tag[0] = bpf.TagFirst
+	four.Ways.Tag = [bpf.Ways]uint32{1: 77, 2: 78, 5: 1 << 31, 7: bpf.TagFirst}
+	must(t, p.Map("flows_new4").Put(uint32(3), one))
+	must(t, p.Map("flows_new4").Put(uint32(9), four))
 	for _, limit := range []int{1, 5, 7, 10} {
 		var confirmed []bool
 		must(t, maps.Flows(p, maps.IPv4, func(f maps.Flow) bool {

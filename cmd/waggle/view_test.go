@@ -301,7 +301,10 @@ func (l *loaded) putFlow(v6 bool, sport uint16, service uint32) {
 	head.Hop.Ifindex, head.Hop.Dmac = 2, [6]uint8{2, 0, 0, 0, 0, 1}
 	if v6 {
 		key := bpf.FlowKey6{Saddr: words("2001:db8::1"), Daddr: words("fd00:96::1"), Sport: wire(sport), Dport: wire(80), Proto: unix.IPPROTO_TCP}
-		l.must(l.dp.Map("flows_new6").Put(key, bpf.Flow6{Flow: head, Saddr: words("fd00::2"), Daddr: words("fd00:1::1")}))
+		var set bpf.FlowSet6
+		set.Ways.Tag[0] = bpf.TagFirst
+		set.At[0] = bpf.NewFlow6{Key: key, Flow: bpf.Flow6{Flow: head, Saddr: words("fd00::2"), Daddr: words("fd00:1::1")}}
+		l.must(l.dp.Map("flows_new6").Put(uint32(sport)%256, set))
 		return
 	}
 	key := bpf.FlowKey4{Saddr: words4("192.0.2.7"), Daddr: words4("10.96.0.1"), Sport: wire(sport), Dport: wire(80), Proto: unix.IPPROTO_TCP}

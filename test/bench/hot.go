@@ -136,7 +136,7 @@ func (r *hotRig) load(sizes map[string]uint32) error {
 			m.MaxEntries = size
 		}
 	}
-	if err := spec.Variables["hz"].Set(uint32(1_000_000)); err != nil {
+	if err := errors.Join(bpf.SetSizes(spec), spec.Variables["hz"].Set(uint32(1_000_000))); err != nil {
 		return err
 	}
 	for name := range spec.Programs {

@@ -3,6 +3,7 @@
 package prog
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
@@ -10,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/bpf"
 )
@@ -44,6 +46,7 @@ type datapath struct {
 	settings string
 	spec     *ebpf.CollectionSpec
 	maps     map[string]*ebpf.Map
+	tables   map[string]recordTable
 	programs map[string]*ebpf.Program
 }
 
@@ -105,13 +108,26 @@ func newDatapath(key string, settings []setting) (*datapath, error) {
 			return nil, fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
+	for _, name := range []string{"flows_new4", "flows_new6"} {
+		spec.Maps[name].Flags |= unix.BPF_F_MMAPABLE
+	}
+	if err := bpf.SetSizes(spec); err != nil {
+		return nil, err
+	}
 	onlyMaps := spec.Copy()
 	clear(onlyMaps.Programs)
 	coll, err := ebpf.NewCollection(onlyMaps)
 	if err != nil {
 		return nil, err
 	}
-	return &datapath{key, spec, coll.Maps, make(map[string]*ebpf.Program)}, nil
+	d := &datapath{key, spec, coll.Maps, make(map[string]recordTable), make(map[string]*ebpf.Program)}
+	for _, family := range []string{"4", "6"} {
+		d.tables[confirmed+family] = hashTable{d.maps[confirmed+family]}
+		if d.tables[pending+family], err = newSetTable(d.maps[pending+family]); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
 }
 
 // load leaves the programs for when they are asked for: a test needs one or two.
@@ -129,9 +145,12 @@ func (d *datapath) load(name string) (*ebpf.Program, error) {
 	return d.programs[name], nil
 }
 
-// empty deletes what is in the hash maps. The arrays need it not: nothing leads
-// to their elements but services and a node's configuration.
+// empty deletes what is in the hash maps and in flows_new. The other arrays need it not: nothing
+// leads to their elements but services and a node's configuration.
 func (d *datapath) empty() error {
+	if err := d.emptyPending(); err != nil {
+		return err
+	}
 	for name, m := range d.maps {
 		switch m.Type() {
 		case ebpf.Hash, ebpf.LRUHash, ebpf.DevMapHash, ebpf.LPMTrie:
@@ -141,6 +160,10 @@ func (d *datapath) empty() error {
 		}
 	}
 	return nil
+}
+
+func (d *datapath) emptyPending() error {
+	return errors.Join(d.tables[pending+"4"].(setTable).empty(), d.tables[pending+"6"].(setTable).empty())
 }
 
 func emptyMap(m *ebpf.Map) error {

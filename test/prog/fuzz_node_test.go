@@ -21,7 +21,7 @@ const (
 	fuzzSecond = 10_000
 	// What every step in time takes longer than it says, so that no time-out ends on the jiffy.
 	fuzzSlack = 50
-	// More than a script can take.
+	// More than a script can take; of sets, so many that none overflows.
 	fuzzTableSize = 512
 )
 
@@ -114,12 +114,12 @@ func newFuzzNode(setting int) (*fuzzNode, error) {
 func (n *fuzzNode) clear() error {
 	var errs []error
 	for _, name := range []string{
-		"flows4", "flows6", "flows_new4", "flows_new6", "services4", "services6", "affinity", "fragments",
+		"flows4", "flows6", "services4", "services6", "affinity", "fragments",
 		"source_ranges4", "source_ranges6", "cluster_addrs",
 	} {
 		errs = append(errs, emptyMap(n.maps[name]))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, n.emptyPending())...)
 }
 
 // fuzzConfig is the model's view of the namespace, which no script changes.
@@ -292,16 +292,16 @@ func contents(m *ebpf.Map) (keys, values [][]byte, err error) {
 	}
 }
 
-// age takes time off all that a map remembers, whose time is at an offset of its values.
-func age(m *ebpf.Map, at int, seconds int) error {
-	keys, values, err := contents(m)
+// age takes time off all that a table remembers, whose time is at an offset of its values.
+func age(t recordTable, at int, seconds int) error {
+	keys, values, err := t.contents()
 	if err != nil {
 		return err
 	}
 	for i, v := range values {
 		seen := binary.NativeEndian.Uint32(v[at:])
 		binary.NativeEndian.PutUint32(v[at:], seen-uint32(seconds)*fuzzSecond-fuzzSlack)
-		if err := m.Update(keys[i], v, ebpf.UpdateExist); err != nil {
+		if err := t.replace(keys[i], v); err != nil {
 			return err
 		}
 	}
@@ -310,7 +310,7 @@ func age(m *ebpf.Map, at int, seconds int) error {
 
 // Opened implements model.Choices.
 func (n *fuzzNode) Opened(t model.Tuple) (model.Record, bool) {
-	value, err := n.maps[family("flows_new", t.Src.Addr())].LookupBytes(keyBytes(t))
+	value, err := n.tables[family(pending, t.Src.Addr())].lookup(keyBytes(t))
 	must(err)
 	if value == nil {
 		return model.Record{}, false

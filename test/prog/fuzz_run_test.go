@@ -296,9 +296,9 @@ func (r *fuzzRun) age(seconds int) error {
 	r.model.Clock += seconds
 	var errs []error
 	for _, name := range []string{"flows4", "flows6", "flows_new4", "flows_new6"} {
-		errs = append(errs, age(r.maps[name], lastSeenAt, seconds))
+		errs = append(errs, age(r.tables[name], lastSeenAt, seconds))
 	}
-	errs = append(errs, age(r.maps["affinity"], 4, seconds), age(r.maps["fragments"], 4, seconds))
+	errs = append(errs, age(hashTable{r.maps["affinity"]}, 4, seconds), age(hashTable{r.maps["fragments"]}, 4, seconds))
 	return errors.Join(errs...)
 }
 
@@ -315,7 +315,7 @@ func (r *fuzzRun) evict(n int) error {
 		})
 		victim := tuples[n%len(tuples)]
 		delete(records, victim)
-		err := r.maps[family("flows_new", victim.Src.Addr())].Delete(keyBytes(victim))
+		err := r.tables[family(pending, victim.Src.Addr())].remove(keyBytes(victim))
 		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return err
 		}
@@ -461,7 +461,7 @@ func (r *fuzzRun) compareTables() error {
 		name          string
 		v6, confirmed bool
 	}{{"flows_new4", false, false}, {"flows4", false, true}, {"flows_new6", true, false}, {"flows6", true, true}} {
-		keys, values, err := contents(r.maps[f.name])
+		keys, values, err := r.tables[f.name].contents()
 		if err != nil {
 			return err
 		}

@@ -5,10 +5,8 @@ package prog
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"net/netip"
 
-	"github.com/cilium/ebpf"
 	"github.com/gopacket/gopacket/layers"
 
 	"github.com/waggle-lb/waggle/bpf"
@@ -62,11 +60,11 @@ func readRecord(value []byte) (r record) {
 	return r
 }
 
-func (n *node) table(name string, k tuple) *ebpf.Map { return n.maps[family(name, k.src.Addr())] }
+func (n *node) table(name string, k tuple) recordTable { return n.tables[family(name, k.src.Addr())] }
 
 func (n *node) lookup(table string, k tuple) (record, bool) {
 	n.t.Helper()
-	value, err := n.table(table, k).LookupBytes(k.bytes())
+	value, err := n.table(table, k).lookup(k.bytes())
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -91,14 +89,14 @@ func (n *node) alter(table string, k tuple, change func(*record)) {
 	n.t.Helper()
 	r := n.get(table, k)
 	change(&r)
-	if err := n.table(table, k).Put(k.bytes(), r.bytes()); err != nil {
+	if err := n.table(table, k).replace(k.bytes(), r.bytes()); err != nil {
 		n.t.Fatal(err)
 	}
 }
 
 func (n *node) remove(table string, k tuple) {
 	n.t.Helper()
-	if err := n.table(table, k).Delete(k.bytes()); err != nil {
+	if err := n.table(table, k).remove(k.bytes()); err != nil {
 		n.t.Fatal(err)
 	}
 }
@@ -106,15 +104,9 @@ func (n *node) remove(table string, k tuple) {
 // size is how many records a table holds.
 func (n *node) size(table string, v variant) int {
 	n.t.Helper()
-	m := n.maps[family(table, v.client)]
-	count, key := 0, make([]byte, m.KeySize())
-	for err := m.NextKey(nil, key); ; err = m.NextKey(key, key) {
-		if errors.Is(err, ebpf.ErrKeyNotExist) {
-			return count
-		}
-		if err != nil {
-			n.t.Fatal(err)
-		}
-		count++
+	keys, _, err := n.tables[family(table, v.client)].contents()
+	if err != nil {
+		n.t.Fatal(err)
 	}
+	return len(keys)
 }

@@ -169,7 +169,7 @@ func (c *conversation) adopt(source, backend tuple) {
 			LastSeen: c.jiffies(), State: state, Flags: half.flags,
 			Sport: netPort(r.src.Port()), Dport: netPort(r.dst.Port()),
 		}
-		if err := c.table(confirmed, half.key).Put(half.key.bytes(), r.bytes()); err != nil {
+		if err := c.table(confirmed, half.key).replace(half.key.bytes(), r.bytes()); err != nil {
 			c.t.Fatal(err)
 		}
 	}

@@ -51,6 +51,7 @@ const (
 	probeMapMeasuredXdp          = "measured_xdp"
 	probeMapNodeAddrs4           = "node_addrs4"
 	probeMapNodeAddrs6           = "node_addrs6"
+	probeMapRuntime              = "runtime"
 	probeMapServiceNames         = "service_names"
 	probeMapServices4            = "services4"
 	probeMapServices6            = "services6"
@@ -73,6 +74,8 @@ const (
 	probeProgRewriteXdp6         = "rewrite_xdp6"
 	probeVarAnswerPing           = "answer_ping"
 	probeVarDriven               = "driven"
+	probeVarFlowsNewSets4        = "flows_new_sets4"
+	probeVarFlowsNewSets6        = "flows_new_sets6"
 	probeVarHostNetnsCookie      = "host_netns_cookie"
 	probeVarHz                   = "hz"
 	probeVarMasqueradeAll        = "masquerade_all"
@@ -168,6 +171,7 @@ type probeMapSpecs struct {
 	MeasuredXdp  *ebpf.MapSpec `ebpf:"measured_xdp"`
 	NodeAddrs4   *ebpf.MapSpec `ebpf:"node_addrs4"`
 	NodeAddrs6   *ebpf.MapSpec `ebpf:"node_addrs6"`
+	Runtime      *ebpf.MapSpec `ebpf:"runtime"`
 	ServiceNames *ebpf.MapSpec `ebpf:"service_names"`
 	Services4    *ebpf.MapSpec `ebpf:"services4"`
 	Services6    *ebpf.MapSpec `ebpf:"services6"`
@@ -180,6 +184,8 @@ type probeMapSpecs struct {
 type probeVariableSpecs struct {
 	AnswerPing           *ebpf.VariableSpec `ebpf:"answer_ping"`
 	Driven               *ebpf.VariableSpec `ebpf:"driven"`
+	FlowsNewSets4        *ebpf.VariableSpec `ebpf:"flows_new_sets4"`
+	FlowsNewSets6        *ebpf.VariableSpec `ebpf:"flows_new_sets6"`
 	HostNetnsCookie      *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
 	Hz                   *ebpf.VariableSpec `ebpf:"hz"`
 	MasqueradeAll        *ebpf.VariableSpec `ebpf:"masquerade_all"`
@@ -231,6 +237,7 @@ type probeMaps struct {
 	MeasuredXdp  *ebpf.Map `ebpf:"measured_xdp"`
 	NodeAddrs4   *ebpf.Map `ebpf:"node_addrs4"`
 	NodeAddrs6   *ebpf.Map `ebpf:"node_addrs6"`
+	Runtime      *ebpf.Map `ebpf:"runtime"`
 	ServiceNames *ebpf.Map `ebpf:"service_names"`
 	Services4    *ebpf.Map `ebpf:"services4"`
 	Services6    *ebpf.Map `ebpf:"services6"`
@@ -252,6 +259,7 @@ func (m *probeMaps) Close() error {
 		m.MeasuredXdp,
 		m.NodeAddrs4,
 		m.NodeAddrs6,
+		m.Runtime,
 		m.ServiceNames,
 		m.Services4,
 		m.Services6,
@@ -265,6 +273,8 @@ func (m *probeMaps) Close() error {
 type probeVariables struct {
 	AnswerPing           *ebpf.Variable `ebpf:"answer_ping"`
 	Driven               *ebpf.Variable `ebpf:"driven"`
+	FlowsNewSets4        *ebpf.Variable `ebpf:"flows_new_sets4"`
+	FlowsNewSets6        *ebpf.Variable `ebpf:"flows_new_sets6"`
 	HostNetnsCookie      *ebpf.Variable `ebpf:"host_netns_cookie"`
 	Hz                   *ebpf.Variable `ebpf:"hz"`
 	MasqueradeAll        *ebpf.Variable `ebpf:"masquerade_all"`
