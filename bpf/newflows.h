@@ -16,20 +16,19 @@
  * In a kernel's LRU hash it waits for the bucket, the free element, those
  * behind it, and the bucket of each that is evicted.
  *
- * There is no lock: a way belongs to who has made its tag TAG_BUSY. Whoever
- * writes a record looks again, after, for another one of the same key; of two
- * at a time, at least one sees the other.
+ * There is no lock. Whoever writes a record puts its tag there first, with
+ * TAG_BUSY, and then looks whether another one does the same at this moment: of
+ * two that make a record of one key, at least one sees the other, and gives up.
  */
 #define WAYS 8
 
 enum way_tag {
-	TAG_FREE,
-	TAG_BUSY,
-	TAG_FIRST, /* least of a record's */
+	TAG_FREE = 0,
+	TAG_BUSY = 1, /* the record is being written */
 };
 
 struct flow_ways {
-	__u32 tag[WAYS];
+	__u32 tag[WAYS]; /* of the key's hash, even; see enum way_tag */
 	__u8 used[WAYS]; /* since the hand came by */
 	__u32 hand; /* the next way to be taken */
 	__u32 pad[5];
@@ -75,6 +74,9 @@ struct {
 volatile const __u32 flows_new_sets4 = 8192;
 volatile const __u32 flows_new_sets6 = 8192;
 
+/* Whether the processor may show a later write before an earlier one, as x86 does not. */
+volatile const bool weakly_ordered = true;
+
 /* Where a key belongs. */
 struct place {
 	__u32 set;
@@ -103,7 +105,7 @@ static __always_inline struct place place_of(int family, const void *key)
 	hash ^= hash >> 32;
 	return (struct place){
 		.set = (hash >> 32) * sets >> 32,
-		.tag = (__u32)hash < TAG_FIRST ? TAG_FIRST : (__u32)hash,
+		.tag = (__u32)hash < 2 ? 2 : (__u32)hash & ~TAG_BUSY,
 	};
 }
 
@@ -141,9 +143,14 @@ static __always_inline bool key_equal(int family, const void *a, const void *b)
 	return !diff;
 }
 
-/* The way that holds a key, other than `except`; WAYS if none does. */
+static __always_inline bool way_holds(__u32 tag)
+{
+	return tag != TAG_FREE && !(tag & TAG_BUSY);
+}
+
+/* The way that holds a key; WAYS if none does. */
 static __always_inline __u32 way_find(int family, struct flow_ways *ways, __u32 tag,
-				      const void *key, __u32 except)
+				      const void *key)
 {
 	__u32 i;
 
@@ -151,7 +158,7 @@ static __always_inline __u32 way_find(int family, struct flow_ways *ways, __u32 
 		__u64 other = ways->tag[i] ^ tag;
 		__u32 way;
 
-		if (other || i == except)
+		if (other)
 			continue;
 		/* where a record is read depends on its tag: it is read after the tag */
 		asm volatile("" : "+r"(other));
@@ -160,6 +167,21 @@ static __always_inline __u32 way_find(int family, struct flow_ways *ways, __u32 
 			return way;
 	}
 	return WAYS;
+}
+
+/* Whether another way has the key, or will perhaps. */
+static __always_inline bool way_twin(int family, struct flow_ways *ways, __u32 tag, const void *key,
+				     __u32 way)
+{
+	__u32 i;
+
+	for (i = 0; i < WAYS; i++) {
+		if (i == way || (ways->tag[i] & ~TAG_BUSY) != tag)
+			continue;
+		if (ways->tag[i] & TAG_BUSY || key_equal(family, way_key(family, ways, i), key))
+			return true;
+	}
+	return false;
 }
 
 /* The way for a new record: a free one, or one that nobody has asked for lately. */
@@ -172,7 +194,7 @@ static __always_inline __u32 way_take(struct flow_ways *ways)
 			return i;
 	for (i = 0; i < WAYS; i++) {
 		way = (ways->hand + i) & (WAYS - 1);
-		if (!ways->used[way])
+		if (!ways->used[way] && !(ways->tag[way] & TAG_BUSY))
 			break;
 		ways->used[way] = 0;
 	}
@@ -189,7 +211,7 @@ static __always_inline int new_flow_find(int family, const void *key)
 
 	if (!ways)
 		return -1;
-	way = way_find(family, ways, p.tag, key, WAYS);
+	way = way_find(family, ways, p.tag, key);
 	if (way == WAYS)
 		return -1;
 	if (!ways->used[way & (WAYS - 1)])
@@ -234,7 +256,7 @@ static __always_inline int new_flow_delete(int family, const void *key)
 
 	if (!ways)
 		return 0;
-	way = way_find(family, ways, p.tag, key, WAYS);
+	way = way_find(family, ways, p.tag, key);
 	if (way < WAYS)
 		__sync_val_compare_and_swap(&ways->tag[way], p.tag, TAG_FREE);
 	return 0;
@@ -250,28 +272,42 @@ __noinline int new_flow_delete6(const struct flow_key6 *key)
 	return key ? new_flow_delete(AF_INET6, key) : 0;
 }
 
+/* The record is written before its tag. A locked instruction would wait until it is. */
+static __always_inline void tag_publish(__u32 *at, __u32 tag)
+{
+	if (weakly_ordered)
+		__sync_lock_test_and_set(at, tag);
+	else
+		*(volatile __u32 *)at = tag;
+}
+
 /*
- * As bpf_map_update_elem(). -EBUSY: another CPU writes there at this moment.
- * Of two records of one key, made at a time, neither stays with BPF_NOEXIST, the
- * lower one otherwise.
+ * As bpf_map_update_elem(). -EBUSY: another CPU writes there at this moment. If
+ * it writes the same key, it is as if it had come after us, or with BPF_NOEXIST
+ * before.
  */
 static __always_inline int new_flow_put(int family, const void *key, const void *flow, bool noexist)
 {
 	struct place p = place_of(family, key);
 	struct flow_ways *ways = flow_set(family, p.set);
-	__u32 way, tag, twin;
+	__u32 way, tag;
 
 	if (!ways)
 		return -ENOENT;
-	way = way_find(family, ways, p.tag, key, WAYS);
+	way = way_find(family, ways, p.tag, key);
 	if (way < WAYS && noexist)
 		return -EEXIST;
 	if (way == WAYS)
 		way = way_take(ways);
 	way &= WAYS - 1;
 	tag = ways->tag[way];
-	if (tag == TAG_BUSY || __sync_val_compare_and_swap(&ways->tag[way], tag, TAG_BUSY) != tag)
+	if (tag & TAG_BUSY ||
+	    __sync_val_compare_and_swap(&ways->tag[way], tag, p.tag | TAG_BUSY) != tag)
 		return -EBUSY;
+	if (way_twin(family, ways, p.tag, key, way)) {
+		tag_publish(&ways->tag[way], TAG_FREE);
+		return noexist ? -EEXIST : 0;
+	}
 	ways->used[way] = 0;
 	if (family == AF_INET) {
 		*(struct flow_key4 *)way_key(family, ways, way) = *(const struct flow_key4 *)key;
@@ -280,14 +316,8 @@ static __always_inline int new_flow_put(int family, const void *key, const void 
 		*(struct flow_key6 *)way_key(family, ways, way) = *(const struct flow_key6 *)key;
 		*(struct flow6 *)way_flow(family, ways, way) = *(const struct flow6 *)flow;
 	}
-	__sync_lock_test_and_set(&ways->tag[way], p.tag);
-	twin = way_find(family, ways, p.tag, key, way);
-	if (twin == WAYS)
-		return 0;
-	if (!noexist && way < twin)
-		way = twin;
-	__sync_val_compare_and_swap(&ways->tag[way & (WAYS - 1)], p.tag, TAG_FREE);
-	return noexist ? -EEXIST : 0;
+	tag_publish(&ways->tag[way], p.tag);
+	return 0;
 }
 
 __noinline int new_flow_put4(const struct flow_key4 *key, const struct flow4 *flow, int noexist)

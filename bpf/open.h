@@ -125,7 +125,9 @@ static __always_inline int claim(int family, const struct tuple *t, bool take)
 	to = &s->open.back;
 	if (flow_insert(family, false, reply, f, to, BPF_NOEXIST)) {
 		other = flow_lookup_by(family, false, reply, &s->claim);
-		if (other && !flow_mirrors(family, other, t, false) &&
+		if (!other) /* another CPU claims it at this moment */
+			return false;
+		if (!flow_mirrors(family, other, t, false) &&
 		    !(take && !(other->state & STATE_CONFIRMED)) &&
 		    !(flow_stale(other, t->proto) && flow_dead(family, false, other, reply)))
 			return false;

@@ -127,7 +127,7 @@ static long stale_set4(void *map, __u32 *index, struct flow_set4 *set, struct st
 	__u32 way;
 
 	for (way = 0; way < WAYS; way++)
-		if (set->ways.tag[way] >= TAG_FIRST)
+		if (way_holds(set->ways.tag[way]))
 			stale_one4(map, &set->at[way].key, &set->at[way].flow, walk);
 	return 0;
 }
@@ -137,7 +137,7 @@ static long stale_set6(void *map, __u32 *index, struct flow_set6 *set, struct st
 	__u32 way;
 
 	for (way = 0; way < WAYS; way++)
-		if (set->ways.tag[way] >= TAG_FIRST)
+		if (way_holds(set->ways.tag[way]))
 			stale_one6(map, &set->at[way].key, &set->at[way].flow, walk);
 	return 0;
 }

@@ -4,6 +4,7 @@ package bpf
 
 import (
 	"fmt"
+	"runtime"
 
 	"github.com/cilium/ebpf"
 )
@@ -67,14 +68,13 @@ const (
 	StateReset      = uint32(waggleFlowStateSTATE_RESET)
 )
 
-// What is in FlowWays.Tag, besides the hash of a record's key.
-const (
-	TagFree  = uint32(waggleWayTagTAG_FREE)
-	TagFirst = uint32(waggleWayTagTAG_FIRST) // least of a record's
-)
+// WayHolds is what a tag in FlowWays says of its way: whether there is a record.
+func WayHolds(tag uint32) bool {
+	return tag != uint32(waggleWayTagTAG_FREE) && tag&uint32(waggleWayTagTAG_BUSY) == 0
+}
 
 // Ways is how many records a set of flows_new has.
-const Ways = len(FlowWays{}.Tag)
+const Ways = uint32(len(FlowWays{}.Tag))
 
 // Members of Service.Flags.
 const (
@@ -218,14 +218,14 @@ func Spec() (*ebpf.CollectionSpec, error) {
 	return spec, err
 }
 
-// SetSizes tells the programs of a spec the sizes of those maps that they must know.
-func SetSizes(spec *ebpf.CollectionSpec) error {
+// Fit tells the programs of a spec what they must know of its maps, and of the processor.
+func Fit(spec *ebpf.CollectionSpec) error {
+	if err := spec.Variables["weakly_ordered"].Set(runtime.GOARCH != "amd64"); err != nil {
+		return fmt.Errorf("set variable weakly_ordered: %w", err)
+	}
 	for _, family := range []string{"4", "6"} {
-		v, ok := spec.Variables["flows_new_sets"+family]
-		if !ok {
-			return fmt.Errorf("the datapath has no variable flows_new_sets%s", family)
-		}
-		if err := v.Set(spec.Maps["flows_new"+family].MaxEntries); err != nil {
+		sets := spec.Maps["flows_new"+family].MaxEntries
+		if err := spec.Variables["flows_new_sets"+family].Set(sets); err != nil {
 			return fmt.Errorf("set variable flows_new_sets%s: %w", family, err)
 		}
 	}

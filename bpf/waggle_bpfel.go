@@ -378,9 +378,8 @@ const (
 type waggleWayTag uint32
 
 const (
-	waggleWayTagTAG_FREE  waggleWayTag = 0
-	waggleWayTagTAG_BUSY  waggleWayTag = 1
-	waggleWayTagTAG_FIRST waggleWayTag = 2
+	waggleWayTagTAG_FREE waggleWayTag = 0
+	waggleWayTagTAG_BUSY waggleWayTag = 1
 )
 
 // Names of all BPF objects in the ELF.
@@ -458,6 +457,7 @@ const (
 	waggleVarUnusedServiceFlags      = "unused_service_flags"
 	waggleVarUnusedVerdict           = "unused_verdict"
 	waggleVarUnusedWayTag            = "unused_way_tag"
+	waggleVarWeaklyOrdered           = "weakly_ordered"
 )
 
 // loadWaggle returns the embedded CollectionSpec for waggle.
@@ -585,6 +585,7 @@ type waggleVariableSpecs struct {
 	UnusedServiceFlags      *ebpf.VariableSpec `ebpf:"unused_service_flags"`
 	UnusedVerdict           *ebpf.VariableSpec `ebpf:"unused_verdict"`
 	UnusedWayTag            *ebpf.VariableSpec `ebpf:"unused_way_tag"`
+	WeaklyOrdered           *ebpf.VariableSpec `ebpf:"weakly_ordered"`
 }
 
 // waggleObjects contains all objects after they have been loaded into the kernel.
@@ -693,6 +694,7 @@ type waggleVariables struct {
 	UnusedServiceFlags      *ebpf.Variable `ebpf:"unused_service_flags"`
 	UnusedVerdict           *ebpf.Variable `ebpf:"unused_verdict"`
 	UnusedWayTag            *ebpf.Variable `ebpf:"unused_way_tag"`
+	WeaklyOrdered           *ebpf.Variable `ebpf:"weakly_ordered"`
 }
 
 // wagglePrograms contains all programs after they have been loaded into the kernel.

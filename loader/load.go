@@ -78,7 +78,7 @@ func (d *Datapath) load(opts Options) error {
 		return err
 	}
 	defer closeMaps(pinned)
-	if err := bpf.SetSizes(spec); err != nil {
+	if err := bpf.Fit(spec); err != nil {
 		return err
 	}
 	d.collection, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: pinned})

@@ -80,7 +80,7 @@ func walkNewFlows(it *ebpf.MapIterator, f Family, fn func(Flow) bool) error {
 		var set bpf.FlowSet4
 		for it.Next(&index, &set) {
 			for i, tag := range set.Ways.Tag {
-				if tag >= bpf.TagFirst && !fn(decodeFlow4(&set.At[i].Key, &set.At[i].Flow)) {
+				if bpf.WayHolds(tag) && !fn(decodeFlow4(&set.At[i].Key, &set.At[i].Flow)) {
 					return nil
 				}
 			}
@@ -90,7 +90,7 @@ func walkNewFlows(it *ebpf.MapIterator, f Family, fn func(Flow) bool) error {
 	var set bpf.FlowSet6
 	for it.Next(&index, &set) {
 		for i, tag := range set.Ways.Tag {
-			if tag >= bpf.TagFirst && !fn(decodeFlow6(&set.At[i].Key, &set.At[i].Flow)) {
+			if bpf.WayHolds(tag) && !fn(decodeFlow6(&set.At[i].Key, &set.At[i].Flow)) {
 				return nil
 			}
 		}

@@ -211,7 +211,7 @@ func TestFlows(t *testing.T) {
 		bpf.FlowKey4{Saddr: wire32(192, 0, 2, 1), Daddr: wire32(10, 96, 0, 1), Sport: wire16(40000), Dport: wire16(80), Proto: unix.IPPROTO_TCP},
 		bpf.Flow4{Flow: head, Saddr: wire32(10, 0, 0, 1), Daddr: wire32(10, 1, 0, 1)}))
 	var set bpf.FlowSet6
-	set.Ways.Tag[5] = bpf.TagFirst
+	set.Ways.Tag[5] = 2
 	set.At[5] = bpf.NewFlow6{
 		Key:  bpf.FlowKey6{Saddr: words("2001:db8::1"), Daddr: words("fd00::1"), Sport: wire16(1), Dport: wire16(53), Proto: unix.IPPROTO_UDP, Egress: 1},
 		Flow: bpf.Flow6{Flow: head, Saddr: words("fd00::2"), Daddr: words("fd00::3")},
@@ -250,8 +250,8 @@ func TestFlowsStop(t *testing.T) {
 		must(t, p.Map("flows4").Put(bpf.FlowKey4{Sport: uint16(i)}, bpf.Flow4{}))
 	}
 	var one, four bpf.FlowSet4
-	one.Ways.Tag[0] = bpf.TagFirst
-	four.Ways.Tag = [bpf.Ways]uint32{1: 77, 2: 78, 5: 1 << 31, 7: bpf.TagFirst}
+	one.Ways.Tag[0] = 2
+	four.Ways.Tag = [bpf.Ways]uint32{1: 76, 2: 78, 4: 79, 5: 1 << 31, 7: 2}
 	must(t, p.Map("flows_new4").Put(uint32(3), one))
 	must(t, p.Map("flows_new4").Put(uint32(9), four))
 	for _, limit := range []int{1, 5, 7, 10} {

@@ -302,7 +302,7 @@ func (l *loaded) putFlow(v6 bool, sport uint16, service uint32) {
 	if v6 {
 		key := bpf.FlowKey6{Saddr: words("2001:db8::1"), Daddr: words("fd00:96::1"), Sport: wire(sport), Dport: wire(80), Proto: unix.IPPROTO_TCP}
 		var set bpf.FlowSet6
-		set.Ways.Tag[0] = bpf.TagFirst
+		set.Ways.Tag[0] = 2
 		set.At[0] = bpf.NewFlow6{Key: key, Flow: bpf.Flow6{Flow: head, Saddr: words("fd00::2"), Daddr: words("fd00:1::1")}}
 		l.must(l.dp.Map("flows_new6").Put(uint32(sport)%256, set))
 		return

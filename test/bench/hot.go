@@ -87,7 +87,7 @@ func measureHot(o options) (results []Result, err error) {
 func (s hotSizes) tables() map[string]uint32 {
 	few := s.few[len(s.few)-1]
 	flows := 4 * max(few, s.many)
-	return map[string]uint32{"flows4": flows, "flows6": flows, "flows_new4": 2 * few, "flows_new6": 2 * few}
+	return map[string]uint32{"flows4": flows, "flows6": flows, "flows_new4": 2 * few / bpf.Ways, "flows_new6": 2 * few / bpf.Ways}
 }
 
 // newHotRig makes a datapath whose maps have so many elements; those that aren't named have their
@@ -136,7 +136,7 @@ func (r *hotRig) load(sizes map[string]uint32) error {
 			m.MaxEntries = size
 		}
 	}
-	if err := errors.Join(bpf.SetSizes(spec), spec.Variables["hz"].Set(uint32(1_000_000))); err != nil {
+	if err := errors.Join(bpf.Fit(spec), spec.Variables["hz"].Set(uint32(1_000_000))); err != nil {
 		return err
 	}
 	for name := range spec.Programs {
@@ -149,7 +149,7 @@ func (r *hotRig) load(sizes map[string]uint32) error {
 		return err
 	}
 	r.maps, r.programs = datapath.Maps, datapath.Programs
-	if r.Collection, err = probe.Load(datapath.Maps, spec.Maps["flows_new4"].MaxEntries); err != nil {
+	if r.Collection, err = probe.Load(datapath.Maps, bpf.Ways*spec.Maps["flows_new4"].MaxEntries); err != nil {
 		return err
 	}
 	if err := r.configure(); err != nil {

@@ -125,7 +125,7 @@ func measureCurves(o options, sizes scaleSizes) (results []Result, err error) {
 	defer func() { err = errors.Join(err, network.Close()) }()
 	endpoints := last(sizes.services) + last(sizes.backends)
 	hot, err := newHotRig(o, network, map[string]uint32{
-		"flows4": 2 * last(sizes.flows), "flows6": 16, "flows_new4": 1 << 17,
+		"flows4": 2 * last(sizes.flows), "flows6": 16, "flows_new4": 1 << 17 / bpf.Ways,
 		"services4": 2 * last(sizes.services), "backends": endpoints + 1<<17, "slots": 4 * endpoints,
 	})
 	if err != nil {

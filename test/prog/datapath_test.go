@@ -111,7 +111,7 @@ func newDatapath(key string, settings []setting) (*datapath, error) {
 	for _, name := range []string{"flows_new4", "flows_new6"} {
 		spec.Maps[name].Flags |= unix.BPF_F_MMAPABLE
 	}
-	if err := bpf.SetSizes(spec); err != nil {
+	if err := bpf.Fit(spec); err != nil {
 		return nil, err
 	}
 	onlyMaps := spec.Copy()

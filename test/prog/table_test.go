@@ -48,7 +48,7 @@ const waysSize = 64 // the tags and what goes with them
 
 // each calls fn with the offset of each record's tag and of the record, until it returns false.
 func (t setTable) each(fn func(tag, record int64) bool) error {
-	record := (t.set - waysSize) / bpf.Ways
+	record := (t.set - waysSize) / int(bpf.Ways)
 	for at := 0; at < int(t.memory.Size())/t.set*t.set; at += t.set {
 		var tags [4 * bpf.Ways]byte
 		if _, err := t.memory.ReadAt(tags[:], int64(at)); err != nil {
@@ -57,8 +57,8 @@ func (t setTable) each(fn func(tag, record int64) bool) error {
 		if tags == ([len(tags)]byte{}) {
 			continue
 		}
-		for i := range bpf.Ways {
-			if binary.NativeEndian.Uint32(tags[4*i:]) >= bpf.TagFirst && !fn(int64(at+4*i), int64(at+waysSize+i*record)) {
+		for i := range int(bpf.Ways) {
+			if bpf.WayHolds(binary.NativeEndian.Uint32(tags[4*i:])) && !fn(int64(at+4*i), int64(at+waysSize+i*record)) {
 				return nil
 			}
 		}
@@ -84,7 +84,7 @@ func (t setTable) find(key []byte) (tag, record int64, err error) {
 	return tag, record, err
 }
 
-func (t setTable) valueSize() int { return (t.set-waysSize)/bpf.Ways - t.key }
+func (t setTable) valueSize() int { return (t.set-waysSize)/int(bpf.Ways) - t.key }
 
 func (t setTable) lookup(key []byte) ([]byte, error) {
 	_, record, err := t.find(key)

@@ -92,6 +92,7 @@ const (
 	probeVarTimeoutTcpHalfClosed = "timeout_tcp_half_closed"
 	probeVarTimeoutTcpReset      = "timeout_tcp_reset"
 	probeVarTimeoutUdp           = "timeout_udp"
+	probeVarWeaklyOrdered        = "weakly_ordered"
 )
 
 // loadProbe returns the embedded CollectionSpec for probe.
@@ -202,6 +203,7 @@ type probeVariableSpecs struct {
 	TimeoutTcpHalfClosed *ebpf.VariableSpec `ebpf:"timeout_tcp_half_closed"`
 	TimeoutTcpReset      *ebpf.VariableSpec `ebpf:"timeout_tcp_reset"`
 	TimeoutUdp           *ebpf.VariableSpec `ebpf:"timeout_udp"`
+	WeaklyOrdered        *ebpf.VariableSpec `ebpf:"weakly_ordered"`
 }
 
 // probeObjects contains all objects after they have been loaded into the kernel.
@@ -291,6 +293,7 @@ type probeVariables struct {
 	TimeoutTcpHalfClosed *ebpf.Variable `ebpf:"timeout_tcp_half_closed"`
 	TimeoutTcpReset      *ebpf.Variable `ebpf:"timeout_tcp_reset"`
 	TimeoutUdp           *ebpf.Variable `ebpf:"timeout_udp"`
+	WeaklyOrdered        *ebpf.Variable `ebpf:"weakly_ordered"`
 }
 
 // probePrograms contains all programs after they have been loaded into the kernel.
