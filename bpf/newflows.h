@@ -248,6 +248,15 @@ static __always_inline struct flow *new_flow_get(int family, const union flow_ke
 			   family == AF_INET ? new_flow_find4(&key->v4) : new_flow_find6(&key->v6));
 }
 
+/* Has the processor fetch what new_flow_find() would wait for. */
+static __always_inline void new_flow_prefetch(int family, const void *key)
+{
+	struct flow_ways *ways = flow_set(family, place_of(family, key).set);
+
+	if (ways)
+		asm volatile("" : : "r"(*(volatile __u32 *)&ways->tag[0]));
+}
+
 static __always_inline int new_flow_delete(int family, const void *key)
 {
 	struct place p = place_of(family, key);

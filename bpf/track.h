@@ -275,8 +275,14 @@ static __always_inline bool flow_ended(int family, bool confirmed, const struct 
 
 static __always_inline struct flow *flow_find(int family, bool confirmed, const struct packet *p)
 {
-	struct flow *f = flow_lookup(family, confirmed, &p->tuple);
+	union flow_key key;
+	struct flow *f;
 
+	flow_key(family, &p->tuple, &key);
+	/* who says hello is in neither table, probably: so both are waited for at a time */
+	if (confirmed && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+		new_flow_prefetch(family, &key);
+	f = flow_at(family, confirmed, &key);
 	if (!f || !flow_ended(family, confirmed, f, p))
 		return f;
 	flow_delete(family, confirmed, &p->tuple);
