@@ -109,7 +109,7 @@ static __always_inline bool route_new(void *ctx, int family, __u32 ifindex, cons
  * after, because confirmation inserts there first and deletes here after: in
  * that order no two flows can come away with the same tuple. `t` is the new
  * flow's own tuple, to recognise what an earlier try of it left behind. Who is
- * not confirmed may be deprived of the tuple, as the LRU may evict it at any
+ * not confirmed may be deprived of the tuple, as it may be evicted at any
  * time; were it not so, strangers' packets could use up all ports.
  */
 static __always_inline int claim(int family, const struct tuple *t, bool take)

@@ -133,7 +133,7 @@ static __always_inline bool acknowledges(const struct flow *f, const struct pack
 }
 
 /*
- * The client's half: the LRU may have evicted what goes with it. False: the
+ * The client's half: what goes with it may have been evicted. False: the
  * backend knows another flow by our source by now, so the client starts anew.
  */
 static __always_inline int pending_repair(int family, const struct flow *f, const struct tuple *t)

@@ -40,14 +40,19 @@ func enter(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("loading programs and making network namespaces needs root")
 	}
+	if err := join(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// join moves a goroutine into the namespace, for good.
+func join() error {
 	ns, err := namespace()
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	runtime.LockOSThread()
-	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-		t.Fatal(err)
-	}
+	return unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
 }
 
 func buildNamespace() (*os.File, error) {

@@ -43,11 +43,14 @@ func (n *node) xdp(in *device, p packet) result {
 
 func (n *node) xdpFrame(in *device, frame []byte) result {
 	n.t.Helper()
-	// struct xdp_md, as far as the kernel wants to know
-	context := struct{ data, dataEnd, dataMeta, ingress, queue, egress uint32 }{
+	return n.run(bpf.HookXDP, "waggle_xdp", frame, xdpContext(in, frame), 0)
+}
+
+// xdpContext is struct xdp_md, as far as the kernel wants to know.
+func xdpContext(in *device, frame []byte) any {
+	return struct{ data, dataEnd, dataMeta, ingress, queue, egress uint32 }{
 		dataEnd: uint32(len(frame)), ingress: uint32(in.index),
 	}
-	return n.run(bpf.HookXDP, "waggle_xdp", frame, context, 0)
 }
 
 func (n *node) ingress(in *device, p packet) result {
