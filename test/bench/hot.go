@@ -324,6 +324,7 @@ func (r *hotRig) measure(sizes hotSizes) (results []Result, err error) {
 type hotLine struct {
 	name                   string
 	waggle, limit, rewrite *subject
+	records                *subject // the writes of a new flow
 	idle                   *subject // the harness, of waggle's hook
 }
 
@@ -359,6 +360,10 @@ func (r *hotRig) measureFamily(f hotFamily, sizes []uint32, wanted func(hotCase)
 				}
 				line.limit = limits[name]
 			}
+			if c.every && c.hook == bpf.HookXDP {
+				line.records = r.limitSubject("two records", r.Programs["record"+f.table], c, size)
+				subjects = append(subjects, line.records)
+			}
 			if c.verdict == bpf.VerdictExpress && !c.every {
 				line.rewrite = rewrite[c.hook]
 			}
@@ -383,6 +388,9 @@ func (l hotLine) result(idleXDP *subject) Result {
 	}
 	if l.limit != nil {
 		res.Limit = less(l.limit, idleXDP)
+	}
+	if l.records != nil {
+		res.Peers["records alone"] = less(l.records, idleXDP)
 	}
 	if l.rewrite != nil {
 		res.Peers["rewrite, no lookup"] = less(l.rewrite, l.idle)

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/waggle-lb/waggle/bpf"
 )
 
 //go:generate sh generate.sh
@@ -39,6 +41,9 @@ func Load(replacements map[string]*ebpf.Map, bare uint32) (*ebpf.Collection, err
 		} else if strings.HasPrefix(name, "flows") || name == "slots" || name == "backends" {
 			m.MaxEntries = 16 // nobody looks into it
 		}
+	}
+	if err := bpf.Fit(spec); err != nil {
+		return nil, err
 	}
 	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: used})
 }

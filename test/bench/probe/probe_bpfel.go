@@ -68,6 +68,8 @@ const (
 	probeProgNothingTc           = "nothing_tc"
 	probeProgNothingXdp          = "nothing_xdp"
 	probeProgReadClock           = "read_clock"
+	probeProgRecord4             = "record4"
+	probeProgRecord6             = "record6"
 	probeProgRewriteTc4          = "rewrite_tc4"
 	probeProgRewriteTc6          = "rewrite_tc6"
 	probeProgRewriteXdp4         = "rewrite_xdp4"
@@ -149,6 +151,8 @@ type probeProgramSpecs struct {
 	NothingTc   *ebpf.ProgramSpec `ebpf:"nothing_tc"`
 	NothingXdp  *ebpf.ProgramSpec `ebpf:"nothing_xdp"`
 	ReadClock   *ebpf.ProgramSpec `ebpf:"read_clock"`
+	Record4     *ebpf.ProgramSpec `ebpf:"record4"`
+	Record6     *ebpf.ProgramSpec `ebpf:"record6"`
 	RewriteTc4  *ebpf.ProgramSpec `ebpf:"rewrite_tc4"`
 	RewriteTc6  *ebpf.ProgramSpec `ebpf:"rewrite_tc6"`
 	RewriteXdp4 *ebpf.ProgramSpec `ebpf:"rewrite_xdp4"`
@@ -312,6 +316,8 @@ type probePrograms struct {
 	NothingTc   *ebpf.Program `ebpf:"nothing_tc"`
 	NothingXdp  *ebpf.Program `ebpf:"nothing_xdp"`
 	ReadClock   *ebpf.Program `ebpf:"read_clock"`
+	Record4     *ebpf.Program `ebpf:"record4"`
+	Record6     *ebpf.Program `ebpf:"record6"`
 	RewriteTc4  *ebpf.Program `ebpf:"rewrite_tc4"`
 	RewriteTc6  *ebpf.Program `ebpf:"rewrite_tc6"`
 	RewriteXdp4 *ebpf.Program `ebpf:"rewrite_xdp4"`
@@ -332,6 +338,8 @@ func (p *probePrograms) Close() error {
 		p.NothingTc,
 		p.NothingXdp,
 		p.ReadClock,
+		p.Record4,
+		p.Record6,
 		p.RewriteTc4,
 		p.RewriteTc6,
 		p.RewriteXdp4,
