@@ -10,6 +10,7 @@ import (
 	"math"
 	"os"
 	"slices"
+	"strings"
 )
 
 // maxLoss is how much of a ratio may be lost, as a fraction.
@@ -18,9 +19,13 @@ const maxLoss = 0.25
 // ratioName is what a ratio is recorded under.
 func ratioName(metric, other string) string { return metric + " / " + other }
 
+// allRatios leaves out p99: one run of a shared machine has too few of the worst to compare.
 func allRatios(results []Result) map[string]float64 {
 	all := map[string]float64{}
 	for _, r := range results {
+		if strings.Contains(r.Metric, "p99") {
+			continue
+		}
 		for other, ratio := range r.ratios() {
 			all[ratioName(r.Metric, other)] = math.Round(ratio*1000) / 1000
 		}

@@ -14,6 +14,7 @@ func TestRatios(t *testing.T) {
 	measured := func(ns, kpps float64) []Result {
 		return []Result{
 			{Metric: "cost", Waggle: ns, Limit: 50, Peers: map[string]float64{"peer": 200, "absent": 0}},
+			{Metric: "cost p99", Waggle: ns, Limit: 1},
 			{Metric: "rate", Waggle: kpps, Higher: true, Peers: map[string]float64{"peer": 1000}},
 		}
 	}

@@ -58,8 +58,8 @@ func memoryResults(rows []mapMemory, service Result) (results []Result) {
 	line("memory of all maps, empty", "MB", empty/1e6)
 	line("memory of a flow, two records, IPv4", "bytes", 2*element["flows4"])
 	line("memory of a flow, two records, IPv6", "bytes", 2*element["flows6"])
-	line("memory of a flow that is not confirmed, IPv4", "bytes", 2*element["flows_new4"])
-	line("memory of a flow that is not confirmed, IPv6", "bytes", 2*element["flows_new6"])
+	line("memory of a flow that is not confirmed, IPv4", "bytes", 2*element["flows_new4"]/float64(bpf.Ways))
+	line("memory of a flow that is not confirmed, IPv6", "bytes", 2*element["flows_new6"]/float64(bpf.Ways))
 	line("memory of an endpoint, backend and slot", "bytes", element["backends"]+element["slots"])
 	return results
 }
