@@ -185,10 +185,12 @@ static __always_inline bool way_twin(int family, struct flow_ways *ways, __u32 t
 }
 
 /* The way for a new record: a free one, or one that nobody has asked for lately. */
-static __always_inline __u32 way_take(struct flow_ways *ways)
+__noinline int way_take(struct flow_ways *ways)
 {
 	__u32 i, way = 0;
 
+	if (!ways)
+		return 0;
 	for (i = 0; i < WAYS; i++)
 		if (ways->tag[i] == TAG_FREE)
 			return i;
@@ -259,15 +261,12 @@ static __always_inline void new_flow_prefetch(int family, const void *key)
 
 static __always_inline int new_flow_delete(int family, const void *key)
 {
+	int where = family == AF_INET ? new_flow_find4(key) : new_flow_find6(key);
 	struct place p = place_of(family, key);
 	struct flow_ways *ways = flow_set(family, p.set);
-	__u32 way;
 
-	if (!ways)
-		return 0;
-	way = way_find(family, ways, p.tag, key);
-	if (way < WAYS)
-		__sync_val_compare_and_swap(&ways->tag[way], p.tag, TAG_FREE);
+	if (where >= 0 && ways)
+		__sync_val_compare_and_swap(&ways->tag[where & (WAYS - 1)], p.tag, TAG_FREE);
 	return 0;
 }
 
@@ -297,18 +296,16 @@ static __always_inline void tag_publish(__u32 *at, __u32 tag)
  */
 static __always_inline int new_flow_put(int family, const void *key, const void *flow, bool noexist)
 {
+	int where = family == AF_INET ? new_flow_find4(key) : new_flow_find6(key);
 	struct place p = place_of(family, key);
 	struct flow_ways *ways = flow_set(family, p.set);
 	__u32 way, tag;
 
 	if (!ways)
 		return -ENOENT;
-	way = way_find(family, ways, p.tag, key);
-	if (way < WAYS && noexist)
+	if (where >= 0 && noexist)
 		return -EEXIST;
-	if (way == WAYS)
-		way = way_take(ways);
-	way &= WAYS - 1;
+	way = (where >= 0 ? where : way_take(ways)) & (WAYS - 1);
 	tag = ways->tag[way];
 	if (tag & TAG_BUSY ||
 	    __sync_val_compare_and_swap(&ways->tag[way], tag, p.tag | TAG_BUSY) != tag)

@@ -273,16 +273,22 @@ static __always_inline bool flow_ended(int family, bool confirmed, const struct 
 	       (f->flags & (FLOW_REPLY | FLOW_EXPRESS)) != (FLOW_REPLY | FLOW_EXPRESS);
 }
 
-static __always_inline struct flow *flow_find(int family, bool confirmed, const struct packet *p)
+/* Who says hello is probably in neither table: then both are waited for at a time. */
+static __always_inline struct flow *flow_lookup_ahead(int family, bool confirmed,
+						      const struct packet *p)
 {
 	union flow_key key;
-	struct flow *f;
 
 	flow_key(family, &p->tuple, &key);
-	/* who says hello is in neither table, probably: so both are waited for at a time */
 	if (confirmed && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
 		new_flow_prefetch(family, &key);
-	f = flow_at(family, confirmed, &key);
+	return flow_at(family, confirmed, &key);
+}
+
+static __always_inline struct flow *flow_find(int family, bool confirmed, const struct packet *p)
+{
+	struct flow *f = flow_lookup_ahead(family, confirmed, p);
+
 	if (!f || !flow_ended(family, confirmed, f, p))
 		return f;
 	flow_delete(family, confirmed, &p->tuple);

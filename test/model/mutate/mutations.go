@@ -71,8 +71,8 @@ var mutations = []mutation{
 	{"flow recorded though there is no route", "open.h", "return false; /* a flow recorded now would outlive the lack of a route */", "return true;"},
 	// following it
 	{"record in flows_new not deleted", "newflows.h", "p.tag, TAG_FREE);", "p.tag, p.tag);"},
-	{"record in flows_new overwritten", "newflows.h", "if (way < WAYS && noexist)", "if (0)"},
-	{"record in flows_new made twice", "newflows.h", "\tway = way_find(family, ways, p.tag, key);\n\tif (way < WAYS && noexist)", "\tway = WAYS;\n\tif (way < WAYS && noexist)"},
+	{"record in flows_new overwritten", "newflows.h", "if (where >= 0 && noexist)", "if (0)"},
+	{"record in flows_new made twice", "newflows.h", "\tway = (where >= 0 ? where : way_take(ways))", "\tway = (where >= 0 && noexist ? where : way_take(ways))"},
 	{"confirmed by any ACK", "track.h", "return p->ack - f->expect_ack < ACK_WINDOW;", "return true;"},
 	{"SCTP tag not compared", "track.h", "return !f->expect_ack || p->ack == f->expect_ack;", "return true;"},
 	{"SYN-ACK not counted in what is expected", "track.h", "p->seq + !!(p->tcp_flags & TCP_SYN)", "p->seq"},
