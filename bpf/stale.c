@@ -104,32 +104,22 @@ static __always_inline long stale_one(int family, const struct flow *f, const st
 	return 0;
 }
 
-__noinline int stale_one4(const struct flow4 *f, const struct tuple *t, struct stale_walk *walk)
+static long stale_one4(void *map, struct flow_key4 *key, struct flow4 *value,
+		       struct stale_walk *walk)
 {
-	return f && t && walk ? stale_one(AF_INET, &f->flow, t, walk) : 0;
-}
-
-__noinline int stale_one6(const struct flow6 *f, const struct tuple *t, struct stale_walk *walk)
-{
-	return f && t && walk ? stale_one(AF_INET6, &f->flow, t, walk) : 0;
-}
-
-static long stale_flow4(void *map, struct flow_key4 *key, struct flow4 *value,
-			struct stale_walk *walk)
-{
-	struct tuple t = {};
+	struct tuple t;
 
 	key_tuple4(key, &t);
-	return stale_one4(value, &t, walk);
+	return stale_one(AF_INET, &value->flow, &t, walk);
 }
 
-static long stale_flow6(void *map, struct flow_key6 *key, struct flow6 *value,
-			struct stale_walk *walk)
+static long stale_one6(void *map, struct flow_key6 *key, struct flow6 *value,
+		       struct stale_walk *walk)
 {
-	struct tuple t = {};
+	struct tuple t;
 
 	key_tuple6(key, &t);
-	return stale_one6(value, &t, walk);
+	return stale_one(AF_INET6, &value->flow, &t, walk);
 }
 
 static long stale_set4(void *map, __u32 *index, struct flow_set4 *set, struct stale_walk *walk)
@@ -138,7 +128,7 @@ static long stale_set4(void *map, __u32 *index, struct flow_set4 *set, struct st
 
 	for (way = 0; way < WAYS; way++)
 		if (way_holds(set->ways.tag[way]))
-			stale_flow4(map, &set->at[way].key, &set->at[way].flow, walk);
+			stale_one4(map, &set->at[way].key, &set->at[way].flow, walk);
 	return 0;
 }
 
@@ -148,7 +138,7 @@ static long stale_set6(void *map, __u32 *index, struct flow_set6 *set, struct st
 
 	for (way = 0; way < WAYS; way++)
 		if (way_holds(set->ways.tag[way]))
-			stale_flow6(map, &set->at[way].key, &set->at[way].flow, walk);
+			stale_one6(map, &set->at[way].key, &set->at[way].flow, walk);
 	return 0;
 }
 
@@ -159,7 +149,7 @@ int waggle_stale4(struct census *ctx)
 
 	bpf_for_each_map_elem(&flows_new4, stale_set4, &walk, 0);
 	walk.confirmed = true;
-	bpf_for_each_map_elem(&flows4, stale_flow4, &walk, 0);
+	bpf_for_each_map_elem(&flows4, stale_one4, &walk, 0);
 	*ctx = walk.census;
 	return 0;
 }
@@ -171,7 +161,7 @@ int waggle_stale6(struct census *ctx)
 
 	bpf_for_each_map_elem(&flows_new6, stale_set6, &walk, 0);
 	walk.confirmed = true;
-	bpf_for_each_map_elem(&flows6, stale_flow6, &walk, 0);
+	bpf_for_each_map_elem(&flows6, stale_one6, &walk, 0);
 	*ctx = walk.census;
 	return 0;
 }
