@@ -83,6 +83,12 @@ struct place {
 	__u32 tag;
 };
 
+/* A key's size in words of 32 bits, an even number. */
+static __always_inline int key_words(int family)
+{
+	return (family == AF_INET ? sizeof(struct flow_key4) : sizeof(struct flow_key6)) / 4;
+}
+
 /*
  * Nobody outside may know who shares a set with whom, and so evict a flow at
  * will: the seed makes that a secret.
@@ -90,13 +96,12 @@ struct place {
 static __always_inline struct place place_of(int family, const void *key)
 {
 	__u32 sets = family == AF_INET ? flows_new_sets4 : flows_new_sets6;
-	int i, words = (family == AF_INET ? sizeof(struct flow_key4) : sizeof(struct flow_key6)) /
-		       4;
+	int i;
 	__u64 hash = flows_seed();
 	const __u32 *word = key;
 
 #pragma unroll
-	for (i = 0; i < words; i += 2) {
+	for (i = 0; i < key_words(family); i += 2) {
 		hash ^= (__u64)word[i] << 32 | word[i + 1];
 		hash *= 0x9e3779b97f4a7c15;
 		hash ^= hash >> 32;
@@ -132,13 +137,12 @@ static __always_inline void *way_flow(int family, struct flow_ways *ways, __u32 
 
 static __always_inline bool key_equal(int family, const void *a, const void *b)
 {
-	int i, words = (family == AF_INET ? sizeof(struct flow_key4) : sizeof(struct flow_key6)) /
-		       4;
+	int i;
 	const __u32 *x = a, *y = b;
 	__u32 diff = 0;
 
 #pragma unroll
-	for (i = 0; i < words; i++)
+	for (i = 0; i < key_words(family); i++)
 		diff |= x[i] ^ y[i];
 	return !diff;
 }

@@ -19,18 +19,23 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } runtime SEC(".maps");
 
-static __always_inline __u32 current_epoch(void)
+static __always_inline const struct runtime_state *runtime_state(void)
 {
 	__u32 zero = 0;
-	struct runtime_state *r = bpf_map_lookup_elem(&runtime, &zero);
+
+	return bpf_map_lookup_elem(&runtime, &zero);
+}
+
+static __always_inline __u32 current_epoch(void)
+{
+	const struct runtime_state *r = runtime_state();
 
 	return r ? r->epoch : 0;
 }
 
 static __always_inline __u64 flows_seed(void)
 {
-	__u32 zero = 0;
-	struct runtime_state *r = bpf_map_lookup_elem(&runtime, &zero);
+	const struct runtime_state *r = runtime_state();
 
 	return r ? r->seed : 0;
 }
