@@ -164,6 +164,22 @@ func TestLoadKeepsMapSize(t *testing.T) {
 	}
 }
 
+// The programs before and after an upgrade have to look for a flow in the same place.
+func TestLoadKeepsSeed(t *testing.T) {
+	newNetns(t)
+	dir := newPinDir(t)
+	seed := func() uint64 {
+		d := mustLoad(t, small(dir))
+		defer mustClose(t, d)
+		var state bpf.RuntimeState
+		must(t, d.Map("runtime").Lookup(uint32(0), &state))
+		return state.Seed
+	}
+	if first, second := seed(), seed(); first == 0 || first != second {
+		t.Errorf("seeds %d and %d, want the same twice, and not 0", first, second)
+	}
+}
+
 func TestLoadRefusesIncompatibleMap(t *testing.T) {
 	newNetns(t)
 	dir := newPinDir(t)

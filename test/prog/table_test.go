@@ -46,8 +46,9 @@ func newSetTable(m *ebpf.Map) (setTable, error) {
 
 const waysSize = 64 // the tags and what goes with them
 
-// each calls fn with the offset of each record's tag and of the record, until it returns false.
-func (t setTable) each(fn func(tag, record int64) bool) error {
+// eachTag calls fn with each tag that is not free, and the offsets of it and of its record, until it
+// returns false.
+func (t setTable) eachTag(fn func(tag uint32, tagAt, recordAt int64) bool) error {
 	record := (t.set - waysSize) / int(bpf.Ways)
 	for at := 0; at < int(t.memory.Size())/t.set*t.set; at += t.set {
 		var tags [4 * bpf.Ways]byte
@@ -58,12 +59,32 @@ func (t setTable) each(fn func(tag, record int64) bool) error {
 			continue
 		}
 		for i := range int(bpf.Ways) {
-			if bpf.WayHolds(binary.NativeEndian.Uint32(tags[4*i:])) && !fn(int64(at+4*i), int64(at+waysSize+i*record)) {
+			tag := binary.NativeEndian.Uint32(tags[4*i:])
+			if tag != 0 && !fn(tag, int64(at+4*i), int64(at+waysSize+i*record)) {
 				return nil
 			}
 		}
 	}
 	return nil
+}
+
+// each calls fn with the offset of each record's tag and of the record, until it returns false.
+func (t setTable) each(fn func(tag, record int64) bool) error {
+	return t.eachTag(func(tag uint32, tagAt, recordAt int64) bool {
+		return !bpf.WayHolds(tag) || fn(tagAt, recordAt)
+	})
+}
+
+// idle: nobody is writing a record.
+func (t setTable) idle() error {
+	var busy error
+	err := t.eachTag(func(tag uint32, tagAt, _ int64) bool {
+		if !bpf.WayHolds(tag) {
+			busy = fmt.Errorf("the record of the tag at %d is being written", tagAt)
+		}
+		return busy == nil
+	})
+	return errors.Join(err, busy)
 }
 
 func (t setTable) read(at int64, size int) []byte {
