@@ -2,7 +2,7 @@
 #ifndef WAGGLE_AFFINITY_H
 #define WAGGLE_AFFINITY_H
 
-#include "flow.h"
+#include "runtime.h"
 #include "service.h"
 
 /*

@@ -33,23 +33,6 @@ static __always_inline bool answerable(struct __sk_buff *skb, int family, const 
 	return addr_is_sender(family, p->tuple.saddr.word);
 }
 
-static __always_inline long swap_addresses(struct __sk_buff *skb, int family, __u32 l3_off,
-					   const struct tuple *t)
-{
-	__u32 off = l3_off + sizeof(struct ipv6hdr) - 2 * sizeof(struct addr);
-	struct addr swapped[2];
-
-	if (family == AF_INET) {
-		__be32 v4[2] = { t->daddr.word[0], t->saddr.word[0] };
-
-		off = l3_off + offsetof(struct iphdr, saddr);
-		return bpf_skb_store_bytes(skb, off, v4, sizeof(v4), 0);
-	}
-	swapped[0] = t->daddr;
-	swapped[1] = t->saddr;
-	return bpf_skb_store_bytes(skb, off, swapped, sizeof(swapped), 0);
-}
-
 /* Turns an echo request into its reply; the sum does not see who sends to whom. */
 static __always_inline long answer_echo(struct __sk_buff *skb, int family, __u32 l3_off,
 					const struct packet *p, __u8 request)
@@ -67,50 +50,43 @@ static __always_inline long answer_echo(struct __sk_buff *skb, int family, __u32
 }
 
 /* Turns a packet into the answer to it, or says why not. */
-static __always_inline int cluster_answer(struct __sk_buff *skb, int family, __u32 l3_off,
-					  const struct packet *p)
+__noinline int cluster_answer(struct __sk_buff *skb, struct scratch *s)
 {
-	__u8 icmp = family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6;
-	__u8 echo = family == AF_INET ? ICMP_ECHO : ICMPV6_ECHO_REQUEST;
+	const struct packet *p;
 	__u8 head[QUOTED_L4];
+	__u8 icmp, echo;
+	int family;
 
+	if (!s)
+		return VERDICT_DROP_ERROR;
+	p = &s->packet;
+	family = packet_family(p);
+	icmp = family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6;
+	echo = family == AF_INET ? ICMP_ECHO : ICMPV6_ECHO_REQUEST;
 	if (!answerable(skb, family, p) || p->tcp_flags & TCP_RST)
 		return VERDICT_DROP_NO_FLOW;
-	if (p->len < p->l4_off - l3_off + QUOTED_L4 ||
+	if (p->len < p->l4_off - p->l3_off + QUOTED_L4 ||
 	    bpf_skb_load_bytes(skb, p->l4_off, head, sizeof(head)))
 		return VERDICT_DROP_ERROR;
 	if (p->tuple.proto == icmp) {
 		if (head[0] != echo) /* RFC 1122, 3.2.2: no error about an error */
 			return VERDICT_DROP_NO_FLOW;
 		if (answer_ping)
-			return answer_echo(skb, family, l3_off, p, echo) ? VERDICT_DROP_ERROR
-									 : VERDICT_ANSWERED;
+			return answer_echo(skb, family, p->l3_off, p, echo) ? VERDICT_DROP_ERROR
+									    : VERDICT_ANSWERED;
 	}
-	return refuse(skb, family, l3_off, p) ? VERDICT_DROP_ERROR : VERDICT_REFUSED;
-}
-
-__noinline int cluster_answer4(struct __sk_buff *skb, __u32 l3_off, const struct packet *p)
-{
-	return p ? cluster_answer(skb, AF_INET, l3_off, p) : VERDICT_DROP_ERROR;
-}
-
-__noinline int cluster_answer6(struct __sk_buff *skb, __u32 l3_off, const struct packet *p)
-{
-	return p ? cluster_answer(skb, AF_INET6, l3_off, p) : VERDICT_DROP_ERROR;
+	return refuse(skb, s) ? VERDICT_DROP_ERROR : VERDICT_REFUSED;
 }
 
 /* The verdict on a packet of no flow and to no frontend. */
-static __always_inline int tc_cluster(struct __sk_buff *skb, int family, __u32 l3_off,
-				      const struct packet *p, int *action)
+static __always_inline int tc_cluster(struct __sk_buff *skb, int family, struct scratch *s,
+				      int *action)
 {
-	int verdict = cluster_verdict(family, p->tuple.daddr.word);
+	int verdict = cluster_verdict(family, s->packet.tuple.daddr.word);
 
 	if (verdict != VERDICT_REFUSED)
 		return verdict;
-	if (family == AF_INET)
-		verdict = cluster_answer4(skb, l3_off, p);
-	else
-		verdict = cluster_answer6(skb, l3_off, p);
+	verdict = cluster_answer(skb, s);
 	if (verdict == VERDICT_REFUSED || verdict == VERDICT_ANSWERED)
 		*action = bpf_redirect(skb->ifindex, 0);
 	return verdict;

@@ -2,67 +2,98 @@
 // SPDX-License-Identifier: GPL-2.0
 
 /*
- * Gives back the memory and the ports of dead flows. The walk runs in the
- * kernel and in its time base; the agent starts it now and then, and reads the
- * census it leaves. flows_new needs none: new records take the places of old.
+ * Counts the flows, and gives back the memory and the ports of dead ones. The
+ * walk runs in the kernel and in its time base; the agent starts it now and
+ * then, and reads the census it leaves. That a dead record is not used does
+ * not depend on it.
  */
 
-#include "flow.h"
+#include "walk.h"
 
+/* Of records. */
 struct census {
-	__u32 live; /* records */
-	__u32 expired;
+	__u32 release; /* set by who asks: whether the dead are to be released */
+	__u32 confirmed;
+	__u32 unconfirmed;
+	__u32 dead;
 	__u32 foreign; /* of those that live */
 };
 
-static __always_inline long expire_one(int family, struct flow *f, const struct tuple *t,
-				       struct census *census)
+/* Counts the record of one way, and releases it if it is dead. */
+__noinline int expire_way(int family, __u32 where, struct census *census, struct workspace *w)
 {
-	if (flow_dead(family, true, f, t)) {
-		flow_delete(family, true, t);
-		census->expired++;
-	} else {
-		census->live++;
-		census->foreign += !!(f->flags & FLOW_FOREIGN);
+	struct record *r;
+	struct tuple *t;
+
+	if (!census || !w)
+		return 0;
+	t = &w->judged.key;
+	r = &w->judged.record;
+	if (!flow_read_way(family, where, t, r))
+		return 0;
+	if (flow_ended(family, t, r, &w->mirror)) {
+		census->dead++;
+		if (census->release)
+			flow_release(family, t, where, r->tag);
+		return 0;
 	}
+	census->foreign += !!(r->flags & FLOW_FOREIGN);
+	if (r->tag & STATE_CONFIRMED)
+		census->confirmed++;
+	else
+		census->unconfirmed++;
 	return 0;
 }
 
-static long expire_one4(void *map, struct flow_key4 *key, struct flow4 *value,
-			struct census *census)
-{
-	struct tuple t;
+struct expire_walk {
+	struct walk_memory *memory;
+	struct census census;
+};
 
-	key_tuple4(key, &t);
-	return expire_one(AF_INET, &value->flow, &t, census);
+static __always_inline long expire_set(int family, __u32 index, const struct flow_ways *set,
+				       struct expire_walk *walk)
+{
+	__u32 way;
+
+	for (way = 0; way < WAYS; way++)
+		if ((tag_read(set, way) & WAY_MASK) == WAY_LIVE)
+			expire_way(family, index * WAYS + way, &walk->census, &walk->memory->work);
+	return 0;
 }
 
-static long expire_one6(void *map, struct flow_key6 *key, struct flow6 *value,
-			struct census *census)
+static long expire_set4(void *map, __u32 *index, struct flow_set4 *set, struct expire_walk *walk)
 {
-	struct tuple t;
+	return expire_set(AF_INET, *index, &set->ways, walk);
+}
 
-	key_tuple6(key, &t);
-	return expire_one(AF_INET6, &value->flow, &t, census);
+static long expire_set6(void *map, __u32 *index, struct flow_set6 *set, struct expire_walk *walk)
+{
+	return expire_set(AF_INET6, *index, &set->ways, walk);
 }
 
 SEC("syscall")
 int waggle_expire4(struct census *ctx)
 {
-	struct census census = {};
+	struct expire_walk walk = { .memory = walk_begin(), .census.release = ctx->release };
 
-	bpf_for_each_map_elem(&flows4, expire_one4, &census, 0);
-	*ctx = census;
+	if (!walk.memory)
+		return -EBUSY;
+	bpf_for_each_map_elem(&flows4, expire_set4, &walk, 0);
+	walk_end(walk.memory);
+	*ctx = walk.census;
 	return 0;
 }
 
 SEC("syscall")
 int waggle_expire6(struct census *ctx)
 {
-	struct census census = {};
+	struct expire_walk walk = { .memory = walk_begin(), .census.release = ctx->release };
 
-	bpf_for_each_map_elem(&flows6, expire_one6, &census, 0);
-	*ctx = census;
+	if (!walk.memory)
+		return -EBUSY;
+	bpf_for_each_map_elem(&flows6, expire_set6, &walk, 0);
+	walk_end(walk.memory);
+	*ctx = walk.census;
 	return 0;
 }
 

@@ -3,7 +3,8 @@
 #define WAGGLE_FRAGMENT_H
 
 #include "config.h"
-#include "flow.h"
+#include "packet.h"
+#include "runtime.h"
 
 /*
  * Only the first fragment of a packet has ports; the later ones are told by
@@ -16,7 +17,7 @@ struct fragment_key {
 	__u32 id; /* as in the header */
 	__u8 family; /* 4 or 6 */
 	__u8 proto;
-	__u8 egress;
+	__u8 zone;
 	__u8 pad;
 };
 
@@ -58,7 +59,7 @@ static __always_inline void fragment_key(int family, const struct packet *p,
 	key->id = p->fragment_id;
 	key->family = family == AF_INET ? 4 : 6;
 	key->proto = p->tuple.proto;
-	key->egress = p->tuple.egress;
+	key->zone = p->tuple.zone;
 }
 
 /* Reads which fragment of which packet this is. */
@@ -110,16 +111,19 @@ static __always_inline bool sctp_unsized(const struct sctp_start *sctp, __s32 le
 }
 
 /* Completes what parse() has read of a fragment. */
-static __always_inline int fragment_resolve(struct __sk_buff *skb, int family, __u32 l3_off,
-					    struct packet *p)
+__noinline int fragment_resolve(struct __sk_buff *skb, struct packet *p)
 {
 	struct fragment_ports *ports;
 	struct fragment_key key;
 	__u8 l4[sizeof(struct tcphdr)] = {};
 	__u32 size = sizeof(struct udphdr);
+	int family;
 	__s32 len;
 
-	if (!fragment_place(skb, family, l3_off, p))
+	if (!p)
+		return VERDICT_UNPARSED;
+	family = packet_family(p);
+	if (!fragment_place(skb, family, p->l3_off, p))
 		return VERDICT_UNPARSED;
 	if (!has_ports(p->tuple.proto))
 		return VERDICT_FRAGMENT;
@@ -130,7 +134,7 @@ static __always_inline int fragment_resolve(struct __sk_buff *skb, int family, _
 			size = sizeof(struct sctp_start);
 		if (bpf_skb_load_bytes(skb, p->l4_off, l4, size))
 			return VERDICT_UNPARSED;
-		len = p->len - (p->l4_off - l3_off);
+		len = p->len - (p->l4_off - p->l3_off);
 		if (p->tuple.proto == IPPROTO_SCTP && sctp_unsized((void *)l4, len))
 			return VERDICT_FRAGMENT;
 		return parse_l4(l4, l4 + sizeof(l4), len, p);
@@ -139,48 +143,24 @@ static __always_inline int fragment_resolve(struct __sk_buff *skb, int family, _
 	ports = bpf_map_lookup_elem(&fragments, &key);
 	if (!ports || now() - ports->seen > FRAGMENT_TIME * hz)
 		return VERDICT_FRAGMENT;
-	p->tuple.sport = ports->sport;
-	p->tuple.dport = ports->dport;
-	return VERDICT_COUNT;
-}
-
-__noinline int fragment_resolve4(struct __sk_buff *skb, __u32 l3_off, struct packet *p)
-{
-	return p ? fragment_resolve(skb, AF_INET, l3_off, p) : VERDICT_UNPARSED;
-}
-
-__noinline int fragment_resolve6(struct __sk_buff *skb, __u32 l3_off, struct packet *p)
-{
-	return p ? fragment_resolve(skb, AF_INET6, l3_off, p) : VERDICT_UNPARSED;
+	tuple_set_word(&p->tuple, ports->sport | (__u32)ports->dport << 16, p->tuple.proto,
+		       p->tuple.zone);
+	return VERDICT_NONE;
 }
 
 /* A first fragment is about to be rewritten: the later ones shall be, too. */
-static __always_inline void fragment_note(int family, const struct packet *p)
+__noinline int fragment_note(const struct packet *p)
 {
-	struct fragment_ports ports = {
-		.sport = p->tuple.sport,
-		.dport = p->tuple.dport,
-		.seen = now(),
-	};
+	struct fragment_ports ports = {};
 	struct fragment_key key;
 
-	if (p->fragment != FRAGMENT_FIRST)
-		return;
-	fragment_key(family, p, &key);
+	if (!p)
+		return 0;
+	ports.sport = p->tuple.sport;
+	ports.dport = p->tuple.dport;
+	ports.seen = now();
+	fragment_key(packet_family(p), p, &key);
 	bpf_map_update_elem(&fragments, &key, &ports, BPF_ANY);
-}
-
-__noinline int fragment_note4(const struct packet *p)
-{
-	if (p)
-		fragment_note(AF_INET, p);
-	return 0;
-}
-
-__noinline int fragment_note6(const struct packet *p)
-{
-	if (p)
-		fragment_note(AF_INET6, p);
 	return 0;
 }
 

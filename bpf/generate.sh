@@ -7,15 +7,14 @@ cd "$(dirname "$0")"
 exec go tool bpf2go \
 	-cc clang-19 -strip llvm-strip-19 -target bpfel \
 	-go-package bpf -output-stem waggle -no-global-types \
-	-type hook -type verdict -type flow_flags -type flow_state \
+	-type hook -type verdict -type flow_flags -type flow_tag -type zone -type hop_flags \
 	-type service_flags -type backend_flags -type device_flags -type cluster_range_flags -type cluster_addr \
-	-type flow -type flow_key4 -type flow_key6 -type flow4 -type flow6 \
-	-type flow_ways -type new_flow4 -type new_flow6 -type flow_set4 -type flow_set6 -type way_tag \
+	-type flow -type flow4 -type flow6 -type flow_ways -type flow_set4 -type flow_set6 -type nexthop -type hop \
 	-type service_key4 -type service_key6 -type service -type service_name \
 	-type backend -type scope -type device -type runtime_state -type counter \
 	-type affinity_key -type affinity_entry -type source_key4 -type source_key6 \
 	-type cluster_range -type cluster_range_set -type cluster_guard \
-	-type census -type sock_peer -type sock_flow_key -type sock_flow -type addr \
+	-type census -type stale_census -type sock_peer -type sock_flow_key -type sock_flow -type addr \
 	waggle waggle.c -- \
 	-O2 -g -mcpu=v3 -fno-strict-aliasing -Wall -Wextra -Werror \
 	-Wno-unused-parameter -Wno-missing-field-initializers \

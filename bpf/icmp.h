@@ -2,7 +2,7 @@
 #ifndef WAGGLE_ICMP_H
 #define WAGGLE_ICMP_H
 
-#include "checksum.h"
+#include "edit.h"
 #include "fragment.h"
 #include "scratch.h"
 
@@ -85,18 +85,23 @@ static __always_inline bool icmp_quoted6(struct __sk_buff *skb, struct icmp_erro
 }
 
 /*
- * Reads what an ICMP error is about into the scratch. False: it is no error, or
- * quotes nothing that we translate.
+ * Reads what an ICMP error is about: the quoted packet's tuple, and in s->other
+ * that of an answer to it. False: it is no error, or quotes nothing that we
+ * translate.
  */
-static __always_inline bool icmp_read(struct __sk_buff *skb, int family, __u32 l3_off,
-				      const struct packet *p)
+__noinline int icmp_read(struct __sk_buff *skb, struct scratch *s)
 {
-	struct scratch *s = scratch();
+	const struct packet *p;
 	struct icmp_header icmp;
 	struct icmp_error *e;
-	struct ports ports;
+	__u32 ports;
+	int family;
 
-	if (!s || !is_icmp(family, p->tuple.proto) ||
+	if (!s)
+		return false;
+	p = &s->packet;
+	family = packet_family(p);
+	if (!is_icmp(family, p->tuple.proto) ||
 	    bpf_skb_load_bytes(skb, p->l4_off, &icmp, sizeof(icmp)) ||
 	    !is_icmp_error(family, icmp.type))
 		return false;
@@ -104,145 +109,73 @@ static __always_inline bool icmp_read(struct __sk_buff *skb, int family, __u32 l
 	e->inner_off = p->l4_off + sizeof(icmp);
 	if (!(family == AF_INET ? icmp_quoted4(skb, e) : icmp_quoted6(skb, e)))
 		return false;
-	if (e->ports_off + sizeof(ports) > l3_off + p->len) /* padding is in no checksum */
+	if (e->ports_off + sizeof(ports) > p->l3_off + p->len) /* padding is in no checksum */
 		return false;
 	if (!has_ports(e->quoted.proto) ||
 	    bpf_skb_load_bytes(skb, e->ports_off, &ports, sizeof(ports)))
 		return false;
-	e->quoted.sport = ports.source;
-	e->quoted.dport = ports.dest;
-	e->quoted.egress = p->tuple.egress;
-	tuple_reverse(family, &e->quoted, p->tuple.egress, &e->answer);
+	tuple_set_word(&e->quoted, ports, e->quoted.proto, p->tuple.zone);
+	tuple_reverse(family, &e->quoted, p->tuple.zone, &s->other.key);
 	return true;
 }
 
-__noinline int icmp_read4(struct __sk_buff *skb, __u32 l3_off, const struct packet *p)
+static __always_inline bool icmp_alive(int family, const struct tuple *t, struct scratch *s)
 {
-	return p ? icmp_read(skb, AF_INET, l3_off, p) : false;
-}
-
-__noinline int icmp_read6(struct __sk_buff *skb, __u32 l3_off, const struct packet *p)
-{
-	return p ? icmp_read(skb, AF_INET6, l3_off, p) : false;
-}
-
-static __always_inline struct flow *flow_alive(int family, bool confirmed, const struct tuple *t,
-					       union flow_key *key)
-{
-	struct flow *f = flow_lookup_by(family, confirmed, t, key);
-
-	return f && flow_stale(f, t->proto) && flow_dead(family, confirmed, f, t) ? NULL : f;
-}
-
-static __noinline struct flow *flow_any4(const struct tuple *t, union flow_key *key)
-{
-	struct flow *f = flow_alive(AF_INET, true, t, key);
-
-	return f ? f : flow_alive(AF_INET, false, t, key);
-}
-
-static __noinline struct flow *flow_any6(const struct tuple *t, union flow_key *key)
-{
-	struct flow *f = flow_alive(AF_INET6, true, t, key);
-
-	return f ? f : flow_alive(AF_INET6, false, t, key);
-}
-
-static __always_inline struct flow *flow_any(int family, const struct tuple *t, union flow_key *key)
-{
-	return family == AF_INET ? flow_any4(t, key) : flow_any6(t, key);
+	return flow_lookup(family, t, &s->record) &&
+	       !flow_ended(family, t, &s->record, &s->mirror);
 }
 
 /*
- * The record of the answer to what the error quotes. A split flow's are not
- * where its errors leave the node:
+ * Finds the record of the answer to what the error quotes, into s->record,
+ * with its key in s->other. A split flow's are not where its errors leave the
+ * node:
  *
  * To the client: the kernel couldn't route on what it knew between the two
  * hooks, and quotes it so. The answer is that to the packet as it would have
  * left.
  *
  * To the backend: ingress has translated all but the error's source, which is
- * translated as that of the flow's packets is, by the egress half.
+ * translated as that of the flow's packets is, by the third record.
  */
-static __always_inline struct flow *icmp_flow(int family, struct icmp_error *e)
+__noinline int icmp_flow(struct scratch *s)
 {
-	struct flow *f = flow_any(family, &e->answer, &e->key);
+	struct tuple *quoted, *answer;
+	int family;
+	__u32 i;
 
-	if (f || !e->quoted.egress)
-		return f;
-	f = flow_any(family, &e->quoted, &e->key);
-	if (f && f->flags & FLOW_EGRESS_HALF) {
-		flow_rewrite(family, f, &e->quoted, &e->to);
-		tuple_reverse(family, &e->to, false, &e->answer);
-		return flow_any(family, &e->answer, &e->key);
+	if (!s)
+		return 0;
+	family = packet_family(&s->packet);
+	quoted = &s->icmp.quoted;
+	answer = &s->other.key;
+	if (icmp_alive(family, answer, s))
+		return 1;
+	if (quoted->zone != ZONE_LEAVING)
+		return 0;
+	if (icmp_alive(family, quoted, s) && s->record.flags & FLOW_SPLIT_SOURCE) {
+		flow_mirror(family, &s->record, answer);
+		return icmp_alive(family, answer, s);
 	}
-	e->quoted.egress = 0;
-	f = flow_any(family, &e->quoted, &e->key);
-	if (!f || !(f->flags & FLOW_SPLIT))
-		return NULL;
-	flow_rewrite(family, f, &e->quoted, &e->to);
-	addr_copy(family, e->answer.saddr.word, e->to.daddr.word);
-	return flow_any(family, &e->answer, &e->key);
+	for (i = 0; i < 2; i++) {
+		quoted->zone = i ? ZONE_POD : ZONE_OUTSIDE;
+		if (!icmp_alive(family, quoted, s) || !(s->record.flags & FLOW_SPLIT))
+			continue;
+		flow_mirror(family, &s->record, answer);
+		return icmp_alive(family, answer, s);
+	}
+	return 0;
 }
 
 /*
- * Stores an address, and returns what that changes in a sum: 32 bits, or
- * STORE_FAILED.
- */
-#define STORE_FAILED (1ULL << 32)
-
-static __always_inline __u64 store_addr(struct __sk_buff *skb, int family, __u32 off,
-					const struct addr *old, const struct addr *new)
-{
-	if (bpf_skb_store_bytes(skb, off, new->word, addr_size(family), BPF_F_RECOMPUTE_CSUM))
-		return STORE_FAILED;
-	return csum_fold32(csum_addr_diff(family, old->word, new->word));
-}
-
-__noinline __u64 store_addr4(struct __sk_buff *skb, __u32 off, const struct addr *old,
-			     const struct addr *new)
-{
-	return old && new ? store_addr(skb, AF_INET, off, old, new) : STORE_FAILED;
-}
-
-__noinline __u64 store_addr6(struct __sk_buff *skb, __u32 off, const struct addr *old,
-			     const struct addr *new)
-{
-	return old && new ? store_addr(skb, AF_INET6, off, old, new) : STORE_FAILED;
-}
-
-/* Stores an address; *diff grows by what that changes in a sum. */
-static __always_inline bool replace_addr(struct __sk_buff *skb, int family, __u32 off,
-					 const struct addr *old, const struct addr *new,
-					 __u64 *diff)
-{
-	__u64 changed = family == AF_INET ? store_addr4(skb, off, old, new)
-					  : store_addr6(skb, off, old, new);
-
-	*diff += changed;
-	return changed < STORE_FAILED;
-}
-
-/* Applies a sum's difference to a checksum in the packet. */
-static __always_inline long store_checksum(struct __sk_buff *skb, __u32 off, __u64 diff)
-{
-	__u16 check;
-
-	if (bpf_skb_load_bytes(skb, off, &check, sizeof(check)))
-		return -1;
-	check = csum_apply(check, diff);
-	return bpf_skb_store_bytes(skb, off, &check, sizeof(check), BPF_F_RECOMPUTE_CSUM);
-}
-
-/*
- * The quoted packet as its sender knows it: e->to reversed. *diff: what that
+ * The quoted packet as its sender knows it: the record's rewrite reversed. *diff: what that
  * changes in the ICMP message's sum; in IPv4 the addresses and their header's
  * checksum cancel out.
  */
 static __always_inline long icmp_rewrite_quoted(struct __sk_buff *skb, int family,
-						const struct icmp_error *e, __u64 *diff)
+						const struct scratch *s, __u64 *diff)
 {
-	const struct tuple *to = &e->to;
+	const struct icmp_error *e = &s->icmp;
+	const struct tuple *to = &s->record.to;
 	struct ports ports = { .source = to->dport, .dest = to->sport };
 	__u32 off = e->inner_off + saddr_off(family);
 	__u64 addrs = 0;
@@ -263,26 +196,28 @@ static __always_inline long icmp_rewrite_quoted(struct __sk_buff *skb, int famil
 }
 
 /*
- * Translates the error that the scratch holds. Its source changes only where the flow's does: a
+ * Translates the error at hand. Its source changes only where the flow's does: a
  * router's address tells more than ours, but a network that knows the flow by
  * our address need not carry another.
  */
-static __always_inline long icmp_rewrite(struct __sk_buff *skb, int family, __u32 l3_off,
-					 const struct packet *p, bool source, bool dest)
+__noinline int icmp_rewrite(struct __sk_buff *skb, struct scratch *s, bool source, bool dest)
 {
-	struct scratch *s = scratch();
-	const struct icmp_error *e;
+	const struct packet *p;
 	const struct tuple *to;
-	__u32 off = l3_off + saddr_off(family);
 	__u64 outer = 0, diff = 0;
+	__u32 off, l3_off;
+	int family;
 
 	if (!s)
 		return -1;
-	e = &s->icmp;
-	to = &e->to;
-	if (icmp_rewrite_quoted(skb, family, e, &diff))
+	p = &s->packet;
+	to = &s->record.to;
+	family = packet_family(p);
+	l3_off = p->l3_off;
+	off = l3_off + saddr_off(family);
+	if (icmp_rewrite_quoted(skb, family, s, &diff))
 		return -1;
-	if (source && !addr_equal(family, to->saddr.word, e->answer.saddr.word) &&
+	if (source && !addr_equal(family, to->saddr.word, s->other.key.saddr.word) &&
 	    !replace_addr(skb, family, off, &p->tuple.saddr, &to->saddr, &outer))
 		return -1;
 	if (dest && !replace_addr(skb, family, off + addr_size(family), &p->tuple.daddr, &to->daddr,
@@ -294,18 +229,6 @@ static __always_inline long icmp_rewrite(struct __sk_buff *skb, int family, __u3
 				      diff);
 	return store_checksum(skb, p->l4_off + offsetof(struct icmp_header, checksum),
 			      diff + outer);
-}
-
-__noinline int icmp_rewrite4(struct __sk_buff *skb, __u32 l3_off, const struct packet *p,
-			     bool source, bool dest)
-{
-	return p ? icmp_rewrite(skb, AF_INET, l3_off, p, source, dest) : -1;
-}
-
-__noinline int icmp_rewrite6(struct __sk_buff *skb, __u32 l3_off, const struct packet *p,
-			     bool source, bool dest)
-{
-	return p ? icmp_rewrite(skb, AF_INET6, l3_off, p, source, dest) : -1;
 }
 
 #endif

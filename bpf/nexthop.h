@@ -5,9 +5,10 @@
 #include "scratch.h"
 
 enum device_flags {
-	DEVICE_EXPRESS = 1, /* tc may send by redirect, past the stack */
-	DEVICE_XDP = 2, /* XDP may transmit on it */
-	DEVICE_EGRESS = 4, /* our program sees what leaves by it */
+	DEVICE_TC_TRANSMITS = 1, /* tc may send by redirect, past the stack */
+	DEVICE_XDP_TRANSMITS = 2, /* XDP may transmit on it */
+	DEVICE_EGRESS_HOOK = 4, /* our program sees what leaves by it */
+	DEVICE_POD = 8, /* the host's side of a pod's device */
 };
 
 /* What the programs must know of a device, by ifindex. */
@@ -35,100 +36,233 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } xdp_devices SEC(".maps");
 
-static __always_inline __u32 device_flags(__u32 ifindex)
-{
-	struct device *device = bpf_map_lookup_elem(&devices, &ifindex);
+/*
+ * The next hops that flows use, so that a neighbour that changes its MAC is one
+ * write, and the FIB is asked once a flow. An element belongs to the generation
+ * of routes that it was asked in, and is another next hop's only in a later
+ * one. A flow's `hop` names element and generation: generation << 32 | index.
+ */
+struct nexthop {
+	struct hop hop;
+	__u32 generation; /* 0: none; HOP_CLAIMED: being written */
+	__be32 addr[4]; /* the neighbour's */
+	__u32 family; /* AF_INET or AF_INET6: of the neighbour's address */
+	__u32 pad[4];
+};
 
-	return device ? device->flags : 0;
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct nexthop);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} nexthops SEC(".maps");
+
+/* max_entries of it, set by the loader. */
+volatile const __u32 nexthops_size = 4096;
+
+/* Whether bpf_fib_lookup() takes a mark (Linux 6.10). */
+volatile const bool fib_takes_mark = false;
+
+#define HOP_CLAIMED (~0U)
+/* How many elements are tried before a flow does without. */
+#define HOP_TRIES 8
+#ifndef BPF_FIB_LOOKUP_MARK
+#define BPF_FIB_LOOKUP_MARK 32
+#endif
+
+static __always_inline struct device *device_get(__u32 ifindex)
+{
+	return bpf_map_lookup_elem(&devices, &ifindex);
 }
 
 /*
- * Asks the FIB where `t` goes, as if routed after it came in by `ifindex`.
- * Returns BPF_FIB_LKUP_RET_*, or a negative errno; the device in fib->ifindex
- * is set on SUCCESS and on NO_NEIGH, the route's MTU in fib->mtu_result on
- * SUCCESS.
+ * Asks the FIB what the stack would: where the packet at hand goes that has
+ * come in by `ifindex` and that is found under `t`, once its destination is
+ * that of s->record. As with netfilter, a source is routed before it is
+ * rewritten. Returns BPF_FIB_LKUP_RET_*, or a negative errno. s->fib.ifindex
+ * and the neighbour's address are set on SUCCESS and on NO_NEIGH, the route's
+ * MTU in mtu_result on SUCCESS.
  */
-static __always_inline long fib_lookup(void *ctx, int family, __u32 ifindex, const __be32 *saddr,
-				       const __be32 *daddr, __u8 proto, struct bpf_fib_lookup *fib)
+static __always_inline long fib_lookup(void *ctx, int family, __u32 ifindex, __u32 mark,
+				       const struct tuple *t, struct scratch *s)
 {
+	const struct tuple *to = &s->record.to;
+	struct bpf_fib_lookup *fib = &s->fib;
+	__be32 word = s->packet.ip_word;
+	__u32 flags = 0;
+
 	__builtin_memset(fib, 0, sizeof(*fib));
 	fib->family = family;
-	fib->l4_protocol = proto;
+	fib->l4_protocol = t->proto;
+	fib->sport = t->sport;
+	fib->dport = to->dport;
 	fib->ifindex = ifindex;
-	fib->tot_len =
-		1; /* not 0, which asks tc's helper to judge the packet by the device's MTU */
+	/* not 0, which asks tc's helper to judge the packet by the device's MTU */
+	fib->tot_len = 1;
 	if (family == AF_INET) {
-		fib->ipv4_src = saddr[0];
-		fib->ipv4_dst = daddr[0];
+		fib->tos = bpf_ntohl(word) >> 16;
+		fib->ipv4_src = t->saddr.word[0];
+		fib->ipv4_dst = to->daddr.word[0];
 	} else {
-		addr_copy(family, fib->ipv6_src, saddr);
-		addr_copy(family, fib->ipv6_dst, daddr);
+		fib->flowinfo = word & bpf_htonl(0x0fffffff);
+		addr_copy(family, fib->ipv6_src, t->saddr.word);
+		addr_copy(family, fib->ipv6_dst, to->daddr.word);
 	}
-	return bpf_fib_lookup(ctx, fib, sizeof(*fib), 0);
+	if (fib_takes_mark && mark) {
+		/* in the union with the MACs that are returned; our header is older */
+		*(__u32 *)fib->smac = mark;
+		flags = BPF_FIB_LOOKUP_MARK;
+	}
+	return bpf_fib_lookup(ctx, fib, sizeof(*fib), flags);
 }
 
-/* Whether the next hop's MTU, where it is known, is exceeded. */
-static __always_inline bool too_big(const struct flow *f, __u32 len)
+static __always_inline bool hop_is(const struct nexthop *n, const struct bpf_fib_lookup *fib)
 {
-	return f->mtu && len > f->mtu;
+	if (n->hop.ifindex != fib->ifindex || n->hop.mtu != fib->mtu_result ||
+	    n->family != fib->family)
+		return false;
+	if (fib->family == AF_INET)
+		return n->addr[0] == fib->ipv4_dst;
+	return addr_equal(AF_INET6, n->addr, fib->ipv6_dst);
 }
 
-/* Whether a record still rewrites to what it did when `to` was read from it. */
-static __always_inline bool rewrites_to(int family, const struct flow *f, const struct tuple *to)
+static __always_inline void hop_set_dmac(struct nexthop *n, const struct bpf_fib_lookup *fib,
+					 __u16 flags)
 {
-	struct tuple now_to;
+	struct hop h = { .flags = flags };
 
-	flow_rewrite(family, f, to, &now_to);
-	return addr_equal(family, now_to.saddr.word, to->saddr.word) &&
-	       addr_equal(family, now_to.daddr.word, to->daddr.word) && now_to.sport == to->sport &&
-	       now_to.dport == to->dport;
+	__builtin_memcpy(h.dmac, fib->dmac, ETH_ALEN);
+	*(volatile __u64 *)&n->hop = *(__u64 *)&h;
+}
+
+static __always_inline void hop_write(struct nexthop *n, const struct bpf_fib_lookup *fib,
+				      __u16 flags)
+{
+	hop_set_dmac(n, fib, flags);
+	__builtin_memcpy(n->hop.smac, fib->smac, ETH_ALEN);
+	n->hop.mtu = fib->mtu_result;
+	n->hop.ifindex = fib->ifindex;
+	n->family = fib->family;
+	if (fib->family == AF_INET)
+		n->addr[0] = fib->ipv4_dst;
+	else
+		addr_copy(AF_INET6, n->addr, fib->ipv6_dst);
+}
+
+static __always_inline __u32 hop_hash(const struct bpf_fib_lookup *fib)
+{
+	__u32 hash = fib->ifindex * 0x9e3779b1 + fib->ipv6_dst[0];
+
+	if (fib->family == AF_INET6)
+		hash += (fib->ipv6_dst[1] * 31 + fib->ipv6_dst[2]) * 31 + fib->ipv6_dst[3] * 0x85ebca6b;
+	hash *= 0x9e3779b1;
+	return hash ^ hash >> 15;
 }
 
 /*
- * Records what the FIB has answered, as fib_lookup() leaves it. A neighbour that is not
- * resolved leaves the epoch stale, so that the next packet asks again.
+ * The element of a resolved answer of the FIB, of generation `generation`; it
+ * is made if it isn't there. 0: there is no room. Two processors may make two
+ * of one next hop; both are right, and the agent keeps both so.
  */
-static __always_inline void nexthop_set(struct flow *f, const struct bpf_fib_lookup *fib, long ret,
-					__u32 flags, __u32 epoch)
+__noinline __u64 nexthop_store(const struct bpf_fib_lookup *fib, __u32 flags, __u32 generation,
+			       __u32 changes)
 {
-	f->hop.ifindex = fib->ifindex;
-	f->mtu = 0;
-	if (ret != BPF_FIB_LKUP_RET_SUCCESS)
-		return;
-	f->mtu = fib->mtu_result;
-	__builtin_memcpy(f->hop.dmac, fib->dmac, ETH_ALEN);
-	__builtin_memcpy(f->hop.smac, fib->smac, ETH_ALEN);
-	f->flags = (f->flags & ~(FLOW_XDP | FLOW_DIRECT)) | (flags & DEVICE_XDP ? FLOW_XDP : 0) |
-		   (flags & DEVICE_EXPRESS ? FLOW_DIRECT : 0);
-	f->hop.epoch = epoch;
+	__u32 i, index, hash, seen;
+	struct nexthop *n;
+
+	if (!fib || !generation)
+		return 0;
+	hash = hop_hash(fib);
+	for (i = 0; i < HOP_TRIES; i++) {
+		index = (hash + i) % nexthops_size;
+		n = bpf_map_lookup_elem(&nexthops, &index);
+		if (!n)
+			return 0;
+		seen = *(volatile __u32 *)&n->generation;
+		if (seen == generation && hop_is(n, fib)) {
+			hop_set_dmac(n, fib, flags);
+			break;
+		}
+		if (seen == generation || seen == HOP_CLAIMED ||
+		    __sync_val_compare_and_swap(&n->generation, seen, HOP_CLAIMED) != seen)
+			continue;
+		hop_write(n, fib, flags);
+		__sync_lock_test_and_set(&n->generation, generation);
+		break;
+	}
+	if (i == HOP_TRIES)
+		return 0;
+	/*
+	 * The agent counts a change before it writes it to the elements that it
+	 * finds. If it had not counted it by now, it will find this one.
+	 */
+	if (neighbour_changes() != changes)
+		__sync_fetch_and_and((__u64 *)&n->hop, ~((__u64)HOP_RESOLVED << 48));
+	return (__u64)generation << 32 | index;
+}
+
+/* Reads a flow's next hop. False: it must be asked for. */
+static __always_inline bool nexthop_get(const struct record *r, struct hop *h)
+{
+	__u32 generation = r->hop >> 32, index = r->hop & HOP_INDEX_MASK;
+	const volatile struct nexthop *n;
+
+	if (generation != current_generation())
+		return false;
+	n = bpf_map_lookup_elem(&nexthops, &index);
+	if (!n)
+		return false;
+	*(__u64 *)h->dmac = *(const volatile __u64 *)n->hop.dmac;
+	*(__u64 *)h->smac = *(const volatile __u64 *)n->hop.smac;
+	h->ifindex = n->hop.ifindex;
+	/* it may have become another's of the next generation meanwhile */
+	return n->generation == generation && h->flags & HOP_RESOLVED;
 }
 
 /*
- * Renews a record's next hop. False: nowhere to send. `t` is what the record is
- * found by: as with netfilter, a source is routed before it is rewritten.
+ * Makes of the FIB's answer in s->fib the next hop in s->hop, and what a record
+ * keeps of it: 0 of a neighbour that is not resolved, so that the next packet
+ * asks again. `device` is what is known of the device.
  */
-static __always_inline bool nexthop_refresh(void *ctx, int family, __u32 ifindex, struct flow *f,
-					    const struct tuple *t, const struct tuple *to)
+__noinline __u64 hop_learn(struct scratch *s, int resolved, __u32 device, __u32 generation,
+			   __u32 changes)
 {
-	__u32 epoch = current_epoch();
-	struct scratch *s = scratch();
-	struct bpf_fib_lookup *fib;
+	if (!s)
+		return 0;
+	s->hop = (struct hop){ .ifindex = s->fib.ifindex };
+	if (!resolved)
+		return 0;
+	s->hop.flags = HOP_RESOLVED | (device & DEVICE_XDP_TRANSMITS ? HOP_XDP : 0) |
+		       (device & DEVICE_TC_TRANSMITS ? HOP_TC : 0);
+	s->hop.mtu = s->fib.mtu_result;
+	__builtin_memcpy(s->hop.dmac, s->fib.dmac, ETH_ALEN);
+	__builtin_memcpy(s->hop.smac, s->fib.smac, ETH_ALEN);
+	return nexthop_store(&s->fib, s->hop.flags, generation, changes);
+}
+
+/*
+ * Asks for the next hop of s->record anew, and records it. False: nowhere to
+ * send. A neighbour that is not resolved leaves s->hop.flags 0. `t` is the
+ * tuple that the record is found by.
+ */
+static __always_inline bool nexthop_ask(void *ctx, int family, __u32 ifindex, __u32 mark,
+					const struct tuple *t, struct scratch *s)
+{
+	__u32 generation = current_generation(), changes = neighbour_changes();
+	struct device *device;
+	__u64 hop;
 	long ret;
 
-	if (!s)
-		return false;
-	fib = &s->fib;
-	f->hop.epoch = 0;
-	ret = fib_lookup(ctx, family, ifindex, t->saddr.word, to->daddr.word, to->proto, fib);
+	ret = fib_lookup(ctx, family, ifindex, mark, t, s);
 	if (ret != BPF_FIB_LKUP_RET_SUCCESS && ret != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return false;
-	nexthop_set(f, fib, ret, device_flags(fib->ifindex), epoch);
-	/*
-	 * A deleted element is used again at once. If this one has become
-	 * another flow's meanwhile, that flow must not keep our next hop.
-	 */
-	if (!rewrites_to(family, f, to))
-		f->hop.epoch = 0;
+	device = device_get(s->fib.ifindex);
+	hop = hop_learn(s, ret == BPF_FIB_LKUP_RET_SUCCESS, device ? device->flags : 0, generation,
+			changes);
+	if (hop)
+		flow_set_hop(family, &s->record, hop);
 	return true;
 }
 
@@ -141,14 +275,14 @@ static __always_inline bool nexthop_refresh(void *ctx, int family, __u32 ifindex
  * seconds one packet of each flow leaves by bpf_redirect_neigh, each flow's at
  * a time of its own.
  */
-static __always_inline bool neighbour_due(const struct flow *f, const struct packet *p)
+static __always_inline bool neighbour_due(const struct record *r, const struct packet *p)
 {
 	__u32 period = NEIGHBOUR_USE * hz, phase = p->tuple.sport + p->tuple.dport;
-	__u32 time = now();
+	__u32 time = r->time;
 
-	if (time - f->last_seen < hz) /* it is noted once a second */
+	if ((__s32)(time - r->last_seen) < (__s32)hz) /* it is noted once a second */
 		return false;
-	return (time + phase) / period != (f->last_seen + phase) / period;
+	return (time + phase) / period != (r->last_seen + phase) / period;
 }
 
 #endif

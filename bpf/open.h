@@ -8,7 +8,7 @@
 
 /* How many source ports are tried before a flow is given up. */
 #define PORT_TRIES 24
-/* From this try on, flows that nobody has confirmed give way. */
+/* From this try on, flows that are not confirmed give way. */
 #define PORT_TAKE 12
 /* Coprime to any range's length that is not a multiple of it. */
 #define PORT_STRIDE 7919
@@ -16,7 +16,6 @@
 /* The address that SNAT uses on a device, which may be unknown. False: there is none. */
 static __always_inline bool snat_source(int family, const struct device *device, __be32 *source)
 {
-	__u32 fallback = 0;
 	const __be32 *addr;
 
 	if (device) {
@@ -25,7 +24,7 @@ static __always_inline bool snat_source(int family, const struct device *device,
 		if (!addr_is_zero(family, addr))
 			return true;
 	}
-	device = bpf_map_lookup_elem(&devices, &fallback);
+	device = device_get(0);
 	if (!device)
 		return false;
 	addr = family == AF_INET ? &device->addr4 : device->addr6;
@@ -35,9 +34,9 @@ static __always_inline bool snat_source(int family, const struct device *device,
 
 /* Who a new flow's client is, as far as that decides about its way. */
 struct origin {
-	bool on_node; /* a pod here: its packets are the CNI's to see */
-	bool inside; /* the scope for clients inside is in force */
-	bool keep; /* its address is kept, wherever the backend is */
+	bool pod; /* of this node: its packets are the CNI's to see */
+	bool internal; /* it is inside the cluster: the internal scope is in force */
+	bool keep_source; /* wherever the backend is */
 	bool masquerade; /* its address is never kept */
 };
 
@@ -46,17 +45,18 @@ struct origin {
  * agent may know. That is asked only where it makes a difference.
  */
 static __always_inline struct origin origin_of(int family, const struct packet *p,
-					       const struct service *svc, bool internal)
+					       const struct service *svc)
 {
 	bool cluster_ip = svc->flags & SERVICE_CLUSTER_IP;
-	bool local = internal;
+	bool pod = p->tuple.zone == ZONE_POD;
+	bool internal = pod;
 
-	if (!internal && svc->flags & (SERVICE_CLUSTER_IP | SERVICE_EXTERNAL_LOCAL))
-		local = source_in_ranges(LOCAL_SOURCES, &p->tuple.saddr, family);
+	if (!pod && svc->flags & (SERVICE_CLUSTER_IP | SERVICE_EXTERNAL_LOCAL))
+		internal = source_in_ranges(LOCAL_SOURCES, &p->tuple.saddr, family);
 	return (struct origin){
-		.on_node = internal,
-		.inside = local,
-		.keep = internal || (local && cluster_ip),
+		.pod = pod,
+		.internal = internal,
+		.keep_source = pod || (internal && cluster_ip),
 		.masquerade = masquerade_all && cluster_ip,
 	};
 }
@@ -65,103 +65,107 @@ static __always_inline struct origin origin_of(int family, const struct packet *
  * Express where we may transmit, the stack where we may not. A flow needs SNAT
  * if its reply could miss this node (the client is outside, the backend on
  * another node), or would never leave the backend (it calls itself). Fills in
- * to->saddr, and the client's half's flags and next hop. False: nowhere to send.
+ * the client's record, s->record: source address, flags and next hop. False:
+ * nowhere to send.
  */
-static __always_inline bool route_new(void *ctx, int family, __u32 ifindex, const struct packet *p,
+static __always_inline bool route_new(void *ctx, int family, __u32 ifindex, __u32 mark,
 				      const struct backend *backend, const struct origin *origin,
-				      struct tuple *to, struct flow *f)
+				      struct scratch *s)
 {
-	bool local = backend->flags & BACKEND_LOCAL;
+	__u32 generation = current_generation(), changes = neighbour_changes(), flags = 0;
+	const struct packet *p = &s->packet;
 	bool hairpin = addr_equal(family, p->tuple.saddr.word, backend->addr);
-	__u32 flags = 0, epoch = current_epoch();
-	struct scratch *s = scratch();
+	bool local = backend->flags & BACKEND_LOCAL;
+	enum zone reply = ZONE_OUTSIDE;
+	struct record *r = &s->record;
 	struct device *device;
 	long ret;
 
-	addr_copy(family, to->saddr.word, p->tuple.saddr.word);
-	if (!hairpin && !origin->masquerade && (origin->keep || local))
+	addr_copy(family, r->to.saddr.word, p->tuple.saddr.word);
+	r->flags = ZONE_LEAVING * FLOW_MIRROR_ZONE;
+	if (!hairpin && !origin->masquerade && (origin->keep_source || local))
 		return true;
-	if (!s)
-		return false;
-	ret = fib_lookup(ctx, family, ifindex, p->tuple.saddr.word, backend->addr, p->tuple.proto,
-			 &s->fib);
-	device = bpf_map_lookup_elem(&devices, &s->fib.ifindex);
+	ret = fib_lookup(ctx, family, ifindex, mark, &p->tuple, s);
+	device = device_get(s->fib.ifindex);
 	if (ret == BPF_FIB_LKUP_RET_SUCCESS || ret == BPF_FIB_LKUP_RET_NO_NEIGH)
 		flags = device ? device->flags : 0;
 	else if (ret == BPF_FIB_LKUP_RET_UNSUPP_LWT)
-		flags = DEVICE_EGRESS;
+		flags = DEVICE_EGRESS_HOOK;
 	else if (!local && !node_has_addr(family, backend->addr))
 		return false; /* a flow recorded now would outlive the lack of a route */
 
-	if (flags & DEVICE_EXPRESS && !hairpin && !local && !origin->on_node) {
-		f->flags = FLOW_EXPRESS;
-		nexthop_set(f, &s->fib, ret, flags, epoch);
-	} else if (flags & DEVICE_EGRESS) {
-		f->flags = FLOW_SPLIT;
+	if (flags & DEVICE_TC_TRANSMITS && !hairpin && !local && !origin->pod) {
+		r->flags = FLOW_EXPRESS;
+		r->hop = hop_learn(s, ret == BPF_FIB_LKUP_RET_SUCCESS, flags, generation, changes);
+	} else if (flags & DEVICE_EGRESS_HOOK) {
+		if (hairpin)
+			reply = p->tuple.zone;
+		else if (flags & DEVICE_POD)
+			reply = ZONE_POD;
+		r->flags = FLOW_SPLIT | reply * FLOW_MIRROR_ZONE;
 	} else {
 		return true;
 	}
-	return snat_source(family, device, to->saddr.word);
+	return snat_source(family, device, r->to.saddr.word);
+}
+
+/* What the backend's record is, by the client's, whose packets are seen in `zone`. */
+static __always_inline __u16 reply_flags(__u16 flags, enum zone zone)
+{
+	__u16 reply = FLOW_REPLY | zone * FLOW_MIRROR_ZONE;
+
+	if (flags & (FLOW_EXPRESS | FLOW_SPLIT))
+		reply |= FLOW_EXPRESS | (flags & FLOW_SPLIT);
+	return reply;
 }
 
 /*
- * Claims the reply's tuple. flows_new is claimed first and `flows` looked at
- * after, because confirmation inserts there first and deletes here after: in
- * that order no two flows can come away with the same tuple. `t` is the new
- * flow's own tuple, to recognise what an earlier try of it left behind. Who is
- * not confirmed may be deprived of the tuple, as it may be evicted at any
- * time; were it not so, strangers' packets could use up all ports.
+ * Whether the packet's flow, which is new, may have the tuple of the record
+ * s->other: one that is dead; one that an earlier flow of this client left
+ * behind, but that the backend may be in TIME_WAIT; or, to let strangers'
+ * packets not use up all ports, one that is not confirmed.
  */
-static __always_inline int claim(int family, const struct tuple *t, bool take)
+static __always_inline bool other_gives_way(int family, bool take, struct scratch *s)
 {
-	struct scratch *s = scratch();
-	struct tuple *reply, *to;
-	struct flow *f, *other;
+	const struct record *other = &s->other.record, *r = &s->record;
+	bool confirmed = other->tag & STATE_CONFIRMED;
+
+	if (take && !confirmed)
+		return true;
+	if (!(confirmed && r->flags & (FLOW_EXPRESS | FLOW_SPLIT)) &&
+	    flow_mirrors(family, other, &s->packet.tuple, r))
+		return true;
+	return flow_ended(family, &s->other.key, other, &s->work.mirror);
+}
+
+/*
+ * Claims the reply's tuple, as the client's record has it. 1: it is ours; 0: it
+ * is another's; -ENOSPC.
+ */
+__noinline int claim_reply(struct scratch *s, int take)
+{
+	struct record *reply;
+	int family, ret;
 
 	if (!s)
-		return false;
-	f = &s->open.reply_flow;
-	reply = &s->open.reply;
-	to = &s->open.back;
-	if (flow_insert(family, false, reply, f, to, BPF_NOEXIST)) {
-		other = flow_lookup_by(family, false, reply, &s->claim);
-		if (!other) /* another CPU claims it at this moment */
-			return false;
-		if (!flow_mirrors(family, other, t, false) &&
-		    !(take && !(other->state & STATE_CONFIRMED)) &&
-		    !(flow_stale(other, t->proto) && flow_dead(family, false, other, reply)))
-			return false;
-		if (flow_insert(family, false, reply, f, to, BPF_ANY))
-			return false;
+		return 0;
+	family = packet_family(&s->packet);
+	reply = &s->mirror.record;
+	flow_mirror(family, &s->record, &s->mirror.key);
+	*reply = s->record;
+	reply->hop = 0;
+	reply->tag = 0;
+	reply->flags = reply_flags(s->record.flags, s->packet.tuple.zone);
+	tuple_reverse(family, &s->packet.tuple, 0, &reply->to);
+	if (flow_lookup(family, &s->mirror.key, &s->other.record)) {
+		s->other.key = s->mirror.key;
+		if (!other_gives_way(family, take, s))
+			return 0;
+		reply->where = s->other.record.where;
+		reply->tag = s->other.record.tag;
 	}
-	other = flow_lookup_by(family, true, reply, &s->claim);
-	if (!other)
-		return true;
-	if ((!(f->flags & FLOW_EXPRESS) && flow_mirrors(family, other, t, false)) ||
-	    (flow_stale(other, t->proto) && flow_dead(family, true, other, reply))) {
-		flow_delete_by(family, true, reply, &s->claim);
-		return true;
-	}
-	flow_delete_by(family, false, reply, &s->claim);
-	return false;
-}
-
-__noinline int claim4(const struct tuple *t, int take)
-{
-	return t ? claim(AF_INET, t, take) : 0;
-}
-
-__noinline int claim6(const struct tuple *t, int take)
-{
-	return t ? claim(AF_INET6, t, take) : 0;
-}
-
-/* What the backend's half is, by the client's half. */
-static __always_inline __u32 reply_flags(__u32 flags)
-{
-	if (!(flags & (FLOW_EXPRESS | FLOW_SPLIT)))
-		return FLOW_REPLY;
-	return FLOW_REPLY | FLOW_EXPRESS | (flags & FLOW_SPLIT);
+	ret = flow_claim(family, &s->mirror.key, reply, s->record.where, &s->work);
+	return ret < 0 ? ret : ret == SETTLED_OWNER;
 }
 
 /*
@@ -170,90 +174,115 @@ static __always_inline __u32 reply_flags(__u32 flags)
  * the port if possible: it is not if the same client port already reaches
  * this backend through another frontend.
  */
-static __always_inline bool open_reply(int family, const struct packet *p, struct scratch *s)
+static __always_inline int open_reply(int family, struct scratch *s)
 {
-	struct tuple *to = &s->open.to, *reply = &s->open.reply;
-	struct flow *f = &s->open.reply_flow;
+	bool snat = s->record.flags & (FLOW_EXPRESS | FLOW_SPLIT);
 	__u32 span = snat_max - snat_min + 1;
 	__u32 pick = bpf_get_prandom_u32();
-	bool snat = s->open.record.flow.flags;
-	int i;
+	__be16 port = s->packet.tuple.sport;
+	int i, ret;
 
-	*f = s->open.record.flow;
-	f->flags = reply_flags(f->flags);
-	f->hop = (struct nexthop){};
-	f->mtu = 0;
-	tuple_reverse(family, &p->tuple, !snat, &s->open.back);
-	to->sport = p->tuple.sport;
 	for (i = 0; i < PORT_TRIES; i++) {
 		if (snat || i)
-			to->sport = bpf_htons(snat_min + (pick + i * PORT_STRIDE) % span);
-		tuple_reverse(family, to, !snat, reply);
-		if (family == AF_INET ? claim4(&p->tuple, i >= PORT_TAKE)
-				      : claim6(&p->tuple, i >= PORT_TAKE))
-			return true;
+			port = bpf_htons(snat_min + (pick + i * PORT_STRIDE) % span);
+		prepared_set_sport(family, &s->record, port);
+		ret = claim_reply(s, i >= PORT_TAKE);
+		if (ret > 0 || (ret && !flow_make_room(family, &s->mirror.key, &s->work)))
+			return ret;
 	}
-	return false;
+	return 0;
 }
 
-/* The third record of a split flow. */
-static __always_inline long open_egress_half(int family, bool confirmed, const struct flow *f,
-					     const struct tuple *t, const struct tuple *to,
-					     struct scratch *s)
+/* Prepares the client's record, if need be after making room for it. */
+static __always_inline bool open_client(int family, struct scratch *s)
 {
-	struct tuple *key = &s->open.key;
+	const struct tuple *t = &s->packet.tuple;
 
-	s->open.half = *f;
-	s->open.half.flags = FLOW_EGRESS_HALF;
-	flow_egress_half(family, t, to, key);
-	return flow_insert(family, confirmed, key, &s->open.half, to, BPF_ANY);
+	return !flow_prepare(family, t, &s->record, SPARE_NONE, &s->work) ||
+	       (flow_make_room(family, t, &s->work) &&
+		!flow_prepare(family, t, &s->record, SPARE_NONE, &s->work));
+}
+
+/* Records a split flow's third record, by the client's; what its state is says s->record.state. */
+__noinline int open_split_source(struct scratch *s, __u32 spare)
+{
+	struct entry *source;
+	int family;
+
+	if (!s)
+		return -EINVAL;
+	family = packet_family(&s->packet);
+	source = &s->source;
+	split_source_key(family, &s->packet.tuple, &s->record.to, &source->key);
+	source->record = s->record;
+	source->record.hop = 0;
+	source->record.tag = 0;
+	source->record.flags =
+		FLOW_SPLIT_SOURCE | (s->record.flags & FLOW_MIRROR_ZONE_MASK);
+	if (flow_lookup(family, &source->key, &s->other.record)) {
+		/* an earlier flow's, that is over: no two have the same source port */
+		source->record.where = s->other.record.where;
+		source->record.tag = s->other.record.tag;
+	}
+	return flow_claim(family, &source->key, &source->record, spare, &s->work);
+}
+
+/* Takes back the records of a flow whose tuple another processor has opened. */
+static __always_inline void open_undo(int family, const struct scratch *s, bool split)
+{
+	flow_release(family, &s->mirror.key, s->mirror.record.where, s->mirror.record.tag);
+	if (split && s->source.record.tag)
+		flow_release(family, &s->source.key, s->source.record.where, s->source.record.tag);
 }
 
 /*
- * Records a new flow, whose backend and route stand in the scratch. There the
- * record stays, for the packet at hand.
+ * Records a new flow, of which the client's record stands in s->record but for
+ * the source port. If another processor has opened the flow meanwhile, that
+ * one's stands there after, and the verdict is VERDICT_NONE. The client's
+ * record is written first, so that what it waits for in memory is there when
+ * the reply's is; but it is seen last.
  */
-static __always_inline int open_records(int family, const struct packet *p)
+__noinline int open_records(struct scratch *s)
 {
-	struct scratch *s = scratch();
-	struct flow *f;
+	const struct tuple *t;
+	struct record *client;
+	int family, ret;
+	bool split;
 
 	if (!s)
 		return VERDICT_DROP_ERROR;
-	f = &s->open.record.flow;
-	if (!open_reply(family, p, s))
-		return VERDICT_DROP_SNAT_EXHAUSTED;
-	if (!f->flags)
-		f->flags = FLOW_MIRROR_EGRESS;
-	flow_rewrite_set(family, &s->open.record, &s->open.to);
-	if (flow_insert(family, false, &p->tuple, f, &s->open.to, BPF_ANY))
-		return VERDICT_DROP_ERROR;
-	if (f->flags & FLOW_SPLIT && open_egress_half(family, false, f, &p->tuple, &s->open.to, s))
-		return VERDICT_DROP_ERROR;
-	return VERDICT_FLOW_OPENED;
+	family = packet_family(&s->packet);
+	t = &s->packet.tuple;
+	client = &s->record;
+	split = client->flags & FLOW_SPLIT;
+	if (!open_client(family, s))
+		return VERDICT_DROP_FLOWS_FULL;
+	ret = open_reply(family, s);
+	if (ret <= 0) {
+		flow_abandon(family, t, client);
+		return ret ? VERDICT_DROP_FLOWS_FULL : VERDICT_DROP_SNAT_EXHAUSTED;
+	}
+	if (split && open_split_source(s, s->mirror.record.where) != SETTLED_OWNER)
+		s->source.record.tag = 0; /* made anew by the next packet */
+	if (flow_settle(family, t, client, &s->work) == SETTLED_OWNER)
+		return VERDICT_FLOW_OPENED;
+	open_undo(family, s, split);
+	return flow_lookup(family, t, client) ? VERDICT_NONE : VERDICT_DROP_ERROR;
 }
 
-__noinline int open_records4(const struct packet *p)
+/*
+ * Chooses a backend for a packet of no known flow, and records the flow, as
+ * open_records() says.
+ */
+static __always_inline int flow_open(void *ctx, int family, __u32 ifindex, __u32 mark,
+				     const struct service *svc, struct scratch *s)
 {
-	return p ? open_records(AF_INET, p) : VERDICT_DROP_ERROR;
-}
-
-__noinline int open_records6(const struct packet *p)
-{
-	return p ? open_records(AF_INET6, p) : VERDICT_DROP_ERROR;
-}
-
-/* Chooses a backend for a packet of no known flow, and records both halves. */
-static __always_inline int flow_open(void *ctx, int family, __u32 ifindex, const struct packet *p,
-				     const struct service *svc, bool internal)
-{
-	struct scratch *s = scratch();
+	const struct packet *p = &s->packet;
+	struct record *r = &s->record;
 	struct backend *backend;
 	struct origin origin;
 	__u32 id;
 
-	if (!s)
-		return VERDICT_DROP_ERROR;
 	/* the stack drops martians, too, but would not see these */
 	if (p->tcp_flags & TCP_RST || !addr_is_sender(family, p->tuple.saddr.word))
 		return VERDICT_DROP_NO_FLOW;
@@ -262,27 +291,26 @@ static __always_inline int flow_open(void *ctx, int family, __u32 ifindex, const
 	if (svc->flags & SERVICE_SOURCE_RANGES &&
 	    !source_in_ranges(svc->id, &p->tuple.saddr, family))
 		return VERDICT_DROP_SOURCE_RANGE;
-	origin = origin_of(family, p, svc, internal);
-	id = backend_choose(svc, &p->tuple.saddr, family, origin.inside);
+	origin = origin_of(family, p, svc);
+	id = backend_choose(svc, &p->tuple.saddr, family, origin.internal);
 	backend = id ? backend_get(id) : NULL;
 	if (!backend) {
-		if (svc->flags & (origin.inside ? SERVICE_INTERNAL_DROP : SERVICE_EXTERNAL_DROP))
+		if (svc->flags & (origin.internal ? SERVICE_INTERNAL_DROP : SERVICE_EXTERNAL_DROP))
 			return VERDICT_DROP_NO_LOCAL_ENDPOINT;
 		return VERDICT_REFUSED;
 	}
-	s->open.record.flow = (struct flow){
-		.service = svc->id,
-		.backend = id,
-		.last_seen = now(),
-		.state = p->tcp_flags & TCP_FIN ? STATE_FIN_CLIENT : 0,
-	};
-	if (!route_new(ctx, family, ifindex, p, backend, &origin, &s->open.to,
-		       &s->open.record.flow))
+	r->service = svc->id;
+	r->backend = id;
+	r->last_seen = now();
+	r->time = r->last_seen;
+	r->state = p->tcp_flags & TCP_FIN ? STATE_FIN_CLIENT : 0;
+	r->hop = 0;
+	r->tag = 0;
+	addr_copy(family, r->to.daddr.word, backend->addr);
+	tuple_set_word(&r->to, (__u32)backend->port << 16, p->tuple.proto, p->tuple.zone);
+	if (!route_new(ctx, family, ifindex, mark, backend, &origin, s))
 		return VERDICT_DROP_NO_ROUTE;
-	addr_copy(family, s->open.to.daddr.word, backend->addr);
-	s->open.to.dport = backend->port;
-	s->open.to.proto = p->tuple.proto;
-	return family == AF_INET ? open_records4(p) : open_records6(p);
+	return open_records(s);
 }
 
 #endif

@@ -6,7 +6,7 @@
 #include <linux/ipv6.h>
 #include <linux/tcp.h>
 #include <linux/udp.h>
-#include "addr.h"
+#include "tuple.h"
 #include "verdict.h"
 
 /* RFC 791, 3.1: the "more fragments" bit and the offset. */
@@ -19,16 +19,6 @@
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 
-/* Addresses and ports in network byte order. */
-struct tuple {
-	struct addr saddr;
-	struct addr daddr;
-	__be16 sport;
-	__be16 dport;
-	__u8 proto; /* IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP */
-	__u8 egress; /* seen where packets leave the node, not where they enter */
-};
-
 static __always_inline __u32 saddr_off(int family)
 {
 	return family == AF_INET ? offsetof(struct iphdr, saddr) : offsetof(struct ipv6hdr, saddr);
@@ -37,6 +27,11 @@ static __always_inline __u32 saddr_off(int family)
 static __always_inline __u32 addr_size(int family)
 {
 	return family == AF_INET ? 4 : 16;
+}
+
+static __always_inline __u32 ip_size(int family)
+{
+	return family == AF_INET ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
 }
 
 enum fragment {
@@ -52,20 +47,22 @@ struct packet {
 	__u32 seq; /* TCP and, in its terms, SCTP: host byte order */
 	__u32 ack;
 	__u32 fragment_id; /* as in the header */
+	__be32 ip_word; /* the first of the IP header: traffic class and flow label */
 	__u8 tcp_flags;
 	__u8 ttl;
 	__u8 l4_len; /* of the transport header, in bytes */
 	__u8 fragment; /* enum fragment */
+	__u8 family; /* AF_INET or AF_INET6 */
+	__u8 l3_off; /* of the IP header: ETH_HLEN, or 0 where there is no link layer */
 };
+
+static __always_inline int packet_family(const struct packet *p)
+{
+	return family_of(p->family);
+}
 
 /* GRO makes packets of more than 64 KiB, whose header says 0. */
 #define LENGTH_UNKNOWN 0x7fffffff
-
-/* Ports stand at the same place in all of them. */
-struct ports {
-	__be16 source;
-	__be16 dest;
-};
 
 /*
  * RFC 9260, 3.1 and 3.3.2: the common header, and the first chunk as far as
@@ -123,7 +120,7 @@ static __always_inline enum verdict parse_sctp(struct sctp_start *sctp, void *en
 	default:
 		p->tcp_flags = TCP_ACK;
 	}
-	return VERDICT_COUNT;
+	return VERDICT_NONE;
 }
 
 static __always_inline bool has_ports(__u8 proto)
@@ -152,14 +149,13 @@ static __always_inline enum verdict parse_l4(void *l4, void *end, __s32 len, str
 			return VERDICT_UNPARSED;
 		p->l4_len = sizeof(struct udphdr);
 	} else if (p->tuple.proto == IPPROTO_SCTP) {
-		if (parse_sctp(l4, end, len, p) != VERDICT_COUNT)
+		if (parse_sctp(l4, end, len, p) != VERDICT_NONE)
 			return VERDICT_UNPARSED;
 	} else {
 		return VERDICT_NOT_OURS;
 	}
-	p->tuple.sport = ports->source;
-	p->tuple.dport = ports->dest;
-	return VERDICT_COUNT;
+	tuple_set_word(&p->tuple, *(__u32 *)ports, p->tuple.proto, p->tuple.zone);
+	return VERDICT_NONE;
 }
 
 static __always_inline enum verdict parse_v4(void *data, void *end, __u32 l3_off, struct packet *p)
@@ -176,6 +172,7 @@ static __always_inline enum verdict parse_v4(void *data, void *end, __u32 l3_off
 	p->tuple.daddr.word[0] = ip->daddr;
 	p->tuple.proto = ip->protocol;
 	p->ttl = ip->ttl;
+	p->ip_word = *(__be32 *)ip;
 	p->len = bpf_ntohs(ip->tot_len);
 	p->l4_off = l3_off + header;
 	if (ip->frag_off & bpf_htons(IP_MORE_OR_OFFSET))
@@ -202,6 +199,7 @@ static __always_inline enum verdict parse_v6(void *data, void *end, __u32 l3_off
 	addr_copy(AF_INET6, p->tuple.daddr.word, ip->daddr.in6_u.u6_addr32);
 	p->tuple.proto = ip->nexthdr;
 	p->ttl = ip->hop_limit;
+	p->ip_word = *(__be32 *)ip;
 	p->len = bpf_ntohs(ip->payload_len) + sizeof(*ip);
 	p->l4_off = l3_off + sizeof(*ip);
 	if (ip->nexthdr == IPPROTO_FRAGMENT)
@@ -214,13 +212,15 @@ static __always_inline enum verdict parse_v6(void *data, void *end, __u32 l3_off
 }
 
 /*
- * Reads a packet; VERDICT_COUNT means understood. Of a fragment the addresses
+ * Reads a packet; VERDICT_NONE means understood. Of a fragment the addresses
  * are read, for whoever knows what it is a fragment of; all else is final.
  */
-static __always_inline enum verdict parse(int family, void *data, void *end, __u32 l3_off,
-					  struct packet *p)
+static __always_inline enum verdict parse(int family, enum zone zone, void *data, void *end,
+					  __u32 l3_off, struct packet *p)
 {
-	p->tuple.egress = 0;
+	p->family = family;
+	p->l3_off = l3_off;
+	p->tuple.zone = zone;
 	p->fragment = FRAGMENT_NONE;
 	p->tcp_flags = 0;
 	p->seq = 0;

@@ -3,6 +3,7 @@
 #define WAGGLE_REWRITE_H
 
 #include "crc32c.h"
+#include "nexthop.h"
 #include "refuse.h"
 
 /*
@@ -15,26 +16,31 @@ enum rewrite_parts {
 	REWRITE_DEST = 2,
 	REWRITE_HOP = 4, /* this node is one: takes one from the TTL */
 	REWRITE_ALL = 7,
-	REWRITE_MACS = 8, /* to what head_set_macs() was told */
+	REWRITE_MACS = 8, /* to those of the next hop */
 };
 
-static __always_inline __u32 ip_size(int family)
+static __always_inline bool head_copy(struct head *h, const __be32 *ip, __u32 words,
+				      const void *end)
 {
-	return family == AF_INET ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
+	__u32 i;
+
+	if ((const void *)(ip + words) > end)
+		return false;
+#pragma unroll
+	for (i = 0; i < words; i++)
+		h->ip[i] = ip[i];
+	return true;
 }
 
 static __always_inline bool head_read(struct __sk_buff *skb, int family, __u32 l3_off,
 				      struct head *h)
 {
 	const __be32 *ip = (void *)(long)skb->data + (l3_off & 0xf); /* 14 or 0 */
-	__u32 i, words = ip_size(family) / 4;
+	const void *end = (void *)(long)skb->data_end;
 
-	if ((void *)(ip + words) > (void *)(long)skb->data_end)
-		return false;
-#pragma unroll
-	for (i = 0; i < words; i++)
-		h->ip[i] = ip[i];
-	return true;
+	if (family == AF_INET)
+		return head_copy(h, ip, sizeof(struct iphdr) / 4, end);
+	return head_copy(h, ip, sizeof(struct ipv6hdr) / 4, end);
 }
 
 /* Returns what the change of the TTL adds to the sum over the header. */
@@ -54,22 +60,15 @@ static __always_inline __u64 head_set_ttl(struct head *h, int family, __u8 ttl)
 	return diff;
 }
 
-/* False: there is no memory to do it in. */
-static __always_inline bool head_set_macs(int family, const struct nexthop *hop)
+static __always_inline void head_set_macs(struct head *h, int family, const struct hop *hop)
 {
-	struct scratch *s = scratch();
-
-	if (!s)
-		return false;
-	__builtin_memcpy(s->head.eth.h_dest, hop->dmac, ETH_ALEN);
-	__builtin_memcpy(s->head.eth.h_source, hop->smac, ETH_ALEN);
-	s->head.eth.h_proto = bpf_htons(family == AF_INET ? ETH_P_IP : ETH_P_IPV6);
-	return true;
+	__builtin_memcpy(h->eth.h_dest, hop->dmac, ETH_ALEN);
+	__builtin_memcpy(h->eth.h_source, hop->smac, ETH_ALEN);
+	h->eth.h_proto = bpf_htons(family == AF_INET ? ETH_P_IP : ETH_P_IPV6);
 }
 
 /* RFC 9260, 6.8: no addresses are in it. */
-__noinline int fix_sctp(struct __sk_buff *skb, __u32 l3_off, const struct packet *p,
-			const struct tuple *to)
+__noinline int fix_sctp(struct __sk_buff *skb, const struct packet *p, const struct tuple *to)
 {
 	struct sctp_start sctp;
 	__u32 off, len;
@@ -77,7 +76,7 @@ __noinline int fix_sctp(struct __sk_buff *skb, __u32 l3_off, const struct packet
 	if (!p || !to || bpf_skb_load_bytes(skb, p->l4_off, &sctp, sizeof(sctp)))
 		return -1;
 	off = p->l4_off + offsetof(struct sctp_start, checksum);
-	len = p->len - (p->l4_off - l3_off);
+	len = p->len - (p->l4_off - p->l3_off);
 	if (p->fragment == FRAGMENT_FIRST)
 		len = sctp_alone(&sctp);
 	sctp.checksum = sctp_checksum(sctp.checksum, p, to, len);
@@ -180,16 +179,25 @@ static __always_inline long head_store(struct __sk_buff *skb, int family, __u32 
 	return bpf_skb_store_bytes(skb, p->l4_off, ports, sizeof(*ports), flags);
 }
 
-static __always_inline long rewrite(struct __sk_buff *skb, int family, __u32 l3_off,
-				    const struct packet *p, const struct tuple *to, __u32 what)
+/* Makes of the packet as much of its record's rewrite as `what` (enum rewrite_parts) says. */
+__noinline int tc_rewrite(struct __sk_buff *skb, struct scratch *s, __u32 what)
 {
-	struct ports ports = { .source = to->sport, .dest = to->dport };
 	__u64 addr_diff, ttl_diff = 0, port_diff;
-	struct scratch *s = scratch();
+	const struct packet *p;
+	const struct tuple *to;
+	struct ports ports;
 	bool new_ports;
+	int family;
 
-	if (!s || !head_read(skb, family, l3_off, &s->head))
+	if (!s)
 		return -1;
+	p = &s->packet;
+	to = &s->record.to;
+	family = packet_family(p);
+	if (!head_read(skb, family, p->l3_off, &s->head))
+		return -1;
+	if (what & REWRITE_MACS)
+		head_set_macs(&s->head, family, &s->hop);
 	addr_diff = head_set_addrs(&s->head, family, p, to, what);
 	if (what & REWRITE_HOP)
 		ttl_diff = head_set_ttl(&s->head, family, p->ttl - 1);
@@ -198,37 +206,18 @@ static __always_inline long rewrite(struct __sk_buff *skb, int family, __u32 l3_
 
 		ip->check = csum_apply(ip->check, addr_diff + ttl_diff);
 	}
+	ports.source = to->sport;
+	ports.dest = to->dport;
 	port_diff = csum_u16_diff(p->tuple.sport, ports.source) +
 		    csum_u16_diff(p->tuple.dport, ports.dest);
-	new_ports = p->fragment != FRAGMENT_LATER &&
-		    (ports.source != p->tuple.sport || ports.dest != p->tuple.dport);
-	if (head_store(skb, family, l3_off, &s->head, p, new_ports ? &ports : NULL, what))
+	new_ports = p->fragment != FRAGMENT_LATER && tuple_ports(to) != tuple_ports(&p->tuple);
+	if (head_store(skb, family, p->l3_off, &s->head, p, new_ports ? &ports : NULL, what))
 		return -1;
 	if (p->fragment != FRAGMENT_LATER && p->tuple.proto != IPPROTO_SCTP)
 		return tc_fix_l4(skb, family, p, addr_diff, port_diff, ttl_diff);
 	if (family == AF_INET6)
 		bpf_csum_update(skb, csum_fold32(addr_diff + ttl_diff));
-	return new_ports ? fix_sctp(skb, l3_off, p, to) : 0;
-}
-
-__noinline int rewrite4(struct __sk_buff *skb, __u32 l3_off, const struct packet *p,
-			const struct tuple *to, __u32 what)
-{
-	return p && to ? rewrite(skb, AF_INET, l3_off, p, to, what) : -1;
-}
-
-__noinline int rewrite6(struct __sk_buff *skb, __u32 l3_off, const struct packet *p,
-			const struct tuple *to, __u32 what)
-{
-	return p && to ? rewrite(skb, AF_INET6, l3_off, p, to, what) : -1;
-}
-
-/* Makes of a packet as much of `to` as `what` (enum rewrite_parts) says. */
-static __always_inline long tc_rewrite(struct __sk_buff *skb, int family, __u32 l3_off,
-				       const struct packet *p, const struct tuple *to, __u32 what)
-{
-	return family == AF_INET ? rewrite4(skb, l3_off, p, to, what)
-				 : rewrite6(skb, l3_off, p, to, what);
+	return new_ports ? fix_sctp(skb, p, to) : 0;
 }
 
 #endif

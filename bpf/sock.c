@@ -199,7 +199,7 @@ static __always_inline bool sock_admitted(struct bpf_sock_addr *ctx, int family,
 }
 
 /*
- * Chooses a backend; *id is its id. Returns VERDICT_COUNT, or why there is
+ * Chooses a backend; *id is its id. Returns VERDICT_NONE, or why there is
  * none. A socket has no address yet for affinity to go by, so the clients of
  * one namespace count as one. The key is a multicast address, which no packet
  * comes from (RFC 4291, 2.7), that holds the namespace's cookie.
@@ -223,7 +223,7 @@ static __always_inline enum verdict sock_choose(struct bpf_sock_addr *ctx, int f
 	}
 	*id = backend_choose(svc, &client, AF_INET6, true);
 	if (*id)
-		return VERDICT_COUNT;
+		return VERDICT_NONE;
 	if (svc->flags & SERVICE_INTERNAL_DROP)
 		return sock_drop(host, VERDICT_DROP_NO_LOCAL_ENDPOINT);
 	return VERDICT_REFUSED;
@@ -283,7 +283,7 @@ static __always_inline int sock_connect(struct bpf_sock_addr *ctx, int family, b
 		verdict = sock_choose(ctx, family, svc, &id);
 	else
 		verdict = sock_cluster(ctx, family, addr, ctx->protocol == IPPROTO_TCP);
-	if (verdict != VERDICT_COUNT) {
+	if (verdict != VERDICT_NONE) {
 		peer_forget(ctx, family, addr);
 		return sock_end(verdict);
 	}
@@ -327,7 +327,7 @@ static __always_inline struct backend *sock_backend(struct bpf_sock_addr *ctx,
 	    backend_keeps(family, known->backend, svc->id, known->addr, known->port))
 		return backend_get(known->backend);
 	*verdict = sock_choose(ctx, family, svc, &flow.backend);
-	if (*verdict != VERDICT_COUNT)
+	if (*verdict != VERDICT_NONE)
 		return NULL;
 	*verdict = VERDICT_REFUSED;
 	backend = backend_get(flow.backend);

@@ -8,12 +8,13 @@
  * end by themselves.
  */
 
-#include "flow.h"
 #include "service.h"
+#include "walk.h"
 
-struct stale_walk {
-	struct census census;
-	bool confirmed;
+/* Of clients' records of UDP flows. */
+struct stale_census {
+	__u32 kept;
+	__u32 released;
 };
 
 enum leads {
@@ -70,98 +71,90 @@ static __always_inline enum leads frontend_leads(int family, const __be32 *addr,
  * become another backend: services hand their addresses on to others. Of
  * another translator's flow no backend is known.
  */
-static __always_inline bool flow_keeps(int family, const struct flow *f, const struct tuple *t)
+static __always_inline bool flow_keeps(int family, const struct tuple *t, const struct record *r)
 {
 	enum leads leads;
-	struct tuple to;
 
-	flow_rewrite(family, f, t, &to);
-	if (!(f->flags & FLOW_FOREIGN) &&
-	    backend_keeps(family, f->backend, f->service, to.daddr.word, to.dport))
+	if (!(r->flags & FLOW_FOREIGN) &&
+	    backend_keeps(family, r->backend, r->service, r->to.daddr.word, r->to.dport))
 		return true;
-	leads = frontend_leads(family, t->daddr.word, t->dport, to.daddr.word, to.dport);
-	return leads == LEADS_THERE || (leads == LEADS_NOWHERE && f->flags & FLOW_FOREIGN);
+	leads = frontend_leads(family, t->daddr.word, t->dport, r->to.daddr.word, r->to.dport);
+	return leads == LEADS_THERE || (leads == LEADS_NOWHERE && r->flags & FLOW_FOREIGN);
 }
 
 /*
- * Takes the client's half of a flow away. The others stay for their time:
+ * Takes the client's record of a flow away. The others stay for their time:
  * answers that are under way shall arrive.
  */
-static __always_inline long stale_one(int family, const struct flow *f, const struct tuple *t,
-				      struct stale_walk *walk)
+static __always_inline int stale_record(int family, const struct tuple *t, const struct record *r,
+					struct stale_census *census)
 {
-	if (t->proto != IPPROTO_UDP || f->flags & (FLOW_REPLY | FLOW_EGRESS_HALF))
+	if (t->proto != IPPROTO_UDP || r->flags & (FLOW_REPLY | FLOW_SPLIT_SOURCE))
 		return 0;
-	if (flow_keeps(family, f, t)) {
-		walk->census.live++;
+	if (flow_keeps(family, t, r)) {
+		census->kept++;
 		return 0;
 	}
-	if (walk->confirmed)
-		flow_delete(family, true, t);
-	else
-		flow_delete(family, false, t);
-	walk->census.expired++;
+	if (flow_release(family, t, r->where, r->tag))
+		census->released++;
 	return 0;
 }
 
-static long stale_one4(void *map, struct flow_key4 *key, struct flow4 *value,
-		       struct stale_walk *walk)
+__noinline int stale_way(int family, __u32 where, struct stale_census *census, struct entry *e)
 {
-	struct tuple t;
-
-	key_tuple4(key, &t);
-	return stale_one(AF_INET, &value->flow, &t, walk);
+	if (!census || !e || !flow_read_way(family, where, &e->key, &e->record))
+		return 0;
+	return stale_record(family_of(family), &e->key, &e->record, census);
 }
 
-static long stale_one6(void *map, struct flow_key6 *key, struct flow6 *value,
-		       struct stale_walk *walk)
-{
-	struct tuple t;
+struct stale_walk {
+	struct walk_memory *memory;
+	struct stale_census census;
+};
 
-	key_tuple6(key, &t);
-	return stale_one(AF_INET6, &value->flow, &t, walk);
+static __always_inline long stale_set(int family, __u32 index, const struct flow_ways *set,
+				      struct stale_walk *walk)
+{
+	__u32 way;
+
+	for (way = 0; way < WAYS; way++)
+		if ((tag_read(set, way) & WAY_MASK) == WAY_LIVE)
+			stale_way(family, index * WAYS + way, &walk->census, &walk->memory->entry);
+	return 0;
 }
 
 static long stale_set4(void *map, __u32 *index, struct flow_set4 *set, struct stale_walk *walk)
 {
-	__u32 way;
-
-	for (way = 0; way < WAYS; way++)
-		if (way_holds(set->ways.tag[way]))
-			stale_one4(map, &set->at[way].key, &set->at[way].flow, walk);
-	return 0;
+	return stale_set(AF_INET, *index, &set->ways, walk);
 }
 
 static long stale_set6(void *map, __u32 *index, struct flow_set6 *set, struct stale_walk *walk)
 {
-	__u32 way;
-
-	for (way = 0; way < WAYS; way++)
-		if (way_holds(set->ways.tag[way]))
-			stale_one6(map, &set->at[way].key, &set->at[way].flow, walk);
-	return 0;
+	return stale_set(AF_INET6, *index, &set->ways, walk);
 }
 
 SEC("syscall")
-int waggle_stale4(struct census *ctx)
+int waggle_stale4(struct stale_census *ctx)
 {
-	struct stale_walk walk = {};
+	struct stale_walk walk = { .memory = walk_begin() };
 
-	bpf_for_each_map_elem(&flows_new4, stale_set4, &walk, 0);
-	walk.confirmed = true;
-	bpf_for_each_map_elem(&flows4, stale_one4, &walk, 0);
+	if (!walk.memory)
+		return -EBUSY;
+	bpf_for_each_map_elem(&flows4, stale_set4, &walk, 0);
+	walk_end(walk.memory);
 	*ctx = walk.census;
 	return 0;
 }
 
 SEC("syscall")
-int waggle_stale6(struct census *ctx)
+int waggle_stale6(struct stale_census *ctx)
 {
-	struct stale_walk walk = {};
+	struct stale_walk walk = { .memory = walk_begin() };
 
-	bpf_for_each_map_elem(&flows_new6, stale_set6, &walk, 0);
-	walk.confirmed = true;
-	bpf_for_each_map_elem(&flows6, stale_one6, &walk, 0);
+	if (!walk.memory)
+		return -EBUSY;
+	bpf_for_each_map_elem(&flows6, stale_set6, &walk, 0);
+	walk_end(walk.memory);
 	*ctx = walk.census;
 	return 0;
 }

@@ -7,361 +7,299 @@
 /* A first ACK further ahead than this was not sent by who got the SYN-ACK. */
 #define ACK_WINDOW 65536
 
-static __always_inline void state_set(struct flow *f, __u32 bits)
+/* What the other record of the packet's flow is, by the one at hand. */
+static __always_inline __u16 mirror_flags(const struct record *r, enum zone zone)
 {
-	__sync_fetch_and_or(&f->state, bits);
-}
-
-/* The live other half of a flow, or NULL. */
-static __always_inline struct flow *mirror_get(int family, bool confirmed, const struct flow *f,
-					       const struct tuple *t, struct tuple *mirror)
-{
-	struct flow *m;
-
-	flow_mirror(family, f, t, mirror);
-	m = flow_lookup(family, confirmed, mirror);
-	if (m && flow_mirrors(family, m, t, f->flags & FLOW_EGRESS_HALF))
-		return m;
-	return NULL;
-}
-
-/* Makes the lost half of a flow from the one at hand. NULL: its place is taken. */
-static __always_inline struct flow *mirror_restore(int family, const struct flow *f,
-						   const struct tuple *t,
-						   const struct tuple *mirror, struct scratch *s)
-{
-	struct flow *half = &s->pending.mirror_flow;
-
-	/* not lost, but taken away: this is a late answer (stale.c) */
-	if (f->flags & FLOW_REPLY && t->proto == IPPROTO_UDP &&
-	    !backend_keeps(family, f->backend, f->service, t->saddr.word, t->sport))
-		return NULL;
-	*half = *f;
-	half->hop.epoch = 0;
-	if (!(f->flags & FLOW_REPLY))
-		half->flags = reply_flags(f->flags);
-	else if (t->egress)
-		half->flags = FLOW_MIRROR_EGRESS;
-	else
-		half->flags = f->flags & FLOW_SPLIT ? FLOW_SPLIT : FLOW_EXPRESS;
-	tuple_reverse(family, t, f->flags & FLOW_MIRROR_EGRESS, &s->pending.back);
-	if (flow_insert(family, false, mirror, half, &s->pending.back, BPF_NOEXIST))
-		return NULL;
-	if (!flow_lookup(family, true, mirror))
-		return flow_lookup(family, false, mirror);
-	flow_delete(family, false, mirror);
-	return NULL;
-}
-
-/* The client has acknowledged the answer: the flow moves to `flows`. */
-static __always_inline bool flow_confirm(int family, struct flow *f, const struct tuple *t,
-					 enum hook hook, struct scratch *s)
-{
-	struct tuple *to = &s->pending.to, *mirror = &s->pending.mirror;
-	struct flow *copy = &s->pending.flow;
-	struct flow *m;
-
-	*copy = *f;
-	copy->state |= STATE_CONFIRMED;
-	flow_rewrite(family, f, t, to);
-	m = mirror_get(family, false, f, t, mirror);
-	if (!m)
-		return false;
-	state_set(m, STATE_CONFIRMED);
-	tuple_reverse(family, t, mirror->egress, &s->pending.back);
-	if (flow_insert(family, true, mirror, m, &s->pending.back, BPF_ANY))
-		goto full;
-	if (copy->flags & FLOW_SPLIT && open_egress_half(family, true, copy, t, to, s))
-		goto full;
-	if (flow_insert(family, true, t, copy, to, BPF_ANY))
-		goto full;
-
-	flow_delete(family, false, t);
-	flow_delete(family, false, mirror);
-	if (copy->flags & FLOW_SPLIT) {
-		flow_egress_half(family, t, to, &s->pending.half);
-		flow_delete(family, false, &s->pending.half);
-	}
-	count(hook, VERDICT_FLOW_CONFIRMED, 0);
-	return true;
-full:
-	flow_delete(family, true, mirror);
-	if (copy->flags & FLOW_SPLIT) {
-		flow_egress_half(family, t, to, &s->pending.half);
-		flow_delete(family, true, &s->pending.half);
-	}
-	count(hook, VERDICT_FLOWS_FULL, 0);
-	return false;
+	if (!(r->flags & FLOW_REPLY))
+		return reply_flags(r->flags, zone);
+	if (zone == ZONE_LEAVING)
+		return zone * FLOW_MIRROR_ZONE;
+	return (r->flags & FLOW_SPLIT ? FLOW_SPLIT : FLOW_EXPRESS) | zone * FLOW_MIRROR_ZONE;
 }
 
 /*
- * The backend's half of an unconfirmed flow: remember that it answered. The
- * client's may have been evicted since, even if this is not the first answer.
+ * Makes the other record of the packet's flow anew, from the one at hand, in
+ * s->mirror, whose key is set. False: its tuple is another's.
  */
-static __always_inline void pending_reply(int family, struct flow *f, const struct packet *p,
-					  struct scratch *s)
+static __always_inline bool mirror_restore(int family, __u32 state, struct scratch *s)
 {
-	struct tuple *mirror = &s->pending.mirror;
-	struct flow *m;
+	const struct tuple *t = &s->packet.tuple;
+	struct record *r = &s->record, *m = &s->mirror.record;
 
-	if (p->tcp_flags & TCP_RST)
-		return;
-	m = mirror_get(family, false, f, &p->tuple, mirror);
-	if (m && f->state & STATE_ANSWERED && !(p->tcp_flags & TCP_SYN))
-		return;
-	if (!m)
-		m = mirror_restore(family, f, &p->tuple, mirror, s);
-	if (!m)
-		return;
-	m->expect_ack = p->seq + !!(p->tcp_flags & TCP_SYN);
-	state_set(m, STATE_ANSWERED);
-	state_set(f, STATE_ANSWERED);
+	/* not lost, but taken away: this is a late answer (stale.c) */
+	if (r->flags & FLOW_REPLY && t->proto == IPPROTO_UDP &&
+	    !backend_keeps(family, r->backend, r->service, t->saddr.word, t->sport))
+		return false;
+	*m = *r;
+	m->hop = 0;
+	m->tag = 0;
+	m->state = state;
+	m->last_seen = r->time;
+	m->flags = mirror_flags(r, t->zone);
+	tuple_reverse(family, t, 0, &m->to);
+	if (flow_claim(family, &s->mirror.key, m, r->where, &s->work) == SETTLED_OWNER)
+		return true;
+	/* another processor may have made it at the same time */
+	return flow_lookup(family, &s->mirror.key, m) && flow_mirrors(family, m, t, r);
 }
 
-static __always_inline bool acknowledges(const struct flow *f, const struct packet *p)
+/* The other record of the packet's flow, in s->mirror; made anew if it was lost. */
+__noinline int mirror_get(struct scratch *s, __u32 state)
 {
-	if (!(f->state & STATE_ANSWERED))
+	int family;
+
+	if (!s)
+		return 0;
+	family = packet_family(&s->packet);
+	flow_mirror(family, &s->record, &s->mirror.key);
+	if (flow_lookup(family, &s->mirror.key, &s->mirror.record))
+		return flow_mirrors(family, &s->mirror.record, &s->packet.tuple, &s->record);
+	return mirror_restore(family, state, s);
+}
+
+/* The third record of a split flow: made anew if it was lost, and marked. */
+static __always_inline void split_source_mark(int family, __u32 bits, struct scratch *s)
+{
+	struct entry *source = &s->source;
+
+	split_source_key(family, &s->packet.tuple, &s->record.to, &source->key);
+	if (flow_lookup(family, &source->key, &source->record) &&
+	    flow_mark(family, source->record.where, source->record.tag, bits))
+		return;
+	s->record.state = (s->record.tag & STATE_MASK) | bits;
+	open_split_source(s, s->record.where);
+}
+
+static __always_inline bool same_rewrite(int family, const struct record *a, const struct record *b)
+{
+	return addr_equal(family, a->to.saddr.word, b->to.saddr.word) &&
+	       addr_equal(family, a->to.daddr.word, b->to.daddr.word) &&
+	       tuple_ports(&a->to) == tuple_ports(&b->to);
+}
+
+/* The client's record was replaced at this instant: it comes back, if no other has its tuple. */
+static __always_inline bool client_restore(int family, __u32 state, struct scratch *s)
+{
+	struct record *r = &s->record, *other = &s->other.record;
+	const struct tuple *t = &s->packet.tuple;
+
+	r->tag = 0;
+	r->state = state;
+	if (flow_claim(family, t, r, s->mirror.record.where, &s->work) == SETTLED_OWNER)
+		return true;
+	if (!flow_lookup(family, t, other) || !same_rewrite(family, r, other))
+		return false;
+	*r = *other;
+	return flow_mark(family, r->where, r->tag, STATE_CONFIRMED);
+}
+
+/*
+ * The client has acknowledged the answer: from now on the flow's records give
+ * way to none. The client's comes last: while it is not confirmed each of its
+ * packets sees to it that the others are there. False: the reply's tuple is
+ * another flow's, or the client's is.
+ */
+static __always_inline bool flow_confirm(int family, struct scratch *s)
+{
+	struct record *r = &s->record, *m = &s->mirror.record;
+	__u32 state = (r->tag & STATE_MASK) | STATE_CONFIRMED;
+
+	if (!mirror_get(s, state) || !flow_mark(family, m->where, m->tag, STATE_CONFIRMED))
+		return false;
+	if (r->flags & FLOW_SPLIT)
+		split_source_mark(family, STATE_CONFIRMED, s);
+	if (!flow_mark(family, r->where, r->tag, STATE_CONFIRMED) &&
+	    !client_restore(family, state, s)) {
+		flow_release(family, &s->mirror.key, m->where, m->tag | STATE_CONFIRMED);
+		/* another processor may have brought the client's back meanwhile */
+		return flow_lookup(family, &s->packet.tuple, r) && mirror_get(s, state);
+	}
+	/* who failed to confirm it may have released the reply: see above */
+	return mirror_get(s, state);
+}
+
+/*
+ * SCTP's shutdown chunks are sent by hosts that know of no association, too
+ * (RFC 9260, 8.4): they are no answer, and acknowledge none.
+ */
+static __always_inline bool proves_nothing(const struct packet *p)
+{
+	if (p->tuple.proto == IPPROTO_SCTP && p->tcp_flags & TCP_FIN)
+		return true;
+	return p->tcp_flags & TCP_RST;
+}
+
+/* The backend's packet of an unconfirmed flow: the client's record says that it answered. */
+static __always_inline void track_answer(int family, struct scratch *s)
+{
+	struct record *r = &s->record, *m = &s->mirror.record;
+	const struct packet *p = &s->packet;
+
+	if (proves_nothing(p) || !mirror_get(s, r->tag))
+		return;
+	if (m->tag & r->tag & STATE_ANSWERED && !(p->tcp_flags & TCP_SYN))
+		return;
+	flow_expect(family, m, p->seq + !!(p->tcp_flags & TCP_SYN));
+	flow_mark(family, m->where, m->tag, STATE_ANSWERED);
+	flow_mark(family, r->where, r->tag, STATE_ANSWERED);
+}
+
+static __always_inline bool acknowledges(const struct record *r, const struct packet *p)
+{
+	if (!(r->tag & STATE_ANSWERED) || proves_nothing(p))
 		return false;
 	if (p->tuple.proto == IPPROTO_UDP)
 		return true;
-	if ((p->tcp_flags & (TCP_ACK | TCP_SYN | TCP_RST)) != TCP_ACK)
+	if ((p->tcp_flags & (TCP_ACK | TCP_SYN)) != TCP_ACK)
 		return false;
 	/* a tag of 0: the backend knew the client before we did */
 	if (p->tuple.proto == IPPROTO_SCTP)
-		return !f->expect_ack || p->ack == f->expect_ack;
-	return p->ack - f->expect_ack < ACK_WINDOW;
+		return !r->expect || p->ack == r->expect;
+	return p->ack - r->expect < ACK_WINDOW;
 }
 
-/*
- * The client's half: what goes with it may have been evicted. False: the
- * backend knows another flow by our source by now, so the client starts anew.
- */
-static __always_inline int pending_repair(int family, const struct flow *f, const struct tuple *t)
+/* FIN or RST: both records say so, whichever saw it. */
+static __always_inline void track_close(int family, struct scratch *s)
 {
-	struct scratch *s = scratch();
-	struct tuple *to, *mirror;
-
-	if (!s)
-		return false;
-	to = &s->pending.to;
-	mirror = &s->pending.mirror;
-	if (!mirror_get(family, false, f, t, mirror) && !mirror_restore(family, f, t, mirror, s) &&
-	    !mirror_get(family, false, f, t, mirror)) {
-		flow_delete(family, false, t);
-		return false;
-	}
-	if (!(f->flags & FLOW_SPLIT))
-		return true;
-	flow_rewrite(family, f, t, to);
-	flow_egress_half(family, t, to, &s->pending.half);
-	if (!flow_lookup(family, false, &s->pending.half))
-		open_egress_half(family, false, f, t, to, s);
-	return true;
-}
-
-__noinline int pending_repair4(const struct flow4 *f, const struct tuple *t)
-{
-	return f && t ? pending_repair(AF_INET, &f->flow, t) : 0;
-}
-
-__noinline int pending_repair6(const struct flow6 *f, const struct tuple *t)
-{
-	return f && t ? pending_repair(AF_INET6, &f->flow, t) : 0;
-}
-
-/* True: the flow has moved to `flows`. */
-static __always_inline bool track_pending(int family, struct flow *f, const struct packet *p,
-					  enum hook hook)
-{
-	struct scratch *s = scratch();
-
-	if (!s || f->flags & FLOW_EGRESS_HALF)
-		return false;
-	if (f->flags & FLOW_REPLY) {
-		pending_reply(family, f, p, s);
-		return false;
-	}
-	if (!acknowledges(f, p))
-		return false;
-	if (flow_confirm(family, f, &p->tuple, hook, s))
-		return true;
-	/* no room: keep up with the client, to try again with its next packet */
-	f->expect_ack = p->ack;
-	return false;
-}
-
-__noinline int track_pending4(struct flow4 *f, const struct packet *p, int hook)
-{
-	return f && p ? track_pending(AF_INET, &f->flow, p, hook) : 0;
-}
-
-__noinline int track_pending6(struct flow6 *f, const struct packet *p, int hook)
-{
-	return f && p ? track_pending(AF_INET6, &f->flow, p, hook) : 0;
-}
-
-/* FIN or RST: both halves know, whichever saw it. */
-static __always_inline int track_close(int family, bool confirmed, struct flow *f,
-				       const struct packet *p)
-{
-	struct tuple mirror;
-	struct flow *m;
+	struct record *r = &s->record;
 	__u32 bits;
 
-	if (p->tcp_flags & TCP_RST)
+	if (s->packet.tcp_flags & TCP_RST)
 		bits = STATE_RESET;
 	else
-		bits = f->flags & FLOW_REPLY ? STATE_FIN_BACKEND : STATE_FIN_CLIENT;
-	if (f->state & bits)
+		bits = r->flags & FLOW_REPLY ? STATE_FIN_BACKEND : STATE_FIN_CLIENT;
+	if (r->tag & bits)
+		return;
+	flow_mark(family, r->where, r->tag, bits);
+	if (mirror_lookup(family, &s->packet.tuple, r, &s->mirror))
+		flow_mark(family, s->mirror.record.where, s->mirror.record.tag, bits);
+}
+
+/* Whether it is a while, a second, since a flow's last packet was noted. */
+static __always_inline bool seen_a_while_ago(const struct record *r)
+{
+	return (__s32)(r->time - r->last_seen) >= (__s32)hz;
+}
+
+/* Follows the state of the packet's flow. See track_is_due(). */
+__noinline int track_record(struct scratch *s, int hook)
+{
+	const struct packet *p;
+	struct record *r;
+	int family;
+
+	if (!s)
 		return 0;
-	state_set(f, bits);
-	if (confirmed)
-		m = mirror_get(family, true, f, &p->tuple, &mirror);
-	else
-		m = mirror_get(family, false, f, &p->tuple, &mirror);
-	if (m)
-		state_set(m, bits);
+	p = &s->packet;
+	r = &s->record;
+	family = packet_family(p);
+	if (seen_a_while_ago(r))
+		flow_seen(family, r);
+	if (p->fragment == FRAGMENT_LATER)
+		return 0;
+	if (p->tcp_flags & (TCP_FIN | TCP_RST))
+		track_close(family, s);
+	if (r->tag & STATE_CONFIRMED || r->flags & FLOW_SPLIT_SOURCE)
+		return 0;
+	if (r->flags & FLOW_REPLY)
+		track_answer(family, s);
+	else if (acknowledges(r, p) && flow_confirm(family, s))
+		count(hook, VERDICT_FLOW_CONFIRMED, 0);
 	return 0;
 }
 
-__noinline int track_close4(struct flow4 *f, const struct packet *p, int confirmed)
+/* False: the packet is one of the many that change nothing about an established flow. */
+static __always_inline bool track_is_due(const struct packet *p, const struct record *r)
 {
-	return f && p ? track_close(AF_INET, confirmed, &f->flow, p) : 0;
+	return p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST) || !(r->tag & STATE_CONFIRMED) ||
+	       seen_a_while_ago(r);
 }
 
-__noinline int track_close6(struct flow6 *f, const struct packet *p, int confirmed)
+static __always_inline void flow_track(struct scratch *s, enum hook hook)
 {
-	return f && p ? track_close(AF_INET6, confirmed, &f->flow, p) : 0;
-}
-
-/* Follows a flow's state. Its record may move, so have read it before. */
-static __always_inline void flow_track(int family, bool confirmed, struct flow *f,
-				       const struct packet *p, enum hook hook)
-{
-	if (now() - f->last_seen >= hz)
-		f->last_seen = now();
-	if (p->fragment == FRAGMENT_LATER)
-		return;
-	if (family == AF_INET) {
-		if (p->tcp_flags & (TCP_FIN | TCP_RST))
-			track_close4((void *)f, p, confirmed);
-		if (!confirmed)
-			track_pending4((void *)f, p, hook);
-	} else {
-		if (p->tcp_flags & (TCP_FIN | TCP_RST))
-			track_close6((void *)f, p, confirmed);
-		if (!confirmed)
-			track_pending6((void *)f, p, hook);
-	}
+	if (track_is_due(&s->packet, &s->record))
+		track_record(s, hook);
 }
 
 /*
- * A record that must not be used: dead, or closed and somebody starts anew.
- * The client does with a SYN; the backend answers one that we didn't see, since
- * it came to the backend's own address, with a SYN-ACK.
+ * Whether a closed connection starts anew. The client does so with a SYN; the
+ * backend answers one that we did not see, since it came to the backend's own
+ * address, with a SYN-ACK.
  */
-static __always_inline bool flow_ended(int family, bool confirmed, const struct flow *f,
-				       const struct packet *p)
+static __always_inline bool starts_anew(const struct packet *p, const struct record *r)
 {
-	__u8 start = f->flags & FLOW_REPLY ? TCP_SYN | TCP_ACK : TCP_SYN;
+	__u8 start = r->flags & FLOW_REPLY ? TCP_SYN | TCP_ACK : TCP_SYN;
 
-	if (flow_stale(f, p->tuple.proto))
-		return flow_dead(family, confirmed, f, &p->tuple);
-	if ((p->tcp_flags & (TCP_SYN | TCP_ACK)) != start || !flow_closed(f))
+	if ((p->tcp_flags & (TCP_SYN | TCP_ACK)) != start || !flow_closed(r->tag))
 		return false;
-	return !(f->flags & FLOW_EGRESS_HALF) &&
-	       (f->flags & (FLOW_REPLY | FLOW_EXPRESS)) != (FLOW_REPLY | FLOW_EXPRESS);
+	return !(r->flags & FLOW_SPLIT_SOURCE) &&
+	       (r->flags & (FLOW_REPLY | FLOW_EXPRESS)) != (FLOW_REPLY | FLOW_EXPRESS);
 }
-
-/* Who says hello is probably in neither table: then both are waited for at a time. */
-static __always_inline struct flow *flow_lookup_ahead(int family, bool confirmed,
-						      const struct packet *p)
-{
-	union flow_key key;
-
-	flow_key(family, &p->tuple, &key);
-	if (confirmed && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
-		new_flow_prefetch(family, &key);
-	return flow_at(family, confirmed, &key);
-}
-
-static __always_inline struct flow *flow_find(int family, bool confirmed, const struct packet *p)
-{
-	struct flow *f = flow_lookup_ahead(family, confirmed, p);
-
-	if (!f || !flow_ended(family, confirmed, f, p))
-		return f;
-	flow_delete(family, confirmed, &p->tuple);
-	return NULL;
-}
-
-/* As flow_find(), of a flow that is not confirmed, and whole again. */
-static __always_inline struct flow *pending_find(int family, const struct packet *p)
-{
-	struct flow *f = flow_find(family, false, p);
-	bool whole;
-
-	if (!f || f->flags & (FLOW_REPLY | FLOW_EGRESS_HALF))
-		return f;
-	whole = family == AF_INET ? pending_repair4((void *)f, &p->tuple)
-				  : pending_repair6((void *)f, &p->tuple);
-	return whole ? f : NULL;
-}
-
-static __always_inline bool in_snat_range(__be16 port)
-{
-	__u16 host = bpf_ntohs(port);
-
-	return host >= snat_min && host <= snat_max;
-}
-
-/* A record to apply, and the table that holds it. */
-struct found {
-	struct flow *flow;
-	bool confirmed;
-	bool opened; /* by this packet: there is nothing to follow yet */
-};
 
 /*
- * Finds or makes the record of a packet that enters the node; of a flow that it
- * opens, a copy. Sets found->flow, or returns a final verdict. flows_new is only
- * asked for what can be in it: packets to a frontend, and answers to SNAT.
+ * Whether the record that was found may be used; see track_is_due() for who
+ * need not ask. One that may not is ended. What goes with an unconfirmed
+ * client's record may have been replaced, and is made anew. Where the backend
+ * knows another flow by our source by now, the client starts anew.
  */
-static __always_inline enum verdict ingress_flow(void *ctx, int family, __u32 ifindex,
-						 const struct packet *p, enum hook hook,
-						 struct found *found)
+__noinline int record_usable(struct scratch *s)
 {
-	bool internal = hook == HOOK_TC_POD;
+	const struct packet *p;
+	struct record *r;
+	int family;
+
+	if (!s)
+		return 0;
+	p = &s->packet;
+	r = &s->record;
+	family = packet_family(p);
+	if (starts_anew(p, r) || flow_ended(family, &p->tuple, r, &s->mirror))
+		goto end;
+	if (r->tag & STATE_CONFIRMED)
+		return 1;
+	flow_touch(family, r->where);
+	if (r->flags & (FLOW_REPLY | FLOW_SPLIT_SOURCE))
+		return 1;
+	if (!mirror_get(s, r->tag))
+		goto end;
+	if (r->flags & FLOW_SPLIT)
+		split_source_mark(family, 0, s);
+	return 1;
+end:
+	flow_release(family, &p->tuple, r->where, r->tag);
+	return 0;
+}
+
+/* Finds the record of the packet. False: there is none that may be used. */
+static __always_inline bool flow_of_packet(int family, struct scratch *s)
+{
+	if (!flow_find(family, &s->packet.tuple, &s->record))
+		return false;
+	return !track_is_due(&s->packet, &s->record) || record_usable(s);
+}
+
+/*
+ * Finds or makes the record of a packet that enters the node. VERDICT_NONE:
+ * s->record is a copy of it, or VERDICT_FLOW_OPENED, if it is this packet that
+ * has opened the flow, of which there is nothing to follow yet. Any other
+ * verdict is final.
+ */
+static __always_inline enum verdict ingress_flow(void *ctx, int family, __u32 ifindex, __u32 mark,
+						 enum hook hook, struct scratch *s)
+{
+	const struct tuple *t = &s->packet.tuple;
 	enum verdict verdict;
 	struct service *svc;
-	struct scratch *s;
 
-	found->confirmed = true;
-	found->flow = flow_find(family, true, p);
-	if (found->flow)
-		return VERDICT_COUNT;
-	found->confirmed = false;
-	if (in_snat_range(p->tuple.dport)) {
-		found->flow = pending_find(family, p);
-		if (found->flow)
-			return VERDICT_COUNT;
-	}
-	svc = service_lookup(family, p->tuple.daddr.word, p->tuple.dport, p->tuple.proto, false);
+	if (flow_of_packet(family, s))
+		return VERDICT_NONE;
+	svc = service_lookup(family, t->daddr.word, t->dport, t->proto, false);
 	if (!svc)
 		return VERDICT_NOT_OURS;
-	found->flow = pending_find(family, p);
-	if (found->flow)
-		return VERDICT_COUNT;
-	verdict = flow_open(ctx, family, ifindex, p, svc, internal);
-	if (verdict != VERDICT_FLOW_OPENED)
-		return verdict;
-	count(hook, VERDICT_FLOW_OPENED, 0);
-	s = scratch();
-	if (!s)
-		return VERDICT_DROP_ERROR;
-	found->flow = &s->open.record.flow;
-	found->opened = true;
-	return VERDICT_COUNT;
+	verdict = flow_open(ctx, family, ifindex, mark, svc, s);
+	if (verdict == VERDICT_FLOW_OPENED)
+		count(hook, VERDICT_FLOW_OPENED, 0);
+	return verdict;
 }
 
 #endif

@@ -25,13 +25,11 @@ type (
 	Flow            = waggleFlow
 	Flow4           = waggleFlow4
 	Flow6           = waggleFlow6
-	FlowKey4        = waggleFlowKey4
-	FlowKey6        = waggleFlowKey6
 	FlowSet4        = waggleFlowSet4
 	FlowSet6        = waggleFlowSet6
 	FlowWays        = waggleFlowWays
-	NewFlow4        = waggleNewFlow4
-	NewFlow6        = waggleNewFlow6
+	Hop             = waggleHop
+	Nexthop         = waggleNexthop
 	RuntimeState    = waggleRuntimeState
 	Scope           = waggleScope
 	Service         = waggleService
@@ -43,38 +41,73 @@ type (
 	SourceKey6      = waggleSourceKey6
 	SockFlowKey     = waggleSockFlowKey
 	SockPeer        = waggleSockPeer
+	StaleCensus     = waggleStaleCensus
+	Zone            = waggleZone
 	Hook            = waggleHook
 	Verdict         = waggleVerdict
 )
 
 // Members of Flow.Flags.
 const (
-	FlowReply        = uint16(waggleFlowFlagsFLOW_REPLY)
-	FlowExpress      = uint16(waggleFlowFlagsFLOW_EXPRESS)
-	FlowSplit        = uint16(waggleFlowFlagsFLOW_SPLIT)
-	FlowEgressHalf   = uint16(waggleFlowFlagsFLOW_EGRESS_HALF)
-	FlowMirrorEgress = uint16(waggleFlowFlagsFLOW_MIRROR_EGRESS)
-	FlowXDP          = uint16(waggleFlowFlagsFLOW_XDP)
-	FlowDirect       = uint16(waggleFlowFlagsFLOW_DIRECT)
-	FlowForeign      = uint16(waggleFlowFlagsFLOW_FOREIGN)
+	FlowReply          = uint16(waggleFlowFlagsFLOW_REPLY)
+	FlowExpress        = uint16(waggleFlowFlagsFLOW_EXPRESS)
+	FlowSplit          = uint16(waggleFlowFlagsFLOW_SPLIT)
+	FlowSplitSource    = uint16(waggleFlowFlagsFLOW_SPLIT_SOURCE)
+	FlowForeign        = uint16(waggleFlowFlagsFLOW_FOREIGN)
+	FlowMirrorZone     = uint16(waggleFlowFlagsFLOW_MIRROR_ZONE)
+	FlowMirrorZoneMask = uint16(waggleFlowFlagsFLOW_MIRROR_ZONE_MASK)
 )
 
-// Members of Flow.State.
+// Values of Flow.Zone.
 const (
-	StateAnswered   = uint32(waggleFlowStateSTATE_ANSWERED)
-	StateConfirmed  = uint32(waggleFlowStateSTATE_CONFIRMED)
-	StateFinClient  = uint32(waggleFlowStateSTATE_FIN_CLIENT)
-	StateFinBackend = uint32(waggleFlowStateSTATE_FIN_BACKEND)
-	StateReset      = uint32(waggleFlowStateSTATE_RESET)
+	ZoneOutside = waggleZoneZONE_OUTSIDE
+	ZonePod     = waggleZoneZONE_POD
+	ZoneLeaving = waggleZoneZONE_LEAVING
 )
 
-// WayHolds is what a tag in FlowWays says of its way: whether there is a record.
-func WayHolds(tag uint32) bool {
-	return tag != uint32(waggleWayTagTAG_FREE) && tag&uint32(waggleWayTagTAG_BUSY) == 0
+var zoneNames = [...]string{ZoneOutside: "outside", ZonePod: "pod", ZoneLeaving: "leaving"}
+
+// ZoneName names a zone as the command does.
+func ZoneName(z Zone) string { return zoneNames[z] }
+
+// The bits of a tag in FlowWays.
+const (
+	WayMask         = uint32(waggleFlowTagWAY_MASK)
+	WayFree         = uint32(waggleFlowTagWAY_FREE)
+	WayLive         = uint32(waggleFlowTagWAY_LIVE)
+	StateAnswered   = uint32(waggleFlowTagSTATE_ANSWERED)
+	StateConfirmed  = uint32(waggleFlowTagSTATE_CONFIRMED)
+	StateFinClient  = uint32(waggleFlowTagSTATE_FIN_CLIENT)
+	StateFinBackend = uint32(waggleFlowTagSTATE_FIN_BACKEND)
+	StateReset      = uint32(waggleFlowTagSTATE_RESET)
+	StateMask       = uint32(waggleFlowTagSTATE_MASK)
+	TagChoice       = uint32(waggleFlowTagTAG_CHOICE)
+	TagChoiceMask   = uint32(waggleFlowTagTAG_CHOICE_MASK)
+	TagVersion      = uint32(waggleFlowTagTAG_VERSION)
+	TagVersionMask  = uint32(waggleFlowTagTAG_VERSION_MASK)
+)
+
+// Ways is how many records a set of flows4 or flows6 has.
+const Ways = uint32(len(FlowWays{}.Tag))
+
+// recordsOfFlow is how many records a flow has: the client's and the backend's.
+const recordsOfFlow = 2
+
+// SetsForFlows is how many sets hold so many flows at a load of one half.
+func SetsForFlows(flows uint32) uint32 {
+	perSet := Ways / recordsOfFlow / 2
+	return (flows + perSet - 1) / perSet
 }
 
-// Ways is how many records a set of flows_new has.
-const Ways = uint32(len(FlowWays{}.Tag))
+// FlowsOfSets is its inverse.
+func FlowsOfSets(sets uint32) uint32 { return sets * (Ways / recordsOfFlow / 2) }
+
+// Members of Hop.Flags.
+const (
+	HopResolved = uint16(waggleHopFlagsHOP_RESOLVED)
+	HopXDP      = uint16(waggleHopFlagsHOP_XDP)
+	HopTC       = uint16(waggleHopFlagsHOP_TC)
+)
 
 // Members of Service.Flags.
 const (
@@ -100,9 +133,10 @@ const (
 
 // Members of Device.Flags.
 const (
-	DeviceExpress = uint32(waggleDeviceFlagsDEVICE_EXPRESS)
-	DeviceXDP     = uint32(waggleDeviceFlagsDEVICE_XDP)
-	DeviceEgress  = uint32(waggleDeviceFlagsDEVICE_EGRESS)
+	DeviceTCTransmits  = uint32(waggleDeviceFlagsDEVICE_TC_TRANSMITS)
+	DeviceXDPTransmits = uint32(waggleDeviceFlagsDEVICE_XDP_TRANSMITS)
+	DeviceEgressHook   = uint32(waggleDeviceFlagsDEVICE_EGRESS_HOOK)
+	DevicePod          = uint32(waggleDeviceFlagsDEVICE_POD)
 )
 
 // Values of the map cluster_addrs.
@@ -144,6 +178,7 @@ const (
 	VerdictAnswered            = waggleVerdictVERDICT_ANSWERED
 	VerdictDropNoLocalEndpoint = waggleVerdictVERDICT_DROP_NO_LOCAL_ENDPOINT
 	VerdictDropSNATExhausted   = waggleVerdictVERDICT_DROP_SNAT_EXHAUSTED
+	VerdictDropFlowsFull       = waggleVerdictVERDICT_DROP_FLOWS_FULL
 	VerdictDropNoFlow          = waggleVerdictVERDICT_DROP_NO_FLOW
 	VerdictDropTTL             = waggleVerdictVERDICT_DROP_TTL
 	VerdictDropNoRoute         = waggleVerdictVERDICT_DROP_NO_ROUTE
@@ -156,8 +191,9 @@ const (
 	VerdictSockGetpeername     = waggleVerdictVERDICT_SOCK_GETPEERNAME
 	VerdictFlowOpened          = waggleVerdictVERDICT_FLOW_OPENED
 	VerdictFlowConfirmed       = waggleVerdictVERDICT_FLOW_CONFIRMED
-	VerdictFlowsFull           = waggleVerdictVERDICT_FLOWS_FULL
 	VerdictCount               = waggleVerdictVERDICT_COUNT
+	// No decision yet; for the model of the datapath, as in its source.
+	VerdictNone = waggleVerdictVERDICT_NONE
 )
 
 var hookNames = [HookCount]string{
@@ -187,6 +223,7 @@ var verdictNames = [VerdictCount]string{
 	VerdictAnswered:            "answered",
 	VerdictDropNoLocalEndpoint: "drop-no-local-endpoint",
 	VerdictDropSNATExhausted:   "drop-snat-exhausted",
+	VerdictDropFlowsFull:       "drop-flows-full",
 	VerdictDropNoFlow:          "drop-no-flow",
 	VerdictDropTTL:             "drop-ttl",
 	VerdictDropNoRoute:         "drop-no-route",
@@ -199,7 +236,6 @@ var verdictNames = [VerdictCount]string{
 	VerdictSockGetpeername:     "sock-getpeername",
 	VerdictFlowOpened:          "flow-opened",
 	VerdictFlowConfirmed:       "flow-confirmed",
-	VerdictFlowsFull:           "flows-full",
 }
 
 // VerdictName names a verdict as the metrics and the command do.
@@ -223,10 +259,9 @@ func Fit(spec *ebpf.CollectionSpec) error {
 	if err := spec.Variables["weakly_ordered"].Set(runtime.GOARCH != "amd64"); err != nil {
 		return fmt.Errorf("set variable weakly_ordered: %w", err)
 	}
-	for _, family := range []string{"4", "6"} {
-		sets := spec.Maps["flows_new"+family].MaxEntries
-		if err := spec.Variables["flows_new_sets"+family].Set(sets); err != nil {
-			return fmt.Errorf("set variable flows_new_sets%s: %w", family, err)
+	for variable, name := range map[string]string{"flow_sets4": "flows4", "flow_sets6": "flows6", "nexthops_size": "nexthops"} {
+		if err := spec.Variables[variable].Set(spec.Maps[name].MaxEntries); err != nil {
+			return fmt.Errorf("set variable %s: %w", variable, err)
 		}
 	}
 	return nil

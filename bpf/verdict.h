@@ -38,6 +38,7 @@ enum verdict {
 	/* dropped */
 	VERDICT_DROP_NO_LOCAL_ENDPOINT,
 	VERDICT_DROP_SNAT_EXHAUSTED,
+	VERDICT_DROP_FLOWS_FULL, /* all that is in reach of a new flow in the table is confirmed */
 	VERDICT_DROP_NO_FLOW, /* what must not be answered, of no flow that we know */
 	VERDICT_DROP_TTL,
 	VERDICT_DROP_NO_ROUTE,
@@ -52,8 +53,9 @@ enum verdict {
 	/* beside a packet's verdict: events */
 	VERDICT_FLOW_OPENED,
 	VERDICT_FLOW_CONFIRMED,
-	VERDICT_FLOWS_FULL, /* stays in flows_new, where a flood may evict it */
 	VERDICT_COUNT,
+	/* nothing is decided yet: the next step does */
+	VERDICT_NONE = VERDICT_COUNT,
 };
 
 struct counter {

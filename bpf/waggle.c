@@ -16,8 +16,9 @@
 const enum hook *unused_hook __attribute__((unused));
 const enum verdict *unused_verdict __attribute__((unused));
 const enum flow_flags *unused_flow_flags __attribute__((unused));
-const enum flow_state *unused_flow_state __attribute__((unused));
-const enum way_tag *unused_way_tag __attribute__((unused));
+const enum flow_tag *unused_flow_tag __attribute__((unused));
+const enum zone *unused_zone __attribute__((unused));
+const enum hop_flags *unused_hop_flags __attribute__((unused));
 const enum service_flags *unused_service_flags __attribute__((unused));
 const enum backend_flags *unused_backend_flags __attribute__((unused));
 const enum device_flags *unused_device_flags __attribute__((unused));

@@ -53,10 +53,12 @@ const (
 )
 
 type waggleCensus struct {
-	_       structs.HostLayout
-	Live    uint32
-	Expired uint32
-	Foreign uint32
+	_           structs.HostLayout
+	Release     uint32
+	Confirmed   uint32
+	Unconfirmed uint32
+	Dead        uint32
+	Foreign     uint32
 }
 
 type waggleClusterAddr uint32
@@ -108,108 +110,101 @@ type waggleDevice struct {
 type waggleDeviceFlags uint32
 
 const (
-	waggleDeviceFlagsDEVICE_EXPRESS waggleDeviceFlags = 1
-	waggleDeviceFlagsDEVICE_XDP     waggleDeviceFlags = 2
-	waggleDeviceFlagsDEVICE_EGRESS  waggleDeviceFlags = 4
+	waggleDeviceFlagsDEVICE_TC_TRANSMITS  waggleDeviceFlags = 1
+	waggleDeviceFlagsDEVICE_XDP_TRANSMITS waggleDeviceFlags = 2
+	waggleDeviceFlagsDEVICE_EGRESS_HOOK   waggleDeviceFlags = 4
+	waggleDeviceFlagsDEVICE_POD           waggleDeviceFlags = 8
 )
 
 type waggleFlow struct {
-	_         structs.HostLayout
-	Service   uint32
-	Backend   uint32
-	LastSeen  uint32
-	ExpectAck uint32
-	State     uint32
-	Hop       struct {
-		_       structs.HostLayout
-		Epoch   uint32
-		Ifindex uint32
-		Dmac    [6]uint8
-		Smac    [6]uint8
-	}
-	Sport uint16
-	Dport uint16
-	Flags uint16
-	Mtu   uint16
+	_        structs.HostLayout
+	Hop      uint64
+	Service  uint32
+	Backend  uint32
+	LastSeen uint32
+	Expect   uint32
+	Spare    [3]uint32
+	ToSport  uint16
+	ToDport  uint16
+	Sport    uint16
+	Dport    uint16
+	Proto    uint8
+	Zone     uint8
+	Flags    uint16
 }
 
 type waggleFlow4 struct {
-	_     structs.HostLayout
-	Flow  waggleFlow
-	Saddr uint32
-	Daddr uint32
+	_       structs.HostLayout
+	Flow    waggleFlow
+	Saddr   uint32
+	Daddr   uint32
+	ToSaddr uint32
+	ToDaddr uint32
 }
 
 type waggleFlow6 struct {
-	_     structs.HostLayout
-	Flow  waggleFlow
-	Saddr [4]uint32
-	Daddr [4]uint32
+	_       structs.HostLayout
+	Flow    waggleFlow
+	Saddr   [4]uint32
+	Daddr   [4]uint32
+	ToSaddr [4]uint32
+	ToDaddr [4]uint32
+	Pad     [4]uint32
 }
 
 type waggleFlowFlags uint32
 
 const (
-	waggleFlowFlagsFLOW_REPLY         waggleFlowFlags = 1
-	waggleFlowFlagsFLOW_EXPRESS       waggleFlowFlags = 2
-	waggleFlowFlagsFLOW_SPLIT         waggleFlowFlags = 4
-	waggleFlowFlagsFLOW_EGRESS_HALF   waggleFlowFlags = 8
-	waggleFlowFlagsFLOW_MIRROR_EGRESS waggleFlowFlags = 16
-	waggleFlowFlagsFLOW_XDP           waggleFlowFlags = 32
-	waggleFlowFlagsFLOW_FOREIGN       waggleFlowFlags = 64
-	waggleFlowFlagsFLOW_DIRECT        waggleFlowFlags = 128
+	waggleFlowFlagsFLOW_REPLY            waggleFlowFlags = 1
+	waggleFlowFlagsFLOW_EXPRESS          waggleFlowFlags = 2
+	waggleFlowFlagsFLOW_SPLIT            waggleFlowFlags = 4
+	waggleFlowFlagsFLOW_SPLIT_SOURCE     waggleFlowFlags = 8
+	waggleFlowFlagsFLOW_FOREIGN          waggleFlowFlags = 16
+	waggleFlowFlagsFLOW_MIRROR_ZONE      waggleFlowFlags = 32
+	waggleFlowFlagsFLOW_MIRROR_ZONE_MASK waggleFlowFlags = 96
 )
-
-type waggleFlowKey4 struct {
-	_      structs.HostLayout
-	Saddr  uint32
-	Daddr  uint32
-	Sport  uint16
-	Dport  uint16
-	Proto  uint8
-	Egress uint8
-	Pad    uint16
-}
-
-type waggleFlowKey6 struct {
-	_      structs.HostLayout
-	Saddr  [4]uint32
-	Daddr  [4]uint32
-	Sport  uint16
-	Dport  uint16
-	Proto  uint8
-	Egress uint8
-	Pad    uint16
-}
 
 type waggleFlowSet4 struct {
 	_    structs.HostLayout
 	Ways waggleFlowWays
-	At   [8]waggleNewFlow4
+	At   [8]waggleFlow4
 }
 
 type waggleFlowSet6 struct {
 	_    structs.HostLayout
 	Ways waggleFlowWays
-	At   [8]waggleNewFlow6
+	At   [8]waggleFlow6
 }
 
-type waggleFlowState uint32
+type waggleFlowTag uint32
 
 const (
-	waggleFlowStateSTATE_ANSWERED    waggleFlowState = 1
-	waggleFlowStateSTATE_CONFIRMED   waggleFlowState = 2
-	waggleFlowStateSTATE_FIN_CLIENT  waggleFlowState = 4
-	waggleFlowStateSTATE_FIN_BACKEND waggleFlowState = 8
-	waggleFlowStateSTATE_RESET       waggleFlowState = 16
+	waggleFlowTagWAY_FREE          waggleFlowTag = 0
+	waggleFlowTagWAY_BUSY          waggleFlowTag = 1
+	waggleFlowTagWAY_OFFERED       waggleFlowTag = 2
+	waggleFlowTagWAY_LIVE          waggleFlowTag = 3
+	waggleFlowTagWAY_MASK          waggleFlowTag = 3
+	waggleFlowTagSTATE_ANSWERED    waggleFlowTag = 4
+	waggleFlowTagSTATE_CONFIRMED   waggleFlowTag = 8
+	waggleFlowTagSTATE_FIN_CLIENT  waggleFlowTag = 16
+	waggleFlowTagSTATE_FIN_BACKEND waggleFlowTag = 32
+	waggleFlowTagSTATE_RESET       waggleFlowTag = 64
+	waggleFlowTagSTATE_FINS        waggleFlowTag = 48
+	waggleFlowTagSTATE_MASK        waggleFlowTag = 124
+	waggleFlowTagTAG_CHOICE        waggleFlowTag = 128
+	waggleFlowTagTAG_CHOICE_MASK   waggleFlowTag = 384
+	waggleFlowTagTAG_VERSION       waggleFlowTag = 512
+	waggleFlowTagTAG_VERSION_MASK  waggleFlowTag = 130560
+	waggleFlowTagTAG_HASH          waggleFlowTag = 131072
 )
 
 type waggleFlowWays struct {
-	_    structs.HostLayout
-	Tag  [8]uint32
-	Used [8]uint8
-	Hand uint32
-	Pad  [5]uint32
+	_       structs.HostLayout
+	Tag     [8]uint32
+	Used    [8]uint16
+	Spilled uint32
+	Ticks   uint32
+	Pad     [2]uint32
 }
 
 type waggleHook uint32
@@ -223,23 +218,38 @@ const (
 	waggleHookHOOK_COUNT      waggleHook = 5
 )
 
-type waggleNewFlow4 struct {
-	_    structs.HostLayout
-	Key  waggleFlowKey4
-	Flow waggleFlow4
+type waggleHop struct {
+	_       structs.HostLayout
+	Dmac    [6]uint8
+	Flags   uint16
+	Smac    [6]uint8
+	Mtu     uint16
+	Ifindex uint32
+	_       [4]byte
 }
 
-type waggleNewFlow6 struct {
-	_    structs.HostLayout
-	Key  waggleFlowKey6
-	Flow waggleFlow6
+type waggleHopFlags uint32
+
+const (
+	waggleHopFlagsHOP_RESOLVED waggleHopFlags = 1
+	waggleHopFlagsHOP_XDP      waggleHopFlags = 2
+	waggleHopFlagsHOP_TC       waggleHopFlags = 4
+)
+
+type waggleNexthop struct {
+	_          structs.HostLayout
+	Hop        waggleHop
+	Generation uint32
+	Addr       [4]uint32
+	Family     uint32
+	Pad        [4]uint32
 }
 
 type waggleRuntimeState struct {
-	_     structs.HostLayout
-	Seed  uint64
-	Epoch uint32
-	Pad   uint32
+	_          structs.HostLayout
+	Seed       uint64
+	Generation uint32
+	Neighbours uint32
 }
 
 type waggleScope struct {
@@ -341,6 +351,12 @@ type waggleSourceKey6 struct {
 	Addr      [4]uint32
 }
 
+type waggleStaleCensus struct {
+	_        structs.HostLayout
+	Kept     uint32
+	Released uint32
+}
+
 type waggleVerdict uint32
 
 const (
@@ -359,27 +375,29 @@ const (
 	waggleVerdictVERDICT_ANSWERED               waggleVerdict = 12
 	waggleVerdictVERDICT_DROP_NO_LOCAL_ENDPOINT waggleVerdict = 13
 	waggleVerdictVERDICT_DROP_SNAT_EXHAUSTED    waggleVerdict = 14
-	waggleVerdictVERDICT_DROP_NO_FLOW           waggleVerdict = 15
-	waggleVerdictVERDICT_DROP_TTL               waggleVerdict = 16
-	waggleVerdictVERDICT_DROP_NO_ROUTE          waggleVerdict = 17
-	waggleVerdictVERDICT_DROP_SOURCE_RANGE      waggleVerdict = 18
-	waggleVerdictVERDICT_DROP_UNALLOCATED       waggleVerdict = 19
-	waggleVerdictVERDICT_DROP_ERROR             waggleVerdict = 20
-	waggleVerdictVERDICT_SOCK_CONNECT           waggleVerdict = 21
-	waggleVerdictVERDICT_SOCK_SENDMSG           waggleVerdict = 22
-	waggleVerdictVERDICT_SOCK_RECVMSG           waggleVerdict = 23
-	waggleVerdictVERDICT_SOCK_GETPEERNAME       waggleVerdict = 24
-	waggleVerdictVERDICT_FLOW_OPENED            waggleVerdict = 25
-	waggleVerdictVERDICT_FLOW_CONFIRMED         waggleVerdict = 26
-	waggleVerdictVERDICT_FLOWS_FULL             waggleVerdict = 27
+	waggleVerdictVERDICT_DROP_FLOWS_FULL        waggleVerdict = 15
+	waggleVerdictVERDICT_DROP_NO_FLOW           waggleVerdict = 16
+	waggleVerdictVERDICT_DROP_TTL               waggleVerdict = 17
+	waggleVerdictVERDICT_DROP_NO_ROUTE          waggleVerdict = 18
+	waggleVerdictVERDICT_DROP_SOURCE_RANGE      waggleVerdict = 19
+	waggleVerdictVERDICT_DROP_UNALLOCATED       waggleVerdict = 20
+	waggleVerdictVERDICT_DROP_ERROR             waggleVerdict = 21
+	waggleVerdictVERDICT_SOCK_CONNECT           waggleVerdict = 22
+	waggleVerdictVERDICT_SOCK_SENDMSG           waggleVerdict = 23
+	waggleVerdictVERDICT_SOCK_RECVMSG           waggleVerdict = 24
+	waggleVerdictVERDICT_SOCK_GETPEERNAME       waggleVerdict = 25
+	waggleVerdictVERDICT_FLOW_OPENED            waggleVerdict = 26
+	waggleVerdictVERDICT_FLOW_CONFIRMED         waggleVerdict = 27
 	waggleVerdictVERDICT_COUNT                  waggleVerdict = 28
+	waggleVerdictVERDICT_NONE                   waggleVerdict = 28
 )
 
-type waggleWayTag uint32
+type waggleZone uint32
 
 const (
-	waggleWayTagTAG_FREE waggleWayTag = 0
-	waggleWayTagTAG_BUSY waggleWayTag = 1
+	waggleZoneZONE_OUTSIDE waggleZone = 0
+	waggleZoneZONE_POD     waggleZone = 1
+	waggleZoneZONE_LEAVING waggleZone = 2
 )
 
 // Names of all BPF objects in the ELF.
@@ -394,9 +412,8 @@ const (
 	waggleMapDevices                 = "devices"
 	waggleMapFlows4                  = "flows4"
 	waggleMapFlows6                  = "flows6"
-	waggleMapFlowsNew4               = "flows_new4"
-	waggleMapFlowsNew6               = "flows_new6"
 	waggleMapFragments               = "fragments"
+	waggleMapNexthops                = "nexthops"
 	waggleMapNodeAddrs4              = "node_addrs4"
 	waggleMapNodeAddrs6              = "node_addrs6"
 	waggleMapRuntime                 = "runtime"
@@ -409,6 +426,7 @@ const (
 	waggleMapSockPeers               = "sock_peers"
 	waggleMapSourceRanges4           = "source_ranges4"
 	waggleMapSourceRanges6           = "source_ranges6"
+	waggleMapWalkMap                 = "walk_map"
 	waggleMapXdpDevices              = "xdp_devices"
 	waggleProgWaggleAbortUdp         = "waggle_abort_udp"
 	waggleProgWaggleConnect4         = "waggle_connect4"
@@ -431,11 +449,13 @@ const (
 	waggleProgWaggleStale6           = "waggle_stale6"
 	waggleProgWaggleXdp              = "waggle_xdp"
 	waggleVarAnswerPing              = "answer_ping"
-	waggleVarFlowsNewSets4           = "flows_new_sets4"
-	waggleVarFlowsNewSets6           = "flows_new_sets6"
+	waggleVarFibTakesMark            = "fib_takes_mark"
+	waggleVarFlowSets4               = "flow_sets4"
+	waggleVarFlowSets6               = "flow_sets6"
 	waggleVarHostNetnsCookie         = "host_netns_cookie"
 	waggleVarHz                      = "hz"
 	waggleVarMasqueradeAll           = "masquerade_all"
+	waggleVarNexthopsSize            = "nexthops_size"
 	waggleVarNodeportMax             = "nodeport_max"
 	waggleVarNodeportMin             = "nodeport_min"
 	waggleVarSentMark                = "sent_mark"
@@ -452,11 +472,12 @@ const (
 	waggleVarUnusedClusterRangeFlags = "unused_cluster_range_flags"
 	waggleVarUnusedDeviceFlags       = "unused_device_flags"
 	waggleVarUnusedFlowFlags         = "unused_flow_flags"
-	waggleVarUnusedFlowState         = "unused_flow_state"
+	waggleVarUnusedFlowTag           = "unused_flow_tag"
 	waggleVarUnusedHook              = "unused_hook"
+	waggleVarUnusedHopFlags          = "unused_hop_flags"
 	waggleVarUnusedServiceFlags      = "unused_service_flags"
 	waggleVarUnusedVerdict           = "unused_verdict"
-	waggleVarUnusedWayTag            = "unused_way_tag"
+	waggleVarUnusedZone              = "unused_zone"
 	waggleVarWeaklyOrdered           = "weakly_ordered"
 )
 
@@ -536,9 +557,8 @@ type waggleMapSpecs struct {
 	Devices       *ebpf.MapSpec `ebpf:"devices"`
 	Flows4        *ebpf.MapSpec `ebpf:"flows4"`
 	Flows6        *ebpf.MapSpec `ebpf:"flows6"`
-	FlowsNew4     *ebpf.MapSpec `ebpf:"flows_new4"`
-	FlowsNew6     *ebpf.MapSpec `ebpf:"flows_new6"`
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
+	Nexthops      *ebpf.MapSpec `ebpf:"nexthops"`
 	NodeAddrs4    *ebpf.MapSpec `ebpf:"node_addrs4"`
 	NodeAddrs6    *ebpf.MapSpec `ebpf:"node_addrs6"`
 	Runtime       *ebpf.MapSpec `ebpf:"runtime"`
@@ -551,6 +571,7 @@ type waggleMapSpecs struct {
 	SockPeers     *ebpf.MapSpec `ebpf:"sock_peers"`
 	SourceRanges4 *ebpf.MapSpec `ebpf:"source_ranges4"`
 	SourceRanges6 *ebpf.MapSpec `ebpf:"source_ranges6"`
+	WalkMap       *ebpf.MapSpec `ebpf:"walk_map"`
 	XdpDevices    *ebpf.MapSpec `ebpf:"xdp_devices"`
 }
 
@@ -559,11 +580,13 @@ type waggleMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type waggleVariableSpecs struct {
 	AnswerPing              *ebpf.VariableSpec `ebpf:"answer_ping"`
-	FlowsNewSets4           *ebpf.VariableSpec `ebpf:"flows_new_sets4"`
-	FlowsNewSets6           *ebpf.VariableSpec `ebpf:"flows_new_sets6"`
+	FibTakesMark            *ebpf.VariableSpec `ebpf:"fib_takes_mark"`
+	FlowSets4               *ebpf.VariableSpec `ebpf:"flow_sets4"`
+	FlowSets6               *ebpf.VariableSpec `ebpf:"flow_sets6"`
 	HostNetnsCookie         *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
 	Hz                      *ebpf.VariableSpec `ebpf:"hz"`
 	MasqueradeAll           *ebpf.VariableSpec `ebpf:"masquerade_all"`
+	NexthopsSize            *ebpf.VariableSpec `ebpf:"nexthops_size"`
 	NodeportMax             *ebpf.VariableSpec `ebpf:"nodeport_max"`
 	NodeportMin             *ebpf.VariableSpec `ebpf:"nodeport_min"`
 	SentMark                *ebpf.VariableSpec `ebpf:"sent_mark"`
@@ -580,11 +603,12 @@ type waggleVariableSpecs struct {
 	UnusedClusterRangeFlags *ebpf.VariableSpec `ebpf:"unused_cluster_range_flags"`
 	UnusedDeviceFlags       *ebpf.VariableSpec `ebpf:"unused_device_flags"`
 	UnusedFlowFlags         *ebpf.VariableSpec `ebpf:"unused_flow_flags"`
-	UnusedFlowState         *ebpf.VariableSpec `ebpf:"unused_flow_state"`
+	UnusedFlowTag           *ebpf.VariableSpec `ebpf:"unused_flow_tag"`
 	UnusedHook              *ebpf.VariableSpec `ebpf:"unused_hook"`
+	UnusedHopFlags          *ebpf.VariableSpec `ebpf:"unused_hop_flags"`
 	UnusedServiceFlags      *ebpf.VariableSpec `ebpf:"unused_service_flags"`
 	UnusedVerdict           *ebpf.VariableSpec `ebpf:"unused_verdict"`
-	UnusedWayTag            *ebpf.VariableSpec `ebpf:"unused_way_tag"`
+	UnusedZone              *ebpf.VariableSpec `ebpf:"unused_zone"`
 	WeaklyOrdered           *ebpf.VariableSpec `ebpf:"weakly_ordered"`
 }
 
@@ -616,9 +640,8 @@ type waggleMaps struct {
 	Devices       *ebpf.Map `ebpf:"devices"`
 	Flows4        *ebpf.Map `ebpf:"flows4"`
 	Flows6        *ebpf.Map `ebpf:"flows6"`
-	FlowsNew4     *ebpf.Map `ebpf:"flows_new4"`
-	FlowsNew6     *ebpf.Map `ebpf:"flows_new6"`
 	Fragments     *ebpf.Map `ebpf:"fragments"`
+	Nexthops      *ebpf.Map `ebpf:"nexthops"`
 	NodeAddrs4    *ebpf.Map `ebpf:"node_addrs4"`
 	NodeAddrs6    *ebpf.Map `ebpf:"node_addrs6"`
 	Runtime       *ebpf.Map `ebpf:"runtime"`
@@ -631,6 +654,7 @@ type waggleMaps struct {
 	SockPeers     *ebpf.Map `ebpf:"sock_peers"`
 	SourceRanges4 *ebpf.Map `ebpf:"source_ranges4"`
 	SourceRanges6 *ebpf.Map `ebpf:"source_ranges6"`
+	WalkMap       *ebpf.Map `ebpf:"walk_map"`
 	XdpDevices    *ebpf.Map `ebpf:"xdp_devices"`
 }
 
@@ -644,9 +668,8 @@ func (m *waggleMaps) Close() error {
 		m.Devices,
 		m.Flows4,
 		m.Flows6,
-		m.FlowsNew4,
-		m.FlowsNew6,
 		m.Fragments,
+		m.Nexthops,
 		m.NodeAddrs4,
 		m.NodeAddrs6,
 		m.Runtime,
@@ -659,6 +682,7 @@ func (m *waggleMaps) Close() error {
 		m.SockPeers,
 		m.SourceRanges4,
 		m.SourceRanges6,
+		m.WalkMap,
 		m.XdpDevices,
 	)
 }
@@ -668,11 +692,13 @@ func (m *waggleMaps) Close() error {
 // It can be passed to loadWaggleObjects or ebpf.CollectionSpec.LoadAndAssign.
 type waggleVariables struct {
 	AnswerPing              *ebpf.Variable `ebpf:"answer_ping"`
-	FlowsNewSets4           *ebpf.Variable `ebpf:"flows_new_sets4"`
-	FlowsNewSets6           *ebpf.Variable `ebpf:"flows_new_sets6"`
+	FibTakesMark            *ebpf.Variable `ebpf:"fib_takes_mark"`
+	FlowSets4               *ebpf.Variable `ebpf:"flow_sets4"`
+	FlowSets6               *ebpf.Variable `ebpf:"flow_sets6"`
 	HostNetnsCookie         *ebpf.Variable `ebpf:"host_netns_cookie"`
 	Hz                      *ebpf.Variable `ebpf:"hz"`
 	MasqueradeAll           *ebpf.Variable `ebpf:"masquerade_all"`
+	NexthopsSize            *ebpf.Variable `ebpf:"nexthops_size"`
 	NodeportMax             *ebpf.Variable `ebpf:"nodeport_max"`
 	NodeportMin             *ebpf.Variable `ebpf:"nodeport_min"`
 	SentMark                *ebpf.Variable `ebpf:"sent_mark"`
@@ -689,11 +715,12 @@ type waggleVariables struct {
 	UnusedClusterRangeFlags *ebpf.Variable `ebpf:"unused_cluster_range_flags"`
 	UnusedDeviceFlags       *ebpf.Variable `ebpf:"unused_device_flags"`
 	UnusedFlowFlags         *ebpf.Variable `ebpf:"unused_flow_flags"`
-	UnusedFlowState         *ebpf.Variable `ebpf:"unused_flow_state"`
+	UnusedFlowTag           *ebpf.Variable `ebpf:"unused_flow_tag"`
 	UnusedHook              *ebpf.Variable `ebpf:"unused_hook"`
+	UnusedHopFlags          *ebpf.Variable `ebpf:"unused_hop_flags"`
 	UnusedServiceFlags      *ebpf.Variable `ebpf:"unused_service_flags"`
 	UnusedVerdict           *ebpf.Variable `ebpf:"unused_verdict"`
-	UnusedWayTag            *ebpf.Variable `ebpf:"unused_way_tag"`
+	UnusedZone              *ebpf.Variable `ebpf:"unused_zone"`
 	WeaklyOrdered           *ebpf.Variable `ebpf:"weakly_ordered"`
 }
 

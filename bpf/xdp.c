@@ -96,7 +96,7 @@ static __always_inline void xdp_fix_ip(const struct xdp_headers *h, int family,
 
 /* Applies a record in full, MACs included. */
 static __always_inline bool xdp_rewrite(struct xdp_md *ctx, int family, const struct packet *p,
-					const struct tuple *to, const struct nexthop *hop)
+					const struct tuple *to, const struct hop *hop)
 {
 	struct xdp_headers h;
 	__u64 diff;
@@ -120,60 +120,58 @@ static __always_inline bool xdp_rewrite(struct xdp_md *ctx, int family, const st
 	return true;
 }
 
-static __always_inline int xdp_transmit(struct xdp_md *ctx, int family, const struct packet *p,
-					struct found *found, int *action)
+static __always_inline int xdp_transmit(struct xdp_md *ctx, int family, struct scratch *s,
+					bool opened, int *action)
 {
-	struct flow *f = found->flow;
-	struct nexthop hop;
-	struct tuple to;
+	const struct packet *p = &s->packet;
+	struct record *r = &s->record;
+	struct hop *hop = &s->hop;
 
-	flow_rewrite(family, f, &p->tuple, &to);
-	if (f->hop.epoch != current_epoch() &&
-	    !nexthop_refresh(ctx, family, ctx->ingress_ifindex, f, &p->tuple, &to))
+	if (!nexthop_get(r, hop) &&
+	    !nexthop_ask(ctx, family, ctx->ingress_ifindex, 0, &p->tuple, s))
 		return VERDICT_LEFT_TO_TC;
-	if (!f->hop.epoch || !(f->flags & FLOW_XDP) || neighbour_due(f, p) || too_big(f, p->len))
+	if (!(hop->flags & HOP_XDP) || neighbour_due(r, p) || too_big(hop, p->len))
 		return VERDICT_LEFT_TO_TC;
 	if (p->ttl <= 1)
 		return VERDICT_DROP_TTL;
-	hop = f->hop;
-	if (!found->opened)
-		flow_track(family, found->confirmed, f, p, HOOK_XDP);
-	if (!xdp_rewrite(ctx, family, p, &to, &hop))
+	if (!opened)
+		flow_track(s, HOOK_XDP);
+	if (!xdp_rewrite(ctx, family, p, &r->to, hop))
 		return VERDICT_DROP_ERROR;
-	if (hop.ifindex == ctx->ingress_ifindex) {
+	if (hop->ifindex == ctx->ingress_ifindex) {
 		*action = XDP_TX;
 		return VERDICT_EXPRESS;
 	}
-	*action = bpf_redirect_map(&xdp_devices, hop.ifindex, XDP_DROP);
+	*action = bpf_redirect_map(&xdp_devices, hop->ifindex, XDP_DROP);
 	return *action == XDP_REDIRECT ? VERDICT_EXPRESS : VERDICT_DROP_ERROR;
 }
 
-static __always_inline int xdp_verdict(struct xdp_md *ctx, int family, struct packet *p,
-				       int *action)
+static __always_inline int xdp_verdict(struct xdp_md *ctx, int family, int *action)
 {
-	struct found found = {};
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
+	struct scratch *s = scratch();
 	int verdict;
 
-	verdict = parse(family, data, end, ETH_HLEN, p);
-	if (verdict != VERDICT_COUNT)
+	if (!s)
+		return VERDICT_DROP_ERROR;
+	verdict = parse(family, ZONE_OUTSIDE, data, end, ETH_HLEN, &s->packet);
+	if (verdict != VERDICT_NONE)
 		return verdict;
-	verdict = ingress_flow(ctx, family, ctx->ingress_ifindex, p, HOOK_XDP, &found);
+	verdict = ingress_flow(ctx, family, ctx->ingress_ifindex, 0, HOOK_XDP, s);
 	if (verdict == VERDICT_REFUSED)
 		return VERDICT_LEFT_TO_TC;
-	if (!found.flow)
+	if (verdict != VERDICT_NONE && verdict != VERDICT_FLOW_OPENED)
 		return verdict;
-	if (!(found.flow->flags & FLOW_EXPRESS))
-		return found.flow->flags & FLOW_FOREIGN ? VERDICT_NOT_OURS : VERDICT_LEFT_TO_TC;
-	return xdp_transmit(ctx, family, p, &found, action);
+	if (!(s->record.flags & FLOW_EXPRESS))
+		return s->record.flags & FLOW_FOREIGN ? VERDICT_NOT_OURS : VERDICT_LEFT_TO_TC;
+	return xdp_transmit(ctx, family, s, verdict == VERDICT_FLOW_OPENED, action);
 }
 
 static __always_inline int xdp_family(struct xdp_md *ctx, int family)
 {
-	struct packet p = {};
 	int action = XDP_PASS;
-	int verdict = xdp_verdict(ctx, family, &p, &action);
+	int verdict = xdp_verdict(ctx, family, &action);
 
 	count(HOOK_XDP, verdict, ctx->data_end - ctx->data);
 	return is_drop(verdict) ? XDP_DROP : action;
@@ -185,16 +183,6 @@ static __always_inline bool is_vlan(__be16 ethertype)
 	return ethertype == bpf_htons(ETH_P_8021Q) || ethertype == bpf_htons(ETH_P_8021AD);
 }
 
-static __noinline int xdp_v4(struct xdp_md *ctx)
-{
-	return xdp_family(ctx, AF_INET);
-}
-
-static __noinline int xdp_v6(struct xdp_md *ctx)
-{
-	return xdp_family(ctx, AF_INET6);
-}
-
 SEC("xdp")
 int waggle_xdp(struct xdp_md *ctx)
 {
@@ -204,9 +192,9 @@ int waggle_xdp(struct xdp_md *ctx)
 	if ((void *)(eth + 1) > end)
 		return XDP_PASS;
 	if (eth->h_proto == bpf_htons(ETH_P_IP))
-		return xdp_v4(ctx);
+		return xdp_family(ctx, AF_INET);
 	if (eth->h_proto == bpf_htons(ETH_P_IPV6))
-		return xdp_v6(ctx);
+		return xdp_family(ctx, AF_INET6);
 	count(HOOK_XDP, is_vlan(eth->h_proto) ? VERDICT_VLAN : VERDICT_NOT_IP, end - (void *)eth);
 	return XDP_PASS;
 }

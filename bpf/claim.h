@@ -1,0 +1,466 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef WAGGLE_CLAIM_H
+#define WAGGLE_CLAIM_H
+
+#include "flow.h"
+
+/*
+ * How a record gets into the table: the steps `prepare` and `settle` of
+ * flowtable.h. Nobody else makes records.
+ */
+
+/* No way: nothing in reach may be replaced. */
+#define NOWHERE (~0U)
+/* No record that prepare() must spare. */
+#define SPARE_NONE NOWHERE
+
+/* Other processors can take what was chosen; so often it is chosen anew. */
+#define CLAIM_TRIES 16
+
+enum settled {
+	SETTLED_OWNER, /* the record is the tuple's */
+	SETTLED_LOST, /* another record is: look it up */
+};
+
+/* A way, and its tag when it was chosen. */
+struct choice {
+	__u32 where;
+	__u32 tag;
+	__u32 choice; /* which of the key's */
+	__u32 pad;
+};
+
+/* What the next look for twins is about: a record, or none. */
+struct settling {
+	struct choice target; /* OFFERED when it was seen; where it is NOWHERE: none */
+	struct choice twin; /* what was found */
+	__u32 ended; /* target is LIVE, or free: there is nothing more to decide */
+	__u32 pad;
+};
+
+/* Memory for those who make records. */
+struct workspace {
+	struct entry judged;
+	struct entry mirror;
+	struct choice chosen;
+	struct settling settling;
+};
+
+/* One way may be better than the best so far: FREE, or used less recently. */
+static __always_inline bool way_better(const struct flow_ways *set, __u32 way, __u32 tag,
+				       __u32 *oldest)
+{
+	__u32 age = (__u16)(set->ticks - set->used[way & (WAYS - 1)]) + 1;
+
+	if ((tag & (WAY_MASK | STATE_CONFIRMED)) != WAY_LIVE || age <= *oldest)
+		return false;
+	*oldest = age;
+	return true;
+}
+
+/*
+ * Chooses a way for a new record: a FREE one in the first choice that has one;
+ * else that of the unconfirmed record that was used least recently, of the
+ * first two choices, or of a later one. Never `spare`.
+ */
+__noinline int way_choose(int family, __u64 hash, __u32 spare, struct choice *best)
+{
+	__u32 c, i, way, tag, index, oldest = 0;
+	struct flow_ways *set;
+
+	if (!best)
+		return 0;
+	best->where = NOWHERE;
+	for (c = 0; c < CHOICES; c++) {
+		index = hash_set(family, hash, c);
+		set = flow_set(family, index);
+		if (!set)
+			return 0;
+		for (i = 0; i < WAYS; i++) {
+			way = (hash_way(hash) + i) & (WAYS - 1);
+			tag = tag_read(set, way);
+			if ((tag & WAY_MASK) == WAY_FREE) {
+				best->where = index * WAYS + way;
+				best->tag = tag;
+				best->choice = c;
+				return 1;
+			}
+			if (index * WAYS + way != spare && way_better(set, way, tag, &oldest)) {
+				best->where = index * WAYS + way;
+				best->tag = tag;
+				best->choice = c;
+			}
+		}
+		if (c && oldest)
+			return 1;
+	}
+	return 0;
+}
+
+static __always_inline void flow_write(int family, struct flow *f, const struct tuple *t,
+				       const struct record *r)
+{
+	struct flow4 *v4 = (void *)f;
+	struct flow6 *v6 = (void *)f;
+
+	f->hop = r->hop;
+	f->service = r->service;
+	f->backend = r->backend;
+	f->last_seen = r->last_seen;
+	f->expect = r->expect;
+	f->spare[0] = 0;
+	f->spare[1] = 0;
+	f->spare[2] = 0;
+	*(__u32 *)&f->to_sport = tuple_ports(&r->to);
+	*(__u64 *)&f->sport = tuple_word(t) | (__u64)r->flags << FLAGS_SHIFT;
+	if (family == AF_INET) {
+		v4->saddr = t->saddr.word[0];
+		v4->daddr = t->daddr.word[0];
+		v4->to_saddr = r->to.saddr.word[0];
+		v4->to_daddr = r->to.daddr.word[0];
+	} else {
+		addr_copy(family, v6->saddr, t->saddr.word);
+		addr_copy(family, v6->daddr, t->daddr.word);
+		addr_copy(family, v6->to_saddr, r->to.saddr.word);
+		addr_copy(family, v6->to_daddr, r->to.daddr.word);
+	}
+}
+
+/* The record whose place was taken went to a later choice than its first: it no longer does. */
+__noinline int evicted_uncount(int family, __u32 where, __u32 choice, struct tuple *t)
+{
+	struct flow *f;
+
+	if (!t)
+		return 0;
+	family = family_of(family);
+	f = flow_at(family, where);
+	if (!f)
+		return 0;
+	*(__u64 *)&t->sport = flow_word(f) & KEY_WORD;
+	if (family == AF_INET) {
+		t->saddr.word[0] = ((struct flow4 *)f)->saddr;
+		t->daddr.word[0] = ((struct flow4 *)f)->daddr;
+	} else {
+		addr_copy(family, t->saddr.word, ((struct flow6 *)f)->saddr);
+		addr_copy(family, t->daddr.word, ((struct flow6 *)f)->daddr);
+	}
+	spilled_add(family, key_hash(family, t), choice, -1);
+	return 0;
+}
+
+/* Makes w->chosen BUSY, and its tag that of the new record. False: it has changed. */
+static __always_inline bool way_take(int family, __u64 hash, bool same_key, struct workspace *w)
+{
+	__u32 *at = tag_at(family, w->chosen.where);
+	__u32 old = w->chosen.tag, tag;
+
+	tag = ((old + TAG_VERSION) & TAG_VERSION_MASK) | hash_tag(hash) | WAY_BUSY |
+	      w->chosen.choice * TAG_CHOICE;
+	if (!at || __sync_val_compare_and_swap(at, old, tag) != old)
+		return false;
+	w->chosen.tag = tag;
+	if (same_key)
+		return true;
+	if ((old & WAY_MASK) != WAY_FREE && tag_choice(old))
+		evicted_uncount(family, w->chosen.where, tag_choice(old), &w->judged.key);
+	spilled_add(family, hash, w->chosen.choice, 1);
+	return true;
+}
+
+/*
+ * Takes a way for a record of a key, into w->chosen. If r->tag is not 0, that
+ * of a record of the same key, if it stays. 0: there is no room.
+ */
+__noinline int way_take_any(int family, __u64 hash, const struct record *r, __u32 spare,
+			    struct workspace *w)
+{
+	__u32 i;
+
+	if (!r || !w)
+		return 0;
+	family = family_of(family);
+	if (r->tag) {
+		w->chosen.where = r->where;
+		w->chosen.tag = r->tag;
+		w->chosen.choice = tag_choice(r->tag);
+		if (way_take(family, hash, true, w))
+			return 1;
+	}
+	for (i = 0; i < CLAIM_TRIES; i++) {
+		if (!way_choose(family, hash, spare, &w->chosen))
+			return 0;
+		if (way_take(family, hash, false, w))
+			return 1;
+	}
+	return 0;
+}
+
+/*
+ * Writes a record where nobody finds it yet. If r->tag is not 0, r->where and
+ * r->tag are those of a record of the same key that it replaces; it must not
+ * be confirmed and alive. Sets both to where the new one is, with r->state in
+ * the tag. Nonzero: there is no room.
+ */
+__noinline int flow_prepare(int family, const struct tuple *t, struct record *r, __u32 spare,
+			    struct workspace *w)
+{
+	struct flow *f;
+	__u64 hash;
+
+	if (!t || !r || !w)
+		return -EINVAL;
+	hash = key_hash(family, t);
+	family = family_of(family);
+	if (!way_take_any(family, hash, r, spare, w))
+		return -ENOSPC;
+	r->where = w->chosen.where;
+	r->tag = w->chosen.tag | (r->state & STATE_MASK);
+	/* differs from what the place's last tenant expected, see flow_expect() */
+	r->expect = hash ^ r->tag ^ now();
+	r->hop = hop_stamp(r->hop, r->tag);
+	f = flow_at(family, r->where);
+	if (f)
+		flow_write(family, f, t, r);
+	flow_touch(family, r->where);
+	return 0;
+}
+
+/* Changes the rewrite's source port of a record that is prepared, and not settled. */
+static __always_inline void prepared_set_sport(int family, struct record *r, __be16 sport)
+{
+	struct flow *f = flow_at(family, r->where);
+
+	r->to.sport = sport;
+	if (f)
+		f->to_sport = sport;
+}
+
+/* Gives up a record that is prepared, and not settled. */
+__noinline int flow_abandon(int family, const struct tuple *t, struct record *r)
+{
+	if (!t || !r)
+		return 0;
+	family = family_of(family);
+	/* its tag in the table has no state yet */
+	way_free(family, key_hash(family, t), r->where, r->tag & ~STATE_MASK);
+	r->tag = 0;
+	return 0;
+}
+
+/*
+ * Whether a way has an OFFERED or LIVE record of a key. Its record is read
+ * after its tag; that it stays need not be looked at: who comes later sees ours.
+ */
+static __always_inline bool is_twin(int family, struct flow_ways *set, __u32 way, __u64 hash,
+				    const struct tuple *t, __u32 *tag)
+{
+	*tag = tag_read(set, way);
+	if ((*tag ^ hash_tag(hash)) & TAG_HASH_MASK || (*tag & WAY_MASK) < WAY_OFFERED)
+		return false;
+	if (weakly_ordered && __sync_fetch_and_add(&set->tag[way & (WAYS - 1)], 0) != *tag)
+		return false;
+	return key_equal(family, way_flow(family, set, way), t);
+}
+
+/* Finds another record of a key, but that at `own`: its place and tag. */
+__noinline int twin_find(int family, __u64 hash, const struct tuple *t, __u32 own,
+			 struct choice *twin)
+{
+	struct flow_ways *set;
+	__u32 c, way, index;
+
+	if (!t || !twin)
+		return 0;
+	family = family_of(family);
+	for (c = 0; c < CHOICES; c++) {
+		index = hash_set(family, hash, c);
+		set = flow_set(family, index);
+		if (!set)
+			return 0;
+		for (way = 0; way < WAYS; way++) {
+			twin->where = index * WAYS + way;
+			if (twin->where != own && is_twin(family, set, way, hash, t, &twin->tag))
+				return 1;
+		}
+		if (!*(volatile __u32 *)&set->spilled)
+			return 0;
+	}
+	return 0;
+}
+
+/* OFFERED -> LIVE, whoever's it is. */
+static __always_inline bool way_enliven(int family, __u32 where, __u32 tag)
+{
+	__u32 *at = tag_at(family, where);
+
+	return at && __sync_val_compare_and_swap(at, tag, tag | WAY_LIVE) == tag;
+}
+
+/* Shows a prepared record to the others. The exchange is the full barrier that settle() needs. */
+static __always_inline bool way_offer(int family, struct record *r)
+{
+	__u32 *at = tag_at(family, r->where);
+
+	if (!at)
+		return false;
+	r->tag = (r->tag & ~WAY_MASK) | WAY_OFFERED;
+	__sync_lock_test_and_set(at, r->tag);
+	return true;
+}
+
+/* Whether what was OFFERED has been made LIVE, by its owner or for it. */
+static __always_inline bool is_live(int family, const struct choice *offered)
+{
+	return flow_mark(family, offered->where, offered->tag | WAY_LIVE, 0);
+}
+
+/* A full barrier before the scan that may make a twin LIVE. False: the twin is gone. */
+static __always_inline bool twin_stays(int family, const struct choice *twin)
+{
+	__u32 *at = tag_at(family, twin->where);
+
+	return at && __sync_val_compare_and_swap(at, twin->tag, twin->tag) == twin->tag;
+}
+
+/* Another record of the key was found: it is LIVE, or one of both has to go. */
+static __always_inline void settle_twin(int family, __u64 hash, struct settling *at)
+{
+	bool none = at->target.where == NOWHERE;
+
+	if ((at->twin.tag & WAY_MASK) == WAY_LIVE) {
+		at->ended = true;
+		return;
+	}
+	if (!none && at->twin.where > at->target.where) {
+		way_free(family, hash, at->twin.where, at->twin.tag);
+		return;
+	}
+	if (!none && !way_free(family, hash, at->target.where, at->target.tag) &&
+	    is_live(family, &at->target)) {
+		at->ended = true;
+		return;
+	}
+	at->target = at->twin;
+	if (!twin_stays(family, &at->twin))
+		at->target.where = NOWHERE;
+}
+
+/* No other record of the key: what was OFFERED becomes LIVE. */
+static __always_inline void settle_alone(int family, struct settling *at)
+{
+	at->ended = at->target.where == NOWHERE ||
+		    way_enliven(family, at->target.where, at->target.tag) ||
+		    is_live(family, &at->target);
+	if (!at->ended)
+		at->target.where = NOWHERE;
+}
+
+/* One step of settle(), after a look for twins. Returns whether it was the last. */
+__noinline int settle_step(int family, __u64 hash, int found, struct settling *at)
+{
+	if (!at)
+		return 1;
+	if (found)
+		settle_twin(family_of(family), hash, at);
+	else
+		settle_alone(family_of(family), at);
+	return at->ended;
+}
+
+/* The end of settle(). It is withdrawn if it is not LIVE: another is, or there were too many at a time. */
+__noinline int settle_end(int family, __u64 hash, struct record *r)
+{
+	struct choice own = {};
+
+	if (!r)
+		return SETTLED_LOST;
+	family = family_of(family);
+	own.where = r->where;
+	own.tag = r->tag;
+	if (is_live(family, &own) ||
+	    (!way_free(family, hash, own.where, own.tag) && is_live(family, &own))) {
+		r->tag |= WAY_LIVE;
+		return SETTLED_OWNER;
+	}
+	r->tag = 0;
+	return SETTLED_LOST;
+}
+
+/* Other processors claim the same tuple at this moment. */
+__noinline int settle_contended(int family, __u64 hash, const struct tuple *t, struct record *r,
+				struct settling *at)
+{
+	__u32 i;
+
+	if (!t || !r || !at)
+		return SETTLED_LOST;
+	at->target.where = r->where;
+	at->target.tag = r->tag;
+	at->ended = 0;
+	for (i = 0; i < CLAIM_TRIES; i++)
+		if (settle_step(family, hash,
+				twin_find(family, hash, t, at->target.where, &at->twin), at))
+			break;
+	return settle_end(family, hash, r);
+}
+
+/*
+ * Makes a prepared record the one of its tuple, or finds that another is. Sets
+ * r->tag to that of the LIVE record, or to 0.
+ *
+ * A record becomes LIVE only after a look that began when it was OFFERED and
+ * that found no twin. So who finds one that wins does not just make it LIVE,
+ * but looks again in its owner's place. (With three processors nothing less
+ * will do: see the variants of the model.)
+ */
+__noinline int flow_settle(int family, const struct tuple *t, struct record *r,
+			   struct workspace *w)
+{
+	__u64 hash;
+
+	if (!t || !r || !w)
+		return SETTLED_LOST;
+	family = family_of(family);
+	hash = key_hash(family, t);
+	if (!way_offer(family, r))
+		return SETTLED_LOST;
+	if (twin_find(family, hash, t, r->where, &w->settling.twin) ||
+	    !way_enliven(family, r->where, r->tag))
+		return settle_contended(family, hash, t, r, &w->settling);
+	r->tag |= WAY_LIVE;
+	return SETTLED_OWNER;
+}
+
+/* Both steps. -ENOSPC: there is no room; else enum settled. */
+static __always_inline int flow_claim(int family, const struct tuple *t, struct record *r,
+				      __u32 spare, struct workspace *w)
+{
+	int full = flow_prepare(family, t, r, spare, w);
+
+	return full ? full : flow_settle(family, t, r, w);
+}
+
+/*
+ * Releases what has expired in the sets that a key may be in: for a key that
+ * found no room. Returns how many records.
+ */
+__noinline int flow_make_room(int family, const struct tuple *t, struct workspace *w)
+{
+	__u32 i, where, released = 0;
+	__u64 hash;
+
+	if (!t || !w)
+		return 0;
+	hash = key_hash(family, t);
+	for (i = 0; i < CHOICES * WAYS; i++) {
+		where = hash_set(family, hash, i / WAYS) * WAYS + i % WAYS;
+		if (flow_read_way(family, where, &w->judged.key, &w->judged.record) &&
+		    flow_dead(family, &w->judged, &w->mirror))
+			released += flow_release(family, &w->judged.key, where,
+						 w->judged.record.tag);
+	}
+	return released;
+}
+
+#endif
