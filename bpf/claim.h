@@ -349,8 +349,10 @@ static __always_inline void settle_twin(int family, __u64 hash, struct settling 
 /* No other record of the key: what was OFFERED becomes LIVE. */
 static __always_inline void settle_alone(int family, struct settling *at)
 {
-	at->ended = at->target.where == NOWHERE ||
-		    way_enliven(family, at->target.where, at->target.tag) ||
+	/* the winner may have been offered behind the look: there is another */
+	if (at->target.where == NOWHERE)
+		return;
+	at->ended = way_enliven(family, at->target.where, at->target.tag) ||
 		    is_live(family, &at->target);
 	if (!at->ended)
 		at->target.where = NOWHERE;

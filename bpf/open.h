@@ -227,12 +227,33 @@ __noinline int open_split_source(struct scratch *s, __u32 spare)
 	return flow_claim(family, &source->key, &source->record, spare, &s->work);
 }
 
-/* Takes back the records of a flow whose tuple another processor has opened. */
-static __always_inline void open_undo(int family, const struct scratch *s, bool split)
+static __always_inline bool key_equals(int family, const struct tuple *a, const struct tuple *b)
 {
-	flow_release(family, &s->mirror.key, s->mirror.record.where, s->mirror.record.tag);
-	if (split && s->source.record.tag)
-		flow_release(family, &s->source.key, s->source.record.where, s->source.record.tag);
+	return tuple_word(a) == tuple_word(b) &&
+	       addr_equal(family, a->saddr.word, b->saddr.word) &&
+	       addr_equal(family, a->daddr.word, b->daddr.word);
+}
+
+/*
+ * Another processor has opened the flow: its client's record comes into
+ * s->record, and our other records go. But where the client's source is kept,
+ * both flows have the same reply's tuple, and by now that record is ours alone.
+ */
+static __always_inline int open_join(int family, bool split, struct scratch *s)
+{
+	struct record *reply = &s->mirror.record, *source = &s->source.record;
+	bool found = flow_lookup(family, &s->packet.tuple, &s->record);
+
+	flow_mirror(family, &s->record, &s->other.key);
+	if (found && key_equals(family, &s->other.key, &s->mirror.key)) {
+		if (s->record.tag & STATE_CONFIRMED)
+			flow_mark(family, reply->where, reply->tag, STATE_CONFIRMED);
+		return VERDICT_NONE;
+	}
+	flow_release(family, &s->mirror.key, reply->where, reply->tag);
+	if (split && source->tag)
+		flow_release(family, &s->source.key, source->where, source->tag);
+	return found ? VERDICT_NONE : VERDICT_DROP_ERROR;
 }
 
 /*
@@ -266,8 +287,7 @@ __noinline int open_records(struct scratch *s)
 		s->source.record.tag = 0; /* made anew by the next packet */
 	if (flow_settle(family, t, client, &s->work) == SETTLED_OWNER)
 		return VERDICT_FLOW_OPENED;
-	open_undo(family, s, split);
-	return flow_lookup(family, t, client) ? VERDICT_NONE : VERDICT_DROP_ERROR;
+	return open_join(family, split, s);
 }
 
 /*

@@ -112,10 +112,12 @@ static __always_inline bool flow_confirm(int family, struct scratch *s)
 	    !client_restore(family, state, s)) {
 		flow_release(family, &s->mirror.key, m->where, m->tag | STATE_CONFIRMED);
 		/* another processor may have brought the client's back meanwhile */
-		return flow_lookup(family, &s->packet.tuple, r) && mirror_get(s, state);
+		if (!flow_lookup(family, &s->packet.tuple, r) || !(r->tag & STATE_CONFIRMED))
+			return false;
+		state = r->tag & STATE_MASK;
 	}
-	/* who failed to confirm it may have released the reply: see above */
-	return mirror_get(s, state);
+	/* who failed to confirm it may have released the reply, or another have made it anew */
+	return mirror_get(s, state) && flow_mark(family, m->where, m->tag, STATE_CONFIRMED);
 }
 
 /*
