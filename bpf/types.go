@@ -13,6 +13,7 @@ import (
 // ports are in network byte order, times in jiffies.
 type (
 	Addr            = waggleAddr
+	Adoption        = waggleAdoption
 	AffinityEntry   = waggleAffinityEntry
 	AffinityKey     = waggleAffinityKey
 	Backend         = waggleBackend
@@ -42,6 +43,7 @@ type (
 	SockFlowKey     = waggleSockFlowKey
 	SockPeer        = waggleSockPeer
 	StaleCensus     = waggleStaleCensus
+	Tuple           = waggleTuple
 	Zone            = waggleZone
 	Hook            = waggleHook
 	Verdict         = waggleVerdict

@@ -9,6 +9,7 @@
 #include "xdp.c"
 #include "tc.c"
 #include "sock.c"
+#include "adopt.c"
 #include "expire.c"
 #include "stale.c"
 

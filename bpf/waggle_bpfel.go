@@ -18,6 +18,16 @@ type waggleAddr struct {
 	Word [4]uint32
 }
 
+type waggleAdoption struct {
+	_      structs.HostLayout
+	Key    waggleTuple
+	To     waggleTuple
+	Family uint32
+	State  uint32
+	Flags  uint16
+	Pad    [3]uint16
+}
+
 type waggleAffinityEntry struct {
 	_        structs.HostLayout
 	Backend  uint32
@@ -357,6 +367,17 @@ type waggleStaleCensus struct {
 	Released uint32
 }
 
+type waggleTuple struct {
+	_     structs.HostLayout
+	Saddr waggleAddr
+	Daddr waggleAddr
+	Sport uint16
+	Dport uint16
+	Proto uint8
+	Zone  uint8
+	Pad   uint16
+}
+
 type waggleVerdict uint32
 
 const (
@@ -429,6 +450,7 @@ const (
 	waggleMapWalkMap                 = "walk_map"
 	waggleMapXdpDevices              = "xdp_devices"
 	waggleProgWaggleAbortUdp         = "waggle_abort_udp"
+	waggleProgWaggleAdopt            = "waggle_adopt"
 	waggleProgWaggleConnect4         = "waggle_connect4"
 	waggleProgWaggleConnect6         = "waggle_connect6"
 	waggleProgWaggleEgress           = "waggle_egress"
@@ -524,6 +546,7 @@ type waggleSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type waggleProgramSpecs struct {
 	WaggleAbortUdp     *ebpf.ProgramSpec `ebpf:"waggle_abort_udp"`
+	WaggleAdopt        *ebpf.ProgramSpec `ebpf:"waggle_adopt"`
 	WaggleConnect4     *ebpf.ProgramSpec `ebpf:"waggle_connect4"`
 	WaggleConnect6     *ebpf.ProgramSpec `ebpf:"waggle_connect6"`
 	WaggleEgress       *ebpf.ProgramSpec `ebpf:"waggle_egress"`
@@ -729,6 +752,7 @@ type waggleVariables struct {
 // It can be passed to loadWaggleObjects or ebpf.CollectionSpec.LoadAndAssign.
 type wagglePrograms struct {
 	WaggleAbortUdp     *ebpf.Program `ebpf:"waggle_abort_udp"`
+	WaggleAdopt        *ebpf.Program `ebpf:"waggle_adopt"`
 	WaggleConnect4     *ebpf.Program `ebpf:"waggle_connect4"`
 	WaggleConnect6     *ebpf.Program `ebpf:"waggle_connect6"`
 	WaggleEgress       *ebpf.Program `ebpf:"waggle_egress"`
@@ -753,6 +777,7 @@ type wagglePrograms struct {
 func (p *wagglePrograms) Close() error {
 	return _WaggleClose(
 		p.WaggleAbortUdp,
+		p.WaggleAdopt,
 		p.WaggleConnect4,
 		p.WaggleConnect6,
 		p.WaggleEgress,

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -119,7 +120,7 @@ func (a *Agent) prepare() error {
 	if err := r.SetLocalSources(a.cfg.LocalSources); err != nil {
 		return err
 	}
-	if err := maps.BumpEpoch(a.dp); err != nil {
+	if err := maps.BumpGeneration(a.dp); err != nil {
 		return err
 	}
 	a.prepareHealth()
@@ -137,10 +138,14 @@ func (a *Agent) Run(ctx context.Context) error {
 		return errors.Join(err, a.dp.Close())
 	}
 	var wg sync.WaitGroup
+	hops := maps.NewNextHops(a.dp)
 	watch := &NodeWatch{
 		log:     a.log,
-		Moved:   func() { a.warn("next hops", maps.BumpEpoch(a.dp)) },
+		Routed:  func() { a.warn("next hops", maps.BumpGeneration(a.dp)) },
 		Changed: a.syncDevices,
+		Moved: func(ifindex int, addr netip.Addr, mac net.HardwareAddr) {
+			a.warn("neighbours", hops.SetNeighbour(ifindex, addr, mac))
+		},
 	}
 	for _, run := range []func(context.Context){watch.Run, a.proxy.Run, a.expirer.Run, a.stale.Run, a.reportStatus, a.lookForKubeProxy, a.keepAttached} {
 		wg.Go(func() { run(ctx) })

@@ -67,7 +67,7 @@ func newAgentFixture(t *testing.T, src *testSource, edit func(*Config)) *agentFi
 	cfg := Config{
 		NodeName: thisNode, Version: "v0", RunDir: filepath.Join(t.TempDir(), "run"),
 		Loader: loader.Options{PinDir: dir, Log: quiet(), MapSizes: map[string]uint32{
-			"flows4": 64, "flows6": 64, "flows_new4": 64, "flows_new6": 64, "slots": 64, "backends": 64,
+			"flows4": 64, "flows6": 64, "slots": 64, "backends": 64,
 			"services4": 4, "services6": 4, "service_names": 64, "sock_flows": 64,
 		}},
 		Rules: DeviceRules{Ignore: []string{"*"}},

@@ -240,7 +240,7 @@ func override(dev maps.Device, a netip.Addr) maps.Device {
 func (d *Devices) syncDevice(f deviceFacts, role Role, ipsec bool) error {
 	attrs := f.link.Attrs()
 	status := DeviceStatus{Name: attrs.Name, Ifindex: attrs.Index, Role: role}
-	dev := withAddrs(maps.Device{Egress: true}, f.addrs)
+	dev := withAddrs(maps.Device{EgressHook: true, Pod: role == RolePod}, f.addrs)
 	for _, ip := range d.nodeIPs {
 		if slices.Contains(f.addrs, ip) {
 			dev = override(dev, ip)
@@ -255,9 +255,9 @@ func (d *Devices) syncDevice(f deviceFacts, role Role, ipsec bool) error {
 		}
 		return fmt.Errorf("device %s: %w", attrs.Name, err)
 	}
-	dev.XDP = status.XDP == xdpNative
-	dev.Express = role == RoleExternal && hasLinkLayer(f.link) && !ipsec
-	status.Express = dev.Express
+	dev.XDPTransmits = status.XDP == xdpNative
+	dev.TCTransmits = role == RoleExternal && hasLinkLayer(f.link) && !ipsec
+	status.Express = dev.TCTransmits
 	if dev.Addr4.IsValid() {
 		status.Addr4 = dev.Addr4.String()
 	}

@@ -24,8 +24,8 @@ type exhaustible struct {
 var exhaustibles = []exhaustible{
 	{bpf.VerdictDropSNATExhausted, "source ports",
 		errors.New("all of --snat-ports are in use towards some backend, whose new clients are dropped (drop-snat-exhausted)")},
-	{bpf.VerdictFlowsFull, "table of flows",
-		errors.New("flows4 or flows6 is full, so new flows may be forgotten while they last (flows-full): see --map-size")},
+	{bpf.VerdictDropFlowsFull, "table of flows",
+		errors.New("flows4 or flows6 is full of confirmed flows, and new clients are dropped (drop-flows-full): see --map-size")},
 }
 
 // exhaustion watches the counters of what may run out. It is not safe for concurrent use.

@@ -21,7 +21,7 @@ func TestExhaustion(t *testing.T) {
 		troubles := e.look([]maps.Counter{
 			{Hook: bpf.HookXDP, Verdict: bpf.VerdictDropSNATExhausted, Packets: xdp},
 			{Hook: bpf.HookTCIngress, Verdict: bpf.VerdictDropSNATExhausted, Packets: tc},
-			{Hook: bpf.HookTCIngress, Verdict: bpf.VerdictFlowsFull, Packets: full},
+			{Hook: bpf.HookTCIngress, Verdict: bpf.VerdictDropFlowsFull, Packets: full},
 			{Hook: bpf.HookXDP, Verdict: bpf.VerdictExpress, Packets: uint64(now.UnixNano())},
 		}, now)
 		return troubles[0] != nil, troubles[1] != nil

@@ -21,13 +21,21 @@ const (
 
 // FlowCensus is what the last walks over the flow tables found.
 type FlowCensus struct {
-	Records4 uint32 `json:"records4"`
-	Records6 uint32 `json:"records6"`
-	Expired  uint64 `json:"expired"` // since the agent started
+	IPv4    FamilyCensus `json:"ipv4"`
+	IPv6    FamilyCensus `json:"ipv6"`
+	Expired uint64       `json:"expired"` // records, since the agent started
 }
 
-// Expirer has dead flows deleted. The datapath does not depend on it for correctness: it
-// ignores dead records, but their memory and ports come back only by this.
+// FamilyCensus counts the records of one family.
+type FamilyCensus struct {
+	Confirmed   uint32 `json:"confirmed"`
+	Unconfirmed uint32 `json:"unconfirmed"` // they give way to new ones
+}
+
+func (f FamilyCensus) records() uint32 { return f.Confirmed + f.Unconfirmed }
+
+// Expirer has dead flows released. The datapath does not depend on it: it ignores dead records,
+// and takes their places where it finds no others.
 type Expirer struct {
 	dp      *loader.Datapath
 	log     *logrus.Entry
@@ -73,6 +81,7 @@ func (e *Expirer) walk() {
 	e.foreign(v4.Foreign + v6.Foreign)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.census.Records4, e.census.Records6 = v4.Live, v6.Live
-	e.census.Expired += uint64(v4.Expired) + uint64(v6.Expired)
+	e.census.IPv4 = FamilyCensus{v4.Confirmed, v4.Unconfirmed}
+	e.census.IPv6 = FamilyCensus{v6.Confirmed, v6.Unconfirmed}
+	e.census.Expired += uint64(v4.Dead) + uint64(v6.Dead)
 }

@@ -60,7 +60,7 @@ var (
 	descBackends = desc("backends", "Endpoints in the maps, counted for each service port that has them")
 	descFailures = desc("failures", "Service ports that could not be written as they should be")
 	descHeld     = desc("held_deletions", "Deletions that --deletion-brake holds back")
-	descRecords  = desc("flow_records", "Records of established flows, of which each has two or three", "family")
+	descRecords  = desc("flow_records", "Records of flows, of which each has two or three; those that are not confirmed give way to new ones", "family", "state")
 	descExpired  = desc("flow_records_expired_total", "Records of flows that have been cleared away since the agent started")
 	descRepairs  = desc("repairs_total", "Elements of a map that somebody else had changed, and that were repaired, since the agent started", "map")
 	descElements = desc("map_elements", "Elements in use of a map", "map")
@@ -99,8 +99,10 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	c.collectSource(set)
 	flows := c.flows()
 	ch <- prometheus.MustNewConstMetric(descExpired, prometheus.CounterValue, float64(flows.Expired))
-	set(descRecords, float64(flows.Records4), "IPv4")
-	set(descRecords, float64(flows.Records6), "IPv6")
+	for family, census := range map[string]FamilyCensus{"IPv4": flows.IPv4, "IPv6": flows.IPv6} {
+		set(descRecords, float64(census.Confirmed), family, "confirmed")
+		set(descRecords, float64(census.Unconfirmed), family, "unconfirmed")
+	}
 	p := c.proxy()
 	c.collectProxy(set, p)
 	c.collectMaps(set, p, flows)
@@ -181,9 +183,13 @@ func (c *collector) collectMaps(set setGauge, p proxyMetrics, flows FlowCensus) 
 	for name, elements := range map[string]int{
 		"services4": p.frontends[maps.IPv4], "services6": p.frontends[maps.IPv6],
 		"service_names": p.services[maps.IPv4] + p.services[maps.IPv6], "backends": p.backends,
-		"flows4": int(flows.Records4), "flows6": int(flows.Records6),
 	} {
 		set(descElements, float64(elements), name)
 		set(descCapacity, float64(c.maps.Map(name).MaxEntries()), name)
+	}
+	// Of these an element is a set of records, and a record is what is counted.
+	for name, census := range map[string]FamilyCensus{"flows4": flows.IPv4, "flows6": flows.IPv6} {
+		set(descElements, float64(census.records()), name)
+		set(descCapacity, float64(c.maps.Map(name).MaxEntries())*float64(bpf.Ways), name)
 	}
 }

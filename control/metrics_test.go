@@ -224,7 +224,9 @@ func collectorOf(f *proxyFixture) *collector {
 			}
 		},
 		repairs: func() map[string]int { return totals(&f.repairs) },
-		flows:   func() FlowCensus { return FlowCensus{Records4: 3, Records6: 2, Expired: 7} },
+		flows: func() FlowCensus {
+			return FlowCensus{IPv4: FamilyCensus{Confirmed: 2, Unconfirmed: 1}, IPv6: FamilyCensus{Confirmed: 2}, Expired: 7}
+		},
 	}
 }
 
@@ -256,8 +258,9 @@ func TestCollector(t *testing.T) {
 		"waggle_backends":                                                       2,
 		"waggle_failures":                                                       1,
 		"waggle_held_deletions":                                                 0,
-		"waggle_flow_records{family=IPv4}":                                      3,
-		"waggle_flow_records{family=IPv6}":                                      2,
+		"waggle_flow_records{family=IPv4,state=confirmed}":                      2,
+		"waggle_flow_records{family=IPv4,state=unconfirmed}":                    1,
+		"waggle_flow_records{family=IPv6,state=confirmed}":                      2,
 		"waggle_flow_records_expired_total":                                     7,
 		"waggle_repairs_total{map=services4}":                                   1,
 		"waggle_repairs_total{map=node_addrs6}":                                 0,

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -20,17 +22,19 @@ const (
 	patience = 200 * time.Millisecond
 )
 
-// neighbour is what flow records keep of a next hop.
+// neighbour is what next hops are known by.
 type neighbour struct {
 	ifindex int
-	ip      string
+	ip      netip.Addr
 }
 
 // NodeWatch follows the kernel's links, addresses, routes and neighbours.
 type NodeWatch struct {
 	log *logrus.Entry
-	// Moved is called after a change that makes the next hops in flow records doubtful.
-	Moved func()
+	// Routed is called after a change that makes it doubtful which next hop each flow has.
+	Routed func()
+	// Moved is called when a neighbour has got another MAC, or none: nil.
+	Moved func(ifindex int, addr netip.Addr, mac net.HardwareAddr)
 	// Changed is called after a change of links or addresses, and once a while.
 	Changed func()
 
@@ -99,7 +103,7 @@ func (w *NodeWatch) watch(ctx context.Context) error {
 		return err
 	}
 	w.macs, w.links = map[neighbour]string{}, map[int32]bool{}
-	moved, changed := true, true
+	routed, changed := true, true
 	quiet := time.NewTimer(0)
 	var deadline time.Time // zero while nothing has happened
 	resync := time.NewTicker(30 * time.Second)
@@ -117,35 +121,33 @@ func (w *NodeWatch) watch(ctx context.Context) error {
 			if w.isNew(link) {
 				w.Changed() // at once: a new pod's first packets are not far
 			}
-			moved, changed = true, true
+			routed, changed = true, true
 		case _, ok := <-s.addrs:
 			if !ok {
 				return errEnded
 			}
-			moved, changed = true, true
+			routed, changed = true, true
 		case _, ok := <-s.routes:
 			if !ok {
 				return errEnded
 			}
-			moved = true
+			routed = true
 		case n, ok := <-s.neighs:
 			if !ok {
 				return errEnded
 			}
-			if !w.neighbourMoved(n) {
-				continue
-			}
-			moved = true
+			w.followNeighbour(n)
+			continue
 		case <-resync.C:
 			changed = true
 		case <-quiet.C:
-			if moved {
-				w.Moved()
+			if routed {
+				w.Routed()
 			}
 			if changed {
 				w.Changed()
 			}
-			moved, changed, deadline = false, false, time.Time{}
+			routed, changed, deadline = false, false, time.Time{}
 			continue
 		}
 		if deadline.IsZero() {
@@ -166,19 +168,25 @@ func (w *NodeWatch) isNew(link netlink.LinkUpdate) bool {
 	return !before
 }
 
-// neighbourMoved tells whether a record could hold an address that is no longer right: changes
-// of mere reachability, which are many, don't count.
-// Nor do those of bridges' tables of MAC addresses, which come as neighbours too.
-func (w *NodeWatch) neighbourMoved(n netlink.NeighUpdate) bool {
-	if n.Family != unix.AF_INET && n.Family != unix.AF_INET6 {
-		return false
+// followNeighbour passes on a neighbour's other MAC at once: packets go astray until then. Changes
+// of mere reachability, which are many, are none. Nor are those of bridges' tables of MAC
+// addresses, which come as neighbours too.
+func (w *NodeWatch) followNeighbour(n netlink.NeighUpdate) {
+	addr, ok := netip.AddrFromSlice(n.IP)
+	if n.Family != unix.AF_INET && n.Family != unix.AF_INET6 || !ok {
+		return
 	}
-	key := neighbour{n.LinkIndex, n.IP.String()}
+	key := neighbour{n.LinkIndex, addr.Unmap()}
 	before, known := w.macs[key]
 	if n.Type == unix.RTM_DELNEIGH || n.State&(unix.NUD_FAILED|unix.NUD_INCOMPLETE) != 0 {
 		delete(w.macs, key)
-		return known
+		if known {
+			w.Moved(n.LinkIndex, key.ip, nil)
+		}
+		return
 	}
 	w.macs[key] = n.HardwareAddr.String()
-	return known && before != w.macs[key]
+	if known && before != w.macs[key] {
+		w.Moved(n.LinkIndex, key.ip, n.HardwareAddr)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"net/netip"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -38,7 +39,11 @@ func TestNeighbourMoved(t *testing.T) {
 	onOther.LinkIndex = 3
 	deleted := event("10.0.0.1", mac1, unix.NUD_REACHABLE)
 	deleted.Type = unix.RTM_DELNEIGH
-	w := &NodeWatch{macs: map[neighbour]string{}}
+	moved := false
+	w := &NodeWatch{
+		macs:  map[neighbour]string{},
+		Moved: func(int, netip.Addr, net.HardwareAddr) { moved = true },
+	}
 	for _, step := range []struct {
 		what  string
 		event netlink.NeighUpdate
@@ -61,8 +66,9 @@ func TestNeighbourMoved(t *testing.T) {
 		{"it is deleted", deleted, true},
 		{"once more", deleted, false},
 	} {
-		if got := w.neighbourMoved(step.event); got != step.moved {
-			t.Errorf("%s: moved is %v", step.what, got)
+		moved = false
+		if w.followNeighbour(step.event); moved != step.moved {
+			t.Errorf("%s: moved is %v", step.what, moved)
 		}
 	}
 }
@@ -70,7 +76,7 @@ func TestNeighbourMoved(t *testing.T) {
 // watchFixture counts what a NodeWatch tells of a namespace.
 type watchFixture struct {
 	netns
-	moved, changed atomic.Int32
+	routed, changed, moved atomic.Int32
 }
 
 func newWatchFixture(t *testing.T) *watchFixture {
@@ -81,7 +87,8 @@ func (f *watchFixture) start() {
 	f.t.Helper()
 	w := &NodeWatch{
 		log:     quiet(),
-		Moved:   func() { f.moved.Add(1) },
+		Routed:  func() { f.routed.Add(1) },
+		Moved:   func(int, netip.Addr, net.HardwareAddr) { f.moved.Add(1) },
 		Changed: func() { f.changed.Add(1) },
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -91,7 +98,7 @@ func (f *watchFixture) start() {
 		<-ended
 	})
 	f.settle()
-	if f.moved.Load() == 0 || f.changed.Load() == 0 {
+	if f.routed.Load() == 0 || f.changed.Load() == 0 {
 		f.t.Error("at the start everything is new, but nothing was told")
 	}
 }
@@ -100,25 +107,26 @@ func (f *watchFixture) start() {
 func (f *watchFixture) settle() {
 	const calm = 5 * settle
 	before := int32(-1)
-	for now := f.moved.Load() + f.changed.Load(); now != before; {
+	for now := f.routed.Load() + f.changed.Load() + f.moved.Load(); now != before; {
 		before = now
 		time.Sleep(calm)
-		now = f.moved.Load() + f.changed.Load()
+		now = f.routed.Load() + f.changed.Load() + f.moved.Load()
 	}
 }
 
+// told is what a NodeWatch can tell of a change.
+type told struct{ routed, changed, moved bool }
+
 // expect tells what a change is to cause.
-func (f *watchFixture) expect(what string, change func() error, moved, changed bool) {
+func (f *watchFixture) expect(what string, change func() error, want told) {
 	f.t.Helper()
-	f.moved.Store(0)
+	f.routed.Store(0)
 	f.changed.Store(0)
+	f.moved.Store(0)
 	must(f.t, change())
 	f.settle()
-	if got := f.moved.Load() > 0; got != moved {
-		f.t.Errorf("%s: moved is %v", what, got)
-	}
-	if got := f.changed.Load() > 0; got != changed {
-		f.t.Errorf("%s: changed is %v", what, got)
+	if got := (told{f.routed.Load() > 0, f.changed.Load() > 0, f.moved.Load() > 0}); got != want {
+		f.t.Errorf("%s: told %+v, want %+v", what, got, want)
 	}
 }
 
@@ -140,16 +148,16 @@ func TestNodeWatch(t *testing.T) {
 	f.start()
 
 	set := func(n *netlink.Neigh) func() error { return func() error { return netlink.NeighSet(n) } }
-	f.expect("a neighbour is stale", set(neigh("10.0.0.2", mac1, unix.NUD_STALE)), false, false)
-	f.expect("a new neighbour", set(neigh("10.0.0.3", mac1, unix.NUD_REACHABLE)), false, false)
-	f.expect("a bridge learns", fdb(mac1), false, false)
-	f.expect("a bridge learns more", fdb(mac2), false, false)
-	f.expect("a neighbour moves", set(neigh("10.0.0.2", mac2, unix.NUD_REACHABLE)), true, false)
-	f.expect("a neighbour is gone", func() error { return netlink.NeighDel(neigh("10.0.0.3", mac1, 0)) }, true, false)
-	f.expect("a route", func() error { return netlink.RouteAdd(route(eth, "192.0.2.0/24", "10.0.0.2")) }, true, false)
-	f.expect("no route", func() error { return netlink.RouteDel(route(eth, "192.0.2.0/24", "10.0.0.2")) }, true, false)
-	f.expect("an address", func() error { f.addAddr(eth, "10.0.1.1/24"); return nil }, true, true)
-	f.expect("a device", func() error { f.addVeth("eth1"); return nil }, true, true)
+	f.expect("a neighbour is stale", set(neigh("10.0.0.2", mac1, unix.NUD_STALE)), told{})
+	f.expect("a new neighbour", set(neigh("10.0.0.3", mac1, unix.NUD_REACHABLE)), told{})
+	f.expect("a bridge learns", fdb(mac1), told{})
+	f.expect("a bridge learns more", fdb(mac2), told{})
+	f.expect("a neighbour moves", set(neigh("10.0.0.2", mac2, unix.NUD_REACHABLE)), told{moved: true})
+	f.expect("a neighbour is gone", func() error { return netlink.NeighDel(neigh("10.0.0.3", mac1, 0)) }, told{moved: true})
+	f.expect("a route", func() error { return netlink.RouteAdd(route(eth, "192.0.2.0/24", "10.0.0.2")) }, told{routed: true})
+	f.expect("no route", func() error { return netlink.RouteDel(route(eth, "192.0.2.0/24", "10.0.0.2")) }, told{routed: true})
+	f.expect("an address", func() error { f.addAddr(eth, "10.0.1.1/24"); return nil }, told{routed: true, changed: true})
+	f.expect("a device", func() error { f.addVeth("eth1"); return nil }, told{routed: true, changed: true})
 }
 
 // While a routing daemon learns its table, events never cease; the next hops must not be wrong
@@ -158,13 +166,13 @@ func TestNodeWatchIsNotStarved(t *testing.T) {
 	f := newWatchFixture(t)
 	eth := f.addVeth("eth0", "10.0.0.1/24")
 	f.start()
-	f.moved.Store(0)
+	f.routed.Store(0)
 	r := route(eth, "192.0.2.0/24", "10.0.0.2")
 	for end := time.Now().Add(5 * patience); time.Now().Before(end); time.Sleep(settle / 8) {
 		must(t, netlink.RouteReplace(r))
 		r.MTU = 2900 - max(r.MTU, 1400) // 1500 and 1400 in turns
 	}
-	if n := f.moved.Load(); n < 2 {
+	if n := f.routed.Load(); n < 2 {
 		t.Errorf("told %d times during a second of changes", n)
 	}
 }

@@ -111,7 +111,7 @@ func (d *Devices) repairTable(found map[string]int) error {
 	var errs []error
 	for index, want := range d.written {
 		got, ok := have[index]
-		same, sameXDP := ok && got == want, transmitting[index] == want.XDP
+		same, sameXDP := ok && got == want, transmitting[index] == want.XDPTransmits
 		if same && sameXDP || index != 0 && !exists(index) {
 			continue
 		}

@@ -120,7 +120,7 @@ func TestRepairDevices(t *testing.T) {
 	eth := f.addVeth("eth0", "10.0.0.1/24")
 	must(t, netlink.RouteAdd(route(eth, "0.0.0.0/0", "10.0.0.254")))
 	pod := f.addVeth("pod0")
-	left := maps.Device{Express: true, XDP: true}
+	left := maps.Device{TCTransmits: true, XDPTransmits: true}
 	must(t, maps.NewDevices(f.dp).Put(pod.Attrs().Index, left)) // an earlier agent's
 	f.expectRepairs(nil)
 	f.expectTable("pod0", left)
@@ -129,12 +129,12 @@ func TestRepairDevices(t *testing.T) {
 	f.expectRepairs(nil)
 
 	node := netip.MustParseAddr("10.0.0.1")
-	want := maps.Device{Express: true, XDP: true, Egress: true, Addr4: node}
+	want := maps.Device{TCTransmits: true, XDPTransmits: true, EgressHook: true, Addr4: node}
 	agree := func() {
 		t.Helper()
 		f.expectTable("", maps.Device{Addr4: node})
 		f.expectTable("eth0", want)
-		f.expectTable("pod0", maps.Device{Egress: true})
+		f.expectTable("pod0", maps.Device{EgressHook: true, Pod: true})
 		f.expectTransmitting("eth0")
 		f.expectNodeAddrs("10.0.0.1")
 		f.expectRepairs(nil)

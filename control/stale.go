@@ -77,7 +77,7 @@ func (s *StaleUDP) look() {
 		if err != nil {
 			s.log.WithError(err).Error("removing UDP flows to endpoints that no longer serve")
 		}
-		removed += census.Expired
+		removed += census.Released
 	}
 	aborted, err := s.abortSockets()
 	s.lacks(err)

@@ -29,7 +29,7 @@ func TestStatusFile(t *testing.T) {
 		Proxy:    ProxyStatus{Synced: true, Services: 3, Failures: []string{"f"}},
 		Devices:  []DeviceStatus{{Name: "eth0", Ifindex: 2, Role: RoleExternal, XDP: "native", TC: "attached", Express: true, Addr4: "10.0.0.1"}},
 		Links:    []loader.LinkStatus{{Hook: "xdp", Kind: "xdp-native", Device: "eth0", Ifindex: 2, Program: "waggle_xdp", ProgramID: 5, LinkID: 6, Attached: true}},
-		Flows:    FlowCensus{1, 2, 3},
+		Flows:    FlowCensus{FamilyCensus{1, 2}, FamilyCensus{3, 4}, 5},
 		Problems: []source.Problem{{File: "a.yaml", Document: 1, Object: "Service default/a", Message: "bad", Since: time.Unix(3, 0).UTC()}},
 		Warnings: []string{"w"},
 	}

@@ -103,18 +103,13 @@ func (t *Takeover) counted(records uint32) {
 
 // adopt is no reason to fail: most nodes have nothing to be adopted.
 func (t *Takeover) adopt() {
-	now, _, err := t.dp.Jiffies()
-	if err != nil {
-		t.log.WithError(err).Error("taking over the kernel's connections")
-		return
-	}
 	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
 		entries, err := netlink.ConntrackTableList(netlink.ConntrackTable, family)
 		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 			t.log.WithError(err).Debug("the kernel's table of connections can't be read; none is taken over")
 			continue
 		}
-		adopted, err := t.record(entries, now)
+		adopted, err := t.record(entries)
 		if err != nil {
 			t.log.WithError(err).Error("taking over the kernel's connections: some break")
 		}
@@ -136,15 +131,14 @@ func (t *Takeover) keep() {
 	t.keeping = true
 }
 
-func (t *Takeover) record(entries []*netlink.ConntrackFlow, now uint32) (adopted int, err error) {
+func (t *Takeover) record(entries []*netlink.ConntrackFlow) (adopted int, err error) {
 	for _, entry := range entries {
 		if !translated(entry) {
 			continue
 		}
 		new := false
-		for _, half := range foreign(entry) {
-			half.LastSeen = now
-			added, err := maps.AddFlow(t.dp, half)
+		for _, record := range foreign(entry) {
+			added, err := t.dp.Adopt(record.Adoption())
 			if err != nil {
 				return adopted, fmt.Errorf("%s: %w", entry, err)
 			}
@@ -172,16 +166,21 @@ func translated(entry *netlink.ConntrackFlow) bool {
 		destinationOf(&entry.Forward) != sourceOf(&entry.Reverse) && sourceOf(&entry.Reverse).Addr().IsValid()
 }
 
-// foreign makes the records of both halves. The reply's keeps us from using its port, where it is
-// an address of ours, for another flow to the same backend.
-func foreign(entry *netlink.ConntrackFlow) [2]maps.Flow {
-	request := maps.Tuple{Src: sourceOf(&entry.Forward), Dst: destinationOf(&entry.Forward), Proto: entry.Forward.Protocol}
-	reply := maps.Tuple{Src: sourceOf(&entry.Reverse), Dst: destinationOf(&entry.Reverse), Proto: entry.Forward.Protocol}
+// foreign makes the records of both directions. Where its packets come in, from outside or from a
+// pod, the kernel's table does not say: there is a pair for each. The reply's keeps us from using
+// its port, where it is an address of ours, for another flow to the same backend.
+func foreign(entry *netlink.ConntrackFlow) []maps.Flow {
 	state := bpf.StateAnswered | bpf.StateConfirmed
-	return [2]maps.Flow{
-		{Key: request, To: maps.Tuple{Src: reply.Dst, Dst: reply.Src}, State: state, Flags: bpf.FlowForeign},
-		{Key: reply, To: maps.Tuple{Src: request.Dst, Dst: request.Src}, State: state, Flags: bpf.FlowForeign | bpf.FlowReply},
+	var records []maps.Flow
+	for _, zone := range []bpf.Zone{bpf.ZoneOutside, bpf.ZonePod} {
+		request := maps.Tuple{Src: sourceOf(&entry.Forward), Dst: destinationOf(&entry.Forward), Proto: entry.Forward.Protocol, Zone: zone}
+		reply := maps.Tuple{Src: sourceOf(&entry.Reverse), Dst: destinationOf(&entry.Reverse), Proto: entry.Forward.Protocol, Zone: zone}
+		flags := bpf.FlowForeign | uint16(zone)*bpf.FlowMirrorZone
+		records = append(records,
+			maps.Flow{Key: request, To: maps.Tuple{Src: reply.Dst, Dst: reply.Src, Proto: reply.Proto, Zone: zone}, State: state, Flags: flags},
+			maps.Flow{Key: reply, To: maps.Tuple{Src: request.Dst, Dst: request.Src, Proto: reply.Proto, Zone: zone}, State: state, Flags: flags | bpf.FlowReply})
 	}
+	return records
 }
 
 func sourceOf(t *netlink.IPTuple) netip.AddrPort      { return addrPort(t.SrcIP, t.SrcPort) }

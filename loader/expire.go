@@ -6,25 +6,66 @@ import (
 	"fmt"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// Expire walks one family's established flows, deletes the dead, and counts both. It takes time in
-// proportion to the table.
+// Expire walks one family's flows, releases the dead, and counts all. It takes time in proportion
+// to the table.
 func (d *Datapath) Expire(ipv6 bool) (bpf.Census, error) {
-	return d.walk("waggle_expire", ipv6)
+	d.walk.Lock()
+	defer d.walk.Unlock()
+	return census(d.Program(familyProgram("waggle_expire", ipv6)), 1)
 }
 
-// walk runs one family's program of a walk over the flows.
-func (d *Datapath) walk(program string, ipv6 bool) (bpf.Census, error) {
-	name := program + "4"
+// Census counts one family's flows, and changes nothing.
+func (v *View) Census(ipv6 bool) (bpf.Census, error) {
+	name := familyProgram("waggle_expire", ipv6)
+	program, err := ebpf.LoadPinnedProgram(v.pins.programPin(name), nil)
+	if err != nil {
+		return bpf.Census{}, fmt.Errorf("open the pinned program %s: %w", name, err)
+	}
+	defer program.Close()
+	return census(program, 0)
+}
+
+func census(program *ebpf.Program, release uint32) (bpf.Census, error) {
+	c := bpf.Census{Release: release}
+	err := runWalk(program, c, &c)
+	return c, err
+}
+
+// Adopt makes a record, unless there is one of the same key.
+func (d *Datapath) Adopt(a bpf.Adoption) (added bool, err error) {
+	d.walk.Lock()
+	defer d.walk.Unlock()
+	ret, err := d.Program("waggle_adopt").Run(&ebpf.RunOptions{Context: a})
+	if err != nil {
+		return false, fmt.Errorf("waggle_adopt: %w", err)
+	}
+	if int32(ret) < 0 {
+		return false, fmt.Errorf("waggle_adopt: %w", unix.Errno(-int32(ret)))
+	}
+	return ret != 0, nil
+}
+
+func familyProgram(program string, ipv6 bool) string {
 	if ipv6 {
-		name = program + "6"
+		return program + "6"
 	}
-	var census bpf.Census
-	if _, err := d.Program(name).Run(&ebpf.RunOptions{Context: census, ContextOut: &census}); err != nil {
-		return census, fmt.Errorf("%s: %w", name, err)
+	return program + "4"
+}
+
+// runWalk runs a program that walks over the flows. Such programs share memory: one runs at a
+// time, the others fail with EBUSY.
+func runWalk(program *ebpf.Program, in, out any) error {
+	ret, err := program.Run(&ebpf.RunOptions{Context: in, ContextOut: out})
+	if err == nil && int32(ret) < 0 {
+		err = unix.Errno(-int32(ret))
 	}
-	return census, nil
+	if err != nil {
+		return fmt.Errorf("%s: %w", program, err)
+	}
+	return nil
 }

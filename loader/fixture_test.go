@@ -72,7 +72,7 @@ func small(dir string) Options {
 		PinDir: dir,
 		Log:    quiet(),
 		MapSizes: map[string]uint32{
-			"flows4": 4096, "flows6": 4096, "flows_new4": 1024, "flows_new6": 1024,
+			"flows4": 4096, "flows6": 4096,
 			"slots": 4096, "backends": 4096, "services4": 4096, "services6": 4096,
 			"service_names": 4096, "sock_flows": 1024,
 		},

@@ -121,6 +121,13 @@ func checkNeeds(needs []need) error {
 		kernelRelease(), strings.Join(missing, ", "), OldestTested, ebpf.ErrNotSupported)
 }
 
+// fibTakesMark tells whether bpf_fib_lookup() takes a packet's mark, as ip rules do: since Linux
+// 6.10. No probe is possible: what it is run on is a packet.
+func fibTakesMark() bool {
+	version, err := features.LinuxVersionCode()
+	return err == nil && version >= 6<<16|10<<8
+}
+
 func kernelRelease() string {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {

@@ -21,6 +21,7 @@ import (
 // namespace of the thread that calls them.
 type Datapath struct {
 	mu         sync.Mutex
+	walk       sync.Mutex // held while a program walks over the flows
 	pins       pinDir
 	lock       *os.File
 	collection *ebpf.Collection
@@ -112,6 +113,7 @@ func configure(spec *ebpf.CollectionSpec, opts Options, hz uint32) error {
 		"sent_mark":         secret(),
 		"masquerade_all":    opts.MasqueradeAll,
 		"answer_ping":       opts.AnswerPing,
+		"fib_takes_mark":    fibTakesMark(),
 	}
 	timeouts, err := opts.Timeouts.inJiffies(hz)
 	if err != nil {

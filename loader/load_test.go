@@ -89,16 +89,17 @@ func TestLoadKeepsMaps(t *testing.T) {
 	newNetns(t)
 	dir := newPinDir(t)
 	d := mustLoad(t, small(dir))
-	key, value := bpf.FlowKey4{Saddr: 1, Proto: 6}, bpf.Flow4{Daddr: 7}
-	must(t, d.Map("flows4").Put(key, value))
+	var value bpf.FlowSet4
+	value.At[3].Daddr = 7
+	must(t, d.Map("flows4").Put(uint32(1), value))
 	before := programID(t, d, "waggle_xdp")
 	mustClose(t, d)
 
 	d = mustLoad(t, small(dir))
-	var got bpf.Flow4
-	must(t, d.Map("flows4").Lookup(key, &got))
+	var got bpf.FlowSet4
+	must(t, d.Map("flows4").Lookup(uint32(1), &got))
 	if got != value {
-		t.Errorf("flow after a restart: %+v, want %+v", got, value)
+		t.Errorf("flows after a restart: %+v, want %+v", got, value)
 	}
 	if programID(t, d, "waggle_xdp") == before {
 		t.Error("the programs were not loaded anew")
@@ -155,8 +156,8 @@ func TestLoadKeepsMapSize(t *testing.T) {
 	opts.Log = logrus.NewEntry(logger)
 	opts.MapSizes["flows4"] = 8192
 	d := mustLoad(t, opts)
-	if got := d.Map("flows4").MaxEntries(); got != 4096 {
-		t.Errorf("flows4 has %d entries, want the 4096 it was made with", got)
+	if got := bpf.FlowsOfSets(d.Map("flows4").MaxEntries()); got != 4096 {
+		t.Errorf("flows4 has room for %d flows, want the 4096 it was made with", got)
 	}
 	if entry := logged.LastEntry(); len(logged.AllEntries()) != 1 || entry.Level != logrus.WarnLevel ||
 		!strings.Contains(entry.Message, "flows4") || !strings.Contains(entry.Message, "waggle cleanup") {

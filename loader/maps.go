@@ -10,6 +10,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/sirupsen/logrus"
+
+	"github.com/waggle-lb/waggle/bpf"
 )
 
 // resizable: whether the programs work with any number of elements.
@@ -31,8 +33,22 @@ func resizeMaps(spec *ebpf.CollectionSpec, sizes map[string]uint32) error {
 			return fmt.Errorf("size of map %s: 0 is too small", name)
 		}
 		m.MaxEntries = size
+		if isFlowTable(name) {
+			m.MaxEntries = bpf.SetsForFlows(size)
+		}
 	}
 	return nil
+}
+
+// isFlowTable: the size of the map is told in flows; its elements are sets of records.
+func isFlowTable(name string) bool { return name == "flows4" || name == "flows6" }
+
+// sizeOf says how large a map is, in what its size is told in.
+func sizeOf(name string, elements uint32) uint32 {
+	if isFlowTable(name) {
+		return bpf.FlowsOfSets(elements)
+	}
+	return elements
 }
 
 // takePinning lists the maps to be pinned, and keeps the library from doing so: it would pin new
@@ -77,7 +93,8 @@ func (p pinDir) openMap(spec *ebpf.MapSpec, name string, log *logrus.Entry) (*eb
 	}
 	if wanted := spec.MaxEntries; resizable(spec) && m.MaxEntries() != wanted {
 		log.Warnf("map %s keeps its %d entries instead of the %d wanted, because what it holds must survive; "+
-			"to change it: stop the agent, run `waggle cleanup`, start it again", name, m.MaxEntries(), wanted)
+			"to change it: stop the agent, run `waggle cleanup`, start it again", name,
+			sizeOf(name, m.MaxEntries()), sizeOf(name, wanted))
 		spec.MaxEntries = m.MaxEntries()
 	}
 	err = spec.Compatible(m)

@@ -13,10 +13,14 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// DropStale walks one family's UDP flows, takes the clients' halves of those away whose endpoint no
-// longer serves, and counts the flows of both kinds. It takes time in proportion to the tables.
-func (d *Datapath) DropStale(ipv6 bool) (bpf.Census, error) {
-	return d.walk("waggle_stale", ipv6)
+// DropStale walks one family's UDP flows, takes the clients' records of those away whose endpoint
+// no longer serves, and counts the flows of both kinds. It takes time in proportion to the table.
+func (d *Datapath) DropStale(ipv6 bool) (bpf.StaleCensus, error) {
+	d.walk.Lock()
+	defer d.walk.Unlock()
+	var census bpf.StaleCensus
+	err := runWalk(d.Program(familyProgram("waggle_stale", ipv6)), census, &census)
+	return census, err
 }
 
 // aborter is the one program that is not everywhere. It isn't pinned: without an agent nothing

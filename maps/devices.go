@@ -14,9 +14,10 @@ import (
 
 // Device is what the programs must know of a network device.
 type Device struct {
-	Express bool // tc may send by redirect, past the stack
-	XDP     bool // XDP may transmit on it
-	Egress  bool // our program sees what leaves by it
+	TCTransmits  bool // tc may send by redirect, past the stack
+	XDPTransmits bool // XDP may transmit on it
+	EgressHook   bool // our program sees what leaves by it
+	Pod          bool // the host's side of a pod's device
 	// What SNAT uses for packets that leave by it; may be invalid, for none.
 	Addr4, Addr6 netip.Addr
 }
@@ -30,12 +31,12 @@ type Devices struct {
 // NewDevices opens the table.
 func NewDevices(p Provider) *Devices { return &Devices{p} }
 
-// Put writes a device. It must be called in the node's network namespace: a devmap takes the
-// ifindex for one of the caller's.
+// Put writes a device, and makes flows ask for their next hops anew, which hold some of it. It must
+// be called in the node's network namespace: a devmap takes the ifindex for one of the caller's.
 func (d *Devices) Put(ifindex int, dev Device) error {
 	index := uint32(ifindex)
 	c := dev.encode()
-	if dev.XDP {
+	if dev.XDPTransmits {
 		if err := put(d.p.Map("xdp_devices"), "xdp_devices", index, index); err != nil {
 			return fmt.Errorf("device %d: %w", ifindex, err)
 		}
@@ -43,10 +44,12 @@ func (d *Devices) Put(ifindex int, dev Device) error {
 	if err := put(d.p.Map("devices"), "devices", index, &c); err != nil {
 		return fmt.Errorf("device %d: %w", ifindex, err)
 	}
-	if !dev.XDP {
-		return d.delete("xdp_devices", index)
+	if !dev.XDPTransmits {
+		if err := d.delete("xdp_devices", index); err != nil {
+			return err
+		}
 	}
-	return nil
+	return BumpGeneration(d.p)
 }
 
 // Delete forgets a device.
@@ -92,14 +95,10 @@ func (d *Devices) Transmitting() (map[int]bool, error) {
 
 func (d Device) encode() bpf.Device {
 	var c bpf.Device
-	if d.Express {
-		c.Flags |= bpf.DeviceExpress
-	}
-	if d.XDP {
-		c.Flags |= bpf.DeviceXDP
-	}
-	if d.Egress {
-		c.Flags |= bpf.DeviceEgress
+	for flag, set := range d.flags() {
+		if *set {
+			c.Flags |= flag
+		}
 	}
 	if d.Addr4.IsValid() {
 		c.Addr4 = word4(d.Addr4)
@@ -111,10 +110,9 @@ func (d Device) encode() bpf.Device {
 }
 
 func decodeDevice(c *bpf.Device) Device {
-	d := Device{
-		Express: c.Flags&bpf.DeviceExpress != 0,
-		XDP:     c.Flags&bpf.DeviceXDP != 0,
-		Egress:  c.Flags&bpf.DeviceEgress != 0,
+	var d Device
+	for flag, set := range d.flags() {
+		*set = c.Flags&flag != 0
 	}
 	if c.Addr4 != 0 {
 		d.Addr4 = addr4(c.Addr4)
@@ -123,4 +121,12 @@ func decodeDevice(c *bpf.Device) Device {
 		d.Addr6 = addr6(c.Addr6)
 	}
 	return d
+}
+
+// flags are the members that are bits of bpf.Device.Flags.
+func (d *Device) flags() map[uint32]*bool {
+	return map[uint32]*bool{
+		bpf.DeviceTCTransmits: &d.TCTransmits, bpf.DeviceXDPTransmits: &d.XDPTransmits,
+		bpf.DeviceEgressHook: &d.EgressHook, bpf.DevicePod: &d.Pod,
+	}
 }

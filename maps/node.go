@@ -75,16 +75,23 @@ func addrKey(a netip.Addr) any {
 	return &bpf.Addr{Word: words6(a)}
 }
 
-// BumpEpoch makes every flow ask the FIB again for its next hop.
-func BumpEpoch(p Provider) error {
+// BumpGeneration makes every flow ask the FIB again for its next hop.
+func BumpGeneration(p Provider) error {
+	return changeRuntime(p, func(state *bpf.RuntimeState) {
+		if state.Generation++; state.Generation == 0 {
+			state.Generation = 1
+		}
+	})
+}
+
+// changeRuntime changes the agent's members of the map runtime. The agent is its only writer.
+func changeRuntime(p Provider, change func(*bpf.RuntimeState)) error {
 	m := p.Map("runtime")
 	var state bpf.RuntimeState
 	if err := m.Lookup(uint32(0), &state); err != nil {
 		return fmt.Errorf("reading the map runtime: %w", err)
 	}
-	if state.Epoch++; state.Epoch == 0 {
-		state.Epoch = 1
-	}
+	change(&state)
 	if err := m.Put(uint32(0), &state); err != nil {
 		return fmt.Errorf("writing the map runtime: %w", err)
 	}

@@ -47,7 +47,7 @@ func TestNetworkOrderInMemory(t *testing.T) {
 	key6 := Frontend{v6, 0x1f90, unix.IPPROTO_UDP}.key().(*bpf.ServiceKey6)
 	backend4 := Backend{Addr: v4, Port: 53, Proto: 17, Service: 0x01020304, Local: true}.encode()
 	backend6 := Backend{Addr: v6, Port: 53, Proto: 17, Service: 7, InCluster: true}.encode()
-	device := Device{Express: true, Egress: true, Addr4: v4, Addr6: v6}.encode()
+	device := Device{TCTransmits: true, EgressHook: true, Addr4: v4, Addr6: v6}.encode()
 	nodeAddr := addrKey(v6).(*bpf.Addr)
 	source4 := sourceKey(5, netip.PrefixFrom(v4, 24)).(*bpf.SourceKey4)
 	source6 := sourceKey(5, netip.PrefixFrom(v6, 64)).(*bpf.SourceKey6)
@@ -62,7 +62,7 @@ func TestNetworkOrderInMemory(t *testing.T) {
 		"IPv6 frontend":      {bytesOf(key6), flat(v6bytes, []byte{0x1f, 0x90, 17, 0})},
 		"IPv4 backend":       {bytesOf(&backend4), flat(v4bytes, zero12, host(0x01020304), []byte{0, 53, 17, bpf.BackendLocal})},
 		"IPv6 backend":       {bytesOf(&backend6), flat(v6bytes, host(7), []byte{0, 53, 17, bpf.BackendIPv6 | bpf.BackendInClusterSet})},
-		"device":             {bytesOf(&device), flat(host(bpf.DeviceExpress|bpf.DeviceEgress), v4bytes, v6bytes)},
+		"device":             {bytesOf(&device), flat(host(bpf.DeviceTCTransmits|bpf.DeviceEgressHook), v4bytes, v6bytes)},
 		"IPv6 node address":  {bytesOf(nodeAddr), v6bytes},
 		"IPv4 source range":  {bytesOf(source4), flat(host(32+24), host(5), v4bytes)},
 		"IPv6 source range":  {bytesOf(source6), flat(host(32+64), host(5), v6bytes)},

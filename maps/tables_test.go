@@ -118,8 +118,8 @@ func TestDevices(t *testing.T) {
 	const lo = 1 // the one device that every namespace has
 	want := map[int]maps.Device{
 		0:    {Addr4: addr("10.0.0.1"), Addr6: addr("fd00::1")},
-		lo:   {XDP: true, Express: true, Egress: true, Addr4: addr("10.0.0.2")},
-		4711: {Egress: true},
+		lo:   {XDPTransmits: true, TCTransmits: true, EgressHook: true, Addr4: addr("10.0.0.2")},
+		4711: {EgressHook: true},
 	}
 	for index, dev := range want {
 		must(t, table.Put(index, dev))
@@ -129,7 +129,7 @@ func TestDevices(t *testing.T) {
 	expect(t, "devices", got, want)
 	expectRedirects(t, p, lo)
 	expectError(t, table.Put(5, maps.Device{}), "device 5: the map devices is full (3 elements)")
-	must(t, table.Put(lo, maps.Device{Egress: true}))
+	must(t, table.Put(lo, maps.Device{EgressHook: true}))
 	expectRedirects(t, p)
 	must(t, table.Delete(lo))
 	must(t, table.Delete(lo))
@@ -188,47 +188,87 @@ func TestCountersAreNamed(t *testing.T) {
 	}
 }
 
-func TestEpoch(t *testing.T) {
+func TestGeneration(t *testing.T) {
 	p := mapstest.New(t, nil)
 	for _, c := range [][2]uint32{{0, 1}, {1, 2}, {1<<32 - 1, 1}} { // 0 is what records without a next hop have
-		must(t, p.Map("runtime").Put(uint32(0), bpf.RuntimeState{Epoch: c[0]}))
-		must(t, maps.BumpEpoch(p))
+		must(t, p.Map("runtime").Put(uint32(0), bpf.RuntimeState{Generation: c[0]}))
+		must(t, maps.BumpGeneration(p))
 		var got bpf.RuntimeState
 		must(t, p.Map("runtime").Lookup(uint32(0), &got))
-		expect(t, "epoch", got.Epoch, c[1])
+		expect(t, "generation", got.Generation, c[1])
 	}
 }
 
-// Flows are written by the datapath only: here they are put together from bytes on the wire.
+// Records are written by the datapath only: here they are put together from bytes on the wire.
 func TestFlows(t *testing.T) {
 	p := mapstest.New(t, nil)
 	head := bpf.Flow{
-		Service: 3, Backend: 4, LastSeen: 5, State: bpf.StateAnswered, Flags: bpf.FlowExpress,
-		Sport: wire16(50000), Dport: wire16(8080),
+		Service: 3, Backend: 4, LastSeen: 5, Flags: bpf.FlowExpress, Hop: 7<<32 | 1<<24 | 9,
+		ToSport: wire16(50000), ToDport: wire16(8080), Sport: wire16(40000), Dport: wire16(80), Proto: unix.IPPROTO_TCP,
 	}
-	head.Hop.Ifindex, head.Hop.Dmac = 6, [6]uint8{2, 0, 0, 0, 0, 1}
-	must(t, p.Map("flows4").Put(
-		bpf.FlowKey4{Saddr: wire32(192, 0, 2, 1), Daddr: wire32(10, 96, 0, 1), Sport: wire16(40000), Dport: wire16(80), Proto: unix.IPPROTO_TCP},
-		bpf.Flow4{Flow: head, Saddr: wire32(10, 0, 0, 1), Daddr: wire32(10, 1, 0, 1)}))
-	var set bpf.FlowSet6
-	set.Ways.Tag[5] = 2
-	set.At[5] = bpf.NewFlow6{
-		Key:  bpf.FlowKey6{Saddr: words("2001:db8::1"), Daddr: words("fd00::1"), Sport: wire16(1), Dport: wire16(53), Proto: unix.IPPROTO_UDP, Egress: 1},
-		Flow: bpf.Flow6{Flow: head, Saddr: words("fd00::2"), Daddr: words("fd00::3")},
+	hop := bpf.Nexthop{Generation: 7, Family: unix.AF_INET, Addr: [4]uint32{wire32(10, 0, 0, 9)}}
+	hop.Hop = bpf.Hop{Ifindex: 6, Dmac: [6]uint8{2, 0, 0, 0, 0, 1}, Flags: bpf.HopResolved, Mtu: 1400}
+	must(t, p.Map("nexthops").Put(uint32(9), hop))
+	var set4 bpf.FlowSet4
+	set4.Ways.Tag[2] = bpf.WayLive | bpf.StateAnswered
+	set4.At[2] = bpf.Flow4{
+		Flow: head, Saddr: wire32(192, 0, 2, 1), Daddr: wire32(10, 96, 0, 1), ToSaddr: wire32(10, 0, 0, 1), ToDaddr: wire32(10, 1, 0, 1),
 	}
-	must(t, p.Map("flows_new6").Put(uint32(7), set))
+	must(t, p.Map("flows4").Put(uint32(3), set4))
+	var set6 bpf.FlowSet6
+	set6.Ways.Tag[5] = bpf.WayLive
+	head.Sport, head.Dport, head.Proto, head.Zone, head.Hop = wire16(1), wire16(53), unix.IPPROTO_UDP, uint8(bpf.ZoneLeaving), 6<<32|9
+	set6.At[5] = bpf.Flow6{
+		Flow: head, Saddr: words("2001:db8::1"), Daddr: words("fd00::1"), ToSaddr: words("fd00::2"), ToDaddr: words("fd00::3"),
+	}
+	must(t, p.Map("flows6").Put(uint32(7), set6))
 
 	flow := maps.Flow{
-		Key:       maps.Tuple{Src: ap("192.0.2.1:40000"), Dst: ap("10.96.0.1:80"), Proto: unix.IPPROTO_TCP},
-		To:        maps.Tuple{Src: ap("10.0.0.1:50000"), Dst: ap("10.1.0.1:8080"), Proto: unix.IPPROTO_TCP},
-		Confirmed: true, Service: 3, Backend: 4, LastSeen: 5, State: bpf.StateAnswered, Flags: bpf.FlowExpress,
-		Ifindex: 6, NextHop: net.HardwareAddr{2, 0, 0, 0, 0, 1},
+		Key:     maps.Tuple{Src: ap("192.0.2.1:40000"), Dst: ap("10.96.0.1:80"), Proto: unix.IPPROTO_TCP},
+		To:      maps.Tuple{Src: ap("10.0.0.1:50000"), Dst: ap("10.1.0.1:8080"), Proto: unix.IPPROTO_TCP},
+		Service: 3, Backend: 4, LastSeen: 5, State: bpf.StateAnswered, Flags: bpf.FlowExpress,
+		NextHop: maps.NextHop{
+			Ifindex: 6, Neighbour: netip.MustParseAddr("10.0.0.9"), MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, MTU: 1400, Generation: 7,
+		},
 	}
 	expectFlows(t, p, maps.IPv4, flow)
-	flow.Key = maps.Tuple{Src: ap("[2001:db8::1]:1"), Dst: ap("[fd00::1]:53"), Proto: unix.IPPROTO_UDP, Egress: true}
-	flow.To = maps.Tuple{Src: ap("[fd00::2]:50000"), Dst: ap("[fd00::3]:8080"), Proto: unix.IPPROTO_UDP, Egress: true}
-	flow.Confirmed = false
+	flow.Key = maps.Tuple{Src: ap("[2001:db8::1]:1"), Dst: ap("[fd00::1]:53"), Proto: unix.IPPROTO_UDP, Zone: bpf.ZoneLeaving}
+	flow.To = maps.Tuple{Src: ap("[fd00::2]:50000"), Dst: ap("[fd00::3]:8080"), Proto: unix.IPPROTO_UDP, Zone: bpf.ZoneLeaving}
+	flow.State, flow.NextHop = 0, maps.NextHop{} // asked for before a route changed
 	expectFlows(t, p, maps.IPv6, flow)
+}
+
+// TestSetNeighbour: one write for all flows by way of a neighbour; other neighbours stay.
+func TestSetNeighbour(t *testing.T) {
+	p := mapstest.New(t, nil)
+	element := func(ifindex, addr uint32) bpf.Nexthop {
+		e := bpf.Nexthop{Generation: 1, Family: unix.AF_INET, Addr: [4]uint32{addr}}
+		e.Hop = bpf.Hop{Ifindex: ifindex, Dmac: [6]uint8{2, 0, 0, 0, 0, 1}, Flags: bpf.HopResolved | bpf.HopTC, Mtu: 1500}
+		return e
+	}
+	moves := wire32(10, 0, 0, 1)
+	must(t, p.Map("nexthops").Put(uint32(3), element(2, moves)))
+	must(t, p.Map("nexthops").Put(uint32(4), element(3, moves)))
+	must(t, p.Map("nexthops").Put(uint32(5), element(2, wire32(10, 0, 0, 2))))
+	hops := maps.NewNextHops(p)
+	get := func(index uint32) (e bpf.Nexthop) {
+		must(t, p.Map("nexthops").Lookup(index, &e))
+		return e
+	}
+
+	must(t, hops.SetNeighbour(2, netip.MustParseAddr("10.0.0.1"), net.HardwareAddr{2, 0, 0, 0, 0, 9}))
+	want := element(2, moves)
+	want.Hop.Dmac[5] = 9
+	expect(t, "the neighbour that moved", get(3), want)
+	expect(t, "the same address on another device", get(4), element(3, moves))
+	expect(t, "another neighbour", get(5), element(2, wire32(10, 0, 0, 2)))
+
+	must(t, hops.SetNeighbour(2, netip.MustParseAddr("10.0.0.1"), nil))
+	want.Hop.Flags = bpf.HopTC
+	expect(t, "the neighbour that is gone", get(3), want)
+	var state bpf.RuntimeState
+	must(t, p.Map("runtime").Lookup(uint32(0), &state))
+	expect(t, "changes counted", state.Neighbours, uint32(2))
 }
 
 func expectFlows(t *testing.T, p maps.Provider, f maps.Family, want maps.Flow) {
@@ -243,25 +283,24 @@ func expectFlows(t *testing.T, p maps.Provider, f maps.Family, want maps.Flow) {
 	}
 }
 
-// The walk ends where it is told to, the confirmed flows come first.
+// The walk ends where it is told to, and takes no way that is not LIVE.
 func TestFlowsStop(t *testing.T) {
 	p := mapstest.New(t, nil)
-	for i := range uint32(5) {
-		must(t, p.Map("flows4").Put(bpf.FlowKey4{Sport: uint16(i)}, bpf.Flow4{}))
-	}
 	var one, four bpf.FlowSet4
-	one.Ways.Tag[0] = 2
-	four.Ways.Tag = [bpf.Ways]uint32{1: 76, 2: 78, 4: 79, 5: 1 << 31, 7: 2}
-	must(t, p.Map("flows_new4").Put(uint32(3), one))
-	must(t, p.Map("flows_new4").Put(uint32(9), four))
-	for _, limit := range []int{1, 5, 7, 10} {
-		var confirmed []bool
-		must(t, maps.Flows(p, maps.IPv4, func(f maps.Flow) bool {
-			confirmed = append(confirmed, f.Confirmed)
-			return len(confirmed) < limit
+	one.Ways.Tag[0] = bpf.WayLive
+	four.Ways.Tag = [bpf.Ways]uint32{
+		0: bpf.TagVersion, 1: bpf.WayLive | 1<<31, 2: bpf.WayLive, 3: bpf.WayMask - 1, 4: bpf.WayLive | bpf.StateConfirmed, 5: 1, 7: bpf.WayLive,
+	}
+	must(t, p.Map("flows4").Put(uint32(3), one))
+	must(t, p.Map("flows4").Put(uint32(9), four))
+	for _, limit := range []int{1, 3, 5, 10} {
+		n := 0
+		must(t, maps.Flows(p, maps.IPv4, func(maps.Flow) bool {
+			n++
+			return n < limit
 		}))
-		if len(confirmed) != limit || slices.Contains(confirmed[:min(limit, 5)], false) {
-			t.Errorf("limit %d: confirmed %v", limit, confirmed)
+		if n != min(limit, 5) {
+			t.Errorf("limit %d: %d records", limit, n)
 		}
 	}
 }

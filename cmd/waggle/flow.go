@@ -17,9 +17,8 @@ import (
 )
 
 type flowView struct {
-	Table   string         `json:"table"` // flows, or flows_new until the client has acknowledged
 	Proto   string         `json:"protocol"`
-	Seen    string         `json:"seen"` // at ingress or egress
+	Seen    string         `json:"seen"` // where its packets are: outside, pod or leaving
 	Src     netip.AddrPort `json:"source"`
 	Dst     netip.AddrPort `json:"destination"`
 	ToSrc   netip.AddrPort `json:"toSource"`
@@ -110,21 +109,15 @@ func mentions(f maps.Flow, a netip.Addr) bool {
 func viewFlow(f maps.Flow, name maps.Name, now, hz uint32) flowView {
 	idle := max(int32(now-f.LastSeen), 0) // a packet may have come after we read the clock
 	v := flowView{
-		Table: "flows_new", Proto: maps.ProtoName(f.Key.Proto), Seen: "ingress",
+		Proto: maps.ProtoName(f.Key.Proto), Seen: bpf.ZoneName(f.Key.Zone),
 		Src: f.Key.Src, Dst: f.Key.Dst, ToSrc: f.To.Src, ToDst: f.To.Dst,
 		Path: flowPath(f.Flags), State: flowState(f.State),
 		Idle:    (time.Duration(idle) * time.Second / time.Duration(hz)).Round(time.Second).String(),
 		Service: serviceName(name),
 		Backend: f.Backend,
 	}
-	if f.Confirmed {
-		v.Table = "flows"
-	}
-	if f.Key.Egress {
-		v.Seen = "egress"
-	}
-	if f.Ifindex != 0 {
-		v.Ifindex, v.NextHop = f.Ifindex, f.NextHop.String()
+	if f.NextHop.Ifindex != 0 {
+		v.Ifindex, v.NextHop = f.NextHop.Ifindex, f.NextHop.MAC.String()
 	}
 	return v
 }
@@ -137,8 +130,8 @@ func flowPath(flags uint16) string {
 	switch {
 	case flags&bpf.FlowForeign != 0:
 		return "foreign" + reply
-	case flags&bpf.FlowEgressHalf != 0:
-		return "split egress"
+	case flags&bpf.FlowSplitSource != 0:
+		return "split source"
 	case flags&bpf.FlowSplit != 0:
 		return "split" + reply
 	case flags&bpf.FlowExpress != 0:
@@ -166,14 +159,14 @@ func flowState(state uint32) []string {
 
 func flowTable(flows []flowView, wide bool) table {
 	t := table{
-		header: []string{"TABLE", "PROTOCOL", "SEEN", "SOURCE", "DESTINATION", "TO SOURCE", "TO DESTINATION", "PATH", "STATE", "IDLE"},
+		header: []string{"PROTOCOL", "SEEN", "SOURCE", "DESTINATION", "TO SOURCE", "TO DESTINATION", "PATH", "STATE", "IDLE"},
 		empty:  "No flows.",
 	}
 	if wide {
 		t.header = append(t.header, "SERVICE", "BACKEND", "IFINDEX", "NEXT HOP")
 	}
 	for _, f := range flows {
-		row := []string{f.Table, f.Proto, f.Seen, f.Src.String(), f.Dst.String(), f.ToSrc.String(), f.ToDst.String(),
+		row := []string{f.Proto, f.Seen, f.Src.String(), f.Dst.String(), f.ToSrc.String(), f.ToDst.String(),
 			f.Path, orNone(f.State), f.Idle}
 		if wide {
 			row = append(row, cmp.Or(f.Service, "<none>"), fmt.Sprint(f.Backend), fmt.Sprint(f.Ifindex), strings.TrimSpace(f.NextHop))

@@ -12,16 +12,16 @@ import (
 
 func TestFlowPath(t *testing.T) {
 	for flags, want := range map[uint16]string{
-		0:                                    "stack",
-		bpf.FlowReply:                        "stack reply",
-		bpf.FlowExpress | bpf.FlowXDP:        "express",
-		bpf.FlowExpress | bpf.FlowReply:      "express reply",
-		bpf.FlowSplit:                        "split",
-		bpf.FlowSplit | bpf.FlowReply:        "split reply",
-		bpf.FlowEgressHalf:                   "split egress",
-		bpf.FlowReply | bpf.FlowMirrorEgress: "stack reply",
-		bpf.FlowForeign:                      "foreign",
-		bpf.FlowForeign | bpf.FlowReply:      "foreign reply",
+		0:                                  "stack",
+		bpf.FlowReply:                      "stack reply",
+		bpf.FlowExpress:                    "express",
+		bpf.FlowExpress | bpf.FlowReply:    "express reply",
+		bpf.FlowSplit:                      "split",
+		bpf.FlowSplit | bpf.FlowReply:      "split reply",
+		bpf.FlowSplitSource:                "split source",
+		bpf.FlowReply | bpf.FlowMirrorZone: "stack reply",
+		bpf.FlowForeign:                    "foreign",
+		bpf.FlowForeign | bpf.FlowReply:    "foreign reply",
 	} {
 		if got := flowPath(flags); got != want {
 			t.Errorf("flags %#x: got %q, want %q", flags, got, want)

@@ -83,7 +83,7 @@ func (v *statusView) write(w io.Writer) error {
 	for _, line := range [][2]string{
 		{"Agent", state}, {"Version", a.Version}, {"Node", a.Node}, {"Source", from}, {"Pins", a.PinDir},
 		{"Synced", synced},
-		{"Flows", fmt.Sprintf("%d IPv4 and %d IPv6 records, %d expired", a.Flows.Records4, a.Flows.Records6, a.Flows.Expired)},
+		{"Flows", flowCensus(a.Flows)},
 	} {
 		if _, err := fmt.Fprintf(w, "%-10s%s\n", line[0]+":", line[1]); err != nil {
 			return err
@@ -157,4 +157,9 @@ func problemTable(a *control.Status) table {
 		t.rows = append(t.rows, []string{"agent", "", "", fmt.Sprintf("%d deletions are held back (--deletion-brake), %s first", n, a.Proxy.Held[0])})
 	}
 	return t
+}
+
+func flowCensus(c control.FlowCensus) string {
+	return fmt.Sprintf("IPv4 %d confirmed, %d unconfirmed; IPv6 %d confirmed, %d unconfirmed records; %d expired",
+		c.IPv4.Confirmed, c.IPv4.Unconfirmed, c.IPv6.Confirmed, c.IPv6.Unconfirmed, c.Expired)
 }

@@ -30,7 +30,7 @@ func someStatus(pinDir string) *control.Status {
 			{Hook: "xdp", Kind: "xdp-native", Device: "eth0", Ifindex: 2, Program: "waggle_xdp", ProgramID: 5, LinkID: 6, Attached: true},
 			{Hook: "connect4", Kind: "cgroup", Cgroup: "/sys/fs/cgroup", Program: "waggle_connect4", ProgramID: 8, LinkID: 9},
 		},
-		Flows:    control.FlowCensus{Records4: 1, Records6: 2, Expired: 3},
+		Flows:    control.FlowCensus{IPv4: control.FamilyCensus{Confirmed: 1}, IPv6: control.FamilyCensus{Unconfirmed: 2}, Expired: 3},
 		Problems: []source.Problem{{File: "a.yaml", Document: 2, Object: "Service default/a", Field: "spec.ports", Message: "is\nwrong"}},
 		Warnings: []string{"links: gone"},
 	}
@@ -43,7 +43,7 @@ Node:     node-a
 Source:   manifests in /etc/waggle
 Pins:     PINS
 Synced:   3 service ports, last sync 2026-01-02T03:04:05Z
-Flows:    1 IPv4 and 2 IPv6 records, 3 expired
+Flows:    IPv4 1 confirmed, 0 unconfirmed; IPv6 0 confirmed, 2 unconfirmed records; 3 expired
 
 Devices
 DEVICE   ROLE       TC         XDP                 EXPRESS   SNAT ADDRESSES

@@ -42,7 +42,7 @@ func load(t *testing.T) *loaded {
 	}
 	l := &loaded{t: t, pinDir: fmt.Sprintf("/sys/fs/bpf/waggle-command-test-%d", os.Getpid())}
 	sizes := map[string]uint32{}
-	for _, name := range []string{"flows4", "flows6", "flows_new4", "flows_new6", "slots", "backends", "services4", "services6", "service_names", "sock_flows"} {
+	for _, name := range []string{"flows4", "flows6", "slots", "backends", "services4", "services6", "service_names", "sock_flows"} {
 		sizes[name] = 256
 	}
 	var err error
@@ -296,19 +296,27 @@ func (l *loaded) putFlow(v6 bool, sport uint16, service uint32) {
 	now, hz, err := l.jiffies()
 	l.must(err)
 	// A packet of the future, so that the flow is not idle however long the test takes.
-	head := bpf.Flow{Service: service, Backend: 1, LastSeen: now + 600*hz, State: bpf.StateAnswered | bpf.StateConfirmed,
-		Flags: bpf.FlowExpress, Sport: wire(50000), Dport: wire(8080)}
-	head.Hop.Ifindex, head.Hop.Dmac = 2, [6]uint8{2, 0, 0, 0, 0, 1}
+	head := bpf.Flow{Service: service, Backend: 1, LastSeen: now + 600*hz, Hop: 1<<32 | 5,
+		Flags: bpf.FlowExpress, ToSport: wire(50000), ToDport: wire(8080), Sport: wire(sport), Dport: wire(80), Proto: unix.IPPROTO_TCP}
+	hop := bpf.Nexthop{Generation: 1, Family: unix.AF_INET}
+	hop.Hop = bpf.Hop{Ifindex: 2, Dmac: [6]uint8{2, 0, 0, 0, 0, 1}, Flags: bpf.HopResolved}
+	l.must(l.dp.Map("nexthops").Put(uint32(5), hop))
+	tag := bpf.WayLive | bpf.StateAnswered | bpf.StateConfirmed
 	if v6 {
-		key := bpf.FlowKey6{Saddr: words("2001:db8::1"), Daddr: words("fd00:96::1"), Sport: wire(sport), Dport: wire(80), Proto: unix.IPPROTO_TCP}
 		var set bpf.FlowSet6
-		set.Ways.Tag[0] = 2
-		set.At[0] = bpf.NewFlow6{Key: key, Flow: bpf.Flow6{Flow: head, Saddr: words("fd00::2"), Daddr: words("fd00:1::1")}}
-		l.must(l.dp.Map("flows_new6").Put(uint32(sport)%256, set))
+		set.Ways.Tag[0] = tag
+		set.At[0] = bpf.Flow6{
+			Flow: head, Saddr: words("2001:db8::1"), Daddr: words("fd00:96::1"), ToSaddr: words("fd00::2"), ToDaddr: words("fd00:1::1"),
+		}
+		l.must(l.dp.Map("flows6").Put(uint32(sport)%64, set))
 		return
 	}
-	key := bpf.FlowKey4{Saddr: words4("192.0.2.7"), Daddr: words4("10.96.0.1"), Sport: wire(sport), Dport: wire(80), Proto: unix.IPPROTO_TCP}
-	l.must(l.dp.Map("flows4").Put(key, bpf.Flow4{Flow: head, Saddr: words4("10.0.0.1"), Daddr: words4("10.1.0.1")}))
+	var set bpf.FlowSet4
+	set.Ways.Tag[7] = tag
+	set.At[7] = bpf.Flow4{
+		Flow: head, Saddr: words4("192.0.2.7"), Daddr: words4("10.96.0.1"), ToSaddr: words4("10.0.0.1"), ToDaddr: words4("10.1.0.1"),
+	}
+	l.must(l.dp.Map("flows4").Put(uint32(sport)%64, set))
 }
 
 func (l *loaded) jiffies() (now, hz uint32, err error) {
@@ -342,12 +350,12 @@ func TestFlowList(t *testing.T) {
 	l.putFlow(false, 1001, 1)
 	l.putFlow(true, 1002, 4711)
 	l.expect("flow list", `
-TABLE       PROTOCOL   SEEN      SOURCE               DESTINATION       TO SOURCE         TO DESTINATION     PATH      STATE                IDLE
-flows       TCP        ingress   192.0.2.7:1001       10.96.0.1:80      10.0.0.1:50000    10.1.0.1:8080      express   answered,confirmed   0s
-flows_new   TCP        ingress   [2001:db8::1]:1002   [fd00:96::1]:80   [fd00::2]:50000   [fd00:1::1]:8080   express   answered,confirmed   0s`)
+PROTOCOL   SEEN      SOURCE               DESTINATION       TO SOURCE         TO DESTINATION     PATH      STATE                IDLE
+TCP        outside   192.0.2.7:1001       10.96.0.1:80      10.0.0.1:50000    10.1.0.1:8080      express   answered,confirmed   0s
+TCP        outside   [2001:db8::1]:1002   [fd00:96::1]:80   [fd00::2]:50000   [fd00:1::1]:8080   express   answered,confirmed   0s`)
 	l.expect("flow list -o wide --address 2001:db8::1", `
-TABLE       PROTOCOL   SEEN      SOURCE               DESTINATION       TO SOURCE         TO DESTINATION     PATH      STATE                IDLE   SERVICE   BACKEND   IFINDEX   NEXT HOP
-flows_new   TCP        ingress   [2001:db8::1]:1002   [fd00:96::1]:80   [fd00::2]:50000   [fd00:1::1]:8080   express   answered,confirmed   0s     <none>    1         2         02:00:00:00:00:01`)
+PROTOCOL   SEEN      SOURCE               DESTINATION       TO SOURCE         TO DESTINATION     PATH      STATE                IDLE   SERVICE   BACKEND   IFINDEX   NEXT HOP
+TCP        outside   [2001:db8::1]:1002   [fd00:96::1]:80   [fd00::2]:50000   [fd00:1::1]:8080   express   answered,confirmed   0s     <none>    1         2         02:00:00:00:00:01`)
 	l.expect("flow list --service default/web -o yaml", `
 - backend: 1
   destination: 10.96.0.1:80
@@ -356,13 +364,12 @@ flows_new   TCP        ingress   [2001:db8::1]:1002   [fd00:96::1]:80   [fd00::2
   nextHop: "02:00:00:00:00:01"
   path: express
   protocol: TCP
-  seen: ingress
+  seen: outside
   service: default/web
   source: 192.0.2.7:1001
   state:
   - answered
   - confirmed
-  table: flows
   toDestination: 10.1.0.1:8080
   toSource: 10.0.0.1:50000`)
 	l.expect("flow list --service default/far", "No flows.")

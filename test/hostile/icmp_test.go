@@ -55,7 +55,7 @@ func TestForgedICMPErrors(t *testing.T) {
 func (s *setup) clientOf(t *testing.T, to netip.AddrPort) netip.AddrPort {
 	t.Helper()
 	for _, f := range s.records(t) {
-		if f.Key.Dst == to && f.Confirmed {
+		if f.Key.Dst == to && f.Confirmed() {
 			return f.Key.Src
 		}
 	}

@@ -11,23 +11,14 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/waggle-lb/waggle/bpf"
-	"github.com/waggle-lb/waggle/maps"
 )
 
-// pinned are an agent's maps of confirmed flows.
-type pinned map[string]*ebpf.Map
-
-func (p pinned) Map(name string) *ebpf.Map { return p[name] }
-
-func pinnedFlows(t *testing.T, dir string) pinned {
+// adopter is an agent's program that makes records.
+func adopter(t *testing.T, dir string) *ebpf.Program {
 	t.Helper()
-	p := pinned{}
-	for _, name := range []string{"flows4", "flows6"} {
-		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, "maps", name), nil)
-		check(t, err)
-		t.Cleanup(func() { check(t, m.Close()) })
-		p[name] = m
-	}
+	p, err := ebpf.LoadPinnedProgram(filepath.Join(dir, "programs", "waggle_adopt"), nil)
+	check(t, err)
+	t.Cleanup(func() { check(t, p.Close()) })
 	return p
 }
 
@@ -36,7 +27,7 @@ func pinnedFlows(t *testing.T, dir string) pinned {
 func TestExpressPassesEgress(t *testing.T) {
 	s, c, services := twoServices(t, modes[1])
 	streams := openExpress(t, s, c, services[1])
-	table := pinnedFlows(t, s.agents[0].PinDir)
+	adopt := adopter(t, s.agents[0].PinDir)
 	for name, local := range streams.locals {
 		flows, err := s.agents[0].Flows(local)
 		check(t, err)
@@ -46,18 +37,18 @@ func TestExpressPassesEgress(t *testing.T) {
 				continue
 			}
 			decoy := f
-			decoy.Key, decoy.Key.Egress = f.To, true
+			decoy.Key, decoy.Key.Zone = f.To, bpf.ZoneLeaving
 			decoy.To.Src = netip.AddrPortFrom(f.To.Src.Addr().Next(), f.To.Src.Port())
 			decoy.Flags = 0
-			added, err := maps.AddFlow(table, decoy)
+			added, err := adopt.Run(&ebpf.RunOptions{Context: decoy.Adoption()})
 			check(t, err)
-			if !added {
+			if added != 1 {
 				t.Fatalf("%s: there is a record for %v at egress", name, decoy.Key)
 			}
 			decoys++
 		}
 		if decoys != 2 {
-			t.Errorf("%s: %d halves take the express path, want 2: %s", name, decoys, fmt.Sprint(flows))
+			t.Errorf("%s: %d records take the express path, want 2: %s", name, decoys, fmt.Sprint(flows))
 		}
 	}
 	streams.goOn(t)

@@ -165,7 +165,7 @@ func awaitNextHop(t *testing.T, s *setup, e expressStreams, name string, local n
 		var err error
 		last, err = s.agents[0].Flows(local)
 		check(t, err)
-		if slices.ContainsFunc(last, func(f maps.Flow) bool { return bytes.Equal(f.NextHop, mac) }) {
+		if slices.ContainsFunc(last, func(f maps.Flow) bool { return bytes.Equal(f.NextHop.MAC, mac) }) {
 			return
 		}
 	}

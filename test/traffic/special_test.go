@@ -273,14 +273,14 @@ func udpTables(t *testing.T, s *setup, c *topo.Client, r topo.Request, confirmed
 		t.Errorf("%s, %d datagrams: %d records, want 2: %v", r.To, r.Count, len(flows), flows)
 	}
 	for _, f := range flows {
-		if f.Confirmed != confirmed {
+		if f.Confirmed() != confirmed {
 			t.Errorf("%s, %d datagrams: record %v, want confirmed = %t", r.To, r.Count, describe(f), confirmed)
 		}
 	}
 }
 
 func describe(f maps.Flow) string {
-	return fmt.Sprintf("%v > %v (confirmed %t)", f.Key, f.To, f.Confirmed)
+	return fmt.Sprintf("%v > %v (confirmed %t)", f.Key, f.To, f.Confirmed())
 }
 
 // TestLargeUDP: datagrams that just fit a packet arrive whole, by every way.
