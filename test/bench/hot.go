@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	stdmaps "maps"
 	"net/netip"
 
 	"github.com/cilium/ebpf"
@@ -68,7 +69,7 @@ func measureHot(o options) (results []Result, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, network.Close()) }()
-	rig, err := newHotRig(o, network, sizes.tables())
+	rig, err := newHotRig(o, network, sizes.room(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -83,16 +84,16 @@ func measureHot(o options) (results []Result, err error) {
 	return results, err
 }
 
-// tables are the sizes of the maps that hold the flows.
-func (s hotSizes) tables() map[string]uint32 {
+// room is that for all flows that are there at once.
+func (s hotSizes) room() flowRoom {
 	few := s.few[len(s.few)-1]
-	flows := 4 * max(few, s.many)
-	return map[string]uint32{"flows4": flows, "flows6": flows, "flows_new4": 2 * few / bpf.Ways, "flows_new6": 2 * few / bpf.Ways}
+	established := 4 * max(few, s.many)
+	return flowRoom{established4: established, established6: established, opened: 2 * few}
 }
 
-// newHotRig makes a datapath whose maps have so many elements; those that aren't named have their
-// own number.
-func newHotRig(o options, network *topo.Network, sizes map[string]uint32) (*hotRig, error) {
+// newHotRig makes a datapath with so much room for flows. Other maps have so many elements; those
+// that aren't named have their own number.
+func newHotRig(o options, network *topo.Network, room flowRoom, others map[string]uint32) (*hotRig, error) {
 	rig := &hotRig{options: o, node: network.Nodes[0], packets: hotRepeat}
 	if o.quick {
 		rig.packets /= 10
@@ -108,7 +109,7 @@ func newHotRig(o options, network *topo.Network, sizes map[string]uint32) (*hotR
 	if err := fixNeighbour(rig.node, network.Nodes[1]); err != nil {
 		return nil, err
 	}
-	return rig, rig.node.Do(func() error { return rig.load(sizes) })
+	return rig, rig.node.Do(func() error { return rig.load(room, others) })
 }
 
 func (r *hotRig) close() {
@@ -125,11 +126,13 @@ func (r *hotRig) close() {
 
 // load makes the datapath with tables of the size of the measurement, and with a second so long
 // that none passes: each packet then does the same.
-func (r *hotRig) load(sizes map[string]uint32) error {
+func (r *hotRig) load(room flowRoom, others map[string]uint32) error {
 	spec, err := bpf.Spec()
 	if err != nil {
 		return err
 	}
+	sizes := room.sizes()
+	stdmaps.Copy(sizes, others)
 	for name, m := range spec.Maps {
 		m.Pinning = ebpf.PinNone
 		if size := sizes[name]; size > 0 {
@@ -149,7 +152,7 @@ func (r *hotRig) load(sizes map[string]uint32) error {
 		return err
 	}
 	r.maps, r.programs = datapath.Maps, datapath.Programs
-	if r.Collection, err = probe.Load(datapath.Maps, bpf.Ways*spec.Maps["flows_new4"].MaxEntries); err != nil {
+	if r.Collection, err = probe.Load(datapath.Maps, room.opened); err != nil {
 		return err
 	}
 	if err := r.configure(); err != nil {
@@ -285,7 +288,7 @@ func (r *hotRig) measure(sizes hotSizes) (results []Result, err error) {
 	grow := func(to uint32) error {
 		for _, f := range r.families() {
 			for _, i := range []int{0, 1, 2} { // what is established, by either hook
-				if err := f.cases[i].flows.establish(r.maps.Map("flows"+f.table), r.template, established, to); err != nil {
+				if err := newFlowTable(r.maps, f.table, r.template).fill(f.cases[i].flows, established, to); err != nil {
 					return err
 				}
 			}
