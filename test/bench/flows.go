@@ -91,12 +91,16 @@ func (f flows) frame(srcMAC, dstMAC []byte) ([]byte, error) {
 	return buffer.Bytes(), err
 }
 
+// stride is how far it is from one packet's flow to the next one's. It is odd, so that as many packets
+// as there are flows, a power of two, visit each flow once.
+const stride = 0x9e3779b1
+
 // drive tells a driver to make the packets of the first count flows, a power of two. They differ by
 // one address and one port.
 func (f flows) drive(frame []byte, count uint32) probe.Drive {
 	ip := uint32(14)
 	l4 := ip + 20
-	d := probe.Drive{Mask: count - 1, Stride: 0x9e3779b1, AddrOffset: ip + 12, IpCheckOffset: ip + 10}
+	d := probe.Drive{Mask: count - 1, Stride: stride, AddrOffset: ip + 12, IpCheckOffset: ip + 10}
 	if f.src.Addr().Is6() {
 		l4, d.AddrOffset, d.IpCheckOffset = ip+40, ip+8+12, 0
 	}

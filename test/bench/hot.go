@@ -7,6 +7,7 @@ import (
 	"fmt"
 	stdmaps "maps"
 	"net/netip"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -26,7 +27,7 @@ type hotCase struct {
 	events   []bpf.Verdict // that must come with each
 	every    bool          // each packet is of a flow that was never there before
 	services uint32        // if not 0, a power of two: each packet is for another one of so many
-	many     bool          // measured with the greatest number of flows too
+	many     bool          // measured with many flows too
 	limit    string        // the program that does the least
 }
 
@@ -39,28 +40,34 @@ type hotFamily struct {
 
 // hotSizes are the numbers of flows that packets vary among.
 type hotSizes struct {
-	few  []uint32 // the last is what new flows are measured beside
-	many uint32   // 0: not
+	few  []uint32 // all at once; the last is what new flows are measured beside
+	many []uint32 // in rising order, each by itself
 }
+
+// steps are the sizes that are measured at once, in rising order.
+func (s hotSizes) steps() [][]uint32 {
+	steps := [][]uint32{s.few}
+	for _, size := range s.many {
+		steps = append(steps, []uint32{size})
+	}
+	return steps
+}
+
+func last(sizes []uint32) uint32 { return sizes[len(sizes)-1] }
 
 // hotRig is a datapath, the programs that drive it, and the node that they run in.
 type hotRig struct {
 	options
-	harness
-	node     *topo.Node
-	maps     provider
-	programs map[string]*ebpf.Program
-	mac      []byte
-	router   []byte
-	template bpf.Flow
-	packets  uint32 // of a run
-	fresh    uint32 // number of the next flow that was never there
+	runner
+	node        *topo.Node
+	maps        provider
+	programs    map[string]*ebpf.Program
+	template    bpf.Flow
+	established uint32 // flows of each kind
 }
 
-const hotRepeat = 200_000
-
 func measureHot(o options) (results []Result, err error) {
-	sizes := hotSizes{few: []uint32{1, 1 << 10, 1 << 16}, many: 1 << 20}
+	sizes := hotSizes{few: []uint32{1, 1 << 10, 1 << 16}, many: []uint32{1 << 18, 1 << 20}}
 	if o.quick {
 		sizes = hotSizes{few: []uint32{1, 1 << 10}}
 	}
@@ -86,24 +93,20 @@ func measureHot(o options) (results []Result, err error) {
 
 // room is that for all flows that are there at once.
 func (s hotSizes) room() flowRoom {
-	few := s.few[len(s.few)-1]
-	established := 4 * max(few, s.many)
-	return flowRoom{established4: established, established6: established, opened: 2 * few}
+	established := 4 * last(slices.Concat(s.few, s.many))
+	return flowRoom{established4: established, established6: established, opened: 2 * last(s.few)}
 }
 
 // newHotRig makes a datapath with so much room for flows. Other maps have so many elements; those
 // that aren't named have their own number.
 func newHotRig(o options, network *topo.Network, room flowRoom, others map[string]uint32) (*hotRig, error) {
-	rig := &hotRig{options: o, node: network.Nodes[0], packets: hotRepeat}
-	if o.quick {
-		rig.packets /= 10
-	}
+	rig := &hotRig{options: o, node: network.Nodes[0], runner: newRunner(o)}
 	link, err := rig.node.Link("eth0")
 	if err != nil {
 		return nil, err
 	}
-	rig.mac, rig.ifindex = link.Attrs().HardwareAddr, uint32(link.Attrs().Index)
-	if rig.router, err = network.Nodes[1].MAC("eth0"); err != nil {
+	rig.to, rig.ifindex = link.Attrs().HardwareAddr, uint32(link.Attrs().Index)
+	if rig.from, err = network.Nodes[1].MAC("eth0"); err != nil {
 		return nil, err
 	}
 	if err := fixNeighbour(rig.node, network.Nodes[1]); err != nil {
@@ -199,8 +202,8 @@ func (r *hotRig) makeTemplate() error {
 	}
 	r.template = bpf.Flow{LastSeen: clock}
 	r.template.Hop.Epoch, r.template.Hop.Ifindex = state.Epoch, r.ifindex
-	copy(r.template.Hop.Dmac[:], r.router)
-	copy(r.template.Hop.Smac[:], r.mac)
+	copy(r.template.Hop.Dmac[:], r.from)
+	copy(r.template.Hop.Smac[:], r.to)
 	return nil
 }
 
@@ -284,43 +287,33 @@ func (r *hotRig) families() []hotFamily {
 }
 
 func (r *hotRig) measure(sizes hotSizes) (results []Result, err error) {
-	established := uint32(0)
-	grow := func(to uint32) error {
+	for i, step := range sizes.steps() {
+		if err := r.establish(last(step)); err != nil {
+			return nil, err
+		}
 		for _, f := range r.families() {
-			for _, i := range []int{0, 1, 2} { // what is established, by either hook
-				if err := newFlowTable(r.maps, f.table, r.template).fill(f.cases[i].flows, established, to); err != nil {
-					return err
-				}
+			got, err := r.measureFamily(f, step, func(c hotCase) bool { return i == 0 || c.many })
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", f.name, err)
 			}
+			results = append(results, got...)
 		}
-		established = to
-		return nil
-	}
-	last := sizes.few[len(sizes.few)-1]
-	if err := grow(last); err != nil {
-		return nil, err
-	}
-	for _, f := range r.families() {
-		got, err := r.measureFamily(f, sizes.few, func(hotCase) bool { return true })
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", f.name, err)
-		}
-		results = append(results, got...)
-	}
-	if sizes.many == 0 {
-		return results, nil
-	}
-	if err := grow(sizes.many); err != nil {
-		return nil, err
-	}
-	for _, f := range r.families() {
-		got, err := r.measureFamily(f, []uint32{sizes.many}, func(c hotCase) bool { return c.many })
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", f.name, err)
-		}
-		results = append(results, got...)
 	}
 	return results, nil
+}
+
+// establish adds flows of each kind until there are so many.
+func (r *hotRig) establish(count uint32) error {
+	for _, f := range r.families() {
+		table := newFlowTable(r.maps, f.table, r.template)
+		for _, c := range f.cases[:3] { // by XDP; tc's are the same
+			if err := table.fill(c.flows, r.established, count); err != nil {
+				return err
+			}
+		}
+	}
+	r.established = count
+	return nil
 }
 
 // hotLine is one case with one number of flows, and what it is compared with.
@@ -431,42 +424,12 @@ func (r *hotRig) setRewrite(f flows) error {
 	return r.Variables["rewrite6"].Set(f.record6(0, r.template))
 }
 
-func (r *hotRig) subject(name string, hook bpf.Hook, program *ebpf.Program, f flows, size uint32) *subject {
-	return &subject{name: name, measure: func() (float64, error) {
-		frame, err := f.frame(r.router, r.mac)
-		if err != nil {
-			return 0, err
-		}
-		_, ns, err := r.run(hook, program, f.drive(frame, size), r.packets)
-		return ns, err
-	}}
-}
-
 // limitSubject is a bare program; what it inserts is new each time, as waggle's new flows are.
 func (r *hotRig) limitSubject(name string, program *ebpf.Program, c hotCase, size uint32) *subject {
-	if !c.every {
-		return r.subject(name, bpf.HookXDP, program, c.flows, size)
+	if c.every {
+		return r.freshSubject(name, program, c.flows, c.services)
 	}
-	return &subject{name: name, measure: func() (float64, error) {
-		frame, err := c.flows.frame(r.router, r.mac)
-		if err != nil {
-			return 0, err
-		}
-		_, ns, err := r.run(bpf.HookXDP, program, r.freshDrive(c, frame), r.packets)
-		return ns, err
-	}}
-}
-
-// freshDrive makes packets of flows that were never there.
-func (r *hotRig) freshDrive(c hotCase, frame []byte) probe.Drive {
-	d := c.flows.drive(frame, 1<<26)
-	d.Stride = 1
-	if c.services > 0 {
-		d = c.flows.sweep(frame, c.services)
-	}
-	d.Next = r.fresh
-	r.fresh += 2 * r.packets // a run that is begun again makes more
-	return d
+	return r.subject(name, bpf.HookXDP, program, c.flows, size)
 }
 
 // waggleSubject measures a program of waggle's, and makes sure that what was measured is what the
@@ -476,14 +439,15 @@ func (r *hotRig) waggleSubject(name string, c hotCase, size uint32) *subject {
 	if c.hook == bpf.HookXDP {
 		program = r.programs["waggle_xdp"]
 	}
+	at := r.newWalk()
 	return &subject{name: name, measure: func() (float64, error) {
-		frame, err := c.flows.frame(r.router, r.mac)
+		frame, err := c.flows.frame(r.from, r.to)
 		if err != nil {
 			return 0, err
 		}
-		d := c.flows.drive(frame, size)
+		d := at.on(c.flows.drive(frame, size))
 		if c.every {
-			d = r.freshDrive(c, syn(frame))
+			d = r.freshDrive(c.flows, syn(frame), c.services)
 		}
 		before, err := counted(r.maps)
 		if err != nil {
@@ -493,6 +457,7 @@ func (r *hotRig) waggleSubject(name string, c hotCase, size uint32) *subject {
 		if err != nil {
 			return 0, err
 		}
+		at.next += ran
 		after, err := counted(r.maps)
 		if err != nil {
 			return 0, err

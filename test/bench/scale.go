@@ -119,7 +119,6 @@ type scaleRig struct {
 }
 
 func measureCurves(o options, sizes scaleSizes) (results []Result, err error) {
-	last := func(s []uint32) uint32 { return s[len(s)-1] }
 	network, err := topo.New(topo.ForXDP())
 	if err != nil {
 		return nil, err
@@ -228,7 +227,7 @@ func (r *scaleRig) curveOfBackends(sizes scaleSizes) (results []Result, err erro
 	at := netip.AddrPortFrom(serviceAddr(0), servicePort)
 	fresh := r.families()[0].cases[3]
 	fresh.flows.dst = end{at, false, false}
-	first := sizes.services[len(sizes.services)-1]
+	first := last(sizes.services)
 	for i, n := range sizes.backends {
 		if err := r.publish(1+first+uint32(i), at, n); err != nil {
 			return nil, err
