@@ -29,6 +29,8 @@ type hotCase struct {
 	services uint32        // if not 0, a power of two: each packet is for another one of so many
 	many     bool          // measured with many flows too
 	limit    string        // the program that does the least
+	parse    bool          // measured beside a bare parser too
+	beyond   bool          // with one flow, measured beyond its limit too
 }
 
 // hotFamily is what is measured of one address family.
@@ -65,6 +67,10 @@ type hotRig struct {
 	template    bpf.Flow
 	established uint32 // flows of each kind
 }
+
+// hotPrograms are those of waggle's that are measured.
+var hotPrograms = map[bpf.Hook]string{bpf.HookXDP: "waggle_xdp", bpf.HookTCIngress: "waggle_ingress",
+	bpf.HookTCPod: "waggle_pod", bpf.HookTCEgress: "waggle_egress"}
 
 func measureHot(o options) (results []Result, err error) {
 	sizes := hotSizes{few: []uint32{1, 1 << 10, 1 << 16}, many: []uint32{1 << 18, 1 << 20}}
@@ -145,11 +151,9 @@ func (r *hotRig) load(room flowRoom, others map[string]uint32) error {
 	if err := errors.Join(bpf.Fit(spec), spec.Variables["hz"].Set(uint32(1_000_000))); err != nil {
 		return err
 	}
-	for name := range spec.Programs {
-		if name != "waggle_xdp" && name != "waggle_ingress" {
-			delete(spec.Programs, name)
-		}
-	}
+	stdmaps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool {
+		return !slices.Contains(slices.Collect(stdmaps.Values(hotPrograms)), name)
+	})
 	datapath, err := ebpf.NewCollection(spec)
 	if err != nil {
 		return err
@@ -265,16 +269,18 @@ func hotCases(node netip.Addr, client, backend, local, stranger netip.Addr) []ho
 	foreign := flows{proto: unix.IPPROTO_TCP, src: end{at(further(client, 2<<16), 1024), true, true}, dst: end{at(stranger, 443), false, false}}
 	opened := []bpf.Verdict{bpf.VerdictFlowOpened}
 	return []hotCase{
-		{name: "xdp established", hook: bpf.HookXDP, flows: forward, verdict: bpf.VerdictExpress, many: true, limit: "lookup"},
+		{name: "xdp established", hook: bpf.HookXDP, flows: forward, verdict: bpf.VerdictExpress, many: true, limit: "lookup", beyond: true},
 		{name: "xdp reply", hook: bpf.HookXDP, flows: reply, verdict: bpf.VerdictExpress, many: true, limit: "lookup"},
 		{name: "xdp local backend", hook: bpf.HookXDP, flows: stack, verdict: bpf.VerdictLeftToTC, limit: "lookup"},
 		{name: "xdp new flow", hook: bpf.HookXDP, flows: fresh, verdict: bpf.VerdictExpress, events: opened, every: true, limit: "insert"},
-		{name: "xdp not ours", hook: bpf.HookXDP, flows: foreign, verdict: bpf.VerdictNotOurs, many: true},
+		{name: "xdp not ours", hook: bpf.HookXDP, flows: foreign, verdict: bpf.VerdictNotOurs, many: true, limit: "miss", parse: true},
 		{name: "tc established", hook: bpf.HookTCIngress, flows: forward, verdict: bpf.VerdictExpress, many: true, limit: "lookup"},
 		{name: "tc reply", hook: bpf.HookTCIngress, flows: reply, verdict: bpf.VerdictExpress, many: true, limit: "lookup"},
 		{name: "tc local backend", hook: bpf.HookTCIngress, flows: stack, verdict: bpf.VerdictStack, limit: "lookup"},
 		{name: "tc new flow", hook: bpf.HookTCIngress, flows: fresh, verdict: bpf.VerdictExpress, events: opened, every: true, limit: "insert"},
-		{name: "tc not ours", hook: bpf.HookTCIngress, flows: foreign, verdict: bpf.VerdictNotOurs, many: true},
+		{name: "tc not ours", hook: bpf.HookTCIngress, flows: foreign, verdict: bpf.VerdictNotOurs, many: true, limit: "miss", parse: true},
+		{name: "tc not ours, waggle_pod", hook: bpf.HookTCPod, flows: foreign, verdict: bpf.VerdictNotOurs, many: true, limit: "miss", parse: true},
+		{name: "tc not ours, waggle_egress", hook: bpf.HookTCEgress, flows: foreign, verdict: bpf.VerdictNotOurs, many: true, limit: "miss", parse: true},
 	}
 }
 
@@ -316,106 +322,6 @@ func (r *hotRig) establish(count uint32) error {
 	return nil
 }
 
-// hotLine is one case with one number of flows, and what it is compared with.
-type hotLine struct {
-	name                   string
-	waggle, limit, rewrite *subject
-	records                *subject // the writes of a new flow
-	idle                   *subject // the harness, of waggle's hook
-}
-
-func (r *hotRig) measureFamily(f hotFamily, sizes []uint32, wanted func(hotCase) bool) ([]Result, error) {
-	var lines []hotLine
-	idle := map[bpf.Hook]*subject{
-		bpf.HookXDP:       r.subject("nothing, xdp", bpf.HookXDP, r.Programs["nothing_xdp"], f.cases[0].flows, 1),
-		bpf.HookTCIngress: r.subject("nothing, tc", bpf.HookTCIngress, r.Programs["nothing_tc"], f.cases[0].flows, 1),
-	}
-	rewrite := map[bpf.Hook]*subject{
-		bpf.HookXDP:       r.subject("rewrite, xdp", bpf.HookXDP, r.Programs["rewrite_xdp"+f.table], f.cases[0].flows, 1),
-		bpf.HookTCIngress: r.subject("rewrite, tc", bpf.HookTCIngress, r.Programs["rewrite_tc"+f.table], f.cases[0].flows, 1),
-	}
-	if err := r.setRewrite(f.cases[0].flows); err != nil {
-		return nil, err
-	}
-	subjects := []*subject{idle[bpf.HookXDP], idle[bpf.HookTCIngress], rewrite[bpf.HookXDP], rewrite[bpf.HookTCIngress]}
-	limits := map[string]*subject{}
-	for _, size := range sizes {
-		for _, c := range f.cases {
-			if !wanted(c) || c.every && size != sizes[len(sizes)-1] {
-				continue
-			}
-			line := hotLine{name: fmt.Sprintf("%s, %s, %s", c.name, f.name, flowCount(size, c.every)), idle: idle[c.hook]}
-			line.waggle = r.waggleSubject(line.name, c, size)
-			subjects = append(subjects, line.waggle)
-			if c.limit != "" {
-				// the limit is a bare XDP program for either hook
-				name := fmt.Sprint(c.limit, c.flows.src, size)
-				if limits[name] == nil {
-					limits[name] = r.limitSubject(name, r.Programs[c.limit+f.table], c, size)
-					subjects = append(subjects, limits[name])
-				}
-				line.limit = limits[name]
-			}
-			if c.every && c.hook == bpf.HookXDP {
-				line.records = r.limitSubject("two records", r.Programs["record"+f.table], c, size)
-				subjects = append(subjects, line.records)
-			}
-			if c.verdict == bpf.VerdictExpress && !c.every {
-				line.rewrite = rewrite[c.hook]
-			}
-			lines = append(lines, line)
-		}
-	}
-	if err := takeTurns(r.runs, subjects); err != nil {
-		return nil, err
-	}
-	var results []Result
-	for _, l := range lines {
-		results = append(results, l.result(idle[bpf.HookXDP]))
-	}
-	return results, nil
-}
-
-func (l hotLine) result(idleXDP *subject) Result {
-	less := func(s, idle *subject) float64 { return s.median() - idle.median() }
-	res := Result{Metric: l.name, Unit: "ns", Waggle: less(l.waggle, l.idle), Peers: map[string]float64{}}
-	for _, v := range l.waggle.runs {
-		res.Runs = append(res.Runs, v-l.idle.median())
-	}
-	if l.limit != nil {
-		res.Limit = less(l.limit, idleXDP)
-	}
-	if l.records != nil {
-		res.Peers["records alone"] = less(l.records, idleXDP)
-	}
-	if l.rewrite != nil {
-		res.Peers["rewrite, no lookup"] = less(l.rewrite, l.idle)
-	}
-	return res
-}
-
-func flowCount(n uint32, every bool) string {
-	switch {
-	case every:
-		return fmt.Sprintf("beside %s flows", short(n))
-	case n == 1:
-		return "1 flow"
-	default:
-		return short(n) + " flows"
-	}
-}
-
-func short(n uint32) string {
-	switch {
-	case n >= 1<<20:
-		return fmt.Sprintf("%dM", n>>20)
-	case n >= 1<<10:
-		return fmt.Sprintf("%dk", n>>10)
-	default:
-		return fmt.Sprint(n)
-	}
-}
-
 // setRewrite tells the limit what it rewrites to.
 func (r *hotRig) setRewrite(f flows) error {
 	if f.src.Addr().Is4() {
@@ -435,10 +341,7 @@ func (r *hotRig) limitSubject(name string, program *ebpf.Program, c hotCase, siz
 // waggleSubject measures a program of waggle's, and makes sure that what was measured is what the
 // name says.
 func (r *hotRig) waggleSubject(name string, c hotCase, size uint32) *subject {
-	program := r.programs["waggle_ingress"]
-	if c.hook == bpf.HookXDP {
-		program = r.programs["waggle_xdp"]
-	}
+	program := r.programs[hotPrograms[c.hook]]
 	at := r.newWalk()
 	return &subject{name: name, measure: func() (float64, error) {
 		frame, err := c.flows.frame(r.from, r.to)

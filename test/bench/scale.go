@@ -266,9 +266,12 @@ func (r *scaleRig) curveOfFlows(sizes scaleSizes) (results []Result, err error) 
 
 // curvePoint is a line of the table, in nanoseconds beyond those of the harness.
 func curvePoint(waggle, idle, limit *subject, peers map[string]*subject) Result {
-	r := hotLine{name: waggle.name, waggle: waggle, limit: limit, idle: idle}.result(idle)
+	r := Result{Metric: waggle.name, Unit: "ns", Waggle: waggle.beyond(idle), Runs: waggle.less(idle), Peers: map[string]float64{}}
+	if limit != nil {
+		r.Limit = limit.beyond(idle)
+	}
 	for name, s := range peers {
-		r.Peers[name] = s.median() - idle.median()
+		r.Peers[name] = s.beyond(idle)
 	}
 	return r
 }
