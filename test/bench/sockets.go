@@ -238,7 +238,7 @@ type socketPlace struct {
 	name   string
 	client *socketClient
 	to     netip.AddrPort
-	other  bool // no service's: beside a peer's node, of which only connections of others are measured
+	other  bool // to a pod itself, beside a peer: of these only whole connections are measured
 }
 
 func measureSockets(o options) (results []Result, err error) {
@@ -320,20 +320,21 @@ func (f *fabric) socketPlaces(services int) (places []socketPlace, err error) {
 		places = append(places, socketPlace{name, c, netip.AddrPortFrom(serviceAddr(i), servicePort), false},
 			socketPlace{direct + " beside " + name, c, netip.AddrPortFrom(backends[i], targetPort), name != "waggle"})
 	}
-	last := len(f.Nodes) - 1
-	c, err := startSocketClient(clients[last])
-	return append(places, socketPlace{direct, c, netip.AddrPortFrom(backends[last], targetPort), false}), err
+	bare := len(f.Nodes) - 1
+	c, err := startSocketClient(clients[bare])
+	return append(places, socketPlace{direct, c, netip.AddrPortFrom(backends[bare], targetPort), false}), err
 }
 
 // direct is the way that needs no proxy.
 const direct = "direct"
 
-// socketResults measures what clients do by a cluster IP and, if it is a whole connection, what that
-// costs those who connect to a pod and so need no proxy.
+// socketResults measures what clients do by a cluster IP and, if it is a connection from its beginning
+// to its end, the same to a pod itself, which needs no proxy.
 func socketResults(what string, places []socketPlace, services, times, runs int) ([]Result, error) {
+	whole := what == doConnect || what == doCRR
 	var subjects []*subject
 	for _, p := range places {
-		if p.other && what != doCRR {
+		if p.other && !whole {
 			continue
 		}
 		subjects = append(subjects, &subject{name: p.name, measure: func() (float64, error) {
@@ -348,7 +349,7 @@ func socketResults(what string, places []socketPlace, services, times, runs int)
 	}[what]
 	among := fmt.Sprintf(", among %d services", services)
 	results := []Result{socketResult(metric+among, "waggle", subjects, []string{"nftables", "iptables", direct, direct + " beside waggle"})}
-	if what == doCRR {
+	if whole {
 		results = append(results, socketResult(metric+", to a pod itself"+among, direct+" beside waggle", subjects,
 			[]string{direct, direct + " beside nftables", direct + " beside iptables"}))
 	}
