@@ -115,12 +115,12 @@ lint: require-clang ## Check formatting, and run the static checkers
 	@files=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$files" || { echo "gofmt: $$files"; exit 1; }
 	go vet ./...
 	$(TOOLS) staticcheck ./...
-	clang-format-$(CLANG) --dry-run --Werror bpf/*.c bpf/*.h test/bench/probe/*.c
+	clang-format-$(CLANG) --dry-run --Werror bpf/*.c bpf/*.h test/bench/probe/*.c test/bench/probe/*.h
 
 .PHONY: format
 format: require-clang ## Format all sources
 	gofmt -w $$(git ls-files '*.go')
-	clang-format-$(CLANG) -i bpf/*.c bpf/*.h test/bench/probe/*.c
+	clang-format-$(CLANG) -i bpf/*.c bpf/*.h test/bench/probe/*.c test/bench/probe/*.h
 
 .PHONY: clean
 clean: ## Remove what the build has made

@@ -8,7 +8,6 @@ import (
 	"math/bits"
 	"net/netip"
 
-	"github.com/cilium/ebpf"
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 	"golang.org/x/sys/unix"
@@ -92,12 +91,16 @@ func (f flows) frame(srcMAC, dstMAC []byte) ([]byte, error) {
 	return buffer.Bytes(), err
 }
 
+// stride is how far it is from one packet's flow to the next one's. It is odd, so that as many packets
+// as there are flows, a power of two, visit each flow once.
+const stride = 0x9e3779b1
+
 // drive tells a driver to make the packets of the first count flows, a power of two. They differ by
 // one address and one port.
 func (f flows) drive(frame []byte, count uint32) probe.Drive {
 	ip := uint32(14)
 	l4 := ip + 20
-	d := probe.Drive{Mask: count - 1, Stride: 0x9e3779b1, AddrOffset: ip + 12, IpCheckOffset: ip + 10}
+	d := probe.Drive{Mask: count - 1, Stride: stride, AddrOffset: ip + 12, IpCheckOffset: ip + 10}
 	if f.src.Addr().Is6() {
 		l4, d.AddrOffset, d.IpCheckOffset = ip+40, ip+8+12, 0
 	}
@@ -163,35 +166,12 @@ func (f flows) record6(i uint32, template bpf.Flow) bpf.Flow6 {
 	return bpf.Flow6{Flow: f.record(i, template), Saddr: words(f.toSrc.of(i).Addr()), Daddr: words(f.toDst.of(i).Addr())}
 }
 
-const batch = 4096
+func (f flows) key4(i uint32) bpf.FlowKey4 {
+	src, dst := f.src.of(i), f.dst.of(i)
+	return bpf.FlowKey4{Saddr: word(src.Addr()), Daddr: word(dst.Addr()), Sport: netPort(src.Port()), Dport: netPort(dst.Port()), Proto: f.proto}
+}
 
-// establish writes the records of the flows from first to last, without last, to a table of flows.
-func (f flows) establish(table *ebpf.Map, template bpf.Flow, first, last uint32) error {
-	v6 := f.src.Addr().Is6()
-	for ; first < last; first += batch {
-		var keys4 []bpf.FlowKey4
-		var values4 []bpf.Flow4
-		var keys6 []bpf.FlowKey6
-		var values6 []bpf.Flow6
-		for i := first; i < min(last, first+batch); i++ {
-			src, dst := f.src.of(i), f.dst.of(i)
-			if v6 {
-				keys6 = append(keys6, bpf.FlowKey6{Saddr: words(src.Addr()), Daddr: words(dst.Addr()), Sport: netPort(src.Port()), Dport: netPort(dst.Port()), Proto: f.proto})
-				values6 = append(values6, f.record6(i, template))
-			} else {
-				keys4 = append(keys4, bpf.FlowKey4{Saddr: word(src.Addr()), Daddr: word(dst.Addr()), Sport: netPort(src.Port()), Dport: netPort(dst.Port()), Proto: f.proto})
-				values4 = append(values4, f.record4(i, template))
-			}
-		}
-		var err error
-		if v6 {
-			_, err = table.BatchUpdate(keys6, values6, nil)
-		} else {
-			_, err = table.BatchUpdate(keys4, values4, nil)
-		}
-		if err != nil {
-			return fmt.Errorf("write flows: %w", err)
-		}
-	}
-	return nil
+func (f flows) key6(i uint32) bpf.FlowKey6 {
+	src, dst := f.src.of(i), f.dst.of(i)
+	return bpf.FlowKey6{Saddr: words(src.Addr()), Daddr: words(dst.Addr()), Sport: netPort(src.Port()), Dport: netPort(dst.Port()), Proto: f.proto}
 }

@@ -151,7 +151,7 @@ func (r *forwardRig) attachWaggle(f *forwarder, mode string) error {
 		return err
 	}
 	f.maps = provider{}
-	for _, name := range []string{"flows4", "counters"} {
+	for _, name := range append(flowMaps("4"), "counters") {
 		if f.maps[name], err = ebpf.LoadPinnedMap(filepath.Join(agent.PinDir, "maps", name), nil); err != nil {
 			return err
 		}
@@ -356,7 +356,7 @@ func (r *forwardRig) establishedRate(f *forwarder, choice probe.Drive, packets, 
 	if err != nil {
 		return 0, err
 	}
-	if err := f.flows.establish(f.maps["flows4"], bpf.Flow{LastSeen: clock}, 0, size); err != nil {
+	if err := newFlowTable(f.maps, "4", bpf.Flow{LastSeen: clock}).fill(f.flows, 0, size); err != nil {
 		return 0, err
 	}
 	// a first time for each flow: it learns its next hop

@@ -42,13 +42,12 @@ func threadTime() (time.Duration, error) {
 // signal interrupts is begun again), and the thread's time for each, in nanoseconds. It must be
 // called in the namespace of the device.
 func (h *harness) run(hook bpf.Hook, program *ebpf.Program, d probe.Drive, packets uint32) (ran uint32, ns float64, err error) {
-	driver, slot := h.Programs["drive_tc"], h.Maps["measured_tc"]
+	driver, slot := h.Programs["drive_"+driverOf(hook)], h.Maps["measured_"+driverOf(hook)]
 	var context any = struct {
 		_                [9]uint32
 		ingress, ifindex uint32
 	}{ingress: h.ifindex, ifindex: h.ifindex}
 	if hook == bpf.HookXDP {
-		driver, slot = h.Programs["drive_xdp"], h.Maps["measured_xdp"]
 		context = struct{ data, dataEnd, dataMeta, ingress, queue, egress uint32 }{dataEnd: probe.Frame, ingress: h.ifindex}
 	}
 	if err := slot.Put(uint32(0), program); err != nil {
@@ -77,6 +76,14 @@ func (h *harness) run(hook bpf.Hook, program *ebpf.Program, d probe.Drive, packe
 	}
 	ran = now.Next - d.Next
 	return ran, float64((after - before).Nanoseconds()) / float64(ran), nil
+}
+
+// driverOf is the driver, and the kind of program, of a hook: "xdp" or "tc".
+func driverOf(hook bpf.Hook) string {
+	if hook == bpf.HookXDP {
+		return "xdp"
+	}
+	return "tc"
 }
 
 // readClock reads jiffies as the datapath does.

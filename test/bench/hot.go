@@ -5,7 +5,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	stdmaps "maps"
 	"net/netip"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -25,8 +27,10 @@ type hotCase struct {
 	events   []bpf.Verdict // that must come with each
 	every    bool          // each packet is of a flow that was never there before
 	services uint32        // if not 0, a power of two: each packet is for another one of so many
-	many     bool          // measured with the greatest number of flows too
+	many     bool          // measured with many flows too
 	limit    string        // the program that does the least
+	parse    bool          // measured beside a bare parser too
+	beyond   bool          // with one flow, measured beyond its limit too
 }
 
 // hotFamily is what is measured of one address family.
@@ -38,28 +42,38 @@ type hotFamily struct {
 
 // hotSizes are the numbers of flows that packets vary among.
 type hotSizes struct {
-	few  []uint32 // the last is what new flows are measured beside
-	many uint32   // 0: not
+	few  []uint32 // all at once; the last is what new flows are measured beside
+	many []uint32 // in rising order, each by itself
 }
+
+// steps are the sizes that are measured at once, in rising order.
+func (s hotSizes) steps() [][]uint32 {
+	steps := [][]uint32{s.few}
+	for _, size := range s.many {
+		steps = append(steps, []uint32{size})
+	}
+	return steps
+}
+
+func last(sizes []uint32) uint32 { return sizes[len(sizes)-1] }
 
 // hotRig is a datapath, the programs that drive it, and the node that they run in.
 type hotRig struct {
 	options
-	harness
-	node     *topo.Node
-	maps     provider
-	programs map[string]*ebpf.Program
-	mac      []byte
-	router   []byte
-	template bpf.Flow
-	packets  uint32 // of a run
-	fresh    uint32 // number of the next flow that was never there
+	runner
+	node        *topo.Node
+	maps        provider
+	programs    map[string]*ebpf.Program
+	template    bpf.Flow
+	established uint32 // flows of each kind
 }
 
-const hotRepeat = 200_000
+// hotPrograms are those of waggle's that are measured.
+var hotPrograms = map[bpf.Hook]string{bpf.HookXDP: "waggle_xdp", bpf.HookTCIngress: "waggle_ingress",
+	bpf.HookTCPod: "waggle_pod", bpf.HookTCEgress: "waggle_egress"}
 
 func measureHot(o options) (results []Result, err error) {
-	sizes := hotSizes{few: []uint32{1, 1 << 10, 1 << 16}, many: 1 << 20}
+	sizes := hotSizes{few: []uint32{1, 1 << 10, 1 << 16}, many: []uint32{1 << 18, 1 << 20}}
 	if o.quick {
 		sizes = hotSizes{few: []uint32{1, 1 << 10}}
 	}
@@ -68,7 +82,7 @@ func measureHot(o options) (results []Result, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, network.Close()) }()
-	rig, err := newHotRig(o, network, sizes.tables())
+	rig, err := newHotRig(o, network, sizes.room(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -83,32 +97,28 @@ func measureHot(o options) (results []Result, err error) {
 	return results, err
 }
 
-// tables are the sizes of the maps that hold the flows.
-func (s hotSizes) tables() map[string]uint32 {
-	few := s.few[len(s.few)-1]
-	flows := 4 * max(few, s.many)
-	return map[string]uint32{"flows4": flows, "flows6": flows, "flows_new4": 2 * few / bpf.Ways, "flows_new6": 2 * few / bpf.Ways}
+// room is that for all flows that are there at once.
+func (s hotSizes) room() flowRoom {
+	established := 4 * last(slices.Concat(s.few, s.many))
+	return flowRoom{established4: established, established6: established, opened: 2 * last(s.few)}
 }
 
-// newHotRig makes a datapath whose maps have so many elements; those that aren't named have their
-// own number.
-func newHotRig(o options, network *topo.Network, sizes map[string]uint32) (*hotRig, error) {
-	rig := &hotRig{options: o, node: network.Nodes[0], packets: hotRepeat}
-	if o.quick {
-		rig.packets /= 10
-	}
+// newHotRig makes a datapath with so much room for flows. Other maps have so many elements; those
+// that aren't named have their own number.
+func newHotRig(o options, network *topo.Network, room flowRoom, others map[string]uint32) (*hotRig, error) {
+	rig := &hotRig{options: o, node: network.Nodes[0], runner: newRunner(o)}
 	link, err := rig.node.Link("eth0")
 	if err != nil {
 		return nil, err
 	}
-	rig.mac, rig.ifindex = link.Attrs().HardwareAddr, uint32(link.Attrs().Index)
-	if rig.router, err = network.Nodes[1].MAC("eth0"); err != nil {
+	rig.to, rig.ifindex = link.Attrs().HardwareAddr, uint32(link.Attrs().Index)
+	if rig.from, err = network.Nodes[1].MAC("eth0"); err != nil {
 		return nil, err
 	}
 	if err := fixNeighbour(rig.node, network.Nodes[1]); err != nil {
 		return nil, err
 	}
-	return rig, rig.node.Do(func() error { return rig.load(sizes) })
+	return rig, rig.node.Do(func() error { return rig.load(room, others) })
 }
 
 func (r *hotRig) close() {
@@ -125,11 +135,13 @@ func (r *hotRig) close() {
 
 // load makes the datapath with tables of the size of the measurement, and with a second so long
 // that none passes: each packet then does the same.
-func (r *hotRig) load(sizes map[string]uint32) error {
+func (r *hotRig) load(room flowRoom, others map[string]uint32) error {
 	spec, err := bpf.Spec()
 	if err != nil {
 		return err
 	}
+	sizes := room.sizes()
+	stdmaps.Copy(sizes, others)
 	for name, m := range spec.Maps {
 		m.Pinning = ebpf.PinNone
 		if size := sizes[name]; size > 0 {
@@ -139,17 +151,15 @@ func (r *hotRig) load(sizes map[string]uint32) error {
 	if err := errors.Join(bpf.Fit(spec), spec.Variables["hz"].Set(uint32(1_000_000))); err != nil {
 		return err
 	}
-	for name := range spec.Programs {
-		if name != "waggle_xdp" && name != "waggle_ingress" {
-			delete(spec.Programs, name)
-		}
-	}
+	stdmaps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool {
+		return !slices.Contains(slices.Collect(stdmaps.Values(hotPrograms)), name)
+	})
 	datapath, err := ebpf.NewCollection(spec)
 	if err != nil {
 		return err
 	}
 	r.maps, r.programs = datapath.Maps, datapath.Programs
-	if r.Collection, err = probe.Load(datapath.Maps, bpf.Ways*spec.Maps["flows_new4"].MaxEntries); err != nil {
+	if r.Collection, err = probe.Load(datapath.Maps, room.opened); err != nil {
 		return err
 	}
 	if err := r.configure(); err != nil {
@@ -196,8 +206,8 @@ func (r *hotRig) makeTemplate() error {
 	}
 	r.template = bpf.Flow{LastSeen: clock}
 	r.template.Hop.Epoch, r.template.Hop.Ifindex = state.Epoch, r.ifindex
-	copy(r.template.Hop.Dmac[:], r.router)
-	copy(r.template.Hop.Smac[:], r.mac)
+	copy(r.template.Hop.Dmac[:], r.from)
+	copy(r.template.Hop.Smac[:], r.to)
 	return nil
 }
 
@@ -259,16 +269,18 @@ func hotCases(node netip.Addr, client, backend, local, stranger netip.Addr) []ho
 	foreign := flows{proto: unix.IPPROTO_TCP, src: end{at(further(client, 2<<16), 1024), true, true}, dst: end{at(stranger, 443), false, false}}
 	opened := []bpf.Verdict{bpf.VerdictFlowOpened}
 	return []hotCase{
-		{name: "xdp established", hook: bpf.HookXDP, flows: forward, verdict: bpf.VerdictExpress, many: true, limit: "lookup"},
+		{name: "xdp established", hook: bpf.HookXDP, flows: forward, verdict: bpf.VerdictExpress, many: true, limit: "lookup", beyond: true},
 		{name: "xdp reply", hook: bpf.HookXDP, flows: reply, verdict: bpf.VerdictExpress, many: true, limit: "lookup"},
 		{name: "xdp local backend", hook: bpf.HookXDP, flows: stack, verdict: bpf.VerdictLeftToTC, limit: "lookup"},
 		{name: "xdp new flow", hook: bpf.HookXDP, flows: fresh, verdict: bpf.VerdictExpress, events: opened, every: true, limit: "insert"},
-		{name: "xdp not ours", hook: bpf.HookXDP, flows: foreign, verdict: bpf.VerdictNotOurs, many: true},
+		{name: "xdp not ours", hook: bpf.HookXDP, flows: foreign, verdict: bpf.VerdictNotOurs, many: true, limit: "miss", parse: true},
 		{name: "tc established", hook: bpf.HookTCIngress, flows: forward, verdict: bpf.VerdictExpress, many: true, limit: "lookup"},
 		{name: "tc reply", hook: bpf.HookTCIngress, flows: reply, verdict: bpf.VerdictExpress, many: true, limit: "lookup"},
 		{name: "tc local backend", hook: bpf.HookTCIngress, flows: stack, verdict: bpf.VerdictStack, limit: "lookup"},
 		{name: "tc new flow", hook: bpf.HookTCIngress, flows: fresh, verdict: bpf.VerdictExpress, events: opened, every: true, limit: "insert"},
-		{name: "tc not ours", hook: bpf.HookTCIngress, flows: foreign, verdict: bpf.VerdictNotOurs, many: true},
+		{name: "tc not ours", hook: bpf.HookTCIngress, flows: foreign, verdict: bpf.VerdictNotOurs, many: true, limit: "miss", parse: true},
+		{name: "tc not ours, waggle_pod", hook: bpf.HookTCPod, flows: foreign, verdict: bpf.VerdictNotOurs, many: true, limit: "miss", parse: true},
+		{name: "tc not ours, waggle_egress", hook: bpf.HookTCEgress, flows: foreign, verdict: bpf.VerdictNotOurs, many: true, limit: "miss", parse: true},
 	}
 }
 
@@ -281,143 +293,33 @@ func (r *hotRig) families() []hotFamily {
 }
 
 func (r *hotRig) measure(sizes hotSizes) (results []Result, err error) {
-	established := uint32(0)
-	grow := func(to uint32) error {
+	for i, step := range sizes.steps() {
+		if err := r.establish(last(step)); err != nil {
+			return nil, err
+		}
 		for _, f := range r.families() {
-			for _, i := range []int{0, 1, 2} { // what is established, by either hook
-				if err := f.cases[i].flows.establish(r.maps.Map("flows"+f.table), r.template, established, to); err != nil {
-					return err
-				}
+			got, err := r.measureFamily(f, step, func(c hotCase) bool { return i == 0 || c.many })
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", f.name, err)
 			}
+			results = append(results, got...)
 		}
-		established = to
-		return nil
-	}
-	last := sizes.few[len(sizes.few)-1]
-	if err := grow(last); err != nil {
-		return nil, err
-	}
-	for _, f := range r.families() {
-		got, err := r.measureFamily(f, sizes.few, func(hotCase) bool { return true })
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", f.name, err)
-		}
-		results = append(results, got...)
-	}
-	if sizes.many == 0 {
-		return results, nil
-	}
-	if err := grow(sizes.many); err != nil {
-		return nil, err
-	}
-	for _, f := range r.families() {
-		got, err := r.measureFamily(f, []uint32{sizes.many}, func(c hotCase) bool { return c.many })
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", f.name, err)
-		}
-		results = append(results, got...)
 	}
 	return results, nil
 }
 
-// hotLine is one case with one number of flows, and what it is compared with.
-type hotLine struct {
-	name                   string
-	waggle, limit, rewrite *subject
-	records                *subject // the writes of a new flow
-	idle                   *subject // the harness, of waggle's hook
-}
-
-func (r *hotRig) measureFamily(f hotFamily, sizes []uint32, wanted func(hotCase) bool) ([]Result, error) {
-	var lines []hotLine
-	idle := map[bpf.Hook]*subject{
-		bpf.HookXDP:       r.subject("nothing, xdp", bpf.HookXDP, r.Programs["nothing_xdp"], f.cases[0].flows, 1),
-		bpf.HookTCIngress: r.subject("nothing, tc", bpf.HookTCIngress, r.Programs["nothing_tc"], f.cases[0].flows, 1),
-	}
-	rewrite := map[bpf.Hook]*subject{
-		bpf.HookXDP:       r.subject("rewrite, xdp", bpf.HookXDP, r.Programs["rewrite_xdp"+f.table], f.cases[0].flows, 1),
-		bpf.HookTCIngress: r.subject("rewrite, tc", bpf.HookTCIngress, r.Programs["rewrite_tc"+f.table], f.cases[0].flows, 1),
-	}
-	if err := r.setRewrite(f.cases[0].flows); err != nil {
-		return nil, err
-	}
-	subjects := []*subject{idle[bpf.HookXDP], idle[bpf.HookTCIngress], rewrite[bpf.HookXDP], rewrite[bpf.HookTCIngress]}
-	limits := map[string]*subject{}
-	for _, size := range sizes {
-		for _, c := range f.cases {
-			if !wanted(c) || c.every && size != sizes[len(sizes)-1] {
-				continue
+// establish adds flows of each kind until there are so many.
+func (r *hotRig) establish(count uint32) error {
+	for _, f := range r.families() {
+		table := newFlowTable(r.maps, f.table, r.template)
+		for _, c := range f.cases[:3] { // by XDP; tc's are the same
+			if err := table.fill(c.flows, r.established, count); err != nil {
+				return err
 			}
-			line := hotLine{name: fmt.Sprintf("%s, %s, %s", c.name, f.name, flowCount(size, c.every)), idle: idle[c.hook]}
-			line.waggle = r.waggleSubject(line.name, c, size)
-			subjects = append(subjects, line.waggle)
-			if c.limit != "" {
-				// the limit is a bare XDP program for either hook
-				name := fmt.Sprint(c.limit, c.flows.src, size)
-				if limits[name] == nil {
-					limits[name] = r.limitSubject(name, r.Programs[c.limit+f.table], c, size)
-					subjects = append(subjects, limits[name])
-				}
-				line.limit = limits[name]
-			}
-			if c.every && c.hook == bpf.HookXDP {
-				line.records = r.limitSubject("two records", r.Programs["record"+f.table], c, size)
-				subjects = append(subjects, line.records)
-			}
-			if c.verdict == bpf.VerdictExpress && !c.every {
-				line.rewrite = rewrite[c.hook]
-			}
-			lines = append(lines, line)
 		}
 	}
-	if err := takeTurns(r.runs, subjects); err != nil {
-		return nil, err
-	}
-	var results []Result
-	for _, l := range lines {
-		results = append(results, l.result(idle[bpf.HookXDP]))
-	}
-	return results, nil
-}
-
-func (l hotLine) result(idleXDP *subject) Result {
-	less := func(s, idle *subject) float64 { return s.median() - idle.median() }
-	res := Result{Metric: l.name, Unit: "ns", Waggle: less(l.waggle, l.idle), Peers: map[string]float64{}}
-	for _, v := range l.waggle.runs {
-		res.Runs = append(res.Runs, v-l.idle.median())
-	}
-	if l.limit != nil {
-		res.Limit = less(l.limit, idleXDP)
-	}
-	if l.records != nil {
-		res.Peers["records alone"] = less(l.records, idleXDP)
-	}
-	if l.rewrite != nil {
-		res.Peers["rewrite, no lookup"] = less(l.rewrite, l.idle)
-	}
-	return res
-}
-
-func flowCount(n uint32, every bool) string {
-	switch {
-	case every:
-		return fmt.Sprintf("beside %s flows", short(n))
-	case n == 1:
-		return "1 flow"
-	default:
-		return short(n) + " flows"
-	}
-}
-
-func short(n uint32) string {
-	switch {
-	case n >= 1<<20:
-		return fmt.Sprintf("%dM", n>>20)
-	case n >= 1<<10:
-		return fmt.Sprintf("%dk", n>>10)
-	default:
-		return fmt.Sprint(n)
-	}
+	r.established = count
+	return nil
 }
 
 // setRewrite tells the limit what it rewrites to.
@@ -428,59 +330,27 @@ func (r *hotRig) setRewrite(f flows) error {
 	return r.Variables["rewrite6"].Set(f.record6(0, r.template))
 }
 
-func (r *hotRig) subject(name string, hook bpf.Hook, program *ebpf.Program, f flows, size uint32) *subject {
-	return &subject{name: name, measure: func() (float64, error) {
-		frame, err := f.frame(r.router, r.mac)
-		if err != nil {
-			return 0, err
-		}
-		_, ns, err := r.run(hook, program, f.drive(frame, size), r.packets)
-		return ns, err
-	}}
-}
-
 // limitSubject is a bare program; what it inserts is new each time, as waggle's new flows are.
 func (r *hotRig) limitSubject(name string, program *ebpf.Program, c hotCase, size uint32) *subject {
-	if !c.every {
-		return r.subject(name, bpf.HookXDP, program, c.flows, size)
+	if c.every {
+		return r.freshSubject(name, program, c.flows, c.services)
 	}
-	return &subject{name: name, measure: func() (float64, error) {
-		frame, err := c.flows.frame(r.router, r.mac)
-		if err != nil {
-			return 0, err
-		}
-		_, ns, err := r.run(bpf.HookXDP, program, r.freshDrive(c, frame), r.packets)
-		return ns, err
-	}}
-}
-
-// freshDrive makes packets of flows that were never there.
-func (r *hotRig) freshDrive(c hotCase, frame []byte) probe.Drive {
-	d := c.flows.drive(frame, 1<<26)
-	d.Stride = 1
-	if c.services > 0 {
-		d = c.flows.sweep(frame, c.services)
-	}
-	d.Next = r.fresh
-	r.fresh += 2 * r.packets // a run that is begun again makes more
-	return d
+	return r.subject(name, bpf.HookXDP, program, c.flows, size)
 }
 
 // waggleSubject measures a program of waggle's, and makes sure that what was measured is what the
 // name says.
 func (r *hotRig) waggleSubject(name string, c hotCase, size uint32) *subject {
-	program := r.programs["waggle_ingress"]
-	if c.hook == bpf.HookXDP {
-		program = r.programs["waggle_xdp"]
-	}
+	program := r.programs[hotPrograms[c.hook]]
+	at := r.newWalk()
 	return &subject{name: name, measure: func() (float64, error) {
-		frame, err := c.flows.frame(r.router, r.mac)
+		frame, err := c.flows.frame(r.from, r.to)
 		if err != nil {
 			return 0, err
 		}
-		d := c.flows.drive(frame, size)
+		d := at.on(c.flows.drive(frame, size))
 		if c.every {
-			d = r.freshDrive(c, syn(frame))
+			d = r.freshDrive(c.flows, syn(frame), c.services)
 		}
 		before, err := counted(r.maps)
 		if err != nil {
@@ -490,6 +360,7 @@ func (r *hotRig) waggleSubject(name string, c hotCase, size uint32) *subject {
 		if err != nil {
 			return 0, err
 		}
+		at.next += ran
 		after, err := counted(r.maps)
 		if err != nil {
 			return 0, err

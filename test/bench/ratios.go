@@ -16,10 +16,14 @@ import (
 // maxLoss is how much of a ratio may be lost, as a fraction.
 const maxLoss = 0.25
 
+// parseAlone is a peer that takes so few nanoseconds that its ratio is noise.
+const parseAlone = "parse"
+
 // ratioName is what a ratio is recorded under.
 func ratioName(metric, other string) string { return metric + " / " + other }
 
-// allRatios leaves out p99: one run of a shared machine has too few of the worst to compare.
+// allRatios leaves out p99: one run of a shared machine has too few of the worst to compare. And it
+// leaves out parseAlone.
 func allRatios(results []Result) map[string]float64 {
 	all := map[string]float64{}
 	for _, r := range results {
@@ -27,7 +31,9 @@ func allRatios(results []Result) map[string]float64 {
 			continue
 		}
 		for other, ratio := range r.ratios() {
-			all[ratioName(r.Metric, other)] = math.Round(ratio*1000) / 1000
+			if other != parseAlone {
+				all[ratioName(r.Metric, other)] = math.Round(ratio*1000) / 1000
+			}
 		}
 	}
 	return all

@@ -13,7 +13,7 @@ func TestRatios(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "ratios.json")
 	measured := func(ns, kpps float64) []Result {
 		return []Result{
-			{Metric: "cost", Waggle: ns, Limit: 50, Peers: map[string]float64{"peer": 200, "absent": 0}},
+			{Metric: "cost", Waggle: ns, Limit: 50, Peers: map[string]float64{"peer": 200, "absent": 0, parseAlone: 2}},
 			{Metric: "cost p99", Waggle: ns, Limit: 1},
 			{Metric: "rate", Waggle: kpps, Higher: true, Peers: map[string]float64{"peer": 1000}},
 		}

@@ -56,10 +56,12 @@ func memoryResults(rows []mapMemory, service Result) (results []Result) {
 		results = append(results, Result{Metric: metric, Unit: unit, Waggle: value, Runs: []float64{value}})
 	}
 	line("memory of all maps, empty", "MB", empty/1e6)
-	line("memory of a flow, two records, IPv4", "bytes", 2*element["flows4"])
-	line("memory of a flow, two records, IPv6", "bytes", 2*element["flows6"])
-	line("memory of a flow that is not confirmed, IPv4", "bytes", 2*element["flows_new4"]/float64(bpf.Ways))
-	line("memory of a flow that is not confirmed, IPv6", "bytes", 2*element["flows_new6"]/float64(bpf.Ways))
+	established4, opened4 := flowMemory(element, "4")
+	established6, opened6 := flowMemory(element, "6")
+	line("memory of a flow, two records, IPv4", "bytes", established4)
+	line("memory of a flow, two records, IPv6", "bytes", established6)
+	line("memory of a flow that is not confirmed, IPv4", "bytes", opened4)
+	line("memory of a flow that is not confirmed, IPv6", "bytes", opened6)
 	line("memory of an endpoint, backend and slot", "bytes", element["backends"]+element["slots"])
 	return results
 }
@@ -117,15 +119,14 @@ type scaleRig struct {
 }
 
 func measureCurves(o options, sizes scaleSizes) (results []Result, err error) {
-	last := func(s []uint32) uint32 { return s[len(s)-1] }
 	network, err := topo.New(topo.ForXDP())
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, network.Close()) }()
 	endpoints := last(sizes.services) + last(sizes.backends)
-	hot, err := newHotRig(o, network, map[string]uint32{
-		"flows4": 2 * last(sizes.flows), "flows6": 16, "flows_new4": 1 << 17 / bpf.Ways,
+	room := flowRoom{established4: 2 * last(sizes.flows), established6: 16, opened: 1 << 17}
+	hot, err := newHotRig(o, network, room, map[string]uint32{
 		"services4": 2 * last(sizes.services), "backends": endpoints + 1<<17, "slots": 4 * endpoints,
 	})
 	if err != nil {
@@ -226,7 +227,7 @@ func (r *scaleRig) curveOfBackends(sizes scaleSizes) (results []Result, err erro
 	at := netip.AddrPortFrom(serviceAddr(0), servicePort)
 	fresh := r.families()[0].cases[3]
 	fresh.flows.dst = end{at, false, false}
-	first := sizes.services[len(sizes.services)-1]
+	first := last(sizes.services)
 	for i, n := range sizes.backends {
 		if err := r.publish(1+first+uint32(i), at, n); err != nil {
 			return nil, err
@@ -247,7 +248,7 @@ func (r *scaleRig) curveOfFlows(sizes scaleSizes) (results []Result, err error) 
 	made := uint32(0)
 	for _, n := range sizes.flows {
 		for _, c := range []hotCase{established, reply} {
-			if err := c.flows.establish(r.maps.Map("flows4"), r.template, made, n); err != nil {
+			if err := newFlowTable(r.maps, family.table, r.template).fill(c.flows, made, n); err != nil {
 				return nil, err
 			}
 		}
@@ -265,9 +266,12 @@ func (r *scaleRig) curveOfFlows(sizes scaleSizes) (results []Result, err error) 
 
 // curvePoint is a line of the table, in nanoseconds beyond those of the harness.
 func curvePoint(waggle, idle, limit *subject, peers map[string]*subject) Result {
-	r := hotLine{name: waggle.name, waggle: waggle, limit: limit, idle: idle}.result(idle)
+	r := Result{Metric: waggle.name, Unit: "ns", Waggle: waggle.beyond(idle), Runs: waggle.less(idle), Peers: map[string]float64{}}
+	if limit != nil {
+		r.Limit = limit.beyond(idle)
+	}
 	for name, s := range peers {
-		r.Peers[name] = s.median() - idle.median()
+		r.Peers[name] = s.beyond(idle)
 	}
 	return r
 }

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"time"
 
@@ -237,6 +238,7 @@ type socketPlace struct {
 	name   string
 	client *socketClient
 	to     netip.AddrPort
+	other  bool // to a pod itself, beside a peer: of these only whole connections are measured
 }
 
 func measureSockets(o options) (results []Result, err error) {
@@ -265,11 +267,11 @@ func measureSockets(o options) (results []Result, err error) {
 		}
 	}
 	for _, what := range []string{doUDP, doConnect, doCRR, doRR} {
-		got, err := socketResult(what, places, services, times, o.runs)
+		got, err := socketResults(what, places, services, times, o.runs)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", what, err)
 		}
-		results = append(results, got)
+		results = append(results, got...)
 	}
 	return results, nil
 }
@@ -315,33 +317,54 @@ func (f *fabric) socketPlaces(services int) (places []socketPlace, err error) {
 		if err != nil {
 			return nil, err
 		}
-		places = append(places, socketPlace{name, c, netip.AddrPortFrom(serviceAddr(i), servicePort)})
-		if name == "waggle" {
-			places = append(places, socketPlace{"direct beside waggle", c, netip.AddrPortFrom(backends[i], targetPort)})
-		}
+		places = append(places, socketPlace{name, c, netip.AddrPortFrom(serviceAddr(i), servicePort), false},
+			socketPlace{direct + " beside " + name, c, netip.AddrPortFrom(backends[i], targetPort), name != "waggle"})
 	}
-	last := len(f.Nodes) - 1
-	c, err := startSocketClient(clients[last])
-	return append(places, socketPlace{"direct", c, netip.AddrPortFrom(backends[last], targetPort)}), err
+	bare := len(f.Nodes) - 1
+	c, err := startSocketClient(clients[bare])
+	return append(places, socketPlace{direct, c, netip.AddrPortFrom(backends[bare], targetPort), false}), err
 }
 
-func socketResult(what string, places []socketPlace, services, times, runs int) (Result, error) {
+// direct is the way that needs no proxy.
+const direct = "direct"
+
+// socketResults measures what clients do by a cluster IP and, if it is a connection from its beginning
+// to its end, the same to a pod itself, which needs no proxy.
+func socketResults(what string, places []socketPlace, services, times, runs int) ([]Result, error) {
+	whole := what == doConnect || what == doCRR
 	var subjects []*subject
 	for _, p := range places {
+		if p.other && !whole {
+			continue
+		}
 		subjects = append(subjects, &subject{name: p.name, measure: func() (float64, error) {
 			return p.client.ask(socketRequest{What: what, To: p.to, Times: times})
 		}})
 	}
 	if err := takeTurns(runs, subjects); err != nil {
-		return Result{}, err
+		return nil, err
 	}
 	metric := map[string]string{
 		doUDP: "connect() of a UDP socket", doConnect: "connect and close", doCRR: "connect, request, response, close", doRR: "request and response",
 	}[what]
-	r := Result{Metric: fmt.Sprintf("%s, among %d services", metric, services), Unit: "us", Waggle: subjects[0].median(),
-		Runs: subjects[0].runs, Peers: map[string]float64{}}
-	for _, s := range subjects[1:] {
-		r.Peers[s.name] = s.median()
+	among := fmt.Sprintf(", among %d services", services)
+	results := []Result{socketResult(metric+among, "waggle", subjects, []string{"nftables", "iptables", direct, direct + " beside waggle"})}
+	if whole {
+		results = append(results, socketResult(metric+", to a pod itself"+among, direct+" beside waggle", subjects,
+			[]string{direct, direct + " beside nftables", direct + " beside iptables"}))
 	}
-	return r, nil
+	return results, nil
+}
+
+// socketResult compares one of the subjects with those of the others that were measured.
+func socketResult(metric, waggle string, subjects []*subject, peers []string) Result {
+	r := Result{Metric: metric, Unit: "us", Peers: map[string]float64{}}
+	for _, s := range subjects {
+		if s.name == waggle {
+			r.Waggle, r.Runs = s.median(), s.runs
+		} else if slices.Contains(peers, s.name) {
+			r.Peers[s.name] = s.median()
+		}
+	}
+	return r
 }

@@ -32,6 +32,17 @@ func takeTurns(times int, subjects []*subject) error {
 
 func (s *subject) median() float64 { return median(s.runs) }
 
+// beyond is how much longer it takes than another subject.
+func (s *subject) beyond(other *subject) float64 { return s.median() - other.median() }
+
+// less are the runs less the median of another subject.
+func (s *subject) less(other *subject) (runs []float64) {
+	for _, v := range s.runs {
+		runs = append(runs, v-other.median())
+	}
+	return runs
+}
+
 func median(values []float64) float64 {
 	sorted := slices.Sorted(slices.Values(values))
 	if len(sorted)%2 == 0 {

@@ -2,58 +2,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
 /*
- * What the benchmarks measure with. A driver makes each packet anew, of
- * another flow than the one before, and calls the program that is measured by
- * a tail call, so that one system call runs it a hundred thousand times. The
- * others are the limits: the least that a program must do to reach the same.
+ * What the benchmarks measure with, beside the drivers: the limits, which are
+ * the least that a program must do to reach the same.
  */
 
-#include "../../../bpf/checksum.h"
+#include "drive.h"
 #include "../../../bpf/flow.h"
 #include "../../../bpf/service.h"
-#include <linux/pkt_cls.h>
 
-#define FRAME 96 /* bytes; they hold all headers of both families */
-/* A flow's number is split: so many bits count its port, the others its address. */
-#define PORT_BITS 14
-
-/* Written by the benchmark before each run. */
-struct drive {
-	__u64 frame[FRAME / 8];
-	__u32 addr_offset; /* of the (last) word of the address that varies */
-	__u32 port_offset;
-	__u32 ip_check_offset; /* 0: there is none, as in IPv6 */
-	__u32 l4_check_offset;
-	__u32 addr; /* of flow 0, host byte order */
-	__u32 port;
-	__u32 mask; /* the number of flows, a power of two, less one */
-	__u32 stride; /* odd: how far it is to the next packet's flow */
-	__u32 next;
-	__u32 client_offset; /* not 0: of a second address, which moves on when all flows have been */
-	__u32 client; /* the first of those, host byte order */
-	__u32 client_shift; /* log2 of the number of flows */
-	__u32 clock; /* jiffies, as the datapath reads them */
-	__u64 missed; /* what the lookups did not find */
-	__u64 failed; /* what could not be inserted */
-};
-
-struct drive driven;
 struct flow4 rewrite4;
 struct flow6 rewrite6;
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u32);
-} measured_xdp SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u32);
-} measured_tc SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -80,76 +38,10 @@ struct {
 	__type(value, struct tally);
 } delivered SEC(".maps");
 
-static __always_inline bool next_packet(void *data, void *end)
-{
-	__be32 *client = data + (driven.client_offset & 63);
-	__be32 *addr = data + (driven.addr_offset & 63);
-	__be16 *port = data + (driven.port_offset & 63);
-	__u16 *l4_check = data + (driven.l4_check_offset & 127);
-	__u16 *ip_check = data + (driven.ip_check_offset & 63);
-	__u64 *words = data;
-	__u32 number, flow;
-	__u64 diff;
-	int i;
-
-	if (data + FRAME > end || (void *)(client + 1) > end || (void *)(addr + 1) > end ||
-	    (void *)(port + 1) > end || (void *)(l4_check + 1) > end ||
-	    (void *)(ip_check + 1) > end)
-		return false;
-#pragma unroll
-	for (i = 0; i < FRAME / 8; i++)
-		words[i] = driven.frame[i];
-	number = driven.next++;
-	flow = (number * driven.stride) & driven.mask;
-	diff = (__u32) ~*addr;
-	*addr = bpf_htonl(driven.addr + (flow >> PORT_BITS));
-	diff += *addr;
-	if (driven.client_offset) {
-		diff += (__u32) ~*client;
-		*client = bpf_htonl(driven.client + (number >> driven.client_shift));
-		diff += *client;
-	}
-	if (driven.ip_check_offset)
-		*ip_check = csum_apply(*ip_check, diff);
-	diff += (__u16) ~*port;
-	*port = bpf_htons(driven.port + (flow & ((1 << PORT_BITS) - 1)));
-	*l4_check = csum_apply(*l4_check, diff + *port);
-	return true;
-}
-
-SEC("xdp")
-int drive_xdp(struct xdp_md *ctx)
-{
-	if (next_packet((void *)(long)ctx->data, (void *)(long)ctx->data_end))
-		bpf_tail_call(ctx, &measured_xdp, 0);
-	return XDP_ABORTED;
-}
-
-SEC("tc")
-int drive_tc(struct __sk_buff *skb)
-{
-	if (next_packet((void *)(long)skb->data, (void *)(long)skb->data_end))
-		bpf_tail_call(skb, &measured_tc, 0);
-	return TC_ACT_SHOT;
-}
-
-/* The harness's own cost. */
-SEC("xdp")
-int nothing_xdp(struct xdp_md *ctx)
-{
-	return XDP_PASS;
-}
-
 SEC("xdp")
 int drop_xdp(struct xdp_md *ctx)
 {
 	return XDP_DROP;
-}
-
-SEC("tc")
-int nothing_tc(struct __sk_buff *skb)
-{
-	return TC_ACT_UNSPEC;
 }
 
 SEC("xdp")
@@ -159,46 +51,92 @@ int read_clock(struct xdp_md *ctx)
 	return XDP_PASS;
 }
 
-struct frame4 {
-	struct ethhdr eth;
-	struct iphdr ip;
-	struct tcphdr tcp;
-} __attribute__((packed));
-
-struct frame6 {
-	struct ethhdr eth;
-	struct ipv6hdr ip;
-	struct tcphdr tcp;
-} __attribute__((packed));
-
-static __always_inline bool tuple4(void *data, void *end, struct tuple *t)
+/* What a parser has read must be in memory: the compiler can't leave it out. */
+static __always_inline void keep(const struct tuple *t)
 {
-	struct frame4 *f = data;
+	asm volatile("" : : "r"(t) : "memory");
+}
 
-	if ((void *)(f + 1) > end)
+static __always_inline bool parse_tcp(void *l4, void *end, __s32 len, struct tuple *t)
+{
+	struct tcphdr *tcp = l4;
+
+	if ((void *)(tcp + 1) > end || len < (__s32)sizeof(*tcp))
 		return false;
-	t->saddr.word[0] = f->ip.saddr;
-	t->daddr.word[0] = f->ip.daddr;
-	t->sport = f->tcp.source;
-	t->dport = f->tcp.dest;
-	t->proto = f->ip.protocol;
-	t->egress = 0;
+	t->sport = tcp->source;
+	t->dport = tcp->dest;
 	return true;
 }
 
-static __always_inline bool tuple6(void *data, void *end, struct tuple *t)
+static __always_inline bool parse4(void *data, void *end, struct tuple *t)
 {
-	struct frame6 *f = data;
+	struct iphdr *ip = data + ETH_HLEN;
+	__u32 header;
 
-	if ((void *)(f + 1) > end)
+	if ((void *)(ip + 1) > end || ip->version != 4)
 		return false;
-	addr_copy(AF_INET6, t->saddr.word, f->ip.saddr.in6_u.u6_addr32);
-	addr_copy(AF_INET6, t->daddr.word, f->ip.daddr.in6_u.u6_addr32);
-	t->sport = f->tcp.source;
-	t->dport = f->tcp.dest;
-	t->proto = f->ip.nexthdr;
-	t->egress = 0;
-	return true;
+	header = ip->ihl * 4;
+	if (header < sizeof(*ip) || ip->frag_off & bpf_htons(IP_MORE_OR_OFFSET) ||
+	    ip->protocol != IPPROTO_TCP)
+		return false;
+	t->saddr.word[0] = ip->saddr;
+	t->daddr.word[0] = ip->daddr;
+	t->proto = ip->protocol;
+	return parse_tcp((void *)ip + header, end, bpf_ntohs(ip->tot_len) - header, t);
+}
+
+static __always_inline bool parse6(void *data, void *end, struct tuple *t)
+{
+	struct ipv6hdr *ip = data + ETH_HLEN;
+
+	if ((void *)(ip + 1) > end || ip->version != 6 || ip->nexthdr != IPPROTO_TCP)
+		return false;
+	addr_copy(AF_INET6, t->saddr.word, ip->saddr.in6_u.u6_addr32);
+	addr_copy(AF_INET6, t->daddr.word, ip->daddr.in6_u.u6_addr32);
+	t->proto = ip->nexthdr;
+	return parse_tcp(ip + 1, end, bpf_ntohs(ip->payload_len), t);
+}
+
+/*
+ * What must be read and checked before a packet's tuple is known, from the link
+ * layer to the ports, and no lookup. It is not the datapath's own parser, so that
+ * it stays the same when that changes.
+ */
+SEC("xdp")
+int parse_xdp(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = data;
+	struct tuple t = {};
+	bool ok = false;
+
+	if ((void *)(eth + 1) > end)
+		return XDP_ABORTED;
+	if (eth->h_proto == bpf_htons(ETH_P_IP))
+		ok = parse4(data, end, &t);
+	else if (eth->h_proto == bpf_htons(ETH_P_IPV6))
+		ok = parse6(data, end, &t);
+	if (!ok)
+		driven.missed++;
+	keep(&t);
+	return XDP_PASS;
+}
+
+SEC("tc")
+int parse_tc(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct tuple t = {};
+	bool ok = false;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		ok = parse4(data, end, &t);
+	else if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		ok = parse6(data, end, &t);
+	if (!ok)
+		driven.missed++;
+	keep(&t);
+	return TC_ACT_UNSPEC;
 }
 
 /* Limit: one lookup in the table of flows. */
@@ -223,6 +161,31 @@ int lookup6(struct xdp_md *ctx)
 		return XDP_ABORTED;
 	if (!flow_lookup(AF_INET6, true, &t))
 		driven.missed++;
+	return XDP_PASS;
+}
+
+/* Limit of a packet that is nobody's: one lookup, which finds nothing. */
+SEC("xdp")
+int miss4(struct xdp_md *ctx)
+{
+	struct tuple t;
+
+	if (!tuple4((void *)(long)ctx->data, (void *)(long)ctx->data_end, &t))
+		return XDP_ABORTED;
+	if (flow_lookup(AF_INET, true, &t))
+		driven.failed++;
+	return XDP_PASS;
+}
+
+SEC("xdp")
+int miss6(struct xdp_md *ctx)
+{
+	struct tuple t;
+
+	if (!tuple6((void *)(long)ctx->data, (void *)(long)ctx->data_end, &t))
+		return XDP_ABORTED;
+	if (flow_lookup(AF_INET6, true, &t))
+		driven.failed++;
 	return XDP_PASS;
 }
 

@@ -47,3 +47,26 @@ func Load(replacements map[string]*ebpf.Map, bare uint32) (*ebpf.Collection, err
 	}
 	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: used})
 }
+
+// LoadTable loads the programs of table.c. The tables of a family ("4" or "6") have room for so many
+// records.
+func LoadTable(family string, records uint32) (*ebpf.Collection, error) {
+	spec, err := loadTable()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range []string{"own", "hash", "lru"} {
+		spec.Maps[name+family].MaxEntries = records
+	}
+	for _, m := range spec.Maps {
+		m.Pinning = ebpf.PinNone
+	}
+	for _, f := range []string{"4", "6"} {
+		spec.Maps["flows_new"+f].MaxEntries = 16
+	}
+	spec.Maps["flows_new"+family].MaxEntries = records / bpf.Ways
+	if err := bpf.Fit(spec); err != nil {
+		return nil, err
+	}
+	return ebpf.NewCollection(spec)
+}

@@ -65,8 +65,12 @@ const (
 	probeProgInsert6             = "insert6"
 	probeProgLookup4             = "lookup4"
 	probeProgLookup6             = "lookup6"
+	probeProgMiss4               = "miss4"
+	probeProgMiss6               = "miss6"
 	probeProgNothingTc           = "nothing_tc"
 	probeProgNothingXdp          = "nothing_xdp"
+	probeProgParseTc             = "parse_tc"
+	probeProgParseXdp            = "parse_xdp"
 	probeProgReadClock           = "read_clock"
 	probeProgRecord4             = "record4"
 	probeProgRecord6             = "record6"
@@ -148,8 +152,12 @@ type probeProgramSpecs struct {
 	Insert6     *ebpf.ProgramSpec `ebpf:"insert6"`
 	Lookup4     *ebpf.ProgramSpec `ebpf:"lookup4"`
 	Lookup6     *ebpf.ProgramSpec `ebpf:"lookup6"`
+	Miss4       *ebpf.ProgramSpec `ebpf:"miss4"`
+	Miss6       *ebpf.ProgramSpec `ebpf:"miss6"`
 	NothingTc   *ebpf.ProgramSpec `ebpf:"nothing_tc"`
 	NothingXdp  *ebpf.ProgramSpec `ebpf:"nothing_xdp"`
+	ParseTc     *ebpf.ProgramSpec `ebpf:"parse_tc"`
+	ParseXdp    *ebpf.ProgramSpec `ebpf:"parse_xdp"`
 	ReadClock   *ebpf.ProgramSpec `ebpf:"read_clock"`
 	Record4     *ebpf.ProgramSpec `ebpf:"record4"`
 	Record6     *ebpf.ProgramSpec `ebpf:"record6"`
@@ -313,8 +321,12 @@ type probePrograms struct {
 	Insert6     *ebpf.Program `ebpf:"insert6"`
 	Lookup4     *ebpf.Program `ebpf:"lookup4"`
 	Lookup6     *ebpf.Program `ebpf:"lookup6"`
+	Miss4       *ebpf.Program `ebpf:"miss4"`
+	Miss6       *ebpf.Program `ebpf:"miss6"`
 	NothingTc   *ebpf.Program `ebpf:"nothing_tc"`
 	NothingXdp  *ebpf.Program `ebpf:"nothing_xdp"`
+	ParseTc     *ebpf.Program `ebpf:"parse_tc"`
+	ParseXdp    *ebpf.Program `ebpf:"parse_xdp"`
 	ReadClock   *ebpf.Program `ebpf:"read_clock"`
 	Record4     *ebpf.Program `ebpf:"record4"`
 	Record6     *ebpf.Program `ebpf:"record6"`
@@ -335,8 +347,12 @@ func (p *probePrograms) Close() error {
 		p.Insert6,
 		p.Lookup4,
 		p.Lookup6,
+		p.Miss4,
+		p.Miss6,
 		p.NothingTc,
 		p.NothingXdp,
+		p.ParseTc,
+		p.ParseXdp,
 		p.ReadClock,
 		p.Record4,
 		p.Record6,
