@@ -27,7 +27,7 @@ struct choice {
 	__u32 where;
 	__u32 tag;
 	__u32 choice; /* which of the key's */
-	__u32 pad;
+	__u32 age; /* of the record there, in uses of others of the set; 0: nothing is chosen */
 };
 
 /* What the next look for twins is about: a record, or none. */
@@ -46,52 +46,59 @@ struct workspace {
 	struct settling settling;
 };
 
-/* One way may be better than the best so far: FREE, or used less recently. */
-static __always_inline bool way_better(const struct flow_ways *set, __u32 way, __u32 tag,
-				       __u32 *oldest)
+/*
+ * Looks for a way in one set, from way `first` on. Returns 1 if one is FREE;
+ * else `best` becomes that of the unconfirmed record, but for `spare`, that was
+ * used less recently than what it is now, if there is one.
+ */
+__noinline int way_choose_in(int family, __u32 index, __u32 first, __u32 spare, struct choice *best)
 {
-	__u32 age = (__u16)(set->ticks - set->used[way & (WAYS - 1)]) + 1;
+	struct flow_ways *set = flow_set(family_of(family), index);
+	__u32 i, way, tag, age;
 
-	if ((tag & (WAY_MASK | STATE_CONFIRMED)) != WAY_LIVE || age <= *oldest)
-		return false;
-	*oldest = age;
-	return true;
+	if (!set || !best)
+		return 0;
+	for (i = 0; i < WAYS; i++) {
+		way = (first + i) & (WAYS - 1);
+		tag = tag_read(set, way);
+		age = (__u16)(set->ticks - set->used[way]) + 1;
+		if ((tag & WAY_MASK) == WAY_FREE)
+			age = ~0U;
+		else if ((tag & (WAY_MASK | STATE_CONFIRMED)) != WAY_LIVE ||
+			 index * WAYS + way == spare)
+			continue;
+		if (age <= best->age)
+			continue;
+		best->where = index * WAYS + way;
+		best->tag = tag;
+		best->age = age;
+		if (age == ~0U)
+			return 1;
+	}
+	return 0;
 }
 
 /*
  * Chooses a way for a new record: a FREE one in the first choice that has one;
  * else that of the unconfirmed record that was used least recently, of the
- * first two choices, or of a later one. Never `spare`.
+ * first two choices, or of a later one. Never `spare`. 0: there is none.
  */
 __noinline int way_choose(int family, __u64 hash, __u32 spare, struct choice *best)
 {
-	__u32 c, i, way, tag, index, oldest = 0;
-	struct flow_ways *set;
+	__u32 c, before;
 
 	if (!best)
 		return 0;
-	best->where = NOWHERE;
+	best->age = 0;
 	for (c = 0; c < CHOICES; c++) {
-		index = hash_set(family, hash, c);
-		set = flow_set(family, index);
-		if (!set)
-			return 0;
-		for (i = 0; i < WAYS; i++) {
-			way = (hash_way(hash) + i) & (WAYS - 1);
-			tag = tag_read(set, way);
-			if ((tag & WAY_MASK) == WAY_FREE) {
-				best->where = index * WAYS + way;
-				best->tag = tag;
-				best->choice = c;
-				return 1;
-			}
-			if (index * WAYS + way != spare && way_better(set, way, tag, &oldest)) {
-				best->where = index * WAYS + way;
-				best->tag = tag;
-				best->choice = c;
-			}
+		before = best->age;
+		if (way_choose_in(family, hash_set(family, hash, c), hash_way(hash), spare, best)) {
+			best->choice = c;
+			return 1;
 		}
-		if (c && oldest)
+		if (best->age != before)
+			best->choice = c;
+		if (c && best->age)
 			return 1;
 	}
 	return 0;
@@ -263,30 +270,41 @@ static __always_inline bool is_twin(int family, struct flow_ways *set, __u32 way
 	return key_equal(family, way_flow(family, set, way), t);
 }
 
-/* Finds another record of a key, but that at `own`: its place and tag. */
-__noinline int twin_find(int family, __u64 hash, const struct tuple *t, __u32 own,
-			 struct choice *twin)
+/* Finds another record of a key, but that at `own`, in one set. Returns as set_find(). */
+__noinline int twin_find_in(int family, __u64 hash, const struct tuple *t, __u32 own,
+			    struct choice *twin)
 {
+	__u32 way, index, choice;
 	struct flow_ways *set;
-	__u32 c, way, index;
 
 	if (!t || !twin)
-		return 0;
+		return -1;
 	family = family_of(family);
-	for (c = 0; c < CHOICES; c++) {
-		index = hash_set(family, hash, c);
-		set = flow_set(family, index);
-		if (!set)
-			return 0;
-		for (way = 0; way < WAYS; way++) {
-			twin->where = index * WAYS + way;
-			if (twin->where != own && is_twin(family, set, way, hash, t, &twin->tag))
-				return 1;
-		}
-		if (!*(volatile __u32 *)&set->spilled)
-			return 0;
+	choice = twin->choice;
+	index = hash_set(family, hash, choice);
+	set = flow_set(family, index);
+	if (!set)
+		return -1;
+	for (way = 0; way < WAYS; way++) {
+		twin->where = index * WAYS + way;
+		if (twin->where != own && is_twin(family, set, way, hash, t, &twin->tag))
+			return 1;
 	}
-	return 0;
+	return *(volatile __u32 *)&set->spilled ? 0 : -1;
+}
+
+/* Finds another record of a key, but that at `own`: its place and tag. */
+static __always_inline bool twin_find(int family, __u64 hash, const struct tuple *t, __u32 own,
+				      struct choice *twin)
+{
+	int found = 0;
+	__u32 c;
+
+	for (c = 0; c < CHOICES && !found; c++) {
+		twin->choice = c;
+		found = twin_find_in(family, hash, t, own, twin);
+	}
+	return found > 0;
 }
 
 /* OFFERED -> LIVE, whoever's it is. */
@@ -312,7 +330,9 @@ static __always_inline bool way_offer(int family, struct record *r)
 /* Whether what was OFFERED has been made LIVE, by its owner or for it. */
 static __always_inline bool is_live(int family, const struct choice *offered)
 {
-	return flow_mark(family, offered->where, offered->tag | WAY_LIVE, 0);
+	__u32 *at = tag_at(family, offered->where);
+
+	return at && !((*(volatile __u32 *)at ^ (offered->tag | WAY_LIVE)) & TAG_IDENTITY);
 }
 
 /* A full barrier before the scan that may make a twin LIVE. False: the twin is gone. */
@@ -416,8 +436,7 @@ __noinline int settle_contended(int family, __u64 hash, const struct tuple *t, s
  * but looks again in its owner's place. (With three processors nothing less
  * will do: see the variants of the model.)
  */
-__noinline int flow_settle(int family, const struct tuple *t, struct record *r,
-			   struct workspace *w)
+__noinline int flow_settle(int family, const struct tuple *t, struct record *r, struct workspace *w)
 {
 	__u64 hash;
 
@@ -459,8 +478,8 @@ __noinline int flow_make_room(int family, const struct tuple *t, struct workspac
 		where = hash_set(family, hash, i / WAYS) * WAYS + i % WAYS;
 		if (flow_read_way(family, where, &w->judged.key, &w->judged.record) &&
 		    flow_dead(family, &w->judged, &w->mirror))
-			released += flow_release(family, &w->judged.key, where,
-						 w->judged.record.tag);
+			released +=
+				flow_release(family, &w->judged.key, where, w->judged.record.tag);
 	}
 	return released;
 }

@@ -351,7 +351,8 @@ static __always_inline __u32 tag_again(const struct flow_ways *set, __u32 way, _
 static __always_inline bool record_stays(int family, const struct flow_ways *set, __u32 way,
 					 const struct record *r)
 {
-	__u32 tag = weakly_ordered ? tag_again(set, way, record_sum(family, r)) : tag_read(set, way);
+	__u32 tag = weakly_ordered ? tag_again(set, way, record_sum(family, r))
+				   : tag_read(set, way);
 
 	return !((tag ^ r->tag) & TAG_IDENTITY);
 }
@@ -396,39 +397,50 @@ __noinline __u64 key_hash(int family, const struct tuple *t)
 	return tuple_hash(AF_INET6, t);
 }
 
-/* Finds a record, from a choice on, by its key and the key's hash. Nonzero: r is a copy of it. */
-__noinline int flow_find_from(int family, __u32 choice, __u64 hash, const struct tuple *t,
-			      struct record *r)
+/* Finds a key's record in one set. 1: r is a copy of it; 0: none there; -1: no other set has it either. */
+__noinline int set_find(int family, __u32 index, __u64 hash, const struct tuple *t,
+			struct record *r)
 {
 	struct flow_ways *set;
-	__u32 index, i, way;
+	__u32 i, way;
 
 	if (!t || !r)
-		return 0;
+		return -1;
 	family = family_of(family);
-	for (; choice < CHOICES; choice++) {
-		index = hash_set(family, hash, choice);
-		set = flow_set(family, index);
-		if (!set)
-			return 0;
-		for (i = 0; i < WAYS; i++) {
-			if (!tag_matches(set, hash, i, &way, &r->tag))
-				continue;
-			if (record_read(family, set, way, r->tag, t, r)) {
-				r->where = index * WAYS + (way & (WAYS - 1));
-				return 1;
-			}
-		}
-		if (!*(volatile __u32 *)&set->spilled)
-			return 0;
+	set = flow_set(family, index);
+	if (!set)
+		return -1;
+	for (i = 0; i < WAYS; i++) {
+		if (!tag_matches(set, hash, i, &way, &r->tag) ||
+		    !record_read(family, set, way, r->tag, t, r))
+			continue;
+		r->where = index * WAYS + (way & (WAYS - 1));
+		return 1;
 	}
-	return 0;
+	return *(volatile __u32 *)&set->spilled ? 0 : -1;
+}
+
+/* Finds a record, from a choice on, by its key and the key's hash. Nonzero: r is a copy of it. */
+static __always_inline int flow_find_from(int family, __u32 choice, __u64 hash,
+					  const struct tuple *t, struct record *r)
+{
+	int found = 0;
+
+	for (; choice < CHOICES && !found; choice++)
+		found = set_find(family, hash_set(family, hash, choice), hash, t, r);
+	return found > 0;
+}
+
+/* As flow_lookup(). */
+__noinline int flow_find_any(int family, __u32 choice, const struct tuple *t, struct record *r)
+{
+	return t && r ? flow_find_from(family, choice, key_hash(family, t), t, r) : 0;
 }
 
 /* The record of a tuple, dead or alive: r is a copy of it. */
 static __always_inline bool flow_lookup(int family, const struct tuple *t, struct record *r)
 {
-	return flow_find_from(family, 0, key_hash(family, t), t, r);
+	return flow_find_any(family, 0, t, r);
 }
 
 /* As flow_lookup(), for the way of every packet: the family is a constant. */
@@ -445,12 +457,12 @@ static __always_inline bool flow_find(int family, const struct tuple *t, struct 
 		if (tag_matches(set, hash, i, &way, &tag))
 			break;
 	if (i == WAYS)
-		return *(volatile __u32 *)&set->spilled && flow_find_from(family, 1, hash, t, r);
+		return *(volatile __u32 *)&set->spilled && flow_find_any(family, 1, t, r);
 	r->where = index * WAYS + (way & (WAYS - 1));
 	if (record_read(family, set, way, tag, t, r))
 		return true;
 	/* another key with the same hash, or it went just now */
-	return flow_find_from(family, 0, hash, t, r);
+	return flow_find_any(family, 0, t, r);
 }
 
 /*

@@ -121,8 +121,7 @@ __noinline int icmp_read(struct __sk_buff *skb, struct scratch *s)
 
 static __always_inline bool icmp_alive(int family, const struct tuple *t, struct scratch *s)
 {
-	return flow_lookup(family, t, &s->record) &&
-	       !flow_ended(family, t, &s->record, &s->mirror);
+	return flow_lookup(family, t, &s->record) && !flow_ended(family, t, &s->record, &s->mirror);
 }
 
 /*

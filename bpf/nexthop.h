@@ -156,7 +156,8 @@ static __always_inline __u32 hop_hash(const struct bpf_fib_lookup *fib)
 	__u32 hash = fib->ifindex * 0x9e3779b1 + fib->ipv6_dst[0];
 
 	if (fib->family == AF_INET6)
-		hash += (fib->ipv6_dst[1] * 31 + fib->ipv6_dst[2]) * 31 + fib->ipv6_dst[3] * 0x85ebca6b;
+		hash += (fib->ipv6_dst[1] * 31 + fib->ipv6_dst[2]) * 31 +
+			fib->ipv6_dst[3] * 0x85ebca6b;
 	hash *= 0x9e3779b1;
 	return hash ^ hash >> 15;
 }

@@ -32,20 +32,12 @@ static __always_inline bool snat_source(int family, const struct device *device,
 	return !addr_is_zero(family, addr);
 }
 
-/* Who a new flow's client is, as far as that decides about its way. */
-struct origin {
-	bool pod; /* of this node: its packets are the CNI's to see */
-	bool internal; /* it is inside the cluster: the internal scope is in force */
-	bool keep_source; /* wherever the backend is */
-	bool masquerade; /* its address is never kept */
-};
-
 /*
  * A client outside the node may be inside the cluster, whose addresses the
  * agent may know. That is asked only where it makes a difference.
  */
-static __always_inline struct origin origin_of(int family, const struct packet *p,
-					       const struct service *svc)
+static __always_inline struct opening opening_of(int family, const struct packet *p,
+						 const struct service *svc)
 {
 	bool cluster_ip = svc->flags & SERVICE_CLUSTER_IP;
 	bool pod = p->tuple.zone == ZONE_POD;
@@ -53,7 +45,7 @@ static __always_inline struct origin origin_of(int family, const struct packet *
 
 	if (!pod && svc->flags & (SERVICE_CLUSTER_IP | SERVICE_EXTERNAL_LOCAL))
 		internal = source_in_ranges(LOCAL_SOURCES, &p->tuple.saddr, family);
-	return (struct origin){
+	return (struct opening){
 		.pod = pod,
 		.internal = internal,
 		.keep_source = pod || (internal && cluster_ip),
@@ -69,21 +61,20 @@ static __always_inline struct origin origin_of(int family, const struct packet *
  * nowhere to send.
  */
 static __always_inline bool route_new(void *ctx, int family, __u32 ifindex, __u32 mark,
-				      const struct backend *backend, const struct origin *origin,
 				      struct scratch *s)
 {
 	__u32 generation = current_generation(), changes = neighbour_changes(), flags = 0;
+	const struct opening *o = &s->opening;
 	const struct packet *p = &s->packet;
-	bool hairpin = addr_equal(family, p->tuple.saddr.word, backend->addr);
-	bool local = backend->flags & BACKEND_LOCAL;
-	enum zone reply = ZONE_OUTSIDE;
 	struct record *r = &s->record;
+	bool hairpin = addr_equal(family, p->tuple.saddr.word, r->to.daddr.word);
+	enum zone reply = ZONE_OUTSIDE;
 	struct device *device;
 	long ret;
 
 	addr_copy(family, r->to.saddr.word, p->tuple.saddr.word);
 	r->flags = ZONE_LEAVING * FLOW_MIRROR_ZONE;
-	if (!hairpin && !origin->masquerade && (origin->keep_source || local))
+	if (!hairpin && !o->masquerade && (o->keep_source || o->local))
 		return true;
 	ret = fib_lookup(ctx, family, ifindex, mark, &p->tuple, s);
 	device = device_get(s->fib.ifindex);
@@ -91,10 +82,10 @@ static __always_inline bool route_new(void *ctx, int family, __u32 ifindex, __u3
 		flags = device ? device->flags : 0;
 	else if (ret == BPF_FIB_LKUP_RET_UNSUPP_LWT)
 		flags = DEVICE_EGRESS_HOOK;
-	else if (!local && !node_has_addr(family, backend->addr))
+	else if (!o->local && !node_has_addr(family, r->to.daddr.word))
 		return false; /* a flow recorded now would outlive the lack of a route */
 
-	if (flags & DEVICE_TC_TRANSMITS && !hairpin && !local && !origin->pod) {
+	if (flags & DEVICE_TC_TRANSMITS && !hairpin && !o->local && !o->pod) {
 		r->flags = FLOW_EXPRESS;
 		r->hop = hop_learn(s, ret == BPF_FIB_LKUP_RET_SUCCESS, flags, generation, changes);
 	} else if (flags & DEVICE_EGRESS_HOOK) {
@@ -217,8 +208,7 @@ __noinline int open_split_source(struct scratch *s, __u32 spare)
 	source->record = s->record;
 	source->record.hop = 0;
 	source->record.tag = 0;
-	source->record.flags =
-		FLOW_SPLIT_SOURCE | (s->record.flags & FLOW_MIRROR_ZONE_MASK);
+	source->record.flags = FLOW_SPLIT_SOURCE | (s->record.flags & FLOW_MIRROR_ZONE_MASK);
 	if (flow_lookup(family, &source->key, &s->other.record)) {
 		/* an earlier flow's, that is over: no two have the same source port */
 		source->record.where = s->other.record.where;
@@ -229,8 +219,7 @@ __noinline int open_split_source(struct scratch *s, __u32 spare)
 
 static __always_inline bool key_equals(int family, const struct tuple *a, const struct tuple *b)
 {
-	return tuple_word(a) == tuple_word(b) &&
-	       addr_equal(family, a->saddr.word, b->saddr.word) &&
+	return tuple_word(a) == tuple_word(b) && addr_equal(family, a->saddr.word, b->saddr.word) &&
 	       addr_equal(family, a->daddr.word, b->daddr.word);
 }
 
@@ -239,11 +228,18 @@ static __always_inline bool key_equals(int family, const struct tuple *a, const 
  * s->record, and our other records go. But where the client's source is kept,
  * both flows have the same reply's tuple, and by now that record is ours alone.
  */
-static __always_inline int open_join(int family, bool split, struct scratch *s)
+__noinline int open_join(struct scratch *s, bool split)
 {
-	struct record *reply = &s->mirror.record, *source = &s->source.record;
-	bool found = flow_lookup(family, &s->packet.tuple, &s->record);
+	struct record *reply, *source;
+	int family;
+	bool found;
 
+	if (!s)
+		return VERDICT_DROP_ERROR;
+	family = packet_family(&s->packet);
+	reply = &s->mirror.record;
+	source = &s->source.record;
+	found = flow_lookup(family, &s->packet.tuple, &s->record);
 	flow_mirror(family, &s->record, &s->other.key);
 	if (found && key_equals(family, &s->other.key, &s->mirror.key)) {
 		if (s->record.tag & STATE_CONFIRMED)
@@ -287,22 +283,26 @@ __noinline int open_records(struct scratch *s)
 		s->source.record.tag = 0; /* made anew by the next packet */
 	if (flow_settle(family, t, client, &s->work) == SETTLED_OWNER)
 		return VERDICT_FLOW_OPENED;
-	return open_join(family, split, s);
+	return open_join(s, split);
 }
 
 /*
- * Chooses a backend for a packet of no known flow, and records the flow, as
- * open_records() says.
+ * Chooses a backend for a packet of no known flow that is for a frontend, and
+ * begins the client's record, s->record. VERDICT_NONE: done.
  */
-static __always_inline int flow_open(void *ctx, int family, __u32 ifindex, __u32 mark,
-				     const struct service *svc, struct scratch *s)
+__noinline int open_choose(struct scratch *s, const struct service *svc)
 {
-	const struct packet *p = &s->packet;
-	struct record *r = &s->record;
 	struct backend *backend;
-	struct origin origin;
+	const struct packet *p;
+	struct record *r;
+	int family;
 	__u32 id;
 
+	if (!s || !svc)
+		return VERDICT_DROP_ERROR;
+	p = &s->packet;
+	r = &s->record;
+	family = packet_family(p);
 	/* the stack drops martians, too, but would not see these */
 	if (p->tcp_flags & TCP_RST || !addr_is_sender(family, p->tuple.saddr.word))
 		return VERDICT_DROP_NO_FLOW;
@@ -311,14 +311,16 @@ static __always_inline int flow_open(void *ctx, int family, __u32 ifindex, __u32
 	if (svc->flags & SERVICE_SOURCE_RANGES &&
 	    !source_in_ranges(svc->id, &p->tuple.saddr, family))
 		return VERDICT_DROP_SOURCE_RANGE;
-	origin = origin_of(family, p, svc);
-	id = backend_choose(svc, &p->tuple.saddr, family, origin.internal);
+	s->opening = opening_of(family, p, svc);
+	id = backend_choose(svc, &p->tuple.saddr, family, s->opening.internal);
 	backend = id ? backend_get(id) : NULL;
 	if (!backend) {
-		if (svc->flags & (origin.internal ? SERVICE_INTERNAL_DROP : SERVICE_EXTERNAL_DROP))
+		if (svc->flags &
+		    (s->opening.internal ? SERVICE_INTERNAL_DROP : SERVICE_EXTERNAL_DROP))
 			return VERDICT_DROP_NO_LOCAL_ENDPOINT;
 		return VERDICT_REFUSED;
 	}
+	s->opening.local = backend->flags & BACKEND_LOCAL;
 	r->service = svc->id;
 	r->backend = id;
 	r->last_seen = now();
@@ -328,7 +330,18 @@ static __always_inline int flow_open(void *ctx, int family, __u32 ifindex, __u32
 	r->tag = 0;
 	addr_copy(family, r->to.daddr.word, backend->addr);
 	tuple_set_word(&r->to, (__u32)backend->port << 16, p->tuple.proto, p->tuple.zone);
-	if (!route_new(ctx, family, ifindex, mark, backend, &origin, s))
+	return VERDICT_NONE;
+}
+
+/* Opens a flow for a packet to a frontend, as open_records() says. */
+static __always_inline int flow_open(void *ctx, int family, __u32 ifindex, __u32 mark,
+				     const struct service *svc, struct scratch *s)
+{
+	int verdict = open_choose(s, svc);
+
+	if (verdict != VERDICT_NONE)
+		return verdict;
+	if (!route_new(ctx, family, ifindex, mark, s))
 		return VERDICT_DROP_NO_ROUTE;
 	return open_records(s);
 }

@@ -6,6 +6,15 @@
 #include "hop.h"
 #include "packet.h"
 
+/* What decides about the way of a new flow. */
+struct opening {
+	bool pod; /* the client is one of this node's: its packets are the CNI's to see */
+	bool internal; /* the client is inside the cluster: the internal scope is in force */
+	bool keep_source; /* wherever the backend is */
+	bool masquerade; /* the client's address is never kept */
+	bool local; /* the backend is on this node */
+};
+
 /* What an ICMP error is about. */
 struct icmp_error {
 	struct tuple quoted; /* the packet that the error is about, as it quotes it */
@@ -33,6 +42,7 @@ struct scratch {
 	struct packet packet;
 	struct record record; /* of the packet's flow */
 	struct hop hop; /* where it goes */
+	struct opening opening; /* while it is opened */
 	struct entry mirror; /* the flow's other record */
 	struct entry source; /* the third record of a split flow */
 	struct entry other; /* another flow's, whose tuple is wanted */
