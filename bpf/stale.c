@@ -160,10 +160,6 @@ int waggle_stale6(struct stale_census *ctx)
 }
 
 /* As much of the kernel's types as is needed; relocated when it is loaded. */
-struct bpf_iter_meta {
-	struct seq_file *seq;
-} __attribute__((preserve_access_index));
-
 struct bpf_iter__udp {
 	struct bpf_iter_meta *meta;
 	struct udp_sock *udp_sk;

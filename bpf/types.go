@@ -4,7 +4,9 @@ package bpf
 
 import (
 	"fmt"
+	"maps"
 	"runtime"
+	"slices"
 
 	"github.com/cilium/ebpf"
 )
@@ -243,17 +245,30 @@ var verdictNames = [VerdictCount]string{
 // VerdictName names a verdict as the metrics and the command do.
 func VerdictName(v Verdict) string { return verdictNames[v] }
 
-// AbortProgram is not part of the datapath: a kernel that refuses it (before 6.5, or without type
-// information of itself) can run all the others.
-const AbortProgram = "waggle_abort_udp"
+// Programs that are no part of the datapath: a kernel that refuses them (without type information
+// of itself; AbortProgram: before 6.5) can run all the others.
+const (
+	AbortProgram = "waggle_abort_udp"
+	ShowProgram4 = "waggle_show4"
+	ShowProgram6 = "waggle_show6"
+)
+
+var optional = []string{AbortProgram, ShowProgram4, ShowProgram6}
 
 // Spec returns the compiled datapath.
 func Spec() (*ebpf.CollectionSpec, error) {
 	spec, err := loadWaggle()
 	if err == nil {
-		delete(spec.Programs, AbortProgram)
+		DropOptional(spec)
 	}
 	return spec, err
+}
+
+// DropOptional leaves the datapath in the spec of its whole object.
+func DropOptional(spec *ebpf.CollectionSpec) {
+	for _, name := range optional {
+		delete(spec.Programs, name)
+	}
 }
 
 // Fit tells the programs of a spec what they must know of its maps, and of the processor.
@@ -269,11 +284,12 @@ func Fit(spec *ebpf.CollectionSpec) error {
 	return nil
 }
 
-// AbortSpec returns AbortProgram, with the maps that it shares with the datapath.
-func AbortSpec() (*ebpf.CollectionSpec, error) {
+// OptionalSpec returns the programs of these names, with the maps that they share with the datapath.
+func OptionalSpec(names ...string) (*ebpf.CollectionSpec, error) {
 	spec, err := loadWaggle()
-	if err == nil {
-		spec.Programs = map[string]*ebpf.ProgramSpec{AbortProgram: spec.Programs[AbortProgram]}
+	if err != nil {
+		return nil, err
 	}
-	return spec, err
+	maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool { return !slices.Contains(names, name) })
+	return spec, nil
 }

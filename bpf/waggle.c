@@ -11,6 +11,7 @@
 #include "sock.c"
 #include "adopt.c"
 #include "expire.c"
+#include "show.c"
 #include "stale.c"
 
 /* Enums get into the type information, and so into Go, by being used. */

@@ -467,6 +467,8 @@ const (
 	waggleProgWaggleRecvmsg6         = "waggle_recvmsg6"
 	waggleProgWaggleSendmsg4         = "waggle_sendmsg4"
 	waggleProgWaggleSendmsg6         = "waggle_sendmsg6"
+	waggleProgWaggleShow4            = "waggle_show4"
+	waggleProgWaggleShow6            = "waggle_show6"
 	waggleProgWaggleStale4           = "waggle_stale4"
 	waggleProgWaggleStale6           = "waggle_stale6"
 	waggleProgWaggleXdp              = "waggle_xdp"
@@ -563,6 +565,8 @@ type waggleProgramSpecs struct {
 	WaggleRecvmsg6     *ebpf.ProgramSpec `ebpf:"waggle_recvmsg6"`
 	WaggleSendmsg4     *ebpf.ProgramSpec `ebpf:"waggle_sendmsg4"`
 	WaggleSendmsg6     *ebpf.ProgramSpec `ebpf:"waggle_sendmsg6"`
+	WaggleShow4        *ebpf.ProgramSpec `ebpf:"waggle_show4"`
+	WaggleShow6        *ebpf.ProgramSpec `ebpf:"waggle_show6"`
 	WaggleStale4       *ebpf.ProgramSpec `ebpf:"waggle_stale4"`
 	WaggleStale6       *ebpf.ProgramSpec `ebpf:"waggle_stale6"`
 	WaggleXdp          *ebpf.ProgramSpec `ebpf:"waggle_xdp"`
@@ -769,6 +773,8 @@ type wagglePrograms struct {
 	WaggleRecvmsg6     *ebpf.Program `ebpf:"waggle_recvmsg6"`
 	WaggleSendmsg4     *ebpf.Program `ebpf:"waggle_sendmsg4"`
 	WaggleSendmsg6     *ebpf.Program `ebpf:"waggle_sendmsg6"`
+	WaggleShow4        *ebpf.Program `ebpf:"waggle_show4"`
+	WaggleShow6        *ebpf.Program `ebpf:"waggle_show6"`
 	WaggleStale4       *ebpf.Program `ebpf:"waggle_stale4"`
 	WaggleStale6       *ebpf.Program `ebpf:"waggle_stale6"`
 	WaggleXdp          *ebpf.Program `ebpf:"waggle_xdp"`
@@ -794,6 +800,8 @@ func (p *wagglePrograms) Close() error {
 		p.WaggleRecvmsg6,
 		p.WaggleSendmsg4,
 		p.WaggleSendmsg6,
+		p.WaggleShow4,
+		p.WaggleShow6,
 		p.WaggleStale4,
 		p.WaggleStale6,
 		p.WaggleXdp,

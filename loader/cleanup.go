@@ -41,6 +41,7 @@ func Cleanup(pinDirectory string, log *logrus.Entry) (removed []string, err erro
 	defer lock.Close()
 	c.links()
 	c.filters()
+	c.shown()
 	c.unpin("program", c.pins.programs())
 	c.unpin("map", c.pins.maps())
 	c.directories()

@@ -93,6 +93,9 @@ func (d *Datapath) load(opts Options) error {
 	if err := d.pinAll(names, pinned); err != nil {
 		return err
 	}
+	if err := d.pinShown(); err != nil {
+		d.log.Warn(err)
+	}
 	d.sweep()
 	return nil
 }

@@ -38,19 +38,7 @@ func loadAborter(shared map[string]*ebpf.Map) *aborter {
 }
 
 func (a *aborter) load(shared map[string]*ebpf.Map) error {
-	spec, err := bpf.AbortSpec()
-	if err != nil {
-		return err
-	}
-	replacements := map[string]*ebpf.Map{}
-	for name, m := range shared {
-		if used := spec.Maps[name]; used != nil && resizable(used) {
-			used.MaxEntries = m.MaxEntries()
-		}
-		replacements[name] = m
-	}
-	takePinning(spec)
-	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replacements})
+	coll, err := loadOptional(shared, bpf.AbortProgram)
 	if err != nil {
 		return err
 	}
