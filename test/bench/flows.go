@@ -48,6 +48,20 @@ type flows struct {
 	src, dst     end // as they come in
 	toSrc, toDst end // as they go out
 	flags        uint16
+	zone         bpf.Zone // where they are seen
+}
+
+// family is that of their packets, as names of maps and programs end: "4" or "6".
+func (f flows) family() string {
+	if f.src.Addr().Is6() {
+		return "6"
+	}
+	return "4"
+}
+
+// mirror are the packets of the other direction, seen in a zone.
+func (f flows) mirror(zone bpf.Zone) flows {
+	return flows{proto: f.proto, src: f.toDst, dst: f.toSrc, toSrc: f.dst, toDst: f.src, zone: zone}
 }
 
 // frame is the packet of flow 0, complete and with right checksums.
@@ -138,9 +152,10 @@ func (f flows) sweep(frame []byte, count uint32) probe.Drive {
 
 func word(a netip.Addr) uint32 { return binary.NativeEndian.Uint32(a.AsSlice()) }
 
+// words are those of an address; IPv4 has one.
 func words(a netip.Addr) (w [4]uint32) {
 	b := a.AsSlice()
-	for i := range w {
+	for i := range len(b) / 4 {
 		w[i] = binary.NativeEndian.Uint32(b[4*i:])
 	}
 	return w
@@ -150,28 +165,9 @@ func netPort(port uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, port))
 }
 
-// record is the rewrite of flow i.
-func (f flows) record(i uint32, template bpf.Flow) bpf.Flow {
-	template.Flags = f.flags
-	template.State = bpf.StateAnswered | bpf.StateConfirmed
-	template.Sport, template.Dport = netPort(f.toSrc.of(i).Port()), netPort(f.toDst.of(i).Port())
-	return template
-}
-
-func (f flows) record4(i uint32, template bpf.Flow) bpf.Flow4 {
-	return bpf.Flow4{Flow: f.record(i, template), Saddr: word(f.toSrc.of(i).Addr()), Daddr: word(f.toDst.of(i).Addr())}
-}
-
-func (f flows) record6(i uint32, template bpf.Flow) bpf.Flow6 {
-	return bpf.Flow6{Flow: f.record(i, template), Saddr: words(f.toSrc.of(i).Addr()), Daddr: words(f.toDst.of(i).Addr())}
-}
-
-func (f flows) key4(i uint32) bpf.FlowKey4 {
-	src, dst := f.src.of(i), f.dst.of(i)
-	return bpf.FlowKey4{Saddr: word(src.Addr()), Daddr: word(dst.Addr()), Sport: netPort(src.Port()), Dport: netPort(dst.Port()), Proto: f.proto}
-}
-
-func (f flows) key6(i uint32) bpf.FlowKey6 {
-	src, dst := f.src.of(i), f.dst.of(i)
-	return bpf.FlowKey6{Saddr: words(src.Addr()), Daddr: words(dst.Addr()), Sport: netPort(src.Port()), Dport: netPort(dst.Port()), Proto: f.proto}
+// target is what flow 0 is rewritten to, in the datapath's form.
+func (f flows) target() bpf.Tuple {
+	src, dst := f.toSrc.of(0), f.toDst.of(0)
+	return bpf.Tuple{Saddr: bpf.Addr{Word: words(src.Addr())}, Daddr: bpf.Addr{Word: words(dst.Addr())},
+		Sport: netPort(src.Port()), Dport: netPort(dst.Port()), Proto: f.proto, Zone: uint8(f.zone)}
 }

@@ -9,78 +9,81 @@ import (
 
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/maps"
+	"github.com/waggle-lb/waggle/test/bench/probe"
 )
 
-// All that the benchmarks know of the layout of the datapath's flow tables is in this file.
+// All that the benchmarks know of the layout of the datapath's flow tables is in this file, and in
+// probe/own.h.
 
-// flowRoom is how many records the flow tables have room for.
+// flowRoom is how many flows, of two records each, make a table of a family half full.
 type flowRoom struct {
-	established4, established6 uint32
-	opened                     uint32 // of each family, not confirmed yet
+	flows4, flows6 uint32
 }
 
 // sizes are the max_entries of the maps.
 func (r flowRoom) sizes() map[string]uint32 {
-	return map[string]uint32{"flows4": r.established4, "flows6": r.established6,
-		"flows_new4": r.opened / bpf.Ways, "flows_new6": r.opened / bpf.Ways}
+	return map[string]uint32{"flows4": bpf.SetsForFlows(max(r.flows4, 2)), "flows6": bpf.SetsForFlows(max(r.flows6, 2))}
 }
 
-// flowMaps are the maps that a flowTable of a family ("4" or "6") needs.
-func flowMaps(family string) []string { return []string{"flows" + family} }
+// flowMaps are the maps that records are made in, and what a record depends on.
+func flowMaps() []string { return []string{"flows4", "flows6", "runtime"} }
 
-// flowTable is the datapath's table of established flows of one family.
-type flowTable struct {
-	records  *ebpf.Map
-	template bpf.Flow // what a record holds besides its rewrite
+// filler makes records of established flows, as the datapath would have left them.
+type filler struct {
+	runner        // of programs over the datapath's maps
+	hop    uint64 // what a record knows of its next hop; 0: nothing, it asks when it is used
 }
 
-func newFlowTable(p maps.Provider, family string, template bpf.Flow) flowTable {
-	return flowTable{records: p.Map("flows" + family), template: template}
-}
-
-const batch = 4096
-
-// fill writes the records of the flows from first to last, without last, as the datapath would have
-// left them.
-func (t flowTable) fill(f flows, first, last uint32) error {
-	for ; first < last; first += batch {
-		end, err := min(last, first+batch), error(nil)
-		if f.src.Addr().Is6() {
-			err = t.fill6(f, first, end)
-		} else {
-			err = t.fill4(f, first, end)
-		}
-		if err != nil {
-			return fmt.Errorf("write flows: %w", err)
-		}
+// fill records the flows from first to last, without last; last is a power of two. What is recorded
+// already is recorded anew.
+func (r *filler) fill(f flows, first, last uint32) error {
+	frame, err := f.frame(r.from, r.to)
+	if err != nil {
+		return err
+	}
+	moves := map[bool]uint32{true: 1}
+	filling := probe.Filling{To: f.target(), Hop: r.hop, Flags: f.flags, SaddrMoves: moves[f.toSrc.addrs], DaddrMoves: moves[f.toDst.addrs],
+		SportMoves: moves[f.toSrc.ports], DportMoves: moves[f.toDst.ports]}
+	if err := r.Variables["filling"].Set(&filling); err != nil {
+		return err
+	}
+	d := f.drive(frame, last)
+	d.Stride, d.Next = 1, first
+	if _, _, err := r.run(bpf.HookXDP, r.Programs["fill"+f.family()], d, last-first); err != nil {
+		return fmt.Errorf("record flows: %w", err)
 	}
 	return nil
 }
 
-func (t flowTable) fill4(f flows, first, last uint32) error {
-	var keys []bpf.FlowKey4
-	var values []bpf.Flow4
-	for i := first; i < last; i++ {
-		keys = append(keys, f.key4(i))
-		values = append(values, f.record4(i, t.template))
+// fillBare puts as many keys into the kernel's table that the limits look into.
+func (r *filler) fillBare(f flows, count uint32) error {
+	frame, err := f.frame(r.from, r.to)
+	if err != nil {
+		return err
 	}
-	_, err := t.records.BatchUpdate(keys, values, nil)
-	return err
+	d := f.drive(frame, count)
+	d.Stride = 1
+	if _, _, err := r.run(bpf.HookXDP, r.Programs["bare_fill"+f.family()], d, count); err != nil {
+		return fmt.Errorf("fill the bare table: %w", err)
+	}
+	return nil
 }
 
-func (t flowTable) fill6(f flows, first, last uint32) error {
-	var keys []bpf.FlowKey6
-	var values []bpf.Flow6
-	for i := first; i < last; i++ {
-		keys = append(keys, f.key6(i))
-		values = append(values, f.record6(i, t.template))
+// makeHop makes an element of the table of next hops, and returns what a record holds of it.
+func makeHop(p maps.Provider, hop bpf.Hop) (uint64, error) {
+	const index = 0
+	var state bpf.RuntimeState
+	if err := p.Map("runtime").Lookup(uint32(0), &state); err != nil {
+		return 0, err
 	}
-	_, err := t.records.BatchUpdate(keys, values, nil)
-	return err
+	hop.Flags = bpf.HopResolved | bpf.HopXDP | bpf.HopTC
+	element := bpf.Nexthop{Hop: hop, Generation: state.Generation}
+	err := p.Map("nexthops").Update(uint32(index), &element, ebpf.UpdateAny)
+	return uint64(state.Generation)<<32 | index, err
 }
 
-// flowMemory tells what a flow of a family takes, established and before, if each map takes so much
-// an element.
-func flowMemory(element map[string]float64, family string) (established, opened float64) {
-	return 2 * element["flows"+family], 2 * element["flows_new"+family] / float64(bpf.Ways)
+// flowMemory tells what a flow of a family takes in a table that is half full, if each map takes so
+// much an element.
+func flowMemory(element map[string]float64, family string) float64 {
+	return element["flows"+family] / float64(bpf.FlowsOfSets(1))
 }

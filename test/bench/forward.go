@@ -28,6 +28,7 @@ type forwarder struct {
 	program   *ebpf.Program // what XDP does with the packets
 	ifindex   uint32
 	maps      provider // waggle's
+	filler    *filler  // of its table
 	netfilter bool
 }
 
@@ -56,7 +57,7 @@ func measureForward(o options) (results []Result, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, rig.Close()) }()
-	if rig.probe, err = probe.Load(nil, 16); err != nil {
+	if rig.probe, err = probe.Load(nil, probe.Room{Hash: 16, LRU: 16}); err != nil {
 		return nil, err
 	}
 	rig.close = append(rig.close, func() error { rig.probe.Close(); return nil })
@@ -151,11 +152,14 @@ func (r *forwardRig) attachWaggle(f *forwarder, mode string) error {
 		return err
 	}
 	f.maps = provider{}
-	for _, name := range append(flowMaps("4"), "counters") {
+	for _, name := range append(flowMaps(), "counters") {
 		if f.maps[name], err = ebpf.LoadPinnedMap(filepath.Join(agent.PinDir, "maps", name), nil); err != nil {
 			return err
 		}
 		r.close = append(r.close, f.maps[name].Close)
+	}
+	if err := r.attachFiller(f); err != nil {
+		return err
 	}
 	if mode == "--xdp=always" {
 		f.program, err = ebpf.LoadPinnedProgram(filepath.Join(agent.PinDir, "programs", "waggle_xdp"), nil)
@@ -166,11 +170,26 @@ func (r *forwardRig) attachWaggle(f *forwarder, mode string) error {
 	return err
 }
 
+// attachFiller prepares what makes the records of established flows.
+func (r *forwardRig) attachFiller(f *forwarder) error {
+	shared := provider{}
+	for _, name := range flowMaps() {
+		shared[name] = f.maps[name]
+	}
+	programs, err := probe.Load(shared, probe.Room{Hash: 16, LRU: 16})
+	if err != nil {
+		return err
+	}
+	r.close = append(r.close, func() error { programs.Close(); return nil })
+	f.filler = &filler{runner: newRunner(r.options)}
+	f.filler.Collection, f.filler.from, f.filler.to = programs, []byte{2, 0, 0, 0, 0, 1}, []byte{2, 0, 0, 0, 0, 2}
+	return nil
+}
+
 // catch counts, and ends, what a node sends to the backends, at the other end of its cable.
 func (r *forwardRig) catch(node *topo.Node) error {
-	var want bpf.Flow4
-	want.Flow.Dport = netPort(targetPort)
-	if err := r.probe.Variables["rewrite4"].Set(want); err != nil {
+	want := probe.Target{To: bpf.Tuple{Dport: netPort(targetPort)}}
+	if err := r.probe.Variables["target"].Set(&want); err != nil {
 		return err
 	}
 	port, err := r.Link.Link(node.BridgePort())
@@ -327,9 +346,9 @@ func (r *forwardRig) setTarget(f *forwarder) error {
 	if err != nil {
 		return err
 	}
-	value := f.flows.record4(0, bpf.Flow{})
-	copy(value.Flow.Hop.Dmac[:], mac)
-	return r.probe.Variables["rewrite4"].Set(value)
+	target := probe.Target{To: f.flows.target()}
+	copy(target.Hop.Dmac[:], mac)
+	return r.probe.Variables["target"].Set(&target)
 }
 
 // rate is how many thousand packets a second arrive.
@@ -352,11 +371,9 @@ func (r *forwardRig) rate(f *forwarder, size uint32, fresh bool) (float64, error
 
 // establishedRate is of flows whose records are there before their packets.
 func (r *forwardRig) establishedRate(f *forwarder, choice probe.Drive, packets, size uint32) (float64, error) {
-	clock, err := readClock(r.probe)
-	if err != nil {
-		return 0, err
-	}
-	if err := newFlowTable(f.maps, "4", bpf.Flow{LastSeen: clock}).fill(f.flows, 0, size); err != nil {
+	reply := f.flows.mirror(bpf.ZoneOutside)
+	reply.flags = f.flows.flags | bpf.FlowReply
+	if err := errors.Join(f.filler.fill(f.flows, 0, size), f.filler.fill(reply, 0, size)); err != nil {
 		return 0, err
 	}
 	// a first time for each flow: it learns its next hop

@@ -86,16 +86,6 @@ func driverOf(hook bpf.Hook) string {
 	return "tc"
 }
 
-// readClock reads jiffies as the datapath does.
-func readClock(c *ebpf.Collection) (uint32, error) {
-	if _, err := c.Programs["read_clock"].Run(&ebpf.RunOptions{Data: make([]byte, probe.Frame), Repeat: 1}); err != nil {
-		return 0, err
-	}
-	var d probe.Drive
-	err := c.Variables["driven"].Get(&d)
-	return d.Clock, err
-}
-
 func frameOf(d probe.Drive) []byte {
 	frame := make([]byte, 0, probe.Frame)
 	for _, w := range d.Frame {

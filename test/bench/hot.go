@@ -18,14 +18,26 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
+// hotKind is a set of cases that are measured over the same flows.
+type hotKind int
+
+const (
+	kindExpress hotKind = iota // established flows, and packets of no flow beside them
+	kindLocal                  // established flows to a local backend
+	kindFresh                  // new flows beside established ones, which end before the next ones come
+	kindFull                   // the same, but none ends: the table is full, and each takes another one's place
+)
+
 // hotCase is a kind of packet that is run through one program.
 type hotCase struct {
 	name     string
+	kind     hotKind
 	hook     bpf.Hook
 	flows    flows
 	verdict  bpf.Verdict   // that each packet must end in
 	events   []bpf.Verdict // that must come with each
 	every    bool          // each packet is of a flow that was never there before
+	full     bool          // those do not end
 	services uint32        // if not 0, a power of two: each packet is for another one of so many
 	many     bool          // measured with many flows too
 	limit    string        // the program that does the least
@@ -36,8 +48,24 @@ type hotCase struct {
 // hotFamily is what is measured of one address family.
 type hotFamily struct {
 	name  string
-	table string // of established flows
+	table string // the end of the names of its maps and programs
 	cases []hotCase
+	// The records of established flows, of both directions.
+	express, local []flows
+}
+
+// established are the records that there are while cases of a kind are measured.
+func (f hotFamily) established(kind hotKind) []flows {
+	if kind == kindLocal {
+		return f.local
+	}
+	return f.express
+}
+
+// find finds a case by its name.
+func (f hotFamily) find(name string) hotCase {
+	at := slices.IndexFunc(f.cases, func(c hotCase) bool { return c.name == name })
+	return f.cases[at]
 }
 
 // hotSizes are the numbers of flows that packets vary among.
@@ -46,26 +74,43 @@ type hotSizes struct {
 	many []uint32 // in rising order, each by itself
 }
 
-// steps are the sizes that are measured at once, in rising order.
-func (s hotSizes) steps() [][]uint32 {
-	steps := [][]uint32{s.few}
+// hotStep is what is measured at once, over tables of its own: they are made for as many flows as
+// there are, and half full with them.
+type hotStep struct {
+	kind  hotKind
+	sizes []uint32 // packets are of so many flows, in rising order; the last are there
+	many  bool     // only the cases with many flows
+	fresh uint32   // so many new flows have room beside them
+	bare  probe.Room
+}
+
+func (s hotSizes) steps(fresh uint32) []hotStep {
+	bare := probe.Room{Hash: 4 * last(slices.Concat(s.few, s.many)), LRU: 2 * last(s.few)}
+	beside := s.few[len(s.few)-1:]
+	steps := []hotStep{{kind: kindExpress, sizes: s.few, bare: bare}, {kind: kindLocal, sizes: s.few, bare: bare},
+		{kind: kindFresh, sizes: beside, fresh: fresh, bare: bare}, {kind: kindFull, sizes: beside, fresh: fresh, bare: bare}}
 	for _, size := range s.many {
-		steps = append(steps, []uint32{size})
+		steps = append(steps, hotStep{kind: kindExpress, sizes: []uint32{size}, many: true, bare: bare})
 	}
 	return steps
 }
+
+func (s hotStep) room() flowRoom {
+	flows := last(s.sizes) + s.fresh
+	return flowRoom{flows4: flows, flows6: flows}
+}
+
+func (s hotStep) has(c hotCase) bool { return c.kind == s.kind && (c.many || !s.many) }
 
 func last(sizes []uint32) uint32 { return sizes[len(sizes)-1] }
 
 // hotRig is a datapath, the programs that drive it, and the node that they run in.
 type hotRig struct {
 	options
-	runner
-	node        *topo.Node
-	maps        provider
-	programs    map[string]*ebpf.Program
-	template    bpf.Flow
-	established uint32 // flows of each kind
+	filler
+	node     *topo.Node
+	maps     provider
+	programs map[string]*ebpf.Program
 }
 
 // hotPrograms are those of waggle's that are measured.
@@ -82,31 +127,43 @@ func measureHot(o options) (results []Result, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, network.Close()) }()
-	rig, err := newHotRig(o, network, sizes.room(), nil)
+	r := newRunner(o)
+	for _, step := range sizes.steps(r.freshFlows()) {
+		got, err := measureStep(o, network, step)
+		if err != nil {
+			return nil, err
+		}
+		results = append(results, got...)
+	}
+	return results, nil
+}
+
+func measureStep(o options, network *topo.Network, step hotStep) (results []Result, err error) {
+	rig, err := newHotRig(o, network, step.room(), step.bare, nil)
 	if err != nil {
 		return nil, err
 	}
 	defer rig.close()
 	err = rig.node.Do(func() error {
-		if err := rig.publish(); err != nil {
+		if err := errors.Join(rig.publish(), rig.establish(step)); err != nil {
 			return err
 		}
-		results, err = rig.measure(sizes)
-		return err
+		for _, f := range rig.families() {
+			got, err := rig.measureFamily(f, step)
+			if err != nil {
+				return fmt.Errorf("%s: %w", f.name, err)
+			}
+			results = append(results, got...)
+		}
+		return nil
 	})
 	return results, err
 }
 
-// room is that for all flows that are there at once.
-func (s hotSizes) room() flowRoom {
-	established := 4 * last(slices.Concat(s.few, s.many))
-	return flowRoom{established4: established, established6: established, opened: 2 * last(s.few)}
-}
-
 // newHotRig makes a datapath with so much room for flows. Other maps have so many elements; those
 // that aren't named have their own number.
-func newHotRig(o options, network *topo.Network, room flowRoom, others map[string]uint32) (*hotRig, error) {
-	rig := &hotRig{options: o, node: network.Nodes[0], runner: newRunner(o)}
+func newHotRig(o options, network *topo.Network, room flowRoom, bare probe.Room, others map[string]uint32) (*hotRig, error) {
+	rig := &hotRig{options: o, node: network.Nodes[0], filler: filler{runner: newRunner(o)}}
 	link, err := rig.node.Link("eth0")
 	if err != nil {
 		return nil, err
@@ -118,7 +175,7 @@ func newHotRig(o options, network *topo.Network, room flowRoom, others map[strin
 	if err := fixNeighbour(rig.node, network.Nodes[1]); err != nil {
 		return nil, err
 	}
-	return rig, rig.node.Do(func() error { return rig.load(room, others) })
+	return rig, rig.node.Do(func() error { return rig.load(room, bare, others) })
 }
 
 func (r *hotRig) close() {
@@ -135,7 +192,7 @@ func (r *hotRig) close() {
 
 // load makes the datapath with tables of the size of the measurement, and with a second so long
 // that none passes: each packet then does the same.
-func (r *hotRig) load(room flowRoom, others map[string]uint32) error {
+func (r *hotRig) load(room flowRoom, bare probe.Room, others map[string]uint32) error {
 	spec, err := bpf.Spec()
 	if err != nil {
 		return err
@@ -159,21 +216,26 @@ func (r *hotRig) load(room flowRoom, others map[string]uint32) error {
 		return err
 	}
 	r.maps, r.programs = datapath.Maps, datapath.Programs
-	if r.Collection, err = probe.Load(datapath.Maps, room.opened); err != nil {
+	if r.Collection, err = probe.Load(datapath.Maps, bare); err != nil {
 		return err
 	}
 	if err := r.configure(); err != nil {
 		return err
 	}
-	return r.makeTemplate()
+	var hop bpf.Hop
+	hop.Ifindex = r.ifindex
+	copy(hop.Dmac[:], r.from)
+	copy(hop.Smac[:], r.to)
+	r.hop, err = makeHop(r.maps, hop)
+	return err
 }
 
 // configure tells the datapath of its device, and what cluster IPs there are.
 func (r *hotRig) configure() error {
-	if err := maps.BumpEpoch(r.maps); err != nil {
+	if err := maps.BumpGeneration(r.maps); err != nil {
 		return err
 	}
-	device := maps.Device{Express: true, XDP: true, Egress: true, Addr4: r.node.IP4, Addr6: r.node.IP6}
+	device := maps.Device{TCTransmits: true, XDPTransmits: true, EgressHook: true, Addr4: r.node.IP4, Addr6: r.node.IP6}
 	own := maps.Device{Addr4: r.node.IP4, Addr6: r.node.IP6}
 	if err := errors.Join(maps.NewDevices(r.maps).Put(int(r.ifindex), device), maps.NewDevices(r.maps).Put(0, own),
 		maps.NewNodeAddrs(r.maps).Set([]netip.Addr{r.node.IP4, r.node.IP6})); err != nil {
@@ -191,23 +253,6 @@ func (r *hotRig) publish() error {
 			return err
 		}
 	}
-	return nil
-}
-
-// makeTemplate learns what a record holds besides its rewrite.
-func (r *hotRig) makeTemplate() error {
-	var state bpf.RuntimeState
-	if err := r.maps.Map("runtime").Lookup(uint32(0), &state); err != nil {
-		return err
-	}
-	clock, err := readClock(r.Collection)
-	if err != nil {
-		return err
-	}
-	r.template = bpf.Flow{LastSeen: clock}
-	r.template.Hop.Epoch, r.template.Hop.Ifindex = state.Epoch, r.ifindex
-	copy(r.template.Hop.Dmac[:], r.from)
-	copy(r.template.Hop.Smac[:], r.to)
 	return nil
 }
 
@@ -254,86 +299,91 @@ func publishNodePort(p maps.Provider, first netip.Addr) error {
 	return maps.NewServices(p).Put(frontend, maps.Service{ID: id, Kind: maps.NodePort, External: block, Internal: block})
 }
 
-// hotCases are the packets that a node meets, of one family.
-func hotCases(node netip.Addr, client, backend, local, stranger netip.Addr) []hotCase {
+// hotFlows are those of one family.
+type hotFlows struct {
+	forward, reply    flows // by another node's backend
+	local, localReply flows // by a local backend
+	fresh, foreign    flows
+}
+
+func newHotFlows(node, client, backend, local, stranger netip.Addr) (f hotFlows) {
 	at := netip.AddrPortFrom
-	forward := flows{proto: unix.IPPROTO_TCP, flags: bpf.FlowExpress | bpf.FlowXDP | bpf.FlowDirect,
+	f.forward = flows{proto: unix.IPPROTO_TCP, flags: bpf.FlowExpress,
 		src: end{at(client, 1024), true, true}, dst: end{at(node, establishedPort), false, false},
 		toSrc: end{at(node, 49152), false, true}, toDst: end{at(backend, 8080), true, false}}
-	reply := flows{proto: unix.IPPROTO_TCP, flags: bpf.FlowReply | bpf.FlowExpress | bpf.FlowXDP | bpf.FlowDirect,
-		src: forward.toDst, dst: forward.toSrc, toSrc: forward.dst, toDst: forward.src}
-	stack := flows{proto: unix.IPPROTO_TCP, flags: bpf.FlowMirrorEgress,
-		src: end{at(further(client, 1<<16), 1024), true, true}, dst: forward.dst, toDst: end{at(local, 8080), false, false}}
-	stack.toSrc = stack.src
-	fresh := flows{proto: unix.IPPROTO_TCP, src: end{at(further(client, 1<<18), 1024), true, true}, dst: end{at(node, newPort), false, false}}
-	foreign := flows{proto: unix.IPPROTO_TCP, src: end{at(further(client, 2<<16), 1024), true, true}, dst: end{at(stranger, 443), false, false}}
+	f.reply = f.forward.mirror(bpf.ZoneOutside)
+	f.reply.flags = bpf.FlowReply | bpf.FlowExpress
+	f.local = flows{proto: unix.IPPROTO_TCP, flags: uint16(bpf.ZoneLeaving) * bpf.FlowMirrorZone,
+		src: end{at(further(client, 1<<16), 1024), true, true}, dst: f.forward.dst, toDst: end{at(local, 8080), false, false}}
+	f.local.toSrc = f.local.src
+	f.localReply = f.local.mirror(bpf.ZoneLeaving)
+	f.localReply.flags = bpf.FlowReply
+	f.fresh = flows{proto: unix.IPPROTO_TCP, src: end{at(further(client, 1<<18), 1024), true, true}, dst: end{at(node, newPort), false, false}}
+	f.foreign = flows{proto: unix.IPPROTO_TCP, src: end{at(further(client, 2<<16), 1024), true, true}, dst: end{at(stranger, 443), false, false}}
+	return f
+}
+
+// family are the packets that a node meets.
+func (f hotFlows) family(name, table string) hotFamily {
 	opened := []bpf.Verdict{bpf.VerdictFlowOpened}
-	return []hotCase{
-		{name: "xdp established", hook: bpf.HookXDP, flows: forward, verdict: bpf.VerdictExpress, many: true, limit: "lookup", beyond: true},
-		{name: "xdp reply", hook: bpf.HookXDP, flows: reply, verdict: bpf.VerdictExpress, many: true, limit: "lookup"},
-		{name: "xdp local backend", hook: bpf.HookXDP, flows: stack, verdict: bpf.VerdictLeftToTC, limit: "lookup"},
-		{name: "xdp new flow", hook: bpf.HookXDP, flows: fresh, verdict: bpf.VerdictExpress, events: opened, every: true, limit: "insert"},
-		{name: "xdp not ours", hook: bpf.HookXDP, flows: foreign, verdict: bpf.VerdictNotOurs, many: true, limit: "miss", parse: true},
-		{name: "tc established", hook: bpf.HookTCIngress, flows: forward, verdict: bpf.VerdictExpress, many: true, limit: "lookup"},
-		{name: "tc reply", hook: bpf.HookTCIngress, flows: reply, verdict: bpf.VerdictExpress, many: true, limit: "lookup"},
-		{name: "tc local backend", hook: bpf.HookTCIngress, flows: stack, verdict: bpf.VerdictStack, limit: "lookup"},
-		{name: "tc new flow", hook: bpf.HookTCIngress, flows: fresh, verdict: bpf.VerdictExpress, events: opened, every: true, limit: "insert"},
-		{name: "tc not ours", hook: bpf.HookTCIngress, flows: foreign, verdict: bpf.VerdictNotOurs, many: true, limit: "miss", parse: true},
-		{name: "tc not ours, waggle_pod", hook: bpf.HookTCPod, flows: foreign, verdict: bpf.VerdictNotOurs, many: true, limit: "miss", parse: true},
-		{name: "tc not ours, waggle_egress", hook: bpf.HookTCEgress, flows: foreign, verdict: bpf.VerdictNotOurs, many: true, limit: "miss", parse: true},
+	cases := []hotCase{
+		{name: "xdp established", hook: bpf.HookXDP, flows: f.forward, verdict: bpf.VerdictExpress, many: true, limit: "lookup", beyond: true},
+		{name: "xdp reply", hook: bpf.HookXDP, flows: f.reply, verdict: bpf.VerdictExpress, many: true, limit: "lookup"},
+		{name: "xdp local backend", kind: kindLocal, hook: bpf.HookXDP, flows: f.local, verdict: bpf.VerdictLeftToTC, limit: "lookup"},
+		{name: "xdp new flow", kind: kindFresh, hook: bpf.HookXDP, flows: f.fresh, verdict: bpf.VerdictExpress, events: opened, every: true, limit: "insert"},
+		{name: "xdp new flow, full table", kind: kindFull, hook: bpf.HookXDP, flows: f.fresh, verdict: bpf.VerdictExpress, events: opened, every: true, full: true, limit: "insert"},
+		{name: "xdp not ours", hook: bpf.HookXDP, flows: f.foreign, verdict: bpf.VerdictNotOurs, many: true, limit: "miss", parse: true},
+		{name: "tc established", hook: bpf.HookTCIngress, flows: f.forward, verdict: bpf.VerdictExpress, many: true, limit: "lookup"},
+		{name: "tc reply", hook: bpf.HookTCIngress, flows: f.reply, verdict: bpf.VerdictExpress, many: true, limit: "lookup"},
+		{name: "tc local backend", kind: kindLocal, hook: bpf.HookTCIngress, flows: f.local, verdict: bpf.VerdictStack, limit: "lookup"},
+		{name: "tc new flow", kind: kindFresh, hook: bpf.HookTCIngress, flows: f.fresh, verdict: bpf.VerdictExpress, events: opened, every: true, limit: "insert"},
+		{name: "tc new flow, full table", kind: kindFull, hook: bpf.HookTCIngress, flows: f.fresh, verdict: bpf.VerdictExpress, events: opened, every: true, full: true, limit: "insert"},
+		{name: "tc not ours", hook: bpf.HookTCIngress, flows: f.foreign, verdict: bpf.VerdictNotOurs, many: true, limit: "miss", parse: true},
+		{name: "tc not ours, waggle_pod", hook: bpf.HookTCPod, flows: f.foreign, verdict: bpf.VerdictNotOurs, many: true, limit: "miss", parse: true},
+		{name: "tc not ours, waggle_egress", hook: bpf.HookTCEgress, flows: f.foreign, verdict: bpf.VerdictNotOurs, many: true, limit: "miss", parse: true},
 	}
+	return hotFamily{name: name, table: table, cases: cases, express: []flows{f.forward, f.reply}, local: []flows{f.local, f.localReply}}
 }
 
 func (r *hotRig) families() []hotFamily {
 	ip := netip.MustParseAddr
 	return []hotFamily{
-		{"IPv4", "4", hotCases(r.node.IP4, ip("10.100.0.0"), ip("10.244.1.2"), ip("10.244.0.5"), ip("10.9.9.9"))},
-		{"IPv6", "6", hotCases(r.node.IP6, ip("fd00:c::a64:0"), ip("fd00:10:244:1::2"), ip("fd00:10:244::5"), ip("fd00:9::9"))},
+		newHotFlows(r.node.IP4, ip("10.100.0.0"), ip("10.244.1.2"), ip("10.244.0.5"), ip("10.9.9.9")).family("IPv4", "4"),
+		newHotFlows(r.node.IP6, ip("fd00:c::a64:0"), ip("fd00:10:244:1::2"), ip("fd00:10:244::5"), ip("fd00:9::9")).family("IPv6", "6"),
 	}
 }
 
-func (r *hotRig) measure(sizes hotSizes) (results []Result, err error) {
-	for i, step := range sizes.steps() {
-		if err := r.establish(last(step)); err != nil {
-			return nil, err
-		}
-		for _, f := range r.families() {
-			got, err := r.measureFamily(f, step, func(c hotCase) bool { return i == 0 || c.many })
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", f.name, err)
-			}
-			results = append(results, got...)
-		}
-	}
-	return results, nil
-}
-
-// establish adds flows of each kind until there are so many.
-func (r *hotRig) establish(count uint32) error {
+// establish makes the flows that there are while a step is measured. The table of the limits has
+// their keys and those of flows of other kinds, whatever is measured.
+func (r *hotRig) establish(step hotStep) error {
+	count := last(step.sizes)
 	for _, f := range r.families() {
-		table := newFlowTable(r.maps, f.table, r.template)
-		for _, c := range f.cases[:3] { // by XDP; tc's are the same
-			if err := table.fill(c.flows, r.established, count); err != nil {
+		for _, record := range f.established(step.kind) {
+			if err := r.fill(record, 0, count); err != nil {
+				return err
+			}
+		}
+		for _, record := range []flows{f.express[0], f.express[1], f.local[0]} {
+			if err := r.fillBare(record, count); err != nil {
 				return err
 			}
 		}
 	}
-	r.established = count
 	return nil
 }
 
-// setRewrite tells the limit what it rewrites to.
-func (r *hotRig) setRewrite(f flows) error {
-	if f.src.Addr().Is4() {
-		return r.Variables["rewrite4"].Set(f.record4(0, r.template))
-	}
-	return r.Variables["rewrite6"].Set(f.record6(0, r.template))
+// setTarget tells the limits what they rewrite to.
+func (r *hotRig) setTarget(f flows) error {
+	target := probe.Target{To: f.target(), Hop: bpf.Hop{Ifindex: r.ifindex}}
+	copy(target.Hop.Dmac[:], r.from)
+	copy(target.Hop.Smac[:], r.to)
+	return r.Variables["target"].Set(&target)
 }
 
 // limitSubject is a bare program; what it inserts is new each time, as waggle's new flows are.
 func (r *hotRig) limitSubject(name string, program *ebpf.Program, c hotCase, size uint32) *subject {
 	if c.every {
-		return r.freshSubject(name, program, c.flows, c.services)
+		return r.freshSubject(name, program, nil, c.flows, c.services)
 	}
 	return r.subject(name, bpf.HookXDP, program, c.flows, size)
 }
@@ -342,7 +392,10 @@ func (r *hotRig) limitSubject(name string, program *ebpf.Program, c hotCase, siz
 // name says.
 func (r *hotRig) waggleSubject(name string, c hotCase, size uint32) *subject {
 	program := r.programs[hotPrograms[c.hook]]
-	at := r.newWalk()
+	at, packets := r.newWalk(), r.packets
+	if c.every && !c.full {
+		packets = r.freshFlows()
+	}
 	return &subject{name: name, measure: func() (float64, error) {
 		frame, err := c.flows.frame(r.from, r.to)
 		if err != nil {
@@ -356,7 +409,7 @@ func (r *hotRig) waggleSubject(name string, c hotCase, size uint32) *subject {
 		if err != nil {
 			return 0, err
 		}
-		ran, ns, err := r.run(c.hook, program, d, r.packets)
+		ran, ns, err := r.run(c.hook, program, d, packets)
 		if err != nil {
 			return 0, err
 		}
@@ -370,7 +423,10 @@ func (r *hotRig) waggleSubject(name string, c hotCase, size uint32) *subject {
 				return 0, fmt.Errorf("%d of %d packets counted as %s", got, ran, bpf.VerdictName(v))
 			}
 		}
-		return ns, nil
+		if c.every && !c.full {
+			_, _, err = r.run(bpf.HookXDP, r.Programs["end"+c.flows.family()], d, ran)
+		}
+		return ns, err
 	}}
 }
 

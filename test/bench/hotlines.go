@@ -5,7 +5,10 @@ package main
 import (
 	"fmt"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/test/bench/probe"
 )
 
 // hotPlan is what is measured of one family at once: the lines of the table, and all that takes turns
@@ -16,6 +19,7 @@ type hotPlan struct {
 	subjects []*subject
 	shared   map[string]*subject // that more than one line is compared with
 	lines    []hotLine
+	alone    *runner // of programs over a table that holds the same flows
 }
 
 // hotLine is one case with one number of flows, and what it is compared with.
@@ -32,14 +36,21 @@ type hotLine struct {
 	beyond  bool // measured beyond the limit too
 }
 
-func (r *hotRig) measureFamily(f hotFamily, sizes []uint32, wanted func(hotCase) bool) ([]Result, error) {
+func (r *hotRig) measureFamily(f hotFamily, step hotStep) ([]Result, error) {
 	plan := &hotPlan{hotRig: r, family: f, shared: map[string]*subject{}}
-	if err := r.setRewrite(f.cases[0].flows); err != nil {
+	if err := r.setTarget(f.express[0]); err != nil {
 		return nil, err
 	}
-	for _, size := range sizes {
+	if step.fresh > 0 {
+		var err error
+		if plan.alone, err = r.newTableAlone(f, step); err != nil {
+			return nil, err
+		}
+		defer plan.alone.Close()
+	}
+	for _, size := range step.sizes {
 		for _, c := range f.cases {
-			if wanted(c) && (!c.every || size == last(sizes)) {
+			if step.has(c) {
 				plan.add(c, size)
 			}
 		}
@@ -66,7 +77,7 @@ func (p *hotPlan) add(c hotCase, size uint32) {
 	}
 	if c.every && c.hook == bpf.HookXDP {
 		l.records = p.once("two records", func(name string) *subject {
-			return p.limitSubject(name, p.Programs["record"+p.family.table], c, size)
+			return p.recordsSubject(name, c)
 		})
 	}
 	if c.verdict == bpf.VerdictExpress && !c.every {
@@ -77,6 +88,33 @@ func (p *hotPlan) add(c hotCase, size uint32) {
 	}
 	l.beyond = c.beyond && size == 1
 	p.lines = append(p.lines, l)
+}
+
+// newTableAlone makes a flow table like the datapath's, which the writes of a new flow are measured
+// in, with nothing around them.
+func (r *hotRig) newTableAlone(f hotFamily, step hotStep) (*runner, error) {
+	tables, err := probe.LoadTable(f.table, r.maps.Map("flows"+f.table).MaxEntries()*bpf.Ways)
+	if err != nil {
+		return nil, err
+	}
+	alone := newRunner(r.options)
+	alone.Collection, alone.from, alone.to = tables, r.from, r.to
+	for _, record := range f.established(step.kind) {
+		if err := alone.fillTable("own", record, last(step.sizes)); err != nil {
+			tables.Close()
+			return nil, err
+		}
+	}
+	return &alone, nil
+}
+
+// recordsSubject makes both records of new flows, and nothing else.
+func (p *hotPlan) recordsSubject(name string, c hotCase) *subject {
+	var end *ebpf.Program
+	if !c.full {
+		end = p.alone.Programs["own_remove"+p.family.table]
+	}
+	return p.alone.freshSubject(name, p.alone.Programs["own_insert"+p.family.table], end, c.flows, c.services)
 }
 
 // once makes a subject if there is none of that name yet.

@@ -58,14 +58,26 @@ func (r *runner) subject(name string, hook bpf.Hook, program *ebpf.Program, f fl
 	}}
 }
 
-// freshSubject runs an XDP program on packets of flows that were never there.
-func (r *runner) freshSubject(name string, program *ebpf.Program, f flows, services uint32) *subject {
+// freshFlows is how many flows that were never there a run makes, if they end before the next run.
+func (r *runner) freshFlows() uint32 { return min(r.packets, 1<<16) }
+
+// freshSubject runs an XDP program on packets of flows that were never there. Another one, end, if
+// there is one, ends them before the next run.
+func (r *runner) freshSubject(name string, program, end *ebpf.Program, f flows, services uint32) *subject {
+	packets := r.packets
+	if end != nil {
+		packets = r.freshFlows()
+	}
 	return &subject{name: name, measure: func() (float64, error) {
 		frame, err := f.frame(r.from, r.to)
 		if err != nil {
 			return 0, err
 		}
-		_, ns, err := r.run(bpf.HookXDP, program, r.freshDrive(f, frame, services), r.packets)
+		d := r.freshDrive(f, frame, services)
+		ran, ns, err := r.run(bpf.HookXDP, program, d, packets)
+		if err == nil && end != nil {
+			_, _, err = r.run(bpf.HookXDP, end, d, ran)
+		}
 		return ns, err
 	}}
 }

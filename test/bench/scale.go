@@ -12,6 +12,7 @@ import (
 
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/maps"
+	"github.com/waggle-lb/waggle/test/bench/probe"
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
@@ -56,12 +57,8 @@ func memoryResults(rows []mapMemory, service Result) (results []Result) {
 		results = append(results, Result{Metric: metric, Unit: unit, Waggle: value, Runs: []float64{value}})
 	}
 	line("memory of all maps, empty", "MB", empty/1e6)
-	established4, opened4 := flowMemory(element, "4")
-	established6, opened6 := flowMemory(element, "6")
-	line("memory of a flow, two records, IPv4", "bytes", established4)
-	line("memory of a flow, two records, IPv6", "bytes", established6)
-	line("memory of a flow that is not confirmed, IPv4", "bytes", opened4)
-	line("memory of a flow that is not confirmed, IPv6", "bytes", opened6)
+	line("memory of a flow, two records, IPv4", "bytes", flowMemory(element, "4"))
+	line("memory of a flow, two records, IPv6", "bytes", flowMemory(element, "6"))
 	line("memory of an endpoint, backend and slot", "bytes", element["backends"]+element["slots"])
 	return results
 }
@@ -124,9 +121,26 @@ func measureCurves(o options, sizes scaleSizes) (results []Result, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, network.Close()) }()
+	results, err = measureServices(o, network, sizes)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range sizes.flows {
+		point, err := pointOfFlows(o, network, n, last(sizes.flows))
+		if err != nil {
+			return nil, fmt.Errorf("%s flows: %w", short(n), err)
+		}
+		results = append(results, point)
+	}
+	return results, nil
+}
+
+// measureServices measures new flows as services and backends grow.
+func measureServices(o options, network *topo.Network, sizes scaleSizes) (results []Result, err error) {
 	endpoints := last(sizes.services) + last(sizes.backends)
-	room := flowRoom{established4: 2 * last(sizes.flows), established6: 16, opened: 1 << 17}
-	hot, err := newHotRig(o, network, room, map[string]uint32{
+	r := newRunner(o)
+	room := flowRoom{flows4: r.freshFlows()}
+	hot, err := newHotRig(o, network, room, probe.Room{Hash: 16, LRU: 1 << 17}, map[string]uint32{
 		"services4": 2 * last(sizes.services), "backends": endpoints + 1<<17, "slots": 4 * endpoints,
 	})
 	if err != nil {
@@ -145,7 +159,7 @@ func measureCurves(o options, sizes scaleSizes) (results []Result, err error) {
 		return nil, err
 	}
 	err = hot.node.Do(func() error {
-		for _, curve := range []func(scaleSizes) ([]Result, error){rig.curveOfServices, rig.curveOfBackends, rig.curveOfFlows} {
+		for _, curve := range []func(scaleSizes) ([]Result, error){rig.curveOfServices, rig.curveOfBackends} {
 			got, err := curve(sizes)
 			if err != nil {
 				return err
@@ -184,7 +198,7 @@ func (r *scaleRig) publish(id uint32, at netip.AddrPort, count uint32) error {
 // one endpoint each.
 func (r *scaleRig) curveOfServices(sizes scaleSizes) (results []Result, err error) {
 	made := uint32(0)
-	stranger := r.families()[0].cases[4]
+	stranger := r.families()[0].find("xdp not ours")
 	fresh := hotCase{hook: bpf.HookXDP, flows: toFrontends, verdict: bpf.VerdictExpress, events: []bpf.Verdict{bpf.VerdictFlowOpened}, every: true}
 	for i, n := range sizes.services {
 		for ; made < n; made++ {
@@ -225,7 +239,7 @@ func (r *scaleRig) pointOfNewFlows(name string, c hotCase) (Result, error) {
 // curveOfBackends measures new flows to a service of ever more endpoints.
 func (r *scaleRig) curveOfBackends(sizes scaleSizes) (results []Result, err error) {
 	at := netip.AddrPortFrom(serviceAddr(0), servicePort)
-	fresh := r.families()[0].cases[3]
+	fresh := r.families()[0].find("xdp new flow")
 	fresh.flows.dst = end{at, false, false}
 	first := last(sizes.services)
 	for i, n := range sizes.backends {
@@ -241,27 +255,36 @@ func (r *scaleRig) curveOfBackends(sizes scaleSizes) (results []Result, err erro
 	return results, nil
 }
 
-// curveOfFlows measures packets of ever more established flows, which have both records.
-func (r *scaleRig) curveOfFlows(sizes scaleSizes) (results []Result, err error) {
-	family := r.families()[0]
-	established, reply := family.cases[0], family.cases[1]
-	made := uint32(0)
-	for _, n := range sizes.flows {
-		for _, c := range []hotCase{established, reply} {
-			if err := newFlowTable(r.maps, family.table, r.template).fill(c.flows, made, n); err != nil {
-				return nil, err
-			}
-		}
-		made = n
-		opened := r.waggleSubject(fmt.Sprintf("xdp established, IPv4, one of %s flows", short(n)), established, n)
-		bare := r.limitSubject("bare lookup", r.Programs["lookup4"], established, n)
-		idle := r.subject("nothing", bpf.HookXDP, r.Programs["nothing_xdp"], established.flows, 1)
-		if err := takeTurns(r.runs, []*subject{opened, bare, idle}); err != nil {
-			return nil, err
-		}
-		results = append(results, curvePoint(opened, idle, bare, nil))
+// pointOfFlows measures packets of established flows, which have both records, in a table that is
+// half full with them.
+func pointOfFlows(o options, network *topo.Network, n, most uint32) (point Result, err error) {
+	rig, err := newHotRig(o, network, flowRoom{flows4: n}, probe.Room{Hash: 2 * most, LRU: 16}, nil)
+	if err != nil {
+		return point, err
 	}
-	return results, nil
+	defer rig.close()
+	err = rig.node.Do(func() (err error) {
+		point, err = rig.pointOfFlows(n)
+		return err
+	})
+	return point, err
+}
+
+func (r *hotRig) pointOfFlows(n uint32) (Result, error) {
+	family := r.families()[0]
+	for _, record := range family.express {
+		if err := errors.Join(r.fill(record, 0, n), r.fillBare(record, n)); err != nil {
+			return Result{}, err
+		}
+	}
+	established := family.find("xdp established")
+	opened := r.waggleSubject(fmt.Sprintf("xdp established, IPv4, one of %s flows", short(n)), established, n)
+	bare := r.limitSubject("bare lookup", r.Programs["lookup4"], established, n)
+	idle := r.subject("nothing", bpf.HookXDP, r.Programs["nothing_xdp"], established.flows, 1)
+	if err := takeTurns(r.runs, []*subject{opened, bare, idle}); err != nil {
+		return Result{}, err
+	}
+	return curvePoint(opened, idle, bare, nil), nil
 }
 
 // curvePoint is a line of the table, in nanoseconds beyond those of the harness.

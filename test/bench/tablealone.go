@@ -6,14 +6,18 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/test/bench/probe"
 )
 
-// tableNames are what table.c calls the tables, and what the results call them. The first is waggle's.
-var tableNames = []struct{ program, peer string }{{"own", ""}, {"hash", "kernel HASH"}, {"lru", "kernel LRU_HASH"}}
+// tableNames are what table.c calls the tables, and what the results call them, and the programs
+// that only read a key. The first is waggle's.
+var tableNames = []struct{ program, peer, key string }{
+	{"own", "", "own_key"}, {"hash", "kernel HASH", "hash_key"}, {"lru", "kernel LRU_HASH", "hash_key"},
+}
 
 // tableFamily is what is put into the tables of one address family.
 type tableFamily struct {
@@ -56,53 +60,70 @@ func tableFamilies() []tableFamily {
 	return []tableFamily{family("IPv4", "4", "10.100.0.0", "172.18.0.2"), family("IPv6", "6", "fd00:c::a64:0", "fd00:18::2")}
 }
 
-// measureTables makes the tables, with room for twice as many records as there are, and measures
-// lookups, then insertions if wanted.
+// measureTables measures lookups in tables with room for twice as many records as there are, then
+// insertions if wanted.
 func measureTables(o options, f tableFamily, size uint32, insert bool) ([]Result, error) {
-	r := &tableRig{runner: newRunner(o), tableFamily: f, size: size}
-	r.from, r.to = []byte{2, 0, 0, 0, 0, 1}, []byte{2, 0, 0, 0, 0, 2}
-	var err error
-	if r.Collection, err = probe.LoadTable(f.suffix, 2*size); err != nil {
+	r, err := newTableRig(o, f, size, 2*size)
+	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	if err := r.fill(); err != nil {
-		return nil, err
-	}
 	results, err := r.lookups(o.runs)
 	if err != nil || !insert {
 		return results, err
 	}
-	inserted, err := r.insertions(o.runs)
-	return append(results, inserted), err
+	full, err := r.insertions(o.runs, true)
+	if err != nil {
+		return nil, err
+	}
+	roomy, err := newTableRig(o, f, size, 2*(size+2*r.freshFlows()))
+	if err != nil {
+		return nil, err
+	}
+	defer roomy.Close()
+	ended, err := roomy.insertions(o.runs, false)
+	return append(results, ended, full), err
 }
 
-// fill has the programs put the flows into each table, in another order than that in which they are
-// looked up: else the records would be found one behind the other.
-func (r *tableRig) fill() error {
-	frame, err := r.there.frame(r.from, r.to)
+func newTableRig(o options, f tableFamily, size, room uint32) (*tableRig, error) {
+	r := &tableRig{runner: newRunner(o), tableFamily: f, size: size}
+	r.from, r.to = []byte{2, 0, 0, 0, 0, 1}, []byte{2, 0, 0, 0, 0, 2}
+	var err error
+	if r.Collection, err = probe.LoadTable(f.suffix, room); err != nil {
+		return nil, err
+	}
+	for _, t := range tableNames {
+		if err := r.fillTable(t.program, f.there, size); err != nil {
+			r.Close()
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// fillTable has a program put records of flows into its table, in another order than that in which
+// they are looked up: else the records would be found one behind the other.
+func (r *runner) fillTable(table string, f flows, count uint32) error {
+	frame, err := f.frame(r.from, r.to)
 	if err != nil {
 		return err
 	}
-	d := r.there.drive(frame, r.size)
+	d := f.drive(frame, count)
 	d.Stride = 1
-	for _, t := range tableNames {
-		program := r.Programs[t.program+"_fill"+r.suffix]
-		if _, _, err := r.run(bpf.HookXDP, program, d, r.size); err != nil {
-			return fmt.Errorf("fill %s: %w", t.program, err)
-		}
+	if _, _, err := r.run(bpf.HookXDP, r.Programs[table+"_fill"+f.family()], d, count); err != nil {
+		return fmt.Errorf("fill %s: %w", table, err)
 	}
 	return nil
 }
 
 // lookups measures all tables at once: what they have, and what they don't.
 func (r *tableRig) lookups(runs int) (results []Result, err error) {
-	idle := r.idle()
-	subjects := []*subject{idle}
+	idle, subjects := r.idle()
 	kinds := []struct {
 		program, name string
 		flows         flows
 	}{{"_hit", "lookup that finds", r.there}, {"_miss", "lookup that finds nothing", r.absent}}
+	first := len(subjects)
 	for _, kind := range kinds {
 		for _, t := range tableNames {
 			subjects = append(subjects, r.subject(t.program+kind.program, bpf.HookXDP, r.Programs[t.program+kind.program+r.suffix], kind.flows, r.size))
@@ -112,31 +133,49 @@ func (r *tableRig) lookups(runs int) (results []Result, err error) {
 		return nil, err
 	}
 	for i, kind := range kinds {
-		tables := subjects[1+i*len(tableNames):][:len(tableNames)]
+		tables := subjects[first+i*len(tableNames):][:len(tableNames)]
 		metric := fmt.Sprintf("table alone, %s, %s, %s", kind.name, r.name, flowCount(r.size, false))
 		peers := map[string]float64{}
 		for j, t := range tableNames[1:] {
-			peers[t.peer] = tables[1+j].beyond(idle)
+			peers[t.peer] = tables[1+j].beyond(idle[t.key])
 		}
-		results = append(results, Result{Metric: metric, Unit: "ns", Waggle: tables[0].beyond(idle), Runs: tables[0].less(idle), Peers: peers})
+		own := tables[0]
+		results = append(results, Result{Metric: metric, Unit: "ns", Waggle: own.beyond(idle["own_key"]), Runs: own.less(idle["own_key"]), Peers: peers})
 	}
 	return results, nil
 }
 
-// insertions measures both records of flows that were never there. A table that is full evicts.
-func (r *tableRig) insertions(runs int) (Result, error) {
-	idle := r.idle()
-	own := r.freshSubject("own_insert", r.Programs["own_insert"+r.suffix], r.tableFamily.fresh, 0)
-	lru := r.freshSubject("lru_insert", r.Programs["lru_insert"+r.suffix], r.tableFamily.fresh, 0)
-	if err := takeTurns(runs, []*subject{idle, own, lru}); err != nil {
+// insertions measures both records of flows that were never there. They end before the next run, or
+// none does: then the table is full, and each takes the place of another.
+func (r *tableRig) insertions(runs int, full bool) (Result, error) {
+	idle, subjects := r.idle()
+	name, tables := "two insertions", map[string]*subject{}
+	for _, table := range []string{"own", "lru"} {
+		var end *ebpf.Program
+		if !full {
+			end = r.Programs[table+"_remove"+r.suffix]
+		}
+		tables[table] = r.freshSubject(table+"_insert", r.Programs[table+"_insert"+r.suffix], end, r.tableFamily.fresh, 0)
+		subjects = append(subjects, tables[table])
+	}
+	if full {
+		name += ", full table"
+	}
+	if err := takeTurns(runs, subjects); err != nil {
 		return Result{}, err
 	}
-	metric := fmt.Sprintf("table alone, two insertions, %s, %s", r.name, flowCount(r.size, true))
-	return Result{Metric: metric, Unit: "ns", Waggle: own.beyond(idle), Runs: own.less(idle),
-		Peers: map[string]float64{"kernel LRU_HASH": lru.beyond(idle)}}, nil
+	own := tables["own"]
+	metric := fmt.Sprintf("table alone, %s, %s, %s", name, r.name, flowCount(r.size, true))
+	return Result{Metric: metric, Unit: "ns", Waggle: own.beyond(idle["own_key"]), Runs: own.less(idle["own_key"]),
+		Peers: map[string]float64{"kernel LRU_HASH": tables["lru"].beyond(idle["hash_key"])}}, nil
 }
 
-// idle is all but the table: the tuple and its key.
-func (r *tableRig) idle() *subject {
-	return r.subject("key", bpf.HookXDP, r.Programs["key"+r.suffix], r.there, r.size)
+// idle are all but the tables, by the programs that read a key.
+func (r *tableRig) idle() (idle map[string]*subject, all []*subject) {
+	idle = map[string]*subject{}
+	for _, name := range []string{"own_key", "hash_key"} {
+		idle[name] = r.subject(name, bpf.HookXDP, r.Programs[name+r.suffix], r.there, r.size)
+		all = append(all, idle[name])
+	}
+	return idle, all
 }

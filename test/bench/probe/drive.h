@@ -31,7 +31,6 @@ struct drive {
 	__u32 client_offset; /* not 0: of a second address, which moves on when all flows have been */
 	__u32 client; /* the first of those, host byte order */
 	__u32 client_shift; /* log2 of the number of flows */
-	__u32 clock; /* jiffies, as the datapath reads them */
 	__u64 missed; /* what the lookups did not find */
 	__u64 failed; /* what could not be inserted */
 };
@@ -51,6 +50,12 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } measured_tc SEC(".maps");
+
+/* The flow of packet number so and so. */
+static __always_inline __u32 flow_of(__u32 number)
+{
+	return (number * driven.stride) & driven.mask;
+}
 
 static __always_inline bool next_packet(void *data, void *end)
 {
@@ -72,7 +77,7 @@ static __always_inline bool next_packet(void *data, void *end)
 	for (i = 0; i < FRAME / 8; i++)
 		words[i] = driven.frame[i];
 	number = driven.next++;
-	flow = (number * driven.stride) & driven.mask;
+	flow = flow_of(number);
 	diff = (__u32) ~*addr;
 	*addr = bpf_htonl(driven.addr + (flow >> PORT_BITS));
 	diff += *addr;
@@ -130,6 +135,13 @@ struct frame6 {
 	struct tcphdr tcp;
 } __attribute__((packed));
 
+/* Both ports in one piece, as the datapath writes them into a tuple. */
+static __always_inline __u32 ports_at(const void *ports)
+{
+	return *(const __u32 *)ports;
+}
+
+/* What is looked up of a packet. */
 static __always_inline bool tuple4(void *data, void *end, struct tuple *t)
 {
 	struct frame4 *f = data;
@@ -138,10 +150,7 @@ static __always_inline bool tuple4(void *data, void *end, struct tuple *t)
 		return false;
 	t->saddr.word[0] = f->ip.saddr;
 	t->daddr.word[0] = f->ip.daddr;
-	t->sport = f->tcp.source;
-	t->dport = f->tcp.dest;
-	t->proto = f->ip.protocol;
-	t->egress = 0;
+	tuple_set_word(t, ports_at(&f->tcp), f->ip.protocol, ZONE_OUTSIDE);
 	return true;
 }
 
@@ -153,11 +162,39 @@ static __always_inline bool tuple6(void *data, void *end, struct tuple *t)
 		return false;
 	addr_copy(AF_INET6, t->saddr.word, f->ip.saddr.in6_u.u6_addr32);
 	addr_copy(AF_INET6, t->daddr.word, f->ip.daddr.in6_u.u6_addr32);
-	t->sport = f->tcp.source;
-	t->dport = f->tcp.dest;
-	t->proto = f->ip.nexthdr;
-	t->egress = 0;
+	tuple_set_word(t, ports_at(&f->tcp), f->ip.nexthdr, ZONE_OUTSIDE);
 	return true;
 }
+
+static __always_inline bool tuple_of(int family, struct xdp_md *ctx, struct tuple *t)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+
+	return family == AF_INET ? tuple4(data, end, t) : tuple6(data, end, t);
+}
+
+/* A run in which one of these counts is an error. */
+#define MISSED_IF(condition)             \
+	do {                             \
+		if (condition)           \
+			driven.missed++; \
+	} while (0)
+
+#define FAILED_IF(condition)             \
+	do {                             \
+		if (condition)           \
+			driven.failed++; \
+	} while (0)
+
+/* One program for each family, of a function that takes it. */
+#define BOTH_FAMILIES(name)                         \
+	SEC("xdp") int name##4(struct xdp_md * ctx) \
+	{                                           \
+		return name(AF_INET, ctx);          \
+	}                                           \
+	SEC("xdp") int name##6(struct xdp_md * ctx) \
+	{                                           \
+		return name(AF_INET6, ctx);         \
+	}
 
 #endif

@@ -6,26 +6,23 @@
  * the least that a program must do to reach the same.
  */
 
-#include "drive.h"
-#include "../../../bpf/flow.h"
+#include "bare.h"
+#include "own.h"
+#include "../../../bpf/hop.h"
 #include "../../../bpf/service.h"
 
-struct flow4 rewrite4;
-struct flow6 rewrite6;
+/* What the limits rewrite to, and where they transmit. */
+struct target {
+	struct tuple to;
+	struct hop hop;
+};
 
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 65536);
-	__type(key, struct flow_key4);
-	__type(value, struct flow4);
-} bare4 SEC(".maps");
+struct target target;
 
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 65536);
-	__type(key, struct flow_key6);
-	__type(value, struct flow6);
-} bare6 SEC(".maps");
+BARE_TABLE(bare_hash, BPF_MAP_TYPE_HASH, 4);
+BARE_TABLE(bare_hash, BPF_MAP_TYPE_HASH, 6);
+BARE_TABLE(bare_lru, BPF_MAP_TYPE_LRU_HASH, 4);
+BARE_TABLE(bare_lru, BPF_MAP_TYPE_LRU_HASH, 6);
 
 struct tally {
 	__u64 packets;
@@ -42,13 +39,6 @@ SEC("xdp")
 int drop_xdp(struct xdp_md *ctx)
 {
 	return XDP_DROP;
-}
-
-SEC("xdp")
-int read_clock(struct xdp_md *ctx)
-{
-	driven.clock = now();
-	return XDP_PASS;
 }
 
 /* What a parser has read must be in memory: the compiler can't leave it out. */
@@ -139,55 +129,14 @@ int parse_tc(struct __sk_buff *skb)
 	return TC_ACT_UNSPEC;
 }
 
-/* Limit: one lookup in the table of flows. */
-SEC("xdp")
-int lookup4(struct xdp_md *ctx)
-{
-	struct tuple t;
-
-	if (!tuple4((void *)(long)ctx->data, (void *)(long)ctx->data_end, &t))
-		return XDP_ABORTED;
-	if (!flow_lookup(AF_INET, true, &t))
-		driven.missed++;
-	return XDP_PASS;
-}
-
-SEC("xdp")
-int lookup6(struct xdp_md *ctx)
-{
-	struct tuple t;
-
-	if (!tuple6((void *)(long)ctx->data, (void *)(long)ctx->data_end, &t))
-		return XDP_ABORTED;
-	if (!flow_lookup(AF_INET6, true, &t))
-		driven.missed++;
-	return XDP_PASS;
-}
+/* Limit: one lookup in a table of the kernel's. */
+ONE_BARE_KEY(lookup, MISSED_IF(!bpf_map_lookup_elem(BARE_OF(bare_hash, family), &key)))
 
 /* Limit of a packet that is nobody's: one lookup, which finds nothing. */
-SEC("xdp")
-int miss4(struct xdp_md *ctx)
-{
-	struct tuple t;
+ONE_BARE_KEY(miss, FAILED_IF(bpf_map_lookup_elem(BARE_OF(bare_hash, family), &key)))
 
-	if (!tuple4((void *)(long)ctx->data, (void *)(long)ctx->data_end, &t))
-		return XDP_ABORTED;
-	if (flow_lookup(AF_INET, true, &t))
-		driven.failed++;
-	return XDP_PASS;
-}
-
-SEC("xdp")
-int miss6(struct xdp_md *ctx)
-{
-	struct tuple t;
-
-	if (!tuple6((void *)(long)ctx->data, (void *)(long)ctx->data_end, &t))
-		return XDP_ABORTED;
-	if (flow_lookup(AF_INET6, true, &t))
-		driven.failed++;
-	return XDP_PASS;
-}
+/* Puts the packet's key into the table that the limits look into. */
+ONE_BARE_KEY(bare_fill, FAILED_IF(bare_put(family, BARE_OF(bare_hash, family), &key, BPF_ANY)))
 
 /* Limit: what a new flow has to read, the frontend, a slot and the backend in it. */
 SEC("xdp")
@@ -205,80 +154,88 @@ int choose4(struct xdp_md *ctx)
 }
 
 /* Limit: two insertions in a hash of the kernel's that evicts. */
-SEC("xdp")
-int insert4(struct xdp_md *ctx)
-{
-	struct flow_key4 key;
-	struct tuple t, back;
+TWO_BARE_KEYS(insert, FAILED_IF(bare_put(family, BARE_OF(bare_lru, family), &key, BPF_NOEXIST)),
+	      FAILED_IF(bare_put(family, BARE_OF(bare_lru, family), &key, BPF_ANY)))
 
-	if (!tuple4((void *)(long)ctx->data, (void *)(long)ctx->data_end, &t))
+/* The established flows that the datapath's table is filled with, one for each packet of a driver. */
+struct filling {
+	struct tuple to; /* the rewrite of flow 0 */
+	__u64 hop;
+	/* 1: it is another one for each flow, as that of the driver's packets; 0: all have it */
+	__u32 saddr_moves;
+	__u32 daddr_moves;
+	__u32 sport_moves;
+	__u32 dport_moves;
+	__u16 flags; /* enum flow_flags */
+	__u16 pad[3];
+};
+
+struct filling filling;
+
+static __always_inline __be32 further_addr(__be32 addr, __u32 by)
+{
+	return bpf_htonl(bpf_ntohl(addr) + by);
+}
+
+static __always_inline __be16 further_port(__be16 port, __u32 by)
+{
+	return bpf_htons(bpf_ntohs(port) + by);
+}
+
+/* The rewrite of the flow that the packet at hand is of. */
+static __always_inline void filling_target(int family, struct tuple *to)
+{
+	__u32 flow = flow_of(driven.next - 1), last = family == AF_INET ? 0 : 3;
+	__u32 addr = flow >> PORT_BITS, port = flow & ((1 << PORT_BITS) - 1);
+
+	*to = filling.to;
+	to->saddr.word[last] = further_addr(to->saddr.word[last], addr * filling.saddr_moves);
+	to->daddr.word[last] = further_addr(to->daddr.word[last], addr * filling.daddr_moves);
+	to->sport = further_port(to->sport, port * filling.sport_moves);
+	to->dport = further_port(to->dport, port * filling.dport_moves);
+}
+
+/* Records the packet's flow as one that is established. */
+static __always_inline int fill(int family, struct xdp_md *ctx)
+{
+	struct own_memory *m = own_memory();
+
+	if (!m || !tuple_of(family, ctx, &m->entry.key))
 		return XDP_ABORTED;
-	tuple_reverse(AF_INET, &t, 0, &back);
-	flow_key(AF_INET, &t, (void *)&key);
-	if (bpf_map_update_elem(&bare4, &key, &rewrite4, BPF_ANY))
-		driven.failed++;
-	flow_key(AF_INET, &back, (void *)&key);
-	if (bpf_map_update_elem(&bare4, &key, &rewrite4, BPF_NOEXIST))
-		driven.failed++;
+	m->entry.key.zone = filling.to.zone;
+	m->entry.record = (struct record){
+		.hop = filling.hop,
+		.state = STATE_ANSWERED | STATE_CONFIRMED,
+		.flags = filling.flags,
+		.last_seen = now(),
+	};
+	filling_target(family, &m->entry.record.to);
+	own_replace(family, m);
 	return XDP_PASS;
 }
 
-SEC("xdp")
-int insert6(struct xdp_md *ctx)
-{
-	union flow_key key;
-	struct tuple t, back;
+BOTH_FAMILIES(fill)
 
-	if (!tuple6((void *)(long)ctx->data, (void *)(long)ctx->data_end, &t))
+/* Ends both records of the packet's flow: the next ones find the room that it had. */
+static __always_inline int end(int family, struct xdp_md *ctx)
+{
+	struct own_memory *m = own_memory();
+	struct entry *e;
+
+	if (!m || !tuple_of(family, ctx, &m->entry.key))
 		return XDP_ABORTED;
-	tuple_reverse(AF_INET6, &t, 0, &back);
-	flow_key(AF_INET6, &t, &key);
-	if (bpf_map_update_elem(&bare6, &key, &rewrite6, BPF_ANY))
-		driven.failed++;
-	flow_key(AF_INET6, &back, &key);
-	if (bpf_map_update_elem(&bare6, &key, &rewrite6, BPF_NOEXIST))
-		driven.failed++;
+	e = &m->entry;
+	if (!flow_lookup(family, &e->key, &e->record))
+		return XDP_PASS;
+	if (mirror_lookup(family, &e->key, &e->record, &m->other))
+		own_end(family, &m->other);
+	own_end(family, e);
 	return XDP_PASS;
 }
 
-/* The two records that the datapath makes of a new flow, with nothing around them. */
-SEC("xdp")
-int record4(struct xdp_md *ctx)
-{
-	struct tuple t, back;
-	union flow_key key;
+BOTH_FAMILIES(end)
 
-	if (!tuple4((void *)(long)ctx->data, (void *)(long)ctx->data_end, &t))
-		return XDP_ABORTED;
-	tuple_reverse(AF_INET, &t, 0, &back);
-	flow_key(AF_INET, &back, &key);
-	if (new_flow_put4(&key.v4, &rewrite4, true))
-		driven.failed++;
-	flow_key(AF_INET, &t, &key);
-	if (new_flow_put4(&key.v4, &rewrite4, false))
-		driven.failed++;
-	return XDP_PASS;
-}
-
-SEC("xdp")
-int record6(struct xdp_md *ctx)
-{
-	struct tuple t, back;
-	union flow_key key;
-
-	if (!tuple6((void *)(long)ctx->data, (void *)(long)ctx->data_end, &t))
-		return XDP_ABORTED;
-	tuple_reverse(AF_INET6, &t, 0, &back);
-	flow_key(AF_INET6, &back, &key);
-	if (new_flow_put6(&key.v6, &rewrite6, true))
-		driven.failed++;
-	flow_key(AF_INET6, &t, &key);
-	if (new_flow_put6(&key.v6, &rewrite6, false))
-		driven.failed++;
-	return XDP_PASS;
-}
-
-static __always_inline void macs(struct ethhdr *eth, const struct nexthop *hop)
+static __always_inline void macs(struct ethhdr *eth, const struct hop *hop)
 {
 	__builtin_memcpy(eth->h_dest, hop->dmac, ETH_ALEN);
 	__builtin_memcpy(eth->h_source, hop->smac, ETH_ALEN);
@@ -289,13 +246,12 @@ SEC("xdp")
 int rewrite_xdp4(struct xdp_md *ctx)
 {
 	struct frame4 *f = (void *)(long)ctx->data;
-	struct tuple t, to;
+	struct tuple t, to = target.to;
 	__u64 diff, all;
 
 	if (!tuple4(f, (void *)(long)ctx->data_end, &t) ||
 	    (void *)(f + 1) > (void *)(long)ctx->data_end)
 		return XDP_ABORTED;
-	flow_rewrite(AF_INET, &rewrite4.flow, &t, &to);
 	diff = csum_addr_diff(AF_INET, t.saddr.word, to.saddr.word) +
 	       csum_addr_diff(AF_INET, t.daddr.word, to.daddr.word);
 	all = diff + csum_u16_diff(t.sport, to.sport) + csum_u16_diff(t.dport, to.dport);
@@ -312,7 +268,7 @@ int rewrite_xdp4(struct xdp_md *ctx)
 	f->ip.daddr = to.daddr.word[0];
 	f->tcp.source = to.sport;
 	f->tcp.dest = to.dport;
-	macs(&f->eth, &rewrite4.flow.hop);
+	macs(&f->eth, &target.hop);
 	return XDP_TX;
 }
 
@@ -320,13 +276,12 @@ SEC("xdp")
 int rewrite_xdp6(struct xdp_md *ctx)
 {
 	struct frame6 *f = (void *)(long)ctx->data;
-	struct tuple t, to;
+	struct tuple t, to = target.to;
 	__u64 diff;
 
 	if (!tuple6(f, (void *)(long)ctx->data_end, &t) ||
 	    (void *)(f + 1) > (void *)(long)ctx->data_end)
 		return XDP_ABORTED;
-	flow_rewrite(AF_INET6, &rewrite6.flow, &t, &to);
 	diff = csum_addr_diff(AF_INET6, t.saddr.word, to.saddr.word) +
 	       csum_addr_diff(AF_INET6, t.daddr.word, to.daddr.word) +
 	       csum_u16_diff(t.sport, to.sport) + csum_u16_diff(t.dport, to.dport);
@@ -336,7 +291,7 @@ int rewrite_xdp6(struct xdp_md *ctx)
 	addr_copy(AF_INET6, f->ip.daddr.in6_u.u6_addr32, to.daddr.word);
 	f->tcp.source = to.sport;
 	f->tcp.dest = to.dport;
-	macs(&f->eth, &rewrite6.flow.hop);
+	macs(&f->eth, &target.hop);
 	return XDP_TX;
 }
 
@@ -349,7 +304,7 @@ struct head {
 
 /* The same in tc, where helpers write that know of offloads. */
 static __always_inline int rewrite_tc(struct __sk_buff *skb, int family, const struct tuple *t,
-				      const struct tuple *to, const struct nexthop *hop)
+				      const struct tuple *to, const struct hop *hop)
 {
 	struct ports ports = { .source = to->sport, .dest = to->dport };
 	__u32 i, size = family == AF_INET ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
@@ -387,23 +342,21 @@ static __always_inline int rewrite_tc(struct __sk_buff *skb, int family, const s
 SEC("tc")
 int rewrite_tc4(struct __sk_buff *skb)
 {
-	struct tuple t, to;
+	struct tuple t, to = target.to;
 
 	if (!tuple4((void *)(long)skb->data, (void *)(long)skb->data_end, &t))
 		return TC_ACT_SHOT;
-	flow_rewrite(AF_INET, &rewrite4.flow, &t, &to);
-	return rewrite_tc(skb, AF_INET, &t, &to, &rewrite4.flow.hop);
+	return rewrite_tc(skb, AF_INET, &t, &to, &target.hop);
 }
 
 SEC("tc")
 int rewrite_tc6(struct __sk_buff *skb)
 {
-	struct tuple t, to;
+	struct tuple t, to = target.to;
 
 	if (!tuple6((void *)(long)skb->data, (void *)(long)skb->data_end, &t))
 		return TC_ACT_SHOT;
-	flow_rewrite(AF_INET6, &rewrite6.flow, &t, &to);
-	return rewrite_tc(skb, AF_INET6, &t, &to, &rewrite6.flow.hop);
+	return rewrite_tc(skb, AF_INET6, &t, &to, &target.hop);
 }
 
 /*
@@ -419,7 +372,7 @@ int deliver(struct xdp_md *ctx)
 
 	if ((void *)(f + 1) > (void *)(long)ctx->data_end ||
 	    f->eth.h_proto != bpf_htons(ETH_P_IP) || f->ip.protocol != IPPROTO_UDP ||
-	    f->tcp.dest != rewrite4.flow.dport)
+	    f->tcp.dest != target.to.dport)
 		return XDP_PASS;
 	tally = bpf_map_lookup_elem(&delivered, &zero);
 	if (tally)

@@ -5,6 +5,8 @@
 package probe
 
 import (
+	"fmt"
+	"runtime"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -23,50 +25,84 @@ const PortBits = 14
 // Drive tells the drivers what packets to make. Host byte order, but for Frame, which is memory.
 type Drive = probeDrive
 
-// Load loads the programs over the datapath's maps; those that it is not given are its own. Bare
-// is the size of the tables of bare insertions.
-func Load(replacements map[string]*ebpf.Map, bare uint32) (*ebpf.Collection, error) {
+// Target is what the limits rewrite to, and where they transmit.
+type Target struct {
+	To  bpf.Tuple
+	Hop bpf.Hop
+}
+
+// Filling are the established flows that the datapath's table is filled with.
+type Filling struct {
+	To  bpf.Tuple // the rewrite of flow 0
+	Hop uint64
+	// 1: it is another one for each flow, as that of the driver's packets; 0: all have it.
+	SaddrMoves, DaddrMoves, SportMoves, DportMoves uint32
+
+	Flags uint16
+	_     [3]uint16
+}
+
+// Room is that of the tables of the limits, in records.
+type Room struct {
+	Hash, LRU uint32
+}
+
+// Load loads the programs over the datapath's maps; those that it is not given are its own.
+func Load(replacements map[string]*ebpf.Map, room Room) (*ebpf.Collection, error) {
 	spec, err := loadProbe()
 	if err != nil {
 		return nil, err
 	}
+	sizes := map[string]uint32{"bare_hash4": room.Hash, "bare_hash6": room.Hash, "bare_lru4": room.LRU, "bare_lru6": room.LRU,
+		// nobody looks into them, unless they are the datapath's
+		"flows4": 1, "flows6": 1, "slots": 1, "backends": 1}
 	used := map[string]*ebpf.Map{}
 	for name, m := range spec.Maps {
 		m.Pinning = ebpf.PinNone
-		if name == "bare4" || name == "bare6" {
-			m.MaxEntries = bare
+		if size := sizes[name]; size > 0 {
+			m.MaxEntries = size
 		}
 		if shared := replacements[name]; shared != nil && !strings.HasPrefix(name, ".") {
 			used[name], m.MaxEntries = shared, shared.MaxEntries()
-		} else if strings.HasPrefix(name, "flows") || name == "slots" || name == "backends" {
-			m.MaxEntries = 16 // nobody looks into it
 		}
 	}
-	if err := bpf.Fit(spec); err != nil {
+	if err := fit(spec); err != nil {
 		return nil, err
 	}
 	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: used})
 }
 
 // LoadTable loads the programs of table.c. The tables of a family ("4" or "6") have room for so many
-// records.
+// records, waggle's own in sets.
 func LoadTable(family string, records uint32) (*ebpf.Collection, error) {
 	spec, err := loadTable()
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range []string{"own", "hash", "lru"} {
-		spec.Maps[name+family].MaxEntries = records
-	}
 	for _, m := range spec.Maps {
 		m.Pinning = ebpf.PinNone
 	}
 	for _, f := range []string{"4", "6"} {
-		spec.Maps["flows_new"+f].MaxEntries = 16
+		spec.Maps["flows"+f].MaxEntries = 1
 	}
-	spec.Maps["flows_new"+family].MaxEntries = records / bpf.Ways
-	if err := bpf.Fit(spec); err != nil {
+	spec.Maps["flows"+family].MaxEntries = records / bpf.Ways
+	for _, name := range []string{"hash", "lru"} {
+		spec.Maps[name+family].MaxEntries = records
+	}
+	if err := fit(spec); err != nil {
 		return nil, err
 	}
 	return ebpf.NewCollection(spec)
+}
+
+// fit tells the programs of a spec what bpf.Fit tells the datapath's of the flow tables.
+func fit(spec *ebpf.CollectionSpec) error {
+	values := map[string]any{"weakly_ordered": runtime.GOARCH != "amd64",
+		"flow_sets4": spec.Maps["flows4"].MaxEntries, "flow_sets6": spec.Maps["flows6"].MaxEntries}
+	for name, value := range values {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return fmt.Errorf("set variable %s: %w", name, err)
+		}
+	}
+	return nil
 }

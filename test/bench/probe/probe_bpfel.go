@@ -28,8 +28,6 @@ type probeDrive struct {
 	ClientOffset  uint32
 	Client        uint32
 	ClientShift   uint32
-	Clock         uint32
-	_             [4]byte
 	Missed        uint64
 	Failed        uint64
 }
@@ -39,28 +37,35 @@ type probeDrive struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	probeMapBackends             = "backends"
-	probeMapBare4                = "bare4"
-	probeMapBare6                = "bare6"
+	probeMapBareHash4            = "bare_hash4"
+	probeMapBareHash6            = "bare_hash6"
+	probeMapBareLru4             = "bare_lru4"
+	probeMapBareLru6             = "bare_lru6"
 	probeMapCounters             = "counters"
 	probeMapDelivered            = "delivered"
 	probeMapFlows4               = "flows4"
 	probeMapFlows6               = "flows6"
-	probeMapFlowsNew4            = "flows_new4"
-	probeMapFlowsNew6            = "flows_new6"
 	probeMapMeasuredTc           = "measured_tc"
 	probeMapMeasuredXdp          = "measured_xdp"
 	probeMapNodeAddrs4           = "node_addrs4"
 	probeMapNodeAddrs6           = "node_addrs6"
+	probeMapOwnMemoryMap         = "own_memory_map"
 	probeMapRuntime              = "runtime"
 	probeMapServiceNames         = "service_names"
 	probeMapServices4            = "services4"
 	probeMapServices6            = "services6"
 	probeMapSlots                = "slots"
+	probeProgBareFill4           = "bare_fill4"
+	probeProgBareFill6           = "bare_fill6"
 	probeProgChoose4             = "choose4"
 	probeProgDeliver             = "deliver"
 	probeProgDriveTc             = "drive_tc"
 	probeProgDriveXdp            = "drive_xdp"
 	probeProgDropXdp             = "drop_xdp"
+	probeProgEnd4                = "end4"
+	probeProgEnd6                = "end6"
+	probeProgFill4               = "fill4"
+	probeProgFill6               = "fill6"
 	probeProgInsert4             = "insert4"
 	probeProgInsert6             = "insert6"
 	probeProgLookup4             = "lookup4"
@@ -71,33 +76,32 @@ const (
 	probeProgNothingXdp          = "nothing_xdp"
 	probeProgParseTc             = "parse_tc"
 	probeProgParseXdp            = "parse_xdp"
-	probeProgReadClock           = "read_clock"
-	probeProgRecord4             = "record4"
-	probeProgRecord6             = "record6"
 	probeProgRewriteTc4          = "rewrite_tc4"
 	probeProgRewriteTc6          = "rewrite_tc6"
 	probeProgRewriteXdp4         = "rewrite_xdp4"
 	probeProgRewriteXdp6         = "rewrite_xdp6"
 	probeVarAnswerPing           = "answer_ping"
 	probeVarDriven               = "driven"
-	probeVarFlowsNewSets4        = "flows_new_sets4"
-	probeVarFlowsNewSets6        = "flows_new_sets6"
+	probeVarFilling              = "filling"
+	probeVarFlowSets4            = "flow_sets4"
+	probeVarFlowSets6            = "flow_sets6"
 	probeVarHostNetnsCookie      = "host_netns_cookie"
 	probeVarHz                   = "hz"
 	probeVarMasqueradeAll        = "masquerade_all"
 	probeVarNodeportMax          = "nodeport_max"
 	probeVarNodeportMin          = "nodeport_min"
-	probeVarRewrite4             = "rewrite4"
-	probeVarRewrite6             = "rewrite6"
 	probeVarSentMark             = "sent_mark"
 	probeVarSnatMax              = "snat_max"
 	probeVarSnatMin              = "snat_min"
+	probeVarTarget               = "target"
 	probeVarTimeoutNew           = "timeout_new"
 	probeVarTimeoutTcp           = "timeout_tcp"
 	probeVarTimeoutTcpClosed     = "timeout_tcp_closed"
 	probeVarTimeoutTcpHalfClosed = "timeout_tcp_half_closed"
 	probeVarTimeoutTcpReset      = "timeout_tcp_reset"
 	probeVarTimeoutUdp           = "timeout_udp"
+	probeVarValue4               = "value4"
+	probeVarValue6               = "value6"
 	probeVarWeaklyOrdered        = "weakly_ordered"
 )
 
@@ -143,11 +147,17 @@ type probeSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type probeProgramSpecs struct {
+	BareFill4   *ebpf.ProgramSpec `ebpf:"bare_fill4"`
+	BareFill6   *ebpf.ProgramSpec `ebpf:"bare_fill6"`
 	Choose4     *ebpf.ProgramSpec `ebpf:"choose4"`
 	Deliver     *ebpf.ProgramSpec `ebpf:"deliver"`
 	DriveTc     *ebpf.ProgramSpec `ebpf:"drive_tc"`
 	DriveXdp    *ebpf.ProgramSpec `ebpf:"drive_xdp"`
 	DropXdp     *ebpf.ProgramSpec `ebpf:"drop_xdp"`
+	End4        *ebpf.ProgramSpec `ebpf:"end4"`
+	End6        *ebpf.ProgramSpec `ebpf:"end6"`
+	Fill4       *ebpf.ProgramSpec `ebpf:"fill4"`
+	Fill6       *ebpf.ProgramSpec `ebpf:"fill6"`
 	Insert4     *ebpf.ProgramSpec `ebpf:"insert4"`
 	Insert6     *ebpf.ProgramSpec `ebpf:"insert6"`
 	Lookup4     *ebpf.ProgramSpec `ebpf:"lookup4"`
@@ -158,9 +168,6 @@ type probeProgramSpecs struct {
 	NothingXdp  *ebpf.ProgramSpec `ebpf:"nothing_xdp"`
 	ParseTc     *ebpf.ProgramSpec `ebpf:"parse_tc"`
 	ParseXdp    *ebpf.ProgramSpec `ebpf:"parse_xdp"`
-	ReadClock   *ebpf.ProgramSpec `ebpf:"read_clock"`
-	Record4     *ebpf.ProgramSpec `ebpf:"record4"`
-	Record6     *ebpf.ProgramSpec `ebpf:"record6"`
 	RewriteTc4  *ebpf.ProgramSpec `ebpf:"rewrite_tc4"`
 	RewriteTc6  *ebpf.ProgramSpec `ebpf:"rewrite_tc6"`
 	RewriteXdp4 *ebpf.ProgramSpec `ebpf:"rewrite_xdp4"`
@@ -172,18 +179,19 @@ type probeProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type probeMapSpecs struct {
 	Backends     *ebpf.MapSpec `ebpf:"backends"`
-	Bare4        *ebpf.MapSpec `ebpf:"bare4"`
-	Bare6        *ebpf.MapSpec `ebpf:"bare6"`
+	BareHash4    *ebpf.MapSpec `ebpf:"bare_hash4"`
+	BareHash6    *ebpf.MapSpec `ebpf:"bare_hash6"`
+	BareLru4     *ebpf.MapSpec `ebpf:"bare_lru4"`
+	BareLru6     *ebpf.MapSpec `ebpf:"bare_lru6"`
 	Counters     *ebpf.MapSpec `ebpf:"counters"`
 	Delivered    *ebpf.MapSpec `ebpf:"delivered"`
 	Flows4       *ebpf.MapSpec `ebpf:"flows4"`
 	Flows6       *ebpf.MapSpec `ebpf:"flows6"`
-	FlowsNew4    *ebpf.MapSpec `ebpf:"flows_new4"`
-	FlowsNew6    *ebpf.MapSpec `ebpf:"flows_new6"`
 	MeasuredTc   *ebpf.MapSpec `ebpf:"measured_tc"`
 	MeasuredXdp  *ebpf.MapSpec `ebpf:"measured_xdp"`
 	NodeAddrs4   *ebpf.MapSpec `ebpf:"node_addrs4"`
 	NodeAddrs6   *ebpf.MapSpec `ebpf:"node_addrs6"`
+	OwnMemoryMap *ebpf.MapSpec `ebpf:"own_memory_map"`
 	Runtime      *ebpf.MapSpec `ebpf:"runtime"`
 	ServiceNames *ebpf.MapSpec `ebpf:"service_names"`
 	Services4    *ebpf.MapSpec `ebpf:"services4"`
@@ -197,24 +205,26 @@ type probeMapSpecs struct {
 type probeVariableSpecs struct {
 	AnswerPing           *ebpf.VariableSpec `ebpf:"answer_ping"`
 	Driven               *ebpf.VariableSpec `ebpf:"driven"`
-	FlowsNewSets4        *ebpf.VariableSpec `ebpf:"flows_new_sets4"`
-	FlowsNewSets6        *ebpf.VariableSpec `ebpf:"flows_new_sets6"`
+	Filling              *ebpf.VariableSpec `ebpf:"filling"`
+	FlowSets4            *ebpf.VariableSpec `ebpf:"flow_sets4"`
+	FlowSets6            *ebpf.VariableSpec `ebpf:"flow_sets6"`
 	HostNetnsCookie      *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
 	Hz                   *ebpf.VariableSpec `ebpf:"hz"`
 	MasqueradeAll        *ebpf.VariableSpec `ebpf:"masquerade_all"`
 	NodeportMax          *ebpf.VariableSpec `ebpf:"nodeport_max"`
 	NodeportMin          *ebpf.VariableSpec `ebpf:"nodeport_min"`
-	Rewrite4             *ebpf.VariableSpec `ebpf:"rewrite4"`
-	Rewrite6             *ebpf.VariableSpec `ebpf:"rewrite6"`
 	SentMark             *ebpf.VariableSpec `ebpf:"sent_mark"`
 	SnatMax              *ebpf.VariableSpec `ebpf:"snat_max"`
 	SnatMin              *ebpf.VariableSpec `ebpf:"snat_min"`
+	Target               *ebpf.VariableSpec `ebpf:"target"`
 	TimeoutNew           *ebpf.VariableSpec `ebpf:"timeout_new"`
 	TimeoutTcp           *ebpf.VariableSpec `ebpf:"timeout_tcp"`
 	TimeoutTcpClosed     *ebpf.VariableSpec `ebpf:"timeout_tcp_closed"`
 	TimeoutTcpHalfClosed *ebpf.VariableSpec `ebpf:"timeout_tcp_half_closed"`
 	TimeoutTcpReset      *ebpf.VariableSpec `ebpf:"timeout_tcp_reset"`
 	TimeoutUdp           *ebpf.VariableSpec `ebpf:"timeout_udp"`
+	Value4               *ebpf.VariableSpec `ebpf:"value4"`
+	Value6               *ebpf.VariableSpec `ebpf:"value6"`
 	WeaklyOrdered        *ebpf.VariableSpec `ebpf:"weakly_ordered"`
 }
 
@@ -239,18 +249,19 @@ func (o *probeObjects) Close() error {
 // It can be passed to loadProbeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type probeMaps struct {
 	Backends     *ebpf.Map `ebpf:"backends"`
-	Bare4        *ebpf.Map `ebpf:"bare4"`
-	Bare6        *ebpf.Map `ebpf:"bare6"`
+	BareHash4    *ebpf.Map `ebpf:"bare_hash4"`
+	BareHash6    *ebpf.Map `ebpf:"bare_hash6"`
+	BareLru4     *ebpf.Map `ebpf:"bare_lru4"`
+	BareLru6     *ebpf.Map `ebpf:"bare_lru6"`
 	Counters     *ebpf.Map `ebpf:"counters"`
 	Delivered    *ebpf.Map `ebpf:"delivered"`
 	Flows4       *ebpf.Map `ebpf:"flows4"`
 	Flows6       *ebpf.Map `ebpf:"flows6"`
-	FlowsNew4    *ebpf.Map `ebpf:"flows_new4"`
-	FlowsNew6    *ebpf.Map `ebpf:"flows_new6"`
 	MeasuredTc   *ebpf.Map `ebpf:"measured_tc"`
 	MeasuredXdp  *ebpf.Map `ebpf:"measured_xdp"`
 	NodeAddrs4   *ebpf.Map `ebpf:"node_addrs4"`
 	NodeAddrs6   *ebpf.Map `ebpf:"node_addrs6"`
+	OwnMemoryMap *ebpf.Map `ebpf:"own_memory_map"`
 	Runtime      *ebpf.Map `ebpf:"runtime"`
 	ServiceNames *ebpf.Map `ebpf:"service_names"`
 	Services4    *ebpf.Map `ebpf:"services4"`
@@ -261,18 +272,19 @@ type probeMaps struct {
 func (m *probeMaps) Close() error {
 	return _ProbeClose(
 		m.Backends,
-		m.Bare4,
-		m.Bare6,
+		m.BareHash4,
+		m.BareHash6,
+		m.BareLru4,
+		m.BareLru6,
 		m.Counters,
 		m.Delivered,
 		m.Flows4,
 		m.Flows6,
-		m.FlowsNew4,
-		m.FlowsNew6,
 		m.MeasuredTc,
 		m.MeasuredXdp,
 		m.NodeAddrs4,
 		m.NodeAddrs6,
+		m.OwnMemoryMap,
 		m.Runtime,
 		m.ServiceNames,
 		m.Services4,
@@ -287,24 +299,26 @@ func (m *probeMaps) Close() error {
 type probeVariables struct {
 	AnswerPing           *ebpf.Variable `ebpf:"answer_ping"`
 	Driven               *ebpf.Variable `ebpf:"driven"`
-	FlowsNewSets4        *ebpf.Variable `ebpf:"flows_new_sets4"`
-	FlowsNewSets6        *ebpf.Variable `ebpf:"flows_new_sets6"`
+	Filling              *ebpf.Variable `ebpf:"filling"`
+	FlowSets4            *ebpf.Variable `ebpf:"flow_sets4"`
+	FlowSets6            *ebpf.Variable `ebpf:"flow_sets6"`
 	HostNetnsCookie      *ebpf.Variable `ebpf:"host_netns_cookie"`
 	Hz                   *ebpf.Variable `ebpf:"hz"`
 	MasqueradeAll        *ebpf.Variable `ebpf:"masquerade_all"`
 	NodeportMax          *ebpf.Variable `ebpf:"nodeport_max"`
 	NodeportMin          *ebpf.Variable `ebpf:"nodeport_min"`
-	Rewrite4             *ebpf.Variable `ebpf:"rewrite4"`
-	Rewrite6             *ebpf.Variable `ebpf:"rewrite6"`
 	SentMark             *ebpf.Variable `ebpf:"sent_mark"`
 	SnatMax              *ebpf.Variable `ebpf:"snat_max"`
 	SnatMin              *ebpf.Variable `ebpf:"snat_min"`
+	Target               *ebpf.Variable `ebpf:"target"`
 	TimeoutNew           *ebpf.Variable `ebpf:"timeout_new"`
 	TimeoutTcp           *ebpf.Variable `ebpf:"timeout_tcp"`
 	TimeoutTcpClosed     *ebpf.Variable `ebpf:"timeout_tcp_closed"`
 	TimeoutTcpHalfClosed *ebpf.Variable `ebpf:"timeout_tcp_half_closed"`
 	TimeoutTcpReset      *ebpf.Variable `ebpf:"timeout_tcp_reset"`
 	TimeoutUdp           *ebpf.Variable `ebpf:"timeout_udp"`
+	Value4               *ebpf.Variable `ebpf:"value4"`
+	Value6               *ebpf.Variable `ebpf:"value6"`
 	WeaklyOrdered        *ebpf.Variable `ebpf:"weakly_ordered"`
 }
 
@@ -312,11 +326,17 @@ type probeVariables struct {
 //
 // It can be passed to loadProbeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type probePrograms struct {
+	BareFill4   *ebpf.Program `ebpf:"bare_fill4"`
+	BareFill6   *ebpf.Program `ebpf:"bare_fill6"`
 	Choose4     *ebpf.Program `ebpf:"choose4"`
 	Deliver     *ebpf.Program `ebpf:"deliver"`
 	DriveTc     *ebpf.Program `ebpf:"drive_tc"`
 	DriveXdp    *ebpf.Program `ebpf:"drive_xdp"`
 	DropXdp     *ebpf.Program `ebpf:"drop_xdp"`
+	End4        *ebpf.Program `ebpf:"end4"`
+	End6        *ebpf.Program `ebpf:"end6"`
+	Fill4       *ebpf.Program `ebpf:"fill4"`
+	Fill6       *ebpf.Program `ebpf:"fill6"`
 	Insert4     *ebpf.Program `ebpf:"insert4"`
 	Insert6     *ebpf.Program `ebpf:"insert6"`
 	Lookup4     *ebpf.Program `ebpf:"lookup4"`
@@ -327,9 +347,6 @@ type probePrograms struct {
 	NothingXdp  *ebpf.Program `ebpf:"nothing_xdp"`
 	ParseTc     *ebpf.Program `ebpf:"parse_tc"`
 	ParseXdp    *ebpf.Program `ebpf:"parse_xdp"`
-	ReadClock   *ebpf.Program `ebpf:"read_clock"`
-	Record4     *ebpf.Program `ebpf:"record4"`
-	Record6     *ebpf.Program `ebpf:"record6"`
 	RewriteTc4  *ebpf.Program `ebpf:"rewrite_tc4"`
 	RewriteTc6  *ebpf.Program `ebpf:"rewrite_tc6"`
 	RewriteXdp4 *ebpf.Program `ebpf:"rewrite_xdp4"`
@@ -338,11 +355,17 @@ type probePrograms struct {
 
 func (p *probePrograms) Close() error {
 	return _ProbeClose(
+		p.BareFill4,
+		p.BareFill6,
 		p.Choose4,
 		p.Deliver,
 		p.DriveTc,
 		p.DriveXdp,
 		p.DropXdp,
+		p.End4,
+		p.End6,
+		p.Fill4,
+		p.Fill6,
 		p.Insert4,
 		p.Insert6,
 		p.Lookup4,
@@ -353,9 +376,6 @@ func (p *probePrograms) Close() error {
 		p.NothingXdp,
 		p.ParseTc,
 		p.ParseXdp,
-		p.ReadClock,
-		p.Record4,
-		p.Record6,
 		p.RewriteTc4,
 		p.RewriteTc6,
 		p.RewriteXdp4,

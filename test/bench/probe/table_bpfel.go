@@ -16,52 +16,72 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	tableMapCounters      = "counters"
-	tableMapFlowsNew4     = "flows_new4"
-	tableMapFlowsNew6     = "flows_new6"
-	tableMapHash4         = "hash4"
-	tableMapHash6         = "hash6"
-	tableMapLru4          = "lru4"
-	tableMapLru6          = "lru6"
-	tableMapMeasuredTc    = "measured_tc"
-	tableMapMeasuredXdp   = "measured_xdp"
-	tableMapOwn4          = "own4"
-	tableMapOwn6          = "own6"
-	tableMapRuntime       = "runtime"
-	tableProgDriveTc      = "drive_tc"
-	tableProgDriveXdp     = "drive_xdp"
-	tableProgHashFill4    = "hash_fill4"
-	tableProgHashFill6    = "hash_fill6"
-	tableProgHashHit4     = "hash_hit4"
-	tableProgHashHit6     = "hash_hit6"
-	tableProgHashMiss4    = "hash_miss4"
-	tableProgHashMiss6    = "hash_miss6"
-	tableProgKey4         = "key4"
-	tableProgKey6         = "key6"
-	tableProgLruFill4     = "lru_fill4"
-	tableProgLruFill6     = "lru_fill6"
-	tableProgLruHit4      = "lru_hit4"
-	tableProgLruHit6      = "lru_hit6"
-	tableProgLruInsert4   = "lru_insert4"
-	tableProgLruInsert6   = "lru_insert6"
-	tableProgLruMiss4     = "lru_miss4"
-	tableProgLruMiss6     = "lru_miss6"
-	tableProgNothingTc    = "nothing_tc"
-	tableProgNothingXdp   = "nothing_xdp"
-	tableProgOwnFill4     = "own_fill4"
-	tableProgOwnFill6     = "own_fill6"
-	tableProgOwnHit4      = "own_hit4"
-	tableProgOwnHit6      = "own_hit6"
-	tableProgOwnInsert4   = "own_insert4"
-	tableProgOwnInsert6   = "own_insert6"
-	tableProgOwnMiss4     = "own_miss4"
-	tableProgOwnMiss6     = "own_miss6"
-	tableVarDriven        = "driven"
-	tableVarFlowsNewSets4 = "flows_new_sets4"
-	tableVarFlowsNewSets6 = "flows_new_sets6"
-	tableVarValue4        = "value4"
-	tableVarValue6        = "value6"
-	tableVarWeaklyOrdered = "weakly_ordered"
+	tableMapCounters             = "counters"
+	tableMapFlows4               = "flows4"
+	tableMapFlows6               = "flows6"
+	tableMapHash4                = "hash4"
+	tableMapHash6                = "hash6"
+	tableMapLru4                 = "lru4"
+	tableMapLru6                 = "lru6"
+	tableMapMeasuredTc           = "measured_tc"
+	tableMapMeasuredXdp          = "measured_xdp"
+	tableMapOwnMemoryMap         = "own_memory_map"
+	tableMapRuntime              = "runtime"
+	tableProgDriveTc             = "drive_tc"
+	tableProgDriveXdp            = "drive_xdp"
+	tableProgHashFill4           = "hash_fill4"
+	tableProgHashFill6           = "hash_fill6"
+	tableProgHashHit4            = "hash_hit4"
+	tableProgHashHit6            = "hash_hit6"
+	tableProgHashKey4            = "hash_key4"
+	tableProgHashKey6            = "hash_key6"
+	tableProgHashMiss4           = "hash_miss4"
+	tableProgHashMiss6           = "hash_miss6"
+	tableProgLruFill4            = "lru_fill4"
+	tableProgLruFill6            = "lru_fill6"
+	tableProgLruHit4             = "lru_hit4"
+	tableProgLruHit6             = "lru_hit6"
+	tableProgLruInsert4          = "lru_insert4"
+	tableProgLruInsert6          = "lru_insert6"
+	tableProgLruMiss4            = "lru_miss4"
+	tableProgLruMiss6            = "lru_miss6"
+	tableProgLruRemove4          = "lru_remove4"
+	tableProgLruRemove6          = "lru_remove6"
+	tableProgNothingTc           = "nothing_tc"
+	tableProgNothingXdp          = "nothing_xdp"
+	tableProgOwnFill4            = "own_fill4"
+	tableProgOwnFill6            = "own_fill6"
+	tableProgOwnHit4             = "own_hit4"
+	tableProgOwnHit6             = "own_hit6"
+	tableProgOwnInsert4          = "own_insert4"
+	tableProgOwnInsert6          = "own_insert6"
+	tableProgOwnKey4             = "own_key4"
+	tableProgOwnKey6             = "own_key6"
+	tableProgOwnMiss4            = "own_miss4"
+	tableProgOwnMiss6            = "own_miss6"
+	tableProgOwnRemove4          = "own_remove4"
+	tableProgOwnRemove6          = "own_remove6"
+	tableVarAnswerPing           = "answer_ping"
+	tableVarDriven               = "driven"
+	tableVarFlowSets4            = "flow_sets4"
+	tableVarFlowSets6            = "flow_sets6"
+	tableVarHostNetnsCookie      = "host_netns_cookie"
+	tableVarHz                   = "hz"
+	tableVarMasqueradeAll        = "masquerade_all"
+	tableVarNodeportMax          = "nodeport_max"
+	tableVarNodeportMin          = "nodeport_min"
+	tableVarSentMark             = "sent_mark"
+	tableVarSnatMax              = "snat_max"
+	tableVarSnatMin              = "snat_min"
+	tableVarTimeoutNew           = "timeout_new"
+	tableVarTimeoutTcp           = "timeout_tcp"
+	tableVarTimeoutTcpClosed     = "timeout_tcp_closed"
+	tableVarTimeoutTcpHalfClosed = "timeout_tcp_half_closed"
+	tableVarTimeoutTcpReset      = "timeout_tcp_reset"
+	tableVarTimeoutUdp           = "timeout_udp"
+	tableVarValue4               = "value4"
+	tableVarValue6               = "value6"
+	tableVarWeaklyOrdered        = "weakly_ordered"
 )
 
 // loadTable returns the embedded CollectionSpec for table.
@@ -112,10 +132,10 @@ type tableProgramSpecs struct {
 	HashFill6  *ebpf.ProgramSpec `ebpf:"hash_fill6"`
 	HashHit4   *ebpf.ProgramSpec `ebpf:"hash_hit4"`
 	HashHit6   *ebpf.ProgramSpec `ebpf:"hash_hit6"`
+	HashKey4   *ebpf.ProgramSpec `ebpf:"hash_key4"`
+	HashKey6   *ebpf.ProgramSpec `ebpf:"hash_key6"`
 	HashMiss4  *ebpf.ProgramSpec `ebpf:"hash_miss4"`
 	HashMiss6  *ebpf.ProgramSpec `ebpf:"hash_miss6"`
-	Key4       *ebpf.ProgramSpec `ebpf:"key4"`
-	Key6       *ebpf.ProgramSpec `ebpf:"key6"`
 	LruFill4   *ebpf.ProgramSpec `ebpf:"lru_fill4"`
 	LruFill6   *ebpf.ProgramSpec `ebpf:"lru_fill6"`
 	LruHit4    *ebpf.ProgramSpec `ebpf:"lru_hit4"`
@@ -124,6 +144,8 @@ type tableProgramSpecs struct {
 	LruInsert6 *ebpf.ProgramSpec `ebpf:"lru_insert6"`
 	LruMiss4   *ebpf.ProgramSpec `ebpf:"lru_miss4"`
 	LruMiss6   *ebpf.ProgramSpec `ebpf:"lru_miss6"`
+	LruRemove4 *ebpf.ProgramSpec `ebpf:"lru_remove4"`
+	LruRemove6 *ebpf.ProgramSpec `ebpf:"lru_remove6"`
 	NothingTc  *ebpf.ProgramSpec `ebpf:"nothing_tc"`
 	NothingXdp *ebpf.ProgramSpec `ebpf:"nothing_xdp"`
 	OwnFill4   *ebpf.ProgramSpec `ebpf:"own_fill4"`
@@ -132,38 +154,56 @@ type tableProgramSpecs struct {
 	OwnHit6    *ebpf.ProgramSpec `ebpf:"own_hit6"`
 	OwnInsert4 *ebpf.ProgramSpec `ebpf:"own_insert4"`
 	OwnInsert6 *ebpf.ProgramSpec `ebpf:"own_insert6"`
+	OwnKey4    *ebpf.ProgramSpec `ebpf:"own_key4"`
+	OwnKey6    *ebpf.ProgramSpec `ebpf:"own_key6"`
 	OwnMiss4   *ebpf.ProgramSpec `ebpf:"own_miss4"`
 	OwnMiss6   *ebpf.ProgramSpec `ebpf:"own_miss6"`
+	OwnRemove4 *ebpf.ProgramSpec `ebpf:"own_remove4"`
+	OwnRemove6 *ebpf.ProgramSpec `ebpf:"own_remove6"`
 }
 
 // tableMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tableMapSpecs struct {
-	Counters    *ebpf.MapSpec `ebpf:"counters"`
-	FlowsNew4   *ebpf.MapSpec `ebpf:"flows_new4"`
-	FlowsNew6   *ebpf.MapSpec `ebpf:"flows_new6"`
-	Hash4       *ebpf.MapSpec `ebpf:"hash4"`
-	Hash6       *ebpf.MapSpec `ebpf:"hash6"`
-	Lru4        *ebpf.MapSpec `ebpf:"lru4"`
-	Lru6        *ebpf.MapSpec `ebpf:"lru6"`
-	MeasuredTc  *ebpf.MapSpec `ebpf:"measured_tc"`
-	MeasuredXdp *ebpf.MapSpec `ebpf:"measured_xdp"`
-	Own4        *ebpf.MapSpec `ebpf:"own4"`
-	Own6        *ebpf.MapSpec `ebpf:"own6"`
-	Runtime     *ebpf.MapSpec `ebpf:"runtime"`
+	Counters     *ebpf.MapSpec `ebpf:"counters"`
+	Flows4       *ebpf.MapSpec `ebpf:"flows4"`
+	Flows6       *ebpf.MapSpec `ebpf:"flows6"`
+	Hash4        *ebpf.MapSpec `ebpf:"hash4"`
+	Hash6        *ebpf.MapSpec `ebpf:"hash6"`
+	Lru4         *ebpf.MapSpec `ebpf:"lru4"`
+	Lru6         *ebpf.MapSpec `ebpf:"lru6"`
+	MeasuredTc   *ebpf.MapSpec `ebpf:"measured_tc"`
+	MeasuredXdp  *ebpf.MapSpec `ebpf:"measured_xdp"`
+	OwnMemoryMap *ebpf.MapSpec `ebpf:"own_memory_map"`
+	Runtime      *ebpf.MapSpec `ebpf:"runtime"`
 }
 
 // tableVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tableVariableSpecs struct {
-	Driven        *ebpf.VariableSpec `ebpf:"driven"`
-	FlowsNewSets4 *ebpf.VariableSpec `ebpf:"flows_new_sets4"`
-	FlowsNewSets6 *ebpf.VariableSpec `ebpf:"flows_new_sets6"`
-	Value4        *ebpf.VariableSpec `ebpf:"value4"`
-	Value6        *ebpf.VariableSpec `ebpf:"value6"`
-	WeaklyOrdered *ebpf.VariableSpec `ebpf:"weakly_ordered"`
+	AnswerPing           *ebpf.VariableSpec `ebpf:"answer_ping"`
+	Driven               *ebpf.VariableSpec `ebpf:"driven"`
+	FlowSets4            *ebpf.VariableSpec `ebpf:"flow_sets4"`
+	FlowSets6            *ebpf.VariableSpec `ebpf:"flow_sets6"`
+	HostNetnsCookie      *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
+	Hz                   *ebpf.VariableSpec `ebpf:"hz"`
+	MasqueradeAll        *ebpf.VariableSpec `ebpf:"masquerade_all"`
+	NodeportMax          *ebpf.VariableSpec `ebpf:"nodeport_max"`
+	NodeportMin          *ebpf.VariableSpec `ebpf:"nodeport_min"`
+	SentMark             *ebpf.VariableSpec `ebpf:"sent_mark"`
+	SnatMax              *ebpf.VariableSpec `ebpf:"snat_max"`
+	SnatMin              *ebpf.VariableSpec `ebpf:"snat_min"`
+	TimeoutNew           *ebpf.VariableSpec `ebpf:"timeout_new"`
+	TimeoutTcp           *ebpf.VariableSpec `ebpf:"timeout_tcp"`
+	TimeoutTcpClosed     *ebpf.VariableSpec `ebpf:"timeout_tcp_closed"`
+	TimeoutTcpHalfClosed *ebpf.VariableSpec `ebpf:"timeout_tcp_half_closed"`
+	TimeoutTcpReset      *ebpf.VariableSpec `ebpf:"timeout_tcp_reset"`
+	TimeoutUdp           *ebpf.VariableSpec `ebpf:"timeout_udp"`
+	Value4               *ebpf.VariableSpec `ebpf:"value4"`
+	Value6               *ebpf.VariableSpec `ebpf:"value6"`
+	WeaklyOrdered        *ebpf.VariableSpec `ebpf:"weakly_ordered"`
 }
 
 // tableObjects contains all objects after they have been loaded into the kernel.
@@ -186,33 +226,31 @@ func (o *tableObjects) Close() error {
 //
 // It can be passed to loadTableObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tableMaps struct {
-	Counters    *ebpf.Map `ebpf:"counters"`
-	FlowsNew4   *ebpf.Map `ebpf:"flows_new4"`
-	FlowsNew6   *ebpf.Map `ebpf:"flows_new6"`
-	Hash4       *ebpf.Map `ebpf:"hash4"`
-	Hash6       *ebpf.Map `ebpf:"hash6"`
-	Lru4        *ebpf.Map `ebpf:"lru4"`
-	Lru6        *ebpf.Map `ebpf:"lru6"`
-	MeasuredTc  *ebpf.Map `ebpf:"measured_tc"`
-	MeasuredXdp *ebpf.Map `ebpf:"measured_xdp"`
-	Own4        *ebpf.Map `ebpf:"own4"`
-	Own6        *ebpf.Map `ebpf:"own6"`
-	Runtime     *ebpf.Map `ebpf:"runtime"`
+	Counters     *ebpf.Map `ebpf:"counters"`
+	Flows4       *ebpf.Map `ebpf:"flows4"`
+	Flows6       *ebpf.Map `ebpf:"flows6"`
+	Hash4        *ebpf.Map `ebpf:"hash4"`
+	Hash6        *ebpf.Map `ebpf:"hash6"`
+	Lru4         *ebpf.Map `ebpf:"lru4"`
+	Lru6         *ebpf.Map `ebpf:"lru6"`
+	MeasuredTc   *ebpf.Map `ebpf:"measured_tc"`
+	MeasuredXdp  *ebpf.Map `ebpf:"measured_xdp"`
+	OwnMemoryMap *ebpf.Map `ebpf:"own_memory_map"`
+	Runtime      *ebpf.Map `ebpf:"runtime"`
 }
 
 func (m *tableMaps) Close() error {
 	return _TableClose(
 		m.Counters,
-		m.FlowsNew4,
-		m.FlowsNew6,
+		m.Flows4,
+		m.Flows6,
 		m.Hash4,
 		m.Hash6,
 		m.Lru4,
 		m.Lru6,
 		m.MeasuredTc,
 		m.MeasuredXdp,
-		m.Own4,
-		m.Own6,
+		m.OwnMemoryMap,
 		m.Runtime,
 	)
 }
@@ -221,12 +259,27 @@ func (m *tableMaps) Close() error {
 //
 // It can be passed to loadTableObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tableVariables struct {
-	Driven        *ebpf.Variable `ebpf:"driven"`
-	FlowsNewSets4 *ebpf.Variable `ebpf:"flows_new_sets4"`
-	FlowsNewSets6 *ebpf.Variable `ebpf:"flows_new_sets6"`
-	Value4        *ebpf.Variable `ebpf:"value4"`
-	Value6        *ebpf.Variable `ebpf:"value6"`
-	WeaklyOrdered *ebpf.Variable `ebpf:"weakly_ordered"`
+	AnswerPing           *ebpf.Variable `ebpf:"answer_ping"`
+	Driven               *ebpf.Variable `ebpf:"driven"`
+	FlowSets4            *ebpf.Variable `ebpf:"flow_sets4"`
+	FlowSets6            *ebpf.Variable `ebpf:"flow_sets6"`
+	HostNetnsCookie      *ebpf.Variable `ebpf:"host_netns_cookie"`
+	Hz                   *ebpf.Variable `ebpf:"hz"`
+	MasqueradeAll        *ebpf.Variable `ebpf:"masquerade_all"`
+	NodeportMax          *ebpf.Variable `ebpf:"nodeport_max"`
+	NodeportMin          *ebpf.Variable `ebpf:"nodeport_min"`
+	SentMark             *ebpf.Variable `ebpf:"sent_mark"`
+	SnatMax              *ebpf.Variable `ebpf:"snat_max"`
+	SnatMin              *ebpf.Variable `ebpf:"snat_min"`
+	TimeoutNew           *ebpf.Variable `ebpf:"timeout_new"`
+	TimeoutTcp           *ebpf.Variable `ebpf:"timeout_tcp"`
+	TimeoutTcpClosed     *ebpf.Variable `ebpf:"timeout_tcp_closed"`
+	TimeoutTcpHalfClosed *ebpf.Variable `ebpf:"timeout_tcp_half_closed"`
+	TimeoutTcpReset      *ebpf.Variable `ebpf:"timeout_tcp_reset"`
+	TimeoutUdp           *ebpf.Variable `ebpf:"timeout_udp"`
+	Value4               *ebpf.Variable `ebpf:"value4"`
+	Value6               *ebpf.Variable `ebpf:"value6"`
+	WeaklyOrdered        *ebpf.Variable `ebpf:"weakly_ordered"`
 }
 
 // tablePrograms contains all programs after they have been loaded into the kernel.
@@ -239,10 +292,10 @@ type tablePrograms struct {
 	HashFill6  *ebpf.Program `ebpf:"hash_fill6"`
 	HashHit4   *ebpf.Program `ebpf:"hash_hit4"`
 	HashHit6   *ebpf.Program `ebpf:"hash_hit6"`
+	HashKey4   *ebpf.Program `ebpf:"hash_key4"`
+	HashKey6   *ebpf.Program `ebpf:"hash_key6"`
 	HashMiss4  *ebpf.Program `ebpf:"hash_miss4"`
 	HashMiss6  *ebpf.Program `ebpf:"hash_miss6"`
-	Key4       *ebpf.Program `ebpf:"key4"`
-	Key6       *ebpf.Program `ebpf:"key6"`
 	LruFill4   *ebpf.Program `ebpf:"lru_fill4"`
 	LruFill6   *ebpf.Program `ebpf:"lru_fill6"`
 	LruHit4    *ebpf.Program `ebpf:"lru_hit4"`
@@ -251,6 +304,8 @@ type tablePrograms struct {
 	LruInsert6 *ebpf.Program `ebpf:"lru_insert6"`
 	LruMiss4   *ebpf.Program `ebpf:"lru_miss4"`
 	LruMiss6   *ebpf.Program `ebpf:"lru_miss6"`
+	LruRemove4 *ebpf.Program `ebpf:"lru_remove4"`
+	LruRemove6 *ebpf.Program `ebpf:"lru_remove6"`
 	NothingTc  *ebpf.Program `ebpf:"nothing_tc"`
 	NothingXdp *ebpf.Program `ebpf:"nothing_xdp"`
 	OwnFill4   *ebpf.Program `ebpf:"own_fill4"`
@@ -259,8 +314,12 @@ type tablePrograms struct {
 	OwnHit6    *ebpf.Program `ebpf:"own_hit6"`
 	OwnInsert4 *ebpf.Program `ebpf:"own_insert4"`
 	OwnInsert6 *ebpf.Program `ebpf:"own_insert6"`
+	OwnKey4    *ebpf.Program `ebpf:"own_key4"`
+	OwnKey6    *ebpf.Program `ebpf:"own_key6"`
 	OwnMiss4   *ebpf.Program `ebpf:"own_miss4"`
 	OwnMiss6   *ebpf.Program `ebpf:"own_miss6"`
+	OwnRemove4 *ebpf.Program `ebpf:"own_remove4"`
+	OwnRemove6 *ebpf.Program `ebpf:"own_remove6"`
 }
 
 func (p *tablePrograms) Close() error {
@@ -271,10 +330,10 @@ func (p *tablePrograms) Close() error {
 		p.HashFill6,
 		p.HashHit4,
 		p.HashHit6,
+		p.HashKey4,
+		p.HashKey6,
 		p.HashMiss4,
 		p.HashMiss6,
-		p.Key4,
-		p.Key6,
 		p.LruFill4,
 		p.LruFill6,
 		p.LruHit4,
@@ -283,6 +342,8 @@ func (p *tablePrograms) Close() error {
 		p.LruInsert6,
 		p.LruMiss4,
 		p.LruMiss6,
+		p.LruRemove4,
+		p.LruRemove6,
 		p.NothingTc,
 		p.NothingXdp,
 		p.OwnFill4,
@@ -291,8 +352,12 @@ func (p *tablePrograms) Close() error {
 		p.OwnHit6,
 		p.OwnInsert4,
 		p.OwnInsert6,
+		p.OwnKey4,
+		p.OwnKey6,
 		p.OwnMiss4,
 		p.OwnMiss6,
+		p.OwnRemove4,
+		p.OwnRemove6,
 	)
 }
 
