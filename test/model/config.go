@@ -12,7 +12,6 @@ type Limits struct {
 	NodePortMin, NodePortMax uint16
 	MasqueradeAll            bool
 	AnswerPing               bool
-	FlowsMax                 int // what `flows` of a family has room for
 
 	New, UDP, TCP, HalfClosed, Closed, Reset int
 }
@@ -68,13 +67,15 @@ type Device struct {
 	Express      bool       // tc may send past the stack
 	XDP          bool       // XDP may transmit
 	Egress       bool       // a program sees what leaves
+	Pod          bool       // a pod is behind it
 }
 
 // Route is what the kernel knows of the way to an address.
 type Route struct {
 	Device   int // 0: there is none
 	MTU      int
-	Resolved bool // the neighbour is known
+	Via      netip.Addr // the neighbour
+	Resolved bool       // it is known
 	MAC      [6]byte
 }
 
@@ -89,7 +90,7 @@ type Config struct {
 	Local              []netip.Prefix // the cluster's own sources
 	ClusterAddrs       map[netip.Addr]bool
 	ClusterRanges      map[netip.Prefix]bool // true: a service CIDR
-	Epoch              uint32
+	Generation         uint32                // of routes and devices
 	Route              func(netip.Addr) Route
 }
 

@@ -9,20 +9,15 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// Tuple is what tells the packets of a flow, at the hooks where they enter the node or at those
-// where they leave it.
+// Tuple is what tells the packets of a flow, at the hooks of one zone.
 type Tuple struct {
 	Src, Dst netip.AddrPort
 	Proto    uint8
-	Egress   bool
+	Zone     bpf.Zone
 }
 
 func (t Tuple) String() string {
-	at := ""
-	if t.Egress {
-		at = " egress"
-	}
-	return fmt.Sprintf("%s>%s/%d%s", t.Src, t.Dst, t.Proto, at)
+	return fmt.Sprintf("%s>%s/%d %s", t.Src, t.Dst, t.Proto, bpf.ZoneName(t.Zone))
 }
 
 func (t Tuple) withPorts(src, dst uint16) Tuple {
@@ -31,46 +26,43 @@ func (t Tuple) withPorts(src, dst uint16) Tuple {
 	return t
 }
 
-// reversed is the tuple of what answers.
-func (t Tuple) reversed(egress bool) Tuple { return Tuple{t.Dst, t.Src, t.Proto, egress} }
-
-// Hop is where a record's packets go.
-type Hop struct {
-	Epoch      uint32
-	Device     int
-	DMAC, SMAC [6]byte
-	MTU        int
-}
+// reversed is the tuple of what answers, and is seen in a zone.
+func (t Tuple) reversed(zone bpf.Zone) Tuple { return Tuple{t.Dst, t.Src, t.Proto, zone} }
 
 // Record is what becomes of a tuple's packets. Flags and State are those of docs/maps.md.
 type Record struct {
 	Src, Dst         netip.AddrPort // what they are rewritten to
 	Service, Backend uint32
 	Seen             int    // seconds
-	Expect           uint32 // what confirms that the answer was received
+	Expect           uint32 // what confirms that the answer was received, if there was one
 	State            uint32
 	Flags            uint16
-	Hop              Hop
+	Hop              HopKey // as it was known last
 }
 
 func (r *Record) is(flag uint16) bool { return r.Flags&flag != 0 }
 
+func (r *Record) isConfirmed() bool { return r.State&bpf.StateConfirmed != 0 }
+
 // to is the tuple of a rewritten packet.
-func (r *Record) to(t Tuple) Tuple { return Tuple{r.Src, r.Dst, t.Proto, t.Egress} }
+func (r *Record) to(t Tuple) Tuple { return Tuple{r.Src, r.Dst, t.Proto, t.Zone} }
+
+// mirrorZone is where the packets of the other half are seen.
+func (r *Record) mirrorZone() bpf.Zone {
+	return bpf.Zone(r.Flags & bpf.FlowMirrorZoneMask / bpf.FlowMirrorZone)
+}
 
 // mirror is the tuple under which the other half of a flow is recorded: that of the answer to the
 // rewritten packet.
-func (r *Record) mirror(t Tuple) Tuple {
-	return r.to(t).reversed(r.is(bpf.FlowMirrorEgress))
-}
+func (r *Record) mirror(t Tuple) Tuple { return r.to(t).reversed(r.mirrorZone()) }
 
 // mirrors: this record undoes what the one of t does. Those of packets between the two hooks of a
 // split flow are undone by a record that leads back to the client, whatever it translates.
-func (r *Record) mirrors(t Tuple, egressHalf bool) bool {
-	if egressHalf {
+func (r *Record) mirrors(t Tuple, splitSource bool) bool {
+	if splitSource {
 		return r.Dst.Addr() == t.Src.Addr()
 	}
-	return r.Dst == t.Src && r.Src == t.Dst
+	return r.Dst == t.Src && r.Src == t.Dst && r.mirrorZone() == t.Zone
 }
 
 func (r *Record) closed() bool {
@@ -78,25 +70,12 @@ func (r *Record) closed() bool {
 	return r.State&bpf.StateReset != 0 || r.State&both == both
 }
 
-// Table is one of the two that flows of a family stand in.
-type Table struct {
-	Records map[Tuple]*Record
-	Max     int // 0: no limit, the oldest give way
-}
+// Table holds the flows of a family. It never fills: what a full one does has tests of its own.
+type Table map[Tuple]*Record
 
-func newTable(limit int) *Table { return &Table{make(map[Tuple]*Record), limit} }
-
-func (t *Table) get(k Tuple) *Record { return t.Records[k] }
-
-func (t *Table) remove(k Tuple) { delete(t.Records, k) }
-
-// insert is false where there is no room left.
-func (t *Table) insert(k Tuple, r Record) bool {
-	if t.Max > 0 && t.Records[k] == nil && len(t.Records) >= t.Max {
-		return false
-	}
-	t.Records[k] = &r
-	return true
+func (t Table) insert(k Tuple, r Record) *Record {
+	t[k] = &r
+	return &r
 }
 
 // timeout is how long a record outlives its last packet.
@@ -126,38 +105,39 @@ func (n *Node) stale(r *Record, proto uint8) bool {
 }
 
 // dead: the flow's time is over, which either half's packets make longer.
-func (n *Node) dead(table *Table, t Tuple, r *Record) bool {
-	half := r.is(bpf.FlowEgressHalf)
-	if !half && !n.stale(r, t.Proto) {
+func (n *Node) dead(t Tuple, r *Record) bool {
+	if !r.is(bpf.FlowSplitSource) && !n.stale(r, t.Proto) {
 		return false
 	}
-	m := table.get(r.mirror(t))
-	if m == nil || !m.mirrors(t, half) {
-		return true
-	}
-	return n.stale(r, t.Proto) && n.stale(m, t.Proto)
+	m := n.other(t, r)
+	return m == nil || n.stale(r, t.Proto) && n.stale(m, t.Proto)
 }
 
-// ended: it must not be used any more. On a closed connection a SYN from the client starts anew,
-// and so does a SYN-ACK from a backend, which has got a SYN on another way. To our own address
-// there is no other way.
-func (n *Node) ended(table *Table, t Tuple, r *Record, flags uint8) bool {
-	if n.stale(r, t.Proto) {
-		return n.dead(table, t, r)
-	}
+// startsAnew: on a closed connection a SYN from the client starts anew, and so does a SYN-ACK from a
+// backend, which has got a SYN on another way. To our own address there is no other way.
+func startsAnew(r *Record, flags uint8) bool {
 	start := uint8(Syn)
 	if r.is(bpf.FlowReply) {
 		start = Syn | Ack
 	}
 	translated := r.is(bpf.FlowReply) && r.is(bpf.FlowExpress)
-	return flags&(Syn|Ack) == start && r.closed() && !r.is(bpf.FlowEgressHalf) && !translated
+	return flags&(Syn|Ack) == start && r.closed() && !r.is(bpf.FlowSplitSource) && !translated
+}
+
+// isDue: most packets of an established flow change nothing about it, and ask nothing.
+func (n *Node) isDue(r *Record, flags uint8) bool {
+	return flags&(Syn|Fin|Rst) != 0 || !r.isConfirmed() || n.Clock > r.Seen
 }
 
 // find looks up what can still be used; what can't is forgotten.
-func (n *Node) find(table *Table, t Tuple, flags uint8) *Record {
-	r := table.get(t)
-	if r != nil && n.ended(table, t, r, flags) {
-		table.remove(t)
+func (n *Node) find(t Tuple, flags uint8) *Record {
+	table := n.table(t)
+	r := table[t]
+	if r == nil || !n.isDue(r, flags) {
+		return r
+	}
+	if startsAnew(r, flags) || n.dead(t, r) || !r.isConfirmed() && !n.repair(t, r) {
+		delete(table, t)
 		return nil
 	}
 	return r

@@ -33,7 +33,7 @@ func (p *packet) readError() (e icmp, ok bool) {
 	}
 	e.quoted = e.quoted.withPorts(
 		binary.BigEndian.Uint16(p.frame[e.ports:]), binary.BigEndian.Uint16(p.frame[e.ports+2:]))
-	e.quoted.Egress = p.tuple.Egress
+	e.quoted.Zone = p.tuple.Zone
 	return e, e.quoted.Proto == TCP || e.quoted.Proto == UDP || e.quoted.Proto == SCTP
 }
 
@@ -68,13 +68,10 @@ func (e *icmp) quotedIPv6(frame []byte) bool {
 	return ip[0]>>4 == 6
 }
 
-// alive is a record that may be used, of either table.
+// alive is a record that may be used.
 func (n *Node) alive(t Tuple) *Record {
-	tables := n.tables(t)
-	for _, table := range []*Table{tables.confirmed, tables.pending} {
-		if r := table.get(t); r != nil && !(n.stale(r, t.Proto) && n.dead(table, t, r)) {
-			return r
-		}
+	if r := n.table(t)[t]; r != nil && !n.dead(t, r) {
+		return r
 	}
 	return nil
 }
@@ -83,25 +80,26 @@ func (n *Node) alive(t Tuple) *Record {
 // An error goes the way that they do. Split flows have their records elsewhere than where errors
 // about their packets leave the node.
 func (n *Node) about(e icmp) (*Record, Tuple) {
-	answer := e.quoted.reversed(e.quoted.Egress)
+	answer := e.quoted.reversed(e.quoted.Zone)
 	r := n.alive(answer)
-	if r != nil || !e.quoted.Egress {
+	if r != nil || e.quoted.Zone != bpf.ZoneLeaving {
 		return r, answer
 	}
 	// to the client: the kernel quotes the packet as it was between the two hooks
-	if half := n.alive(e.quoted); half != nil && half.is(bpf.FlowEgressHalf) {
-		answer = half.to(e.quoted).reversed(false)
+	if source := n.alive(e.quoted); source != nil && source.is(bpf.FlowSplitSource) {
+		answer = source.mirror(e.quoted)
 		return n.alive(answer), answer
 	}
 	// to the backend: ingress has translated all but the error's source
-	asked := e.quoted
-	asked.Egress = false
-	client := n.alive(asked)
-	if client == nil || !client.is(bpf.FlowSplit) {
-		return nil, answer
+	for _, zone := range []bpf.Zone{bpf.ZoneOutside, bpf.ZonePod} {
+		asked := e.quoted
+		asked.Zone = zone
+		if client := n.alive(asked); client != nil && client.is(bpf.FlowSplit) {
+			answer = client.mirror(asked)
+			return n.alive(answer), answer
+		}
 	}
-	answer.Src = netip.AddrPortFrom(client.Dst.Addr(), answer.Src.Port())
-	return n.alive(answer), answer
+	return nil, answer
 }
 
 // icmpError translates an error about a translated packet, as an answer to that packet would be,
@@ -116,9 +114,11 @@ func (n *Node) icmpError(p *packet) (result Result, ours bool) {
 		return result, false
 	}
 	to := r.to(answer)
-	express := !p.tuple.Egress && r.is(bpf.FlowExpress)
-	if express && !n.nextHop(r, answer) {
-		return left(bpf.VerdictDropNoRoute, p), true
+	express := !p.leaves() && r.is(bpf.FlowExpress)
+	if express {
+		if _, ok := n.nextHop(r); !ok {
+			return left(bpf.VerdictDropNoRoute, p), true
+		}
 	}
 	if express && p.ttl <= 1 {
 		return left(bpf.VerdictDropTTL, p), true
@@ -126,11 +126,11 @@ func (n *Node) icmpError(p *packet) (result Result, ours bool) {
 	out := append([]byte(nil), p.frame...)
 	e.restore(p, out, to)
 	src, dst := addrs(p.frame, p.v6)
-	if !p.tuple.Egress {
+	if !p.leaves() {
 		dst = to.Dst.Addr()
 	}
 	// a router's own address tells more than ours, where the flow's source is kept
-	if (express || p.tuple.Egress) && to.Src.Addr() != answer.Src.Addr() {
+	if (express || p.leaves()) && to.Src.Addr() != answer.Src.Addr() {
 		src = to.Src.Addr()
 	}
 	p.storeAddrs(out, src, dst)

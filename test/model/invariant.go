@@ -80,7 +80,7 @@ func Ends(frame []byte) (src, dst netip.Addr) {
 }
 
 // Led is the tuple of a packet to a frontend, if it is one that has its ports.
-func (n *Node) Led(frame []byte) (Tuple, bool) {
+func (n *Node) Led(hook bpf.Hook, frame []byte) (Tuple, bool) {
 	kind := binary.BigEndian.Uint16(frame[12:])
 	if kind != typeIPv4 && kind != typeIPv6 {
 		return Tuple{}, false
@@ -89,22 +89,20 @@ func (n *Node) Led(frame []byte) (Tuple, bool) {
 	if how == isFragment && p.readPart() && p.part == first {
 		how = p.readFirst()
 	}
+	p.tuple.Zone = zones[hook]
 	return p.tuple, how == understood && n.frontend(p.tuple.Dst, p.tuple.Proto) != nil
 }
 
 // Torn is a client's record whose other half is not where answers would look for it. One that is
 // closed may have lost it to the next one, and one that nobody has confirmed to any.
 func (n *Node) Torn() (Tuple, bool) {
-	for _, tables := range n.byFamily {
-		for _, table := range []*Table{tables.pending, tables.confirmed} {
-			for t, r := range table.Records {
-				if r.is(bpf.FlowReply|bpf.FlowEgressHalf) || r.closed() || table.other(t, r) != nil || n.dead(table, t, r) {
-					continue
-				}
-				taken := tables.pending.get(r.mirror(t)) != nil || tables.confirmed.get(r.mirror(t)) != nil
-				if !taken || table == tables.confirmed {
-					return t, true
-				}
+	for _, table := range n.byFamily {
+		for t, r := range table {
+			if r.is(bpf.FlowReply|bpf.FlowSplitSource) || r.closed() || n.other(t, r) != nil || n.dead(t, r) {
+				continue
+			}
+			if taken := table[r.mirror(t)] != nil; !taken || r.isConfirmed() {
+				return t, true
 			}
 		}
 	}

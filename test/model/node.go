@@ -31,13 +31,10 @@ type Result struct {
 	Frame   []byte // as it goes on; meaningless if it doesn't
 }
 
-// tables are those of one family.
-type tables struct{ pending, confirmed *Table }
-
 type fragmentKey struct {
 	Src, Dst netip.Addr
 	Proto    uint8
-	Egress   bool
+	Zone     bpf.Zone
 	ID       uint32
 }
 
@@ -54,11 +51,12 @@ type Node struct {
 	*Config
 	Clock    int // seconds
 	Affinity map[AffinityKey]Affinity
+	NextHops map[HopKey]*Hop
 	Counts   map[bpf.Hook]map[bpf.Verdict]int
-	// Unsure: a drop's reason depends on a choice that nobody can see.
-	Unsure bool
+	// Unsure counts the drops whose reason depends on a choice that nobody can see.
+	Unsure int
 
-	byFamily  [2]tables
+	byFamily  [2]Table
 	fragments map[fragmentKey]fragmentPorts
 	choices   Choices
 	hook      bpf.Hook
@@ -71,11 +69,12 @@ func NewNode(c *Config, choices Choices) *Node {
 	n := &Node{
 		Config: c, choices: choices,
 		Affinity:  make(map[AffinityKey]Affinity),
+		NextHops:  make(map[HopKey]*Hop),
 		Counts:    make(map[bpf.Hook]map[bpf.Verdict]int),
 		fragments: make(map[fragmentKey]fragmentPorts),
 	}
 	for i := range n.byFamily {
-		n.byFamily[i] = tables{newTable(0), newTable(c.FlowsMax)}
+		n.byFamily[i] = make(Table)
 	}
 	for h := range bpf.HookCount {
 		n.Counts[h] = make(map[bpf.Verdict]int)
@@ -83,45 +82,29 @@ func NewNode(c *Config, choices Choices) *Node {
 	return n
 }
 
-func (n *Node) tables(t Tuple) tables { return n.family(t.Src.Addr().Is6()) }
+func (n *Node) table(t Tuple) Table { return n.Table(t.Src.Addr().Is6()) }
 
-func (n *Node) family(v6 bool) tables {
+// Table gives a family's flows.
+func (n *Node) Table(v6 bool) Table {
 	if v6 {
 		return n.byFamily[1]
 	}
 	return n.byFamily[0]
 }
 
-// Table gives one of the tables of flows.
-func (n *Node) Table(v6, confirmed bool) *Table {
-	if t := n.family(v6); confirmed {
-		return t.confirmed
-	} else {
-		return t.pending
-	}
-}
-
-// Find returns the record of a tuple, wherever it is, alive or not.
-func (n *Node) Find(t Tuple) *Record {
-	if r := n.tables(t).confirmed.get(t); r != nil {
-		return r
-	}
-	return n.tables(t).pending.get(t)
-}
+// Find returns the record of a tuple, alive or not.
+func (n *Node) Find(t Tuple) *Record { return n.table(t)[t] }
 
 // Dead says whether a record counts as absent.
-func (n *Node) Dead(v6, confirmed bool, t Tuple, r *Record) bool {
-	return n.stale(r, t.Proto) && n.dead(n.Table(v6, confirmed), t, r)
-}
+func (n *Node) Dead(t Tuple, r *Record) bool { return n.dead(t, r) }
 
-// Expire forgets what is dead in the table of confirmed flows.
+// Expire forgets what is dead.
 func (n *Node) Expire() {
-	for i := range n.byFamily {
-		table := n.byFamily[i].confirmed
+	for _, table := range n.byFamily {
 		// a record that is dead stays so without its mirror, and one that lives has it alive
-		for t, r := range table.Records {
-			if n.dead(table, t, r) {
-				table.remove(t)
+		for t, r := range table {
+			if n.dead(t, r) {
+				delete(table, t)
 			}
 		}
 	}
@@ -165,7 +148,7 @@ func (n *Node) process(frame []byte) Result {
 		return Result{Verdict: bpf.VerdictNotIP, Frame: frame}
 	}
 	p, how := read(frame, v6)
-	p.tuple.Egress = n.hook == bpf.HookTCEgress
+	p.tuple.Zone = zones[n.hook]
 	switch n.hook {
 	case bpf.HookXDP:
 		return n.xdp(&p, how)
@@ -174,6 +157,9 @@ func (n *Node) process(frame []byte) Result {
 	}
 	return n.ingress(&p, how)
 }
+
+// zones are where packets are seen, by hook; from outside, if nothing else is said.
+var zones = map[bpf.Hook]bpf.Zone{bpf.HookTCPod: bpf.ZonePod, bpf.HookTCEgress: bpf.ZoneLeaving}
 
 // otherHost: a frame that a switch has flooded to us.
 func (n *Node) otherHost(frame []byte) bool {
@@ -186,34 +172,21 @@ var unread = map[reading]bpf.Verdict{
 	otherProtocol: bpf.VerdictNotOurs, unreadable: bpf.VerdictUnparsed, isFragment: bpf.VerdictFragment,
 }
 
-// found is a record to apply, and the table that it stands in.
-type found struct {
-	*Record
-	table *Table
-}
-
-// flow finds or makes the record of a packet that enters the node. What can't be in the table of
-// new flows is not looked for there.
-func (n *Node) flow(p *packet) (found, bpf.Verdict) {
-	tables, t := n.tables(p.tuple), p.tuple
-	if r := n.find(tables.confirmed, t, p.flags); r != nil {
-		return found{r, tables.confirmed}, bpf.VerdictCount
+// flow finds or makes the record of a packet that enters the node.
+func (n *Node) flow(p *packet) (*Record, bpf.Verdict) {
+	t := p.tuple
+	if r := n.find(t, p.flags); r != nil {
+		return r, bpf.VerdictNone
 	}
 	policy := n.frontend(t.Dst, t.Proto)
-	answer := t.Dst.Port() >= n.SNATMin && t.Dst.Port() <= n.SNATMax
-	if policy != nil || answer {
-		if r := n.find(tables.pending, t, p.flags); r != nil && n.repair(t, r) {
-			return found{r, tables.pending}, bpf.VerdictCount
-		}
-	}
 	if policy == nil {
-		return found{}, bpf.VerdictNotOurs
+		return nil, bpf.VerdictNotOurs
 	}
 	if v := n.open(p, policy, n.hook == bpf.HookTCPod); v != bpf.VerdictFlowOpened {
-		return found{}, v
+		return nil, v
 	}
 	n.event(bpf.VerdictFlowOpened)
-	return found{tables.pending.get(t), tables.pending}, bpf.VerdictCount
+	return n.table(t)[t], bpf.VerdictNone
 }
 
 // xdp transmits what it can, and leaves the rest to tc.
@@ -221,24 +194,24 @@ func (n *Node) xdp(p *packet, how reading) Result {
 	if how != understood {
 		return left(unread[how], p)
 	}
-	f, v := n.flow(p)
+	r, v := n.flow(p)
 	switch {
 	case v == bpf.VerdictRefused:
 		return left(bpf.VerdictLeftToTC, p)
-	case v != bpf.VerdictCount:
+	case v != bpf.VerdictNone:
 		return left(v, p)
-	case !f.is(bpf.FlowExpress):
+	case !r.is(bpf.FlowExpress):
 		return left(bpf.VerdictLeftToTC, p)
 	}
-	if !n.nextHop(f.Record, p.tuple) || f.Hop.Epoch == 0 || !f.is(bpf.FlowXDP) || n.quiet(f.Record) ||
-		tooBig(f.Record, p) {
+	hop, ok := n.nextHop(r)
+	if !ok || !hop.XDP || n.quiet(r) || hop.tooSmallFor(p) {
 		return left(bpf.VerdictLeftToTC, p)
 	}
 	if p.ttl <= 1 {
 		return left(bpf.VerdictDropTTL, p)
 	}
-	to, hop := f.to(p.tuple), f.Hop
-	n.follow(f, p)
+	to := r.to(p.tuple)
+	n.follow(r, p)
 	out := p.rewritten(to.Src, to.Dst)
 	p.hopDown(out)
 	hop.address(out)
@@ -252,40 +225,6 @@ func (n *Node) xdp(p *packet, how reading) Result {
 // quiet tells whether nothing has been heard of a flow for a while. One packet of such is left to
 // the kernel, so that it hears that the next hop is in use.
 func (n *Node) quiet(r *Record) bool { return n.Clock > r.Seen }
-
-func (h *Hop) address(frame []byte) {
-	copy(frame, h.DMAC[:])
-	copy(frame[6:], h.SMAC[:])
-}
-
-func tooBig(r *Record, p *packet) bool { return r.Hop.MTU > 0 && p.length > r.Hop.MTU }
-
-// nextHop asks where a record's packets go if something has changed since it was asked. False:
-// nowhere. While the neighbour is not resolved it is asked again each time.
-func (n *Node) nextHop(r *Record, t Tuple) bool {
-	if r.Hop.Epoch == n.Epoch {
-		return true
-	}
-	r.Hop.Epoch = 0
-	route := n.Route(r.Dst.Addr())
-	if route.Device == 0 {
-		return false
-	}
-	r.Hop.Device, r.Hop.MTU = route.Device, 0
-	if !route.Resolved {
-		return true
-	}
-	device := n.Devices[route.Device]
-	r.Hop = Hop{n.Epoch, route.Device, route.MAC, device.MAC, route.MTU}
-	r.Flags &^= bpf.FlowXDP | bpf.FlowDirect
-	if device.XDP {
-		r.Flags |= bpf.FlowXDP
-	}
-	if device.Express {
-		r.Flags |= bpf.FlowDirect
-	}
-	return true
-}
 
 // complete finds out the ports of a fragment.
 func (n *Node) complete(p *packet) reading {
@@ -307,7 +246,7 @@ func (n *Node) complete(p *packet) reading {
 }
 
 func (p *packet) fragmentKey() fragmentKey {
-	return fragmentKey{p.tuple.Src.Addr(), p.tuple.Dst.Addr(), p.proto(), p.tuple.Egress, p.id}
+	return fragmentKey{p.tuple.Src.Addr(), p.tuple.Dst.Addr(), p.proto(), p.tuple.Zone, p.id}
 }
 
 func (n *Node) noteFragment(p *packet) {
@@ -336,40 +275,39 @@ func (n *Node) ingress(p *packet, how reading) Result {
 		}
 		return n.clusterIP(p)
 	}
-	f, v := n.flow(p)
+	r, v := n.flow(p)
 	switch v {
 	case bpf.VerdictNotOurs:
 		return n.clusterIP(p)
 	case bpf.VerdictRefused:
 		return n.refuse(p)
-	case bpf.VerdictCount:
+	case bpf.VerdictNone:
 	default:
 		return left(v, p)
 	}
 	n.noteFragment(p)
-	if f.is(bpf.FlowExpress) {
-		return n.transmit(p, f)
+	if r.is(bpf.FlowExpress) {
+		return n.transmit(p, r)
 	}
-	to := f.to(p.tuple)
-	n.follow(f, p)
+	to := r.to(p.tuple)
+	n.follow(r, p)
 	src := netip.AddrPortFrom(p.tuple.Src.Addr(), to.Src.Port())
 	return Result{Pass, bpf.VerdictStack, p.rewritten(src, to.Dst)}
 }
 
 // transmit is the express path in tc.
-func (n *Node) transmit(p *packet, f found) Result {
-	if !n.nextHop(f.Record, p.tuple) {
+func (n *Node) transmit(p *packet, r *Record) Result {
+	hop, ok := n.nextHop(r)
+	switch {
+	case !ok:
 		return left(bpf.VerdictDropNoRoute, p)
-	}
-	if p.ttl <= 1 {
+	case p.ttl <= 1:
 		return left(bpf.VerdictDropTTL, p)
+	case hop.tooSmallFor(p):
+		return n.sayTooBig(p, hop.MTU)
 	}
-	if tooBig(f.Record, p) {
-		return n.sayTooBig(p, f.Hop.MTU)
-	}
-	to, hop := f.to(p.tuple), f.Hop
-	direct := hop.Epoch != 0 && f.is(bpf.FlowDirect) && !n.quiet(f.Record)
-	n.follow(f, p)
+	to, direct := r.to(p.tuple), hop.TC && !n.quiet(r)
+	n.follow(r, p)
 	out := p.rewritten(to.Src, to.Dst)
 	p.hopDown(out)
 	if direct {
@@ -389,17 +327,13 @@ func (n *Node) egress(p *packet, how reading) Result {
 	if how != understood {
 		return left(unread[how], p)
 	}
-	tables := n.tables(p.tuple)
-	f := found{n.find(tables.confirmed, p.tuple, p.flags), tables.confirmed}
-	if f.Record == nil {
-		f = found{n.find(tables.pending, p.tuple, p.flags), tables.pending}
-	}
-	if f.Record == nil {
+	r := n.find(p.tuple, p.flags)
+	if r == nil {
 		return left(bpf.VerdictNotOurs, p)
 	}
 	n.noteFragment(p)
-	to := f.to(p.tuple)
-	n.follow(f, p)
+	to := r.to(p.tuple)
+	n.follow(r, p)
 	dst := netip.AddrPortFrom(p.tuple.Dst.Addr(), to.Dst.Port())
 	return Result{Pass, bpf.VerdictSource, p.rewritten(to.Src, dst)}
 }

@@ -97,7 +97,9 @@ func (n *Node) choose(p *packet, s *Service, o origin, candidates []*Backend) *B
 	for _, b := range candidates {
 		// a flow that could not be recorded tells nothing of its backend, but that it is one of those
 		if chosen && b.ID == id || !chosen && n.cannotOpen(p, b, o) {
-			n.Unsure = n.Unsure || !chosen && len(candidates) > 1
+			if !chosen && len(candidates) > 1 {
+				n.Unsure++
+			}
 			return b
 		}
 	}
@@ -120,16 +122,23 @@ func (n *Node) remember(s *Service, client netip.Addr, b *Backend) {
 
 // way is the way that a flow will take.
 type way struct {
-	flags  uint16 // of the client's record: express, split, or 0: through the stack
+	flags  uint16 // of the client's record: express, split, or neither: through the stack
 	source netip.Addr
+	route  Route
 }
+
+// translates: the client's address is not kept.
+func (w way) translates() bool { return w.flags&(bpf.FlowExpress|bpf.FlowSplit) != 0 }
+
+// replyZone is where the answers are seen.
+func (w way) replyZone() bpf.Zone { r := Record{Flags: w.flags}; return r.mirrorZone() }
 
 // way: the client's address is kept if its backend's answers come by here in any case, which they
 // do unless the backend is on another node and the client is outside, or the backend is the client.
 // False: nowhere.
 func (n *Node) way(p *packet, b *Backend, o origin) (way, bool) {
 	client := p.tuple.Src.Addr()
-	stack := way{source: client}
+	stack := way{source: client, flags: uint16(bpf.ZoneLeaving) * bpf.FlowMirrorZone}
 	itself := client == b.Addr.Addr()
 	if !itself && !o.masquerade && (o.keep || b.Local) {
 		return stack, true
@@ -143,16 +152,19 @@ func (n *Node) way(p *packet, b *Backend, o origin) (way, bool) {
 	case device == nil:
 		return stack, true
 	case device.Express && !itself && !b.Local && !o.onNode:
-		return n.translated(bpf.FlowExpress, route, p.v6)
+		w := way{bpf.FlowExpress, n.snatAddr(route.Device, p.v6), route}
+		return w, w.source.IsValid()
 	case device.Egress:
-		return n.translated(bpf.FlowSplit, route, p.v6)
+		zone := bpf.ZoneOutside
+		if itself {
+			zone = p.tuple.Zone
+		} else if device.Pod {
+			zone = bpf.ZonePod
+		}
+		w := way{bpf.FlowSplit | uint16(zone)*bpf.FlowMirrorZone, n.snatAddr(route.Device, p.v6), route}
+		return w, w.source.IsValid()
 	}
 	return stack, true
-}
-
-func (n *Node) translated(flags uint16, route Route, v6 bool) (way, bool) {
-	source := n.snatAddr(route.Device, v6)
-	return way{flags, source}, source.IsValid()
 }
 
 func (n *Node) cannotOpen(p *packet, b *Backend, o origin) bool {
@@ -164,7 +176,7 @@ func (n *Node) cannotOpen(p *packet, b *Backend, o origin) bool {
 // client's own and can be kept is the only one; where none is free, those of flows that nobody has
 // confirmed are.
 func (n *Node) freePorts(p *packet, b *Backend, w way) map[uint16]bool {
-	if own := p.tuple.Src.Port(); w.flags == 0 && n.isFree(p.tuple, b, w, own) {
+	if own := p.tuple.Src.Port(); !w.translates() && n.isFree(p.tuple, b, w, own) {
 		return map[uint16]bool{own: true}
 	}
 	free, held := make(map[uint16]bool), make(map[uint16]bool)
@@ -184,39 +196,31 @@ func (n *Node) freePorts(p *packet, b *Backend, w way) map[uint16]bool {
 
 // replyOf is the tuple of the answers to a flow under a source port.
 func replyOf(t Tuple, b *Backend, w way, port uint16) Tuple {
-	return Tuple{b.Addr, netip.AddrPortFrom(w.source, port), t.Proto, w.flags == 0}
+	return Tuple{b.Addr, netip.AddrPortFrom(w.source, port), t.Proto, w.replyZone()}
 }
 
 // isFree: no other flow's answers have this tuple. The flow's own from before don't count, unless
 // they are of a translated connection: the backend may still be in TIME_WAIT.
 func (n *Node) isFree(t Tuple, b *Backend, w way, port uint16) bool {
-	tables, reply := n.tables(t), replyOf(t, b, w, port)
-	if r := tables.pending.get(reply); r != nil && !r.mirrors(t, false) &&
-		!(n.stale(r, t.Proto) && n.dead(tables.pending, reply, r)) {
-		return false
-	}
-	return n.isUnconfirmed(t, b, w, port)
+	reply := replyOf(t, b, w, port)
+	r := n.table(reply)[reply]
+	return r == nil || !(r.isConfirmed() && w.translates()) && r.mirrors(t, false) || n.dead(reply, r)
 }
 
 // isHeld: if by anybody, then by a flow that nobody has confirmed.
 func (n *Node) isHeld(t Tuple, b *Backend, w way, port uint16) bool {
-	r := n.tables(t).pending.get(replyOf(t, b, w, port))
-	return (r == nil || r.State&bpf.StateConfirmed == 0) && n.isUnconfirmed(t, b, w, port)
+	reply := replyOf(t, b, w, port)
+	r := n.table(reply)[reply]
+	return r != nil && !r.isConfirmed()
 }
 
-func (n *Node) isUnconfirmed(t Tuple, b *Backend, w way, port uint16) bool {
-	tables, reply := n.tables(t), replyOf(t, b, w, port)
-	r := tables.confirmed.get(reply)
-	return r == nil || w.flags == 0 && r.mirrors(t, false) ||
-		n.stale(r, t.Proto) && n.dead(tables.confirmed, reply, r)
-}
-
-// replyFlags are those of the backend's half, by the client's.
-func replyFlags(flags uint16) uint16 {
-	if flags&(bpf.FlowExpress|bpf.FlowSplit) == 0 {
-		return bpf.FlowReply
+// replyFlags are those of the backend's half, by the client's, whose packets are seen in a zone.
+func replyFlags(flags uint16, zone bpf.Zone) uint16 {
+	reply := bpf.FlowReply | uint16(zone)*bpf.FlowMirrorZone
+	if flags&(bpf.FlowExpress|bpf.FlowSplit) != 0 {
+		reply |= bpf.FlowExpress | flags&bpf.FlowSplit
 	}
-	return bpf.FlowReply | bpf.FlowExpress | flags&bpf.FlowSplit
+	return reply
 }
 
 // record records a flow in both directions.
@@ -224,6 +228,10 @@ func (n *Node) record(p *packet, s *Service, b *Backend, o origin) bpf.Verdict {
 	w, ok := n.way(p, b, o)
 	if !ok {
 		return bpf.VerdictDropNoRoute
+	}
+	var hop HopKey
+	if w.flags == bpf.FlowExpress {
+		hop = n.learn(w.route).kept()
 	}
 	made, opened := n.choices.Opened(p.tuple)
 	port := made.Src.Port()
@@ -236,8 +244,8 @@ func (n *Node) record(p *packet, s *Service, b *Backend, o origin) bpf.Verdict {
 		if opened && !free[port] {
 			n.fail("%s got source port %d, free are %v", p.tuple, port, free)
 		}
-	case opened && w.flags == 0 && port == p.tuple.Src.Port() && n.isFree(p.tuple, b, w, port):
-	case opened && w.flags == 0 && n.isFree(p.tuple, b, w, p.tuple.Src.Port()),
+	case opened && !w.translates() && port == p.tuple.Src.Port() && n.isFree(p.tuple, b, w, port):
+	case opened && !w.translates() && n.isFree(p.tuple, b, w, p.tuple.Src.Port()),
 		opened && (port < n.SNATMin || port > n.SNATMax || !n.isFree(p.tuple, b, w, port)):
 		n.fail("%s got source port %d, which is not free", p.tuple, port)
 	}
@@ -245,49 +253,31 @@ func (n *Node) record(p *packet, s *Service, b *Backend, o origin) bpf.Verdict {
 		n.fail("%s should have become a flow to %s", p.tuple, b.Addr)
 		return bpf.VerdictDropError
 	}
-	tables := n.tables(p.tuple)
-	reply := replyOf(p.tuple, b, w, port)
-	tables.confirmed.remove(reply)
+	table, reply := n.table(p.tuple), replyOf(p.tuple, b, w, port)
 	half := Record{Service: s.ID, Backend: b.ID, Seen: n.Clock, Src: p.tuple.Dst, Dst: p.tuple.Src}
 	if p.flags&Fin != 0 {
 		half.State = bpf.StateFinClient
 	}
-	half.Flags = replyFlags(w.flags)
-	tables.pending.insert(reply, half)
-	half.Src, half.Dst, half.Flags = reply.Dst, b.Addr, w.flags
-	if w.flags == 0 {
-		half.Flags = bpf.FlowMirrorEgress
-	}
-	tables.pending.insert(p.tuple, half)
-	if w.flags == bpf.FlowSplit {
-		n.insertEgressHalf(tables.pending, p.tuple, half)
-	}
-	n.forgetTried()
+	half.Flags = replyFlags(w.flags, p.tuple.Zone)
+	table.insert(reply, half)
+	half.Src, half.Dst, half.Flags, half.Hop = reply.Dst, b.Addr, w.flags, hop
+	n.insertSplitSource(p.tuple, table.insert(p.tuple, half))
 	return bpf.VerdictFlowOpened
 }
 
-// egressHalf is the tuple of a split flow's packets between the two hooks: all is translated but
+// splitSource is the tuple of a split flow's packets between the two hooks: all is translated but
 // the source address.
-func egressHalf(t Tuple, r *Record) Tuple {
-	return Tuple{netip.AddrPortFrom(t.Src.Addr(), r.Src.Port()), r.Dst, t.Proto, true}
+func splitSource(t Tuple, r *Record) Tuple {
+	return Tuple{netip.AddrPortFrom(t.Src.Addr(), r.Src.Port()), r.Dst, t.Proto, bpf.ZoneLeaving}
 }
 
-func (n *Node) insertEgressHalf(table *Table, t Tuple, r Record) bool {
-	key := egressHalf(t, &r)
-	r.Flags = bpf.FlowEgressHalf
-	return table.insert(key, r)
-}
-
-// forgetTried: the search for a port may have thrown out dead records on its way.
-func (n *Node) forgetTried() {
-	for _, tables := range n.byFamily {
-		for t, r := range tables.pending.Records {
-			if !n.stale(r, t.Proto) {
-				continue
-			}
-			if _, there := n.choices.Opened(t); !there && n.dead(tables.pending, t, r) {
-				tables.pending.remove(t)
-			}
-		}
+// insertSplitSource makes the third record of a flow, if it has one.
+func (n *Node) insertSplitSource(t Tuple, r *Record) {
+	if !r.is(bpf.FlowSplit) {
+		return
 	}
+	source := *r
+	source.Hop = HopKey{}
+	source.Flags = bpf.FlowSplitSource | r.Flags&bpf.FlowMirrorZoneMask
+	n.table(t).insert(splitSource(t, r), source)
 }

@@ -5,6 +5,8 @@ package model
 import (
 	"encoding/binary"
 	"net/netip"
+
+	"github.com/waggle-lb/waggle/bpf"
 )
 
 // Protocols by number, where IP names them.
@@ -54,7 +56,7 @@ const (
 type packet struct {
 	frame  []byte
 	v6     bool
-	tuple  Tuple // its egress bit is the hook's
+	tuple  Tuple // its zone is the hook's
 	ttl    uint8
 	l4     int // where the transport header is
 	length int // from the IP header on, as that says
@@ -64,6 +66,8 @@ type packet struct {
 	seq    uint32
 	ack    uint32
 }
+
+func (p *packet) leaves() bool { return p.tuple.Zone == bpf.ZoneLeaving }
 
 func (p *packet) proto() uint8 { return p.tuple.Proto }
 

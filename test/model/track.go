@@ -12,63 +12,66 @@ import (
 const ackWindow = 65536
 
 // other is the other half of a flow, if it is not lost.
-func (t *Table) other(k Tuple, r *Record) *Record {
-	m := t.get(r.mirror(k))
-	if m != nil && m.mirrors(k, r.is(bpf.FlowEgressHalf)) {
+func (n *Node) other(k Tuple, r *Record) *Record {
+	m := n.table(k)[r.mirror(k)]
+	if m != nil && m.mirrors(k, r.is(bpf.FlowSplitSource)) {
 		return m
 	}
 	return nil
 }
 
 // follow keeps up with a flow.
-func (n *Node) follow(f found, p *packet) {
-	if n.Clock > f.Seen {
-		f.Seen = n.Clock
-	}
+func (n *Node) follow(r *Record, p *packet) {
+	r.Seen = max(r.Seen, n.Clock)
 	if p.part == later {
 		return
 	}
 	if p.flags&(Fin|Rst) != 0 {
-		n.followClose(f, p)
+		n.followClose(r, p)
 	}
-	if f.table == n.tables(p.tuple).pending && !f.is(bpf.FlowEgressHalf) {
-		if f.is(bpf.FlowReply) {
-			n.followAnswer(f, p)
-		} else {
-			n.followClient(f, p)
-		}
+	switch {
+	case r.isConfirmed() || r.is(bpf.FlowSplitSource):
+	case r.is(bpf.FlowReply):
+		n.followAnswer(r, p)
+	case acknowledges(r, p):
+		n.confirm(p.tuple, r)
 	}
 }
 
 // followClose: both halves know of a FIN or a reset, whichever saw it.
-func (n *Node) followClose(f found, p *packet) {
+func (n *Node) followClose(r *Record, p *packet) {
 	bit := bpf.StateFinClient
-	if f.is(bpf.FlowReply) {
+	if r.is(bpf.FlowReply) {
 		bit = bpf.StateFinBackend
 	}
 	if p.flags&Rst != 0 {
 		bit = bpf.StateReset
 	}
-	if f.State&bit != 0 {
+	if r.State&bit != 0 {
 		return
 	}
-	f.State |= bit
-	if m := f.table.other(p.tuple, f.Record); m != nil {
+	r.State |= bit
+	if m := n.other(p.tuple, r); m != nil {
 		m.State |= bit
 	}
 }
 
+// provesNothing: SCTP's shutdown chunks are sent by hosts that know of no association, too.
+func provesNothing(p *packet) bool {
+	return p.flags&Rst != 0 || p.proto() == SCTP && p.flags&Fin != 0
+}
+
 // followAnswer: what the backend sends says what the client's acknowledgement will be.
-func (n *Node) followAnswer(f found, p *packet) {
-	if p.flags&Rst != 0 {
+func (n *Node) followAnswer(r *Record, p *packet) {
+	if provesNothing(p) {
 		return
 	}
-	m := f.table.other(p.tuple, f.Record)
-	if m != nil && f.State&bpf.StateAnswered != 0 && p.flags&Syn == 0 {
+	m := n.other(p.tuple, r)
+	if m != nil && m.State&r.State&bpf.StateAnswered != 0 && p.flags&Syn == 0 {
 		return
 	}
 	if m == nil {
-		m = n.restore(p.tuple, f.Record)
+		m = n.restore(p.tuple, r)
 	}
 	if m == nil {
 		return
@@ -78,23 +81,16 @@ func (n *Node) followAnswer(f found, p *packet) {
 		m.Expect++
 	}
 	m.State |= bpf.StateAnswered
-	f.State |= bpf.StateAnswered
-}
-
-// followClient: the client's packet may be what confirms the flow.
-func (n *Node) followClient(f found, p *packet) {
-	if acknowledges(f.Record, p) && !n.confirm(p.tuple, f.Record) {
-		f.Expect = p.ack
-	}
+	r.State |= bpf.StateAnswered
 }
 
 func acknowledges(r *Record, p *packet) bool {
 	switch {
-	case r.State&bpf.StateAnswered == 0:
+	case r.State&bpf.StateAnswered == 0 || provesNothing(p):
 		return false
 	case p.proto() == UDP:
 		return true
-	case p.flags&(Ack|Syn|Rst) != Ack:
+	case p.flags&(Ack|Syn) != Ack:
 		return false
 	case p.proto() == SCTP:
 		return r.Expect == 0 || p.ack == r.Expect
@@ -102,52 +98,29 @@ func acknowledges(r *Record, p *packet) bool {
 	return p.ack-r.Expect < ackWindow
 }
 
-// confirm moves a flow to the table that nothing is evicted from. All of it, or nothing.
-func (n *Node) confirm(t Tuple, r *Record) bool {
-	tables := n.tables(t)
-	m := tables.pending.other(t, r)
-	if m == nil {
-		return false
+// confirm: from now on none of the flow's records gives way.
+func (n *Node) confirm(t Tuple, r *Record) {
+	records := []*Record{r, n.other(t, r)}
+	if r.is(bpf.FlowSplit) {
+		records = append(records, n.table(t)[splitSource(t, r)])
 	}
-	client := *r
-	client.State |= bpf.StateConfirmed
-	m.State |= bpf.StateConfirmed
-	mirror, half := r.mirror(t), egressHalf(t, r)
-	split := r.is(bpf.FlowSplit)
-	reply := *m
-	reply.Src, reply.Dst = t.Dst, t.Src
-	if !tables.confirmed.insert(mirror, reply) ||
-		split && !n.insertEgressHalf(tables.confirmed, t, client) ||
-		!tables.confirmed.insert(t, client) {
-		tables.confirmed.remove(mirror)
-		if split {
-			tables.confirmed.remove(half)
-		}
-		n.event(bpf.VerdictFlowsFull)
-		return false
-	}
-	tables.pending.remove(t)
-	tables.pending.remove(mirror)
-	if split {
-		tables.pending.remove(half)
+	for _, one := range records {
+		one.State |= bpf.StateConfirmed
 	}
 	n.event(bpf.VerdictFlowConfirmed)
-	return true
 }
 
 // repair makes anew what of a client's flow has been evicted. False: the backend knows another
 // flow by its source now, so that it is none any more.
 func (n *Node) repair(t Tuple, r *Record) bool {
-	if r.is(bpf.FlowReply | bpf.FlowEgressHalf) {
+	if r.is(bpf.FlowReply | bpf.FlowSplitSource) {
 		return true
 	}
-	pending := n.tables(t).pending
-	if pending.other(t, r) == nil && n.restore(t, r) == nil {
-		pending.remove(t)
+	if n.other(t, r) == nil && n.restore(t, r) == nil {
 		return false
 	}
-	if r.is(bpf.FlowSplit) && pending.get(egressHalf(t, r)) == nil {
-		n.insertEgressHalf(pending, t, *r)
+	if n.table(t)[splitSource(t, r)] == nil {
+		n.insertSplitSource(t, r)
 	}
 	return true
 }
@@ -158,24 +131,24 @@ func (n *Node) restore(t Tuple, r *Record) *Record {
 	if r.is(bpf.FlowReply) && t.Proto == UDP && !n.serves(r, t.Src) {
 		return nil
 	}
-	tables, mirror := n.tables(t), r.mirror(t)
-	if tables.pending.get(mirror) != nil || tables.confirmed.get(mirror) != nil {
+	table, mirror := n.table(t), r.mirror(t)
+	if table[mirror] != nil {
 		return nil
 	}
 	lost := *r
-	lost.Src, lost.Dst, lost.Hop.Epoch = t.Dst, t.Src, 0
+	lost.Src, lost.Dst, lost.Hop, lost.Seen = t.Dst, t.Src, HopKey{}, n.Clock
+	zone := uint16(t.Zone) * bpf.FlowMirrorZone
 	switch {
 	case !r.is(bpf.FlowReply):
-		lost.Flags = replyFlags(r.Flags)
-	case t.Egress:
-		lost.Flags = bpf.FlowMirrorEgress
+		lost.Flags = replyFlags(r.Flags, t.Zone)
+	case t.Zone == bpf.ZoneLeaving:
+		lost.Flags = zone
 	case r.is(bpf.FlowSplit):
-		lost.Flags = bpf.FlowSplit
+		lost.Flags = bpf.FlowSplit | zone
 	default:
-		lost.Flags = bpf.FlowExpress
+		lost.Flags = bpf.FlowExpress | zone
 	}
-	tables.pending.insert(mirror, lost)
-	return tables.pending.get(mirror)
+	return table.insert(mirror, lost)
 }
 
 // serves: the endpoint that a record was made for still takes the packets of flows that it has.
@@ -187,12 +160,10 @@ func (n *Node) serves(r *Record, a netip.AddrPort) bool {
 // Stale forgets the clients' halves of UDP flows whose endpoints no longer serve. Where the same
 // endpoint has become another backend of whom the frontend leads to, they stay.
 func (n *Node) Stale() {
-	for _, tables := range n.byFamily {
-		for _, table := range []*Table{tables.pending, tables.confirmed} {
-			for t, r := range table.Records {
-				if t.Proto == UDP && !r.is(bpf.FlowReply|bpf.FlowEgressHalf) && !n.serves(r, r.Dst) && !n.leadsTo(t, r.Dst) {
-					table.remove(t)
-				}
+	for _, table := range n.byFamily {
+		for t, r := range table {
+			if t.Proto == UDP && !r.is(bpf.FlowReply|bpf.FlowSplitSource) && !n.serves(r, r.Dst) && !n.leadsTo(t, r.Dst) {
+				delete(table, t)
 			}
 		}
 	}

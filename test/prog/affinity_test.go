@@ -211,7 +211,7 @@ func TestReusedSlot(t *testing.T) {
 				n.xdp(front, p).passed(bpf.VerdictLeftToTC)
 				n.ingress(front, p).is(bpf.VerdictRefused, tcRedirect)
 				n.podIngress(pod0, p).is(bpf.VerdictRefused, tcRedirect)
-				equal(t, "records, "+name, 0, n.size(pending, v))
+				equal(t, "records, "+name, 0, n.size(v))
 			}
 		}
 	})

@@ -49,16 +49,16 @@ func (n *node) jiffies() uint32 {
 }
 
 // age makes some of a flow's records (see keys) as old as can be.
-func (c *conversation) age(table string, which ...int) {
+func (c *conversation) age(which ...int) {
 	c.t.Helper()
-	c.ageBy(longest, table, which...)
+	c.ageBy(longest, which...)
 }
 
-func (c *conversation) ageBy(jiffies uint32, table string, which ...int) {
+func (c *conversation) ageBy(jiffies uint32, which ...int) {
 	c.t.Helper()
 	keys := c.keys()
 	for _, i := range which {
-		c.alter(table, keys[i], func(r *record) { r.LastSeen = c.jiffies() - jiffies })
+		c.alter(keys[i], func(r *record) { r.LastSeen = c.jiffies() - jiffies })
 	}
 }
 
@@ -67,23 +67,12 @@ func TestTimeouts(t *testing.T) {
 	for _, c := range []struct {
 		name, timeout string
 		variants      []variant
-		reach         func(*conversation) string
+		reach         func(*conversation)
 		send          func(*conversation) // what leaves the flow in that state
 	}{
-		{"half-open", "timeout_new", variants, func(c *conversation) string {
-			c.request()
-			return pending
-		}, func(c *conversation) { c.request() }},
-		{"answered", "timeout_new", connected, func(c *conversation) string {
-			c.request()
-			c.reply()
-			return pending
-		}, lateReply},
-		{"answered", "timeout_udp", udpVariants, func(c *conversation) string {
-			c.request()
-			c.reply()
-			return pending
-		}, lateReply},
+		{"half-open", "timeout_new", variants, open, open},
+		{"answered", "timeout_new", connected, answered, lateReply},
+		{"answered", "timeout_udp", udpVariants, answered, lateReply},
 		{"established", "timeout_tcp", connected, established(), lateReply},
 		{"established", "timeout_udp", udpVariants, established(), lateReply},
 		{"half closed", "timeout_tcp_half_closed", connected, established("FA"), lateReply},
@@ -94,11 +83,11 @@ func TestTimeouts(t *testing.T) {
 			t.Run(c.name+" "+v.name, func(t *testing.T) {
 				t.Parallel()
 				conv := converse(withTimeouts(t), v, tcExpress)
-				table := c.reach(conv)
-				conv.ageBy(timeouts[c.timeout]-margin, table, 0, 1)
+				c.reach(conv)
+				conv.ageBy(timeouts[c.timeout]-margin, 0, 1)
 				conv.idle = true
 				c.send(conv)
-				conv.ageBy(timeouts[c.timeout]+margin, table, 0, 1)
+				conv.ageBy(timeouts[c.timeout]+margin, 0, 1)
 				conv.forget()
 				conv.request(acked)
 				conv.had(bpf.VerdictFlowOpened)
@@ -107,14 +96,13 @@ func TestTimeouts(t *testing.T) {
 	}
 }
 
-// established gets a flow into `flows`, and then sends flags from the client.
-func established(sent ...string) func(*conversation) string {
-	return func(c *conversation) string {
+// established has a flow confirmed, and then sends flags from the client.
+func established(sent ...string) func(*conversation) {
+	return func(c *conversation) {
 		c.establish()
 		for _, f := range sent {
 			c.request(acked, flags(f))
 		}
-		return confirmed
 	}
 }
 
@@ -125,7 +113,7 @@ func TestStale(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		c := converse(withTimeouts(t), v, p)
 		c.establish()
-		c.age(confirmed, 0, 1)
+		c.age(0, 1)
 		reply := c.packet(c.backend, c.source, synAck)
 		if p.atEgress {
 			c.egress(front, reply).passed(bpf.VerdictNotOurs)
@@ -144,18 +132,18 @@ func TestOneWay(t *testing.T) {
 		c := converse(withTimeouts(t), v, p)
 		c.establish()
 		for range 3 {
-			c.age(confirmed, 0) // the client's half: the reply's is fresh
+			c.age(0) // the client's half: the reply's is fresh
 			c.reply()
 			c.idle = true
 			c.request(acked)
 			c.had()
-			c.age(confirmed, 1)
+			c.age(1)
 			c.request(acked)
 			c.idle = true
 			c.reply()
 			c.had()
 		}
-		c.standsIn(confirmed)
+		c.standsConfirmed()
 	})
 }
 
@@ -165,9 +153,9 @@ func TestLastSeen(t *testing.T) {
 		c := converse(withTimeouts(t), v, stack)
 		c.establish()
 		ages := func(jiffies uint32) uint32 {
-			c.ageBy(jiffies, confirmed, 0)
+			c.ageBy(jiffies, 0)
 			c.request(acked)
-			return c.jiffies() - c.get(confirmed, c.clientKey()).LastSeen
+			return c.jiffies() - c.get(c.clientKey()).LastSeen
 		}
 		if got := ages(second - margin); got < second-margin {
 			t.Errorf("written after less than a second: %d jiffies old", got)

@@ -23,7 +23,8 @@ type path struct {
 	backend  func(plan) netip.Addr
 	out      *device // towards the backend
 	snat     bool
-	atEgress bool // the reply is recorded as seen at egress
+	atEgress bool // the reply is seen where it leaves
+	fromPod  bool // the client is a pod
 	halves   int  // records of a flow
 	// Each takes a packet through the hooks that it meets, checks what every
 	// one of them makes of it, and returns the last one's.
@@ -110,14 +111,14 @@ func synAck(p *packet) { p.flags, p.seq, p.ack = "SA", backendSeq, clientSeq+1 }
 // acked is the client's answer to a SYN-ACK.
 func acked(p *packet) { p.flags, p.seq, p.ack = "A", clientSeq+1, backendSeq+1 }
 
-// establish goes on until the flow has moved to `flows`.
+// establish goes on until the flow is confirmed.
 func (c *conversation) establish() {
 	c.t.Helper()
 	c.request()
 	c.reply()
 	c.request(acked)
 	c.had(bpf.VerdictFlowConfirmed)
-	c.standsIn(confirmed)
+	c.standsConfirmed()
 }
 
 func (c *conversation) had(events ...bpf.Verdict) {
@@ -180,7 +181,7 @@ func (c *conversation) requestTC(p packet) packet {
 func (c *conversation) transmitted(out *device, nexthop netip.Addr) change {
 	idle := c.idle
 	c.idle = false
-	if idle || out.flags&bpf.DeviceExpress == 0 || nexthop == c.silent {
+	if idle || out.flags&bpf.DeviceTCTransmits == 0 || nexthop == c.silent {
 		return hopDown
 	}
 	return forwarded(out, nexthop)
@@ -256,16 +257,34 @@ func (c *conversation) learn(r result) {
 func (c *conversation) forget() { c.source = netip.AddrPort{} }
 
 func (c *conversation) clientKey() tuple {
-	return tuple{src: c.client, dst: c.frontend, proto: c.proto}
+	return tuple{src: c.client, dst: c.frontend, proto: c.proto, zone: c.clientZone()}
 }
 
 func (c *conversation) replyKey() tuple {
-	return tuple{src: c.backend, dst: c.source, proto: c.proto, egress: c.atEgress}
+	return tuple{src: c.backend, dst: c.source, proto: c.proto, zone: c.replyZone()}
+}
+
+// clientZone and replyZone are where the packets of either way are seen.
+func (c *conversation) clientZone() bpf.Zone {
+	if c.fromPod {
+		return bpf.ZonePod
+	}
+	return bpf.ZoneOutside
+}
+
+func (c *conversation) replyZone() bpf.Zone {
+	switch {
+	case c.atEgress:
+		return bpf.ZoneLeaving
+	case c.out == pod0:
+		return bpf.ZonePod
+	}
+	return bpf.ZoneOutside
 }
 
 // splitKey is the third record's: the packet between the two hooks.
 func (c *conversation) splitKey() tuple {
-	return tuple{src: at(c.client.Addr(), c.source.Port()), dst: c.backend, proto: c.proto, egress: true}
+	return tuple{src: at(c.client.Addr(), c.source.Port()), dst: c.backend, proto: c.proto, zone: bpf.ZoneLeaving}
 }
 
 func (c *conversation) keys() []tuple {
@@ -276,23 +295,35 @@ func (c *conversation) keys() []tuple {
 	return keys
 }
 
-// standsIn: all of the flow's records are in the one table, none in the other.
-func (c *conversation) standsIn(table string) {
+// standsConfirmed: all of the flow's records are there and confirmed.
+func (c *conversation) standsConfirmed() {
+	c.t.Helper()
+	c.stands(true)
+}
+
+// standsUnconfirmed: all of the flow's records are there, and none is confirmed.
+func (c *conversation) standsUnconfirmed() {
+	c.t.Helper()
+	c.stands(false)
+}
+
+func (c *conversation) stands(confirmed bool) {
 	c.t.Helper()
 	for _, k := range c.keys() {
-		for _, name := range []string{pending, confirmed} {
-			if _, ok := c.lookup(name, k); ok != (name == table) {
-				c.t.Errorf("%s holds %v: %t", name, k, ok)
-			}
+		switch r, ok := c.lookup(k); {
+		case !ok:
+			c.t.Errorf("there is no record of %v", k)
+		case r.isConfirmed() != confirmed:
+			c.t.Errorf("the record of %v is confirmed: %t", k, r.isConfirmed())
 		}
 	}
 }
 
-// state of the flow; both halves agree on it, but for who has confirmed.
-func (c *conversation) state(table string, want uint32) {
+// state of the flow, on which both halves agree.
+func (c *conversation) state(want uint32) {
 	c.t.Helper()
 	for _, k := range []tuple{c.clientKey(), c.replyKey()} {
-		equal(c.t, "state", want, c.get(table, k).State)
+		equal(c.t, "state", want, c.get(k).state())
 	}
 }
 

@@ -3,7 +3,6 @@
 package prog
 
 import (
-	"errors"
 	"flag"
 	"fmt"
 	"maps"
@@ -11,7 +10,6 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/bpf"
 )
@@ -31,10 +29,10 @@ func variable(name string, value any) setting {
 	}}
 }
 
-// flowsEntries makes room for so many records in `flows`.
-func flowsEntries(n int) setting {
+// flowSets gives the flow tables so many sets.
+func flowSets(n uint32) setting {
 	return setting{fmt.Sprintf("flows:%d", n), func(spec *ebpf.CollectionSpec) error {
-		spec.Maps["flows4"].MaxEntries, spec.Maps["flows6"].MaxEntries = uint32(n), uint32(n)
+		spec.Maps["flows4"].MaxEntries, spec.Maps["flows6"].MaxEntries = n, n
 		return nil
 	}}
 }
@@ -46,7 +44,7 @@ type datapath struct {
 	settings string
 	spec     *ebpf.CollectionSpec
 	maps     map[string]*ebpf.Map
-	tables   map[string]recordTable
+	tables   map[string]table // flows4 and flows6
 	programs map[string]*ebpf.Program
 }
 
@@ -87,7 +85,7 @@ func compiled() (*ebpf.CollectionSpec, error) {
 	}
 	spec, err := ebpf.LoadCollectionSpec(*object)
 	if err == nil {
-		delete(spec.Programs, bpf.AbortProgram)
+		bpf.DropOptional(spec)
 	}
 	return spec, err
 }
@@ -108,9 +106,6 @@ func newDatapath(key string, settings []setting) (*datapath, error) {
 			return nil, fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
-	for _, name := range []string{"flows_new4", "flows_new6"} {
-		spec.Maps[name].Flags |= unix.BPF_F_MMAPABLE
-	}
 	if err := bpf.Fit(spec); err != nil {
 		return nil, err
 	}
@@ -120,10 +115,9 @@ func newDatapath(key string, settings []setting) (*datapath, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &datapath{key, spec, coll.Maps, make(map[string]recordTable), make(map[string]*ebpf.Program)}
-	for _, family := range []string{"4", "6"} {
-		d.tables[confirmed+family] = hashTable{d.maps[confirmed+family]}
-		if d.tables[pending+family], err = newSetTable(d.maps[pending+family]); err != nil {
+	d := &datapath{key, spec, coll.Maps, make(map[string]table), make(map[string]*ebpf.Program)}
+	for _, name := range []string{"flows4", "flows6"} {
+		if d.tables[name], err = newTable(d.maps[name]); err != nil {
 			return nil, err
 		}
 	}
@@ -145,12 +139,10 @@ func (d *datapath) load(name string) (*ebpf.Program, error) {
 	return d.programs[name], nil
 }
 
-// empty deletes what is in the hash maps and in flows_new. The other arrays need it not: nothing
-// leads to their elements but services and a node's configuration.
+// empty deletes what is in the hash maps, in the flow tables and in nexthops. The other arrays need
+// it not: nothing leads to their elements but services and a node's configuration.
 func (d *datapath) empty() error {
-	if err := d.emptyPending(); err != nil {
-		return err
-	}
+	d.emptyFlows()
 	for name, m := range d.maps {
 		switch m.Type() {
 		case ebpf.Hash, ebpf.LRUHash, ebpf.DevMapHash, ebpf.LPMTrie:
@@ -162,8 +154,14 @@ func (d *datapath) empty() error {
 	return nil
 }
 
-func (d *datapath) emptyPending() error {
-	return errors.Join(d.tables[pending+"4"].(setTable).empty(), d.tables[pending+"6"].(setTable).empty())
+func (d *datapath) emptyFlows() {
+	for _, t := range d.tables {
+		t.empty()
+	}
+	hops := d.maps["nexthops"]
+	for i := range hops.MaxEntries() {
+		must(hops.Put(i, bpf.Nexthop{}))
+	}
 }
 
 func emptyMap(m *ebpf.Map) error {

@@ -8,8 +8,8 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// TestEvictedHalf: flows_new may lose any record at any time. What is left of
-// the flow makes the lost one anew, as it was.
+// TestEvictedHalf: of a flow that is not confirmed any record may give way at any time. What is left
+// of the flow makes the lost one anew, as it was.
 func TestEvictedHalf(t *testing.T) {
 	const clientHalf, replyHalf, splitHalf = 0, 1, 2
 	for _, c := range []struct {
@@ -36,7 +36,7 @@ func TestEvictedHalf(t *testing.T) {
 				conv.restored(c.lose, c.repair)
 				conv.reply()
 				conv.request(acked)
-				conv.standsIn(confirmed)
+				conv.standsConfirmed()
 			})
 		})
 	}
@@ -48,31 +48,23 @@ func answered(c *conversation)      { c.request(); c.reply() }
 func backendSpeaks(c *conversation) { c.reply() }
 func backendGoesOn(c *conversation) { c.reply(flags("AP"), seq((backendSeq+1)%(1<<32)), payload(10)) }
 
-// learnt are the flags that come with a record's next hop.
-const learnt = bpf.FlowXDP | bpf.FlowDirect
-
-// restored: the record is there again after the repair, in whichever table the
-// flow is by then (an answered datagram's next one moves it).
+// restored: the record is there again after the repair.
 func (c *conversation) restored(lost int, repair func(*conversation)) {
 	c.t.Helper()
 	k := c.keys()[lost]
-	was := c.get(pending, k)
-	c.remove(pending, k)
+	was := c.get(k)
+	c.remove(k)
 	repair(c)
-	table := pending
-	if _, ok := c.lookup(pending, k); !ok {
-		table = confirmed
-	}
-	is := c.get(table, k)
+	is := c.get(k)
 	equal(c.t, "source", was.src, is.src)
 	equal(c.t, "destination", was.dst, is.dst)
-	equal(c.t, "flags", was.Flags&^learnt, is.Flags&^learnt)
+	equal(c.t, "flags", was.Flags, is.Flags)
 	equal(c.t, "service", was.Service, is.Service)
 	equal(c.t, "backend", was.Backend, is.Backend)
 }
 
 // TestEvictedAndTaken: a half that got lost may not come back in place of
-// another flow's, whichever table that is in. Who lost it starts anew.
+// another flow's, confirmed or not. Who lost it starts anew.
 func TestEvictedAndTaken(t *testing.T) {
 	for name, step := range map[string]func(*conversation){"half-open": open, "established": establish} {
 		t.Run(name, func(t *testing.T) {
@@ -80,14 +72,14 @@ func TestEvictedAndTaken(t *testing.T) {
 				onePort := newNode(t, variable("snat_min", uint16(50000)), variable("snat_max", uint16(50000)))
 				loser := converse(onePort, v, sameDevice)
 				loser.request()
-				loser.remove(pending, loser.replyKey())
+				loser.remove(loser.replyKey())
 				winner := loser.again()
 				step(winner)
 				equal(t, "source", loser.source, winner.source)
 
 				if name == "established" {
 					loser.xdp(front, loser.packet(loser.client, loser.frontend)).dropped(bpf.VerdictDropSNATExhausted)
-					equal(t, "records", 0, loser.size(pending, v)) // its old one is of no use
+					equal(t, "records", winner.halves, loser.size(v)) // its old one is of no use
 				} else { // each may take what nobody has confirmed
 					loser.forget()
 					loser.request()
@@ -98,7 +90,7 @@ func TestEvictedAndTaken(t *testing.T) {
 				}
 				winner.reply()
 				winner.request(acked)
-				winner.standsIn(confirmed)
+				winner.standsConfirmed()
 			})
 		})
 	}
@@ -113,16 +105,45 @@ func TestEvictedAndReopened(t *testing.T) {
 		}
 		c := converse(newNode(t), v, p)
 		c.request()
-		c.remove(pending, c.clientKey())
+		c.remove(c.clientKey())
 		old := *c
 		for c.source == old.source { // one port in 16384
 			c.forget()
 			c.request()
 		}
 		old.reply()
-		equal(t, "state", 0, c.get(pending, c.clientKey()).State)
+		equal(t, "state", 0, c.get(c.clientKey()).state())
 		c.request(acked)
 		c.had()
-		c.standsIn(pending)
+		c.standsUnconfirmed()
+	})
+}
+
+// TestEvictedAndAcknowledged: a client's half that was made anew from the backend's is confirmed by
+// the acknowledgement of what made it so.
+func TestEvictedAndAcknowledged(t *testing.T) {
+	forEachPath(t, func(t *testing.T, v variant, p path) {
+		c := converse(newNode(t), v, p)
+		answered(c)
+		c.remove(c.clientKey())
+		if v.isTCP() {
+			backendGoesOn(c)
+		} else {
+			c.reply()
+		}
+		c.request(acked)
+		c.had(bpf.VerdictFlowConfirmed)
+		c.standsConfirmed()
+	})
+}
+
+// TestEvictedAndClosed: it knows of the FIN that made it so, too.
+func TestEvictedAndClosed(t *testing.T) {
+	forTCP(t, func(t *testing.T, v variant, p path) {
+		c := converse(newNode(t), v, p)
+		answered(c)
+		c.remove(c.clientKey())
+		c.reply(flags("FA"))
+		c.state(bpf.StateAnswered | bpf.StateFinBackend)
 	})
 }

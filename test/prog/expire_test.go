@@ -10,45 +10,71 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// expire walks a family's flows.
+// expire walks a family's flows, and releases those that are dead.
 func (n *node) expire(v variant) (census bpf.Census) {
 	n.t.Helper()
-	opts := &ebpf.RunOptions{Context: bpf.Census{}, ContextOut: &census}
+	return n.walk(v, 1)
+}
+
+// walk counts a family's records, and releases the dead ones if it is told to.
+func (n *node) walk(v variant, release uint32) (census bpf.Census) {
+	n.t.Helper()
+	opts := &ebpf.RunOptions{Context: bpf.Census{Release: release}, ContextOut: &census}
 	if _, err := n.program(family("waggle_expire", v.client)).Run(opts); err != nil {
 		n.t.Fatal(err)
 	}
+	census.Release = 0
 	return census
 }
 
-func (c *conversation) census(live, expired int) {
+// census walks twice: the first time nothing is released.
+func (c *conversation) census(want bpf.Census) {
 	c.t.Helper()
-	equal(c.t, "census", bpf.Census{Live: uint32(live), Expired: uint32(expired)}, c.expire(c.variant))
-	equal(c.t, "records", live, c.size(confirmed, c.variant))
+	equal(c.t, "census", want, c.walk(c.variant, 0))
+	equal(c.t, "records", int(want.Confirmed+want.Unconfirmed+want.Dead), c.size(c.variant))
+	equal(c.t, "census", want, c.expire(c.variant))
+	equal(c.t, "records", int(want.Confirmed+want.Unconfirmed), c.size(c.variant))
 }
 
 // TestExpire: a flow goes as a whole, and not while either half is fresh.
 func TestExpire(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		c := converse(withTimeouts(t), v, p)
-		c.census(0, 0)
+		c.census(bpf.Census{})
 		c.establish()
 		other := c.again()
 		other.establish()
-		c.census(2*p.halves, 0)
+		flow := uint32(p.halves)
+		c.census(bpf.Census{Confirmed: 2 * flow})
 
 		// Either half keeps the other. (A split flow's third record is met by
 		// whatever meets the client's.)
 		all, clients := []int{0, 1, 2}[:p.halves], []int{0, 2}
 		for _, fresh := range [][]int{clients[:p.halves-1], {1}} {
-			c.age(confirmed, all...)
-			c.ageBy(0, confirmed, fresh...)
-			c.census(2*p.halves, 0)
+			c.age(all...)
+			c.ageBy(0, fresh...)
+			c.census(bpf.Census{Confirmed: 2 * flow})
 		}
-		c.age(confirmed, all...)
-		c.census(p.halves, p.halves)
-		other.standsIn(confirmed)
-		other.age(confirmed, all...)
-		c.census(0, p.halves)
+		c.age(all...)
+		c.census(bpf.Census{Confirmed: flow, Dead: flow})
+		other.standsConfirmed()
+		other.age(all...)
+		c.census(bpf.Census{Dead: flow})
+	})
+}
+
+// TestExpireUnconfirmed: what nobody confirms goes likewise.
+func TestExpireUnconfirmed(t *testing.T) {
+	forEachPath(t, func(t *testing.T, v variant, p path) {
+		c := converse(withTimeouts(t), v, p)
+		c.request()
+		other := c.again()
+		other.establish()
+		flow := uint32(p.halves)
+		c.census(bpf.Census{Confirmed: flow, Unconfirmed: flow})
+		c.age([]int{0, 1, 2}[:p.halves]...)
+		c.census(bpf.Census{Confirmed: flow, Dead: flow})
+		other.standsConfirmed()
 	})
 }
 
@@ -58,9 +84,9 @@ func TestExpireOrphan(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		c := converse(withTimeouts(t), v, split)
 		c.establish()
-		c.remove(confirmed, c.clientKey())
-		c.remove(confirmed, c.replyKey())
-		c.census(0, 1)
+		c.remove(c.clientKey())
+		c.remove(c.replyKey())
+		c.census(bpf.Census{Dead: 1})
 	})
 }
 
@@ -78,11 +104,11 @@ func TestExpireReopened(t *testing.T) {
 		old := *c
 		c.forget()
 		c.establish()
-		c.census(2*c.halves-1, 0)
+		c.census(bpf.Census{Confirmed: uint32(2*c.halves - 1)})
 		for _, k := range old.keys()[1:] {
-			old.alter(confirmed, k, func(r *record) { r.LastSeen = c.jiffies() - longest })
+			old.alter(k, func(r *record) { r.LastSeen = c.jiffies() - longest })
 		}
-		equal(t, "expired", uint32(old.halves-1), c.expire(v).Expired)
-		c.standsIn(confirmed)
+		equal(t, "dead", uint32(old.halves-1), c.expire(v).Dead)
+		c.standsConfirmed()
 	})
 }

@@ -151,7 +151,7 @@ func TestFragments(t *testing.T) {
 				c.requestPiece(piece)
 			}
 		}
-		c.standsIn(confirmed)
+		c.standsConfirmed()
 	})
 }
 
@@ -174,10 +174,10 @@ func TestFragmentsOpen(t *testing.T) {
 		}
 		c.requestPiece(pieces[1]) // whose first one came before the answer
 		c.had()
-		c.standsIn(pending)
+		c.standsUnconfirmed()
 		c.requestPiece(pieces[0])
 		c.had(bpf.VerdictFlowConfirmed)
-		c.standsIn(confirmed)
+		c.standsConfirmed()
 		c.requestPiece(pieces[1])
 	})
 }
@@ -267,10 +267,10 @@ func TestFragmentOfLostFlow(t *testing.T) {
 		pieces := c.requestPieces()
 		c.requestPiece(pieces[0])
 		for _, k := range c.keys() {
-			c.remove(confirmed, k)
+			c.remove(k)
 		}
 		c.ingress(front, pieces[1]).passed(bpf.VerdictFragment)
-		equal(t, "records", 0, c.size(pending, v))
+		equal(t, "records", 0, c.size(v))
 	})
 }
 
@@ -285,7 +285,7 @@ func TestFragmentRefused(t *testing.T) {
 		r := n.ingress(front, pieces[0])
 		r.answered(unreachable(r.sent))
 		n.ingress(front, pieces[1]).passed(bpf.VerdictFragment)
-		equal(t, "records", 0, n.size(pending, v))
+		equal(t, "records", 0, n.size(v))
 	}
 }
 

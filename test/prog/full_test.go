@@ -3,102 +3,160 @@
 package prog
 
 import (
+	"encoding/binary"
+	"slices"
 	"testing"
 
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// roomForOne makes `flows` as big as one flow of a path.
-func roomForOne(t *testing.T, p path) *node {
-	t.Helper()
-	return newNode(t, flowsEntries(p.halves))
+// oneSet makes the flow tables as small as can be: eight records.
+var oneSet = flowSets(1)
+
+// fill has strangers' confirmed records take all free ways but so many, and returns their keys.
+func (n *node) fill(v variant, room int) (keys []tuple) {
+	n.t.Helper()
+	table := n.flows(v.client)
+	used, _ := table.contents()
+	for i := range int(bpf.Ways) - len(used) - room {
+		r := record{
+			key: tuple{src: at(v.client2, uint16(i+1)), dst: at(v.client2, 9), proto: v.proto},
+			src: at(v.client2, 9), dst: at(v.client2, 9),
+		}
+		r.LastSeen = n.jiffies()
+		table.plant(r)
+		keys = append(keys, r.key)
+	}
+	return keys
 }
 
-// TestFlowsFull: a flow that finds no room stays where it is and works; nobody
-// who is in gives way.
+// plant puts a record into the first free way of a table of one set, as one that is confirmed.
+func (t table) plant(r record) {
+	way := 0
+	for ; binary.NativeEndian.Uint32(t.read(4*way, 4))&bpf.WayMask != bpf.WayFree; way++ {
+	}
+	t.write(waysSize+way*t.recordSize(), r.encode())
+	t.writeTag(place{tag: 4 * way}, bpf.WayLive|alive)
+}
+
+// refused: a packet that would open a flow is dropped, and leaves nothing behind.
+func (c *conversation) refused() {
+	c.t.Helper()
+	before := c.contents()
+	p := c.packet(c.client, c.frontend)
+	for _, r := range []result{c.xdp(front, p), c.ingress(front, p)} {
+		r.dropped(bpf.VerdictDropFlowsFull)
+		r.had()
+	}
+	equal(c.t, "records", keysOf(before), keysOf(c.contents()))
+}
+
+func keysOf(records []record) (keys []string) {
+	for _, r := range records {
+		keys = append(keys, r.key.String())
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// TestFlowsFull: a flow is opened if there is room for all of its records, and not if there is for
+// some of them only.
 func TestFlowsFull(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
-		first := converse(roomForOne(t, p), v, p)
-		first.establish()
-		second := first.again()
-		second.request()
-		second.reply()
-		second.request(acked)
-		second.had(bpf.VerdictFlowsFull)
-		second.standsIn(pending)
-		second.reply(flags("A"), payload(100))
-		second.had()
-		first.request(acked)
-		first.standsIn(confirmed)
-
-		for _, k := range first.keys() {
-			first.remove(confirmed, k)
-		}
-		second.request(acked, payload(3))
-		second.had(bpf.VerdictFlowConfirmed)
-		second.standsIn(confirmed)
-		second.reply(payload(7))
-	})
-}
-
-// TestFlowsFullForLong: a flow that was told to wait moves when there is room,
-// however much it has received until then.
-func TestFlowsFullForLong(t *testing.T) {
-	const step = 60_000
-	forTCP(t, func(t *testing.T, v variant, p path) {
-		first := converse(roomForOne(t, p), v, p)
-		first.establish()
-		second := first.again()
-		second.request()
-		second.reply()
-		for received := range uint32(4) {
-			second.request(acked, func(p *packet) { p.ack += received * step })
-			second.had(bpf.VerdictFlowsFull)
-		}
-		for _, k := range first.keys() {
-			first.remove(confirmed, k)
-		}
-		second.request(acked, func(p *packet) { p.ack += 4 * step })
-		second.had(bpf.VerdictFlowConfirmed)
-	})
-}
-
-// TestFlowsFullIdle: one that waits has been acknowledged as much as one that
-// has moved. It isn't forgotten as a stranger's SYN would be.
-func TestFlowsFullIdle(t *testing.T) {
-	forEach(t, func(t *testing.T, v variant) {
-		n := newNode(t, flowsEntries(2),
-			variable("timeout_new", uint32(second)), variable("timeout_udp", uint32(3*second)),
-			variable("timeout_tcp", uint32(3*second)))
-		first := converse(n, v, stack)
-		first.establish()
-		second := first.again()
-		second.request()
-		second.reply()
-		second.request(acked)
-		second.had(bpf.VerdictFlowsFull)
-		second.ageBy(2_000_000, pending, 0, 1)
-		second.request(acked)
-		second.had(bpf.VerdictFlowsFull)
-		second.ageBy(2_000_000, pending, 0, 1)
-		second.reply(flags("A"))
-	})
-}
-
-// TestFlowsPartlyFull: room for one half is none, and leaves nothing behind.
-func TestFlowsPartlyFull(t *testing.T) {
-	forEachPath(t, func(t *testing.T, v variant, p path) {
 		for room := range p.halves {
-			if room == 0 {
-				continue
-			}
-			c := converse(newNode(t, flowsEntries(room)), v, p)
-			c.request()
-			c.reply()
-			c.request(acked)
-			c.had(bpf.VerdictFlowsFull)
-			c.standsIn(pending)
-			c.reply(flags("A"))
+			c := converse(newNode(t, oneSet), v, p)
+			c.fill(v, room)
+			c.refused()
 		}
+		c := converse(newNode(t, oneSet), v, p)
+		keys := c.fill(v, p.halves)
+		c.establish()
+		c.again().refused()
+		c.request(acked, payload(3))
+		c.reply(flags("A"), payload(100))
+		for _, k := range keys {
+			c.get(k)
+		}
+	})
+}
+
+// TestFlowsFullExpired: what has expired in a full table makes room.
+func TestFlowsFullExpired(t *testing.T) {
+	forEachPath(t, func(t *testing.T, v variant, p path) {
+		c := converse(newNode(t, oneSet), v, p)
+		keys := c.fill(v, 0)
+		c.refused()
+		for _, k := range keys[:p.halves] {
+			c.alter(k, func(r *record) { r.LastSeen -= longest })
+		}
+		c.establish()
+		for _, k := range keys[p.halves:] {
+			c.get(k)
+		}
+		c.again().refused()
+	})
+}
+
+// TestFlowsFullRepair: a flow of which something was lost, and that finds no room for it, is none.
+func TestFlowsFullRepair(t *testing.T) {
+	forEachPath(t, func(t *testing.T, v variant, p path) {
+		for lost := 1; lost < p.halves; lost++ {
+			c := converse(newNode(t, oneSet), v, p)
+			c.request()
+			c.remove(c.keys()[lost])
+			c.fill(v, 0)
+			c.xdp(front, c.packet(c.client, c.frontend)).dropped(bpf.VerdictDropFlowsFull)
+			if _, ok := c.lookup(c.clientKey()); ok {
+				t.Errorf("the client's record stays without the one of %v", c.keys()[lost])
+			}
+		}
+	})
+}
+
+// TestConfirmedStays: strangers' packets, however many, take no confirmed flow's place.
+func TestConfirmedStays(t *testing.T) {
+	forEachPath(t, func(t *testing.T, v variant, p path) {
+		c := converse(newNode(t, oneSet), v, p)
+		c.establish()
+		next := *c
+		for range 20 {
+			next = *next.again()
+			next.request()
+		}
+		c.standsConfirmed()
+		next.standsUnconfirmed()
+		c.request(acked)
+		c.reply(flags("A"))
+	})
+}
+
+// spilled opens flows until the records of one of them have gone to a later choice than their first.
+func spilled(n *node, v variant, p path) (all []*conversation) {
+	n.t.Helper()
+	for c := converse(n, v, p); ; c = c.again() {
+		c.establish()
+		all = append(all, c)
+		if slices.ContainsFunc(c.contents(), func(r record) bool { return r.tag&bpf.TagChoiceMask != 0 }) {
+			return all
+		}
+	}
+}
+
+// TestSpilled: a record that has gone to a later choice is found there, and the sets that it has
+// passed count it.
+func TestSpilled(t *testing.T) {
+	forEachPath(t, func(t *testing.T, v variant, p path) {
+		n := newNode(t, flowSets(32))
+		all := spilled(n, v, p)
+		must(n.flows(v.client).settled())
+		for _, c := range all {
+			c.standsConfirmed()
+			c.request(acked)
+			c.reply(flags("A"))
+			c.age([]int{0, 1, 2}[:p.halves]...)
+		}
+		n.expire(v)
+		equal(t, "records", 0, n.size(v))
+		must(n.flows(v.client).settled())
 	})
 }

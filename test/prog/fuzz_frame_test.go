@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 
+	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/test/model"
 )
 
@@ -308,7 +309,10 @@ func (r *fuzzRun) tupleOf(p packetOf) model.Tuple {
 	f := r.script.Flows[p.Flow]
 	t := model.Tuple{Src: f.Client, Dst: f.To, Proto: f.Proto}
 	to, known := r.rewrites[p.Flow]
-	if rec := r.model.Find(t); rec != nil {
+	if f.From == pod0.name {
+		t.Zone = bpf.ZonePod
+	}
+	if rec := r.find(t); rec != nil {
 		to, known = rewrite{rec.Src, rec.Dst}, true
 		r.rewrites[p.Flow] = to
 	}
@@ -329,6 +333,17 @@ func (r *fuzzRun) tupleOf(p packetOf) model.Tuple {
 		t.Src, t.Dst = f.To, f.Client
 	}
 	return t
+}
+
+// find looks for a record in a tuple's zone, and then in all.
+func (r *fuzzRun) find(t model.Tuple) *model.Record {
+	for _, zone := range []bpf.Zone{t.Zone, bpf.ZoneOutside, bpf.ZonePod, bpf.ZoneLeaving} {
+		t.Zone = zone
+		if rec := r.model.Find(t); rec != nil {
+			return rec
+		}
+	}
+	return nil
 }
 
 // rewrite is what a flow's packets were last seen to become.

@@ -185,7 +185,11 @@ func (g *generator) event() {
 	case 1, 19:
 		g.step("evict", g.IntN(100))
 	case 2:
-		g.step("epoch", 0)
+		if g.oneIn(2) {
+			g.step("generation", 0)
+		} else {
+			g.step("neighbour", g.IntN(100))
+		}
 	case 3:
 		g.step("expire", 0)
 	case 4:

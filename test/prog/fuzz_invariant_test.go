@@ -34,7 +34,7 @@ func (r *fuzzRun) invariants(v bpf.Verdict, in, out []byte) error {
 
 // stays: while a flow lives its packets go to one backend. What opens it anew is seen as that.
 func (r *fuzzRun) stays(hook bpf.Hook, v bpf.Verdict, opened bool, in, out []byte) error {
-	t, ok := r.model.Led(in)
+	t, ok := r.model.Led(hook, in)
 	if !ok || r.torn || hook == bpf.HookTCEgress { // what answers to a flow of before may bring it back
 		return nil
 	}

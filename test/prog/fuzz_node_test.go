@@ -9,6 +9,7 @@ import (
 	"net/netip"
 
 	"github.com/cilium/ebpf"
+	"github.com/gopacket/gopacket/layers"
 	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/bpf"
@@ -21,16 +22,16 @@ const (
 	fuzzSecond = 10_000
 	// What every step in time takes longer than it says, so that no time-out ends on the jiffy.
 	fuzzSlack = 50
-	// More than a script can take; of sets, so many that none overflows.
-	fuzzTableSize = 512
+	// So many sets that none overflows.
+	fuzzSets = 512
 )
 
 // fuzzLimits are the settings that datapaths are loaded with for scripts.
 var fuzzLimits = []model.Limits{
-	{SNATMax: snatMin + 7, FlowsMax: fuzzTableSize},
-	{SNATMax: snatMin + 10, FlowsMax: fuzzTableSize, MasqueradeAll: true, AnswerPing: true},
-	{SNATMax: snatMax, FlowsMax: fuzzTableSize, AnswerPing: true},
-	{SNATMax: snatMin + 3, FlowsMax: 5},
+	{SNATMax: snatMin + 7},
+	{SNATMax: snatMin + 10, MasqueradeAll: true, AnswerPing: true},
+	{SNATMax: snatMax, AnswerPing: true},
+	{SNATMax: snatMin + 3},
 }
 
 var fuzzSettings = func() (list [][]setting) {
@@ -45,13 +46,7 @@ var fuzzSettings = func() (list [][]setting) {
 			variable("timeout_new", seconds(l.New)), variable("timeout_udp", seconds(l.UDP)),
 			variable("timeout_tcp", seconds(l.TCP)), variable("timeout_tcp_half_closed", seconds(l.HalfClosed)),
 			variable("timeout_tcp_closed", seconds(l.Closed)), variable("timeout_tcp_reset", seconds(l.Reset)),
-			{"tables", func(spec *ebpf.CollectionSpec) error {
-				for _, f := range []string{"4", "6"} {
-					spec.Maps["flows_new"+f].MaxEntries = fuzzTableSize
-				}
-				return nil
-			}},
-			flowsEntries(l.FlowsMax),
+			flowSets(fuzzSets),
 		})
 	}
 	return list
@@ -102,7 +97,7 @@ func newFuzzNode(setting int) (*fuzzNode, error) {
 			}
 		}
 		must(n.maps["devices"].Put(uint32(dev.index), known))
-		if dev.flags&bpf.DeviceXDP != 0 {
+		if dev.flags&bpf.DeviceXDPTransmits != 0 {
 			must(n.maps["xdp_devices"].Put(uint32(dev.index), uint32(dev.index)))
 		}
 	}
@@ -113,19 +108,20 @@ func newFuzzNode(setting int) (*fuzzNode, error) {
 // clear forgets the last script.
 func (n *fuzzNode) clear() error {
 	var errs []error
+	n.emptyFlows()
 	for _, name := range []string{
-		"flows4", "flows6", "services4", "services6", "affinity", "fragments",
+		"services4", "services6", "affinity", "fragments",
 		"source_ranges4", "source_ranges6", "cluster_addrs",
 	} {
 		errs = append(errs, emptyMap(n.maps[name]))
 	}
-	return errors.Join(append(errs, n.emptyPending())...)
+	return errors.Join(errs...)
 }
 
 // fuzzConfig is the model's view of the namespace, which no script changes.
 func fuzzConfig(limits model.Limits) *model.Config {
 	c := &model.Config{
-		Limits: limits, Epoch: firstEpoch, Primary4: plan4.back, Primary6: plan6.back, Route: route,
+		Limits: limits, Generation: firstGeneration, Primary4: plan4.back, Primary6: plan6.back, Route: route,
 		Devices: make(map[int]*model.Device), NodeAddrs: make(map[netip.Addr]bool),
 		Frontends: make(map[model.Frontend]*model.Policy), Backends: make(map[uint32]*model.Backend),
 		ClusterAddrs: make(map[netip.Addr]bool), ClusterRanges: make(map[netip.Prefix]bool),
@@ -133,7 +129,8 @@ func fuzzConfig(limits model.Limits) *model.Config {
 	for _, d := range allDevices {
 		known := &model.Device{
 			Index: d.index, MAC: [6]byte(d.mac()),
-			Express: d.flags&bpf.DeviceExpress != 0, XDP: d.flags&bpf.DeviceXDP != 0, Egress: d.flags&bpf.DeviceEgress != 0,
+			Express: d.flags&bpf.DeviceTCTransmits != 0, XDP: d.flags&bpf.DeviceXDPTransmits != 0,
+			Egress: d.flags&bpf.DeviceEgressHook != 0, Pod: d.flags&bpf.DevicePod != 0,
 		}
 		if d.addr != nil {
 			known.Addr4, known.Addr6 = d.addr(plan4), d.addr(plan6)
@@ -149,7 +146,7 @@ var routes = func() map[netip.Addr]model.Route {
 	for _, p := range []plan{plan4, plan6} {
 		known := func(d *device, mtu int, hosts ...netip.Addr) {
 			for _, host := range hosts {
-				table[host] = model.Route{Device: d.index, MTU: mtu, Resolved: true, MAC: [6]byte(macOf(host))}
+				table[host] = routeVia(d, host, mtu)
 			}
 		}
 		known(front, deviceMTU, p.router, p.near)
@@ -160,13 +157,18 @@ var routes = func() map[netip.Addr]model.Route {
 		known(tunnel, deviceMTU, p.tunnelled)
 		known(pod0, deviceMTU, p.pod, p.pod2)
 		table[p.silent] = model.Route{Device: back.index}
-		table[p.narrowFar] = model.Route{Device: front.index, MTU: narrowMTU, Resolved: true, MAC: [6]byte(macOf(p.router))}
+		table[p.narrowFar] = routeVia(front, p.router, narrowMTU)
 		for _, a := range []netip.Addr{p.front, p.back, p.slow, p.tunnel, p.blackholed, p.unreachable} {
 			table[a] = model.Route{}
 		}
 	}
 	return table
 }()
+
+// routeVia is a route whose neighbour is known.
+func routeVia(d *device, via netip.Addr, mtu int) model.Route {
+	return model.Route{Device: d.index, MTU: mtu, Via: via, Resolved: true, MAC: [6]byte(macOf(via))}
+}
 
 // route is what the FIB of the namespace says.
 func route(a netip.Addr) model.Route {
@@ -181,7 +183,7 @@ func route(a netip.Addr) model.Route {
 			return model.Route{Device: d.index} // a neighbour that nobody knows
 		}
 	}
-	return model.Route{Device: front.index, MTU: deviceMTU, Resolved: true, MAC: [6]byte(macOf(planOf(a).router))}
+	return routeVia(front, planOf(a).router, deviceMTU)
 }
 
 // hostBits are those of a device's network, see addAddr.
@@ -229,50 +231,35 @@ var xdpActions = map[uint32]model.Action{
 	xdpPass: model.Pass, xdpDrop: model.Drop, xdpRedirect: model.Redirect, xdpTX: model.Back,
 }
 
-// keyBytes and the like are a map's keys and values as it holds them.
-func keyBytes(t model.Tuple) []byte {
-	k := tuple{src: t.Src, dst: t.Dst, egress: t.Egress}
-	b := k.bytes()
-	b[len(b)-4] = t.Proto
-	return b
+// keyOf is the key of a tuple.
+func keyOf(t model.Tuple) tuple {
+	return tuple{src: t.Src, dst: t.Dst, proto: layers.IPProtocol(t.Proto), zone: t.Zone}
 }
 
-func tupleOfKey(b []byte) model.Tuple {
-	size := 4
-	if len(b) > 16 {
-		size = 16
-	}
-	src, _ := netip.AddrFromSlice(b[:size])
-	dst, _ := netip.AddrFromSlice(b[size : 2*size])
-	ports := b[2*size:]
-	return model.Tuple{
-		Src: at(src, binary.BigEndian.Uint16(ports)), Dst: at(dst, binary.BigEndian.Uint16(ports[2:])),
-		Proto: ports[4], Egress: ports[5] != 0,
-	}
+// tupleOfKey is its inverse.
+func tupleOfKey(k tuple) model.Tuple {
+	return model.Tuple{Src: k.src, Dst: k.dst, Proto: uint8(k.proto), Zone: k.zone}
 }
 
-// Where the members of a record are, see docs/maps.md.
-const (
-	lastSeenAt = 8
-	flowSize   = 48
-)
+// modelRecord is a record as the model has it, but for when it was seen last.
+func (n *fuzzNode) modelRecord(r record) model.Record {
+	out := model.Record{
+		Service: r.Service, Backend: r.Backend, Expect: r.Expect, State: r.state(),
+		Src: r.src, Dst: r.dst, Flags: r.Flags,
+	}
+	if r.Hop>>32 != 0 {
+		out.Hop = hopKeyOf(n.nexthopAt(hopIndex(r.Hop)))
+		out.Hop.Generation = uint32(r.Hop >> 32)
+	}
+	return out
+}
 
-func recordOf(b []byte) model.Record {
-	u32 := binary.NativeEndian.Uint32
-	u16 := binary.NativeEndian.Uint16
-	size := (len(b) - flowSize) / 2
-	src, _ := netip.AddrFromSlice(b[flowSize : flowSize+size])
-	dst, _ := netip.AddrFromSlice(b[flowSize+size:])
-	r := model.Record{
-		Service: u32(b), Backend: u32(b[4:]), Expect: u32(b[12:]), State: u32(b[16:]),
-		Src: at(src, binary.BigEndian.Uint16(b[40:])), Dst: at(dst, binary.BigEndian.Uint16(b[42:])),
-		Flags: u16(b[44:]),
+func hopKeyOf(n bpf.Nexthop) model.HopKey {
+	via := hostOf(n.Addr[:]...)
+	if n.Family == unix.AF_INET {
+		via = hostOf(n.Addr[0])
 	}
-	r.Hop = model.Hop{
-		Epoch: u32(b[20:]), Device: int(u32(b[24:])), DMAC: [6]byte(b[28:34]), SMAC: [6]byte(b[34:40]),
-		MTU: int(u16(b[46:])),
-	}
-	return r
+	return model.HopKey{Generation: n.Generation, Device: int(n.Hop.Ifindex), Via: via, MTU: int(n.Hop.Mtu)}
 }
 
 // contents is all that a hash map holds.
@@ -292,16 +279,27 @@ func contents(m *ebpf.Map) (keys, values [][]byte, err error) {
 	}
 }
 
-// age takes time off all that a table remembers, whose time is at an offset of its values.
-func age(t recordTable, at int, seconds int) error {
-	keys, values, err := t.contents()
+// older is a time that is so many seconds further back.
+func older(then uint32, seconds int) uint32 { return then - uint32(seconds)*fuzzSecond - fuzzSlack }
+
+// ageFlows takes time off all that a table remembers.
+func (t table) ageFlows(seconds int) {
+	records, places := t.contents()
+	for i, r := range records {
+		r.LastSeen = older(r.LastSeen, seconds)
+		t.write(places[i].record, r.encode())
+	}
+}
+
+// ageMap does it for a hash map whose values have the time at an offset.
+func ageMap(m *ebpf.Map, at int, seconds int) error {
+	keys, values, err := contents(m)
 	if err != nil {
 		return err
 	}
 	for i, v := range values {
-		seen := binary.NativeEndian.Uint32(v[at:])
-		binary.NativeEndian.PutUint32(v[at:], seen-uint32(seconds)*fuzzSecond-fuzzSlack)
-		if err := t.replace(keys[i], v); err != nil {
+		binary.NativeEndian.PutUint32(v[at:], older(binary.NativeEndian.Uint32(v[at:]), seconds))
+		if err := m.Put(keys[i], v); err != nil {
 			return err
 		}
 	}
@@ -310,12 +308,8 @@ func age(t recordTable, at int, seconds int) error {
 
 // Opened implements model.Choices.
 func (n *fuzzNode) Opened(t model.Tuple) (model.Record, bool) {
-	value, err := n.tables[family(pending, t.Src.Addr())].lookup(keyBytes(t))
-	must(err)
-	if value == nil {
-		return model.Record{}, false
-	}
-	return recordOf(value), true
+	r, ok := n.lookup(keyOf(t))
+	return n.modelRecord(r), ok
 }
 
 // Remembered implements model.Choices.

@@ -4,7 +4,6 @@ package prog
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -27,7 +26,6 @@ type fuzzRun struct {
 	rewrites map[int]rewrite // by flow
 	services map[uint32]*model.Service
 	slots    uint32
-	epoch    uint32
 	strict   bool // compare all maps after each step, not only in the end
 	packets  int
 	led      map[model.Tuple]netip.AddrPort // where packets to frontends went
@@ -52,7 +50,7 @@ func (n *fuzzNode) play(s script, strict bool, log func(string, ...any)) (packet
 		return 0, err
 	}
 	r := &fuzzRun{
-		fuzzNode: n, script: s, strict: strict, log: log, epoch: firstEpoch, slots: 0,
+		fuzzNode: n, script: s, strict: strict, log: log,
 		rewrites: make(map[int]rewrite), led: make(map[model.Tuple]netip.AddrPort), services: make(map[uint32]*model.Service),
 	}
 	r.model = model.NewNode(fuzzConfig(n.limits), n)
@@ -77,7 +75,7 @@ func (n *fuzzNode) play(s script, strict bool, log func(string, ...any)) (packet
 }
 
 func (r *fuzzRun) configure() error {
-	must(r.maps["runtime"].Put(uint32(0), bpf.RuntimeState{Epoch: r.epoch}))
+	r.setGeneration()
 	for _, l := range r.script.Local {
 		r.model.Local = append(r.model.Local, l)
 		must(r.maps[family("source_ranges", l.Addr())].Put(sourceKey(localSources, l), uint8(1)))
@@ -107,6 +105,10 @@ func (r *fuzzRun) configure() error {
 		}
 	}
 	return nil
+}
+
+func (r *fuzzRun) setGeneration() {
+	must(r.maps["runtime"].Put(uint32(0), bpf.RuntimeState{Generation: r.model.Generation}))
 }
 
 // maskOf is a prefix's mask, as an address.
@@ -231,15 +233,16 @@ func (r *fuzzRun) step(st step) error {
 		return r.age(st.N)
 	case "evict":
 		return r.evict(st.N)
-	case "epoch":
-		r.epoch++
-		r.model.Epoch = r.epoch
-		return r.maps["runtime"].Put(uint32(0), bpf.RuntimeState{Epoch: r.epoch})
+	case "generation":
+		r.model.Generation++
+		r.setGeneration()
+	case "neighbour":
+		r.neighbour(st.N)
 	case "expire":
-		return errors.Join(r.walk("waggle_expire", 2), r.expired())
+		return r.expire()
 	case "stale":
 		r.model.Stale()
-		return r.walk("waggle_stale", 1)
+		return r.walk("waggle_stale", bpf.StaleCensus{})
 	case "backend":
 		if i, j := st.N>>8, st.N&255; i < len(r.script.Services) && j < len(r.script.Services[i].Backends) {
 			r.setBackend(i, j, st.In)
@@ -272,55 +275,76 @@ func (r *fuzzRun) withdraw(i int) error {
 	return nil
 }
 
-// walk runs a program over all flows, as often as it takes for what one record's death means for
-// another's to be seen.
-func (r *fuzzRun) walk(name string, times int) error {
-	for range times {
-		for _, f := range []string{"4", "6"} {
-			var census bpf.Census
-			if _, err := r.walks[name+f].Run(&ebpf.RunOptions{Context: census, ContextOut: &census}); err != nil {
-				return err
-			}
+// walk runs a program over all flows.
+func (r *fuzzRun) walk(name string, context any) error {
+	for _, f := range []string{"4", "6"} {
+		if _, err := r.walks[name+f].Run(&ebpf.RunOptions{Context: context}); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-func (r *fuzzRun) expired() error {
-	r.model.Expire()
-	r.model.Expire()
+// expire walks as often as it takes for what one record's death means for another's to be seen.
+func (r *fuzzRun) expire() error {
+	for range 2 {
+		r.model.Expire()
+		if err := r.walk("waggle_expire", bpf.Census{Release: 1}); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
 func (r *fuzzRun) age(seconds int) error {
 	r.model.Clock += seconds
-	var errs []error
-	for _, name := range []string{"flows4", "flows6", "flows_new4", "flows_new6"} {
-		errs = append(errs, age(r.tables[name], lastSeenAt, seconds))
+	for _, t := range r.tables {
+		t.ageFlows(seconds)
 	}
-	errs = append(errs, age(hashTable{r.maps["affinity"]}, 4, seconds), age(hashTable{r.maps["fragments"]}, 4, seconds))
-	return errors.Join(errs...)
+	return errors.Join(ageMap(r.maps["affinity"], 4, seconds), ageMap(r.maps["fragments"], 4, seconds))
 }
 
-// evict does to the table of new flows what a flood may.
+func byName[T fmt.Stringer](a, b T) int { return strings.Compare(a.String(), b.String()) }
+
+// evict does to flows that are not confirmed what a flood may.
 func (r *fuzzRun) evict(n int) error {
 	r.torn = true
 	for _, v6 := range []bool{false, true} {
-		records := r.model.Table(v6, false).Records
-		if len(records) == 0 {
+		table := r.model.Table(v6)
+		tuples := slices.SortedFunc(maps.Keys(table), byName)
+		tuples = slices.DeleteFunc(tuples, func(t model.Tuple) bool { return table[t].State&bpf.StateConfirmed != 0 })
+		if len(tuples) == 0 {
 			continue
 		}
-		tuples := slices.SortedFunc(maps.Keys(records), func(a, b model.Tuple) int {
-			return strings.Compare(a.String(), b.String())
-		})
 		victim := tuples[n%len(tuples)]
-		delete(records, victim)
-		err := r.tables[family(pending, victim.Src.Addr())].remove(keyBytes(victim))
-		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		delete(table, victim)
+		if err := r.flows(victim.Src.Addr()).remove(keyOf(victim)); err != nil && !errors.Is(err, errNoRecord) {
 			return err
 		}
 	}
 	return nil
+}
+
+// neighbour changes a next hop's MAC, or has it forgotten, as the agent does.
+func (r *fuzzRun) neighbour(n int) {
+	known := slices.SortedFunc(maps.Keys(r.model.NextHops), func(a, b model.HopKey) int {
+		return strings.Compare(fmt.Sprint(a), fmt.Sprint(b))
+	})
+	if len(known) == 0 {
+		return
+	}
+	key, mac, resolved := known[n%len(known)], [6]byte{2, 0xab, 0, 0, 0, byte(n)}, n%3 != 0
+	for i := range r.maps["nexthops"].MaxEntries() {
+		if hop := r.nexthopAt(i); hop.Generation != 0 && hopKeyOf(hop) == key {
+			r.model.Neighbour(key, mac, resolved)
+			hop.Hop.Dmac, hop.Hop.Flags = mac, hop.Hop.Flags&^bpf.HopResolved
+			if resolved {
+				hop.Hop.Flags |= bpf.HopResolved
+			}
+			must(r.maps["nexthops"].Put(i, hop))
+			return
+		}
+	}
 }
 
 var deviceByName = func() map[string]*device {
@@ -349,12 +373,12 @@ func (r *fuzzRun) packet(p packetOf) error {
 	t := r.tupleOf(p)
 	proto := t.Proto
 	var rewritten *model.Tuple
-	if rec := r.model.Find(t); rec != nil {
+	if rec := r.find(t); rec != nil {
 		rewritten = &model.Tuple{Src: rec.Src, Dst: rec.Dst, Proto: proto}
 	}
 	if p.Hook != "" {
 		d := deviceByName[p.Device]
-		if p.Hook == "xdp" && d.flags&bpf.DeviceXDP == 0 {
+		if p.Hook == "xdp" && d.flags&bpf.DeviceXDPTransmits == 0 {
 			d = front
 		}
 		_, err := r.one(hookByName[p.Hook], d, p.frame(proto, t, rewritten, d))
@@ -390,7 +414,7 @@ func (r *fuzzRun) from(d *device, frame []byte, _ netip.Addr) error {
 	if d == pod0 {
 		hook = bpf.HookTCPod
 	}
-	if d.flags&bpf.DeviceXDP != 0 {
+	if d.flags&bpf.DeviceXDPTransmits != 0 {
 		result, err := r.one(bpf.HookXDP, d, frame)
 		if err != nil || result.Action != model.Pass {
 			return err
@@ -430,9 +454,12 @@ func (r *fuzzRun) one(hook bpf.Hook, d *device, frame []byte) (model.Result, err
 	if err != nil {
 		return got, fmt.Errorf("%s at %s: %w\n% x", bpf.HookName(hook), d.name, err, frame)
 	}
-	opened := r.model.Counts[hook][bpf.VerdictFlowOpened]
+	opened, unsure := r.model.Counts[hook][bpf.VerdictFlowOpened], r.model.Unsure
 	want, err := r.model.Process(hook, d.index, frame)
 	opened -= r.model.Counts[hook][bpf.VerdictFlowOpened]
+	if r.model.Unsure > unsure { // the next hop of who was chosen may have been asked for
+		r.model.NextHops = r.nextHops()
+	}
 	r.log("%s at %s: %s, %s\n  in  % x\n  out % x", bpf.HookName(hook), d.name, want.Action, bpf.VerdictName(want.Verdict), frame, got.Frame)
 	switch {
 	case err != nil:
@@ -456,44 +483,7 @@ func (r *fuzzRun) compareTables() error {
 	if err != nil {
 		return err
 	}
-	var wrong []string
-	for _, f := range []struct {
-		name          string
-		v6, confirmed bool
-	}{{"flows_new4", false, false}, {"flows4", false, true}, {"flows_new6", true, false}, {"flows6", true, true}} {
-		keys, values, err := r.tables[f.name].contents()
-		if err != nil {
-			return err
-		}
-		want := r.model.Table(f.v6, f.confirmed).Records
-		seen := 0
-		for i, key := range keys {
-			t, got := tupleOfKey(key), recordOf(values[i])
-			known := want[t]
-			if known == nil {
-				wrong = append(wrong, fmt.Sprintf("%s has %s\n  %+v, the model has not", f.name, t, got))
-				continue
-			}
-			seen++
-			got.Seen = r.model.Clock - secondsSince(now, values[i][lastSeenAt:])
-			if got != *known {
-				wrong = append(wrong, fmt.Sprintf("%s: %s\n  is   %+v\n  want %+v", f.name, t, got, *known))
-			}
-		}
-		if seen == len(want) {
-			continue
-		}
-		have := make(map[model.Tuple]bool)
-		for _, key := range keys {
-			have[tupleOfKey(key)] = true
-		}
-		for t, known := range want {
-			if !have[t] && !r.model.Dead(f.v6, f.confirmed, t, known) {
-				wrong = append(wrong, fmt.Sprintf("%s has no %s\n  want %+v", f.name, t, *known))
-			}
-		}
-	}
-	wrong = append(wrong, r.compareAffinity(now)...)
+	wrong := slices.Concat(r.compareFlows(false, now), r.compareFlows(true, now), r.compareAffinity(now), r.compareNextHops())
 	if t, torn := r.model.Torn(); torn && !r.torn {
 		wrong = append(wrong, fmt.Sprintf("the flow of %s has no way back", t))
 	}
@@ -501,6 +491,77 @@ func (r *fuzzRun) compareTables() error {
 		return errors.New(strings.Join(wrong, "\n"))
 	}
 	return nil
+}
+
+func (r *fuzzRun) compareFlows(v6 bool, now uint32) (wrong []string) {
+	want, have := r.model.Table(v6), make(map[model.Tuple]bool)
+	table := r.flows(map[bool]netip.Addr{false: plan4.client, true: plan6.client}[v6])
+	records, _ := table.contents()
+	for _, found := range records {
+		t := tupleOfKey(found.key)
+		if have[t] {
+			wrong = append(wrong, fmt.Sprintf("%s has two records", t))
+		}
+		have[t] = true
+		known := want[t]
+		if known == nil {
+			wrong = append(wrong, fmt.Sprintf("%s has a record, the model has none\n  %+v", t, found))
+			continue
+		}
+		if is, should := r.comparable(found, *known, now); is != should {
+			wrong = append(wrong, fmt.Sprintf("%s\n  is   %+v\n  want %+v", t, is, should))
+		}
+		if version := found.tag & bpf.TagVersionMask / bpf.TagVersion; hopVersion(found.Hop) != version {
+			wrong = append(wrong, fmt.Sprintf("%s is version %d, its next hop of %d", t, version, hopVersion(found.Hop)))
+		}
+	}
+	for t, known := range want {
+		if !have[t] && !r.model.Dead(t, known) {
+			wrong = append(wrong, fmt.Sprintf("%s has no record\n  want %+v", t, *known))
+		}
+	}
+	if err := table.settled(); err != nil {
+		wrong = append(wrong, err.Error())
+	}
+	return wrong
+}
+
+// comparable leaves out of a record what means nothing: what is expected where nobody has answered
+// or of another half than the client's, and the next hop of an earlier generation.
+func (r *fuzzRun) comparable(found record, known model.Record, now uint32) (is, want model.Record) {
+	is, want = r.modelRecord(found), known
+	is.Seen = r.model.Clock - secondsSince(now, found.LastSeen)
+	if is.State&bpf.StateAnswered == 0 || is.Flags&(bpf.FlowReply|bpf.FlowSplitSource) != 0 {
+		is.Expect, want.Expect = 0, 0
+	}
+	if is.Hop.Generation == want.Hop.Generation && is.Hop.Generation != r.model.Generation {
+		is.Hop, want.Hop = model.HopKey{}, model.HopKey{}
+	}
+	return is, want
+}
+
+// nextHops are those of this generation.
+func (r *fuzzRun) nextHops() map[model.HopKey]*model.Hop {
+	hops := make(map[model.HopKey]*model.Hop)
+	for i := range r.maps["nexthops"].MaxEntries() {
+		if n := r.nexthopAt(i); n.Generation == r.model.Generation {
+			hops[hopKeyOf(n)] = &model.Hop{
+				HopKey: hopKeyOf(n), DMAC: n.Hop.Dmac, SMAC: n.Hop.Smac, Resolved: n.Hop.Flags&bpf.HopResolved != 0,
+				XDP: n.Hop.Flags&bpf.HopXDP != 0, TC: n.Hop.Flags&bpf.HopTC != 0,
+			}
+		}
+	}
+	return hops
+}
+
+// compareNextHops: they are as the FIB or the agent has told last.
+func (r *fuzzRun) compareNextHops() (wrong []string) {
+	for key, is := range r.nextHops() {
+		if want := r.model.NextHops[key]; want == nil || *is != *want {
+			wrong = append(wrong, fmt.Sprintf("next hop\n  is   %+v\n  want %+v", *is, want))
+		}
+	}
+	return wrong
 }
 
 func (r *fuzzRun) compareAffinity(now uint32) (wrong []string) {
@@ -526,9 +587,7 @@ func (r *fuzzRun) jiffies() (now uint32, err error) {
 	return now, err
 }
 
-func secondsSince(now uint32, then []byte) int {
-	return int(now-binary.NativeEndian.Uint32(then)) / fuzzSecond
-}
+func secondsSince(now, then uint32) int { return int(now-then) / fuzzSecond }
 
 // compareCounters: each packet was counted as what became of it.
 func (r *fuzzRun) compareCounters() error {
@@ -536,7 +595,7 @@ func (r *fuzzRun) compareCounters() error {
 	if err != nil {
 		return err
 	}
-	if r.model.Unsure {
+	if r.model.Unsure > 0 {
 		return nil
 	}
 	for h, counts := range got {

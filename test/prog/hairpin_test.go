@@ -11,7 +11,7 @@ import (
 // hairpin: a pod asks a service, and is chosen itself. It sees the node as its
 // client, or it would answer itself without us.
 var hairpin = path{
-	name: "hairpin", out: pod0, snat: true, halves: 3,
+	name: "hairpin", out: pod0, snat: true, fromPod: true, halves: 3,
 	request: (*conversation).requestHairpin, reply: (*conversation).replyHairpin,
 }
 

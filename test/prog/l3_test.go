@@ -42,7 +42,7 @@ func TestNoLinkLayer(t *testing.T) {
 			becameHeadless(bpf.VerdictStack, tcNext, to(at(v.pod, backendPort)))
 
 		r := in(v.packet(client, remote, payload(40)))
-		source := n.get(pending, tuple{src: client, dst: remote, proto: v.proto}).src
+		source := n.get(tuple{src: client, dst: remote, proto: v.proto}).src
 		r.becameHeadless(bpf.VerdictExpress, tcRedirect, from(source), to(at(v.far, backendPort)), hopDown)
 	})
 }

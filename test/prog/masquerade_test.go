@@ -24,7 +24,7 @@ func clusterIP(n *node, v variant, p path, client, backend netip.Addr) *conversa
 // fromPod: a pod asks, and the backend is elsewhere. The packet is routed, and its source
 // translated where it leaves: were it sent on by the program, the CNI's rules would not see it.
 var fromPod = path{
-	name: "masqueraded-pod", out: back, snat: true, halves: 3,
+	name: "masqueraded-pod", out: back, snat: true, fromPod: true, halves: 3,
 	request: func(c *conversation, p packet) packet {
 		r := c.podIngress(pod0, p)
 		c.learn(r)

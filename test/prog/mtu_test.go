@@ -54,8 +54,8 @@ func TestMTUOfNextHop(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		c := narrowed(newNode(t), v, otherDevice, v.narrow)
 		c.establish()
-		equal(t, ipMTU, narrowMTU, c.get(confirmed, c.clientKey()).Mtu)
-		equal(t, ipMTU, deviceMTU, c.get(confirmed, c.replyKey()).Mtu)
+		equal(t, ipMTU, narrowMTU, c.hopOf(c.clientKey()).Mtu)
+		equal(t, ipMTU, deviceMTU, c.hopOf(c.replyKey()).Mtu)
 	})
 }
 
@@ -79,7 +79,7 @@ func TestTooBig(t *testing.T) {
 					c.ingress(front, p).saidTooBig(narrowMTU)
 				}
 				c.reply(flags("A"), sized(deviceMTU))
-				c.state(confirmed, alive)
+				c.state(alive)
 			})
 		})
 	}
@@ -96,7 +96,7 @@ func TestTooBigForClient(t *testing.T) {
 				c.reply(flags("A"), sized(narrowMTU))
 				reply := c.packet(c.backend, c.source, flags("A"), seq(backendSeq), sized(narrowMTU+1))
 				reply.noDeviceSum = true
-				if p.out.flags&bpf.DeviceXDP != 0 {
+				if p.out.flags&bpf.DeviceXDPTransmits != 0 {
 					c.leftToTC(p.out, reply)
 				}
 				c.ingress(p.out, reply).saidTooBig(narrowMTU)

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/waggle-lb/waggle/bpf"
 )
 
@@ -27,7 +29,7 @@ func TestNeighbourUnresolved(t *testing.T) {
 		c.request()
 		c.request() // still unresolved: nothing wrong is kept
 		c.reply()
-		equal(t, "epoch", 0, c.get(pending, c.clientKey()).Hop.Epoch)
+		equal(t, "generation", 0, c.get(c.clientKey()).Hop>>32)
 
 		must(setNeighbour(back, v.silent, macOf(v.silent)))
 		defer forgetNeighbour(back, v.silent)
@@ -36,22 +38,114 @@ func TestNeighbourUnresolved(t *testing.T) {
 	})
 }
 
-// TestEpoch: the next hop is asked for once, and again when the epoch has moved.
-func TestEpoch(t *testing.T) {
-	moved := net.HardwareAddr{0x02, 0xff, 0, 0, 0, 1}
-	inTurn(t, func(t *testing.T, v variant) {
-		c := behind(newNode(t), v, v.moving)
-		c.establish()
-		must(setNeighbour(back, v.moving, moved))
-		defer func() { must(setNeighbour(back, v.moving, macOf(v.moving))) }()
-		c.request(acked) // the epoch stands, and so does the record
+// moved is where the neighbour `moving` goes.
+var moved = net.HardwareAddr{0x02, 0xff, 0, 0, 0, 1}
 
-		c.setEpoch(firstEpoch + 1)
-		p := c.packet(c.client, c.frontend, acked)
-		r := c.xdp(front, p)
-		r.became(bpf.VerdictExpress, xdpRedirect, from(c.source), to(c.backend),
-			hopDown, macs(back.mac(), moved))
-		equal(t, "epoch", firstEpoch+1, c.get(confirmed, c.clientKey()).Hop.Epoch)
+// withMoving is an established flow to the neighbour that moves.
+func withMoving(t *testing.T, v variant) *conversation {
+	t.Helper()
+	c := behind(newNode(t), v, v.moving)
+	c.establish()
+	must(setNeighbour(back, v.moving, moved))
+	t.Cleanup(func() { must(join()); must(setNeighbour(back, v.moving, macOf(v.moving))) })
+	c.request(acked) // nobody has told the datapath
+	return c
+}
+
+// goesTo: the client's packets leave for this neighbour of `back`.
+func (c *conversation) goesTo(mac net.HardwareAddr) {
+	c.t.Helper()
+	r := c.xdp(front, c.packet(c.client, c.frontend, acked))
+	r.became(bpf.VerdictExpress, xdpRedirect, from(c.source), to(c.backend), hopDown, macs(back.mac(), mac))
+}
+
+// TestGeneration: the next hop is asked for once, and again when the generation has moved.
+func TestGeneration(t *testing.T) {
+	inTurn(t, func(t *testing.T, v variant) {
+		c := withMoving(t, v)
+		c.setGeneration(firstGeneration + 1)
+		c.goesTo(moved)
+		equal(t, "generation", firstGeneration+1, c.get(c.clientKey()).Hop>>32)
+	})
+}
+
+// changeHop does what the agent does when a neighbour has changed.
+func (c *conversation) changeHop(k tuple, change func(*bpf.Hop)) {
+	c.t.Helper()
+	index := hopIndex(c.get(k).Hop)
+	n := c.nexthopAt(index)
+	change(&n.Hop)
+	c.put("nexthops", index, n)
+}
+
+// TestNeighbourMoved: a neighbour's MAC is written once, for all flows that lead to it.
+func TestNeighbourMoved(t *testing.T) {
+	inTurn(t, func(t *testing.T, v variant) {
+		c := withMoving(t, v)
+		other := c.again()
+		other.client = at(v.client2, other.client.Port())
+		elsewhere := net.HardwareAddr{0x02, 0xff, 0, 0, 0, 2}
+		other.path.request = func(c *conversation, p packet) packet { // asks, and so learns for both
+			r := c.xdp(front, p)
+			c.learn(r)
+			return p
+		}
+		other.request()
+		c.goesTo(moved)
+		equal(t, "next hop", hopIndex(c.get(c.clientKey()).Hop), hopIndex(c.get(other.clientKey()).Hop))
+		c.changeHop(c.clientKey(), func(h *bpf.Hop) { h.Dmac = [6]byte(elsewhere) })
+		c.goesTo(elsewhere)
+		other.goesTo(elsewhere)
+	})
+}
+
+// TestNeighbourForgotten: the FIB is asked for a neighbour that the agent says it does not know.
+func TestNeighbourForgotten(t *testing.T) {
+	inTurn(t, func(t *testing.T, v variant) {
+		c := withMoving(t, v)
+		c.changeHop(c.clientKey(), func(h *bpf.Hop) { h.Flags &^= bpf.HopResolved })
+		c.goesTo(moved)
+		c.goesTo(moved)
+		equal(t, "next hop", [6]byte(moved), c.hopOf(c.clientKey()).Dmac)
+	})
+}
+
+// TestNextHopReplaced: an element that has become another next hop's, of a later generation, is not
+// used by a flow that knows it from before.
+func TestNextHopReplaced(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		c := converse(newNode(t), v, otherDevice)
+		c.establish()
+		index := hopIndex(c.get(c.clientKey()).Hop)
+		n := c.nexthopAt(index)
+		n.Generation, n.Hop.Dmac, n.Hop.Ifindex = firstGeneration+1, [6]byte(moved), uint32(front.index)
+		c.put("nexthops", index, n)
+		c.request(acked)
+		c.setGeneration(firstGeneration + 1)
+		c.request(acked)
+	})
+}
+
+// TestNextHopsFull: a flow that finds no place for its next hop asks for it each time.
+func TestNextHopsFull(t *testing.T) {
+	none := setting{"nexthops:1", func(spec *ebpf.CollectionSpec) error {
+		spec.Maps["nexthops"].MaxEntries = 1
+		return nil
+	}}
+	forEach(t, func(t *testing.T, v variant) {
+		for _, p := range []path{sameDevice, otherDevice, tcExpress} {
+			c := converse(newNode(t, none), v, p)
+			c.establish()
+			for range 2 {
+				c.request(acked)
+				c.reply(flags("A"))
+			}
+			_, out := c.nexthop(c.get(c.clientKey()))
+			_, in := c.nexthop(c.get(c.replyKey()))
+			if !out || in {
+				t.Errorf("%s: the first next hop is kept: %t, the second one: %t", p.name, out, in)
+			}
+		}
 	})
 }
 
@@ -65,7 +159,7 @@ func TestNeighbourLost(t *testing.T) {
 			from(c.source), to(c.backend), forwarded(back, v.moving))
 		forgetNeighbour(back, v.moving)
 		defer func() { must(setNeighbour(back, v.moving, macOf(v.moving))) }()
-		c.setEpoch(firstEpoch + 1)
+		c.setGeneration(firstGeneration + 1)
 		c.ingress(front, p).became(bpf.VerdictExpress, tcRedirect, from(c.source), to(c.backend), hopDown)
 	})
 }
@@ -79,7 +173,7 @@ func TestNeighbourInUse(t *testing.T) {
 			c := converse(n, v, p)
 			c.establish()
 			for range 2 {
-				c.ageBy(6*second, confirmed, 0, 1)
+				c.ageBy(6*second, 0, 1)
 				c.idle = true
 				c.request(acked)
 				c.idle = true
@@ -91,12 +185,22 @@ func TestNeighbourInUse(t *testing.T) {
 	})
 }
 
-// TestNextHop: what a record keeps of the FIB's answer.
+// hopOf is the next hop of a record that must have one.
+func (n *node) hopOf(k tuple) bpf.Hop {
+	n.t.Helper()
+	hop, ok := n.nexthop(n.get(k))
+	if !ok {
+		n.t.Fatalf("the record of %v has no next hop", k)
+	}
+	return hop.Hop
+}
+
+// TestNextHop: what is kept of the FIB's answer.
 func TestNextHop(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		c := converse(newNode(t), v, otherDevice)
 		c.establish()
-		out, in := c.get(confirmed, c.clientKey()).Hop, c.get(confirmed, c.replyKey()).Hop
+		out, in := c.hopOf(c.clientKey()), c.hopOf(c.replyKey())
 		equal(t, "device towards the backend", uint32(back.index), out.Ifindex)
 		equal(t, "device towards the client", uint32(front.index), in.Ifindex)
 		equal(t, "next hop", macOf(v.router), net.HardwareAddr(in.Dmac[:]))
@@ -113,7 +217,7 @@ func TestNoRouteAtFirst(t *testing.T) {
 			syn := v.packet(at(v.client, clientPort), at(v.vip, 80))
 			n.xdp(front, syn).dropped(bpf.VerdictDropNoRoute)
 			n.ingress(front, syn).dropped(bpf.VerdictDropNoRoute)
-			equal(t, "records", 0, n.size("flows_new", v))
+			equal(t, "records", 0, n.size(v))
 		}
 	})
 }
@@ -125,8 +229,8 @@ func TestRouteLost(t *testing.T) {
 		c := converse(newNode(t), v, otherDevice)
 		c.establish()
 		// The record now leads to where no route does.
-		c.alter(confirmed, c.clientKey(), func(r *record) { r.dst = at(v.unreachable, backendPort) })
-		c.setEpoch(firstEpoch + 1)
+		c.alter(c.clientKey(), func(r *record) { r.dst = at(v.unreachable, backendPort) })
+		c.setGeneration(firstGeneration + 1)
 		p := c.packet(c.client, c.frontend, acked)
 		c.xdp(front, p).passed(bpf.VerdictLeftToTC)
 		c.ingress(front, p).dropped(bpf.VerdictDropNoRoute)

@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	snatMin    = 49152
-	snatMax    = 65535
-	firstEpoch = 1
+	snatMin         = 49152
+	snatMax         = 65535
+	firstGeneration = 1
 	// A "second" so long that no test sees one pass unless it says so.
 	second = 1_000_000
 )
@@ -64,11 +64,11 @@ func (n *node) put(name string, key, value any) {
 // configure tells the datapath about the namespace.
 func (n *node) configure() {
 	n.t.Helper()
-	n.setEpoch(firstEpoch)
+	n.setGeneration(firstGeneration)
 	n.put("cluster_ranges", uint32(0), bpf.ClusterGuard{})
 	for _, d := range allDevices {
 		n.setDevice(d, d.flags)
-		if d.flags&bpf.DeviceXDP != 0 {
+		if d.flags&bpf.DeviceXDPTransmits != 0 {
 			n.put("xdp_devices", uint32(d.index), uint32(d.index))
 		}
 	}
@@ -81,9 +81,9 @@ func (n *node) configure() {
 	}
 }
 
-func (n *node) setEpoch(epoch uint32) {
+func (n *node) setGeneration(generation uint32) {
 	n.t.Helper()
-	n.put("runtime", uint32(0), bpf.RuntimeState{Epoch: epoch})
+	n.put("runtime", uint32(0), bpf.RuntimeState{Generation: generation})
 }
 
 // setDevice makes a device known. One with no address of its own, like a pod's,

@@ -27,7 +27,7 @@ func TestNotOurs(t *testing.T) {
 				r.had()
 			}
 		}
-		equal(t, "records", 0, n.size(pending, v))
+		equal(t, "records", 0, n.size(v))
 	})
 }
 

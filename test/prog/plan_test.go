@@ -87,23 +87,23 @@ type device struct {
 
 var (
 	front = &device{
-		name: "front", index: 10, flags: bpf.DeviceExpress | bpf.DeviceXDP | bpf.DeviceEgress,
+		name: "front", index: 10, flags: bpf.DeviceTCTransmits | bpf.DeviceXDPTransmits | bpf.DeviceEgressHook,
 		addr: func(p plan) netip.Addr { return p.front },
 	}
 	back = &device{
-		name: "back", index: 11, flags: bpf.DeviceExpress | bpf.DeviceXDP | bpf.DeviceEgress,
+		name: "back", index: 11, flags: bpf.DeviceTCTransmits | bpf.DeviceXDPTransmits | bpf.DeviceEgressHook,
 		addr: func(p plan) netip.Addr { return p.back },
 	}
 	slow = &device{
-		name: "slow", index: 12, flags: bpf.DeviceExpress | bpf.DeviceEgress,
+		name: "slow", index: 12, flags: bpf.DeviceTCTransmits | bpf.DeviceEgressHook,
 		addr: func(p plan) netip.Addr { return p.slow },
 	}
 	tunnel = &device{
-		name: "tunnel", index: 13, flags: bpf.DeviceEgress,
+		name: "tunnel", index: 13, flags: bpf.DeviceEgressHook,
 		addr: func(p plan) netip.Addr { return p.tunnel },
 	}
 	pod0 = &device{
-		name: "pod0", index: 14, flags: bpf.DeviceEgress,
+		name: "pod0", index: 14, flags: bpf.DeviceEgressHook | bpf.DevicePod,
 		routes: func(p plan) []netip.Addr { return []netip.Addr{p.pod, p.pod2} },
 	}
 	allDevices = []*device{front, back, slow, tunnel, pod0}

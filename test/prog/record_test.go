@@ -5,108 +5,160 @@ package prog
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"net/netip"
+	"slices"
+	"testing"
 
 	"github.com/gopacket/gopacket/layers"
 
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// The two tables that a record may stand in.
-const (
-	pending   = "flows_new"
-	confirmed = "flows"
-)
-
-// tuple is a key of both.
+// tuple is a key of the flow table.
 type tuple struct {
 	src, dst netip.AddrPort
 	proto    layers.IPProtocol
-	egress   bool
+	zone     bpf.Zone
+}
+
+func (k tuple) String() string {
+	return fmt.Sprintf("%s>%s/%d %s", k.src, k.dst, k.proto, bpf.ZoneName(k.zone))
 }
 
 // record is what is found under it.
 type record struct {
 	bpf.Flow
-	src, dst netip.AddrPort
+	key      tuple
+	src, dst netip.AddrPort // what its packets are rewritten to
+	tag      uint32
 }
 
-func (k tuple) bytes() []byte {
-	b := append(k.src.Addr().AsSlice(), k.dst.Addr().AsSlice()...)
-	b = binary.BigEndian.AppendUint16(b, k.src.Port())
-	b = binary.BigEndian.AppendUint16(b, k.dst.Port())
-	egress := byte(0)
-	if k.egress {
-		egress = 1
+func (r record) state() uint32 { return r.tag & bpf.StateMask }
+
+func (r record) isConfirmed() bool { return r.tag&bpf.StateConfirmed != 0 }
+
+// setState changes the flow's state.
+func (r *record) setState(state uint32) { r.tag = r.tag&^bpf.StateMask | state }
+
+// decodeRecord reads a way of a set.
+func decodeRecord(tag uint32, b []byte) record {
+	if len(b) == record4Size {
+		var f bpf.Flow4
+		must(binary.Read(bytes.NewReader(b), binary.NativeEndian, &f))
+		return newRecord(tag, f.Flow, hostOf(f.Saddr), hostOf(f.Daddr), hostOf(f.ToSaddr), hostOf(f.ToDaddr))
 	}
-	return append(b, byte(k.proto), egress, 0, 0)
+	var f bpf.Flow6
+	must(binary.Read(bytes.NewReader(b), binary.NativeEndian, &f))
+	return newRecord(tag, f.Flow, hostOf(f.Saddr[:]...), hostOf(f.Daddr[:]...), hostOf(f.ToSaddr[:]...), hostOf(f.ToDaddr[:]...))
 }
 
-func (r record) bytes() []byte {
+// hostOf is an address of 32 bits or of four times as many.
+func hostOf(words ...uint32) netip.Addr {
+	var b []byte
+	for _, w := range words {
+		b = binary.NativeEndian.AppendUint32(b, w)
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}
+
+func newRecord(tag uint32, f bpf.Flow, src, dst, toSrc, toDst netip.Addr) record {
+	return record{
+		Flow: f, tag: tag,
+		key: tuple{
+			src: at(src, netPort(f.Sport)), dst: at(dst, netPort(f.Dport)),
+			proto: layers.IPProtocol(f.Proto), zone: bpf.Zone(f.Zone),
+		},
+		src: at(toSrc, netPort(f.ToSport)), dst: at(toDst, netPort(f.ToDport)),
+	}
+}
+
+// encode is the inverse of decodeRecord.
+func (r record) encode() []byte {
+	f, k := r.Flow, r.key
+	f.Sport, f.Dport, f.Proto, f.Zone = netPort(k.src.Port()), netPort(k.dst.Port()), uint8(k.proto), uint8(k.zone)
+	f.ToSport, f.ToDport = netPort(r.src.Port()), netPort(r.dst.Port())
+	var value any = bpf.Flow6{
+		Flow: f, Saddr: words(k.src.Addr()), Daddr: words(k.dst.Addr()),
+		ToSaddr: words(r.src.Addr()), ToDaddr: words(r.dst.Addr()),
+	}
+	if k.src.Addr().Is4() {
+		value = bpf.Flow4{
+			Flow: f, Saddr: word(k.src.Addr()), Daddr: word(k.dst.Addr()),
+			ToSaddr: word(r.src.Addr()), ToDaddr: word(r.dst.Addr()),
+		}
+	}
 	var b bytes.Buffer
-	must(binary.Write(&b, binary.NativeEndian, r.Flow))
-	b.Write(r.src.Addr().AsSlice())
-	b.Write(r.dst.Addr().AsSlice())
+	must(binary.Write(&b, binary.NativeEndian, value))
 	return b.Bytes()
 }
 
-func readRecord(value []byte) (r record) {
-	reader := bytes.NewReader(value)
-	must(binary.Read(reader, binary.NativeEndian, &r.Flow))
-	rest := value[len(value)-reader.Len():]
-	src, _ := netip.AddrFromSlice(rest[:len(rest)/2])
-	dst, _ := netip.AddrFromSlice(rest[len(rest)/2:])
-	r.src, r.dst = at(src, netPort(r.Sport)), at(dst, netPort(r.Dport))
-	return r
-}
+// flows is the table of a family.
+func (d *datapath) flows(a netip.Addr) table { return d.tables[family("flows", a)] }
 
-func (n *node) table(name string, k tuple) recordTable { return n.tables[family(name, k.src.Addr())] }
-
-func (n *node) lookup(table string, k tuple) (record, bool) {
-	n.t.Helper()
-	value, err := n.table(table, k).lookup(k.bytes())
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	if value == nil {
-		return record{}, false
-	}
-	return readRecord(value), true
+func (d *datapath) lookup(k tuple) (record, bool) {
+	r, _, ok := d.flows(k.src.Addr()).find(k)
+	return r, ok
 }
 
 // get is for a record that must be there.
-func (n *node) get(table string, k tuple) record {
+func (n *node) get(k tuple) record {
 	n.t.Helper()
-	r, ok := n.lookup(table, k)
+	r, ok := n.lookup(k)
 	if !ok {
-		n.t.Fatalf("%s holds no %v", table, k)
+		n.t.Fatalf("there is no record of %v", k)
 	}
 	return r
 }
 
 // alter changes a record in place.
-func (n *node) alter(table string, k tuple, change func(*record)) {
+func (n *node) alter(k tuple, change func(*record)) {
 	n.t.Helper()
-	r := n.get(table, k)
+	r := n.get(k)
 	change(&r)
-	if err := n.table(table, k).replace(k.bytes(), r.bytes()); err != nil {
+	if err := n.flows(k.src.Addr()).replace(r); err != nil {
 		n.t.Fatal(err)
 	}
 }
 
-func (n *node) remove(table string, k tuple) {
+func (n *node) remove(k tuple) {
 	n.t.Helper()
-	if err := n.table(table, k).remove(k.bytes()); err != nil {
-		n.t.Fatal(err)
+	if err := n.flows(k.src.Addr()).remove(k); err != nil {
+		n.t.Fatalf("%v: %v", k, err)
 	}
 }
 
-// size is how many records a table holds.
-func (n *node) size(table string, v variant) int {
-	n.t.Helper()
-	keys, _, err := n.tables[family(table, v.client)].contents()
-	if err != nil {
-		n.t.Fatal(err)
+// sameRecords: they were found in the table in this order, and not a bit of them has changed.
+func sameRecords(t *testing.T, before, after []record) {
+	t.Helper()
+	if !slices.Equal(before, after) {
+		t.Errorf("the records were %+v\nand now are %+v", before, after)
 	}
-	return len(keys)
+}
+
+// size is how many records a family's table holds.
+func (d *datapath) size(v variant) int {
+	records, _ := d.flows(v.client).contents()
+	return len(records)
+}
+
+// nexthop is what a record keeps of the FIB's answer. False: nothing that may be used.
+func (d *datapath) nexthop(r record) (bpf.Nexthop, bool) {
+	var state bpf.RuntimeState
+	must(d.maps["runtime"].Lookup(uint32(0), &state))
+	if uint32(r.Hop>>32) != state.Generation {
+		return bpf.Nexthop{}, false
+	}
+	n := d.nexthopAt(hopIndex(r.Hop))
+	return n, n.Generation == state.Generation && n.Hop.Flags&bpf.HopResolved != 0
+}
+
+// hopIndex and hopVersion are parts of what a record keeps.
+func hopIndex(hop uint64) uint32   { return uint32(hop) & 0xffffff }
+func hopVersion(hop uint64) uint32 { return uint32(hop) >> 24 }
+
+func (d *datapath) nexthopAt(index uint32) (n bpf.Nexthop) {
+	must(d.maps["nexthops"].Lookup(index, &n))
+	return n
 }

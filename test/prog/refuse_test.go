@@ -39,7 +39,7 @@ func TestRefuseTCP(t *testing.T) {
 				n.xdp(front, p).passed(bpf.VerdictLeftToTC)
 				r := n.ingress(front, p)
 				r.answered(tcp(frontend, client, refusal, flags(c.out), seq(c.seq), ack(c.ack)).bytes())
-				equal(t, "records", 0, n.size(pending, v))
+				equal(t, "records", 0, n.size(v))
 			}
 		})
 	}
@@ -75,7 +75,7 @@ func TestRefuseUDP(t *testing.T) {
 				r := n.ingress(front, p)
 				r.answered(unreachable(r.sent))
 			}
-			equal(t, "records", 0, n.size(pending, v))
+			equal(t, "records", 0, n.size(v))
 		})
 	}
 	t.Run("no checksum", func(t *testing.T) {
@@ -162,7 +162,7 @@ func TestNoLocalEndpoint(t *testing.T) {
 		n.publish(service{frontend: frontend, proto: v.proto, flags: bpf.ServiceInternalDrop})
 		n.ingress(front, fromOutside).is(bpf.VerdictRefused, tcRedirect)
 		n.podIngress(pod0, fromPod).dropped(bpf.VerdictDropNoLocalEndpoint)
-		equal(t, "records", 0, n.size(pending, v))
+		equal(t, "records", 0, n.size(v))
 	})
 }
 
@@ -181,7 +181,7 @@ func TestUnknownReset(t *testing.T) {
 					n.ingress(front, p).dropped(bpf.VerdictDropNoFlow)
 				}
 			}
-			equal(t, "records", 0, n.size(pending, v))
+			equal(t, "records", 0, n.size(v))
 		})
 	}
 }

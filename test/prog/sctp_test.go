@@ -98,17 +98,17 @@ func TestSCTPUnprovenTag(t *testing.T) {
 		c := converse(newNode(t), v, p)
 		c.request()
 		c.request(acked) // before any INIT ACK
-		c.standsIn(pending)
+		c.standsUnconfirmed()
 		c.reply()
 		for _, tag := range []uint32{0, 1, backendSeq - 1, backendSeq, backendSeq + 2, 1 << 31} {
 			c.request(acked, ack(tag))
 			c.request(acked, ack(tag), payload(20))
 			c.had()
-			c.standsIn(pending)
+			c.standsUnconfirmed()
 		}
 		c.request(acked)
 		c.had(bpf.VerdictFlowConfirmed)
-		c.standsIn(confirmed)
+		c.standsConfirmed()
 	})
 }
 
@@ -120,9 +120,9 @@ func TestSCTPRetransmittedInitAck(t *testing.T) {
 		c.reply()
 		c.reply(seq(5000))
 		c.request(acked)
-		c.standsIn(pending)
+		c.standsUnconfirmed()
 		c.request(acked, ack(5001))
-		c.standsIn(confirmed)
+		c.standsConfirmed()
 	})
 }
 
@@ -135,7 +135,7 @@ func TestSCTPUnderWay(t *testing.T) {
 		c.reply(flags("A"), payload(100))
 		c.request(acked, payload(101))
 		c.had(bpf.VerdictFlowConfirmed)
-		c.standsIn(confirmed)
+		c.standsConfirmed()
 	})
 }
 
@@ -155,16 +155,16 @@ func TestSCTPClose(t *testing.T) {
 		c.request() // a peer that has restarted asks anew; the association goes on
 		c.had()
 		c.reply()
-		c.state(confirmed, alive)
+		c.state(alive)
 		c.request(acked, chunk(sctpShutdown))
-		c.state(confirmed, alive|bpf.StateFinClient)
+		c.state(alive | bpf.StateFinClient)
 		c.reply(flags("A"), chunk(sctpShutdownAck))
-		c.state(confirmed, alive|bpf.StateFinClient|bpf.StateFinBackend)
+		c.state(alive | bpf.StateFinClient | bpf.StateFinBackend)
 		c.request(acked, chunk(sctpShutdownComplete))
 		c.had()
 		reopen(c)
 		c.request(acked, chunk(sctpHeartbeat))
-		c.state(confirmed, alive)
+		c.state(alive)
 	})
 }
 
@@ -204,7 +204,7 @@ func TestRefuseSCTP(t *testing.T) {
 				r := n.ingress(front, p)
 				r.answered(unreachable(r.sent))
 			}
-			equal(t, "records", 0, n.size(pending, v))
+			equal(t, "records", 0, n.size(v))
 		})
 	}
 }
@@ -218,7 +218,7 @@ func TestSCTPTruncated(t *testing.T) {
 				r.passed(bpf.VerdictUnparsed)
 			}
 		}
-		equal(t, "records", 0, n.size(pending, v))
+		equal(t, "records", 0, n.size(v))
 	}
 }
 

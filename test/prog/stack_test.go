@@ -20,7 +20,7 @@ func TestStackRecords(t *testing.T) {
 		r.passed(bpf.VerdictLeftToTC)
 		r.had(bpf.VerdictFlowOpened)
 
-		chosen := n.get(pending, tuple{src: client, dst: frontend, proto: v.proto})
+		chosen := n.get(tuple{src: client, dst: frontend, proto: v.proto})
 		for range 4 {
 			r = n.ingress(front, syn)
 			r.became(bpf.VerdictStack, tcNext, to(chosen.dst))
@@ -63,7 +63,7 @@ func TestSameClientPort(t *testing.T) {
 			c.reply()
 			c.request(acked)
 			c.had(bpf.VerdictFlowConfirmed)
-			c.standsIn(confirmed)
+			c.standsConfirmed()
 			c.reply(payload(3))
 		}
 	})

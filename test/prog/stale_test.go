@@ -7,19 +7,20 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/bpf"
 )
 
 // stale has flows to endpoints that no longer serve removed.
-func (c *conversation) stale(live, removed int) {
+func (c *conversation) stale(kept, released int) {
 	c.t.Helper()
-	var census bpf.Census
+	var census bpf.StaleCensus
 	opts := &ebpf.RunOptions{Context: census, ContextOut: &census}
 	if _, err := c.program(family("waggle_stale", c.variant.client)).Run(opts); err != nil {
 		c.t.Fatal(err)
 	}
-	equal(c.t, "census", bpf.Census{Live: uint32(live), Expired: uint32(removed)}, census)
+	equal(c.t, "census", bpf.StaleCensus{Kept: uint32(kept), Released: uint32(released)}, census)
 }
 
 // alterBackend changes the conversation's backend, of which each scope has an element.
@@ -54,8 +55,8 @@ var changesOfBackend = []struct {
 	{"at another port", false, func(b *bpf.Backend) { b.Port = netPort(backendPort + 1) }},
 }
 
-// TestRow28Stale: the client's half of a UDP flow goes when its endpoint serves no more, in
-// either table, and nothing else does; answers still find their way. TCP stays.
+// TestRow28Stale: the client's half of a UDP flow goes when its endpoint serves no more, confirmed
+// or not, and nothing else does; answers still find their way. TCP stays.
 func TestRow28Stale(t *testing.T) {
 	for _, what := range changesOfBackend {
 		t.Run(what.name, func(t *testing.T) {
@@ -77,31 +78,29 @@ func TestRow28Stale(t *testing.T) {
 					c.stale(3, 0)
 				default:
 					c.stale(1, 2)
-					c.lacksClient(confirmed)
-					young.lacksClient(pending)
+					c.lacksClient()
+					young.lacksClient()
 					c.reply(payload(7))
 					young.reply(payload(7)) // must not bring it back
-					c.lacksClient(confirmed)
-					young.lacksClient(pending)
-					other.standsIn(confirmed)
+					c.lacksClient()
+					young.lacksClient()
+					other.standsConfirmed()
 					c.stale(1, 0)
 					return
 				}
-				c.standsIn(confirmed)
-				young.standsIn(pending)
+				c.standsConfirmed()
+				young.standsUnconfirmed()
 			})
 		})
 	}
 }
 
-// lacksClient: the client's half is in neither table, the others are in this one.
-func (c *conversation) lacksClient(table string) {
+// lacksClient: the client's half is not there, the others are.
+func (c *conversation) lacksClient() {
 	c.t.Helper()
-	for _, name := range []string{pending, confirmed} {
-		for i, k := range c.keys() {
-			if _, ok := c.lookup(name, k); ok != (i > 0 && name == table) {
-				c.t.Errorf("%s holds %v: %t", name, k, ok)
-			}
+	for i, k := range c.keys() {
+		if _, ok := c.lookup(k); ok != (i > 0) {
+			c.t.Errorf("there is a record of %v: %t", k, ok)
 		}
 	}
 }
@@ -132,7 +131,7 @@ func TestRow28Afresh(t *testing.T) {
 		moved.forget()
 		moved.request()
 		moved.had(bpf.VerdictFlowOpened)
-		moved.standsIn(pending)
+		moved.standsUnconfirmed()
 	})
 }
 
@@ -147,31 +146,43 @@ func TestRow28HandedOver(t *testing.T) {
 		c.alterBackend(func(b *bpf.Backend) { *b = bpf.Backend{} })
 		c.serve(v, at(v.any(), nodePort), c.backend)
 		c.stale(1, 0)
-		c.standsIn(confirmed)
+		c.standsConfirmed()
 		c.request()
 		c.had()
 	})
 }
 
-// adopt records another translator's connection, as the agent does.
-func (c *conversation) adopt(source, backend tuple) {
+// adopt records another translator's connection, as the agent does: it does not know whether the
+// packets come in from outside or from a pod.
+func (c *conversation) adopt(client, backend tuple) {
 	c.t.Helper()
-	state := bpf.StateAnswered | bpf.StateConfirmed
-	for _, half := range []struct {
-		key, to tuple
-		flags   uint16
-	}{
-		{source, tuple{src: backend.dst, dst: backend.src}, bpf.FlowForeign},
-		{backend, tuple{src: source.dst, dst: source.src}, bpf.FlowForeign | bpf.FlowReply},
-	} {
-		r := record{src: half.to.src, dst: half.to.dst}
-		r.Flow = bpf.Flow{
-			LastSeen: c.jiffies(), State: state, Flags: half.flags,
-			Sport: netPort(r.src.Port()), Dport: netPort(r.dst.Port()),
-		}
-		if err := c.table(confirmed, half.key).replace(half.key.bytes(), r.bytes()); err != nil {
-			c.t.Fatal(err)
-		}
+	for _, zone := range []bpf.Zone{bpf.ZoneOutside, bpf.ZonePod} {
+		client.zone, backend.zone = zone, zone
+		c.adoptHalf(client, tuple{src: backend.dst, dst: backend.src}, 0)
+		c.adoptHalf(backend, tuple{src: client.dst, dst: client.src}, bpf.FlowReply)
+	}
+}
+
+func (c *conversation) adoptHalf(key, to tuple, flags uint16) {
+	c.t.Helper()
+	a := bpf.Adoption{
+		Key: key.encode(), To: to.encode(), Family: unix.AF_INET6, State: alive,
+		Flags: flags | bpf.FlowForeign | uint16(key.zone)*bpf.FlowMirrorZone,
+	}
+	if key.src.Addr().Is4() {
+		a.Family = unix.AF_INET
+	}
+	added, err := c.program("waggle_adopt").Run(&ebpf.RunOptions{Context: a})
+	if err != nil || added != 1 {
+		c.t.Fatalf("adopt %v: %d, %v", key, int32(added), err)
+	}
+}
+
+// encode is a tuple as programs have it.
+func (k tuple) encode() bpf.Tuple {
+	return bpf.Tuple{
+		Saddr: bpf.Addr{Word: words(k.src.Addr())}, Daddr: bpf.Addr{Word: words(k.dst.Addr())},
+		Sport: netPort(k.src.Port()), Dport: netPort(k.dst.Port()), Proto: uint8(k.proto), Zone: uint8(k.zone),
 	}
 }
 
@@ -196,23 +207,22 @@ func TestForeign(t *testing.T) {
 			}
 		}
 		through(request, reply)
-		equal(t, "records", 2, c.size(confirmed, v))
-		equal(t, "records", 0, c.size(pending, v))
-		c.stale(b2i(v.isUDP()), 0)
-		equal(t, "records", 2, c.size(confirmed, v))
+		equal(t, "records", 4, c.size(v))
+		c.stale(2*b2i(v.isUDP()), 0)
+		equal(t, "records", 4, c.size(v))
 
 		// Either half keeps the other, and neither outlives both.
 		old := func(r *record) { r.LastSeen = c.jiffies() - longest }
-		c.alter(confirmed, client, old)
-		equal(t, "census", bpf.Census{Live: 2, Foreign: 2}, c.expire(v))
+		c.alter(client, old)
+		equal(t, "census", bpf.Census{Confirmed: 4, Foreign: 4}, c.expire(v))
 		through(request, reply)
 		if !v.isUDP() {
 			through(request.with(flags("FA")), reply.with(flags("FA")))
-			equal(t, "state", alive|bpf.StateFinClient|bpf.StateFinBackend, c.get(confirmed, client).State)
-			equal(t, "state", alive|bpf.StateFinClient|bpf.StateFinBackend, c.get(confirmed, backend).State)
+			equal(t, "state", alive|bpf.StateFinClient|bpf.StateFinBackend, c.get(client).state())
+			equal(t, "state", alive|bpf.StateFinClient|bpf.StateFinBackend, c.get(backend).state())
 		} else {
-			c.alter(confirmed, client, old)
-			c.alter(confirmed, backend, old)
+			c.alter(client, old)
+			c.alter(backend, old)
 		}
 		c.request() // of its own
 		c.had(bpf.VerdictFlowOpened)
@@ -265,12 +275,12 @@ func TestRow28Foreign(t *testing.T) {
 			adopted(elsewhere, at(v.far2, backendPort)),
 		}
 		leave := []tuple{adopted(frontend, at(v.far, backendPort+1)), adopted(frontend, at(v.far2, backendPort))}
-		c.stale(len(stay), len(leave))
+		c.stale(2*len(stay), 2*len(leave))
 		for _, k := range stay {
-			c.get(confirmed, k)
+			c.get(k)
 		}
 		for _, k := range leave {
-			if _, ok := c.lookup(confirmed, k); ok {
+			if _, ok := c.lookup(k); ok {
 				t.Errorf("%v is still there", k)
 			}
 		}

@@ -3,154 +3,150 @@
 package prog
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// recordTable holds flow records by their keys: `flows`, a hash, or `flows_new`, which the datapath
-// keeps in sets.
-type recordTable interface {
-	lookup(key []byte) (value []byte, err error) // nil: there is none
-	replace(key, value []byte) error
-	remove(key []byte) error
-	contents() (keys, values [][]byte, err error)
+// table is one family's flows. It reads and writes the sets in place, while no program runs.
+type table struct {
+	memory *ebpf.Memory
+	v6     bool
 }
 
-type hashTable struct{ *ebpf.Map }
+// sizes of a set and of what it is made of.
+const (
+	waysSize    = int(unsafe.Sizeof(bpf.FlowWays{}))
+	record4Size = int(unsafe.Sizeof(bpf.Flow4{}))
+	record6Size = int(unsafe.Sizeof(bpf.Flow6{}))
+)
 
-func (t hashTable) lookup(key []byte) ([]byte, error)            { return t.LookupBytes(key) }
-func (t hashTable) replace(key, value []byte) error              { return t.Put(key, value) }
-func (t hashTable) remove(key []byte) error                      { return t.Delete(key) }
-func (t hashTable) contents() (keys, values [][]byte, err error) { return contents(t.Map) }
-
-// setTable reads and writes the sets in place, while no program runs.
-type setTable struct {
-	memory   *ebpf.Memory
-	set, key int // sizes
-}
-
-func newSetTable(m *ebpf.Map) (setTable, error) {
+func newTable(m *ebpf.Map) (table, error) {
 	memory, err := m.Memory()
-	key := binary.Size(bpf.FlowKey4{})
-	if m.ValueSize() == uint32(binary.Size(bpf.FlowSet6{})) {
-		key = binary.Size(bpf.FlowKey6{})
+	return table{memory, m.ValueSize() == uint32(unsafe.Sizeof(bpf.FlowSet6{}))}, err
+}
+
+func (t table) recordSize() int {
+	if t.v6 {
+		return record6Size
 	}
-	return setTable{memory, int(m.ValueSize()), key}, err
+	return record4Size
 }
 
-const waysSize = 64 // the tags and what goes with them
+func (t table) setSize() int { return waysSize + int(bpf.Ways)*t.recordSize() }
 
-// eachTag calls fn with each tag that is not free, and the offsets of it and of its record, until it
-// returns false.
-func (t setTable) eachTag(fn func(tag uint32, tagAt, recordAt int64) bool) error {
-	record := (t.set - waysSize) / int(bpf.Ways)
-	for at := 0; at < int(t.memory.Size())/t.set*t.set; at += t.set {
-		var tags [4 * bpf.Ways]byte
-		if _, err := t.memory.ReadAt(tags[:], int64(at)); err != nil {
-			return err
-		}
-		if tags == ([len(tags)]byte{}) {
-			continue
-		}
-		for i := range int(bpf.Ways) {
-			tag := binary.NativeEndian.Uint32(tags[4*i:])
-			if tag != 0 && !fn(tag, int64(at+4*i), int64(at+waysSize+i*record)) {
-				return nil
-			}
-		}
-	}
-	return nil
-}
+// place is where a record and its tag are, as offsets.
+type place struct{ tag, record int }
 
-// each calls fn with the offset of each record's tag and of the record, until it returns false.
-func (t setTable) each(fn func(tag, record int64) bool) error {
-	return t.eachTag(func(tag uint32, tagAt, recordAt int64) bool {
-		return !bpf.WayHolds(tag) || fn(tagAt, recordAt)
-	})
-}
-
-// idle: nobody is writing a record.
-func (t setTable) idle() error {
-	var busy error
-	err := t.eachTag(func(tag uint32, tagAt, _ int64) bool {
-		if !bpf.WayHolds(tag) {
-			busy = fmt.Errorf("the record of the tag at %d is being written", tagAt)
-		}
-		return busy == nil
-	})
-	return errors.Join(err, busy)
-}
-
-func (t setTable) read(at int64, size int) []byte {
+func (t table) read(at, size int) []byte {
 	b := make([]byte, size)
-	_, err := t.memory.ReadAt(b, at)
+	_, err := t.memory.ReadAt(b, int64(at))
 	must(err)
 	return b
 }
 
-// find gives offsets, of 0 if there is no such record.
-func (t setTable) find(key []byte) (tag, record int64, err error) {
-	err = t.each(func(tagAt, recordAt int64) bool {
-		if bytes.Equal(t.read(recordAt, t.key), key) {
-			tag, record = tagAt, recordAt
+func (t table) write(at int, b []byte) {
+	_, err := t.memory.WriteAt(b, int64(at))
+	must(err)
+}
+
+func (t table) writeTag(p place, tag uint32) {
+	t.write(p.tag, binary.NativeEndian.AppendUint32(nil, tag))
+}
+
+// sets calls fn with the offset and the tags of each set of which anything was ever used.
+func (t table) sets(fn func(at int, ways []byte)) {
+	for at := 0; at+t.setSize() <= int(t.memory.Size()); at += t.setSize() {
+		if ways := t.read(at, waysSize); [waysSize]byte(ways) != ([waysSize]byte{}) {
+			fn(at, ways)
 		}
-		return record == 0
+	}
+}
+
+// each calls fn with each way that is not free.
+func (t table) each(fn func(tag uint32, p place)) {
+	t.sets(func(at int, ways []byte) {
+		for i := range int(bpf.Ways) {
+			if tag := binary.NativeEndian.Uint32(ways[4*i:]); tag&bpf.WayMask != bpf.WayFree {
+				fn(tag, place{at + 4*i, at + waysSize + i*t.recordSize()})
+			}
+		}
 	})
-	return tag, record, err
 }
 
-func (t setTable) valueSize() int { return (t.set-waysSize)/int(bpf.Ways) - t.key }
-
-func (t setTable) lookup(key []byte) ([]byte, error) {
-	_, record, err := t.find(key)
-	if err != nil || record == 0 {
-		return nil, err
-	}
-	return t.read(record+int64(t.key), t.valueSize()), nil
-}
-
-func (t setTable) replace(key, value []byte) error {
-	_, record, err := t.find(key)
-	if err != nil || record == 0 {
-		return errors.Join(err, fmt.Errorf("no record of % x: %w", key, ebpf.ErrKeyNotExist))
-	}
-	_, err = t.memory.WriteAt(value, record+int64(t.key))
-	return err
-}
-
-func (t setTable) remove(key []byte) error {
-	tag, record, err := t.find(key)
-	if err != nil || record == 0 {
-		return errors.Join(err, ebpf.ErrKeyNotExist)
-	}
-	_, err = t.memory.WriteAt(make([]byte, 4), tag)
-	return err
-}
-
-func (t setTable) contents() (keys, values [][]byte, err error) {
-	err = t.each(func(_, record int64) bool {
-		keys = append(keys, t.read(record, t.key))
-		values = append(values, t.read(record+int64(t.key), t.valueSize()))
-		return true
+// contents are all records that are found by their keys, and where they are.
+func (t table) contents() (records []record, places []place) {
+	t.each(func(tag uint32, p place) {
+		if tag&bpf.WayMask == bpf.WayLive {
+			records = append(records, decodeRecord(tag, t.read(p.record, t.recordSize())))
+			places = append(places, p)
+		}
 	})
-	return keys, values, err
+	return records, places
 }
 
-func (t setTable) empty() error {
-	var tags []int64
-	err := t.each(func(tag, _ int64) bool {
-		tags = append(tags, tag)
-		return true
-	})
-	for _, at := range tags {
-		_, failed := t.memory.WriteAt(make([]byte, 4), at)
-		err = errors.Join(err, failed)
+func (t table) find(k tuple) (record, place, bool) {
+	records, places := t.contents()
+	for i, r := range records {
+		if r.key == k {
+			return r, places[i], true
+		}
 	}
-	return err
+	return record{}, place{}, false
+}
+
+var errNoRecord = errors.New("there is no such record")
+
+// replace changes a record, and its state, in place.
+func (t table) replace(r record) error {
+	_, p, ok := t.find(r.key)
+	if !ok {
+		return errNoRecord
+	}
+	t.write(p.record, r.encode())
+	t.writeTag(p, r.tag)
+	return nil
+}
+
+// remove does what a release does. A table is so large that no record has gone to another set than
+// its first, which would have to be counted there.
+func (t table) remove(k tuple) error {
+	r, p, ok := t.find(k)
+	if !ok {
+		return errNoRecord
+	}
+	if r.tag&bpf.TagChoiceMask != 0 {
+		return fmt.Errorf("the record of %v is not in its first set", k)
+	}
+	t.writeTag(p, r.tag&bpf.TagVersionMask)
+	return nil
+}
+
+func (t table) empty() {
+	t.sets(func(at int, _ []byte) { t.write(at, make([]byte, waysSize)) })
+}
+
+// settled: nobody is making a record, and each set counts those that passed it on the way to a later
+// choice. Only a table of one set tells to which those belong; of others the sum is looked at.
+func (t table) settled() error {
+	passed, counted := 0, 0
+	var errs []error
+	t.sets(func(at int, ways []byte) {
+		counted += int(int32(binary.NativeEndian.Uint32(ways[unsafe.Offsetof(bpf.FlowWays{}.Spilled):])))
+	})
+	t.each(func(tag uint32, p place) {
+		passed += int(tag & bpf.TagChoiceMask / bpf.TagChoice)
+		if tag&bpf.WayMask != bpf.WayLive {
+			errs = append(errs, fmt.Errorf("the record of the tag at %d is in state %d", p.tag, tag&bpf.WayMask))
+		}
+	})
+	if passed != counted {
+		errs = append(errs, fmt.Errorf("records passed %d sets, of which %d are counted", passed, counted))
+	}
+	return errors.Join(errs...)
 }

@@ -28,31 +28,31 @@ func handshake(c *conversation) {
 	c.t.Helper()
 	c.request(tcpOptions)
 	c.had(bpf.VerdictFlowOpened)
-	c.standsIn(pending)
-	c.state(pending, 0)
+	c.standsUnconfirmed()
+	c.state(0)
 
 	c.reply(tcpOptions)
 	c.had()
-	c.standsIn(pending)
-	c.state(pending, bpf.StateAnswered)
+	c.standsUnconfirmed()
+	c.state(bpf.StateAnswered)
 
 	c.request(acked)
 	c.had(bpf.VerdictFlowConfirmed)
-	c.standsIn(confirmed)
-	c.state(confirmed, alive)
+	c.standsConfirmed()
+	c.state(alive)
 }
 
 func closeBothWays(c *conversation) {
 	c.t.Helper()
 	c.request(acked, flags("FA"))
-	c.state(confirmed, alive|bpf.StateFinClient)
+	c.state(alive | bpf.StateFinClient)
 	c.reply(flags("A"))
-	c.state(confirmed, alive|bpf.StateFinClient)
+	c.state(alive | bpf.StateFinClient)
 	c.reply(flags("FA"))
-	c.state(confirmed, alive|bpf.StateFinClient|bpf.StateFinBackend)
+	c.state(alive | bpf.StateFinClient | bpf.StateFinBackend)
 	c.request(acked) // the last ACK still belongs to it
 	c.had()
-	c.standsIn(confirmed)
+	c.standsConfirmed()
 }
 
 // reopen: the client uses its port again. With SNAT the backend must not see
@@ -64,7 +64,7 @@ func reopen(c *conversation) {
 	c.forget()
 	c.request()
 	c.had(bpf.VerdictFlowOpened)
-	c.state(pending, 0)
+	c.state(0)
 	if c.snat == (c.source == old.source) {
 		c.t.Errorf("source %v again: %v", old.source, c.source)
 	}
@@ -74,7 +74,7 @@ func reopen(c *conversation) {
 	c.reply()
 	c.request(acked)
 	c.had(bpf.VerdictFlowConfirmed)
-	c.standsIn(confirmed)
+	c.standsConfirmed()
 }
 
 func TestTCPReset(t *testing.T) {
@@ -86,7 +86,7 @@ func TestTCPReset(t *testing.T) {
 				c := converse(newNode(t), v, p)
 				c.establish()
 				send(c, flags("RA"))
-				c.state(confirmed, alive|bpf.StateReset)
+				c.state(alive | bpf.StateReset)
 				reopen(c)
 			})
 		})
@@ -100,11 +100,11 @@ func TestTCPRefusedByBackend(t *testing.T) {
 		c := converse(newNode(t), v, p)
 		c.request()
 		c.reply(flags("RA"), seq(0))
-		c.state(pending, bpf.StateReset)
+		c.state(bpf.StateReset)
 		c.forget()
 		c.request()
 		c.had(bpf.VerdictFlowOpened)
-		c.state(pending, 0)
+		c.state(0)
 	})
 }
 
@@ -121,7 +121,7 @@ func TestTCPRetransmittedSYN(t *testing.T) {
 		c.reply()
 		c.request() // the SYN-ACK got lost
 		c.had()
-		c.standsIn(pending)
+		c.standsUnconfirmed()
 	})
 }
 
@@ -140,12 +140,12 @@ func TestTCPUnprovenACK(t *testing.T) {
 		c := converse(newNode(t), v, p)
 		c.request()
 		c.request(acked) // before any SYN-ACK
-		c.standsIn(pending)
+		c.standsUnconfirmed()
 		c.reply()
 		for _, changes := range wrong {
 			c.request(changes...)
 			c.had()
-			c.standsIn(pending)
+			c.standsUnconfirmed()
 		}
 	})
 }
@@ -159,7 +159,7 @@ func TestTCPLateACK(t *testing.T) {
 		c.reply(flags("A"), seq((backendSeq+1)%(1<<32)), payload(900))
 		c.request(acked, ack((backendSeq+901)%(1<<32)), payload(7))
 		c.had(bpf.VerdictFlowConfirmed)
-		c.standsIn(confirmed)
+		c.standsConfirmed()
 	})
 }
 

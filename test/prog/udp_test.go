@@ -20,17 +20,17 @@ func TestUDPLife(t *testing.T) {
 		c.had(bpf.VerdictFlowOpened)
 		c.request(payload(41)) // no answer yet
 		c.had()
-		c.standsIn(pending)
-		c.state(pending, 0)
+		c.standsUnconfirmed()
+		c.state(0)
 
 		c.reply(payload(500))
-		c.standsIn(pending)
-		c.state(pending, bpf.StateAnswered)
+		c.standsUnconfirmed()
+		c.state(bpf.StateAnswered)
 
 		c.request(payload(42))
 		c.had(bpf.VerdictFlowConfirmed)
-		c.standsIn(confirmed)
-		c.state(confirmed, alive)
+		c.standsConfirmed()
+		c.state(alive)
 		c.reply(payload(1))
 		c.request()
 		c.had()

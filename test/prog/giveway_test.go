@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package prog
+
+import (
+	"testing"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+// TestNewFlowsGiveWay: where there is no room, a new flow takes the place of the one that is not
+// confirmed and whose last packet is the longest ago.
+func TestNewFlowsGiveWay(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		conv := converse(newNode(t, oneSet), v, sameDevice)
+		var all []*conversation
+		for range 4 {
+			conv.request()
+			all = append(all, conv)
+			conv = conv.again()
+		}
+		equal(t, "records", int(bpf.Ways), conv.size(v))
+		all[0].request()
+		all[2].request()
+		conv.request()
+		equal(t, "records", int(bpf.Ways), conv.size(v))
+		for _, c := range []*conversation{all[0], all[2], all[3], conv} {
+			c.standsUnconfirmed()
+		}
+		for _, k := range all[1].keys() {
+			if _, ok := conv.lookup(k); ok {
+				t.Errorf("the record of %v stays", k)
+			}
+		}
+	})
+}
+
+// TestAnsweredGivesWay: neither does it help that the backend has answered.
+func TestAnsweredGivesWay(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		c := converse(newNode(t, oneSet), v, sameDevice)
+		answered(c)
+		next := *c
+		for range 4 {
+			next = *next.again()
+			next.request()
+		}
+		for _, k := range c.keys() {
+			if _, ok := c.lookup(k); ok {
+				t.Errorf("the record of %v stays", k)
+			}
+		}
+	})
+}
