@@ -529,6 +529,19 @@ __noinline int flow_mark(int family, __u32 where, __u32 tag, __u32 bits)
 	return 0;
 }
 
+/* Whether no more than one way of a record's set could still be another flow's. */
+__noinline int flow_crowded(int family, __u32 where)
+{
+	struct flow_ways *set = flow_set(family_of(family), where / WAYS);
+	__u32 way, confirmed = 0;
+
+	if (!set)
+		return 1;
+	for (way = 0; way < WAYS; way++)
+		confirmed += !!(tag_read(set, way) & STATE_CONFIRMED);
+	return confirmed >= WAYS - 1;
+}
+
 /* An unconfirmed record was used: others shall give way before it does. */
 static __always_inline void flow_touch(int family, __u32 where)
 {

@@ -104,7 +104,13 @@ static __always_inline bool flow_confirm(int family, struct scratch *s)
 	struct record *r = &s->record, *m = &s->mirror.record;
 	__u32 state = (r->tag & STATE_MASK) | STATE_CONFIRMED;
 
-	if (!mirror_get(s, state) || !flow_mark(family, m->where, m->tag, STATE_CONFIRMED))
+	if (!mirror_get(s, state))
+		return false;
+	/* two datagrams of a forged source confirm a flow: they must not fill the table */
+	if (s->packet.tuple.proto == IPPROTO_UDP &&
+	    (flow_crowded(family, r->where) || flow_crowded(family, m->where)))
+		return false;
+	if (!flow_mark(family, m->where, m->tag, STATE_CONFIRMED))
 		return false;
 	if (r->flags & FLOW_SPLIT)
 		split_source_mark(family, STATE_CONFIRMED, s);

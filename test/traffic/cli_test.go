@@ -157,7 +157,7 @@ func (l looker) backendList(t *testing.T) {
 // flowList looks for the stream's two records, and for nothing of the other service.
 func (l looker) flowList(t *testing.T, stream topo.Reply) {
 	_, rows := l.table(t, "flow", "list", "--service", "default/remote", "--address", "192.168.1.10", "-o", "wide")
-	want := []string{"flows", "TCP", "ingress", stream.Local.String(), "192.168.1.2:30027",
+	want := []string{"TCP", "outside", stream.Local.String(), "192.168.1.2:30027",
 		stream.Remote.String(), "10.244.1.2:7070", "express", "answered,confirmed"}
 	found := slices.ContainsFunc(rows, func(row []string) bool { return slices.Equal(row[:len(want)], want) })
 	if !found || len(rows) != 2 {
