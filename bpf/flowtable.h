@@ -632,4 +632,26 @@ __noinline int flow_release(int family, const struct tuple *t, __u32 where, __u3
 	return way_free(family, key_hash(family, t), where, tag);
 }
 
+/* Ends a record whatever its state is by now. */
+__noinline int flow_end(int family, const struct tuple *t, __u32 where, __u32 tag)
+{
+	__u32 *at, i, seen;
+	__u64 hash;
+
+	if (!t)
+		return 0;
+	hash = key_hash(family, t);
+	family = family_of(family);
+	at = tag_at(family, where);
+	if (!at)
+		return 0;
+	/* the others change it at most once for each bit of the state */
+	for (i = 0; i < 8; i++) {
+		seen = *(volatile __u32 *)at;
+		if ((seen ^ tag) & TAG_IDENTITY || way_free(family, hash, where, seen))
+			break;
+	}
+	return 0;
+}
+
 #endif

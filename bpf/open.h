@@ -241,11 +241,8 @@ __noinline int open_join(struct scratch *s, bool split)
 	source = &s->source.record;
 	found = flow_lookup(family, &s->packet.tuple, &s->record);
 	flow_mirror(family, &s->record, &s->other.key);
-	if (found && key_equals(family, &s->other.key, &s->mirror.key)) {
-		if (s->record.tag & STATE_CONFIRMED)
-			flow_mark(family, reply->where, reply->tag, STATE_CONFIRMED);
+	if (found && key_equals(family, &s->other.key, &s->mirror.key))
 		return VERDICT_NONE;
-	}
 	flow_release(family, &s->mirror.key, reply->where, reply->tag);
 	if (split && source->tag)
 		flow_release(family, &s->source.key, source->where, source->tag);

@@ -94,6 +94,30 @@ static __always_inline bool client_restore(int family, __u32 state, struct scrat
 }
 
 /*
+ * Sees to it that the reply of a confirmed client's record, s->record, is there
+ * and confirmed. Where it can't be, the client's record ends: nobody looks
+ * after the others of one that is confirmed.
+ */
+__noinline int mirror_confirm(struct scratch *s)
+{
+	__u32 state, i;
+
+	if (!s)
+		return 0;
+	state = (s->record.tag & STATE_MASK) | STATE_CONFIRMED;
+	/* strangers may take the reply's place between the look and the mark */
+	for (i = 0; i < 4; i++) {
+		if (!mirror_get(s, state))
+			break;
+		if (flow_mark(s->packet.family, s->mirror.record.where, s->mirror.record.tag,
+			      STATE_CONFIRMED))
+			return 1;
+	}
+	flow_end(s->packet.family, &s->packet.tuple, s->record.where, s->record.tag);
+	return 0;
+}
+
+/*
  * The client has acknowledged the answer: from now on the flow's records give
  * way to none. The client's comes last: while it is not confirmed each of its
  * packets sees to it that the others are there. False: the reply's tuple is
@@ -120,10 +144,9 @@ static __always_inline bool flow_confirm(int family, struct scratch *s)
 		/* another processor may have brought the client's back meanwhile */
 		if (!flow_lookup(family, &s->packet.tuple, r) || !(r->tag & STATE_CONFIRMED))
 			return false;
-		state = r->tag & STATE_MASK;
 	}
 	/* who failed to confirm it may have released the reply, or another have made it anew */
-	return mirror_get(s, state) && flow_mark(family, m->where, m->tag, STATE_CONFIRMED);
+	return mirror_confirm(s);
 }
 
 /*
@@ -286,6 +309,15 @@ static __always_inline bool flow_of_packet(int family, struct scratch *s)
 	return !track_is_due(&s->packet, &s->record) || record_usable(s);
 }
 
+/* Another processor has opened the flow of this packet: its reply is there, and confirmed if the client is. */
+static __always_inline void flow_joined(struct scratch *s)
+{
+	if (s->record.tag & STATE_CONFIRMED)
+		mirror_confirm(s);
+	else
+		mirror_get(s, s->record.tag & STATE_MASK);
+}
+
 /*
  * Finds or makes the record of a packet that enters the node. VERDICT_NONE:
  * s->record is a copy of it, or VERDICT_FLOW_OPENED, if it is this packet that
@@ -307,6 +339,8 @@ static __always_inline enum verdict ingress_flow(void *ctx, int family, __u32 if
 	verdict = flow_open(ctx, family, ifindex, mark, svc, s);
 	if (verdict == VERDICT_FLOW_OPENED)
 		count(hook, VERDICT_FLOW_OPENED, 0);
+	else if (verdict == VERDICT_NONE)
+		flow_joined(s);
 	return verdict;
 }
 
