@@ -166,6 +166,11 @@ func (d *datapath) emptyPending() error {
 	return errors.Join(d.tables[pending+"4"].(setTable).empty(), d.tables[pending+"6"].(setTable).empty())
 }
 
+// emptyFlows deletes all flows' records, and leaves the services.
+func (d *datapath) emptyFlows() error {
+	return errors.Join(d.emptyPending(), emptyMap(d.maps[confirmed+"4"]), emptyMap(d.maps[confirmed+"6"]))
+}
+
 func emptyMap(m *ebpf.Map) error {
 	for {
 		key, err := m.NextKeyBytes(nil)
