@@ -98,6 +98,12 @@ SEED ?= 0
 fuzz: require-root ## Send random packets through the datapath and its model for DURATION (from SEED)
 	go test -count 1 -run '^TestModel$$' -timeout 0 ./test/prog -fuzz-for $(DURATION) -fuzz-seed $(SEED) -v
 
+ROUNDS ?= 20000
+
+.PHONY: test-two-cpus
+test-two-cpus: require-root ## Give the datapath packets on two CPUs at the same time, ROUNDS times for each of its races
+	go test -count 1 -run '^TestTwoCPUs|^TestRepairInFullTable$$' -timeout 30m ./test/prog -rounds $(ROUNDS)
+
 .PHONY: mutations
 mutations: require-root require-clang ## Break copies of the datapath in one place each, and see that the model notices
 	go run ./test/model/mutate

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package prog
+
+import (
+	"testing"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+// TestLeastRecentGivesWay: where there is no room and every flow is in use, a new flow takes the
+// place of the one whose last packet is the longest ago, again and again.
+func TestLeastRecentGivesWay(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		newest := converse(newNode(t, oneSet), v, sameDevice)
+		var all []*conversation // the one whose last packet is the longest ago comes first
+		for range int(bpf.Ways) / newest.halves {
+			newest = opensNext(newest, &all)
+		}
+		for range 3 * len(all) {
+			for _, c := range all {
+				c.request()
+				c.had() // it has been known
+			}
+			newest = opensNext(newest, &all)
+			for _, c := range all[1:] {
+				c.standsIn(pending)
+			}
+			all[0].standsNowhere()
+			if t.Failed() { // what follows would, too
+				return
+			}
+			all = all[1:]
+		}
+	})
+}
+
+// opensNext adds to the flows the one of the client's next port.
+func opensNext(c *conversation, all *[]*conversation) *conversation {
+	c.t.Helper()
+	next := c.again()
+	next.request()
+	next.had(bpf.VerdictFlowOpened)
+	*all = append(*all, next)
+	return next
+}
+
+// standsNowhere: none of the flow's records is left.
+func (c *conversation) standsNowhere() {
+	c.t.Helper()
+	for _, k := range c.keys() {
+		for _, name := range []string{pending, confirmed} {
+			if _, ok := c.lookup(name, k); ok {
+				c.t.Errorf("%s holds %v", name, k)
+			}
+		}
+	}
+}
