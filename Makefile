@@ -104,6 +104,10 @@ ROUNDS ?= 20000
 test-two-cpus: require-root ## Give the datapath packets on two CPUs at the same time, ROUNDS times for each of its races
 	go test -count 1 -run '^TestTwoCPUs|^TestRepairInFullTable$$' -timeout 30m ./test/prog -rounds $(ROUNDS)
 
+.PHONY: check-protocol
+check-protocol: require-spin ## Explore the model of the flow table's protocol, and see that it notices what is broken
+	go run ./test/model/checkprotocol
+
 .PHONY: mutations
 mutations: require-root require-clang ## Break copies of the datapath in one place each, and see that the model notices
 	go run ./test/model/mutate
@@ -163,6 +167,13 @@ require-vm:
 	@which qemu-system-x86_64 busybox depmod file xz >/dev/null && test -e /lib/systemd/systemd-udevd || { \
 		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
 			qemu-system-x86 busybox-static kmod udev file xz-utils; }
+
+# What explores the model of the flow table's protocol: spin makes a C program of it.
+.PHONY: require-spin
+require-spin:
+	@which spin gcc >/dev/null || { \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
+			spin gcc libc6-dev; }
 
 # Only those who change bpf/ need a compiler for it, and the one that the committed object was
 # compiled with.

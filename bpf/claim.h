@@ -229,7 +229,7 @@ __noinline int flow_prepare(int family, const struct tuple *t, struct record *r,
 	f = flow_at(family, r->where);
 	if (f)
 		flow_write(family, f, t, r);
-	flow_touch(family, r->where);
+	flow_touch_new(family, r->where);
 	return 0;
 }
 

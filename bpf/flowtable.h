@@ -554,6 +554,17 @@ static __always_inline void flow_touch(int family, __u32 where)
 		set->used[where & (WAYS - 1)] = ++set->ticks;
 }
 
+/* It was made just now. */
+static __always_inline void flow_touch_new(int family, __u32 where)
+{
+	struct flow_ways *set = flow_set(family, where / WAYS);
+
+	if (!set)
+		return;
+	asm volatile("" : "+r"(set));
+	set->used[where & (WAYS - 1)] = ++set->ticks;
+}
+
 /* A packet was seen. Harmless to a record that has taken the place of this one: see above. */
 static __always_inline void flow_seen(int family, const struct record *r)
 {

@@ -46,15 +46,21 @@ static __always_inline bool mirror_restore(int family, __u32 state, struct scrat
 /* The other record of the packet's flow, in s->mirror; made anew if it was lost. */
 __noinline int mirror_get(struct scratch *s, __u32 state)
 {
+	struct record *m;
 	int family;
 
 	if (!s)
 		return 0;
 	family = packet_family(&s->packet);
+	m = &s->mirror.record;
 	flow_mirror(family, &s->record, &s->mirror.key);
-	if (flow_lookup(family, &s->mirror.key, &s->mirror.record))
-		return flow_mirrors(family, &s->mirror.record, &s->packet.tuple, &s->record);
-	return mirror_restore(family, state, s);
+	if (!flow_lookup(family, &s->mirror.key, m))
+		return mirror_restore(family, state, s);
+	if (!flow_mirrors(family, m, &s->packet.tuple, &s->record)) /* another flow's */
+		return 0;
+	if (!(m->tag & STATE_CONFIRMED))
+		flow_touch(family, m->where);
+	return 1;
 }
 
 /* The third record of a split flow: made anew if it was lost, and marked. */

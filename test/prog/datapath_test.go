@@ -164,11 +164,6 @@ func (d *datapath) emptyFlows() {
 	}
 }
 
-// emptyFlows deletes all flows' records, and leaves the services.
-func (d *datapath) emptyFlows() error {
-	return errors.Join(d.emptyPending(), emptyMap(d.maps[confirmed+"4"]), emptyMap(d.maps[confirmed+"6"]))
-}
-
 func emptyMap(m *ebpf.Map) error {
 	for {
 		key, err := m.NextKeyBytes(nil)

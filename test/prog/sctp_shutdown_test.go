@@ -63,5 +63,5 @@ func (c *conversation) notConfirmedBy(changes ...change) {
 	c.t.Helper()
 	c.request(changes...)
 	c.had()
-	c.standsIn(pending)
+	c.standsUnconfirmed()
 }
