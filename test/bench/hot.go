@@ -95,9 +95,9 @@ func (s hotSizes) steps(fresh uint32) []hotStep {
 	return steps
 }
 
-func (s hotStep) room() flowRoom {
+func (s hotStep) room(seed uint64) flowRoom {
 	flows := last(s.sizes) + s.fresh
-	return flowRoom{flows4: flows, flows6: flows}
+	return flowRoom{flows4: flows, flows6: flows, seed: seed}
 }
 
 func (s hotStep) has(c hotCase) bool { return c.kind == s.kind && (c.many || !s.many) }
@@ -129,7 +129,11 @@ func measureHot(o options) (results []Result, err error) {
 	defer func() { err = errors.Join(err, network.Close()) }()
 	r := newRunner(o)
 	for _, step := range sizes.steps(r.freshFlows()) {
-		got, err := measureStep(o, network, step)
+		var got []Result
+		err := trySeeds(func(seed uint64) (err error) {
+			got, err = measureStep(o, network, step, seed)
+			return err
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -138,8 +142,8 @@ func measureHot(o options) (results []Result, err error) {
 	return results, nil
 }
 
-func measureStep(o options, network *topo.Network, step hotStep) (results []Result, err error) {
-	rig, err := newHotRig(o, network, step.room(), step.bare, nil)
+func measureStep(o options, network *topo.Network, step hotStep, seed uint64) (results []Result, err error) {
+	rig, err := newHotRig(o, network, step.room(seed), step.bare, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -219,7 +223,7 @@ func (r *hotRig) load(room flowRoom, bare probe.Room, others map[string]uint32) 
 	if r.Collection, err = probe.Load(datapath.Maps, bare); err != nil {
 		return err
 	}
-	if err := r.configure(); err != nil {
+	if err := errors.Join(setSeed(r.maps.Map("runtime"), room.seed), r.configure()); err != nil {
 		return err
 	}
 	var hop bpf.Hop

@@ -126,7 +126,11 @@ func measureCurves(o options, sizes scaleSizes) (results []Result, err error) {
 		return nil, err
 	}
 	for _, n := range sizes.flows {
-		point, err := pointOfFlows(o, network, n, last(sizes.flows))
+		var point Result
+		err := trySeeds(func(seed uint64) (err error) {
+			point, err = pointOfFlows(o, network, flowRoom{flows4: n, seed: seed}, last(sizes.flows))
+			return err
+		})
 		if err != nil {
 			return nil, fmt.Errorf("%s flows: %w", short(n), err)
 		}
@@ -257,14 +261,14 @@ func (r *scaleRig) curveOfBackends(sizes scaleSizes) (results []Result, err erro
 
 // pointOfFlows measures packets of established flows, which have both records, in a table that is
 // half full with them.
-func pointOfFlows(o options, network *topo.Network, n, most uint32) (point Result, err error) {
-	rig, err := newHotRig(o, network, flowRoom{flows4: n}, probe.Room{Hash: 2 * most, LRU: 16}, nil)
+func pointOfFlows(o options, network *topo.Network, room flowRoom, most uint32) (point Result, err error) {
+	rig, err := newHotRig(o, network, room, probe.Room{Hash: 2 * most, LRU: 16}, nil)
 	if err != nil {
 		return point, err
 	}
 	defer rig.close()
 	err = rig.node.Do(func() (err error) {
-		point, err = rig.pointOfFlows(n)
+		point, err = rig.pointOfFlows(room.flows4)
 		return err
 	})
 	return point, err

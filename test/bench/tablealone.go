@@ -39,7 +39,11 @@ func measureTable(o options) (results []Result, err error) {
 	}
 	for _, f := range tableFamilies() {
 		for _, size := range sizes {
-			got, err := measureTables(o, f, size, size == insertBeside)
+			var got []Result
+			err := trySeeds(func(seed uint64) (err error) {
+				got, err = measureTables(o, f, size, seed, size == insertBeside)
+				return err
+			})
 			if err != nil {
 				return nil, fmt.Errorf("%s, %s flows: %w", f.name, short(size), err)
 			}
@@ -62,8 +66,8 @@ func tableFamilies() []tableFamily {
 
 // measureTables measures lookups in tables with room for twice as many records as there are, then
 // insertions if wanted.
-func measureTables(o options, f tableFamily, size uint32, insert bool) ([]Result, error) {
-	r, err := newTableRig(o, f, size, 2*size)
+func measureTables(o options, f tableFamily, size uint32, seed uint64, insert bool) ([]Result, error) {
+	r, err := newTableRig(o, f, size, 2*size, seed)
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +80,7 @@ func measureTables(o options, f tableFamily, size uint32, insert bool) ([]Result
 	if err != nil {
 		return nil, err
 	}
-	roomy, err := newTableRig(o, f, size, 2*(size+2*r.freshFlows()))
+	roomy, err := newTableRig(o, f, size, 2*(size+2*r.freshFlows()), seed)
 	if err != nil {
 		return nil, err
 	}
@@ -85,11 +89,15 @@ func measureTables(o options, f tableFamily, size uint32, insert bool) ([]Result
 	return append(results, ended, full), err
 }
 
-func newTableRig(o options, f tableFamily, size, room uint32) (*tableRig, error) {
+func newTableRig(o options, f tableFamily, size, room uint32, seed uint64) (*tableRig, error) {
 	r := &tableRig{runner: newRunner(o), tableFamily: f, size: size}
 	r.from, r.to = []byte{2, 0, 0, 0, 0, 1}, []byte{2, 0, 0, 0, 0, 2}
 	var err error
 	if r.Collection, err = probe.LoadTable(f.suffix, room); err != nil {
+		return nil, err
+	}
+	if err := setSeed(r.Maps["runtime"], seed); err != nil {
+		r.Close()
 		return nil, err
 	}
 	for _, t := range tableNames {
