@@ -65,7 +65,8 @@ static __always_inline bool flow_mirrors(int family, const struct record *m, con
 		return false;
 	if (r->flags & FLOW_SPLIT_SOURCE)
 		return true;
-	return addr_equal(family, m->to.saddr.word, t->daddr.word) &&
+	return mirror_zone(m->flags) == t->zone &&
+	       addr_equal(family, m->to.saddr.word, t->daddr.word) &&
 	       tuple_ports(&m->to) == (ports << 16 | ports >> 16);
 }
 

@@ -33,7 +33,8 @@ static __always_inline bool mirror_restore(int family, __u32 state, struct scrat
 	*m = *r;
 	m->hop = 0;
 	m->tag = 0;
-	m->state = state;
+	/* a client's record says so only with what it expects, see track_answer() */
+	m->state = r->flags & FLOW_REPLY ? state & ~STATE_ANSWERED : state;
 	m->last_seen = r->time;
 	m->flags = mirror_flags(r, t->zone);
 	tuple_reverse(family, t, 0, &m->to);
