@@ -529,6 +529,15 @@ __noinline int flow_mark(int family, __u32 where, __u32 tag, __u32 bits)
 	return 0;
 }
 
+/* The same of the record that a copy was made of, and of the copy. */
+static __always_inline bool record_mark(int family, struct record *r, __u32 bits)
+{
+	if (!flow_mark(family, r->where, r->tag, bits))
+		return false;
+	r->tag |= bits;
+	return true;
+}
+
 /* Whether no more than one way of a record's set could still be another flow's. */
 __noinline int flow_crowded(int family, __u32 where)
 {

@@ -71,7 +71,7 @@ static __always_inline void split_source_mark(int family, __u32 bits, struct scr
 
 	split_source_key(family, &s->packet.tuple, &s->record.to, &source->key);
 	if (flow_lookup(family, &source->key, &source->record) &&
-	    flow_mark(family, source->record.where, source->record.tag, bits))
+	    record_mark(family, &source->record, bits))
 		return;
 	s->record.state = (s->record.tag & STATE_MASK) | bits;
 	open_split_source(s, s->record.where);
@@ -97,7 +97,7 @@ static __always_inline bool client_restore(int family, __u32 state, struct scrat
 	if (!flow_lookup(family, t, other) || !same_rewrite(family, r, other))
 		return false;
 	*r = *other;
-	return flow_mark(family, r->where, r->tag, STATE_CONFIRMED);
+	return record_mark(family, r, STATE_CONFIRMED);
 }
 
 /*
@@ -116,8 +116,7 @@ __noinline int mirror_confirm(struct scratch *s)
 	for (i = 0; i < 4; i++) {
 		if (!mirror_get(s, state))
 			break;
-		if (flow_mark(s->packet.family, s->mirror.record.where, s->mirror.record.tag,
-			      STATE_CONFIRMED))
+		if (record_mark(s->packet.family, &s->mirror.record, STATE_CONFIRMED))
 			return 1;
 	}
 	flow_end(s->packet.family, &s->packet.tuple, s->record.where, s->record.tag);
@@ -141,13 +140,12 @@ static __always_inline bool flow_confirm(int family, struct scratch *s)
 	if (s->packet.tuple.proto == IPPROTO_UDP &&
 	    (flow_crowded(family, r->where) || flow_crowded(family, m->where)))
 		return false;
-	if (!flow_mark(family, m->where, m->tag, STATE_CONFIRMED))
+	if (!record_mark(family, m, STATE_CONFIRMED))
 		return false;
 	if (r->flags & FLOW_SPLIT)
 		split_source_mark(family, STATE_CONFIRMED, s);
-	if (!flow_mark(family, r->where, r->tag, STATE_CONFIRMED) &&
-	    !client_restore(family, state, s)) {
-		flow_release(family, &s->mirror.key, m->where, m->tag | STATE_CONFIRMED);
+	if (!record_mark(family, r, STATE_CONFIRMED) && !client_restore(family, state, s)) {
+		flow_release(family, &s->mirror.key, m->where, m->tag);
 		/* another processor may have brought the client's back meanwhile */
 		if (!flow_lookup(family, &s->packet.tuple, r) || !(r->tag & STATE_CONFIRMED))
 			return false;
@@ -178,8 +176,8 @@ static __always_inline void track_answer(int family, struct scratch *s)
 	if (m->tag & r->tag & STATE_ANSWERED && !(p->tcp_flags & TCP_SYN))
 		return;
 	flow_expect(family, m, p->seq + !!(p->tcp_flags & TCP_SYN));
-	flow_mark(family, m->where, m->tag, STATE_ANSWERED);
-	flow_mark(family, r->where, r->tag, STATE_ANSWERED);
+	record_mark(family, m, STATE_ANSWERED);
+	record_mark(family, r, STATE_ANSWERED);
 }
 
 static __always_inline bool acknowledges(const struct record *r, const struct packet *p)
@@ -208,9 +206,9 @@ static __always_inline void track_close(int family, struct scratch *s)
 		bits = r->flags & FLOW_REPLY ? STATE_FIN_BACKEND : STATE_FIN_CLIENT;
 	if (r->tag & bits)
 		return;
-	flow_mark(family, r->where, r->tag, bits);
+	record_mark(family, r, bits);
 	if (mirror_lookup(family, &s->packet.tuple, r, &s->mirror))
-		flow_mark(family, s->mirror.record.where, s->mirror.record.tag, bits);
+		record_mark(family, &s->mirror.record, bits);
 }
 
 /* Whether it is a while, a second, since a flow's last packet was noted. */
