@@ -79,8 +79,7 @@ __noinline int cluster_answer(struct __sk_buff *skb, struct scratch *s)
 }
 
 /* The verdict on a packet of no flow and to no frontend. */
-static __always_inline int tc_cluster(struct __sk_buff *skb, int family, struct scratch *s,
-				      int *action)
+static __always_inline int tc_cluster(struct __sk_buff *skb, int family, struct scratch *s)
 {
 	int verdict = cluster_verdict(family, s->packet.tuple.daddr.word);
 
@@ -88,7 +87,7 @@ static __always_inline int tc_cluster(struct __sk_buff *skb, int family, struct 
 		return verdict;
 	verdict = cluster_answer(skb, s);
 	if (verdict == VERDICT_REFUSED || verdict == VERDICT_ANSWERED)
-		*action = bpf_redirect(skb->ifindex, 0);
+		s->action = bpf_redirect(skb->ifindex, 0);
 	return verdict;
 }
 

@@ -234,8 +234,11 @@ static __always_inline __u32 hash_set(int family, __u64 hash, __u32 choice)
 {
 	__u32 sets = family == AF_INET ? flow_sets4 : flow_sets6;
 
-	if (choice)
-		hash *= 0x9e3779b97f4a7c15 + 2 * choice;
+	if (choice) { /* mixed so well that no two choices of many keys are equal */
+		hash = (hash ^ choice * 0xa0761d6478bd642fULL) * 0x9e3779b97f4a7c15;
+		hash ^= hash >> 32;
+		hash *= 0xd6e8feb86659fd93;
+	}
 	return (hash >> 32) * sets >> 32;
 }
 

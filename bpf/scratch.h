@@ -40,6 +40,8 @@ struct head {
  */
 struct scratch {
 	struct packet packet;
+	__u32 action; /* of the program, if the verdict is not to drop */
+	__u32 pad;
 	struct record record; /* of the packet's flow */
 	struct hop hop; /* where it goes */
 	struct opening opening; /* while it is opened */

@@ -70,16 +70,16 @@ static __always_inline __u32 tc_segment_len(struct __sk_buff *skb, const struct 
 	return p->len;
 }
 
-static __always_inline int tc_too_big(struct __sk_buff *skb, struct scratch *s, int *action)
+static __always_inline int tc_too_big(struct __sk_buff *skb, struct scratch *s)
 {
 	/* RFC 1122, 3.2.2: said of the first fragment only */
 	if (s->packet.fragment == FRAGMENT_LATER) {
-		*action = TC_ACT_SHOT;
+		s->action = TC_ACT_SHOT;
 		return VERDICT_TOO_BIG;
 	}
 	if (answer_too_big(skb, s, s->hop.mtu))
 		return VERDICT_DROP_ERROR;
-	*action = bpf_redirect(skb->ifindex, 0);
+	s->action = bpf_redirect(skb->ifindex, 0);
 	return VERDICT_TOO_BIG;
 }
 
@@ -89,7 +89,7 @@ static __always_inline int tc_too_big(struct __sk_buff *skb, struct scratch *s, 
  * hears that it is in use.
  */
 static __always_inline int tc_transmit(struct __sk_buff *skb, int family, struct scratch *s,
-				       bool opened, enum hook hook, int *action)
+				       bool opened, enum hook hook)
 {
 	const struct packet *p = &s->packet;
 	struct record *r = &s->record;
@@ -102,7 +102,7 @@ static __always_inline int tc_transmit(struct __sk_buff *skb, int family, struct
 	if (p->ttl <= 1)
 		return VERDICT_DROP_TTL;
 	if (too_big(hop, tc_segment_len(skb, p)))
-		return tc_too_big(skb, s, action);
+		return tc_too_big(skb, s);
 	/* what came with no link layer has no room for one */
 	if (p->l3_off && hop->flags & HOP_TC && !neighbour_due(r, p))
 		what |= REWRITE_MACS;
@@ -112,17 +112,17 @@ static __always_inline int tc_transmit(struct __sk_buff *skb, int family, struct
 		return VERDICT_DROP_ERROR;
 	sent_by_us(skb);
 	if (what & REWRITE_MACS)
-		*action = bpf_redirect(hop->ifindex, 0);
+		s->action = bpf_redirect(hop->ifindex, 0);
 	else
-		*action = bpf_redirect_neigh(hop->ifindex, NULL, 0, 0);
+		s->action = bpf_redirect_neigh(hop->ifindex, NULL, 0, 0);
 	return VERDICT_EXPRESS;
 }
 
-static __always_inline int tc_refuse(struct __sk_buff *skb, struct scratch *s, int *action)
+static __always_inline int tc_refuse(struct __sk_buff *skb, struct scratch *s)
 {
 	if (refuse(skb, s))
 		return VERDICT_DROP_ERROR;
-	*action = bpf_redirect(skb->ifindex, 0);
+	s->action = bpf_redirect(skb->ifindex, 0);
 	return VERDICT_REFUSED;
 }
 
@@ -146,12 +146,12 @@ static __always_inline int icmp_express(struct __sk_buff *skb, int family, struc
  * VERDICT_NONE: that is another translator's, so it is left alone, even where it
  * is for a cluster IP.
  */
-__noinline int tc_icmp(struct __sk_buff *skb, struct scratch *s, int *action)
+__noinline int tc_icmp(struct __sk_buff *skb, struct scratch *s)
 {
 	bool leaving, express;
 	int family, verdict;
 
-	if (!s || !action)
+	if (!s)
 		return VERDICT_DROP_ERROR;
 	family = packet_family(&s->packet);
 	leaving = s->packet.tuple.zone == ZONE_LEAVING;
@@ -168,48 +168,45 @@ __noinline int tc_icmp(struct __sk_buff *skb, struct scratch *s, int *action)
 	if (icmp_rewrite(skb, s, express || leaving, !leaving))
 		return VERDICT_DROP_ERROR;
 	if (express)
-		*action = bpf_redirect_neigh(s->hop.ifindex, NULL, 0, 0);
+		s->action = bpf_redirect_neigh(s->hop.ifindex, NULL, 0, 0);
 	return VERDICT_ICMP_ERROR;
 }
 
 /* What parse() does not take: ICMP errors may be about one of our flows. */
 static __always_inline int tc_other(struct __sk_buff *skb, int family, int verdict,
-				    struct scratch *s, int *action)
+				    struct scratch *s)
 {
 	if (verdict != VERDICT_NOT_OURS || !is_icmp(family, s->packet.tuple.proto))
 		return verdict;
-	return tc_icmp(skb, s, action);
+	return tc_icmp(skb, s);
 }
 
 static __always_inline int tc_ingress_verdict(struct __sk_buff *skb, int family, __u32 l3_off,
-					      enum hook hook, int *action)
+					      enum hook hook, struct scratch *s)
 {
 	enum zone zone = hook == HOOK_TC_POD ? ZONE_POD : ZONE_OUTSIDE;
-	struct scratch *s = scratch();
 	bool opened;
 	int verdict;
 
-	if (!s)
-		return VERDICT_DROP_ERROR;
 	verdict = tc_parse(skb, family, zone, l3_off, &s->packet);
 	if (verdict != VERDICT_NONE) {
-		verdict = tc_other(skb, family, verdict, s, action);
+		verdict = tc_other(skb, family, verdict, s);
 		if (verdict == VERDICT_NOT_OURS)
-			return tc_cluster(skb, family, s, action);
+			return tc_cluster(skb, family, s);
 		return verdict == VERDICT_NONE ? VERDICT_NOT_OURS : verdict;
 	}
 	verdict = ingress_flow(skb, family, skb->ifindex, skb->mark, hook, s);
 	if (verdict == VERDICT_NOT_OURS)
-		return tc_cluster(skb, family, s, action);
+		return tc_cluster(skb, family, s);
 	if (verdict == VERDICT_REFUSED)
-		return tc_refuse(skb, s, action);
+		return tc_refuse(skb, s);
 	opened = verdict == VERDICT_FLOW_OPENED;
 	if (verdict != VERDICT_NONE && !opened)
 		return verdict;
 	if (s->packet.fragment == FRAGMENT_FIRST)
 		fragment_note(&s->packet);
 	if (s->record.flags & FLOW_EXPRESS)
-		return tc_transmit(skb, family, s, opened, hook, action);
+		return tc_transmit(skb, family, s, opened, hook);
 	if (!opened)
 		flow_track(s, hook);
 	if (s->record.flags & FLOW_FOREIGN)
@@ -217,16 +214,14 @@ static __always_inline int tc_ingress_verdict(struct __sk_buff *skb, int family,
 	return tc_rewrite(skb, s, REWRITE_DEST) ? VERDICT_DROP_ERROR : VERDICT_STACK;
 }
 
-static __always_inline int tc_egress_verdict(struct __sk_buff *skb, int family, __u32 l3_off)
+static __always_inline int tc_egress_verdict(struct __sk_buff *skb, int family, __u32 l3_off,
+					     struct scratch *s)
 {
-	int verdict, action = TC_ACT_UNSPEC; /* nothing is sent elsewhere from here */
-	struct scratch *s = scratch();
+	int verdict;
 
-	if (!s)
-		return VERDICT_DROP_ERROR;
 	verdict = tc_parse(skb, family, ZONE_LEAVING, l3_off, &s->packet);
 	if (verdict != VERDICT_NONE) {
-		verdict = tc_other(skb, family, verdict, s, &action);
+		verdict = tc_other(skb, family, verdict, s);
 		return verdict == VERDICT_NONE ? VERDICT_NOT_OURS : verdict;
 	}
 	if (!flow_of_packet(family, s))
@@ -240,16 +235,19 @@ static __always_inline int tc_egress_verdict(struct __sk_buff *skb, int family, 
 static __always_inline int tc_family(struct __sk_buff *skb, int family, __u32 l3_off,
 				     enum hook hook)
 {
-	int action = TC_ACT_UNSPEC;
+	struct scratch *s = scratch();
 	__u32 len = skb->len;
 	int verdict;
 
+	if (!s)
+		return TC_ACT_UNSPEC;
+	s->action = TC_ACT_UNSPEC;
 	if (hook == HOOK_TC_EGRESS)
-		verdict = tc_egress_verdict(skb, family, l3_off);
+		verdict = tc_egress_verdict(skb, family, l3_off, s);
 	else
-		verdict = tc_ingress_verdict(skb, family, l3_off, hook, &action);
+		verdict = tc_ingress_verdict(skb, family, l3_off, hook, s);
 	count(hook, verdict, len);
-	return is_drop(verdict) ? TC_ACT_SHOT : action;
+	return is_drop(verdict) ? TC_ACT_SHOT : (int)s->action;
 }
 
 /*

@@ -121,7 +121,7 @@ static __always_inline bool xdp_rewrite(struct xdp_md *ctx, int family, const st
 }
 
 static __always_inline int xdp_transmit(struct xdp_md *ctx, int family, struct scratch *s,
-					bool opened, int *action)
+					bool opened)
 {
 	const struct packet *p = &s->packet;
 	struct record *r = &s->record;
@@ -139,22 +139,21 @@ static __always_inline int xdp_transmit(struct xdp_md *ctx, int family, struct s
 	if (!xdp_rewrite(ctx, family, p, &r->to, hop))
 		return VERDICT_DROP_ERROR;
 	if (hop->ifindex == ctx->ingress_ifindex) {
-		*action = XDP_TX;
+		s->action = XDP_TX;
 		return VERDICT_EXPRESS;
 	}
-	*action = bpf_redirect_map(&xdp_devices, hop->ifindex, XDP_DROP);
-	return *action == XDP_REDIRECT ? VERDICT_EXPRESS : VERDICT_DROP_ERROR;
+	s->action = XDP_REDIRECT;
+	if (bpf_redirect_map(&xdp_devices, hop->ifindex, XDP_DROP) == XDP_REDIRECT)
+		return VERDICT_EXPRESS;
+	return VERDICT_DROP_ERROR;
 }
 
-static __always_inline int xdp_verdict(struct xdp_md *ctx, int family, int *action)
+static __always_inline int xdp_verdict(struct xdp_md *ctx, int family, struct scratch *s)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
-	struct scratch *s = scratch();
 	int verdict;
 
-	if (!s)
-		return VERDICT_DROP_ERROR;
 	verdict = parse(family, ZONE_OUTSIDE, data, end, ETH_HLEN, &s->packet);
 	if (verdict != VERDICT_NONE)
 		return verdict;
@@ -165,16 +164,21 @@ static __always_inline int xdp_verdict(struct xdp_md *ctx, int family, int *acti
 		return verdict;
 	if (!(s->record.flags & FLOW_EXPRESS))
 		return s->record.flags & FLOW_FOREIGN ? VERDICT_NOT_OURS : VERDICT_LEFT_TO_TC;
-	return xdp_transmit(ctx, family, s, verdict == VERDICT_FLOW_OPENED, action);
+	return xdp_transmit(ctx, family, s, verdict == VERDICT_FLOW_OPENED);
 }
 
 static __always_inline int xdp_family(struct xdp_md *ctx, int family)
 {
-	int action = XDP_PASS;
-	int verdict = xdp_verdict(ctx, family, &action);
+	struct scratch *s = scratch();
+	int verdict;
 
+	if (!s)
+		return XDP_PASS;
+	verdict = xdp_verdict(ctx, family, s);
 	count(HOOK_XDP, verdict, ctx->data_end - ctx->data);
-	return is_drop(verdict) ? XDP_DROP : action;
+	if (verdict == VERDICT_EXPRESS)
+		return s->action;
+	return is_drop(verdict) ? XDP_DROP : XDP_PASS;
 }
 
 /* Customer and service tags, IEEE 802.1Q and 802.1ad. */
