@@ -16,29 +16,30 @@ import (
 // All that the benchmarks know of the layout of the datapath's flow tables is in this file, and in
 // probe/own.h.
 
-// flowRoom is how many flows, of two records each, make a table of a family half full, and the seed
-// of the hash that places them.
+// flowRoom is how many flows, of two records each, make a table of a family half full.
 type flowRoom struct {
 	flows4, flows6 uint32
-	seed           uint64
 }
 
 // errNoRoom tells that a record was not made.
 var errNoRoom = errors.New("not made")
 
-// trySeeds has fn make tables with another seed until each record finds a place in one of the few
-// sets that it may be in. In a table that is half full one of some millions does not.
-func trySeeds(fn func(seed uint64) error) (err error) {
-	const odd = 0x9e3779b97f4a7c15
-	for i := range uint64(8) {
-		if err = fn(i * odd); !errors.Is(err, errNoRoom) {
+// placeAll has fn fill the flow tables, which are emptied before, with one seed after the other,
+// until each record finds a place in one of the few sets that it may be in. In a table that is half
+// full one of some millions does not.
+func placeAll(tables provider, fn func() error) (err error) {
+	const odd = 0xd1342543de82ef95
+	for try := range uint64(32) {
+		if err := errors.Join(setSeed(tables.Map("runtime"), try*odd), empty(tables.Map("flows4")), empty(tables.Map("flows6"))); err != nil {
+			return err
+		}
+		if err = fn(); !errors.Is(err, errNoRoom) {
 			return err
 		}
 	}
 	return err
 }
 
-// setSeed is for tables that have no records yet.
 func setSeed(runtime *ebpf.Map, seed uint64) error {
 	var state bpf.RuntimeState
 	if err := runtime.Lookup(uint32(0), &state); err != nil {
@@ -46,6 +47,21 @@ func setSeed(runtime *ebpf.Map, seed uint64) error {
 	}
 	state.Seed = seed
 	return runtime.Put(uint32(0), &state)
+}
+
+// empty ends all records of a table.
+func empty(table *ebpf.Map) error {
+	memory, err := table.Memory()
+	if err != nil {
+		return err
+	}
+	zeros, size := make([]byte, 1<<20), int(memory.Size())
+	for at := 0; at < size; at += len(zeros) {
+		if _, err := memory.WriteAt(zeros[:min(len(zeros), size-at)], int64(at)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // sizes are the max_entries of the maps.

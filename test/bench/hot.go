@@ -95,9 +95,9 @@ func (s hotSizes) steps(fresh uint32) []hotStep {
 	return steps
 }
 
-func (s hotStep) room(seed uint64) flowRoom {
+func (s hotStep) room() flowRoom {
 	flows := last(s.sizes) + s.fresh
-	return flowRoom{flows4: flows, flows6: flows, seed: seed}
+	return flowRoom{flows4: flows, flows6: flows}
 }
 
 func (s hotStep) has(c hotCase) bool { return c.kind == s.kind && (c.many || !s.many) }
@@ -129,11 +129,7 @@ func measureHot(o options) (results []Result, err error) {
 	defer func() { err = errors.Join(err, network.Close()) }()
 	r := newRunner(o)
 	for _, step := range sizes.steps(r.freshFlows()) {
-		var got []Result
-		err := trySeeds(func(seed uint64) (err error) {
-			got, err = measureStep(o, network, step, seed)
-			return err
-		})
+		got, err := measureStep(o, network, step)
 		if err != nil {
 			return nil, err
 		}
@@ -142,8 +138,8 @@ func measureHot(o options) (results []Result, err error) {
 	return results, nil
 }
 
-func measureStep(o options, network *topo.Network, step hotStep, seed uint64) (results []Result, err error) {
-	rig, err := newHotRig(o, network, step.room(seed), step.bare, nil)
+func measureStep(o options, network *topo.Network, step hotStep) (results []Result, err error) {
+	rig, err := newHotRig(o, network, step.room(), step.bare, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -223,7 +219,7 @@ func (r *hotRig) load(room flowRoom, bare probe.Room, others map[string]uint32) 
 	if r.Collection, err = probe.Load(datapath.Maps, bare); err != nil {
 		return err
 	}
-	if err := errors.Join(setSeed(r.maps.Map("runtime"), room.seed), r.configure()); err != nil {
+	if err := r.configure(); err != nil {
 		return err
 	}
 	var hop bpf.Hop
@@ -357,16 +353,29 @@ func (r *hotRig) families() []hotFamily {
 	}
 }
 
-// establish makes the flows that there are while a step is measured. The table of the limits has
-// their keys and those of flows of other kinds, whatever is measured.
+// establish makes the flows that there are while a step is measured.
 func (r *hotRig) establish(step hotStep) error {
 	count := last(step.sizes)
-	for _, f := range r.families() {
-		for _, record := range f.established(step.kind) {
-			if err := r.fill(record, 0, count); err != nil {
-				return err
+	err := placeAll(r.maps, func() error {
+		for _, f := range r.families() {
+			for _, record := range f.established(step.kind) {
+				if err := r.fill(record, 0, count); err != nil {
+					return err
+				}
 			}
 		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return r.establishBare(count)
+}
+
+// establishBare puts the same keys into the table of the limits, those of one kind and of the other,
+// whichever is measured.
+func (r *hotRig) establishBare(count uint32) error {
+	for _, f := range r.families() {
 		for _, record := range []flows{f.express[0], f.express[1], f.local[0]} {
 			if err := r.fillBare(record, count); err != nil {
 				return err

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/cilium/ebpf"
@@ -98,18 +97,19 @@ func (r *hotRig) newTableAlone(f hotFamily, step hotStep) (*runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	var state bpf.RuntimeState
 	alone := newRunner(r.options)
 	alone.Collection, alone.from, alone.to = tables, r.from, r.to
-	if err := errors.Join(r.maps.Map("runtime").Lookup(uint32(0), &state), setSeed(tables.Maps["runtime"], state.Seed)); err != nil {
+	err = placeAll(tables.Maps, func() error {
+		for _, record := range f.established(step.kind) {
+			if err := alone.fillTable("own", record, last(step.sizes)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
 		tables.Close()
 		return nil, err
-	}
-	for _, record := range f.established(step.kind) {
-		if err := alone.fillTable("own", record, last(step.sizes)); err != nil {
-			tables.Close()
-			return nil, err
-		}
 	}
 	return &alone, nil
 }

@@ -126,11 +126,7 @@ func measureCurves(o options, sizes scaleSizes) (results []Result, err error) {
 		return nil, err
 	}
 	for _, n := range sizes.flows {
-		var point Result
-		err := trySeeds(func(seed uint64) (err error) {
-			point, err = pointOfFlows(o, network, flowRoom{flows4: n, seed: seed}, last(sizes.flows))
-			return err
-		})
+		point, err := pointOfFlows(o, network, n, last(sizes.flows))
 		if err != nil {
 			return nil, fmt.Errorf("%s flows: %w", short(n), err)
 		}
@@ -261,14 +257,14 @@ func (r *scaleRig) curveOfBackends(sizes scaleSizes) (results []Result, err erro
 
 // pointOfFlows measures packets of established flows, which have both records, in a table that is
 // half full with them.
-func pointOfFlows(o options, network *topo.Network, room flowRoom, most uint32) (point Result, err error) {
-	rig, err := newHotRig(o, network, room, probe.Room{Hash: 2 * most, LRU: 16}, nil)
+func pointOfFlows(o options, network *topo.Network, n, most uint32) (point Result, err error) {
+	rig, err := newHotRig(o, network, flowRoom{flows4: n}, probe.Room{Hash: 2 * most, LRU: 16}, nil)
 	if err != nil {
 		return point, err
 	}
 	defer rig.close()
 	err = rig.node.Do(func() (err error) {
-		point, err = rig.pointOfFlows(room.flows4)
+		point, err = rig.pointOfFlows(n)
 		return err
 	})
 	return point, err
@@ -276,10 +272,11 @@ func pointOfFlows(o options, network *topo.Network, room flowRoom, most uint32) 
 
 func (r *hotRig) pointOfFlows(n uint32) (Result, error) {
 	family := r.families()[0]
-	for _, record := range family.express {
-		if err := errors.Join(r.fill(record, 0, n), r.fillBare(record, n)); err != nil {
-			return Result{}, err
-		}
+	err := placeAll(r.maps, func() error {
+		return errors.Join(r.fill(family.express[0], 0, n), r.fill(family.express[1], 0, n))
+	})
+	if err := errors.Join(err, r.fillBare(family.express[0], n), r.fillBare(family.express[1], n)); err != nil {
+		return Result{}, err
 	}
 	established := family.find("xdp established")
 	opened := r.waggleSubject(fmt.Sprintf("xdp established, IPv4, one of %s flows", short(n)), established, n)

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -39,11 +40,7 @@ func measureTable(o options) (results []Result, err error) {
 	}
 	for _, f := range tableFamilies() {
 		for _, size := range sizes {
-			var got []Result
-			err := trySeeds(func(seed uint64) (err error) {
-				got, err = measureTables(o, f, size, seed, size == insertBeside)
-				return err
-			})
+			got, err := measureTables(o, f, size, size == insertBeside)
 			if err != nil {
 				return nil, fmt.Errorf("%s, %s flows: %w", f.name, short(size), err)
 			}
@@ -66,8 +63,8 @@ func tableFamilies() []tableFamily {
 
 // measureTables measures lookups in tables with room for twice as many records as there are, then
 // insertions if wanted.
-func measureTables(o options, f tableFamily, size uint32, seed uint64, insert bool) ([]Result, error) {
-	r, err := newTableRig(o, f, size, 2*size, seed)
+func measureTables(o options, f tableFamily, size uint32, insert bool) ([]Result, error) {
+	r, err := newTableRig(o, f, size, 2*size)
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +77,7 @@ func measureTables(o options, f tableFamily, size uint32, seed uint64, insert bo
 	if err != nil {
 		return nil, err
 	}
-	roomy, err := newTableRig(o, f, size, 2*(size+2*r.freshFlows()), seed)
+	roomy, err := newTableRig(o, f, size, 2*(size+2*r.freshFlows()))
 	if err != nil {
 		return nil, err
 	}
@@ -89,22 +86,20 @@ func measureTables(o options, f tableFamily, size uint32, seed uint64, insert bo
 	return append(results, ended, full), err
 }
 
-func newTableRig(o options, f tableFamily, size, room uint32, seed uint64) (*tableRig, error) {
+func newTableRig(o options, f tableFamily, size, room uint32) (*tableRig, error) {
 	r := &tableRig{runner: newRunner(o), tableFamily: f, size: size}
 	r.from, r.to = []byte{2, 0, 0, 0, 0, 1}, []byte{2, 0, 0, 0, 0, 2}
 	var err error
 	if r.Collection, err = probe.LoadTable(f.suffix, room); err != nil {
 		return nil, err
 	}
-	if err := setSeed(r.Maps["runtime"], seed); err != nil {
+	err = placeAll(r.Maps, func() error { return r.fillTable(tableNames[0].program, f.there, size) })
+	for _, t := range tableNames[1:] {
+		err = errors.Join(err, r.fillTable(t.program, f.there, size))
+	}
+	if err != nil {
 		r.Close()
 		return nil, err
-	}
-	for _, t := range tableNames {
-		if err := r.fillTable(t.program, f.there, size); err != nil {
-			r.Close()
-			return nil, err
-		}
 	}
 	return r, nil
 }
