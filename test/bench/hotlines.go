@@ -93,7 +93,7 @@ func (p *hotPlan) add(c hotCase, size uint32) {
 // newTableAlone makes a flow table like the datapath's, which the writes of a new flow are measured
 // in, with nothing around them.
 func (r *hotRig) newTableAlone(f hotFamily, step hotStep) (*runner, error) {
-	tables, err := probe.LoadTable(f.table, r.maps.Map("flows"+f.table).MaxEntries()*bpf.Ways)
+	tables, err := probe.LoadTable(f.table, r.maps.Map("flows"+f.table).MaxEntries()*bpf.Ways, 16)
 	if err != nil {
 		return nil, err
 	}

@@ -13,7 +13,7 @@ import (
 func TestWalk(t *testing.T) {
 	const size, packets = 1 << 12, 1000
 	for _, f := range tableFamilies() {
-		tables, err := probe.LoadTable(f.suffix, 2*size)
+		tables, err := probe.LoadTable(f.suffix, 2*size, 2*size)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -28,6 +29,7 @@ type tableFamily struct {
 
 // tableRig is the tables of one family with so many flows in them.
 type tableRig struct {
+	options
 	runner
 	tableFamily
 	size uint32
@@ -61,36 +63,38 @@ func tableFamilies() []tableFamily {
 	return []tableFamily{family("IPv4", "4", "10.100.0.0", "172.18.0.2"), family("IPv6", "6", "fd00:c::a64:0", "fd00:18::2")}
 }
 
-// measureTables measures lookups in tables with room for twice as many records as there are, then
-// insertions if wanted.
+// measureTables measures lookups in tables that are half full, then insertions if wanted.
 func measureTables(o options, f tableFamily, size uint32, insert bool) ([]Result, error) {
-	r, err := newTableRig(o, f, size, 2*size)
+	results, err := measureWith(o, f, size, 2*size, 2*size, (*tableRig).lookups)
+	if err != nil || !insert {
+		return results, err
+	}
+	r := newRunner(o)
+	half := 2 * (size + 2*r.freshFlows())
+	ended, err := measureWith(o, f, size, half, half, (*tableRig).endedInsertions)
+	if err != nil {
+		return nil, err
+	}
+	// An LRU_HASH evicts what is there; waggle's table keeps it, and has as much room beside.
+	full, err := measureWith(o, f, size, 4*size, 2*size, (*tableRig).fullInsertions)
+	return slices.Concat(results, ended, full), err
+}
+
+// measureWith makes tables with room for so many records, and measures with them.
+func measureWith(o options, f tableFamily, size, own, kernel uint32, measure func(*tableRig) ([]Result, error)) ([]Result, error) {
+	r, err := newTableRig(o, f, size, own, kernel)
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	results, err := r.lookups(o.runs)
-	if err != nil || !insert {
-		return results, err
-	}
-	full, err := r.insertions(o.runs, true)
-	if err != nil {
-		return nil, err
-	}
-	roomy, err := newTableRig(o, f, size, 2*(size+2*r.freshFlows()))
-	if err != nil {
-		return nil, err
-	}
-	defer roomy.Close()
-	ended, err := roomy.insertions(o.runs, false)
-	return append(results, ended, full), err
+	return measure(r)
 }
 
-func newTableRig(o options, f tableFamily, size, room uint32) (*tableRig, error) {
-	r := &tableRig{runner: newRunner(o), tableFamily: f, size: size}
+func newTableRig(o options, f tableFamily, size, own, kernel uint32) (*tableRig, error) {
+	r := &tableRig{options: o, runner: newRunner(o), tableFamily: f, size: size}
 	r.from, r.to = []byte{2, 0, 0, 0, 0, 1}, []byte{2, 0, 0, 0, 0, 2}
 	var err error
-	if r.Collection, err = probe.LoadTable(f.suffix, room); err != nil {
+	if r.Collection, err = probe.LoadTable(f.suffix, own, kernel); err != nil {
 		return nil, err
 	}
 	err = placeAll(r.Maps, func() error { return r.fillTable(tableNames[0].program, f.there, size) })
@@ -120,7 +124,7 @@ func (r *runner) fillTable(table string, f flows, count uint32) error {
 }
 
 // lookups measures all tables at once: what they have, and what they don't.
-func (r *tableRig) lookups(runs int) (results []Result, err error) {
+func (r *tableRig) lookups() (results []Result, err error) {
 	idle, subjects := r.idle()
 	kinds := []struct {
 		program, name string
@@ -132,7 +136,7 @@ func (r *tableRig) lookups(runs int) (results []Result, err error) {
 			subjects = append(subjects, r.subject(t.program+kind.program, bpf.HookXDP, r.Programs[t.program+kind.program+r.suffix], kind.flows, r.size))
 		}
 	}
-	if err := takeTurns(runs, subjects); err != nil {
+	if err := takeTurns(r.runs, subjects); err != nil {
 		return nil, err
 	}
 	for i, kind := range kinds {
@@ -148,9 +152,14 @@ func (r *tableRig) lookups(runs int) (results []Result, err error) {
 	return results, nil
 }
 
-// insertions measures both records of flows that were never there. They end before the next run, or
-// none does: then the table is full, and each takes the place of another.
-func (r *tableRig) insertions(runs int, full bool) (Result, error) {
+// endedInsertions measures both records of flows that were never there, and end before the next run.
+func (r *tableRig) endedInsertions() ([]Result, error) { return r.insertions(false) }
+
+// fullInsertions measures the same, but no flow ends: the table is full, and each record takes the
+// place of another.
+func (r *tableRig) fullInsertions() ([]Result, error) { return r.insertions(true) }
+
+func (r *tableRig) insertions(full bool) ([]Result, error) {
 	idle, subjects := r.idle()
 	name, tables := "two insertions", map[string]*subject{}
 	for _, table := range []string{"own", "lru"} {
@@ -164,13 +173,13 @@ func (r *tableRig) insertions(runs int, full bool) (Result, error) {
 	if full {
 		name += ", full table"
 	}
-	if err := takeTurns(runs, subjects); err != nil {
-		return Result{}, err
+	if err := takeTurns(r.runs, subjects); err != nil {
+		return nil, err
 	}
 	own := tables["own"]
 	metric := fmt.Sprintf("table alone, %s, %s, %s", name, r.name, flowCount(r.size, true))
-	return Result{Metric: metric, Unit: "ns", Waggle: own.beyond(idle["own_key"]), Runs: own.less(idle["own_key"]),
-		Peers: map[string]float64{"kernel LRU_HASH": tables["lru"].beyond(idle["hash_key"])}}, nil
+	return []Result{{Metric: metric, Unit: "ns", Waggle: own.beyond(idle["own_key"]), Runs: own.less(idle["own_key"]),
+		Peers: map[string]float64{"kernel LRU_HASH": tables["lru"].beyond(idle["hash_key"])}}}, nil
 }
 
 // idle are all but the tables, by the programs that read a key.

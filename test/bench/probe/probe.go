@@ -72,9 +72,9 @@ func Load(replacements map[string]*ebpf.Map, room Room) (*ebpf.Collection, error
 	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: used})
 }
 
-// LoadTable loads the programs of table.c. The tables of a family ("4" or "6") have room for so many
-// records, waggle's own in sets.
-func LoadTable(family string, records uint32) (*ebpf.Collection, error) {
+// LoadTable loads the programs of table.c. The tables of a family ("4" or "6"), waggle's own and the
+// kernel's, have room for so many records.
+func LoadTable(family string, own, kernel uint32) (*ebpf.Collection, error) {
 	spec, err := loadTable()
 	if err != nil {
 		return nil, err
@@ -85,9 +85,9 @@ func LoadTable(family string, records uint32) (*ebpf.Collection, error) {
 	for _, f := range []string{"4", "6"} {
 		spec.Maps["flows"+f].MaxEntries = 1
 	}
-	spec.Maps["flows"+family].MaxEntries = records / bpf.Ways
+	spec.Maps["flows"+family].MaxEntries = own / bpf.Ways
 	for _, name := range []string{"hash", "lru"} {
-		spec.Maps[name+family].MaxEntries = records
+		spec.Maps[name+family].MaxEntries = kernel
 	}
 	if err := fit(spec); err != nil {
 		return nil, err
