@@ -78,10 +78,17 @@ __noinline int way_choose_in(int family, __u32 index, __u32 first, __u32 spare, 
 	return 0;
 }
 
+/* Uses of other unconfirmed records of a set after which one may go without a second look. */
+#define AGE_TO_GO (WAYS / 2)
+
 /*
- * Chooses a way for a new record: a FREE one in the first choice that has one;
- * else that of the unconfirmed record that was used least recently, of the
- * first two choices, or of a later one. Never `spare`. 0: there is none.
+ * Chooses a way for a new record: a FREE one of the first choice; else that of
+ * the unconfirmed record that was used least recently there, if so many others
+ * were used since. So a flood stays in the first choice, and readers need look
+ * no further, but where confirmed records leave little room. There the second
+ * choice is looked at, too: a FREE way, or the record that was used less
+ * recently of both. Later choices are for where all these are confirmed. Never
+ * `spare`. 0: there is none.
  */
 __noinline int way_choose(int family, __u64 hash, __u32 spare, struct choice *best)
 {
@@ -98,7 +105,7 @@ __noinline int way_choose(int family, __u64 hash, __u32 spare, struct choice *be
 		}
 		if (best->age != before)
 			best->choice = c;
-		if (c && best->age)
+		if (best->age >= (c ? 1 : AGE_TO_GO))
 			return 1;
 	}
 	return 0;

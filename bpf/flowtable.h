@@ -617,17 +617,30 @@ static __always_inline void flow_set_hop(int family, struct record *r, __u64 hop
 	r->hop = hop;
 }
 
-/* Records of a key went to a later choice, or came from there. */
-static __always_inline void spilled_add(int family, __u64 hash, __u32 choice, int records)
+/* Records of a key went to a later choice than its first, or came from there. */
+__noinline int spilled_count(int family, __u64 hash, __u32 choice, int records)
 {
 	struct flow_ways *set;
 	__u32 i;
 
-	for (i = 0; i < CHOICES - 1 && i < choice; i++) {
+	family = family_of(family);
+	for (i = 0; i < CHOICES - 1; i++) {
+		/* the compiler must not make one bound of two, of which Linux 6.1 can't tell that it ends */
+		asm volatile("" : "+r"(choice));
+		if (i >= choice)
+			break;
 		set = flow_set(family, hash_set(family, hash, i));
 		if (set)
 			__sync_fetch_and_add(&set->spilled, records);
 	}
+	return 0;
+}
+
+/* The most are in their first choice. */
+static __always_inline void spilled_add(int family, __u64 hash, __u32 choice, int records)
+{
+	if (choice)
+		spilled_count(family, hash, choice, records);
 }
 
 static __always_inline __u32 tag_choice(__u32 tag)

@@ -146,9 +146,14 @@ struct {
 
 static __always_inline bool node_has_addr(int family, const __be32 *addr)
 {
-	if (family == AF_INET)
-		return bpf_map_lookup_elem(&node_addrs4, addr);
-	return bpf_map_lookup_elem(&node_addrs6, addr);
+	struct addr key; /* Linux 6.1 takes a key from nowhere but the stack and maps */
+
+	if (family == AF_INET) {
+		key.word[0] = addr[0];
+		return bpf_map_lookup_elem(&node_addrs4, &key);
+	}
+	addr_copy(family, key.word, addr);
+	return bpf_map_lookup_elem(&node_addrs6, &key);
 }
 
 static __always_inline struct service *frontend_lookup(int family, const __be32 *addr, __be16 port,
