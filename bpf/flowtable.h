@@ -440,6 +440,25 @@ __noinline int flow_find_any(int family, __u32 choice, const struct tuple *t, st
 	return t && r ? flow_find_from(family, choice, key_hash(family, t), t, r) : 0;
 }
 
+/*
+ * As flow_lookup(), for who will make a record if there is none: the processor
+ * fetches the place that it will probably get while it waits for the tags.
+ */
+__noinline int flow_find_or_fetch(int family, const struct tuple *t, struct record *r)
+{
+	struct flow *f;
+	__u64 hash;
+
+	if (!t || !r)
+		return 0;
+	hash = key_hash(family, t);
+	family = family_of(family);
+	f = flow_at(family, hash_set(family, hash, 0) * WAYS + hash_way(hash));
+	if (f)
+		asm volatile("" : : "r"(*(volatile __u64 *)&f->hop));
+	return flow_find_from(family, 0, hash, t, r);
+}
+
 /* The record of a tuple, dead or alive: r is a copy of it. */
 static __always_inline bool flow_lookup(int family, const struct tuple *t, struct record *r)
 {

@@ -148,7 +148,7 @@ __noinline int claim_reply(struct scratch *s, int take)
 	reply->tag = 0;
 	reply->flags = reply_flags(s->record.flags, s->packet.tuple.zone);
 	tuple_reverse(family, &s->packet.tuple, 0, &reply->to);
-	if (flow_lookup(family, &s->mirror.key, &s->other.record)) {
+	if (flow_find_or_fetch(family, &s->mirror.key, &s->other.record)) {
 		s->other.key = s->mirror.key;
 		if (!other_gives_way(family, take, s))
 			return 0;
