@@ -217,6 +217,18 @@ __noinline int open_split_source(struct scratch *s, __u32 spare)
 	return flow_claim(family, &source->key, &source->record, spare, &s->work);
 }
 
+/* Records a split flow's third record, if need be after making room. False: there is none. */
+static __always_inline bool open_source(int family, struct scratch *s)
+{
+	int ret = open_split_source(s, s->mirror.record.where);
+
+	if (ret < 0 && flow_make_room(family, &s->source.key, &s->work))
+		ret = open_split_source(s, s->mirror.record.where);
+	if (ret == SETTLED_LOST) /* to one of the same flow, on another processor */
+		s->source.record.tag = 0;
+	return ret >= 0;
+}
+
 static __always_inline bool key_equals(int family, const struct tuple *a, const struct tuple *b)
 {
 	return tuple_word(a) == tuple_word(b) && addr_equal(family, a->saddr.word, b->saddr.word) &&
@@ -276,8 +288,11 @@ __noinline int open_records(struct scratch *s)
 		flow_abandon(family, t, client);
 		return ret ? VERDICT_DROP_FLOWS_FULL : VERDICT_DROP_SNAT_EXHAUSTED;
 	}
-	if (split && open_split_source(s, s->mirror.record.where) != SETTLED_OWNER)
-		s->source.record.tag = 0; /* made anew by the next packet */
+	if (split && !open_source(family, s)) {
+		flow_release(family, &s->mirror.key, s->mirror.record.where, s->mirror.record.tag);
+		flow_abandon(family, t, client);
+		return VERDICT_DROP_FLOWS_FULL;
+	}
 	if (flow_settle(family, t, client, &s->work) == SETTLED_OWNER)
 		return VERDICT_FLOW_OPENED;
 	return open_join(s, split);
