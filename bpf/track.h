@@ -64,17 +64,21 @@ __noinline int mirror_get(struct scratch *s, __u32 state)
 	return 1;
 }
 
-/* The third record of a split flow: made anew if it was lost, and marked. */
-static __always_inline void split_source_mark(int family, __u32 bits, struct scratch *s)
+/*
+ * The third record of a split flow: made anew if it was lost, and marked. False:
+ * there is no room for it, or only that of the reply in s->mirror.
+ */
+static __always_inline bool split_source_mark(int family, __u32 bits, struct scratch *s)
 {
 	struct entry *source = &s->source;
+	struct record *reply = &s->mirror.record;
 
 	split_source_key(family, &s->packet.tuple, &s->record.to, &source->key);
 	if (flow_lookup(family, &source->key, &source->record) &&
 	    record_mark(family, &source->record, bits))
-		return;
+		return true;
 	s->record.state = (s->record.tag & STATE_MASK) | bits;
-	open_split_source(s, s->record.where);
+	return open_split_source(s, s->record.where) >= 0 && record_mark(family, reply, 0);
 }
 
 static __always_inline bool same_rewrite(int family, const struct record *a, const struct record *b)
@@ -142,8 +146,8 @@ static __always_inline bool flow_confirm(int family, struct scratch *s)
 		return false;
 	if (!record_mark(family, m, STATE_CONFIRMED))
 		return false;
-	if (r->flags & FLOW_SPLIT)
-		split_source_mark(family, STATE_CONFIRMED, s);
+	if (r->flags & FLOW_SPLIT && !split_source_mark(family, STATE_CONFIRMED, s))
+		return false;
 	if (!record_mark(family, r, STATE_CONFIRMED) && !client_restore(family, state, s)) {
 		flow_release(family, &s->mirror.key, m->where, m->tag);
 		/* another processor may have brought the client's back meanwhile */
@@ -298,8 +302,8 @@ __noinline int record_usable(struct scratch *s)
 		return 1;
 	if (!mirror_get(s, r->tag))
 		goto end;
-	if (r->flags & FLOW_SPLIT)
-		split_source_mark(family, 0, s);
+	if (r->flags & FLOW_SPLIT && !split_source_mark(family, 0, s))
+		goto end;
 	return 1;
 end:
 	flow_release(family, &p->tuple, r->where, r->tag);
