@@ -8,6 +8,7 @@
 //	checksum.go  sums over all of it, never differences
 //	config.go    what the agent has written: services, devices, ranges, limits
 //	flow.go      tuple -> rewrite
+//	hop.go       next hops, which flows share
 //	open.go      a new flow: may it, whereto, under which source
 //	track.go     an old one: answered, confirmed, closed, halves that got lost
 //	node.go      the hooks, from packet to verdict

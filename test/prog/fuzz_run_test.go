@@ -318,7 +318,7 @@ func (r *fuzzRun) evict(n int) error {
 		}
 		victim := tuples[n%len(tuples)]
 		delete(table, victim)
-		if err := r.flows(victim.Src.Addr()).remove(keyOf(victim)); err != nil && !errors.Is(err, errNoRecord) {
+		if err := r.flowTable(victim.Src.Addr()).remove(keyOf(victim)); err != nil && !errors.Is(err, errNoRecord) {
 			return err
 		}
 	}
@@ -495,7 +495,7 @@ func (r *fuzzRun) compareTables() error {
 
 func (r *fuzzRun) compareFlows(v6 bool, now uint32) (wrong []string) {
 	want, have := r.model.Table(v6), make(map[model.Tuple]bool)
-	table := r.flows(map[bool]netip.Addr{false: plan4.client, true: plan6.client}[v6])
+	table := r.flowTable(map[bool]netip.Addr{false: plan4.client, true: plan6.client}[v6])
 	records, _ := table.contents()
 	for _, found := range records {
 		t := tupleOfKey(found.key)

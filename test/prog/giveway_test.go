@@ -52,3 +52,25 @@ func TestAnsweredGivesWay(t *testing.T) {
 		}
 	})
 }
+
+// TestTenants: of two records that have a place one after the other the tags are different, even if
+// they are the same flow's.
+func TestTenants(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		c := converse(newNode(t, oneSet), v, sameDevice)
+		var tags []uint32
+		for range 4 {
+			c.forget()
+			c.request()
+			tags = append(tags, c.get(c.clientKey()).tag)
+			for _, k := range c.keys() {
+				c.remove(k)
+			}
+		}
+		for i := range tags[1:] {
+			if tags[i] == tags[i+1] {
+				t.Errorf("tags of one place, one after the other: %x", tags)
+			}
+		}
+	})
+}

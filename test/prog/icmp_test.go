@@ -276,7 +276,7 @@ func TestICMPErrorChangesNothing(t *testing.T) {
 
 // contents are all records of the conversation's family.
 func (c *conversation) contents() []record {
-	records, _ := c.flows(c.client.Addr()).contents()
+	records, _ := c.flowTable(c.client.Addr()).contents()
 	return records
 }
 

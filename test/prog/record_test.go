@@ -94,11 +94,11 @@ func (r record) encode() []byte {
 	return b.Bytes()
 }
 
-// flows is the table of a family.
-func (d *datapath) flows(a netip.Addr) table { return d.tables[family("flows", a)] }
+// flowTable is the table of a family.
+func (d *datapath) flowTable(a netip.Addr) table { return d.tables[family("flows", a)] }
 
 func (d *datapath) lookup(k tuple) (record, bool) {
-	r, _, ok := d.flows(k.src.Addr()).find(k)
+	r, _, ok := d.flowTable(k.src.Addr()).find(k)
 	return r, ok
 }
 
@@ -117,14 +117,14 @@ func (n *node) alter(k tuple, change func(*record)) {
 	n.t.Helper()
 	r := n.get(k)
 	change(&r)
-	if err := n.flows(k.src.Addr()).replace(r); err != nil {
+	if err := n.flowTable(k.src.Addr()).replace(r); err != nil {
 		n.t.Fatal(err)
 	}
 }
 
 func (n *node) remove(k tuple) {
 	n.t.Helper()
-	if err := n.flows(k.src.Addr()).remove(k); err != nil {
+	if err := n.flowTable(k.src.Addr()).remove(k); err != nil {
 		n.t.Fatalf("%v: %v", k, err)
 	}
 }
@@ -137,9 +137,17 @@ func sameRecords(t *testing.T, before, after []record) {
 	}
 }
 
+// settled checks that a family's table is as it is when nobody makes a record.
+func (n *node) settled(v variant) {
+	n.t.Helper()
+	if err := n.flowTable(v.client).settled(); err != nil {
+		n.t.Error(err)
+	}
+}
+
 // size is how many records a family's table holds.
 func (d *datapath) size(v variant) int {
-	records, _ := d.flows(v.client).contents()
+	records, _ := d.flowTable(v.client).contents()
 	return len(records)
 }
 

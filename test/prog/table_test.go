@@ -131,8 +131,8 @@ func (t table) empty() {
 	t.sets(func(at int, _ []byte) { t.write(at, make([]byte, waysSize)) })
 }
 
-// settled: nobody is making a record, and each set counts those that passed it on the way to a later
-// choice. Only a table of one set tells to which those belong; of others the sum is looked at.
+// settled: nobody is making a record, and all sets together count as many records as have passed a
+// set on the way to a later choice.
 func (t table) settled() error {
 	passed, counted := 0, 0
 	var errs []error

@@ -29,14 +29,27 @@ func (m mutation) apply(dir string) error {
 	return os.WriteFile(path, []byte(strings.Replace(string(b), m.old, m.new, 1)), 0o644)
 }
 
-var mutations = []mutation{
+// suite is what a set of tests must notice.
+type suite struct {
+	tests     string // a regular expression: their names
+	mutations []mutation
+}
+
+var suites = []suite{
+	{"^TestModel$", ofModel},
+	{"^Test(FlowsFull.*|ConfirmedStays|Spilled.*|NewFlowsGiveWay|AnsweredGivesWay|LeastRecentGivesWay|Tenants)$", ofFullTables},
+	{"^Test(TwoCPUs.*|OneOwner|RepairInFullTable)$", ofTwoCPUs},
+}
+
+// ofModel are mutations that one packet at a time shows, in a table that is never full.
+var ofModel = []mutation{
 	// checksums
 	{"a fold of the checksum dropped", "checksum.h", "\tsum = (sum & 0xffffffff) + (sum >> 32);\n\tsum = (sum & 0xffff) + (sum >> 16);\n\tsum = (sum & 0xffff) + (sum >> 16);\n\tsum = (sum & 0xffff) + (sum >> 16);\n\treturn ~sum;", "\tsum = (sum & 0xffffffff) + (sum >> 32);\n\tsum = (sum & 0xffff) + (sum >> 16);\n\treturn ~sum;"},
 	{"destination port left out of the checksum", "xdp.c", " +\n\t\t\t\t       csum_u16_diff(p->tuple.dport, to->dport)", ""},
 	{"UDP checksum of zero not sent as ffff", "xdp.c", "udp->check = check ? check : 0xffff", "udp->check = check"},
 	{"UDP without a checksum gets one", "xdp.c", "if (!udp->check)", "if (0)"},
 	{"SCTP checksum not changed by XDP", "xdp.c", "sctp->checksum = sctp_checksum(", "(void)sctp_checksum("},
-	{"SCTP checksum over the wrong length", "rewrite.h", "\tlen = p->len - (p->l4_off - l3_off);", "\tlen = p->len - (p->l4_off - l3_off) - 4;"},
+	{"SCTP checksum over the wrong length", "rewrite.h", "\tlen = p->len - (p->l4_off - p->l3_off);", "\tlen = p->len - (p->l4_off - p->l3_off) - 4;"},
 	{"SCTP fragment checksum over its own length", "rewrite.h", "len = sctp_alone(&sctp);", ";"},
 	{"address change of SCTP not told to a device's sum", "rewrite.h", "\tif (family == AF_INET6)\n\t\tbpf_csum_update(skb, csum_fold32(addr_diff + ttl_diff));\n\treturn new_ports", "\treturn new_ports"},
 	{"IPv4 address change not told to a device's sum", "rewrite.h", "family == AF_INET ? ~addr :", "family == AF_INET ? 0 :"},
@@ -46,23 +59,33 @@ var mutations = []mutation{
 	{"TTL not decremented", "xdp.c", "\t\tip->ttl--;\n", ""},
 	{"hop limit of 1 forwarded", "xdp.c", "p->ttl <= 1", "p->ttl < 1"},
 	{"MACs the wrong way round", "xdp.c", "h.eth->h_dest, hop->dmac", "h.eth->h_dest, hop->smac"},
-	{"egress leaves the source", "tc.c", "tc_rewrite(skb, family, l3_off, &p, &to, REWRITE_SOURCE)", "tc_rewrite(skb, family, l3_off, &p, &to, 0)"},
-	{"MTU one byte too small", "nexthop.h", "len > f->mtu", "len >= f->mtu"},
-	{"epoch of the next hop not looked at", "xdp.c", "if (f->hop.epoch != current_epoch() &&", "if (!f->hop.epoch &&"},
-	{"neighbour never asked after", "xdp.c", "neighbour_due(f, p) || ", ""},
-	{"neighbour never asked after by tc", "tc.c", " && !neighbour_due(f, p)", ""},
-	{"tc writes another device's link layer", "tc.c", "f->flags & FLOW_DIRECT && ", ""},
+	{"egress leaves the source", "tc.c", "tc_rewrite(skb, s, REWRITE_SOURCE)", "tc_rewrite(skb, s, 0)"},
+	{"MTU one byte too small", "hop.h", "len > h->mtu", "len >= h->mtu"},
+	{"next hop of an old generation used", "nexthop.h", "\tif (generation != current_generation())\n\t\treturn false;\n", "\tif (!generation)\n\t\treturn false;\n"},
+	{"MACs of a neighbour used that is not resolved", "nexthop.h", "n->generation == generation && h->flags & HOP_RESOLVED;", "n->generation == generation;"},
+	{"next hop of an unresolved neighbour kept", "nexthop.h", "\tif (!resolved)\n\t\treturn 0;\n", "\tif (resolved == 2)\n\t\treturn 0;\n"},
+	{"next hops of two MTUs are one", "nexthop.h", "n->hop.mtu != fib->mtu_result ||\n\t    ", ""},
+	{"next hop does not know its generation", "nexthop.h", "return (__u64)generation << 32 | index;", "return index;"},
+	{"reply begins with the client's next hop", "open.h", "\treply->hop = 0;\n", ""},
+	{"next hop without its record's version", "flowtable.h", "return (hop & ~(255ULL << HOP_VERSION_SHIFT)) | version << HOP_VERSION_SHIFT;", "return hop;"},
+	{"neighbour never asked after", "xdp.c", "neighbour_due(r, p) || ", ""},
+	{"neighbour never asked after by tc", "tc.c", " && !neighbour_due(r, p)", ""},
+	{"tc writes another device's link layer", "tc.c", "hop->flags & HOP_TC && ", ""},
 	// opening a flow
-	{"answer recorded at the wrong hook", "open.h", "tuple_reverse(family, to, !snat, reply);", "tuple_reverse(family, to, snat, reply);"},
+	{"answer recorded in the wrong zone", "open.h", "r->flags = ZONE_LEAVING * FLOW_MIRROR_ZONE;", "r->flags = ZONE_OUTSIDE * FLOW_MIRROR_ZONE;"},
+	{"answer of a pod recorded outside", "open.h", "else if (flags & DEVICE_POD)\n\t\t\treply = ZONE_POD;", "else if (flags & DEVICE_POD)\n\t\t\treply = ZONE_OUTSIDE;"},
+	{"answer to oneself recorded outside", "open.h", "reply = p->tuple.zone;", "reply = ZONE_OUTSIDE;"},
+	{"other zone's record taken for the flow's own", "flow.h", "return mirror_zone(m->flags) == t->zone &&\n\t       ", "return "},
+	{"zone left out of the key", "tuple.h", "(__u64)proto << 32 | (__u64)zone << 40;", "(__u64)proto << 32;"},
 	{"SNAT port one beyond the range", "open.h", "snat_max - snat_min + 1", "snat_max - snat_min + 2"},
-	{"SNAT port of a confirmed flow taken", "open.h", "\tother = flow_lookup_by(family, true, reply, &s->claim);\n\tif (!other)", "\tother = NULL;\n\tif (!other)"},
-	{"SNAT port taken before all are tried", "open.h", "i >= PORT_TAKE)\n\t\t\t\t      : claim6", "i >= 1)\n\t\t\t\t      : claim6"},
-	{"SNAT port of an established flow taken", "open.h", "!(take && !(other->state & STATE_CONFIRMED))", "!take"},
-	{"SNAT port of an unconfirmed flow not given", "open.h", "!(take && !(other->state & STATE_CONFIRMED))", "1"},
-	{"SNAT port of a dead flow not given back", "open.h", "(flow_stale(other, t->proto) && flow_dead(family, true, other, reply))", "0"},
-	{"hairpin not translated", "open.h", "bool hairpin = addr_equal(family, p->tuple.saddr.word, backend->addr);", "bool hairpin = false;"},
+	{"SNAT port of a translated connection used again at once", "open.h", "!(confirmed && r->flags & (FLOW_EXPRESS | FLOW_SPLIT)) &&", "1 &&"},
+	{"SNAT port taken before all are tried", "open.h", "claim_reply(s, i >= PORT_TAKE)", "claim_reply(s, i >= 1)"},
+	{"SNAT port of an established flow taken", "open.h", "if (take && !confirmed)", "if (take)"},
+	{"SNAT port of an unconfirmed flow not given", "open.h", "#define PORT_TAKE 12", "#define PORT_TAKE PORT_TRIES"},
+	{"SNAT port of a dead flow not given back", "open.h", "return flow_ended(family, &s->other.key, other, &s->work.mirror);", "return false;"},
+	{"hairpin not translated", "open.h", "bool hairpin = addr_equal(family, p->tuple.saddr.word, r->to.daddr.word);", "bool hairpin = false;"},
 	{"MasqueradeAll for no cluster IP", "open.h", ".masquerade = masquerade_all && cluster_ip", ".masquerade = masquerade_all && !cluster_ip"},
-	{"internal policy for clients outside", "open.h", ".inside = local,", ".inside = true,"},
+	{"internal policy for clients outside", "open.h", ".internal = internal,", ".internal = true,"},
 	{"source range ignored for IPv6", "sources.h", "return bpf_map_lookup_elem(&source_ranges6, &v6) != NULL;", "return 1;"},
 	{"affinity without a look at the set", "affinity.h", "backend_in_scope(backend, svc, internal) &&", "1 &&"},
 	{"affinity not renewed", "affinity.h", "known->last_used = now();\n", ""},
@@ -70,25 +93,29 @@ var mutations = []mutation{
 	{"policy that drops refuses", "open.h", "SERVICE_INTERNAL_DROP : SERVICE_EXTERNAL_DROP", "SERVICE_EXTERNAL_DROP : SERVICE_INTERNAL_DROP"},
 	{"flow recorded though there is no route", "open.h", "return false; /* a flow recorded now would outlive the lack of a route */", "return true;"},
 	// following it
-	{"record in flows_new not deleted", "newflows.h", "p.tag, TAG_FREE);", "p.tag, p.tag);"},
-	{"record in flows_new overwritten", "newflows.h", "if (where >= 0 && noexist)", "if (0)"},
-	{"record in flows_new made twice", "newflows.h", "\tway = (where >= 0 ? where : way_take(ways))", "\tway = (where >= 0 && noexist ? where : way_take(ways))"},
-	{"confirmed by any ACK", "track.h", "return p->ack - f->expect_ack < ACK_WINDOW;", "return true;"},
-	{"SCTP tag not compared", "track.h", "return !f->expect_ack || p->ack == f->expect_ack;", "return true;"},
+	{"record not released", "flowtable.h", "__sync_val_compare_and_swap(at, tag, tag & TAG_VERSION_MASK) != tag)", "__sync_val_compare_and_swap(at, tag, tag) != tag)"},
+	{"record made beside the one that it replaces", "claim.h", "\tif (r->tag) {\n\t\tw->chosen.where = r->where;", "\tif (0) {\n\t\tw->chosen.where = r->where;"},
+	{"new record has no state", "claim.h", "w->chosen.tag | (r->state & STATE_MASK);", "w->chosen.tag;"},
+	{"confirmed by any ACK", "track.h", "return p->ack - r->expect < ACK_WINDOW;", "return true;"},
+	{"SCTP tag not compared", "track.h", "return !r->expect || p->ack == r->expect;", "return true;"},
+	{"SCTP shutdown answers and confirms", "track.h", "p->tuple.proto == IPPROTO_SCTP && p->tcp_flags & TCP_FIN)", "0)"},
+	{"reset answers and confirms", "track.h", "return p->tcp_flags & TCP_RST;", "return false;"},
 	{"SYN-ACK not counted in what is expected", "track.h", "p->seq + !!(p->tcp_flags & TCP_SYN)", "p->seq"},
-	{"closed connection hit by a SYN", "track.h", "!= start || !flow_closed(f))", "!= start || true)"},
-	{"backend's FIN taken for the client's", "track.h", "f->flags & FLOW_REPLY ? STATE_FIN_BACKEND : STATE_FIN_CLIENT", "STATE_FIN_CLIENT"},
-	{"reset forgotten by the other half", "track.h", "\tif (m)\n\t\tstate_set(m, bits);\n", ""},
-	{"split flow's third record not moved", "track.h", "if (copy->flags & FLOW_SPLIT && open_egress_half(family, true, copy, t, to, s))\n\t\tgoto full;", ""},
-	{"lost half made of a record that is there", "track.h", "half, &s->pending.back, BPF_NOEXIST))", "half, &s->pending.back, BPF_ANY))"},
-	{"flow goes on by a source that is another's", "track.h", "return whole ? f : NULL;", "return f;"},
-	{"lost half not made again", "track.h", "\tif (!m)\n\t\tm = mirror_restore(family, f, &p->tuple, mirror, s);\n", ""},
-	{"full table leaves half a flow", "track.h", "full:\n\tflow_delete(family, true, mirror);\n", "full:\n"},
+	{"closed connection hit by a SYN", "track.h", "!= start || !flow_closed(r->tag))", "!= start || true)"},
+	{"backend's FIN taken for the client's", "track.h", "r->flags & FLOW_REPLY ? STATE_FIN_BACKEND : STATE_FIN_CLIENT", "STATE_FIN_CLIENT"},
+	{"reset forgotten by the other half", "track.h", "\tif (mirror_lookup(family, &s->packet.tuple, r, &s->mirror))\n\t\trecord_mark(family, &s->mirror.record, bits);\n", ""},
+	{"split flow's third record not confirmed", "track.h", "split_source_mark(family, STATE_CONFIRMED, s))", "split_source_mark(family, 0, s))"},
+	{"other flow's record taken for the lost half", "track.h", "\tif (!flow_mirrors(family, m, &s->packet.tuple, &s->record)) /* another flow's */\n\t\treturn 0;\n", ""},
+	{"flow goes on by a source that is another's", "track.h", "\tif (!mirror_get(s, r->tag))\n\t\tgoto end;\n", "\tmirror_get(s, r->tag);\n"},
+	{"lost half not made again", "track.h", "\t\treturn mirror_restore(family, state, s);\n", "\t\treturn state == 1 ? mirror_restore(family, state, s) : 1;\n"},
+	{"lost half made again of what was taken away", "track.h", "if (r->flags & FLOW_REPLY && t->proto == IPPROTO_UDP &&", "if (0 &&"},
 	{"reset connections live as long as closed ones", "flow.h", "return timeout_tcp_reset;", "return timeout_tcp_closed;"},
-	{"dead though the other half is fresh", "flow.h", "return stale && flow_stale(m, t->proto);", "return stale;"},
+	{"dead though the other half is fresh", "flow.h", "return stale && flow_stale(&m->record, t->proto, r->time);", "return stale;"},
+	{"expired record not absent", "track.h", "if (starts_anew(p, r) || flow_ended(family, &p->tuple, r, &s->mirror))", "if (starts_anew(p, r))"},
+	{"expired record not released by the walk", "expire.c", "\t\tif (census->release)\n", "\t\tif (0)\n"},
 	// what the node says itself
 	{"reset's number off by one", "refuse.h", "!!(p->tcp_flags & TCP_SYN) +\n", "0 +\n"},
-	{"refusal keeps the sender's MAC", "refuse.h", "return ret || swap_macs(skb, l3_off);", "return ret;"},
+	{"refusal keeps the sender's MAC", "refuse.h", "return ret || swap_macs(skb, p->l3_off);", "return ret;"},
 	{"ICMP error quotes one byte less", "refuse.h", "#define QUOTED_L4 8", "#define QUOTED_L4 7"},
 	{"unallocated cluster IPs routed away", "cluster.h", "return flags & CLUSTER_RANGE_DROP ? VERDICT_DROP_UNALLOCATED : VERDICT_NOT_OURS;", "return VERDICT_NOT_OURS;"},
 	{"ICMP answered with ICMP errors", "clusterip.h", "if (head[0] != echo)", "if (0)"},
@@ -97,9 +124,49 @@ var mutations = []mutation{
 	{"late fragments taken for ever", "fragment.h", "now() - ports->seen > FRAGMENT_TIME * hz", "0"},
 	{"later fragments followed as packets", "open.h", "if (p->fragment == FRAGMENT_LATER)", "if (0)"},
 	{"quoted ports not restored", "icmp.h", "struct ports ports = { .source = to->dport, .dest = to->sport };", "struct ports ports = { .source = e->quoted.sport, .dest = e->quoted.dport };"},
-	{"errors of dead flows translated", "icmp.h", "return f && flow_stale(f, t->proto) && flow_dead(family, confirmed, f, t) ? NULL : f;", "return f;"},
+	{"errors of dead flows translated", "icmp.h", " && !flow_ended(family, t, &s->record, &s->mirror);", ";"},
+	{"errors of a pod's split flow not found", "icmp.h", "for (i = 0; i < 2; i++) {", "for (i = 0; i < 1; i++) {"},
 	{"quoted header's checksum not mended", "icmp.h", "if (store_checksum(skb, e->inner_off + offsetof(struct iphdr, check), addrs))", "if (0)"},
-	{"padding taken for quoted ports", "icmp.h", "> l3_off + p->len)", "> l3_off + p->len + 64)"},
+	{"padding taken for quoted ports", "icmp.h", "> p->l3_off + p->len)", "> p->l3_off + p->len + 64)"},
 	{"padding taken for ports", "packet.h", "|| len < (__s32)sizeof(struct udphdr)", ""},
 	{"martians open flows", "open.h", " || !addr_is_sender(family, p->tuple.saddr.word)", ""},
+}
+
+// ofFullTables are mutations of what gives way to whom.
+var ofFullTables = []mutation{
+	{"confirmed record replaced", "claim.h", "(tag & (WAY_MASK | STATE_CONFIRMED)) != WAY_LIVE ||", "(tag & WAY_MASK) != WAY_LIVE ||"},
+	{"version not counted", "claim.h", "tag = ((old + TAG_VERSION) & TAG_VERSION_MASK)", "tag = (old & TAG_VERSION_MASK)"},
+	{"unconfirmed record not replaced", "claim.h", "(tag & (WAY_MASK | STATE_CONFIRMED)) != WAY_LIVE ||", "(tag & WAY_MASK) == WAY_LIVE ||"},
+	{"unconfirmed record not replaced by age", "claim.h", "age = (__u16)(set->ticks - set->used[way]) + 1;", "age = 1;"},
+	{"record that is used does not get younger", "flowtable.h", "\tif (set->used[where & (WAYS - 1)] != (__u16)set->ticks)\n\t\tset->used[where & (WAYS - 1)] = ++set->ticks;\n", ""},
+	{"record is as old as its place's last tenant", "claim.h", "\tflow_touch_new(family, r->where);\n", ""},
+	{"client's packet does not keep the reply", "track.h", "\tif (!(m->tag & STATE_CONFIRMED))\n\t\tflow_touch(family, m->where);\n", ""},
+	{"spilled record not counted", "claim.h", "\tspilled_add(family, hash, w->chosen.choice, 1);\n", ""},
+	{"spilled record counted for ever", "flowtable.h", "spilled_add(family, hash, tag_choice(tag), -1);", "spilled_add(family, hash, tag_choice(tag), 0);"},
+	{"spilled record that gives way counted for ever", "claim.h", "spilled_add(family, key_hash(family, t), choice, -1);", "spilled_add(family, key_hash(family, t), choice, 0);"},
+	{"no look at later choices", "flowtable.h", "return *(volatile __u32 *)&set->spilled && flow_find_any(family, 1, t, r);", "return false;"},
+	{"later choices are the first one", "flowtable.h", "\tif (choice) { /* mixed", "\tif (0) { /* mixed"},
+	{"no room for the reply where something has expired", "open.h", "(ret && !flow_make_room(family, &s->mirror.key, &s->work))", "ret"},
+	{"no room for the client where something has expired", "open.h", "\t       (flow_make_room(family, t, &s->work) &&\n", "\t       (0 &&\n"},
+	{"client's record stays where the reply finds no room", "open.h", "\t\tflow_abandon(family, t, client);\n\t\treturn ret ?", "\t\treturn ret ?"},
+	{"split flow opened with no room for its third record", "open.h", "if (split && !open_source(family, s)) {", "if (split && !open_source(family, s) && 0) {"},
+	{"split flow goes on without its third record", "track.h", "if (r->flags & FLOW_SPLIT && !split_source_mark(family, 0, s))\n\t\tgoto end;", "if (r->flags & FLOW_SPLIT)\n\t\tsplit_source_mark(family, 0, s);"},
+	{"what lives gives room as if it had expired", "claim.h", "\t\t    flow_dead(family, &w->judged, &w->mirror))\n", "\t\t    1)\n"},
+}
+
+// ofTwoCPUs are mutations of what processors do about each other, which are noticed by chance.
+var ofTwoCPUs = []mutation{
+	{"one-owner check dropped in settle", "claim.h", "\tif (twin_find(family, hash, t, r->where, &w->settling.twin) ||\n", "\tif (0 ||\n"},
+	{"record live before it is looked for twins", "claim.h", "\tr->tag = (r->tag & ~WAY_MASK) | WAY_OFFERED;\n", "\tr->tag = (r->tag & ~WAY_MASK) | WAY_LIVE;\n"},
+	{"way taken without condition", "claim.h", "\tif (!at || __sync_val_compare_and_swap(at, old, tag) != old)\n\t\treturn false;\n\tw->chosen.tag = tag;", "\tif (!at)\n\t\treturn false;\n\t*(volatile __u32 *)at = tag;\n\tw->chosen.tag = tag;"},
+	{"who loses the race keeps its reply", "open.h", "\tflow_release(family, &s->mirror.key, reply->where, reply->tag);\n\tif (split", "\tif (split"},
+}
+
+// ofNone are mutations that two processors show so rarely that no test notices them in its time.
+// Broken variants of test/model/checkprotocol are their like.
+var ofNone = []mutation{
+	{"no look at the tag after reading", "flowtable.h", "return !((tag ^ r->tag) & TAG_IDENTITY);", "return (tag ^ tag) == 0;"},
+	{"release ignores the state", "flowtable.h", "\t__u32 *at = tag_at(family, where);\n\n\tif (!at || __sync_val_compare_and_swap(at, tag, ", "\t__u32 *at = tag_at(family, where);\n\n\tif (at && !((*at ^ tag) & ~STATE_MASK))\n\t\ttag = *at;\n\tif (!at || __sync_val_compare_and_swap(at, tag, "},
+	{"mark ignores the version", "flowtable.h", "if ((seen ^ tag) & TAG_IDENTITY)\n", "if ((seen ^ tag) & TAG_IDENTITY & ~TAG_VERSION_MASK)\n"},
+	{"client's record confirmed though it was replaced", "track.h", "\tif (!record_mark(family, r, STATE_CONFIRMED) && !client_restore(family, state, s)) {", "\tif (!record_mark(family, r, STATE_CONFIRMED) && 0) {"},
 }
