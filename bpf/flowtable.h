@@ -244,9 +244,17 @@ static __always_inline __u32 hash_set(int family, __u64 hash, __u32 choice)
 
 static __always_inline struct flow_ways *flow_set(int family, __u32 index)
 {
-	if (family == AF_INET)
-		return bpf_map_lookup_elem(&flows4, &index);
-	return bpf_map_lookup_elem(&flows6, &index);
+	struct flow_ways *set;
+
+	/* the two calls stay apart: one that takes either map is not inlined by the kernel */
+	if (family == AF_INET) {
+		set = bpf_map_lookup_elem(&flows4, &index);
+		asm volatile("" : "+r"(set) : "i"(AF_INET));
+		return set;
+	}
+	set = bpf_map_lookup_elem(&flows6, &index);
+	asm volatile("" : "+r"(set) : "i"(AF_INET6));
+	return set;
 }
 
 static __always_inline struct flow *way_flow(int family, const struct flow_ways *set, __u32 way)

@@ -8,8 +8,11 @@
 
 /* How many source ports are tried before a flow is given up. */
 #define PORT_TRIES 24
-/* From this try on, flows that are not confirmed give way. */
-#define PORT_TAKE 12
+/*
+ * From this try on, flows that are not confirmed give way. In a flood nearly all
+ * ports are theirs, and each try waits for memory.
+ */
+#define PORT_TAKE 4
 /* Coprime to any range's length that is not a multiple of it. */
 #define PORT_STRIDE 7919
 

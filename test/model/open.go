@@ -172,6 +172,9 @@ func (n *Node) cannotOpen(p *packet, b *Backend, o origin) bool {
 	return !ok || len(n.freePorts(p, b, w)) == 0
 }
 
+// portTries is how many source ports are tried before one is taken that an unconfirmed flow holds.
+const portTries = 4
+
 // freePorts are the source ports under which the backend may know the flow. One that is the
 // client's own and can be kept is the only one; where none is free, those of flows that nobody has
 // confirmed are.
@@ -236,17 +239,20 @@ func (n *Node) record(p *packet, s *Service, b *Backend, o origin) bpf.Verdict {
 	made, opened := n.choices.Opened(p.tuple)
 	port := made.Src.Port()
 	switch span := int(n.SNATMax) - int(n.SNATMin); {
-	case span <= 10: // all are tried before any that is held is taken
+	case span <= 10: // all are tried
 		free := n.freePorts(p, b, w)
 		if len(free) == 0 {
 			return bpf.VerdictDropSNATExhausted
 		}
-		if opened && !free[port] {
+		// not all of more than portTries are tried before any that is held is taken
+		own := !w.translates() && free[p.tuple.Src.Port()]
+		held := span >= portTries && !own && n.isHeld(p.tuple, b, w, port)
+		if opened && !free[port] && !held {
 			n.fail("%s got source port %d, free are %v", p.tuple, port, free)
 		}
 	case opened && !w.translates() && port == p.tuple.Src.Port() && n.isFree(p.tuple, b, w, port):
 	case opened && !w.translates() && n.isFree(p.tuple, b, w, p.tuple.Src.Port()),
-		opened && (port < n.SNATMin || port > n.SNATMax || !n.isFree(p.tuple, b, w, port)):
+		opened && (port < n.SNATMin || port > n.SNATMax || !n.isFree(p.tuple, b, w, port) && !n.isHeld(p.tuple, b, w, port)):
 		n.fail("%s got source port %d, which is not free", p.tuple, port)
 	}
 	if !opened {
