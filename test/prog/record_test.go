@@ -38,9 +38,6 @@ func (r record) state() uint32 { return r.tag & bpf.StateMask }
 
 func (r record) isConfirmed() bool { return r.tag&bpf.StateConfirmed != 0 }
 
-// setState changes the flow's state.
-func (r *record) setState(state uint32) { r.tag = r.tag&^bpf.StateMask | state }
-
 // decodeRecord reads a way of a set.
 func decodeRecord(tag uint32, b []byte) record {
 	if len(b) == record4Size {
