@@ -12,7 +12,7 @@
  * From this try on, flows that are not confirmed give way. In a flood nearly all
  * ports are theirs, and each try waits for memory.
  */
-#define PORT_TAKE 4
+#define PORT_TAKE 2
 /* Coprime to any range's length that is not a multiple of it. */
 #define PORT_STRIDE 7919
 

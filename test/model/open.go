@@ -173,7 +173,7 @@ func (n *Node) cannotOpen(p *packet, b *Backend, o origin) bool {
 }
 
 // portTries is how many source ports are tried before one is taken that an unconfirmed flow holds.
-const portTries = 4
+const portTries = 2
 
 // freePorts are the source ports under which the backend may know the flow. One that is the
 // client's own and can be kept is the only one; where none is free, those of flows that nobody has

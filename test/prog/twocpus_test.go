@@ -32,10 +32,11 @@ const (
 	patience = 1 << 14
 )
 
-// roomy makes the flow tables so large that no flow of a batch gives way to another one.
+// roomy makes the flow tables so large that no flow of a batch gives way to another one: none of its
+// records finds its first set full.
 var roomy = setting{"roomy", func(spec *ebpf.CollectionSpec) error {
 	for _, family := range []string{"4", "6"} {
-		spec.Maps["flows"+family].MaxEntries = bpf.SetsForFlows(4 * batchSize)
+		spec.Maps["flows"+family].MaxEntries = bpf.SetsForFlows(32 * batchSize)
 	}
 	return nil
 }}
