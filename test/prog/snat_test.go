@@ -18,12 +18,12 @@ func withFewPorts(t *testing.T) *node {
 		variable("snat_min", uint16(50000)), variable("snat_max", uint16(50000+fewPorts-1)))
 }
 
-// useAllPorts opens as many flows as there are ports, each with its own.
-func useAllPorts(c *conversation, step func(*conversation)) (all []*conversation) {
+// useAllPorts establishes as many flows as there are ports, each with its own.
+func useAllPorts(c *conversation) (all []*conversation) {
 	c.t.Helper()
 	used := make(map[netip.AddrPort]bool)
 	for range fewPorts {
-		step(c)
+		c.establish()
 		used[c.source] = true
 		all = append(all, c)
 		c = c.again()
@@ -34,6 +34,20 @@ func useAllPorts(c *conversation, step func(*conversation)) (all []*conversation
 
 func open(c *conversation)      { c.request() }
 func establish(c *conversation) { c.establish() }
+
+// halfOpen opens flows that nobody confirms, until each port was used. They take ports from each other.
+func halfOpen(c *conversation) (all []*conversation) {
+	c.t.Helper()
+	used := make(map[netip.AddrPort]bool)
+	for len(used) < fewPorts && len(all) < 1000 {
+		c.request()
+		used[c.source] = true
+		all = append(all, c)
+		c = c.again()
+	}
+	equal(c.t, "source ports in use", fewPorts, len(used))
+	return all
+}
 
 // exhausted: the next client gets no port, and no record is left behind.
 func exhausted(c *conversation) {
@@ -47,14 +61,14 @@ func exhausted(c *conversation) {
 func TestSNATExhausted(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		c := converse(withFewPorts(t), v, otherDevice)
-		all := useAllPorts(c, establish)
+		all := useAllPorts(c)
 		exhausted(all[fewPorts-1].again())
 		all[0].reply() // whoever had a port still has it
 
 		other := all[fewPorts-1].again()
 		other.backend, other.frontend = at(v.far2, backendPort), at(v.vip, 80)
 		other.serve(v, other.frontend, other.backend)
-		useAllPorts(other, establish)
+		useAllPorts(other)
 	})
 }
 
@@ -63,8 +77,8 @@ func TestSNATExhausted(t *testing.T) {
 func TestSNATHalfOpen(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		c := converse(withFewPorts(t), v, otherDevice)
-		all := useAllPorts(c, open)
-		next := all[fewPorts-1].again()
+		all := halfOpen(c)
+		next := all[len(all)-1].again()
 		next.establish()
 		var loser *conversation
 		for _, other := range all {
@@ -91,7 +105,7 @@ func TestSNATHalfOpen(t *testing.T) {
 func TestSNATPortsComeBack(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		c := converse(withFewPorts(t), v, otherDevice)
-		all := useAllPorts(c, establish)
+		all := useAllPorts(c)
 		last := all[fewPorts-1].again()
 		exhausted(last)
 		all[2].age(0, 1)
@@ -106,7 +120,7 @@ func TestSNATPortOfClosed(t *testing.T) {
 	for _, v := range connected {
 		t.Run(v.name, func(t *testing.T) {
 			c := converse(withFewPorts(t), v, otherDevice)
-			all := useAllPorts(c, establish)
+			all := useAllPorts(c)
 			all[1].request(acked, flags("FA"))
 			all[1].reply(flags("FA"))
 			last := all[fewPorts-1].again()
