@@ -60,8 +60,8 @@ func TestClaimByName(t *testing.T) {
 func TestVerdict(t *testing.T) {
 	c := claims{}
 	one := test{"./x", "TestX"}
-	for i := range contract {
-		c[i+1] = []test{one}
+	for _, r := range contract {
+		c[r.number] = []test{one}
 	}
 	for r, fails := range map[result]bool{pass: false, "fail": true, "skip": true, notRun: true} {
 		if err := c.verdict(map[test]result{one: r}, true); (err != nil) != fails {

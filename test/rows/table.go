@@ -17,18 +17,18 @@ func (c claims) table(results map[test]result, ran bool) string {
 		fmt.Fprint(w, "\tRESULT")
 	}
 	fmt.Fprintln(w)
-	for i, title := range contract {
-		row := fmt.Sprint(i + 1)
-		if len(c[i+1]) == 0 {
-			fmt.Fprintf(w, "%s\t%s\tnone\n", row, title)
+	for _, r := range contract {
+		number, title := fmt.Sprint(r.number), r.title
+		if len(c[r.number]) == 0 {
+			fmt.Fprintf(w, "%s\t%s\tnone\n", number, title)
 		}
-		for _, t := range c[i+1] {
-			fmt.Fprintf(w, "%s\t%s\t%s %s", row, title, t.pkg, t.name)
+		for _, t := range c[r.number] {
+			fmt.Fprintf(w, "%s\t%s\t%s %s", number, title, t.pkg, t.name)
 			if ran {
-				fmt.Fprintf(w, "\t%s", resultOf(results, t, i+1))
+				fmt.Fprintf(w, "\t%s", resultOf(results, t, r.number))
 			}
 			fmt.Fprintln(w)
-			row, title = "", ""
+			number, title = "", ""
 		}
 	}
 	w.Flush()
