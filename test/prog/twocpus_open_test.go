@@ -4,9 +4,9 @@ package prog
 
 import "testing"
 
-// TestTwoCPUsOpen, of contract 55: the first two packets of a flow are on two CPUs. Both go to the same
-// backend from
-// the same source, the backend's answer comes back, and what follows goes the same way.
+// TestTwoCPUsOpen, of contract 55: the first two packets of a flow are on two CPUs. Both go to the
+// same backend from the same source, the backend's answer comes back, and what follows goes the same
+// way.
 func TestTwoCPUsOpen(t *testing.T) {
 	forEachRace(t, variants, racePaths, func(t *testing.T, v variant, p path) {
 		r := newRace(t, v, p, roomy)
