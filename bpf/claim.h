@@ -314,7 +314,7 @@ static __always_inline bool twin_find(int family, __u64 hash, const struct tuple
 	return found > 0;
 }
 
-/* OFFERED -> LIVE, whoever's it is. */
+/* Makes an OFFERED record LIVE, its own or another processor's. */
 static __always_inline bool way_enliven(int family, __u32 where, __u32 tag)
 {
 	__u32 *at = tag_at(family, where);

@@ -21,12 +21,12 @@
  *   LIVE     this is the record of its key
  *
  * and also the flow's state, so that each change of a flow's state is one
- * compare-and-swap. A version tells one tenant of a way from the next.
+ * compare-and-swap. A version distinguishes one tenant of a way from the next.
  *
  *   prepare  FREE or a record that may be replaced -> BUSY. Write the record.
  *   settle   -> OFFERED. A full barrier. Look for twins, records of the same
  *            key. A LIVE twin wins. Of two that are OFFERED the one at the
- *            lower place wins: whoever sees both frees the other, and goes on
+ *            lower place wins: a processor that sees both frees the other, and goes on
  *            in the place of the winner's owner. No twin: -> LIVE.
  *   mark     sets bits of the state (confirm, close, ...) under the version
  *   release  LIVE -> FREE, if nothing of the tag has changed since it was judged
@@ -192,7 +192,7 @@ struct entry {
 #define KEY_WORD 0xffffffffffffULL
 #define FLAGS_SHIFT 48
 
-/* Which sets a key may be in is a secret, lest somebody fill one at will. */
+/* Which sets a key may be in is a secret: a stranger must not be able to fill one. */
 static __always_inline __u64 tuple_hash(int family, const struct tuple *t)
 {
 	const __u32 *word = t->saddr.word;
@@ -652,7 +652,7 @@ __noinline int spilled_count(int family, __u64 hash, __u32 choice, int records)
 
 	family = family_of(family);
 	for (i = 0; i < CHOICES - 1; i++) {
-		/* the compiler must not make one bound of two, of which Linux 6.1 can't tell that it ends */
+		/* else the compiler joins both bounds, and the verifier of Linux 6.1 sees no end */
 		asm volatile("" : "+r"(choice));
 		if (i >= choice)
 			break;

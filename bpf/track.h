@@ -144,9 +144,10 @@ static __always_inline bool flow_confirm(int family, struct scratch *s)
 	if (s->packet.tuple.proto == IPPROTO_UDP &&
 	    (flow_crowded(family, r->where) || flow_crowded(family, m->where)))
 		return false;
-	if (!record_mark(family, m, STATE_CONFIRMED))
-		return false;
+	/* first, for it ends with the others: a confirmed reply left alone would keep its place for a day */
 	if (r->flags & FLOW_SPLIT && !split_source_mark(family, STATE_CONFIRMED, s))
+		return false;
+	if (!record_mark(family, m, STATE_CONFIRMED))
 		return false;
 	if (!record_mark(family, r, STATE_CONFIRMED) && !client_restore(family, state, s)) {
 		flow_release(family, &s->mirror.key, m->where, m->tag);
