@@ -133,6 +133,31 @@ func TestConfirmedStays(t *testing.T) {
 	})
 }
 
+// TestDatagramsLeaveRoom: two datagrams confirm a UDP flow, whoever sends them. However many do, a new
+// flow is opened, and answered.
+func TestDatagramsLeaveRoom(t *testing.T) {
+	for _, v := range udpVariants {
+		for _, p := range expressPaths {
+			t.Run(v.name+"/"+p.name, func(t *testing.T) {
+				const sets = 16
+				c := converse(newNode(t, flowSets(sets)), v, p)
+				for range sets * bpf.Ways {
+					c.request()
+					c.reply()
+					c.request(acked)
+					c = c.again()
+				}
+				for range 16 {
+					c.request()
+					c.had(bpf.VerdictFlowOpened)
+					c.reply()
+					c = c.again()
+				}
+			})
+		}
+	}
+}
+
 // spilled opens flows until the records of one of them have gone to a later choice than their first.
 func spilled(n *node, v variant, p path) (all []*conversation) {
 	n.t.Helper()

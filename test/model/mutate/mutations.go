@@ -37,7 +37,7 @@ type suite struct {
 
 var suites = []suite{
 	{"^TestModel$", ofModel},
-	{"^Test(FlowsFull.*|ConfirmedStays|Spilled.*|NewFlowsGiveWay|AnsweredGivesWay|LeastRecentGivesWay|Tenants)$", ofFullTables},
+	{"^Test(FlowsFull.*|ConfirmedStays|DatagramsLeaveRoom|Spilled.*|NewFlowsGiveWay|AnsweredGivesWay|LeastRecentGivesWay|Tenants)$", ofFullTables},
 	{"^Test(TwoCPUs.*|OneOwner|RepairInFullTable)$", ofTwoCPUs},
 }
 
@@ -151,6 +151,7 @@ var ofFullTables = []mutation{
 	{"client's record stays where the reply finds no room", "open.h", "\t\tflow_abandon(family, t, client);\n\t\treturn ret ?", "\t\treturn ret ?"},
 	{"split flow opened with no room for its third record", "open.h", "if (split && !open_source(family, s)) {", "if (split && !open_source(family, s) && 0) {"},
 	{"split flow goes on without its third record", "track.h", "if (r->flags & FLOW_SPLIT && !split_source_mark(family, 0, s))\n\t\tgoto end;", "if (r->flags & FLOW_SPLIT)\n\t\tsplit_source_mark(family, 0, s);"},
+	{"datagrams confirm the last records of a set", "track.h", "(flow_crowded(family, r->where) || flow_crowded(family, m->where))", "0"},
 	{"what lives gives room as if it had expired", "claim.h", "\t\t    flow_dead(family, &w->judged, &w->mirror))\n", "\t\t    1)\n"},
 }
 
