@@ -366,6 +366,11 @@ func (r *forwardRig) rate(f *forwarder, size uint32, fresh bool) (float64, error
 	if f.maps != nil && !fresh {
 		return r.establishedRate(f, choice, packets, size)
 	}
+	if f.maps != nil { // established flows have all source ports of some backends
+		if err := empty(f.maps["flows4"]); err != nil {
+			return 0, err
+		}
+	}
 	return r.bestBursts(f, choice, packets)
 }
 
