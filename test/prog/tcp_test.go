@@ -94,7 +94,7 @@ func TestTCPReset(t *testing.T) {
 }
 
 // TestTCPRefusedByBackend: a reset in answer to the SYN closes a flow that
-// never left flows_new.
+// never was confirmed.
 func TestTCPRefusedByBackend(t *testing.T) {
 	forConnected(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)
@@ -126,7 +126,7 @@ func TestTCPRetransmittedSYN(t *testing.T) {
 }
 
 // TestTCPUnprovenACK: whoever has not seen the SYN-ACK can't know what to
-// acknowledge, so that a flood of SYNs and ACKs fills flows_new only.
+// acknowledge, so that a flood of SYNs and ACKs confirms nothing.
 func TestTCPUnprovenACK(t *testing.T) {
 	wrong := [][]change{
 		{acked, ack(backendSeq)},                           // behind
