@@ -16,8 +16,8 @@
 /*
  * Whether the sender left the transport checksum to its device: the field
  * then holds the pseudo header's sum, and is completed when the packet leaves,
- * over whatever we have made of it. No helper tells, but a change that is not
- * the pseudo header's is applied by bpf_l4_csum_replace in no other case.
+ * over whatever we have made of it. No helper reports that, but a change not of
+ * the pseudo header is applied by bpf_l4_csum_replace in no other case.
  * The field is overwritten or put back by the caller.
  */
 static __always_inline bool checksum_is_partial(struct __sk_buff *skb, __u32 off)

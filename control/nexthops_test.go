@@ -99,11 +99,11 @@ func (f *watchFixture) start() {
 	})
 	f.settle()
 	if f.routed.Load() == 0 || f.changed.Load() == 0 {
-		f.t.Error("at the start everything is new, but nothing was told")
+		f.t.Error("at the start everything is new, but nothing was reported")
 	}
 }
 
-// settle waits until nothing has been told for a while.
+// settle waits until nothing has been reported for a while.
 func (f *watchFixture) settle() {
 	const calm = 5 * settle
 	before := int32(-1)
@@ -114,19 +114,19 @@ func (f *watchFixture) settle() {
 	}
 }
 
-// told is what a NodeWatch can tell of a change.
-type told struct{ routed, changed, moved bool }
+// reports are what a NodeWatch can report of a change.
+type reports struct{ routed, changed, moved bool }
 
-// expect tells what a change is to cause.
-func (f *watchFixture) expect(what string, change func() error, want told) {
+// expect makes a change, and compares what is reported of it.
+func (f *watchFixture) expect(what string, change func() error, want reports) {
 	f.t.Helper()
 	f.routed.Store(0)
 	f.changed.Store(0)
 	f.moved.Store(0)
 	must(f.t, change())
 	f.settle()
-	if got := (told{f.routed.Load() > 0, f.changed.Load() > 0, f.moved.Load() > 0}); got != want {
-		f.t.Errorf("%s: told %+v, want %+v", what, got, want)
+	if got := (reports{f.routed.Load() > 0, f.changed.Load() > 0, f.moved.Load() > 0}); got != want {
+		f.t.Errorf("%s: reported %+v, want %+v", what, got, want)
 	}
 }
 
@@ -148,16 +148,16 @@ func TestNodeWatch(t *testing.T) {
 	f.start()
 
 	set := func(n *netlink.Neigh) func() error { return func() error { return netlink.NeighSet(n) } }
-	f.expect("a neighbour is stale", set(neigh("10.0.0.2", mac1, unix.NUD_STALE)), told{})
-	f.expect("a new neighbour", set(neigh("10.0.0.3", mac1, unix.NUD_REACHABLE)), told{})
-	f.expect("a bridge learns", fdb(mac1), told{})
-	f.expect("a bridge learns more", fdb(mac2), told{})
-	f.expect("a neighbour moves", set(neigh("10.0.0.2", mac2, unix.NUD_REACHABLE)), told{moved: true})
-	f.expect("a neighbour is gone", func() error { return netlink.NeighDel(neigh("10.0.0.3", mac1, 0)) }, told{moved: true})
-	f.expect("a route", func() error { return netlink.RouteAdd(route(eth, "192.0.2.0/24", "10.0.0.2")) }, told{routed: true})
-	f.expect("no route", func() error { return netlink.RouteDel(route(eth, "192.0.2.0/24", "10.0.0.2")) }, told{routed: true})
-	f.expect("an address", func() error { f.addAddr(eth, "10.0.1.1/24"); return nil }, told{routed: true, changed: true})
-	f.expect("a device", func() error { f.addVeth("eth1"); return nil }, told{routed: true, changed: true})
+	f.expect("a neighbour is stale", set(neigh("10.0.0.2", mac1, unix.NUD_STALE)), reports{})
+	f.expect("a new neighbour", set(neigh("10.0.0.3", mac1, unix.NUD_REACHABLE)), reports{})
+	f.expect("a bridge learns", fdb(mac1), reports{})
+	f.expect("a bridge learns more", fdb(mac2), reports{})
+	f.expect("a neighbour moves", set(neigh("10.0.0.2", mac2, unix.NUD_REACHABLE)), reports{moved: true})
+	f.expect("a neighbour is gone", func() error { return netlink.NeighDel(neigh("10.0.0.3", mac1, 0)) }, reports{moved: true})
+	f.expect("a route", func() error { return netlink.RouteAdd(route(eth, "192.0.2.0/24", "10.0.0.2")) }, reports{routed: true})
+	f.expect("no route", func() error { return netlink.RouteDel(route(eth, "192.0.2.0/24", "10.0.0.2")) }, reports{routed: true})
+	f.expect("an address", func() error { f.addAddr(eth, "10.0.1.1/24"); return nil }, reports{routed: true, changed: true})
+	f.expect("a device", func() error { f.addVeth("eth1"); return nil }, reports{routed: true, changed: true})
 }
 
 // While a routing daemon learns its table, events never cease; the next hops must not be wrong
@@ -173,6 +173,6 @@ func TestNodeWatchIsNotStarved(t *testing.T) {
 		r.MTU = 2900 - max(r.MTU, 1400) // 1500 and 1400 in turns
 	}
 	if n := f.routed.Load(); n < 2 {
-		t.Errorf("told %d times during a second of changes", n)
+		t.Errorf("reported %d times during a second of changes", n)
 	}
 }
