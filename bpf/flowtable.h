@@ -568,17 +568,26 @@ static __always_inline bool record_mark(int family, struct record *r, __u32 bits
 	return true;
 }
 
-/* Whether no more than one way of a record's set could still be another flow's. */
-__noinline int flow_crowded(int family, __u32 where)
+/*
+ * Whether a record's set would have no way left for other flows, if this record
+ * and those at `second` and `third` were confirmed. Processors that confirm
+ * flows at the same instant may fill it none the less.
+ */
+__noinline int flow_crowded(int family, __u32 where, __u32 second, __u32 third)
 {
 	struct flow_ways *set = flow_set(family_of(family), where / WAYS);
-	__u32 way, confirmed = 0;
+	__u32 first = where & ~(WAYS - 1);
+	__u32 way, at, confirmed = 0;
 
 	if (!set)
 		return 1;
-	for (way = 0; way < WAYS; way++)
-		confirmed += !!(tag_read(set, way) & STATE_CONFIRMED);
-	return confirmed >= WAYS - 1;
+	for (way = 0; way < WAYS; way++) {
+		at = first + way;
+		if (at == where || at == second || at == third ||
+		    tag_read(set, way) & STATE_CONFIRMED)
+			confirmed++;
+	}
+	return confirmed == WAYS;
 }
 
 /* An unconfirmed record was used: others shall give way before it does. */

@@ -197,9 +197,14 @@ static __always_inline bool open_client(int family, struct scratch *s)
 		!flow_prepare(family, t, &s->record, SPARE_NONE, &s->work));
 }
 
-/* Records a split flow's third record, by the client's; what its state is says s->record.state. */
+/*
+ * Records a split flow's third record, by the client's; what its state is says
+ * s->record.state. -EEXIST: its tuple is that of another kind of flow, one to a
+ * port of the SNAT range on the client.
+ */
 __noinline int open_split_source(struct scratch *s, __u32 spare)
 {
+	struct record *other;
 	struct entry *source;
 	int family;
 
@@ -207,29 +212,34 @@ __noinline int open_split_source(struct scratch *s, __u32 spare)
 		return -EINVAL;
 	family = packet_family(&s->packet);
 	source = &s->source;
+	other = &s->other.record;
 	split_source_key(family, &s->packet.tuple, &s->record.to, &source->key);
 	source->record = s->record;
 	source->record.hop = 0;
 	source->record.tag = 0;
 	source->record.flags = FLOW_SPLIT_SOURCE | (s->record.flags & FLOW_MIRROR_ZONE_MASK);
-	if (flow_lookup(family, &source->key, &s->other.record)) {
-		/* an earlier flow's, that is over: no two have the same source port */
-		source->record.where = s->other.record.where;
-		source->record.tag = s->other.record.tag;
+	if (flow_lookup(family, &source->key, other)) {
+		/* a third record is an earlier flow's, that is over: no two have the same source port */
+		s->other.key = source->key;
+		if (!(other->flags & FLOW_SPLIT_SOURCE) &&
+		    !flow_dead(family, &s->other, &s->work.mirror))
+			return -EEXIST;
+		source->record.where = other->where;
+		source->record.tag = other->tag;
 	}
 	return flow_claim(family, &source->key, &source->record, spare, &s->work);
 }
 
-/* Records a split flow's third record, if need be after making room. False: there is none. */
-static __always_inline bool open_source(int family, struct scratch *s)
+/* Records a split flow's third record, if need be after making room. Negative: there is none. */
+static __always_inline int open_source(int family, struct scratch *s)
 {
 	int ret = open_split_source(s, s->mirror.record.where);
 
-	if (ret < 0 && flow_make_room(family, &s->source.key, &s->work))
+	if (ret == -ENOSPC && flow_make_room(family, &s->source.key, &s->work))
 		ret = open_split_source(s, s->mirror.record.where);
 	if (ret == SETTLED_LOST) /* to one of the same flow, on another processor */
 		s->source.record.tag = 0;
-	return ret >= 0;
+	return ret;
 }
 
 static __always_inline bool key_equals(int family, const struct tuple *a, const struct tuple *b)
@@ -291,10 +301,11 @@ __noinline int open_records(struct scratch *s)
 		flow_abandon(family, t, client);
 		return ret ? VERDICT_DROP_FLOWS_FULL : VERDICT_DROP_SNAT_EXHAUSTED;
 	}
-	if (split && !open_source(family, s)) {
+	ret = split ? open_source(family, s) : 0;
+	if (ret < 0) {
 		flow_release(family, &s->mirror.key, s->mirror.record.where, s->mirror.record.tag);
 		flow_abandon(family, t, client);
-		return VERDICT_DROP_FLOWS_FULL;
+		return ret == -EEXIST ? VERDICT_DROP_SNAT_EXHAUSTED : VERDICT_DROP_FLOWS_FULL;
 	}
 	if (flow_settle(family, t, client, &s->work) == SETTLED_OWNER)
 		return VERDICT_FLOW_OPENED;

@@ -65,6 +65,16 @@ __noinline int mirror_get(struct scratch *s, __u32 state)
 }
 
 /*
+ * Whether one of the flow's records may be confirmed. Two datagrams of a forged
+ * source confirm a UDP flow: they must not fill the table.
+ */
+static __always_inline bool leaves_room(int family, __u32 where, const struct scratch *s)
+{
+	return s->packet.tuple.proto != IPPROTO_UDP ||
+	       !flow_crowded(family, where, s->record.where, s->mirror.record.where);
+}
+
+/*
  * The third record of a split flow: made anew if it was lost, and marked. False:
  * there is no room for it, or only that of the reply in s->mirror.
  */
@@ -74,9 +84,12 @@ static __always_inline bool split_source_mark(int family, __u32 bits, struct scr
 	struct record *reply = &s->mirror.record;
 
 	split_source_key(family, &s->packet.tuple, &s->record.to, &source->key);
-	if (flow_lookup(family, &source->key, &source->record) &&
-	    record_mark(family, &source->record, bits))
-		return true;
+	if (flow_lookup(family, &source->key, &source->record)) {
+		if (bits & STATE_CONFIRMED && !leaves_room(family, source->record.where, s))
+			return false;
+		if (record_mark(family, &source->record, bits))
+			return true;
+	}
 	s->record.state = (s->record.tag & STATE_MASK) | bits;
 	return open_split_source(s, s->record.where) >= 0 && record_mark(family, reply, 0);
 }
@@ -140,9 +153,7 @@ static __always_inline bool flow_confirm(int family, struct scratch *s)
 
 	if (!mirror_get(s, state))
 		return false;
-	/* two datagrams of a forged source confirm a flow: they must not fill the table */
-	if (s->packet.tuple.proto == IPPROTO_UDP &&
-	    (flow_crowded(family, r->where) || flow_crowded(family, m->where)))
+	if (!leaves_room(family, r->where, s) || !leaves_room(family, m->where, s))
 		return false;
 	/* first, for it ends with the others: a confirmed reply left alone would keep its place for a day */
 	if (r->flags & FLOW_SPLIT && !split_source_mark(family, STATE_CONFIRMED, s))

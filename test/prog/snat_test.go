@@ -131,3 +131,27 @@ func TestSNATPortOfClosed(t *testing.T) {
 		})
 	}
 }
+
+// TestSNATPortOfBackend: a pod answers on a port of the SNAT range. As the client of who asked it,
+// its packets between the two hooks would have the answers' tuple: that flow stays, and the new one
+// is not opened by this port.
+func TestSNATPortOfBackend(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		const port = 50000
+		n := newNode(t, variable("masquerade_all", true),
+			variable("snat_min", uint16(port)), variable("snat_max", uint16(port)))
+		asked := converse(n, v, stack)
+		asked.client, asked.backend = at(v.far, backendPort), at(v.pod, port)
+		n.serve(v, at(v.any(), nodePort), asked.backend)
+		asked.establish()
+
+		c := clusterIP(n, v, fromPod, v.pod, v.far)
+		n.podIngress(pod0, c.packet(c.client, c.frontend)).dropped(bpf.VerdictDropSNATExhausted)
+		equal(t, "records", 2, n.size(v))
+		asked.request(acked, payload(5))
+		asked.reply(flags("A"))
+
+		asked.age(0, 1)
+		c.establish()
+	})
+}

@@ -90,6 +90,18 @@ func (t table) contents() (records []record, places []place) {
 	return records, places
 }
 
+// confirmed is how many confirmed records each set has.
+func (t table) confirmed() map[int]int {
+	counts := map[int]int{}
+	records, places := t.contents()
+	for i, r := range records {
+		if r.isConfirmed() {
+			counts[places[i].tag/t.setSize()]++
+		}
+	}
+	return counts
+}
+
 func (t table) find(k tuple) (record, place, bool) {
 	records, places := t.contents()
 	for i, r := range records {

@@ -37,7 +37,7 @@ type suite struct {
 
 var suites = []suite{
 	{"^TestModel$", ofModel},
-	{"^Test(FlowsFull.*|ConfirmedStays|DatagramsLeaveRoom|Spilled.*|NewFlowsGiveWay|AnsweredGivesWay|LeastRecentGivesWay|Tenants)$", ofFullTables},
+	{"^Test(FlowsFull.*|FlowsFillUp|ConfirmedStays|DatagramsLeaveRoom|Spilled.*|NewFlowsGiveWay|AnsweredGivesWay|LeastRecentGivesWay|Tenants|SNATPortOfBackend)$", ofFullTables},
 	{"^Test(TwoCPUs.*|OneOwner|RepairInFullTable)$", ofTwoCPUs},
 }
 
@@ -149,9 +149,12 @@ var ofFullTables = []mutation{
 	{"no room for the reply where something has expired", "open.h", "(ret && !flow_make_room(family, &s->mirror.key, &s->work))", "ret"},
 	{"no room for the client where something has expired", "open.h", "\t       (flow_make_room(family, t, &s->work) &&\n", "\t       (0 &&\n"},
 	{"client's record stays where the reply finds no room", "open.h", "\t\tflow_abandon(family, t, client);\n\t\treturn ret ?", "\t\treturn ret ?"},
-	{"split flow opened with no room for its third record", "open.h", "if (split && !open_source(family, s)) {", "if (split && !open_source(family, s) && 0) {"},
+	{"split flow opened with no room for its third record", "open.h", "ret = split ? open_source(family, s) : 0;\n\tif (ret < 0) {", "ret = split ? open_source(family, s) : 0;\n\tif (ret == -EEXIST) {"},
 	{"split flow goes on without its third record", "track.h", "if (r->flags & FLOW_SPLIT && !split_source_mark(family, 0, s))\n\t\tgoto end;", "if (r->flags & FLOW_SPLIT)\n\t\tsplit_source_mark(family, 0, s);"},
-	{"datagrams confirm the last records of a set", "track.h", "(flow_crowded(family, r->where) || flow_crowded(family, m->where))", "0"},
+	{"datagrams confirm the last records of a set", "track.h", "if (!leaves_room(family, r->where, s) || !leaves_room(family, m->where, s))", "if (0)"},
+	{"a flow's own records confirmed beside each other fill a set", "flowtable.h", "at == where || at == second || at == third ||", "at == where ||"},
+	{"third record confirmed into a full set", "track.h", "bits & STATE_CONFIRMED && !leaves_room(", "0 && !leaves_room("},
+	{"third record takes the place of another flow's", "open.h", "if (!(other->flags & FLOW_SPLIT_SOURCE) &&\n", "if (0 &&\n"},
 	{"what lives gives room as if it had expired", "claim.h", "\t\t    flow_dead(family, &w->judged, &w->mirror))\n", "\t\t    1)\n"},
 }
 
