@@ -2,7 +2,6 @@
 #ifndef WAGGLE_CLUSTERIP_H
 #define WAGGLE_CLUSTERIP_H
 
-#include <linux/if_packet.h>
 #include "cluster.h"
 #include "config.h"
 #include "refuse.h"
@@ -21,16 +20,13 @@
 #define ANSWER_TTL 64
 
 /*
- * RFC 1122, 3.2.2 and RFC 4443, 2.4 (e): no answer to what was sent to many,
- * comes from no single host, or is not a packet's first fragment.
+ * RFC 1122, 3.2.2 and RFC 4443, 2.4 (e): no answer to what comes from no single
+ * host, or is not a packet's first fragment. What was sent to many in one frame
+ * does not come here.
  */
-static __always_inline bool answerable(struct __sk_buff *skb, int family, const struct packet *p)
+static __always_inline bool answerable(int family, const struct packet *p)
 {
-	if (p->fragment == FRAGMENT_LATER)
-		return false;
-	if (skb->pkt_type == PACKET_BROADCAST || skb->pkt_type == PACKET_MULTICAST)
-		return false;
-	return addr_is_sender(family, p->tuple.saddr.word);
+	return p->fragment != FRAGMENT_LATER && addr_is_sender(family, p->tuple.saddr.word);
 }
 
 /* Turns an echo request into its reply; the sum does not see who sends to whom. */
@@ -63,7 +59,7 @@ __noinline int cluster_answer(struct __sk_buff *skb, struct scratch *s)
 	family = packet_family(p);
 	icmp = family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6;
 	echo = family == AF_INET ? ICMP_ECHO : ICMPV6_ECHO_REQUEST;
-	if (!answerable(skb, family, p) || p->tcp_flags & TCP_RST)
+	if (!answerable(family, p) || p->tcp_flags & TCP_RST)
 		return VERDICT_DROP_NO_FLOW;
 	if (p->len < p->l4_off - p->l3_off + QUOTED_L4 ||
 	    bpf_skb_load_bytes(skb, p->l4_off, head, sizeof(head)))

@@ -16,6 +16,8 @@
  *              ingress B>S   -> V>C   likewise
  *   stack      ingress C>V   -> C>B   destination here, the kernel routes
  *              egress  B>C   -> V>C   source here
+ *   turn       pod C>V       -> S>C   both, and back out of the same device
+ *              pod C>S       -> V>C   likewise
  *   split      ingress C>V   -> S>B   destination and ports here, routed ...
  *              egress  C>B   -> S>B   ... and the source here: a third record
  *              ingress B>S   -> V>C   sent by redirect: its source is ours by
@@ -29,6 +31,7 @@ enum flow_flags {
 	FLOW_FOREIGN = 16, /* another translator's: followed, but left to the stack */
 	FLOW_MIRROR_ZONE = 32, /* 2 bits: the zone of the mirror's key */
 	FLOW_MIRROR_ZONE_MASK = 3 * FLOW_MIRROR_ZONE,
+	FLOW_TURN = 128, /* express, back out of the device that it came in by */
 };
 
 static __always_inline enum zone mirror_zone(__u16 flags)

@@ -7,7 +7,7 @@
 enum hop_flags {
 	HOP_RESOLVED = 1, /* dmac is the neighbour's */
 	HOP_XDP = 2, /* XDP may transmit on the device */
-	HOP_TC = 4, /* tc may transmit on it with these MACs */
+	HOP_TC = 4, /* tc may transmit on it with these MACs: it has a link layer */
 };
 
 /* How to transmit. A MAC and what follows it are read and written as one word. */

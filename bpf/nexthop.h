@@ -9,6 +9,7 @@ enum device_flags {
 	DEVICE_XDP_TRANSMITS = 2, /* XDP may transmit on it */
 	DEVICE_EGRESS_HOOK = 4, /* our program sees what leaves by it */
 	DEVICE_POD = 8, /* the host's side of a pod's device */
+	DEVICE_ETHERNET = 16, /* its frames begin with an Ethernet header */
 };
 
 /* What the programs must know of a device, by ifindex. */
@@ -230,13 +231,15 @@ static __always_inline bool nexthop_get(const struct record *r, struct hop *h)
 __noinline __u64 hop_learn(struct scratch *s, int resolved, __u32 device, __u32 generation,
 			   __u32 changes)
 {
+	const __u32 tc_frames = DEVICE_TC_TRANSMITS | DEVICE_ETHERNET;
+
 	if (!s)
 		return 0;
 	s->hop = (struct hop){ .ifindex = s->fib.ifindex };
 	if (!resolved)
 		return 0;
 	s->hop.flags = HOP_RESOLVED | (device & DEVICE_XDP_TRANSMITS ? HOP_XDP : 0) |
-		       (device & DEVICE_TC_TRANSMITS ? HOP_TC : 0);
+		       ((device & tc_frames) == tc_frames ? HOP_TC : 0);
 	s->hop.mtu = s->fib.mtu_result;
 	__builtin_memcpy(s->hop.dmac, s->fib.dmac, ETH_ALEN);
 	__builtin_memcpy(s->hop.smac, s->fib.smac, ETH_ALEN);

@@ -59,9 +59,10 @@ static __always_inline struct opening opening_of(int family, const struct packet
 /*
  * Express where we may transmit, the stack where we may not. A flow needs SNAT
  * if its reply could miss this node (the client is outside, the backend on
- * another node), or would never leave the backend (it calls itself). Fills in
- * the client's record, s->record: source address, flags and next hop. False:
- * nowhere to send.
+ * another node), or would never leave the backend (it calls itself). A pod that
+ * calls itself gets its packets back by the device that they came from: neither
+ * a bridge nor netfilter would take them there. Fills in the client's record,
+ * s->record: source address, flags and next hop. False: nowhere to send.
  */
 static __always_inline bool route_new(void *ctx, int family, __u32 ifindex, __u32 mark,
 				      struct scratch *s)
@@ -79,6 +80,10 @@ static __always_inline bool route_new(void *ctx, int family, __u32 ifindex, __u3
 	r->flags = ZONE_LEAVING * FLOW_MIRROR_ZONE;
 	if (!hairpin && !o->masquerade && (o->keep_source || o->local))
 		return true;
+	if (hairpin && o->pod) {
+		r->flags = FLOW_EXPRESS | FLOW_TURN | ZONE_POD * FLOW_MIRROR_ZONE;
+		return snat_source(family, device_get(ifindex), r->to.saddr.word);
+	}
 	ret = fib_lookup(ctx, family, ifindex, mark, &p->tuple, s);
 	device = device_get(s->fib.ifindex);
 	if (ret == BPF_FIB_LKUP_RET_SUCCESS || ret == BPF_FIB_LKUP_RET_NO_NEIGH)
@@ -88,13 +93,11 @@ static __always_inline bool route_new(void *ctx, int family, __u32 ifindex, __u3
 	else if (!o->local && !node_has_addr(family, r->to.daddr.word))
 		return false; /* a flow recorded now would outlive the lack of a route */
 
-	if (flags & DEVICE_TC_TRANSMITS && !hairpin && !o->local && !o->pod) {
+	if (flags & DEVICE_TC_TRANSMITS && !o->local && !o->pod) {
 		r->flags = FLOW_EXPRESS;
 		r->hop = hop_learn(s, ret == BPF_FIB_LKUP_RET_SUCCESS, flags, generation, changes);
 	} else if (flags & DEVICE_EGRESS_HOOK) {
-		if (hairpin)
-			reply = p->tuple.zone;
-		else if (flags & DEVICE_POD)
+		if (flags & DEVICE_POD)
 			reply = ZONE_POD;
 		r->flags = FLOW_SPLIT | reply * FLOW_MIRROR_ZONE;
 	} else {
@@ -109,7 +112,7 @@ static __always_inline __u16 reply_flags(__u16 flags, enum zone zone)
 	__u16 reply = FLOW_REPLY | zone * FLOW_MIRROR_ZONE;
 
 	if (flags & (FLOW_EXPRESS | FLOW_SPLIT))
-		reply |= FLOW_EXPRESS | (flags & FLOW_SPLIT);
+		reply |= FLOW_EXPRESS | (flags & (FLOW_SPLIT | FLOW_TURN));
 	return reply;
 }
 

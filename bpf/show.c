@@ -28,9 +28,9 @@ struct bpf_iter__bpf_map_elem {
 
 static const char zone_text[4][8] = { "outside", "pod", "leaving" };
 static const char proto_text[4][8] = { "other", "TCP", "UDP", "SCTP" };
-static const char way_text[8][16] = {
-	"stack", "stack-reply", "express",	"express-reply",
-	"split", "split-reply", "split-source", "foreign",
+static const char way_text[10][16] = {
+	"stack",       "stack-reply",  "express", "express-reply", "split",
+	"split-reply", "split-source", "foreign", "turn",	   "turn-reply",
 };
 static const char state_text[6][12] = {
 	"new", "answered", "confirmed", "closing", "closed", "reset",
@@ -55,6 +55,8 @@ static __always_inline const char *way_name(__u16 flags)
 		return way_text[6];
 	if (flags & FLOW_SPLIT)
 		return reply ? way_text[5] : way_text[4];
+	if (flags & FLOW_TURN)
+		return reply ? way_text[9] : way_text[8];
 	if (flags & FLOW_EXPRESS)
 		return reply ? way_text[3] : way_text[2];
 	return reply ? way_text[1] : way_text[0];

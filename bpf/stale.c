@@ -91,6 +91,8 @@ static __always_inline int stale_record(int family, const struct tuple *t, const
 {
 	if (t->proto != IPPROTO_UDP || r->flags & (FLOW_REPLY | FLOW_SPLIT_SOURCE))
 		return 0;
+	if (t->zone == ZONE_LEAVING) /* the node's own, see own.h: it is no service's */
+		return 0;
 	if (flow_keeps(family, t, r)) {
 		census->kept++;
 		return 0;

@@ -11,9 +11,12 @@
 #include <linux/if_packet.h>
 #include <linux/pkt_cls.h>
 #include "clusterip.h"
+#include "own.h"
 #include "rewrite.h"
 #include "sent.h"
-#include "track.h"
+
+/* IEEE 802.1Q: the tag's part that names the VLAN. */
+#define VLAN_ID_MASK 0xfff
 
 /* As much of a packet as parse() can need. */
 #define PULL_SIZE 96
@@ -118,6 +121,24 @@ static __always_inline int tc_transmit(struct __sk_buff *skb, int family, struct
 	return VERDICT_EXPRESS;
 }
 
+/*
+ * Back to the pod that sent it, with the MACs the other way round. It passes
+ * neither a bridge, which sends nothing back, nor the rules of a CNI.
+ */
+static __always_inline int tc_turn(struct __sk_buff *skb, struct scratch *s, bool opened,
+				   enum hook hook)
+{
+	if (s->packet.ttl <= 1)
+		return VERDICT_DROP_TTL;
+	if (!opened)
+		flow_track(s, hook);
+	if (tc_rewrite(skb, s, REWRITE_ALL) || swap_macs(skb, s->packet.l3_off))
+		return VERDICT_DROP_ERROR;
+	sent_by_us(skb);
+	s->action = bpf_redirect(skb->ifindex, 0);
+	return VERDICT_EXPRESS;
+}
+
 static __always_inline int tc_refuse(struct __sk_buff *skb, struct scratch *s)
 {
 	if (refuse(skb, s))
@@ -126,12 +147,12 @@ static __always_inline int tc_refuse(struct __sk_buff *skb, struct scratch *s)
 	return VERDICT_REFUSED;
 }
 
-/* Whether an ICMP error may be sent on by us; s->hop is where then. Returns a verdict if not. */
+/* Whether an ICMP error may be sent on by us; s->hop is where then, but for a turn. Returns a verdict if not. */
 static __always_inline int icmp_express(struct __sk_buff *skb, int family, struct scratch *s)
 {
 	const struct packet *p = &s->packet;
 
-	if (!nexthop_get(&s->record, &s->hop) &&
+	if (!(s->record.flags & FLOW_TURN) && !nexthop_get(&s->record, &s->hop) &&
 	    !nexthop_ask(skb, family, skb->ifindex, skb->mark, &s->other.key, s))
 		return VERDICT_DROP_NO_ROUTE;
 	if (p->ttl <= 1)
@@ -167,8 +188,14 @@ __noinline int tc_icmp(struct __sk_buff *skb, struct scratch *s)
 	}
 	if (icmp_rewrite(skb, s, express || leaving, !leaving))
 		return VERDICT_DROP_ERROR;
-	if (express)
+	if (!express)
+		return VERDICT_ICMP_ERROR;
+	if (!(s->record.flags & FLOW_TURN))
 		s->action = bpf_redirect_neigh(s->hop.ifindex, NULL, 0, 0);
+	else if (swap_macs(skb, s->packet.l3_off))
+		return VERDICT_DROP_ERROR;
+	else
+		s->action = bpf_redirect(skb->ifindex, 0);
 	return VERDICT_ICMP_ERROR;
 }
 
@@ -205,6 +232,8 @@ static __always_inline int tc_ingress_verdict(struct __sk_buff *skb, int family,
 		return verdict;
 	if (s->packet.fragment == FRAGMENT_FIRST)
 		fragment_note(&s->packet);
+	if (s->record.flags & FLOW_TURN)
+		return tc_turn(skb, s, opened, hook);
 	if (s->record.flags & FLOW_EXPRESS)
 		return tc_transmit(skb, family, s, opened, hook);
 	if (!opened)
@@ -224,7 +253,7 @@ static __always_inline int tc_egress_verdict(struct __sk_buff *skb, int family, 
 		verdict = tc_other(skb, family, verdict, s);
 		return verdict == VERDICT_NONE ? VERDICT_NOT_OURS : verdict;
 	}
-	if (!flow_of_packet(family, s))
+	if (!leaving_flow(family, skb->ifindex, s))
 		return VERDICT_NOT_OURS;
 	if (s->packet.fragment == FRAGMENT_FIRST)
 		fragment_note(&s->packet);
@@ -251,22 +280,38 @@ static __always_inline int tc_family(struct __sk_buff *skb, int family, __u32 l3
 }
 
 /*
- * A tagged frame is seen here with its tag taken out of the data; it is the
- * VLAN device's packet, whose own hook will see it.
+ * Frames that are none of this hook's business: those sent to many, whose IP
+ * packet the stack drops if it is for one host; those that a switch has flooded,
+ * but not what a pod sends through its bridge; and tagged ones, whose tag is no more in the data here. They are the
+ * VLAN device's, whose own hook will see them. But VLAN 0 is none: the tag
+ * holds a priority only (IEEE 802.1Q, 6.9), and the stack ignores it, too.
  */
+static __always_inline int frame_verdict(struct __sk_buff *skb, __u32 l3_off, enum hook hook)
+{
+	__u32 type = skb->pkt_type;
+
+	if (type == PACKET_BROADCAST || type == PACKET_MULTICAST)
+		return VERDICT_NOT_OURS;
+	if (l3_off && hook == HOOK_TC_INGRESS && type == PACKET_OTHERHOST)
+		return VERDICT_NOT_OURS;
+	if (!skb->vlan_present)
+		return VERDICT_NONE;
+	if (skb->vlan_tci & VLAN_ID_MASK || bpf_skb_vlan_pop(skb))
+		return VERDICT_VLAN;
+	return VERDICT_NONE;
+}
+
 static __always_inline int tc(struct __sk_buff *skb, __u32 l3_off, enum hook hook)
 {
+	int verdict;
+
 	if (hook == HOOK_TC_EGRESS && was_sent_by_us(skb)) {
 		count(hook, VERDICT_NOT_OURS, skb->len);
 		return TC_ACT_UNSPEC;
 	}
-	if (skb->vlan_present) {
-		count(hook, VERDICT_VLAN, skb->len);
-		return TC_ACT_UNSPEC;
-	}
-	/* flooded by a switch: the node that it is meant for will do the work */
-	if (l3_off && hook == HOOK_TC_INGRESS && skb->pkt_type == PACKET_OTHERHOST) {
-		count(hook, VERDICT_NOT_OURS, skb->len);
+	verdict = frame_verdict(skb, l3_off, hook);
+	if (verdict != VERDICT_NONE) {
+		count(hook, verdict, skb->len);
 		return TC_ACT_UNSPEC;
 	}
 	if (skb->protocol == bpf_htons(ETH_P_IP))

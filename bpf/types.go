@@ -58,6 +58,7 @@ const (
 	FlowSplit          = uint16(waggleFlowFlagsFLOW_SPLIT)
 	FlowSplitSource    = uint16(waggleFlowFlagsFLOW_SPLIT_SOURCE)
 	FlowForeign        = uint16(waggleFlowFlagsFLOW_FOREIGN)
+	FlowTurn           = uint16(waggleFlowFlagsFLOW_TURN)
 	FlowMirrorZone     = uint16(waggleFlowFlagsFLOW_MIRROR_ZONE)
 	FlowMirrorZoneMask = uint16(waggleFlowFlagsFLOW_MIRROR_ZONE_MASK)
 )
@@ -140,6 +141,7 @@ const (
 	DeviceTCTransmits  = uint32(waggleDeviceFlagsDEVICE_TC_TRANSMITS)
 	DeviceXDPTransmits = uint32(waggleDeviceFlagsDEVICE_XDP_TRANSMITS)
 	DeviceEgressHook   = uint32(waggleDeviceFlagsDEVICE_EGRESS_HOOK)
+	DeviceEthernet     = uint32(waggleDeviceFlagsDEVICE_ETHERNET)
 	DevicePod          = uint32(waggleDeviceFlagsDEVICE_POD)
 )
 

@@ -124,6 +124,7 @@ const (
 	waggleDeviceFlagsDEVICE_XDP_TRANSMITS waggleDeviceFlags = 2
 	waggleDeviceFlagsDEVICE_EGRESS_HOOK   waggleDeviceFlags = 4
 	waggleDeviceFlagsDEVICE_POD           waggleDeviceFlags = 8
+	waggleDeviceFlagsDEVICE_ETHERNET      waggleDeviceFlags = 16
 )
 
 type waggleFlow struct {
@@ -172,6 +173,7 @@ const (
 	waggleFlowFlagsFLOW_FOREIGN          waggleFlowFlags = 16
 	waggleFlowFlagsFLOW_MIRROR_ZONE      waggleFlowFlags = 32
 	waggleFlowFlagsFLOW_MIRROR_ZONE_MASK waggleFlowFlags = 96
+	waggleFlowFlagsFLOW_TURN             waggleFlowFlags = 128
 )
 
 type waggleFlowSet4 struct {

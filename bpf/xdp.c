@@ -195,6 +195,10 @@ int waggle_xdp(struct xdp_md *ctx)
 
 	if ((void *)(eth + 1) > end)
 		return XDP_PASS;
+	if (eth->h_dest[0] & 1) { /* to many: the stack drops what is for one host, as tc says */
+		count(HOOK_XDP, VERDICT_NOT_OURS, end - (void *)eth);
+		return XDP_PASS;
+	}
 	if (eth->h_proto == bpf_htons(ETH_P_IP))
 		return xdp_family(ctx, AF_INET);
 	if (eth->h_proto == bpf_htons(ETH_P_IPV6))

@@ -256,7 +256,8 @@ func (d *Devices) syncDevice(f deviceFacts, role Role, ipsec bool) error {
 		return fmt.Errorf("device %s: %w", attrs.Name, err)
 	}
 	dev.XDPTransmits = status.XDP == xdpNative
-	dev.TCTransmits = role == RoleExternal && hasLinkLayer(f.link) && !ipsec
+	dev.TCTransmits = role != RolePod && !ipsec
+	dev.Ethernet = hasLinkLayer(f.link)
 	status.Express = dev.TCTransmits
 	if dev.Addr4.IsValid() {
 		status.Addr4 = dev.Addr4.String()

@@ -134,6 +134,8 @@ func flowPath(flags uint16) string {
 		return "split source"
 	case flags&bpf.FlowSplit != 0:
 		return "split" + reply
+	case flags&bpf.FlowTurn != 0:
+		return "turn" + reply
 	case flags&bpf.FlowExpress != 0:
 		return "express" + reply
 	}

@@ -16,6 +16,7 @@ func TestFlowPath(t *testing.T) {
 		bpf.FlowReply:                      "stack reply",
 		bpf.FlowExpress:                    "express",
 		bpf.FlowExpress | bpf.FlowReply:    "express reply",
+		bpf.FlowExpress | bpf.FlowTurn:     "turn",
 		bpf.FlowSplit:                      "split",
 		bpf.FlowSplit | bpf.FlowReply:      "split reply",
 		bpf.FlowSplitSource:                "split source",

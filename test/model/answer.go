@@ -36,7 +36,7 @@ func (n *Node) clusterIP(p *packet) Result {
 
 // answerable: RFC 1122, 3.2.2 and RFC 4443, 2.4 (e).
 func answerable(p *packet) bool {
-	return p.frame[0]&1 == 0 && p.part != later && canSend(p.tuple.Src.Addr())
+	return p.part != later && canSend(p.tuple.Src.Addr())
 }
 
 // canSend is false for addresses that are no single host's: RFC 1812, 5.3.7.

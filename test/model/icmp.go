@@ -115,7 +115,7 @@ func (n *Node) icmpError(p *packet) (result Result, ours bool) {
 	}
 	to := r.to(answer)
 	express := !p.leaves() && r.is(bpf.FlowExpress)
-	if express {
+	if express && !r.is(bpf.FlowTurn) {
 		if _, ok := n.nextHop(r); !ok {
 			return left(bpf.VerdictDropNoRoute, p), true
 		}
@@ -139,6 +139,9 @@ func (n *Node) icmpError(p *packet) (result Result, ours bool) {
 	if express {
 		p.hopDown(out)
 		action = Redirect
+		if r.is(bpf.FlowTurn) {
+			swapMACs(out)
+		}
 	}
 	return Result{action, bpf.VerdictICMPError, out}, true
 }

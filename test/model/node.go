@@ -131,7 +131,7 @@ func (n *Node) Process(hook bpf.Hook, device int, frame []byte) (Result, error) 
 }
 
 func (n *Node) process(frame []byte) Result {
-	if n.hook == bpf.HookTCIngress && n.otherHost(frame) {
+	if n.notForOne(frame) {
 		return Result{Verdict: bpf.VerdictNotOurs, Frame: frame}
 	}
 	var v6 bool
@@ -161,9 +161,12 @@ func (n *Node) process(frame []byte) Result {
 // zones are where packets are seen, by hook; from outside, if nothing else is said.
 var zones = map[bpf.Hook]bpf.Zone{bpf.HookTCPod: bpf.ZonePod, bpf.HookTCEgress: bpf.ZoneLeaving}
 
-// otherHost: a frame that a switch has flooded to us.
-func (n *Node) otherHost(frame []byte) bool {
-	return frame[0]&1 == 0 && [6]byte(frame[:6]) != n.device.MAC
+// notForOne: a frame to many, or, where that can be told, one that a switch has flooded to us.
+func (n *Node) notForOne(frame []byte) bool {
+	if n.hook == bpf.HookTCIngress {
+		return [6]byte(frame[:6]) != n.device.MAC
+	}
+	return frame[0]&1 != 0
 }
 
 func left(v bpf.Verdict, p *packet) Result { return Result{Verdict: v, Frame: p.frame} }
@@ -286,7 +289,10 @@ func (n *Node) ingress(p *packet, how reading) Result {
 		return left(v, p)
 	}
 	n.noteFragment(p)
-	if r.is(bpf.FlowExpress) {
+	switch {
+	case r.is(bpf.FlowTurn):
+		return n.turn(p, r)
+	case r.is(bpf.FlowExpress):
 		return n.transmit(p, r)
 	}
 	to := r.to(p.tuple)
@@ -316,6 +322,25 @@ func (n *Node) transmit(p *packet, r *Record) Result {
 	return Result{Redirect, bpf.VerdictExpress, out}
 }
 
+// turn sends a pod what it has sent to itself.
+func (n *Node) turn(p *packet, r *Record) Result {
+	if p.ttl <= 1 {
+		return left(bpf.VerdictDropTTL, p)
+	}
+	to := r.to(p.tuple)
+	n.follow(r, p)
+	out := p.rewritten(to.Src, to.Dst)
+	p.hopDown(out)
+	swapMACs(out)
+	return Result{Redirect, bpf.VerdictExpress, out}
+}
+
+func swapMACs(frame []byte) {
+	dst := [6]byte(frame[:6])
+	copy(frame, frame[6:12])
+	copy(frame[6:], dst[:])
+}
+
 // egress is tc where packets leave the node: the source is translated.
 func (n *Node) egress(p *packet, how reading) Result {
 	how = n.readMore(p, how)
@@ -328,6 +353,9 @@ func (n *Node) egress(p *packet, how reading) Result {
 		return left(unread[how], p)
 	}
 	r := n.find(p.tuple, p.flags)
+	if r == nil {
+		r = n.openOwn(p)
+	}
 	if r == nil {
 		return left(bpf.VerdictNotOurs, p)
 	}

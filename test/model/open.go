@@ -74,7 +74,34 @@ func (n *Node) open(p *packet, policy *Policy, pod bool) bpf.Verdict {
 		return bpf.VerdictDropError
 	}
 	n.remember(policy.Service, client, backend)
-	return n.record(p, policy.Service, backend, o)
+	w, ok := n.way(p, backend, o)
+	if !ok {
+		return bpf.VerdictDropNoRoute
+	}
+	return n.record(p, policy.Service, backend, w)
+}
+
+// sharesPort: connections of the node leave from a port that flows of ours use, too.
+func (n *Node) sharesPort(port uint16) bool {
+	return port >= n.NodePortMin && port <= n.NodePortMax || port >= n.SNATMin && port <= n.SNATMax
+}
+
+// openOwn records a connection of the node itself, so that its answers are known.
+func (n *Node) openOwn(p *packet) *Record {
+	begins := p.part != later && (p.proto() == UDP || p.flags&(Syn|Ack) == Syn)
+	if !n.sharesPort(p.tuple.Src.Port()) || !begins || !n.NodeAddrs[p.tuple.Src.Addr()] {
+		return nil
+	}
+	reply := bpf.ZoneOutside
+	if n.device.Pod {
+		reply = bpf.ZonePod
+	}
+	w := way{flags: uint16(reply) * bpf.FlowMirrorZone, source: p.tuple.Src.Addr()}
+	if n.record(p, &Service{}, &Backend{Addr: p.tuple.Dst}, w) != bpf.VerdictFlowOpened {
+		return nil
+	}
+	n.event(bpf.VerdictFlowOpened)
+	return n.table(p.tuple)[p.tuple]
 }
 
 // choose gives the backend of a new flow: that which the client had if affinity wants it, else any
@@ -122,7 +149,7 @@ func (n *Node) remember(s *Service, client netip.Addr, b *Backend) {
 
 // way is the way that a flow will take.
 type way struct {
-	flags  uint16 // of the client's record: express, split, or neither: through the stack
+	flags  uint16 // of the client's record: express, turn, split, or none: through the stack
 	source netip.Addr
 	route  Route
 }
@@ -143,6 +170,10 @@ func (n *Node) way(p *packet, b *Backend, o origin) (way, bool) {
 	if !itself && !o.masquerade && (o.keep || b.Local) {
 		return stack, true
 	}
+	if itself && o.onNode {
+		w := way{flags: bpf.FlowExpress | bpf.FlowTurn | uint16(bpf.ZonePod)*bpf.FlowMirrorZone, source: n.snatAddr(n.device.Index, p.v6)}
+		return w, w.source.IsValid()
+	}
 	route := n.Route(b.Addr.Addr())
 	if route.Device == 0 {
 		return stack, b.Local || n.NodeAddrs[b.Addr.Addr()]
@@ -151,14 +182,12 @@ func (n *Node) way(p *packet, b *Backend, o origin) (way, bool) {
 	switch {
 	case device == nil:
 		return stack, true
-	case device.Express && !itself && !b.Local && !o.onNode:
+	case device.Express && !b.Local && !o.onNode:
 		w := way{bpf.FlowExpress, n.snatAddr(route.Device, p.v6), route}
 		return w, w.source.IsValid()
 	case device.Egress:
 		zone := bpf.ZoneOutside
-		if itself {
-			zone = p.tuple.Zone
-		} else if device.Pod {
+		if device.Pod {
 			zone = bpf.ZonePod
 		}
 		w := way{bpf.FlowSplit | uint16(zone)*bpf.FlowMirrorZone, n.snatAddr(route.Device, p.v6), route}
@@ -221,17 +250,13 @@ func (n *Node) isHeld(t Tuple, b *Backend, w way, port uint16) bool {
 func replyFlags(flags uint16, zone bpf.Zone) uint16 {
 	reply := bpf.FlowReply | uint16(zone)*bpf.FlowMirrorZone
 	if flags&(bpf.FlowExpress|bpf.FlowSplit) != 0 {
-		reply |= bpf.FlowExpress | flags&bpf.FlowSplit
+		reply |= bpf.FlowExpress | flags&(bpf.FlowSplit|bpf.FlowTurn)
 	}
 	return reply
 }
 
 // record records a flow in both directions.
-func (n *Node) record(p *packet, s *Service, b *Backend, o origin) bpf.Verdict {
-	w, ok := n.way(p, b, o)
-	if !ok {
-		return bpf.VerdictDropNoRoute
-	}
+func (n *Node) record(p *packet, s *Service, b *Backend, w way) bpf.Verdict {
 	var hop HopKey
 	if w.flags == bpf.FlowExpress {
 		hop = n.learn(w.route).kept()

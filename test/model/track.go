@@ -141,12 +141,12 @@ func (n *Node) restore(t Tuple, r *Record) *Record {
 	switch {
 	case !r.is(bpf.FlowReply):
 		lost.Flags = replyFlags(r.Flags, t.Zone)
-	case t.Zone == bpf.ZoneLeaving:
+	case !r.is(bpf.FlowExpress):
 		lost.Flags = zone
 	case r.is(bpf.FlowSplit):
 		lost.Flags = bpf.FlowSplit | zone
 	default:
-		lost.Flags = bpf.FlowExpress | zone
+		lost.Flags = bpf.FlowExpress | r.Flags&bpf.FlowTurn | zone
 	}
 	return table.insert(mirror, lost)
 }
@@ -162,7 +162,7 @@ func (n *Node) serves(r *Record, a netip.AddrPort) bool {
 func (n *Node) Stale() {
 	for _, table := range n.byFamily {
 		for t, r := range table {
-			if t.Proto == UDP && !r.is(bpf.FlowReply|bpf.FlowSplitSource) && !n.serves(r, r.Dst) && !n.leadsTo(t, r.Dst) {
+			if t.Proto == UDP && t.Zone != bpf.ZoneLeaving && !r.is(bpf.FlowReply) && !n.serves(r, r.Dst) && !n.leadsTo(t, r.Dst) {
 				delete(table, t)
 			}
 		}

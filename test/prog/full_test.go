@@ -202,14 +202,31 @@ func TestSpilled(t *testing.T) {
 	})
 }
 
-// TestSpilledGivesWay: they don't count it any more when another one has taken its place.
+// TestSpilledGivesWay: they don't count it any more when another one has taken its place. Where
+// confirmed records leave little room, strangers' are in later choices, too.
 func TestSpilledGivesWay(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
-		c := converse(newNode(t, flowSets(4)), v, sameDevice)
-		for range 100 {
+		n := newNode(t, flowSets(8))
+		c := converse(n, v, sameDevice)
+		for range 20 {
 			c.request()
+			c.reply()
+			c.request(acked)
 			c = c.again()
 		}
-		c.settled(v)
+		spilled := 0
+		for range 200 {
+			c.xdp(front, c.packet(c.client, c.frontend)) // dropped, should it find no room
+			c = c.again()
+			for _, r := range c.contents() {
+				if !r.isConfirmed() && r.tag&bpf.TagChoiceMask != 0 {
+					spilled++
+				}
+			}
+		}
+		if spilled == 0 {
+			t.Error("each unconfirmed record was in its first set")
+		}
+		n.settled(v)
 	})
 }

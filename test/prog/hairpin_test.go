@@ -11,7 +11,7 @@ import (
 // hairpin: a pod asks a service, and is chosen itself. It sees the node as its
 // client, or it would answer itself without us.
 var hairpin = path{
-	name: "hairpin", out: pod0, snat: true, fromPod: true, halves: 3,
+	name: "hairpin", out: pod0, snat: true, fromPod: true, halves: 2,
 	request: (*conversation).requestHairpin, reply: (*conversation).replyHairpin,
 }
 
@@ -24,20 +24,20 @@ func (c *conversation) requestHairpin(p packet) packet {
 		src, _ := addresses(r.out)
 		c.source = at(c.plan.back, src.Port())
 	}
-	half := at(c.client.Addr(), c.source.Port())
-	routed := r.became(bpf.VerdictStack, tcNext, from(half), to(c.backend)).with(hopDown)
-	r = c.egress(pod0, routed)
-	c.events = append(c.events, r.events...)
-	return r.became(bpf.VerdictSource, tcNext, from(c.source))
+	return r.became(bpf.VerdictExpress, tcRedirect, from(c.source), to(c.backend), hopDown, turned)
 }
+
+// turned: the frame goes back to who sent it.
+func turned(p *packet) { p.ethSrc, p.ethDst = p.ethDst, p.ethSrc }
 
 func (c *conversation) replyHairpin(p packet) packet {
 	c.t.Helper()
 	r := c.podIngress(pod0, p)
 	c.events = append(c.events, r.events...)
-	return r.became(bpf.VerdictExpress, tcRedirect, from(c.frontend), to(c.client), c.returned())
+	return r.became(bpf.VerdictExpress, tcRedirect, from(c.frontend), to(c.client), hopDown, turned)
 }
 
+// TestHairpin, of contracts 10 and 46: the packets go back by the pod's own device.
 func TestHairpin(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)
@@ -60,8 +60,8 @@ func TestHairpin(t *testing.T) {
 func TestHairpinOutside(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)
-		self := split
-		self.out = front
+		self := sameDevice
+		self.request, self.reply = (*conversation).requestSelf, (*conversation).replySelf
 		c := &conversation{
 			node: n, path: self, variant: v,
 			client: at(v.near, clientPort), backend: at(v.near, backendPort), frontend: at(v.front, nodePort),
@@ -70,4 +70,16 @@ func TestHairpinOutside(t *testing.T) {
 		c.establish()
 		c.reply(payload(50))
 	})
+}
+
+func (c *conversation) requestSelf(p packet) packet {
+	c.t.Helper()
+	r := c.xdp(front, p)
+	c.learn(r)
+	return r.became(bpf.VerdictExpress, xdpTX, from(c.source), to(c.backend), forwarded(front, c.near))
+}
+
+func (c *conversation) replySelf(p packet) packet {
+	c.t.Helper()
+	return c.xdp(front, p).became(bpf.VerdictExpress, xdpTX, from(c.frontend), to(c.client), forwarded(front, c.near))
 }

@@ -200,11 +200,10 @@ func TestICMPErrorHairpin(t *testing.T) {
 		e := anyError(v)
 		request := e.about(c.packet(c.source, c.backend, acked), v.pod, c.source.Addr())
 		c.podIngress(pod0, request).became(bpf.VerdictICMPError, tcRedirect,
-			quoting(from(c.client), to(c.frontend)), fromHost(c.frontend.Addr()), toHost(v.pod), hopDown)
+			quoting(from(c.client), to(c.frontend)), fromHost(c.frontend.Addr()), toHost(v.pod), hopDown, turned)
 		reply := e.about(c.packet(c.frontend, c.client, synAck), v.pod, c.frontend.Addr())
-		routed := c.podIngress(pod0, reply).became(bpf.VerdictICMPError, tcNext,
-			quoting(from(c.backend), to(c.source)), toHost(v.pod)).with(hopDown)
-		c.egress(pod0, routed).became(bpf.VerdictICMPError, tcNext, fromHost(c.source.Addr()))
+		c.podIngress(pod0, reply).became(bpf.VerdictICMPError, tcRedirect,
+			quoting(from(c.backend), to(c.source)), fromHost(c.source.Addr()), toHost(v.pod), hopDown, turned)
 	})
 }
 

@@ -49,7 +49,7 @@ func TestMasqueradeAll(t *testing.T) {
 		})
 		t.Run("to a pod", func(t *testing.T) {
 			local := split
-			local.out, local.reply = pod0, (*conversation).replyHairpin
+			local.out, local.reply = pod0, (*conversation).replyFromPod
 			c := clusterIP(newNode(t, all), v, local, v.client, v.pod)
 			c.source = netip.AddrPort{}
 			c.path.request = func(c *conversation, p packet) packet {
@@ -74,6 +74,13 @@ func TestMasqueradeAll(t *testing.T) {
 				became(bpf.VerdictStack, tcNext, to(backend))
 		})
 	})
+}
+
+func (c *conversation) replyFromPod(p packet) packet {
+	c.t.Helper()
+	r := c.podIngress(pod0, p)
+	c.events = append(c.events, r.events...)
+	return r.became(bpf.VerdictExpress, tcRedirect, from(c.frontend), to(c.client), c.returned())
 }
 
 // TestMasqueradeAllToNode: no hook sees what the node sends to itself, so a backend that is the

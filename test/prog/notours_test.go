@@ -3,6 +3,7 @@
 package prog
 
 import (
+	"net"
 	"testing"
 
 	"github.com/waggle-lb/waggle/bpf"
@@ -45,5 +46,23 @@ func TestStrangersAnswer(t *testing.T) {
 			c.xdp(front, stranger).passed(bpf.VerdictNotOurs)
 			c.ingress(front, stranger).passed(bpf.VerdictNotOurs)
 		}
+	})
+}
+
+// TestFramesToMany, of contract 62: what a frame was sent to many for is the stack's, which drops
+// what is for one host.
+func TestFramesToMany(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		n := newNode(t)
+		c := converse(n, v, otherDevice)
+		for _, dst := range []net.HardwareAddr{{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, {1, 0, 0x5e, 0, 0, 1}} {
+			p := c.packet(c.client, c.frontend)
+			frame := p.with(macs(p.ethSrc, dst)).bytes()
+			n.xdpFrame(front, frame).passed(bpf.VerdictNotOurs)
+			for _, hook := range n.hooks() {
+				hook(frame).passed(bpf.VerdictNotOurs)
+			}
+		}
+		equal(t, "records", 0, n.size(v))
 	})
 }

@@ -87,15 +87,15 @@ type device struct {
 
 var (
 	front = &device{
-		name: "front", index: 10, flags: bpf.DeviceTCTransmits | bpf.DeviceXDPTransmits | bpf.DeviceEgressHook,
+		name: "front", index: 10, flags: bpf.DeviceTCTransmits | bpf.DeviceXDPTransmits | bpf.DeviceEgressHook | bpf.DeviceEthernet,
 		addr: func(p plan) netip.Addr { return p.front },
 	}
 	back = &device{
-		name: "back", index: 11, flags: bpf.DeviceTCTransmits | bpf.DeviceXDPTransmits | bpf.DeviceEgressHook,
+		name: "back", index: 11, flags: bpf.DeviceTCTransmits | bpf.DeviceXDPTransmits | bpf.DeviceEgressHook | bpf.DeviceEthernet,
 		addr: func(p plan) netip.Addr { return p.back },
 	}
 	slow = &device{
-		name: "slow", index: 12, flags: bpf.DeviceTCTransmits | bpf.DeviceEgressHook,
+		name: "slow", index: 12, flags: bpf.DeviceTCTransmits | bpf.DeviceEgressHook | bpf.DeviceEthernet,
 		addr: func(p plan) netip.Addr { return p.slow },
 	}
 	tunnel = &device{
@@ -103,7 +103,7 @@ var (
 		addr: func(p plan) netip.Addr { return p.tunnel },
 	}
 	pod0 = &device{
-		name: "pod0", index: 14, flags: bpf.DeviceEgressHook | bpf.DevicePod,
+		name: "pod0", index: 14, flags: bpf.DeviceEgressHook | bpf.DevicePod | bpf.DeviceEthernet,
 		routes: func(p plan) []netip.Addr { return []netip.Addr{p.pod, p.pod2} },
 	}
 	allDevices = []*device{front, back, slow, tunnel, pod0}

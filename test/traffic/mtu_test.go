@@ -168,7 +168,7 @@ func testPathMTU(t *testing.T, s *pathMTU, pods topo.PodNetwork) {
 				after, err := s.agents[0].Counters()
 				check(t, err)
 				s.checkLearnt(t, svc, pods, to, peers["thin"], v6)
-				s.checkErrors(t, svc, pods, after.Since(before))
+				s.checkErrors(t, svc, after.Since(before))
 			})
 		}
 	}
@@ -218,13 +218,13 @@ func (s *pathMTU) forgetMTU(h *topo.Host, v6 bool) error {
 }
 
 // checkErrors: the errors were translated, or made.
-func (s *pathMTU) checkErrors(t *testing.T, svc service, pods topo.PodNetwork, moved cluster.Counters) {
+func (s *pathMTU) checkErrors(t *testing.T, svc service, moved cluster.Counters) {
 	t.Helper()
 	counter := "tc-ingress/icmp-error"
-	switch {
-	case svc.name == "narrow-route" && pods == topo.Routed:
+	switch svc.name {
+	case "narrow-route":
 		counter = "tc-ingress/too-big"
-	case svc.name == "narrow-route", svc.name == "thin-local": // our own kernel's
+	case "thin-local": // our own kernel's
 		counter = "tc-egress/icmp-error"
 	}
 	if moved[counter] == 0 {

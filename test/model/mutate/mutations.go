@@ -152,7 +152,7 @@ var ofFullTables = []mutation{
 	{"split flow opened with no room for its third record", "open.h", "ret = split ? open_source(family, s) : 0;\n\tif (ret < 0) {", "ret = split ? open_source(family, s) : 0;\n\tif (ret == -EEXIST) {"},
 	{"split flow goes on without its third record", "track.h", "if (r->flags & FLOW_SPLIT && !split_source_mark(family, 0, s))\n\t\tgoto end;", "if (r->flags & FLOW_SPLIT)\n\t\tsplit_source_mark(family, 0, s);"},
 	{"datagrams confirm the last records of a set", "track.h", "if (!leaves_room(family, r->where, s) || !leaves_room(family, m->where, s))", "if (0)"},
-	{"a flow's own records confirmed beside each other fill a set", "flowtable.h", "at == where || at == second || at == third ||", "at == where ||"},
+	{"a flow's own records confirmed beside each other fill a set", "flowtable.h", "at == where || at == second || at == third ||", "at == where || (at == second && at == third) ||"},
 	{"third record confirmed into a full set", "track.h", "bits & STATE_CONFIRMED && !leaves_room(", "0 && !leaves_room("},
 	{"third record takes the place of another flow's", "open.h", "if (!(other->flags & FLOW_SPLIT_SOURCE) &&\n", "if (0 &&\n"},
 	{"what lives gives room as if it had expired", "claim.h", "\t\t    flow_dead(family, &w->judged, &w->mirror))\n", "\t\t    1)\n"},

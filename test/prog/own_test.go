@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package prog
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+// own is a connection of the node itself, or one that netfilter has given the node's address, which
+// leaves by a device.
+type own struct {
+	*node
+	variant
+	out        *device
+	self, peer netip.AddrPort
+	port       netip.AddrPort // the node, as the peer knows it
+}
+
+// leaves sends a packet to the peer, and returns it as it is on the wire.
+func (o *own) leaves(changes ...change) packet {
+	o.t.Helper()
+	r := o.egress(o.out, o.packet(o.self, o.peer, changes...))
+	if !o.port.IsValid() {
+		o.port, _ = addresses(r.out)
+	}
+	return r.became(bpf.VerdictSource, tcNext, from(o.port))
+}
+
+// answered: what the peer sends back goes to the node's stack, as the answer to what it sent.
+func (o *own) answered(changes ...change) {
+	o.t.Helper()
+	p := o.packet(o.peer, o.port, changes...)
+	if o.out == pod0 {
+		o.podIngress(o.out, p).became(bpf.VerdictStack, tcNext, to(o.self))
+		return
+	}
+	o.xdp(o.out, p).passed(bpf.VerdictLeftToTC)
+	o.ingress(o.out, p).became(bpf.VerdictStack, tcNext, to(o.self))
+}
+
+// exchange: a connection is opened, acknowledged, and carries data both ways.
+func (o *own) exchange() {
+	o.t.Helper()
+	o.leaves(seq(clientSeq))
+	o.answered(synAck)
+	o.leaves(acked)
+	o.leaves(acked, payload(20))
+	o.answered(flags("A"), payload(200))
+	if r := o.get(tuple{src: o.self, dst: o.peer, proto: o.proto, zone: bpf.ZoneLeaving}); !r.isConfirmed() {
+		o.t.Errorf("the flow of %s to %s is not confirmed", o.self, o.peer)
+	}
+}
+
+// TestOwnConnections, of contract 42: a connection leaves the node from a port that is a NodePort,
+// or one of the range for SNAT. Its answers open no flow to a service.
+func TestOwnConnections(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		for _, port := range []uint16{nodePort, snatMin} {
+			for peer, out := range map[netip.Addr]*device{v.client: front, v.far: back, v.pod: pod0} {
+				n := newNode(t)
+				n.serve(v, at(v.any(), nodePort), at(v.near, backendPort))
+				o := &own{node: n, variant: v, out: out, self: at(v.front, port), peer: at(peer, 443)}
+				o.exchange()
+				equal(t, "source", o.self, o.port)
+				equal(t, "records", 2, n.size(v))
+			}
+		}
+	})
+}
+
+// TestOwnIsNone: what leaves from other ports or addresses, and the answers of the node's servers,
+// make no record.
+func TestOwnIsNone(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		n := newNode(t)
+		n.serve(v, at(v.any(), nodePort), at(v.near, backendPort))
+		packets := []packet{
+			v.packet(at(v.front, 443), at(v.client, 443)),
+			v.packet(at(v.pod, nodePort), at(v.client, 443)),
+		}
+		if !v.isUDP() {
+			packets = append(packets, v.packet(at(v.front, nodePort), at(v.client, 443), synAck),
+				v.packet(at(v.front, nodePort), at(v.client, 443), acked))
+		}
+		for _, p := range packets {
+			n.egress(front, p).passed(bpf.VerdictNotOurs)
+		}
+		equal(t, "records", 0, n.size(v))
+	})
+}
+
+// TestOwnComesLater, of contract 43: netfilter has chosen a source port for a pod that a flow of
+// ours has towards the same backend. Both live.
+func TestOwnComesLater(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		for _, p := range expressPaths {
+			c := converse(newNode(t), v, p)
+			c.establish()
+			o := &own{node: c.node, variant: v, out: c.out, self: c.source, peer: c.backend}
+			o.exchange()
+			if o.port.Port() == o.self.Port() || o.port.Port() < snatMin {
+				t.Errorf("the newcomer from %s has port %d", o.self, o.port.Port())
+			}
+			c.request(acked, payload(5))
+			c.reply(flags("A"), payload(50))
+			c.standsConfirmed()
+		}
+	})
+}
+
+// TestOwnComesFirst, of contract 43: a flow of ours does not get its source port.
+func TestOwnComesFirst(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		const port = 50000
+		n := newNode(t, variable("snat_min", uint16(port)), variable("snat_max", uint16(port)))
+		c := converse(n, v, otherDevice)
+		o := &own{node: n, variant: v, out: back, self: at(v.back, port), peer: c.backend}
+		o.exchange()
+		exhausted(c)
+		o.leaves(acked, payload(20))
+		o.answered(flags("A"), payload(200))
+	})
+}
