@@ -133,8 +133,8 @@ func TestDevicesSync(t *testing.T) {
 	f.expectNodeAddrs("10.0.0.2")
 	node := netip.MustParseAddr("10.0.0.2")
 	f.expectTable("", maps.Device{Addr4: node})
-	f.expectTable("eth0", maps.Device{TCTransmits: true, EgressHook: true, Addr4: node})
-	f.expectTable("tun0", maps.Device{EgressHook: true})
+	f.expectTable("eth0", maps.Device{TCTransmits: true, EgressHook: true, Ethernet: true, Addr4: node})
+	f.expectTable("tun0", maps.Device{TCTransmits: true, EgressHook: true})
 	f.sync()
 	f.expect(want...)
 
@@ -144,7 +144,7 @@ func TestDevicesSync(t *testing.T) {
 	f.SetNodeIPs(addrs("10.0.0.1"))
 	f.sync()
 	f.expect("eth0 external: "+tcHooks, "pod1 pod: "+tcHooks, "pod1-peer pod: "+tcHooks, "tun0 overlay: "+tcHooks)
-	f.expectTable("eth0", maps.Device{TCTransmits: true, EgressHook: true, Addr4: netip.MustParseAddr("10.0.0.1")})
+	f.expectTable("eth0", maps.Device{TCTransmits: true, EgressHook: true, Ethernet: true, Addr4: netip.MustParseAddr("10.0.0.1")})
 	f.expectNodeAddrs("10.0.0.1")
 	f.SetNodeIPs(nil)
 	f.sync()
@@ -173,7 +173,7 @@ func TestDevicesXDPGoes(t *testing.T) {
 	const withXDP = "eth0 external: " + tcHooks + " xdp"
 	f.sync()
 	f.expect(withXDP)
-	f.expectTable("eth0", maps.Device{TCTransmits: true, XDPTransmits: true, EgressHook: true, Addr4: netip.MustParseAddr("10.0.0.1")})
+	f.expectTable("eth0", maps.Device{TCTransmits: true, XDPTransmits: true, EgressHook: true, Ethernet: true, Addr4: netip.MustParseAddr("10.0.0.1")})
 
 	must(t, netlink.RouteDel(byDefault))
 	f.sync()

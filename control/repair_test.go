@@ -129,12 +129,12 @@ func TestRepairDevices(t *testing.T) {
 	f.expectRepairs(nil)
 
 	node := netip.MustParseAddr("10.0.0.1")
-	want := maps.Device{TCTransmits: true, XDPTransmits: true, EgressHook: true, Addr4: node}
+	want := maps.Device{TCTransmits: true, XDPTransmits: true, EgressHook: true, Ethernet: true, Addr4: node}
 	agree := func() {
 		t.Helper()
 		f.expectTable("", maps.Device{Addr4: node})
 		f.expectTable("eth0", want)
-		f.expectTable("pod0", maps.Device{EgressHook: true, Pod: true})
+		f.expectTable("pod0", maps.Device{EgressHook: true, Pod: true, Ethernet: true})
 		f.expectTransmitting("eth0")
 		f.expectNodeAddrs("10.0.0.1")
 		f.expectRepairs(nil)
