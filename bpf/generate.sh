@@ -8,7 +8,7 @@ exec go tool bpf2go \
 	-cc clang-19 -strip llvm-strip-19 -target bpfel \
 	-go-package bpf -output-stem waggle -no-global-types \
 	-type hook -type verdict -type flow_flags -type flow_tag -type zone -type hop_flags \
-	-type service_flags -type backend_flags -type device_flags -type cluster_range_flags -type cluster_addr \
+	-type service_flags -type backend_flags -type device_flags -type node_addr_flags -type cluster_range_flags -type cluster_addr \
 	-type flow -type flow4 -type flow6 -type flow_ways -type flow_set4 -type flow_set6 -type nexthop -type hop \
 	-type service_key4 -type service_key6 -type service -type service_name \
 	-type backend -type scope -type device -type runtime_state -type counter \

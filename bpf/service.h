@@ -127,7 +127,12 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } service_names SEC(".maps");
 
-/* The addresses of this node that NodePorts answer on. */
+enum node_addr_flags {
+	NODE_ADDR_NODE_PORTS = 1, /* NodePorts answer there */
+	NODE_ADDR_LOCAL = 2, /* what is sent there ends on this node */
+};
+
+/* The addresses of this node, enum node_addr_flags. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1024);
@@ -144,16 +149,23 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } node_addrs6 SEC(".maps");
 
-static __always_inline bool node_has_addr(int family, const __be32 *addr)
+/* 0: not this node's. */
+static __always_inline __u8 node_addr_flags(int family, const __be32 *addr)
 {
 	struct addr key; /* Linux 6.1 takes a key from nowhere but the stack and maps */
+	const __u8 *flags;
 
-	if (family == AF_INET) {
-		key.word[0] = addr[0];
-		return bpf_map_lookup_elem(&node_addrs4, &key);
-	}
 	addr_copy(family, key.word, addr);
-	return bpf_map_lookup_elem(&node_addrs6, &key);
+	if (family == AF_INET)
+		flags = bpf_map_lookup_elem(&node_addrs4, &key);
+	else
+		flags = bpf_map_lookup_elem(&node_addrs6, &key);
+	return flags ? *flags : 0;
+}
+
+static __always_inline bool node_has_addr(int family, const __be32 *addr)
+{
+	return node_addr_flags(family, addr) & NODE_ADDR_LOCAL;
 }
 
 static __always_inline struct service *frontend_lookup(int family, const __be32 *addr, __be16 port,
@@ -187,7 +199,7 @@ static __always_inline bool is_nodeport(__be16 port)
 
 /*
  * The frontend at an address, an exact one before the wildcard. `loopback`:
- * 127.0.0.1 and ::1 count as this node's addresses.
+ * NodePorts answer on 127.0.0.1 and ::1, too.
  */
 static __always_inline struct service *service_lookup(int family, const __be32 *addr, __be16 port,
 						      __u8 proto, bool loopback)
@@ -199,7 +211,7 @@ static __always_inline struct service *service_lookup(int family, const __be32 *
 		return svc;
 	if (loopback && addr_is_loopback(family, addr))
 		return frontend_lookup(family, any.word, port, proto);
-	if (!node_has_addr(family, addr))
+	if (!(node_addr_flags(family, addr) & NODE_ADDR_NODE_PORTS))
 		return NULL;
 	return frontend_lookup(family, any.word, port, proto);
 }

@@ -145,6 +145,12 @@ const (
 	DevicePod          = uint32(waggleDeviceFlagsDEVICE_POD)
 )
 
+// Members of the values of node_addrs4 and node_addrs6.
+const (
+	NodeAddrNodePorts = uint8(waggleNodeAddrFlagsNODE_ADDR_NODE_PORTS)
+	NodeAddrLocal     = uint8(waggleNodeAddrFlagsNODE_ADDR_LOCAL)
+)
+
 // Values of the map cluster_addrs.
 const (
 	ClusterAddrOurs   = uint8(waggleClusterAddrCLUSTER_ADDR_OURS)

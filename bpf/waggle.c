@@ -24,6 +24,7 @@ const enum hop_flags *unused_hop_flags __attribute__((unused));
 const enum service_flags *unused_service_flags __attribute__((unused));
 const enum backend_flags *unused_backend_flags __attribute__((unused));
 const enum device_flags *unused_device_flags __attribute__((unused));
+const enum node_addr_flags *unused_node_addr_flags __attribute__((unused));
 const enum cluster_addr *unused_cluster_addr __attribute__((unused));
 const enum cluster_range_flags *unused_cluster_range_flags __attribute__((unused));
 

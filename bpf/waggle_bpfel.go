@@ -257,6 +257,13 @@ type waggleNexthop struct {
 	Pad        [4]uint32
 }
 
+type waggleNodeAddrFlags uint32
+
+const (
+	waggleNodeAddrFlagsNODE_ADDR_NODE_PORTS waggleNodeAddrFlags = 1
+	waggleNodeAddrFlagsNODE_ADDR_LOCAL      waggleNodeAddrFlags = 2
+)
+
 type waggleRuntimeState struct {
 	_          structs.HostLayout
 	Seed       uint64
@@ -501,6 +508,7 @@ const (
 	waggleVarUnusedFlowTag           = "unused_flow_tag"
 	waggleVarUnusedHook              = "unused_hook"
 	waggleVarUnusedHopFlags          = "unused_hop_flags"
+	waggleVarUnusedNodeAddrFlags     = "unused_node_addr_flags"
 	waggleVarUnusedServiceFlags      = "unused_service_flags"
 	waggleVarUnusedVerdict           = "unused_verdict"
 	waggleVarUnusedZone              = "unused_zone"
@@ -635,6 +643,7 @@ type waggleVariableSpecs struct {
 	UnusedFlowTag           *ebpf.VariableSpec `ebpf:"unused_flow_tag"`
 	UnusedHook              *ebpf.VariableSpec `ebpf:"unused_hook"`
 	UnusedHopFlags          *ebpf.VariableSpec `ebpf:"unused_hop_flags"`
+	UnusedNodeAddrFlags     *ebpf.VariableSpec `ebpf:"unused_node_addr_flags"`
 	UnusedServiceFlags      *ebpf.VariableSpec `ebpf:"unused_service_flags"`
 	UnusedVerdict           *ebpf.VariableSpec `ebpf:"unused_verdict"`
 	UnusedZone              *ebpf.VariableSpec `ebpf:"unused_zone"`
@@ -747,6 +756,7 @@ type waggleVariables struct {
 	UnusedFlowTag           *ebpf.Variable `ebpf:"unused_flow_tag"`
 	UnusedHook              *ebpf.Variable `ebpf:"unused_hook"`
 	UnusedHopFlags          *ebpf.Variable `ebpf:"unused_hop_flags"`
+	UnusedNodeAddrFlags     *ebpf.Variable `ebpf:"unused_node_addr_flags"`
 	UnusedServiceFlags      *ebpf.Variable `ebpf:"unused_service_flags"`
 	UnusedVerdict           *ebpf.Variable `ebpf:"unused_verdict"`
 	UnusedZone              *ebpf.Variable `ebpf:"unused_zone"`

@@ -60,7 +60,8 @@ func matches(patterns []string, name string) bool {
 // deviceFacts is what the role of a device hangs on.
 type deviceFacts struct {
 	link         netlink.Link
-	addrs        []netip.Addr // of global scope
+	local        []netip.Addr // what the node answers to, but for the link's and the loopback's own
+	addrs        []netip.Addr // those of them that are of global scope
 	holdsNodeIP  bool
 	defaultRoute bool
 }

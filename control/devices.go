@@ -5,6 +5,7 @@ package control
 import (
 	"errors"
 	"fmt"
+	gomaps "maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -52,14 +53,13 @@ type Devices struct {
 	log       *logrus.Entry
 	repairs   repairs
 
-	mu      sync.Mutex
-	ready   bool         // nodeIPs is known
-	nodeIPs []netip.Addr // of our Node object
-	status  map[int]DeviceStatus
-	written map[int]maps.Device
-	// NodePorts answer on these; nil before they have been written.
-	writtenAddrs []netip.Addr
-	seen         map[int]bool // those that had a role at the last Sync; nil before the first
+	mu           sync.Mutex
+	ready        bool         // nodeIPs is known
+	nodeIPs      []netip.Addr // of our Node object
+	status       map[int]DeviceStatus
+	written      map[int]maps.Device
+	writtenAddrs map[netip.Addr]maps.NodeAddr // nil before they have been written
+	seen         map[int]bool                 // those that had a role at the last Sync; nil before the first
 }
 
 // NewDevices prepares the care of devices; Sync does the work.
@@ -168,7 +168,11 @@ func (d *Devices) facts() ([]deviceFacts, error) {
 		}
 		for _, a := range addrs {
 			ip, ok := netip.AddrFromSlice(a.IP)
-			if ip = ip.Unmap(); !ok || a.Scope != unix.RT_SCOPE_UNIVERSE {
+			if ip = ip.Unmap(); !ok || a.Scope == unix.RT_SCOPE_LINK || ip.IsLoopback() {
+				continue
+			}
+			f.local = append(f.local, ip)
+			if a.Scope != unix.RT_SCOPE_UNIVERSE {
 				continue
 			}
 			f.addrs = append(f.addrs, ip)
@@ -184,13 +188,17 @@ func isZeroNet(n *net.IPNet) bool {
 	return ones == 0 && n.IP.IsUnspecified()
 }
 
-// syncNodeAddrs writes which addresses NodePorts answer on, and the addresses that stand in for
-// those of devices that have none.
+// syncNodeAddrs writes the node's own addresses, and those that stand in for the addresses of
+// devices that have none.
 func (d *Devices) syncNodeAddrs(facts []deviceFacts) error {
 	var all []netip.Addr
 	var primary maps.Device
+	own := map[netip.Addr]maps.NodeAddr{}
 	for _, f := range facts {
 		all = append(all, f.addrs...)
+		for _, a := range f.local {
+			own[a] = maps.NodeAddr{Local: true}
+		}
 		if f.defaultRoute || f.holdsNodeIP {
 			primary = withAddrs(primary, f.addrs)
 		}
@@ -206,14 +214,16 @@ func (d *Devices) syncNodeAddrs(facts []deviceFacts) error {
 		}
 		d.written[0] = primary
 	}
-	chosen := d.nodePorts.choose(all, d.nodeIPs)
-	if d.writtenAddrs != nil && slices.Equal(chosen, d.writtenAddrs) {
+	for _, a := range d.nodePorts.choose(all, d.nodeIPs) {
+		own[a] = maps.NodeAddr{Local: true, NodePorts: true}
+	}
+	if d.writtenAddrs != nil && gomaps.Equal(own, d.writtenAddrs) {
 		return nil
 	}
-	if err := d.nodeAddrs.Set(chosen); err != nil {
+	if err := d.nodeAddrs.Set(own); err != nil {
 		return err
 	}
-	d.writtenAddrs = append([]netip.Addr{}, chosen...)
+	d.writtenAddrs = own
 	return nil
 }
 

@@ -103,13 +103,25 @@ func (f *devicesFixture) expectTable(name string, want maps.Device) {
 	}
 }
 
+// expectNodeAddrs compares the node's addresses; those that NodePorts answer on have a "*".
 func (f *devicesFixture) expectNodeAddrs(want string) {
 	f.t.Helper()
-	got, err := maps.NewNodeAddrs(f.dp).All()
+	all, err := maps.NewNodeAddrs(f.dp).All()
 	must(f.t, err)
-	slices.SortFunc(got, netip.Addr.Compare)
-	if !slices.Equal(got, addrs(want)) {
-		f.t.Errorf("node addresses %v, want %s", got, want)
+	var got []string
+	for a, what := range all {
+		name := a.String()
+		if what.NodePorts {
+			name += "*"
+		}
+		if !what.Local {
+			name += " (not local)"
+		}
+		got = append(got, name)
+	}
+	slices.Sort(got)
+	if got := strings.Join(got, " "); got != want {
+		f.t.Errorf("node addresses %s, want %s", got, want)
 	}
 }
 
@@ -130,7 +142,7 @@ func TestDevicesSync(t *testing.T) {
 	f.sync()
 	want := []string{"eth0 external: " + tcHooks, "pod0 pod: " + tcHooks, "pod0-peer pod: " + tcHooks, "tun0 overlay: " + tcHooks}
 	f.expect(want...)
-	f.expectNodeAddrs("10.0.0.2")
+	f.expectNodeAddrs("10.0.0.1 10.0.0.2*")
 	node := netip.MustParseAddr("10.0.0.2")
 	f.expectTable("", maps.Device{Addr4: node})
 	f.expectTable("eth0", maps.Device{TCTransmits: true, EgressHook: true, Ethernet: true, Addr4: node})
@@ -145,10 +157,10 @@ func TestDevicesSync(t *testing.T) {
 	f.sync()
 	f.expect("eth0 external: "+tcHooks, "pod1 pod: "+tcHooks, "pod1-peer pod: "+tcHooks, "tun0 overlay: "+tcHooks)
 	f.expectTable("eth0", maps.Device{TCTransmits: true, EgressHook: true, Ethernet: true, Addr4: netip.MustParseAddr("10.0.0.1")})
-	f.expectNodeAddrs("10.0.0.1")
+	f.expectNodeAddrs("10.0.0.1* 10.0.0.2")
 	f.SetNodeIPs(nil)
 	f.sync()
-	f.expectNodeAddrs("10.0.0.1 10.0.0.2")
+	f.expectNodeAddrs("10.0.0.1* 10.0.0.2*")
 }
 
 // outside is another namespace, where the peers of this one's devices would be.

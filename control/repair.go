@@ -164,21 +164,7 @@ func (d *Devices) repairNodeAddrs(found map[string]int) error {
 	if err != nil {
 		return err
 	}
-	drift := map[string]int{}
-	note := func(these, others []netip.Addr) {
-		for _, a := range these {
-			if slices.Contains(others, a) {
-				continue
-			}
-			if maps.FamilyOf(a) == maps.IPv4 {
-				drift["node_addrs4"]++
-			} else {
-				drift["node_addrs6"]++
-			}
-		}
-	}
-	note(d.writtenAddrs, have)
-	note(have, d.writtenAddrs)
+	drift := driftOf(have, d.writtenAddrs)
 	if len(drift) == 0 {
 		return nil
 	}
@@ -189,6 +175,29 @@ func (d *Devices) repairNodeAddrs(found map[string]int) error {
 		found[table] += n
 	}
 	return nil
+}
+
+// driftOf counts by map the addresses that are not as they were written.
+func driftOf(have, written map[netip.Addr]maps.NodeAddr) map[string]int {
+	drift := map[string]int{}
+	note := func(a netip.Addr) {
+		if maps.FamilyOf(a) == maps.IPv4 {
+			drift["node_addrs4"]++
+		} else {
+			drift["node_addrs6"]++
+		}
+	}
+	for a, want := range written {
+		if got, ok := have[a]; !ok || got != want {
+			note(a)
+		}
+	}
+	for a := range have {
+		if _, ok := written[a]; !ok {
+			note(a)
+		}
+	}
+	return drift
 }
 
 // findDetached forgets the devices that no longer run all the programs that were attached to them.

@@ -136,7 +136,7 @@ func TestRepairDevices(t *testing.T) {
 		f.expectTable("eth0", want)
 		f.expectTable("pod0", maps.Device{EgressHook: true, Pod: true, Ethernet: true})
 		f.expectTransmitting("eth0")
-		f.expectNodeAddrs("10.0.0.1")
+		f.expectNodeAddrs("10.0.0.1*")
 		f.expectRepairs(nil)
 	}
 	agree()
@@ -152,8 +152,13 @@ func TestRepairDevices(t *testing.T) {
 	must(t, f.dp.Map("devices").Put(uint32(4711), make([]byte, f.dp.Map("devices").ValueSize())))
 	f.expectRepairs(map[string]int{"devices": 1, "xdp_devices": 3})
 	agree()
-	must(t, maps.NewNodeAddrs(f.dp).Set([]netip.Addr{netip.MustParseAddr("10.0.0.9"), netip.MustParseAddr("fd00::9")}))
+	must(t, maps.NewNodeAddrs(f.dp).Set(map[netip.Addr]maps.NodeAddr{
+		netip.MustParseAddr("10.0.0.9"): {Local: true}, netip.MustParseAddr("fd00::9"): {NodePorts: true},
+	}))
 	f.expectRepairs(map[string]int{"node_addrs4": 2, "node_addrs6": 1})
+	agree()
+	must(t, maps.NewNodeAddrs(f.dp).Set(map[netip.Addr]maps.NodeAddr{node: {Local: true}}))
+	f.expectRepairs(map[string]int{"node_addrs4": 1})
 	agree()
 
 	// A device that goes is no drift, though the kernel takes it out of one of the maps.

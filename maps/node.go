@@ -5,37 +5,59 @@ package maps
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// NodeAddrs is the set of this node's addresses that NodePorts answer on.
+// NodeAddr is what an address of this node is good for.
+type NodeAddr struct {
+	Local     bool // what is sent there ends on this node
+	NodePorts bool // NodePorts answer there
+}
+
+func (a NodeAddr) encode() (flags uint8) {
+	if a.Local {
+		flags |= bpf.NodeAddrLocal
+	}
+	if a.NodePorts {
+		flags |= bpf.NodeAddrNodePorts
+	}
+	return flags
+}
+
+func decodeNodeAddr(flags uint8) NodeAddr {
+	return NodeAddr{Local: flags&bpf.NodeAddrLocal != 0, NodePorts: flags&bpf.NodeAddrNodePorts != 0}
+}
+
+// NodeAddrs are this node's addresses.
 type NodeAddrs struct {
 	p Provider
 }
 
-// NewNodeAddrs opens the set.
+// NewNodeAddrs opens their maps.
 func NewNodeAddrs(p Provider) *NodeAddrs { return &NodeAddrs{p} }
 
-// All reads the set.
-func (n *NodeAddrs) All() ([]netip.Addr, error) {
-	var out []netip.Addr
+// All reads them.
+func (n *NodeAddrs) All() (map[netip.Addr]NodeAddr, error) {
+	out := map[netip.Addr]NodeAddr{}
 	var k4 uint32
 	var k6 bpf.Addr
-	var one uint8
+	var flags uint8
 	it := n.p.Map("node_addrs4").Iterate()
-	for it.Next(&k4, &one) {
-		out = append(out, addr4(k4))
+	for it.Next(&k4, &flags) {
+		out[addr4(k4)] = decodeNodeAddr(flags)
 	}
 	if err := it.Err(); err != nil {
 		return nil, fmt.Errorf("reading the map node_addrs4: %w", err)
 	}
 	it = n.p.Map("node_addrs6").Iterate()
-	for it.Next(&k6, &one) {
-		out = append(out, addr6(k6.Word))
+	for it.Next(&k6, &flags) {
+		out[addr6(k6.Word)] = decodeNodeAddr(flags)
 	}
 	if err := it.Err(); err != nil {
 		return nil, fmt.Errorf("reading the map node_addrs6: %w", err)
@@ -43,29 +65,45 @@ func (n *NodeAddrs) All() ([]netip.Addr, error) {
 	return out, nil
 }
 
-// Set makes the set what it should be: additions first, so that no address is missing meanwhile.
-func (n *NodeAddrs) Set(want []netip.Addr) error {
+// Set makes them what they should be: additions first, so that no address is missing meanwhile.
+// Where there is no room for all, those that NodePorts answer on come before the others.
+func (n *NodeAddrs) Set(want map[netip.Addr]NodeAddr) error {
 	have, err := n.All()
 	if err != nil {
 		return err
 	}
-	stale := map[netip.Addr]bool{}
-	for _, a := range have {
-		stale[a] = true
-	}
-	for _, a := range want {
-		delete(stale, a)
-		if err := putPick(n.p, "node_addrs", FamilyOf(a), addrKey(a), uint8(1)); err != nil {
-			return fmt.Errorf("node address %s: %w", a, err)
+	var full error
+	for _, a := range inOrder(want) {
+		if got, ok := have[a]; ok && got == want[a] {
+			continue
+		}
+		if err := putPick(n.p, "node_addrs", FamilyOf(a), addrKey(a), want[a].encode()); err != nil && full == nil {
+			full = fmt.Errorf("node address %s: %w", a, err)
 		}
 	}
-	for a := range stale {
+	for a := range have {
+		if _, ok := want[a]; ok {
+			continue
+		}
 		err := pick(n.p, "node_addrs", FamilyOf(a)).Delete(addrKey(a))
 		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return fmt.Errorf("node address %s: %w", a, err)
 		}
 	}
-	return nil
+	return full
+}
+
+// inOrder lists those first that NodePorts answer on.
+func inOrder(addrs map[netip.Addr]NodeAddr) []netip.Addr {
+	return slices.SortedFunc(maps.Keys(addrs), func(a, b netip.Addr) int {
+		if first := addrs[a].NodePorts; first != addrs[b].NodePorts {
+			if first {
+				return -1
+			}
+			return 1
+		}
+		return a.Compare(b)
+	})
 }
 
 func addrKey(a netip.Addr) any {

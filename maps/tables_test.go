@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"strings"
 	"testing"
 
@@ -94,22 +93,29 @@ func TestNames(t *testing.T) {
 func TestNodeAddrs(t *testing.T) {
 	p := mapstest.New(t, map[string]uint32{"node_addrs4": 2})
 	set := maps.NewNodeAddrs(p)
-	for _, want := range [][]string{
-		{"10.0.0.1", "2001:db8::1"}, {"10.0.0.1", "10.0.0.2"}, {}, {"fd00::1", "fd00::2", "fd00::3"},
+	local, answers := maps.NodeAddr{Local: true}, maps.NodeAddr{Local: true, NodePorts: true}
+	for _, want := range []map[netip.Addr]maps.NodeAddr{
+		{addr("10.0.0.1"): answers, addr("2001:db8::1"): local},
+		{addr("10.0.0.1"): local, addr("10.0.0.2"): answers},
+		{},
+		{addr("fd00::1"): answers, addr("fd00::2"): local, addr("fd00::3"): {NodePorts: true}},
 	} {
-		var addrs []netip.Addr
-		for _, s := range want {
-			addrs = append(addrs, addr(s))
-		}
-		must(t, set.Set(addrs))
+		must(t, set.Set(want))
 		got, err := set.All()
 		must(t, err)
-		slices.SortFunc(got, netip.Addr.Compare)
-		expect(t, "node addresses", got, addrs)
+		expect(t, "node addresses", got, want)
 	}
 	expectKey(t, p.Map("node_addrs6"), addr("fd00::1").AsSlice())
-	err := set.Set([]netip.Addr{addr("10.0.0.1"), addr("10.0.0.2"), addr("10.0.0.3")})
-	expectError(t, err, "node address 10.0.0.3: the map node_addrs4 is full (2 elements)")
+
+	// Those that NodePorts answer on come first; an address that is gone makes room later.
+	err := set.Set(map[netip.Addr]maps.NodeAddr{addr("10.0.0.1"): local, addr("10.0.0.2"): local, addr("10.0.0.3"): answers})
+	expectError(t, err, "node address 10.0.0.2: the map node_addrs4 is full (2 elements)")
+	want := map[netip.Addr]maps.NodeAddr{addr("10.0.0.4"): answers, addr("10.0.0.3"): answers}
+	expectError(t, set.Set(want), "node address 10.0.0.4: the map node_addrs4 is full (2 elements)")
+	must(t, set.Set(want))
+	got, err := set.All()
+	must(t, err)
+	expect(t, "node addresses", got, want)
 }
 
 func TestDevices(t *testing.T) {

@@ -238,7 +238,9 @@ func (r *hotRig) configure() error {
 	device := maps.Device{TCTransmits: true, XDPTransmits: true, EgressHook: true, Addr4: r.node.IP4, Addr6: r.node.IP6}
 	own := maps.Device{Addr4: r.node.IP4, Addr6: r.node.IP6}
 	if err := errors.Join(maps.NewDevices(r.maps).Put(int(r.ifindex), device), maps.NewDevices(r.maps).Put(0, own),
-		maps.NewNodeAddrs(r.maps).Set([]netip.Addr{r.node.IP4, r.node.IP6})); err != nil {
+		maps.NewNodeAddrs(r.maps).Set(map[netip.Addr]maps.NodeAddr{
+			r.node.IP4: {Local: true, NodePorts: true}, r.node.IP6: {Local: true, NodePorts: true},
+		})); err != nil {
 		return err
 	}
 	cluster := maps.NewClusterAddrs(r.maps)

@@ -84,7 +84,7 @@ type Config struct {
 	Limits
 	Devices            map[int]*Device
 	Primary4, Primary6 netip.Addr
-	NodeAddrs          map[netip.Addr]bool
+	NodeAddrs          map[netip.Addr]bool // true: NodePorts answer there
 	Frontends          map[Frontend]*Policy
 	Backends           map[uint32]*Backend
 	Local              []netip.Prefix // the cluster's own sources
@@ -92,6 +92,12 @@ type Config struct {
 	ClusterRanges      map[netip.Prefix]bool // true: a service CIDR
 	Generation         uint32                // of routes and devices
 	Route              func(netip.Addr) Route
+}
+
+// IsOwn says whether an address is the node's.
+func (c *Config) IsOwn(a netip.Addr) bool {
+	_, own := c.NodeAddrs[a]
+	return own
 }
 
 // frontend finds who answers at an address: an exact one first, then NodePorts of the node's.

@@ -176,7 +176,7 @@ func (n *Node) way(p *packet, b *Backend, o origin) (way, bool) {
 	}
 	route := n.Route(b.Addr.Addr())
 	if route.Device == 0 {
-		return stack, b.Local || n.NodeAddrs[b.Addr.Addr()]
+		return stack, b.Local || n.IsOwn(b.Addr.Addr())
 	}
 	device := n.Devices[route.Device]
 	switch {

@@ -69,7 +69,7 @@ func (g *generator) service() {
 	}
 	for range pick(g, 0, 1, 1, 1, 2, 3, 4) {
 		a := pick(g, p.near, p.far, p.far, p.far2, p.unready, p.unready, p.tunnelled, p.tunnelled, p.silent,
-			p.narrow, p.narrowSlow, p.pod, p.pod, p.pod2, p.blackholed, p.unreachable, p.back)
+			p.narrow, p.narrowSlow, p.pod, p.pod, p.pod2, p.blackholed, p.unreachable, p.back, p.tunnel)
 		b := scriptBackend{Addr: at(a, uint16(8080+g.IntN(2)))}
 		b.In = g.membership(a)
 		s.Backends = append(s.Backends, b)

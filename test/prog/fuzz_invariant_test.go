@@ -54,7 +54,7 @@ func (r *fuzzRun) stays(hook bpf.Hook, v bpf.Verdict, opened bool, in, out []byt
 
 // configured addresses are frontends, backends, the node's, or clients of flows.
 func (r *fuzzRun) configured(a netip.Addr) bool {
-	if r.model.NodeAddrs[a] {
+	if r.model.IsOwn(a) {
 		return true
 	}
 	for _, s := range r.script.Services {

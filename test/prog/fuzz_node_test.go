@@ -93,7 +93,7 @@ func newFuzzNode(setting int) (*fuzzNode, error) {
 		if dev.addr != nil {
 			known.Addr4, known.Addr6 = word(dev.addr(plan4)), words(dev.addr(plan6))
 			for _, p := range []plan{plan4, plan6} {
-				must(n.maps[family("node_addrs", dev.addr(p))].Put(dev.addr(p).AsSlice(), uint8(1)))
+				must(n.maps[family("node_addrs", dev.addr(p))].Put(dev.addr(p).AsSlice(), fuzzNodeAddr(dev)))
 			}
 		}
 		must(n.maps["devices"].Put(uint32(dev.index), known))
@@ -103,6 +103,14 @@ func newFuzzNode(setting int) (*fuzzNode, error) {
 	}
 	must(n.maps["devices"].Put(uint32(0), bpf.Device{Addr4: word(plan4.back), Addr6: words(plan6.back)}))
 	return n, nil
+}
+
+// fuzzNodeAddr is what a device's addresses are good for: NodePorts answer on all but the tunnel's.
+func fuzzNodeAddr(d *device) uint8 {
+	if d == tunnel {
+		return bpf.NodeAddrLocal
+	}
+	return bpf.NodeAddrLocal | bpf.NodeAddrNodePorts
 }
 
 // clear forgets the last script.
@@ -134,7 +142,8 @@ func fuzzConfig(limits model.Limits) *model.Config {
 		}
 		if d.addr != nil {
 			known.Addr4, known.Addr6 = d.addr(plan4), d.addr(plan6)
-			c.NodeAddrs[known.Addr4], c.NodeAddrs[known.Addr6] = true, true
+			answers := fuzzNodeAddr(d)&bpf.NodeAddrNodePorts != 0
+			c.NodeAddrs[known.Addr4], c.NodeAddrs[known.Addr6] = answers, answers
 		}
 		c.Devices[d.index] = known
 	}

@@ -425,7 +425,7 @@ func (r *fuzzRun) from(d *device, frame []byte, _ netip.Addr) error {
 		return err
 	}
 	routed, dst, ok := model.Forwarded(result.Frame)
-	if !ok || r.model.NodeAddrs[dst] {
+	if !ok || r.model.IsOwn(dst) {
 		return nil
 	}
 	_, err = r.one(bpf.HookTCEgress, r.wayTo(dst), routed)

@@ -93,9 +93,7 @@ func TestMasqueradeAllToNode(t *testing.T) {
 			Addr: words(v.tunnel), Port: netPort(backendPort), Service: c.service, Proto: uint8(v.proto),
 			Flags: backendFlags(v.tunnel) | bpf.BackendLocal,
 		})
-		if err := n.maps[family("node_addrs", v.tunnel)].Delete(v.tunnel.AsSlice()); err != nil {
-			t.Fatal(err)
-		}
+		n.put(family("node_addrs", v.tunnel), v.tunnel.AsSlice(), bpf.NodeAddrLocal)
 		n.podIngress(pod0, v.packet(c.client, c.frontend)).became(bpf.VerdictStack, tcNext, to(c.backend))
 	})
 }

@@ -75,7 +75,7 @@ func (n *node) configure() {
 	for _, p := range []plan{plan4, plan6} {
 		for _, d := range allDevices {
 			if d.addr != nil {
-				n.put(family("node_addrs", d.addr(p)), d.addr(p).AsSlice(), uint8(1))
+				n.put(family("node_addrs", d.addr(p)), d.addr(p).AsSlice(), bpf.NodeAddrLocal|bpf.NodeAddrNodePorts)
 			}
 		}
 	}

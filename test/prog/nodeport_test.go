@@ -35,6 +35,22 @@ func TestNodePortAddresses(t *testing.T) {
 	})
 }
 
+// TestNodePortsDontAnswer, of contract 11: an address may be the node's and yet none that NodePorts
+// answer on. It still is an endpoint's, whoever's node the endpoint says it is on.
+func TestNodePortsDontAnswer(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		n := newNode(t)
+		n.put(family("node_addrs", v.tunnel), v.tunnel.AsSlice(), bpf.NodeAddrLocal)
+		backend := at(v.tunnel, backendPort)
+		n.serve(v, at(v.any(), nodePort), backend)
+		client := at(v.client, clientPort)
+		asked := v.packet(client, at(v.tunnel, nodePort))
+		n.xdp(front, asked).passed(bpf.VerdictNotOurs)
+		n.ingress(front, asked).passed(bpf.VerdictNotOurs)
+		n.ingress(front, v.packet(client, at(v.front, nodePort))).became(bpf.VerdictStack, tcNext, to(backend))
+	})
+}
+
 // TestNodePortRange: outside of it the wildcard isn't even asked for.
 func TestNodePortRange(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {

@@ -89,7 +89,8 @@ var ofModel = []mutation{
 	{"source range ignored for IPv6", "sources.h", "return bpf_map_lookup_elem(&source_ranges6, &v6) != NULL;", "return 1;"},
 	{"affinity without a look at the set", "affinity.h", "backend_in_scope(backend, svc, internal) &&", "1 &&"},
 	{"affinity not renewed", "affinity.h", "known->last_used = now();\n", ""},
-	{"NodePort on every address", "service.h", "if (!node_has_addr(family, addr))", "if (0)"},
+	{"NodePort on every address", "service.h", "if (!(node_addr_flags(family, addr) & NODE_ADDR_NODE_PORTS))", "if (0)"},
+	{"node address where no NodePorts answer is no endpoint of this node", "service.h", "addr) & NODE_ADDR_LOCAL;", "addr) & NODE_ADDR_NODE_PORTS;"},
 	{"policy that drops refuses", "open.h", "SERVICE_INTERNAL_DROP : SERVICE_EXTERNAL_DROP", "SERVICE_EXTERNAL_DROP : SERVICE_INTERNAL_DROP"},
 	{"flow recorded though there is no route", "open.h", "return false; /* a flow recorded now would outlive the lack of a route */", "return true;"},
 	// following it
