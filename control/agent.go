@@ -79,6 +79,9 @@ type Agent struct {
 // NewAgent loads the datapath, takes over what an earlier agent left, and serves the node's
 // sockets. Devices and services follow in Run.
 func NewAgent(cfg Config, src source.Source, log *logrus.Entry) (*Agent, error) {
+	if err := cfg.Rules.CheckDevices(); err != nil {
+		return nil, err
+	}
 	cfg.Loader.MasqueradeAll = cfg.MasqueradeAll
 	dp, err := loader.Load(cfg.Loader)
 	if err != nil {
@@ -143,6 +146,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		log:     a.log,
 		Routed:  func() { a.warn("next hops", maps.BumpGeneration(a.dp)) },
 		Changed: a.syncDevices,
+		Routes:  a.devices.IsRouted,
 		Moved: func(ifindex int, addr netip.Addr, mac net.HardwareAddr) {
 			a.warn("neighbours", hops.SetNeighbour(ifindex, addr, mac))
 		},
@@ -292,6 +296,7 @@ func (a *Agent) writeStatus() *Status {
 	for _, message := range a.warnings {
 		s.Warnings = append(s.Warnings, message)
 	}
+	s.Warnings = append(s.Warnings, a.devices.Problems()...)
 	slices.Sort(s.Warnings)
 	if err := s.write(a.cfg.RunDir); err != nil {
 		a.log.WithError(err).Warn("writing the status file")

@@ -3,9 +3,8 @@
 package control
 
 import (
-	"fmt"
-	"net/netip"
-	"path"
+	"net"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -16,10 +15,11 @@ type Role string
 
 // The roles of devices.
 const (
-	RoleNone     Role = ""
-	RoleExternal Role = "external" // where clients outside and other nodes are
-	RoleOverlay  Role = "overlay"  // a tunnel that the CNI plugin routes pods' packets into
-	RolePod      Role = "pod"      // the host's side of a pod's device
+	RoleNone      Role = ""
+	RoleExternal  Role = "external"   // where clients outside and other nodes are
+	RoleOverlay   Role = "overlay"    // a tunnel that the CNI plugin routes pods' packets into
+	RolePod       Role = "pod"        // the host's side of a pod's device
+	RolePodBridge Role = "pod-bridge" // a bridge whose ports are pods' devices: these have the programs
 )
 
 // overlayTypes are the link types that carry pods' packets between nodes.
@@ -28,62 +28,119 @@ var overlayTypes = map[string]bool{
 	"gre": true, "gretap": true, "ip6gre": true, "ip6gretap": true, "wireguard": true, "tuntap": true,
 }
 
-// DeviceRules tell the roles of devices. The patterns are those of path.Match; where one names
-// a device, it decides.
-type DeviceRules struct {
-	External []string // none: whatever holds a node address or carries a default route
-	Pods     []string // none: veth devices
-	Ignore   []string
-}
+// pairTypes are the link types whose other end may be in a pod.
+var pairTypes = map[string]bool{"veth": true, "netkit": true}
 
-// Validate checks the patterns.
-func (r DeviceRules) Validate() error {
-	for flag, patterns := range map[string][]string{"devices": r.External, "pod-devices": r.Pods, "ignore-devices": r.Ignore} {
-		for _, p := range patterns {
-			if _, err := path.Match(p, ""); err != nil {
-				return fmt.Errorf("--%s: bad pattern %q", flag, p)
-			}
-		}
-	}
-	return nil
-}
+// idleTypes are the link types that no packet from elsewhere comes in by.
+var idleTypes = map[string]bool{"dummy": true, "vrf": true, "ifb": true, "nlmon": true}
 
-func matches(patterns []string, name string) bool {
-	for _, p := range patterns {
-		if ok, _ := path.Match(p, name); ok {
-			return true
-		}
-	}
-	return false
-}
-
-// deviceFacts is what the role of a device hangs on.
-type deviceFacts struct {
-	link         netlink.Link
-	local        []netip.Addr // what the node answers to, but for the link's and the loopback's own
-	addrs        []netip.Addr // those of them that are of global scope
-	holdsNodeIP  bool
-	defaultRoute bool
-}
-
-// role decides what a device is.
-func (r DeviceRules) role(f deviceFacts) Role {
-	attrs := f.link.Attrs()
+// role decides what a device is. If it is nothing although it carries packets, why tells the reason.
+func (r DeviceRules) role(f *deviceFacts) (role Role, why string) {
+	name := f.link.Attrs().Name
 	switch {
-	case attrs.Name == "lo" || matches(r.Ignore, attrs.Name):
-		return RoleNone
-	case matches(r.External, attrs.Name):
+	case name == "lo" || matches(r.Ignore, name):
+		return RoleNone, ""
+	case matches(r.External, name):
+		return RoleExternal, ""
+	case matches(r.Pods, name):
+		return RolePod, ""
+	}
+	role, why = r.found(f)
+	switch {
+	case role == RoleExternal && len(r.External) > 0 && overlayTypes[f.link.Type()]:
+		return RoleOverlay, ""
+	case role == RoleExternal && len(r.External) > 0:
+		return RoleNone, "it leads out of the node, but --devices names others"
+	case role == RolePod && len(r.Pods) > 0 && f.master != nil:
+		return RoleNone, ""
+	case role == RolePod && len(r.Pods) > 0:
+		return RoleNone, "it leads to a pod, but --pod-devices names others"
+	}
+	return role, why
+}
+
+// found decides by what a device does.
+func (r DeviceRules) found(f *deviceFacts) (role Role, why string) {
+	kind := f.link.Type()
+	switch {
+	case idleTypes[kind]:
+		return RoleNone, ""
+	case kind == "bridge":
+		return r.ofBridge(f), ""
+	case f.isPort():
+		return f.ofPort(), ""
+	case overlayTypes[kind] && !f.holdsNodeIP && !f.routes.isDefault:
+		return RoleOverlay, ""
+	case f.leadsOut():
+		return RoleExternal, ""
+	case f.leadsToPod():
+		return RolePod, ""
+	case pairTypes[kind]:
+		return RoleNone, "both of its ends are in this network namespace, and it has no addresses and no routes"
+	case f.isLower:
+		return RoleNone, ""
+	}
+	return RoleNone, "it has no addresses, no routes lead there, and it is no other device's port"
+}
+
+// ofBridge: what the node itself sends and gets is seen on the bridge, whatever its ports are. Pods
+// behind it are served at its ports, which tell one from another.
+func (r DeviceRules) ofBridge(f *deviceFacts) Role {
+	switch {
+	case f.isUplink():
 		return RoleExternal
-	case matches(r.Pods, attrs.Name):
+	case len(f.addrs) == 0 && !f.routes.elsewhere || len(f.ports) == 0:
+		return RoleNone // it only switches, or nobody is there
+	case !slices.ContainsFunc(f.ports, func(port *deviceFacts) bool { role, _ := r.role(port); return role != RolePod }):
+		return RolePodBridge
+	}
+	return RoleExternal
+}
+
+// ofPort: its packets are seen on the device that it is a port of, but a pod's are not always for
+// that.
+func (f *deviceFacts) ofPort() Role {
+	switch {
+	case f.leadsToPod() && !(f.master.isUplink() && f.master.hasPairsOnly()):
 		return RolePod
-	case len(r.External) == 0 && (f.holdsNodeIP || f.defaultRoute):
+	case f.holdsNodeIP || f.routes.elsewhere:
 		return RoleExternal
-	case overlayTypes[f.link.Type()]:
-		return RoleOverlay
-	case len(r.Pods) == 0 && f.link.Type() == "veth":
-		return RolePod
 	}
 	return RoleNone
+}
+
+// isPort tells whether a device gives its packets to another one. A VRF's get them after it.
+func (f *deviceFacts) isPort() bool { return f.master != nil && f.master.link.Type() != "vrf" }
+
+// isUplink tells whether a bridge leads farther than to what is on it.
+func (f *deviceFacts) isUplink() bool { return f.holdsNodeIP || f.routes.gateway || f.routes.isDefault }
+
+// hasPairsOnly: of the ports of an uplink one leads out, and if all look like pods', any may.
+func (f *deviceFacts) hasPairsOnly() bool {
+	return !slices.ContainsFunc(f.ports, func(port *deviceFacts) bool { return !pairTypes[port.link.Type()] })
+}
+
+// leadsOut tells whether more is behind a device than one pod. CNI plugins give a pod's device a
+// single address to be the pod's gateway, and routes to the pod's own addresses.
+func (f *deviceFacts) leadsOut() bool {
+	if f.holdsNodeIP || f.routes.elsewhere {
+		return true
+	}
+	if pairTypes[f.link.Type()] {
+		return f.hasSubnet
+	}
+	return len(f.addrs) > 0
+}
+
+// leadsToPod tells whether a device's other end is in another network namespace.
+func (f *deviceFacts) leadsToPod() bool {
+	return pairTypes[f.link.Type()] && f.link.Attrs().NetNsID >= 0
+}
+
+// carriesPackets tells whether a device is in use.
+func (f *deviceFacts) carriesPackets() bool {
+	attrs := f.link.Attrs()
+	return attrs.Flags&net.FlagUp != 0 && attrs.Statistics != nil && attrs.Statistics.RxPackets > 0
 }
 
 // hasLinkLayer tells whether a device's packets begin with an Ethernet header.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	gomaps "maps"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -60,6 +59,8 @@ type Devices struct {
 	written      map[int]maps.Device
 	writtenAddrs map[netip.Addr]maps.NodeAddr // nil before they have been written
 	seen         map[int]bool                 // those that had a role at the last Sync; nil before the first
+	routed       map[int]bool                 // those that routes led elsewhere by, at the last Sync
+	problems     []string                     // found by the last Sync
 }
 
 // NewDevices prepares the care of devices; Sync does the work.
@@ -119,7 +120,7 @@ func (d *Devices) Sync() error {
 	if !d.ready {
 		return nil
 	}
-	facts, err := d.facts()
+	facts, err := readFacts(d.nodeIPs)
 	if err != nil {
 		return err
 	}
@@ -129,9 +130,13 @@ func (d *Devices) Sync() error {
 	}
 	policies := hasIPsec()
 	seen := map[int]bool{0: true}
+	d.routed = map[int]bool{}
+	var problems []string
 	for _, f := range facts {
-		role := d.rules.role(f)
+		d.routed[f.link.Attrs().Index] = f.routes.elsewhere
+		role, why := d.rules.role(f)
 		if role == RoleNone {
+			problems = append(problems, withoutRole(f, why)...)
 			continue
 		}
 		seen[f.link.Attrs().Index] = true
@@ -140,57 +145,13 @@ func (d *Devices) Sync() error {
 		}
 	}
 	d.seen = seen
+	d.tell(append(problems, d.rules.problems(facts)...))
 	return errors.Join(append(errs, d.dropUnseen(seen))...)
-}
-
-// facts reads the kernel's links, addresses and default routes.
-func (d *Devices) facts() ([]deviceFacts, error) {
-	links, err := netlink.LinkList()
-	if err != nil {
-		return nil, fmt.Errorf("listing devices: %w", err)
-	}
-	defaults := map[int]bool{}
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
-	if err != nil {
-		return nil, fmt.Errorf("listing routes: %w", err)
-	}
-	for _, r := range routes {
-		if r.Dst == nil || isZeroNet(r.Dst) {
-			defaults[r.LinkIndex] = true
-		}
-	}
-	var out []deviceFacts
-	for _, link := range links {
-		f := deviceFacts{link: link, defaultRoute: defaults[link.Attrs().Index]}
-		addrs, err := netlink.AddrList(link, netlink.FAMILY_ALL)
-		if err != nil {
-			continue // it has just gone
-		}
-		for _, a := range addrs {
-			ip, ok := netip.AddrFromSlice(a.IP)
-			if ip = ip.Unmap(); !ok || a.Scope == unix.RT_SCOPE_LINK || ip.IsLoopback() {
-				continue
-			}
-			f.local = append(f.local, ip)
-			if a.Scope != unix.RT_SCOPE_UNIVERSE {
-				continue
-			}
-			f.addrs = append(f.addrs, ip)
-			f.holdsNodeIP = f.holdsNodeIP || slices.Contains(d.nodeIPs, ip)
-		}
-		out = append(out, f)
-	}
-	return out, nil
-}
-
-func isZeroNet(n *net.IPNet) bool {
-	ones, _ := n.Mask.Size()
-	return ones == 0 && n.IP.IsUnspecified()
 }
 
 // syncNodeAddrs writes the node's own addresses, and those that stand in for the addresses of
 // devices that have none.
-func (d *Devices) syncNodeAddrs(facts []deviceFacts) error {
+func (d *Devices) syncNodeAddrs(facts []*deviceFacts) error {
 	var all []netip.Addr
 	var primary maps.Device
 	own := map[netip.Addr]maps.NodeAddr{}
@@ -199,7 +160,12 @@ func (d *Devices) syncNodeAddrs(facts []deviceFacts) error {
 		for _, a := range f.local {
 			own[a] = maps.NodeAddr{Local: true}
 		}
-		if f.defaultRoute || f.holdsNodeIP {
+		if f.routes.inMain || f.holdsNodeIP {
+			primary = withAddrs(primary, f.addrs)
+		}
+	}
+	for _, f := range facts {
+		if role, _ := d.rules.role(f); role == RoleExternal {
 			primary = withAddrs(primary, f.addrs)
 		}
 	}
@@ -246,16 +212,24 @@ func override(dev maps.Device, a netip.Addr) maps.Device {
 	return dev
 }
 
-// syncDevice attaches the programs of one device and describes it to them.
-func (d *Devices) syncDevice(f deviceFacts, role Role, ipsec bool) error {
-	attrs := f.link.Attrs()
-	status := DeviceStatus{Name: attrs.Name, Ifindex: attrs.Index, Role: role}
-	dev := withAddrs(maps.Device{EgressHook: true, Pod: role == RolePod}, f.addrs)
+// describe tells the programs of a device, but for what hangs on the programs that it has. As the
+// source of packets the node's own address comes first, then what the routes prefer.
+func (d *Devices) describe(f *deviceFacts, role Role) maps.Device {
+	dev := maps.Device{EgressHook: true, Pod: role == RolePod || role == RolePodBridge}
+	var own []netip.Addr
 	for _, ip := range d.nodeIPs {
 		if slices.Contains(f.addrs, ip) {
-			dev = override(dev, ip)
+			own = append(own, ip)
 		}
 	}
+	return withAddrs(dev, slices.Concat(own, f.routes.sources, f.addrs))
+}
+
+// syncDevice attaches the programs of one device and describes it to them.
+func (d *Devices) syncDevice(f *deviceFacts, role Role, ipsec bool) error {
+	attrs := f.link.Attrs()
+	status := DeviceStatus{Name: attrs.Name, Ifindex: attrs.Index, Role: role}
+	dev := d.describe(f, role)
 	known, attached := d.status[attrs.Index]
 	if attached && known.Role == role && known.Name == attrs.Name {
 		status.TC, status.XDP = known.TC, known.XDP
@@ -291,6 +265,10 @@ const xdpNative = "native"
 func (d *Devices) attach(link netlink.Link, role Role, status *DeviceStatus) error {
 	attrs := link.Attrs()
 	log := d.log.WithFields(logrus.Fields{"device": attrs.Name, "role": role})
+	if role == RolePodBridge {
+		status.TC, status.XDP = "on its ports", "not for this role"
+		return d.dp.DetachDevice(attrs.Index)
+	}
 	tcRole := loader.External
 	switch {
 	case role == RolePod:

@@ -4,6 +4,7 @@ package control
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -23,6 +24,8 @@ type devicesFixture struct {
 	netns
 	dp  *loader.Datapath
 	dir string // its pins
+
+	elsewhere *netns // where the other ends of its devices are
 	*Devices
 }
 
@@ -130,9 +133,9 @@ const tcHooks = "tc-egress tc-ingress"
 func TestDevicesSync(t *testing.T) {
 	f := newDevicesFixture(t, DeviceRules{Ignore: []string{"ignored*"}}, XDPAuto)
 	eth := f.addVeth("eth0", "10.0.0.1/24", "10.0.0.2/24")
-	must(t, netlink.LinkSetNsFd(f.link("eth0-peer"), f.outside()))
+	f.moveOut("eth0-peer")
 	must(t, netlink.RouteAdd(route(eth, "0.0.0.0/0", "10.0.0.254")))
-	f.addVeth("pod0")
+	f.addPodVeth("pod0")
 	f.addVeth("ignored0")
 	must(t, netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "tun0"}, Mode: netlink.TUNTAP_MODE_TUN}))
 	f.sync()
@@ -140,7 +143,7 @@ func TestDevicesSync(t *testing.T) {
 
 	f.SetNodeIPs(addrs("10.0.0.2"))
 	f.sync()
-	want := []string{"eth0 external: " + tcHooks, "pod0 pod: " + tcHooks, "pod0-peer pod: " + tcHooks, "tun0 overlay: " + tcHooks}
+	want := []string{"eth0 external: " + tcHooks, "pod0 pod: " + tcHooks, "tun0 overlay: " + tcHooks}
 	f.expect(want...)
 	f.expectNodeAddrs("10.0.0.1 10.0.0.2*")
 	node := netip.MustParseAddr("10.0.0.2")
@@ -151,11 +154,11 @@ func TestDevicesSync(t *testing.T) {
 	f.expect(want...)
 
 	// Links and addresses come and go.
-	f.addVeth("pod1")
+	f.addPodVeth("pod1")
 	must(t, netlink.LinkDel(f.link("pod0")))
 	f.SetNodeIPs(addrs("10.0.0.1"))
 	f.sync()
-	f.expect("eth0 external: "+tcHooks, "pod1 pod: "+tcHooks, "pod1-peer pod: "+tcHooks, "tun0 overlay: "+tcHooks)
+	f.expect("eth0 external: "+tcHooks, "pod1 pod: "+tcHooks, "tun0 overlay: "+tcHooks)
 	f.expectTable("eth0", maps.Device{TCTransmits: true, EgressHook: true, Ethernet: true, Addr4: netip.MustParseAddr("10.0.0.1")})
 	f.expectNodeAddrs("10.0.0.1* 10.0.0.2")
 	f.SetNodeIPs(nil)
@@ -163,15 +166,27 @@ func TestDevicesSync(t *testing.T) {
 	f.expectNodeAddrs("10.0.0.1* 10.0.0.2*")
 }
 
-// outside is another namespace, where the peers of this one's devices would be.
-func (f *devicesFixture) outside() int {
+// moveOut moves a device to another namespace, where the peers of this one's devices would be.
+func (f *devicesFixture) moveOut(name string) {
 	f.t.Helper()
-	other := make(chan int)
-	go func() {
-		defer close(other)
-		other <- newNetns(f.t).fd
-	}()
-	return <-other
+	if f.elsewhere == nil {
+		other := make(chan netns)
+		go func() {
+			defer close(other)
+			other <- newNetns(f.t)
+		}()
+		made := <-other
+		f.elsewhere = &made
+	}
+	must(f.t, netlink.LinkSetNsFd(f.link(name), f.elsewhere.fd))
+}
+
+// addPodVeth makes the host's side of a pod's device.
+func (f *devicesFixture) addPodVeth(name string) netlink.Link {
+	f.t.Helper()
+	made := f.addVeth(name)
+	f.moveOut(name + "-peer")
+	return made
 }
 
 // A device that should have XDP no longer must not keep it: not after its role has changed, nor
@@ -187,10 +202,13 @@ func TestDevicesXDPGoes(t *testing.T) {
 	f.expect(withXDP)
 	f.expectTable("eth0", maps.Device{TCTransmits: true, XDPTransmits: true, EgressHook: true, Ethernet: true, Addr4: netip.MustParseAddr("10.0.0.1")})
 
-	must(t, netlink.RouteDel(byDefault))
+	f.moveOut("eth0-peer")
+	only, err := netlink.ParseAddr("10.0.0.1/24")
+	must(t, err)
+	must(t, netlink.AddrDel(eth, only)) // and with it the route
 	f.sync()
 	f.expect("eth0 pod: " + tcHooks)
-	must(t, netlink.RouteAdd(byDefault))
+	f.addAddr(eth, "10.0.0.1/24")
 	f.sync()
 	f.expect(withXDP)
 
@@ -203,4 +221,65 @@ func TestDevicesXDPGoes(t *testing.T) {
 	f.SetNodeIPs(nil)
 	f.sync()
 	f.expect()
+}
+
+// TestDevicesFollow, of contract 45: a device's role follows what is made of it, by the kernel's own
+// account of routes and addresses.
+func TestDevicesFollow(t *testing.T) {
+	f := newDevicesFixture(t, DeviceRules{Ignore: []string{"*-peer"}}, XDPOff)
+	f.SetNodeIPs(nil)
+	one, two := f.addPodVeth("veth1"), f.addPodVeth("veth2")
+	up := func(link netlink.Link) { must(t, netlink.LinkSetUp(link)) }
+	pod := func(name string) string { return name + " pod: " + tcHooks }
+	external := func(name string) string { return name + " external: " + tcHooks }
+	now := func(want ...string) {
+		t.Helper()
+		f.sync()
+		f.expect(want...)
+	}
+	now(pod("veth1"), pod("veth2"))
+
+	// As a CNI plugin does it.
+	f.addAddr(one, "10.244.0.1/32")
+	f.addAddr(two, "10.244.0.1/32")
+	toPod := &netlink.Route{LinkIndex: one.Attrs().Index, Dst: netlink.NewIPNet(net.IPv4(10, 244, 0, 2)), Scope: netlink.SCOPE_LINK}
+	must(t, netlink.RouteAdd(toPod))
+	now(pod("veth1"), pod("veth2"))
+
+	onlink := func(link netlink.Link, via string) *netlink.NexthopInfo {
+		return &netlink.NexthopInfo{LinkIndex: link.Attrs().Index, Gw: net.ParseIP(via), Flags: int(netlink.FLAG_ONLINK)}
+	}
+	both := &netlink.Route{MultiPath: []*netlink.NexthopInfo{onlink(one, "192.0.2.1"), onlink(two, "192.0.2.2")}}
+	both.Dst = &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}
+	must(t, netlink.RouteAdd(both))
+	now(external("veth1"), external("veth2"))
+	must(t, netlink.RouteDel(both))
+	now(pod("veth1"), pod("veth2"))
+
+	elsewhere := route(two, "0.0.0.0/0", "192.0.2.2")
+	elsewhere.Table, elsewhere.Flags, elsewhere.Src = 100, int(netlink.FLAG_ONLINK), net.IPv4(10, 244, 0, 1)
+	must(t, netlink.RouteAdd(elsewhere))
+	now(pod("veth1"), external("veth2"))
+	f.expectTable("veth2", maps.Device{TCTransmits: true, EgressHook: true, Ethernet: true, Addr4: netip.MustParseAddr("10.244.0.1")})
+	must(t, netlink.RouteDel(elsewhere))
+
+	f.addAddr(two, "10.9.0.1/24")
+	now(pod("veth1"), external("veth2"))
+
+	// Pods' devices on a bridge, and then also something else.
+	bridge := f.add(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "cni0"}}, "10.8.0.1/24")
+	three := f.addPodVeth("veth3")
+	now(pod("veth1"), external("veth2"), pod("veth3"))
+	must(t, netlink.LinkSetMaster(three, bridge))
+	now(pod("veth1"), external("veth2"), pod("veth3"), "cni0 pod-bridge: ")
+	f.expectTable("cni0", maps.Device{EgressHook: true, Pod: true, Addr4: netip.MustParseAddr("10.8.0.1")})
+	f.expectRepairs(nil)
+	tap := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "vnet0"}, Mode: netlink.TUNTAP_MODE_TAP}
+	must(t, netlink.LinkAdd(tap))
+	vnet := f.link("vnet0")
+	must(t, netlink.LinkSetMaster(vnet, bridge))
+	up(vnet)
+	now(pod("veth1"), external("veth2"), pod("veth3"), external("cni0"))
+	must(t, netlink.LinkDel(vnet))
+	now(pod("veth1"), external("veth2"), pod("veth3"), "cni0 pod-bridge: ")
 }

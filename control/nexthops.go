@@ -35,8 +35,11 @@ type NodeWatch struct {
 	Routed func()
 	// Moved is called when a neighbour has got another MAC, or none: nil.
 	Moved func(ifindex int, addr netip.Addr, mac net.HardwareAddr)
-	// Changed is called after a change of links or addresses, and once a while.
+	// Changed is called after a change of links, of addresses or of where routes lead, and once a while.
 	Changed func()
+	// Routes tells of a device whether it is known that routes lead elsewhere by it. Of many routes
+	// by one device all but the first, and the last, change nothing.
+	Routes func(ifindex int) bool
 
 	macs  map[neighbour]string
 	links map[int32]bool
@@ -127,11 +130,11 @@ func (w *NodeWatch) watch(ctx context.Context) error {
 				return errEnded
 			}
 			routed, changed = true, true
-		case _, ok := <-s.routes:
+		case r, ok := <-s.routes:
 			if !ok {
 				return errEnded
 			}
-			routed = true
+			routed, changed = true, changed || w.leadsAnew(r)
 		case n, ok := <-s.neighs:
 			if !ok {
 				return errEnded
@@ -157,15 +160,29 @@ func (w *NodeWatch) watch(ctx context.Context) error {
 	}
 }
 
-// isNew tells whether a link has not been seen before.
+// isNew tells whether a link has not been seen before, or has a carrier for the first time: the
+// other end of a pod's device may have come to its namespace meanwhile.
 func (w *NodeWatch) isNew(link netlink.LinkUpdate) bool {
-	before := w.links[link.Index]
+	ran, known := w.links[link.Index]
 	if link.Header.Type == unix.RTM_DELLINK {
 		delete(w.links, link.Index)
 		return false
 	}
-	w.links[link.Index] = true
-	return !before
+	runs := link.IfInfomsg.Flags&unix.IFF_RUNNING != 0
+	w.links[link.Index] = ran || runs
+	return !known || runs && !ran
+}
+
+// leadsAnew tells whether a route may change what its devices are. That the last of many routes is
+// gone is noticed later, but a default route's end at once.
+func (w *NodeWatch) leadsAnew(r netlink.RouteUpdate) bool {
+	for _, hop := range hopsOf(r.Route) {
+		if r.Type == unix.RTM_DELROUTE && isDefault(r.Dst) ||
+			r.Type == unix.RTM_NEWROUTE && leadsElsewhere(r.Dst, hop) && !w.Routes(hop.LinkIndex) {
+			return true
+		}
+	}
+	return false
 }
 
 // followNeighbour passes on a neighbour's other MAC at once: packets go astray until then. Changes

@@ -86,6 +86,7 @@ func newWatchFixture(t *testing.T) *watchFixture {
 func (f *watchFixture) start() {
 	f.t.Helper()
 	w := &NodeWatch{
+		Routes:  func(int) bool { return true },
 		log:     quiet(),
 		Routed:  func() { f.routed.Add(1) },
 		Moved:   func(int, netip.Addr, net.HardwareAddr) { f.moved.Add(1) },

@@ -213,6 +213,9 @@ func (d *Devices) findDetached() error {
 		}
 	}
 	for index, s := range d.status {
+		if s.Role == RolePodBridge {
+			continue
+		}
 		hooks := []string{"tc-ingress", "tc-egress"}
 		if s.XDP == xdpNative {
 			hooks = append(hooks, "xdp")

@@ -119,7 +119,7 @@ func TestRepairDevices(t *testing.T) {
 	f := newDevicesFixture(t, DeviceRules{Ignore: []string{"*-peer"}}, XDPAlways)
 	eth := f.addVeth("eth0", "10.0.0.1/24")
 	must(t, netlink.RouteAdd(route(eth, "0.0.0.0/0", "10.0.0.254")))
-	pod := f.addVeth("pod0")
+	pod := f.addPodVeth("pod0")
 	left := maps.Device{TCTransmits: true, XDPTransmits: true}
 	must(t, maps.NewDevices(f.dp).Put(pod.Attrs().Index, left)) // an earlier agent's
 	f.expectRepairs(nil)
@@ -245,7 +245,7 @@ func TestRepairDetached(t *testing.T) {
 			f.restart(DeviceRules{Ignore: []string{"*-peer"}}, XDPAlways)
 			eth := f.addVeth("eth0", "10.0.0.1/24")
 			must(t, netlink.RouteAdd(route(eth, "0.0.0.0/0", "10.0.0.254")))
-			f.addVeth("pod0")
+			f.addPodVeth("pod0")
 			f.SetNodeIPs(nil)
 			f.sync()
 			want := []string{"eth0 external: " + tcHooks + " xdp", "pod0 pod: " + tcHooks}

@@ -60,9 +60,9 @@ func (f *agentFlags) add(cmd *cobra.Command) {
 	f.from.add(fs)
 	fs.StringVar(&f.nodeName, "node-name", "", "name of this node's Node object (default: the host name)")
 	fs.StringVar(&f.cgroup, "cgroup", "", "cgroup2 directory whose processes' sockets are served (default: the root; \"none\" for no socket hooks)")
-	fs.StringSliceVar(&f.devices, "devices", nil, "external devices, as patterns (default: those that hold a node address or a default route)")
-	fs.StringSliceVar(&f.podDevices, "pod-devices", nil, "host sides of pods' devices, as patterns (default: all other veth devices)")
-	fs.StringSliceVar(&f.ignoreDevices, "ignore-devices", nil, "devices to leave alone, as patterns")
+	fs.StringSliceVar(&f.devices, "devices", nil, "external devices, and no others, as patterns (default: those that have addresses or lead to networks)")
+	fs.StringSliceVar(&f.podDevices, "pod-devices", nil, "host sides of pods' devices, and no others, as patterns (default: veth devices that lead to another network namespace)")
+	fs.StringSliceVar(&f.ignoreDevices, "ignore-devices", nil, "devices to leave alone, as patterns, whatever the other flags say")
 	fs.StringVar(&f.xdp, "xdp", "auto", "XDP on external devices: auto, off, or always (veth too)")
 	fs.StringSliceVar(&f.nodePortAddresses, "nodeport-addresses", nil, "where NodePorts answer: primary, all, or CIDRs (default: primary)")
 	fs.StringVar(&f.nodePortRange, "nodeport-range", "30000-32767", "ports that NodePorts are taken from")
@@ -151,9 +151,6 @@ func (f *agentFlags) config(g *globals, log *logrus.Entry) (control.Config, erro
 	if f.brake < 0 || f.brake > 1 {
 		return cfg, fmt.Errorf("--deletion-brake %v: a fraction from 0 to 1", f.brake)
 	}
-	if err := cfg.Rules.Validate(); err != nil {
-		return cfg, err
-	}
 	if cfg.NodePorts, err = control.ParseNodePortAddresses(f.nodePortAddresses); err != nil {
 		return cfg, err
 	}
@@ -161,6 +158,9 @@ func (f *agentFlags) config(g *globals, log *logrus.Entry) (control.Config, erro
 		return cfg, err
 	}
 	if err := f.apply(&cfg); err != nil {
+		return cfg, err
+	}
+	if err := cfg.Rules.Validate(); err != nil {
 		return cfg, err
 	}
 	if err := checkFoundCgroup(cfg.Cgroup); err != nil && f.cgroup == "" {

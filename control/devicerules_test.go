@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+func rulesOf(external, pods, ignore string) DeviceRules {
+	return DeviceRules{External: strings.Fields(external), Pods: strings.Fields(pods), Ignore: strings.Fields(ignore)}
+}
+
+// TestDeviceRulesValidate, of contract 45: patterns that can't be, or contradict each other.
+func TestDeviceRulesValidate(t *testing.T) {
+	for _, c := range []struct {
+		rules DeviceRules
+		want  string
+	}{
+		{rulesOf("eth0 [x", "", ""), `--devices: bad pattern "[x"`},
+		{rulesOf("", "[x", ""), `--pod-devices: bad pattern "[x"`},
+		{rulesOf("", "", "[x"), `--ignore-devices: bad pattern "[x"`},
+		{rulesOf("eth[0-9]", "*", ""), ""}, // the node's devices tell
+		{rulesOf("eth*", "", "eth3"), ""},
+		{rulesOf("", "veth*", "vethwe-*"), ""},
+		{rulesOf("eth0", "eth0", ""), "--devices eth0 and --pod-devices eth0: both name the same devices"},
+		{rulesOf("eth0", "eth*", ""), "--devices eth0 and --pod-devices eth*: both name the same devices"},
+		{rulesOf("eth*", "eth0", ""), "--devices eth* and --pod-devices eth0: both name the same devices"},
+		{rulesOf("eth0", "", "eth*"), "--ignore-devices eth* and --devices eth0: both name the same devices"},
+		{rulesOf("", "veth*", "veth*"), "--ignore-devices veth* and --pod-devices veth*: both name the same devices"},
+	} {
+		got := ""
+		if err := c.rules.Validate(); err != nil {
+			got = err.Error()
+		}
+		if got != c.want {
+			t.Errorf("%+v: got error %q, want %q", c.rules, got, c.want)
+		}
+	}
+}
+
+// TestDeviceRulesOnNode, of contract 45: what only the node's devices tell of the patterns.
+func TestDeviceRulesOnNode(t *testing.T) {
+	n := newNetns(t)
+	n.addVeth("eth0")
+	const both = "--devices eth* and --pod-devices *0: both name the device eth0"
+	if err := rulesOf("eth*", "*0", "").CheckDevices(); err == nil || err.Error() != both {
+		t.Errorf("got error %v, want %s", err, both)
+	}
+	for _, fine := range []DeviceRules{rulesOf("eth*", "*0", "eth0"), rulesOf("eth*", "cali*", ""), {}} {
+		if err := fine.CheckDevices(); err != nil {
+			t.Errorf("%+v: %v", fine, err)
+		}
+	}
+	facts, err := readFacts(nil)
+	must(t, err)
+	want := []string{both, "--ignore-devices gone?: there is no such device", "--devices eth9: there is no such device"}
+	if got := rulesOf("eth* eth9", "*0", "gone?").problems(facts); !slices.Equal(got, want) {
+		t.Errorf("problems %q, want %q", got, want)
+	}
+}
