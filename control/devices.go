@@ -240,7 +240,7 @@ func (d *Devices) syncDevice(f *deviceFacts, role Role, ipsec bool) error {
 		return fmt.Errorf("device %s: %w", attrs.Name, err)
 	}
 	dev.XDPTransmits = status.XDP == xdpNative
-	dev.TCTransmits = role != RolePod && !ipsec
+	dev.TCTransmits = (role == RoleExternal || role == RoleOverlay) && !ipsec
 	dev.Ethernet = hasLinkLayer(f.link)
 	status.Express = dev.TCTransmits
 	if dev.Addr4.IsValid() {
