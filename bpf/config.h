@@ -26,6 +26,8 @@ volatile const __u16 snat_max = 65535;
 volatile const bool masquerade_all = false;
 /* Reply to pings of a cluster IP, instead of refusing them. */
 volatile const bool answer_ping = false;
+/* Leave the sockets of pods alone: the hooks on their devices serve what they send. */
+volatile const bool socket_lb_host = false;
 
 /* SO_NETNS_COOKIE of the node's own network namespace. */
 volatile const __u64 host_netns_cookie = 0;

@@ -114,6 +114,18 @@ static __always_inline void addr_write(struct bpf_sock_addr *ctx, int family, bo
 	ctx->user_ip6[3] = addr[3];
 }
 
+/* Whether it is of the node's own namespace, where no packet hook comes after us. */
+static __always_inline bool sock_on_host(struct bpf_sock_addr *ctx)
+{
+	return bpf_get_netns_cookie(ctx) == host_netns_cookie;
+}
+
+/* Whether we serve it at all. Those of pods may be left to the hooks on their devices. */
+static __always_inline bool sock_served(struct bpf_sock_addr *ctx)
+{
+	return !socket_lb_host || sock_on_host(ctx);
+}
+
 static __always_inline struct service *sock_service(struct bpf_sock_addr *ctx, int family,
 						    const __be32 *addr)
 {
@@ -123,14 +135,8 @@ static __always_inline struct service *sock_service(struct bpf_sock_addr *ctx, i
 	if (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP)
 		return NULL;
 	if (is_nodeport(port) && addr_is_loopback(family, addr))
-		loopback = bpf_get_netns_cookie(ctx) == host_netns_cookie;
+		loopback = sock_on_host(ctx);
 	return service_lookup(family, addr, port, ctx->protocol, loopback);
-}
-
-/* Whether it is of the node's own namespace, where no packet hook comes after us. */
-static __always_inline bool sock_on_host(struct bpf_sock_addr *ctx)
-{
-	return bpf_get_netns_cookie(ctx) == host_netns_cookie;
 }
 
 /*
@@ -269,20 +275,29 @@ static __always_inline bool peer_remember(struct bpf_sock_addr *ctx, int family,
 	return true;
 }
 
+/* The verdict on a socket that connects; VERDICT_NONE: to the backend *id. */
+static __always_inline enum verdict connect_verdict(struct bpf_sock_addr *ctx, int family,
+						    const __be32 *addr, __u32 *id)
+{
+	struct service *svc;
+
+	if (!sock_served(ctx))
+		return VERDICT_NOT_OURS;
+	svc = sock_service(ctx, family, addr);
+	if (!svc)
+		return sock_cluster(ctx, family, addr, ctx->protocol == IPPROTO_TCP);
+	return sock_choose(ctx, family, svc, id);
+}
+
 static __always_inline int sock_connect(struct bpf_sock_addr *ctx, int family, bool v6_hook)
 {
 	enum verdict verdict;
 	struct backend *backend;
-	struct service *svc;
 	__be32 addr[4];
 	__u32 id = 0;
 
 	addr_read(ctx, family, v6_hook, addr);
-	svc = sock_service(ctx, family, addr);
-	if (svc)
-		verdict = sock_choose(ctx, family, svc, &id);
-	else
-		verdict = sock_cluster(ctx, family, addr, ctx->protocol == IPPROTO_TCP);
+	verdict = connect_verdict(ctx, family, addr, &id);
 	if (verdict != VERDICT_NONE) {
 		peer_forget(ctx, family, addr);
 		return sock_end(verdict);
@@ -349,6 +364,8 @@ static __always_inline int sock_sendmsg(struct bpf_sock_addr *ctx, int family, b
 	__be32 addr[4];
 	__be16 port = ctx->user_port;
 
+	if (!sock_served(ctx))
+		return VERDICT_CONTINUE;
 	addr_read(ctx, family, v6_hook, addr);
 	svc = sock_service(ctx, family, addr);
 	if (!svc)

@@ -494,6 +494,7 @@ const (
 	waggleVarSentMark                = "sent_mark"
 	waggleVarSnatMax                 = "snat_max"
 	waggleVarSnatMin                 = "snat_min"
+	waggleVarSocketLbHost            = "socket_lb_host"
 	waggleVarTimeoutNew              = "timeout_new"
 	waggleVarTimeoutTcp              = "timeout_tcp"
 	waggleVarTimeoutTcpClosed        = "timeout_tcp_closed"
@@ -629,6 +630,7 @@ type waggleVariableSpecs struct {
 	SentMark                *ebpf.VariableSpec `ebpf:"sent_mark"`
 	SnatMax                 *ebpf.VariableSpec `ebpf:"snat_max"`
 	SnatMin                 *ebpf.VariableSpec `ebpf:"snat_min"`
+	SocketLbHost            *ebpf.VariableSpec `ebpf:"socket_lb_host"`
 	TimeoutNew              *ebpf.VariableSpec `ebpf:"timeout_new"`
 	TimeoutTcp              *ebpf.VariableSpec `ebpf:"timeout_tcp"`
 	TimeoutTcpClosed        *ebpf.VariableSpec `ebpf:"timeout_tcp_closed"`
@@ -742,6 +744,7 @@ type waggleVariables struct {
 	SentMark                *ebpf.Variable `ebpf:"sent_mark"`
 	SnatMax                 *ebpf.Variable `ebpf:"snat_max"`
 	SnatMin                 *ebpf.Variable `ebpf:"snat_min"`
+	SocketLbHost            *ebpf.Variable `ebpf:"socket_lb_host"`
 	TimeoutNew              *ebpf.Variable `ebpf:"timeout_new"`
 	TimeoutTcp              *ebpf.Variable `ebpf:"timeout_tcp"`
 	TimeoutTcpClosed        *ebpf.Variable `ebpf:"timeout_tcp_closed"`

@@ -116,6 +116,7 @@ func configure(spec *ebpf.CollectionSpec, opts Options, hz uint32) error {
 		"sent_mark":         secret(),
 		"masquerade_all":    opts.MasqueradeAll,
 		"answer_ping":       opts.AnswerPing,
+		"socket_lb_host":    opts.SocketLBHost,
 		"fib_takes_mark":    fibTakesMark(),
 	}
 	timeouts, err := opts.Timeouts.inJiffies(hz)

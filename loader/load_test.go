@@ -56,7 +56,7 @@ func TestLoadSetsConstants(t *testing.T) {
 	newNetns(t)
 	spec, err := bpf.Spec()
 	must(t, err)
-	opts, err := Options{NodePortMin: 20000, NodePortMax: 20010, MasqueradeAll: true, AnswerPing: true, Timeouts: Timeouts{UDP: 5 * time.Second}}.complete()
+	opts, err := Options{NodePortMin: 20000, NodePortMax: 20010, MasqueradeAll: true, AnswerPing: true, SocketLBHost: true, Timeouts: Timeouts{UDP: 5 * time.Second}}.complete()
 	must(t, err)
 	must(t, configure(spec, opts, 300))
 	cookie, err := netnsCookie()
@@ -68,7 +68,7 @@ func TestLoadSetsConstants(t *testing.T) {
 		"hz": 300, "nodeport_min": 20000, "nodeport_max": 20010, "snat_min": 49152, "snat_max": 65535,
 		"timeout_new": 60 * 300, "timeout_tcp": 86400 * 300, "timeout_tcp_half_closed": 3600 * 300,
 		"timeout_tcp_closed": 60 * 300, "timeout_tcp_reset": 10 * 300, "timeout_udp": 5 * 300,
-		"host_netns_cookie": cookie, "masquerade_all": 1, "answer_ping": 1,
+		"host_netns_cookie": cookie, "masquerade_all": 1, "answer_ping": 1, "socket_lb_host": 1,
 	} {
 		if got := variable(t, spec.Variables[name]); got != want {
 			t.Errorf("%s is %d, want %d", name, got, want)

@@ -28,6 +28,8 @@ type Options struct {
 	MasqueradeAll bool
 	// AnswerPing replies to pings of cluster IPs, which are refused otherwise.
 	AnswerPing bool
+	// SocketLBHost leaves the sockets of pods to the hooks on their devices.
+	SocketLBHost bool
 	// MapSizes overrides max_entries, by the map's name.
 	MapSizes map[string]uint32
 	// ForceClsact attaches tc programs as clsact filters even if the kernel has TCX.

@@ -27,7 +27,7 @@ type agentFlags struct {
 	from                               sourceFlags
 	nodeName, cgroup                   string
 	devices, podDevices, ignoreDevices []string
-	xdp                                string
+	xdp, socketLB                      string
 	nodePortAddresses, mapSizes        []string
 	nodePortRange, snatPorts           string
 	reservePorts, answerPing           bool
@@ -64,6 +64,7 @@ func (f *agentFlags) add(cmd *cobra.Command) {
 	fs.StringSliceVar(&f.podDevices, "pod-devices", nil, "host sides of pods' devices, and no others, as patterns (default: veth devices that lead to another network namespace)")
 	fs.StringSliceVar(&f.ignoreDevices, "ignore-devices", nil, "devices to leave alone, as patterns, whatever the other flags say")
 	fs.StringVar(&f.xdp, "xdp", "auto", "XDP on external devices: auto, off, or always (veth too)")
+	fs.StringVar(&f.socketLB, "socket-lb", socketLBAll, "whose sockets are connected to endpoints directly: all, or host (the node's own processes; pods are served by packet)")
 	fs.StringSliceVar(&f.nodePortAddresses, "nodeport-addresses", nil, "where NodePorts answer: primary, all, or CIDRs (default: primary)")
 	fs.StringVar(&f.nodePortRange, "nodeport-range", "30000-32767", "ports that NodePorts are taken from")
 	fs.StringVar(&f.snatPorts, "snat-ports", "49152-65535", "source ports of translated flows")
@@ -74,6 +75,12 @@ func (f *agentFlags) add(cmd *cobra.Command) {
 	fs.StringVar(&f.logLevel, "log-level", "info", "panic, fatal, error, warn, info, debug or trace")
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
 }
+
+// The values of --socket-lb.
+const (
+	socketLBAll  = "all"
+	socketLBHost = "host"
+)
 
 // gcPercent is how much garbage there may be, in parts of what is in use: an agent holds much and
 // allocates little.
@@ -135,7 +142,7 @@ func (f *agentFlags) config(g *globals, log *logrus.Entry) (control.Config, erro
 		Brake:        control.Brake{Fraction: f.brake},
 		SourceName:   f.from.name(),
 		ServeAs:      f.from.serviceProxyName,
-		Loader:       loader.Options{PinDir: g.pinDir, AnswerPing: f.answerPing, Log: log},
+		Loader:       loader.Options{PinDir: g.pinDir, AnswerPing: f.answerPing, SocketLBHost: f.socketLB == socketLBHost, Log: log},
 	}
 	var err error
 	if cfg.NodeName == "" {
@@ -147,6 +154,9 @@ func (f *agentFlags) config(g *globals, log *logrus.Entry) (control.Config, erro
 	cfg.NodeName = strings.ToLower(strings.TrimSpace(cfg.NodeName))
 	if cfg.XDP != control.XDPAuto && cfg.XDP != control.XDPOff && cfg.XDP != control.XDPAlways {
 		return cfg, fmt.Errorf("--xdp %s: one of auto, off, always", f.xdp)
+	}
+	if f.socketLB != socketLBAll && f.socketLB != socketLBHost {
+		return cfg, fmt.Errorf("--socket-lb %s: one of all, host", f.socketLB)
 	}
 	if f.brake < 0 || f.brake > 1 {
 		return cfg, fmt.Errorf("--deletion-brake %v: a fraction from 0 to 1", f.brake)

@@ -40,6 +40,7 @@ func TestAgentFlagErrors(t *testing.T) {
 		{"--log-level=loud", "--log-level loud: one of panic, fatal, error, warn, info, debug, trace"},
 		{"--log-format=xml", "--log-format xml: one of text, json"},
 		{"--xdp=maybe", "--xdp maybe: one of auto, off, always"},
+		{"--socket-lb=pods", "--socket-lb pods: one of all, host"},
 		{"--deletion-brake=1.5", "--deletion-brake 1.5: a fraction from 0 to 1"},
 		{"--deletion-brake=-0.1", "--deletion-brake -0.1: a fraction from 0 to 1"},
 		{"--deletion-brake=half", `"--deletion-brake"`},

@@ -52,6 +52,7 @@ var contract = []row{
 	{39, "metrics"},
 	{40, "fragments"},
 	{41, "path MTU"},
+	{51, "sidecars and firewalls in pods"},
 	{55, "first packets of a flow on two CPUs"},
 	{61, "spoofed sources of pods"},
 }

@@ -72,12 +72,13 @@ func newSetupOf(t *testing.T, nodes int, pods topo.PodNetwork, m mode) *setup {
 	return s
 }
 
-func (s *setup) startAgents(t *testing.T) {
+// startAgents starts them, with more flags if any are given.
+func (s *setup) startAgents(t *testing.T, flags ...string) {
 	t.Helper()
 	errs := make([]error, len(s.agents))
 	var all sync.WaitGroup
 	for i, a := range s.agents {
-		all.Go(func() { errs[i] = a.Start() })
+		all.Go(func() { errs[i] = a.Start(flags...) })
 	}
 	all.Wait()
 	check(t, errors.Join(errs...))

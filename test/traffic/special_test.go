@@ -11,8 +11,9 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// twoServices have a pod each: of the first on node-1, of the second on node-2.
-func twoServices(t *testing.T, m mode) (*setup, *clients, []service) {
+// twoServices have a pod each: of the first on node-1, of the second on node-2. The agents are
+// started with more flags, if any are given.
+func twoServices(t *testing.T, m mode, flags ...string) (*setup, *clients, []service) {
 	t.Helper()
 	s := newSetup(t, topo.Routed, m)
 	services := []service{{name: "local", number: 1}, {name: "remote", number: 2}}
@@ -21,7 +22,7 @@ func twoServices(t *testing.T, m mode) (*setup, *clients, []service) {
 		s.addPod(t, node, svc.name, "app: "+svc.name)
 	}
 	c := s.addClients(t)
-	s.startAgents(t)
+	s.startAgents(t, flags...)
 	s.awaitServices(t, len(services)*portsOfService)
 	return s, c, services
 }

@@ -42,7 +42,7 @@ func takeover(t *testing.T, network topo.PodNetwork, m mode) {
 	ways := s.ways(s.addClients(t))
 	node := s.Nodes[0]
 	proxy := nftProxy(node, services, pods)
-	nft(t, node, proxy)
+	nft(t, node.Host, proxy)
 	var all []*proxied
 	for _, svc := range services {
 		for _, w := range ways {
@@ -59,7 +59,7 @@ func takeover(t *testing.T, network topo.PodNetwork, m mode) {
 	for _, p := range all {
 		p.check(t, "with both")
 	}
-	nft(t, node, "delete table inet proxy\n")
+	nft(t, node.Host, "delete table inet proxy\n")
 	before, err := s.agents[0].Counters()
 	check(t, err)
 	for range 3 {
@@ -188,9 +188,9 @@ func nftProxy(node *topo.Node, services []service, pods map[string]*topo.Pod) st
 `
 }
 
-func nft(t *testing.T, node *topo.Node, rules string) {
+func nft(t *testing.T, h *topo.Host, rules string) {
 	t.Helper()
-	cmd := node.Command("nft", "-f", "-")
+	cmd := h.Command("nft", "-f", "-")
 	cmd.Stdin = strings.NewReader(rules)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("nft: %v: %s\n%s", err, out, rules)

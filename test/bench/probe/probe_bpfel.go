@@ -93,6 +93,7 @@ const (
 	probeVarSentMark             = "sent_mark"
 	probeVarSnatMax              = "snat_max"
 	probeVarSnatMin              = "snat_min"
+	probeVarSocketLbHost         = "socket_lb_host"
 	probeVarTarget               = "target"
 	probeVarTimeoutNew           = "timeout_new"
 	probeVarTimeoutTcp           = "timeout_tcp"
@@ -216,6 +217,7 @@ type probeVariableSpecs struct {
 	SentMark             *ebpf.VariableSpec `ebpf:"sent_mark"`
 	SnatMax              *ebpf.VariableSpec `ebpf:"snat_max"`
 	SnatMin              *ebpf.VariableSpec `ebpf:"snat_min"`
+	SocketLbHost         *ebpf.VariableSpec `ebpf:"socket_lb_host"`
 	Target               *ebpf.VariableSpec `ebpf:"target"`
 	TimeoutNew           *ebpf.VariableSpec `ebpf:"timeout_new"`
 	TimeoutTcp           *ebpf.VariableSpec `ebpf:"timeout_tcp"`
@@ -310,6 +312,7 @@ type probeVariables struct {
 	SentMark             *ebpf.Variable `ebpf:"sent_mark"`
 	SnatMax              *ebpf.Variable `ebpf:"snat_max"`
 	SnatMin              *ebpf.Variable `ebpf:"snat_min"`
+	SocketLbHost         *ebpf.Variable `ebpf:"socket_lb_host"`
 	Target               *ebpf.Variable `ebpf:"target"`
 	TimeoutNew           *ebpf.Variable `ebpf:"timeout_new"`
 	TimeoutTcp           *ebpf.Variable `ebpf:"timeout_tcp"`

@@ -73,6 +73,7 @@ const (
 	tableVarSentMark             = "sent_mark"
 	tableVarSnatMax              = "snat_max"
 	tableVarSnatMin              = "snat_min"
+	tableVarSocketLbHost         = "socket_lb_host"
 	tableVarTimeoutNew           = "timeout_new"
 	tableVarTimeoutTcp           = "timeout_tcp"
 	tableVarTimeoutTcpClosed     = "timeout_tcp_closed"
@@ -195,6 +196,7 @@ type tableVariableSpecs struct {
 	SentMark             *ebpf.VariableSpec `ebpf:"sent_mark"`
 	SnatMax              *ebpf.VariableSpec `ebpf:"snat_max"`
 	SnatMin              *ebpf.VariableSpec `ebpf:"snat_min"`
+	SocketLbHost         *ebpf.VariableSpec `ebpf:"socket_lb_host"`
 	TimeoutNew           *ebpf.VariableSpec `ebpf:"timeout_new"`
 	TimeoutTcp           *ebpf.VariableSpec `ebpf:"timeout_tcp"`
 	TimeoutTcpClosed     *ebpf.VariableSpec `ebpf:"timeout_tcp_closed"`
@@ -271,6 +273,7 @@ type tableVariables struct {
 	SentMark             *ebpf.Variable `ebpf:"sent_mark"`
 	SnatMax              *ebpf.Variable `ebpf:"snat_max"`
 	SnatMin              *ebpf.Variable `ebpf:"snat_min"`
+	SocketLbHost         *ebpf.Variable `ebpf:"socket_lb_host"`
 	TimeoutNew           *ebpf.Variable `ebpf:"timeout_new"`
 	TimeoutTcp           *ebpf.Variable `ebpf:"timeout_tcp"`
 	TimeoutTcpClosed     *ebpf.Variable `ebpf:"timeout_tcp_closed"`
