@@ -201,6 +201,7 @@ func internalIPs(node *v1.Node) []netip.Addr {
 func (a *Agent) syncDevices() {
 	a.warn("devices", a.devices.Sync())
 	a.proxy.SetNodeIPs(a.devices.Primary())
+	a.proxy.SetAssigned(a.devices.Assigned())
 	a.warn("forwarding", checkForwarding())
 	a.poke()
 }

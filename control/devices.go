@@ -61,6 +61,7 @@ type Devices struct {
 	seen         map[int]bool                 // those that had a role at the last Sync; nil before the first
 	routed       map[int]bool                 // those that routes led elsewhere by, at the last Sync
 	problems     []string                     // found by the last Sync
+	assigned     map[netip.Addr]bool          // the addresses of all devices
 }
 
 // NewDevices prepares the care of devices; Sync does the work.
@@ -124,6 +125,7 @@ func (d *Devices) Sync() error {
 	if err != nil {
 		return err
 	}
+	d.assigned = assigned(facts)
 	var errs []error
 	if err := d.syncNodeAddrs(facts); err != nil {
 		errs = append(errs, err)

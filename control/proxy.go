@@ -50,6 +50,7 @@ type Proxy struct {
 	held     []maps.Name        // deletions that the brake holds back
 	others   othersServices     // what is not ours to serve
 	othersIn bool               // the reconciler knows of the others
+	nodeIn   bool               // the reconciler knows of the cluster IPs that the node holds
 	cidrs    []netip.Prefix     // service CIDRs
 	cidrsErr string             // what can't be done of them
 	lastSync time.Time
@@ -151,6 +152,7 @@ func (p *Proxy) OnServiceCIDRs(cidrs []netip.Prefix) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.cidrs = cidrs
+	p.nodeIn = false
 	p.poke()
 }
 
@@ -220,6 +222,7 @@ func (p *Proxy) sync() {
 	if len(p.held) > 0 {
 		gone = nil
 	}
+	p.leaveToNode() // before frontends there go
 	p.apply(due, gone)
 	p.setServiceCIDRs() // after the cluster IPs in them
 	p.reconciler.Collect()

@@ -11,8 +11,8 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// ipvsDevice holds the addresses of services in kube-proxy's IPVS mode.
-const ipvsDevice = "kube-ipvs0"
+// IPVSDevice holds the addresses of services in kube-proxy's IPVS mode.
+const IPVSDevice = "kube-ipvs0"
 
 // ipsets are the ipsetInfo of pkg/proxy/ipvs; those of IPv6 have KUBE-6- in place of KUBE-.
 var ipsets = []string{
@@ -29,16 +29,16 @@ func seenIPVS() ([]string, error) {
 	if device == nil || err != nil {
 		return nil, err
 	}
-	return []string{"device " + ipvsDevice}, nil
+	return []string{"device " + IPVSDevice}, nil
 }
 
 func findIPVSDevice() (netlink.Link, error) {
-	device, err := netlink.LinkByName(ipvsDevice)
+	device, err := netlink.LinkByName(IPVSDevice)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("look for the device %s: %w", ipvsDevice, err)
+		return nil, fmt.Errorf("look for the device %s: %w", IPVSDevice, err)
 	}
 	return device, nil
 }
@@ -51,9 +51,9 @@ func removeIPVS(r *Report) error {
 	var errs []error
 	if device != nil {
 		if err := netlink.LinkDel(device); err != nil {
-			errs = append(errs, fmt.Errorf("remove the device %s: %w", ipvsDevice, err))
+			errs = append(errs, fmt.Errorf("remove the device %s: %w", IPVSDevice, err))
 		} else {
-			r.removed("device %s", ipvsDevice)
+			r.removed("device %s", IPVSDevice)
 		}
 	}
 	if _, err := os.Stat("/sys/module/ip_set"); err == nil { // asking a kernel without would load it

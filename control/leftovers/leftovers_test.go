@@ -186,7 +186,7 @@ func TestNFTables(t *testing.T) {
 
 func TestIPVSDevice(t *testing.T) {
 	inNetns(t)
-	must(t, netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: ipvsDevice}}))
+	must(t, netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: IPVSDevice}}))
 	must(t, netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "other"}}))
 	if got, want := seen(t), []string{"device kube-ipvs0"}; !slices.Equal(got, want) {
 		t.Errorf("seen: %v, want %v", got, want)
@@ -197,7 +197,7 @@ func TestIPVSDevice(t *testing.T) {
 	links, err := netlink.LinkList()
 	must(t, err)
 	for _, l := range links {
-		if l.Attrs().Name == ipvsDevice {
+		if l.Attrs().Name == IPVSDevice {
 			t.Error("the device is still there")
 		}
 	}

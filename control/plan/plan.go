@@ -68,6 +68,9 @@ type Node struct {
 	Name   string
 	Labels map[string]string
 	IPs    []netip.Addr // its primary addresses
+	// Assigned are all addresses of its devices. A cluster IP among them is left to whoever has
+	// assigned it, and listens there: NodeLocal DNSCache does.
+	Assigned map[netip.Addr]bool
 }
 
 // Plan computes the desired state of one service port.
@@ -94,7 +97,7 @@ func Plan(name proxy.ServicePortName, family maps.Family, port proxy.ServicePort
 	proto := svc.Name.Proto
 	add := func(kind maps.Kind, ip net.IP, number int, external, internal Scope) {
 		addr, ok := netip.AddrFromSlice(ip)
-		if !ok {
+		if !ok || kind == maps.ClusterIP && node.Assigned[addr.Unmap()] {
 			return
 		}
 		f := maps.Frontend{Addr: addr.Unmap(), Port: uint16(number), Proto: proto}

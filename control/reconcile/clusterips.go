@@ -18,6 +18,7 @@ type clusterIPs struct {
 	table   *maps.ClusterAddrs
 	live    map[netip.Addr]int   // how many frontends they have
 	others  map[netip.Addr]bool  // other service proxies'
+	node    map[netip.Addr]bool  // assigned to the node's own devices
 	written map[netip.Addr]owner // as in the map
 	dirty   map[netip.Addr]bool  // may differ from the map
 	cidrs   []netip.Prefix
@@ -112,7 +113,7 @@ func (c *clusterIPs) owner(a netip.Addr) owner {
 	switch {
 	case c.live[a] > 0:
 		return ours
-	case c.others[a]:
+	case c.others[a], c.node[a]:
 		return anothers
 	}
 	return nobodys
@@ -153,15 +154,26 @@ func (c *clusterIPs) note(a netip.Addr, owner owner) {
 
 // setOthers replaces the cluster IPs of other proxies' services.
 func (c *clusterIPs) setOthers(want map[netip.Addr]bool) error {
-	for _, set := range []map[netip.Addr]bool{c.others, want} {
+	c.others = c.replaced(c.others, want)
+	return c.sync()
+}
+
+// setNode replaces the addresses of the node's devices that a service may have, too.
+func (c *clusterIPs) setNode(want map[netip.Addr]bool) error {
+	c.node = c.replaced(c.node, want)
+	return c.sync()
+}
+
+// replaced returns want, and notes what differs.
+func (c *clusterIPs) replaced(have, want map[netip.Addr]bool) map[netip.Addr]bool {
+	for _, set := range []map[netip.Addr]bool{have, want} {
 		for a := range set {
-			if c.others[a] != want[a] {
+			if have[a] != want[a] {
 				c.dirty[a] = true
 			}
 		}
 	}
-	c.others = want
-	return c.sync()
+	return want
 }
 
 func (c *clusterIPs) covered(a netip.Addr) bool {
@@ -256,4 +268,10 @@ func (r *Reconciler) SetServiceCIDRs(cidrs []netip.Prefix) error { return r.clus
 // is for them is left to those, within the service CIDRs, too. The reconciler keeps the map.
 func (r *Reconciler) SetOthersClusterIPs(addrs map[netip.Addr]bool) error {
 	return r.clusterIPs.setOthers(addrs)
+}
+
+// SetNodeClusterIPs tells which addresses in the service CIDRs are assigned to the node's devices:
+// what is for them and for no frontend is left to the node. The reconciler keeps the map.
+func (r *Reconciler) SetNodeClusterIPs(addrs map[netip.Addr]bool) error {
+	return r.clusterIPs.setNode(addrs)
 }

@@ -53,6 +53,7 @@ var contract = []row{
 	{40, "fragments"},
 	{41, "path MTU"},
 	{51, "sidecars and firewalls in pods"},
+	{52, "cluster IPs that the node holds"},
 	{55, "first packets of a flow on two CPUs"},
 	{61, "spoofed sources of pods"},
 }
