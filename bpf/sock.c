@@ -149,7 +149,12 @@ static __always_inline int sock_end(enum verdict verdict)
 	if (verdict == VERDICT_NOT_OURS)
 		return VERDICT_CONTINUE;
 	count(HOOK_SOCK, verdict, 0);
-	bpf_set_retval(verdict == VERDICT_REFUSED ? -ECONNREFUSED : -ETIMEDOUT);
+	if (verdict == VERDICT_REFUSED)
+		bpf_set_retval(-ECONNREFUSED);
+	else if (verdict == VERDICT_DROP_NO_ROUTE)
+		bpf_set_retval(-ENETUNREACH);
+	else
+		bpf_set_retval(-ETIMEDOUT);
 	return VERDICT_FAIL;
 }
 
@@ -178,23 +183,30 @@ static __always_inline enum verdict sock_cluster(struct bpf_sock_addr *ctx, int 
 	return sock_drop(host, verdict);
 }
 
+/* The address that a socket is bound to; 0 if it has not chosen one. */
+static __always_inline void sock_source(struct bpf_sock_addr *ctx, int family, __be32 *addr)
+{
+	struct bpf_sock *sk = ctx->sk;
+
+	if (sk && family == AF_INET) {
+		addr[0] = sk->src_ip4;
+	} else if (sk) {
+		addr[0] = sk->src_ip6[0];
+		addr[1] = sk->src_ip6[1];
+		addr[2] = sk->src_ip6[2];
+		addr[3] = sk->src_ip6[3];
+	}
+}
+
 /* Whether source ranges admit a process of the node: by its address, if it has chosen one. */
 static __always_inline bool sock_admitted(struct bpf_sock_addr *ctx, int family,
 					  const struct service *svc)
 {
-	struct bpf_sock *sk = ctx->sk;
 	struct addr source = {};
 	struct device *node;
 	__u32 index = 0;
 
-	if (sk && family == AF_INET) {
-		source.word[0] = sk->src_ip4;
-	} else if (sk) {
-		source.word[0] = sk->src_ip6[0];
-		source.word[1] = sk->src_ip6[1];
-		source.word[2] = sk->src_ip6[2];
-		source.word[3] = sk->src_ip6[3];
-	}
+	sock_source(ctx, family, source.word);
 	if (addr_is_zero(family, source.word)) {
 		node = bpf_map_lookup_elem(&devices, &index);
 		if (!node)
@@ -202,6 +214,59 @@ static __always_inline bool sock_admitted(struct bpf_sock_addr *ctx, int family,
 		addr_copy(family, source.word, family == AF_INET ? &node->addr4 : node->addr6);
 	}
 	return source_in_ranges(svc->id, &source, family);
+}
+
+struct node_search {
+	struct scope scope;
+	__u32 start;
+	__u32 service;
+	__u32 family;
+	__u32 found;
+};
+
+static long search_on_node(__u32 i, struct node_search *s)
+{
+	__u32 index, *id;
+	struct backend *backend;
+	bool here;
+
+	if (!s->scope.count)
+		return 1;
+	index = s->scope.first + (s->start + i) % s->scope.count;
+	id = bpf_map_lookup_elem(&slots, &index);
+	backend = id ? backend_get(*id) : NULL;
+	if (!backend || backend->service != s->service)
+		return 0;
+	if (s->family == AF_INET)
+		here = node_has_addr(AF_INET, backend->addr);
+	else
+		here = node_has_addr(AF_INET6, backend->addr);
+	if (here)
+		s->found = *id;
+	return here;
+}
+
+/*
+ * A backend that a socket bound to the loopback address can reach: one that is the
+ * node itself. 0: there is none. The search starts anywhere, to spread the load.
+ */
+static __always_inline __u32 backend_on_node(int family, const struct service *svc)
+{
+	struct node_search s = { .scope = svc->internal, .service = svc->id, .family = family };
+
+	if (!s.scope.count)
+		return 0;
+	s.start = bpf_get_prandom_u32() % s.scope.count;
+	bpf_loop(s.scope.count, search_on_node, &s, 0);
+	return s.found;
+}
+
+static __always_inline bool bound_to_loopback(struct bpf_sock_addr *ctx, int family)
+{
+	struct addr source = {};
+
+	sock_source(ctx, family, source.word);
+	return addr_is_loopback(family, source.word);
 }
 
 /*
@@ -227,7 +292,13 @@ static __always_inline enum verdict sock_choose(struct bpf_sock_addr *ctx, int f
 		if (!sock_admitted(ctx, family, svc))
 			return VERDICT_DROP_SOURCE_RANGE;
 	}
-	*id = backend_choose(svc, &client, AF_INET6, true);
+	if (host && bound_to_loopback(ctx, family)) {
+		*id = backend_on_node(family, svc);
+		if (!*id && svc->internal.count)
+			return VERDICT_DROP_NO_ROUTE;
+	} else {
+		*id = backend_choose(svc, &client, AF_INET6, true);
+	}
 	if (*id)
 		return VERDICT_NONE;
 	if (svc->flags & SERVICE_INTERNAL_DROP)

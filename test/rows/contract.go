@@ -55,5 +55,6 @@ var contract = []row{
 	{51, "sidecars and firewalls in pods"},
 	{52, "cluster IPs that the node holds"},
 	{55, "first packets of a flow on two CPUs"},
+	{60, "sockets bound to the loopback address"},
 	{61, "spoofed sources of pods"},
 }
