@@ -29,6 +29,9 @@ volatile const bool answer_ping = false;
 /* Leave the sockets of pods alone: the hooks on their devices serve what they send. */
 volatile const bool socket_lb_host = false;
 
+/* Whether the kernel has MPTCP, without which it refuses the helper for it. */
+volatile const bool kernel_has_mptcp = false;
+
 /* SO_NETNS_COOKIE of the node's own network namespace. */
 volatile const __u64 host_netns_cookie = 0;
 

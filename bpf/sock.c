@@ -325,15 +325,31 @@ static __always_inline void peer_forget(struct bpf_sock_addr *ctx, int family, c
 	bpf_sk_storage_delete(&sock_peers, sk);
 }
 
+/*
+ * What is remembered for the socket that the application has. An MPTCP socket
+ * connects by its first subflow, which is a TCP socket of its own.
+ */
+static __always_inline struct sock_peer *peer_make(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct mptcp_sock *whole;
+
+	if (!sk)
+		return NULL;
+	if (kernel_has_mptcp && ctx->protocol == IPPROTO_TCP) {
+		whole = bpf_skc_to_mptcp_sock(sk);
+		if (whole)
+			return bpf_sk_storage_get(&sock_peers, whole, NULL,
+						  BPF_SK_STORAGE_GET_F_CREATE);
+	}
+	return bpf_sk_storage_get(&sock_peers, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+}
+
 static __always_inline bool peer_remember(struct bpf_sock_addr *ctx, int family, const __be32 *addr,
 					  __be16 port, const struct backend *backend, __u32 id)
 {
-	struct bpf_sock *sk = ctx->sk;
-	struct sock_peer *peer;
+	struct sock_peer *peer = peer_make(ctx);
 
-	if (!sk)
-		return false;
-	peer = bpf_sk_storage_get(&sock_peers, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!peer)
 		return false;
 	addr_copy(family, peer->addr, addr);

@@ -487,6 +487,7 @@ const (
 	waggleVarFlowSets6               = "flow_sets6"
 	waggleVarHostNetnsCookie         = "host_netns_cookie"
 	waggleVarHz                      = "hz"
+	waggleVarKernelHasMptcp          = "kernel_has_mptcp"
 	waggleVarMasqueradeAll           = "masquerade_all"
 	waggleVarNexthopsSize            = "nexthops_size"
 	waggleVarNodeportMax             = "nodeport_max"
@@ -623,6 +624,7 @@ type waggleVariableSpecs struct {
 	FlowSets6               *ebpf.VariableSpec `ebpf:"flow_sets6"`
 	HostNetnsCookie         *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
 	Hz                      *ebpf.VariableSpec `ebpf:"hz"`
+	KernelHasMptcp          *ebpf.VariableSpec `ebpf:"kernel_has_mptcp"`
 	MasqueradeAll           *ebpf.VariableSpec `ebpf:"masquerade_all"`
 	NexthopsSize            *ebpf.VariableSpec `ebpf:"nexthops_size"`
 	NodeportMax             *ebpf.VariableSpec `ebpf:"nodeport_max"`
@@ -737,6 +739,7 @@ type waggleVariables struct {
 	FlowSets6               *ebpf.Variable `ebpf:"flow_sets6"`
 	HostNetnsCookie         *ebpf.Variable `ebpf:"host_netns_cookie"`
 	Hz                      *ebpf.Variable `ebpf:"hz"`
+	KernelHasMptcp          *ebpf.Variable `ebpf:"kernel_has_mptcp"`
 	MasqueradeAll           *ebpf.Variable `ebpf:"masquerade_all"`
 	NexthopsSize            *ebpf.Variable `ebpf:"nexthops_size"`
 	NodeportMax             *ebpf.Variable `ebpf:"nodeport_max"`

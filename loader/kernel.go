@@ -9,6 +9,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
 	"golang.org/x/sys/unix"
 )
@@ -126,6 +127,17 @@ func checkNeeds(needs []need) error {
 func fibTakesMark() bool {
 	version, err := features.LinuxVersionCode()
 	return err == nil && version >= 6<<16|10<<8
+}
+
+// kernelHasMPTCP tells whether sockets can be MPTCP's. A kernel without it has the helper for its
+// sockets, but no type that it could return.
+func kernelHasMPTCP() bool {
+	spec, err := btf.LoadKernelSpec()
+	if err != nil {
+		return false
+	}
+	var socket *btf.Struct
+	return spec.TypeByName("mptcp_sock", &socket) == nil
 }
 
 func kernelRelease() string {

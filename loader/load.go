@@ -118,6 +118,7 @@ func configure(spec *ebpf.CollectionSpec, opts Options, hz uint32) error {
 		"answer_ping":       opts.AnswerPing,
 		"socket_lb_host":    opts.SocketLBHost,
 		"fib_takes_mark":    fibTakesMark(),
+		"kernel_has_mptcp":  kernelHasMPTCP(),
 	}
 	timeouts, err := opts.Timeouts.inJiffies(hz)
 	if err != nil {

@@ -55,6 +55,7 @@ var contract = []row{
 	{51, "sidecars and firewalls in pods"},
 	{52, "cluster IPs that the node holds"},
 	{55, "first packets of a flow on two CPUs"},
+	{59, "MPTCP"},
 	{60, "sockets bound to the loopback address"},
 	{61, "spoofed sources of pods"},
 }

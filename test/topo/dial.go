@@ -38,7 +38,11 @@ func (r Request) socket(kind int) (int, error) {
 	if r.SCTP {
 		return sctpSocket(r.family())
 	}
-	fd, err := unix.Socket(r.family(), kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	protocol := 0
+	if r.MPTCP {
+		protocol = unix.IPPROTO_MPTCP
+	}
+	fd, err := unix.Socket(r.family(), kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
 	return fd, os.NewSyscallError("socket", err)
 }
 

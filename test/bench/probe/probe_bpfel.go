@@ -87,6 +87,7 @@ const (
 	probeVarFlowSets6            = "flow_sets6"
 	probeVarHostNetnsCookie      = "host_netns_cookie"
 	probeVarHz                   = "hz"
+	probeVarKernelHasMptcp       = "kernel_has_mptcp"
 	probeVarMasqueradeAll        = "masquerade_all"
 	probeVarNodeportMax          = "nodeport_max"
 	probeVarNodeportMin          = "nodeport_min"
@@ -211,6 +212,7 @@ type probeVariableSpecs struct {
 	FlowSets6            *ebpf.VariableSpec `ebpf:"flow_sets6"`
 	HostNetnsCookie      *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
 	Hz                   *ebpf.VariableSpec `ebpf:"hz"`
+	KernelHasMptcp       *ebpf.VariableSpec `ebpf:"kernel_has_mptcp"`
 	MasqueradeAll        *ebpf.VariableSpec `ebpf:"masquerade_all"`
 	NodeportMax          *ebpf.VariableSpec `ebpf:"nodeport_max"`
 	NodeportMin          *ebpf.VariableSpec `ebpf:"nodeport_min"`
@@ -306,6 +308,7 @@ type probeVariables struct {
 	FlowSets6            *ebpf.Variable `ebpf:"flow_sets6"`
 	HostNetnsCookie      *ebpf.Variable `ebpf:"host_netns_cookie"`
 	Hz                   *ebpf.Variable `ebpf:"hz"`
+	KernelHasMptcp       *ebpf.Variable `ebpf:"kernel_has_mptcp"`
 	MasqueradeAll        *ebpf.Variable `ebpf:"masquerade_all"`
 	NodeportMax          *ebpf.Variable `ebpf:"nodeport_max"`
 	NodeportMin          *ebpf.Variable `ebpf:"nodeport_min"`

@@ -67,6 +67,7 @@ const (
 	tableVarFlowSets6            = "flow_sets6"
 	tableVarHostNetnsCookie      = "host_netns_cookie"
 	tableVarHz                   = "hz"
+	tableVarKernelHasMptcp       = "kernel_has_mptcp"
 	tableVarMasqueradeAll        = "masquerade_all"
 	tableVarNodeportMax          = "nodeport_max"
 	tableVarNodeportMin          = "nodeport_min"
@@ -190,6 +191,7 @@ type tableVariableSpecs struct {
 	FlowSets6            *ebpf.VariableSpec `ebpf:"flow_sets6"`
 	HostNetnsCookie      *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
 	Hz                   *ebpf.VariableSpec `ebpf:"hz"`
+	KernelHasMptcp       *ebpf.VariableSpec `ebpf:"kernel_has_mptcp"`
 	MasqueradeAll        *ebpf.VariableSpec `ebpf:"masquerade_all"`
 	NodeportMax          *ebpf.VariableSpec `ebpf:"nodeport_max"`
 	NodeportMin          *ebpf.VariableSpec `ebpf:"nodeport_min"`
@@ -267,6 +269,7 @@ type tableVariables struct {
 	FlowSets6            *ebpf.Variable `ebpf:"flow_sets6"`
 	HostNetnsCookie      *ebpf.Variable `ebpf:"host_netns_cookie"`
 	Hz                   *ebpf.Variable `ebpf:"hz"`
+	KernelHasMptcp       *ebpf.Variable `ebpf:"kernel_has_mptcp"`
 	MasqueradeAll        *ebpf.Variable `ebpf:"masquerade_all"`
 	NodeportMax          *ebpf.Variable `ebpf:"nodeport_max"`
 	NodeportMin          *ebpf.Variable `ebpf:"nodeport_min"`
