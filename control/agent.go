@@ -39,6 +39,7 @@ type Config struct {
 	Loader       loader.Options
 	Rules        DeviceRules
 	XDP          XDPMode
+	Express      ExpressMode
 	NodePorts    NodePortAddresses
 	ReservePorts bool
 	Brake        Brake
@@ -114,6 +115,7 @@ func (a *Agent) prepare() error {
 		a.warn("reserved ports", ReservePorts(a.cfg.SysctlDir, ports))
 	}
 	a.devices = NewDevices(a.dp, a.cfg.Rules, a.cfg.XDP, a.cfg.NodePorts, a.log)
+	a.devices.express = a.cfg.Express
 	a.proxy = NewProxy(a.cfg.NodeName, r, a.cfg.Brake, a.onNode, a.onSync, a.log)
 	a.proxy.ServeAs(a.cfg.ServeAs)
 	if s, ok := a.src.(source.Recorder); ok {

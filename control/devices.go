@@ -28,6 +28,15 @@ const (
 	XDPAlways XDPMode = "always" // veth too, whose peer must then run XDP
 )
 
+// ExpressMode tells whether flows may pass the node's stack by.
+type ExpressMode string
+
+// The modes of --express.
+const (
+	ExpressAuto ExpressMode = "auto" // where tc or XDP can transmit, flows to other nodes do
+	ExpressOff  ExpressMode = "off"  // requests pass routing and netfilter, whichever way they go
+)
+
 // DeviceStatus is what became of one device.
 type DeviceStatus struct {
 	Name    string `json:"name"`
@@ -48,6 +57,7 @@ type Devices struct {
 	nodeAddrs *maps.NodeAddrs
 	rules     DeviceRules
 	xdp       XDPMode
+	express   ExpressMode // empty: ExpressAuto
 	nodePorts NodePortAddresses
 	log       *logrus.Entry
 	repairs   repairs
@@ -242,7 +252,7 @@ func (d *Devices) syncDevice(f *deviceFacts, role Role, ipsec bool) error {
 		return fmt.Errorf("device %s: %w", attrs.Name, err)
 	}
 	dev.XDPTransmits = status.XDP == xdpNative
-	dev.TCTransmits = (role == RoleExternal || role == RoleOverlay) && !ipsec
+	dev.TCTransmits = (role == RoleExternal || role == RoleOverlay) && !ipsec && d.express != ExpressOff
 	dev.Ethernet = hasLinkLayer(f.link)
 	status.Express = dev.TCTransmits
 	if dev.Addr4.IsValid() {
@@ -309,6 +319,8 @@ func (d *Devices) withoutXDP(link netlink.Link, role Role) string {
 	switch {
 	case role != RoleExternal:
 		return "not for this role"
+	case d.express == ExpressOff:
+		return "off (--express)"
 	case d.xdp == XDPOff:
 		return "off (--xdp)"
 	case !hasLinkLayer(link):

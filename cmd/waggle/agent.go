@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -27,7 +28,7 @@ type agentFlags struct {
 	from                               sourceFlags
 	nodeName, cgroup                   string
 	devices, podDevices, ignoreDevices []string
-	xdp, socketLB                      string
+	xdp, express, socketLB             string
 	nodePortAddresses, mapSizes        []string
 	nodePortRange, snatPorts           string
 	reservePorts, answerPing           bool
@@ -65,6 +66,7 @@ func (f *agentFlags) add(cmd *cobra.Command) {
 	fs.StringSliceVar(&f.ignoreDevices, "ignore-devices", nil, "devices to leave alone, as patterns, whatever the other flags say")
 	fs.StringVar(&f.xdp, "xdp", "auto", "XDP on external devices: auto, off, or always (veth too)")
 	fs.StringVar(&f.socketLB, "socket-lb", socketLBAll, "whose sockets are connected to endpoints directly: all, or host (the node's own processes; pods are served by packet)")
+	fs.StringVar(&f.express, "express", "auto", "flows to other nodes past the node's stack and netfilter: auto, where a device can transmit, or off")
 	fs.StringSliceVar(&f.nodePortAddresses, "nodeport-addresses", nil, "where NodePorts answer: primary, all, or CIDRs (default: primary)")
 	fs.StringVar(&f.nodePortRange, "nodeport-range", "30000-32767", "ports that NodePorts are taken from")
 	fs.StringVar(&f.snatPorts, "snat-ports", "49152-65535", "source ports of translated flows")
@@ -137,6 +139,7 @@ func (f *agentFlags) config(g *globals, log *logrus.Entry) (control.Config, erro
 		RunDir:       g.runDir,
 		SysctlDir:    g.sysctlDir,
 		XDP:          control.XDPMode(f.xdp),
+		Express:      control.ExpressMode(f.express),
 		Rules:        control.DeviceRules{External: f.devices, Pods: f.podDevices, Ignore: f.ignoreDevices},
 		ReservePorts: f.reservePorts,
 		Brake:        control.Brake{Fraction: f.brake},
@@ -152,8 +155,8 @@ func (f *agentFlags) config(g *globals, log *logrus.Entry) (control.Config, erro
 	}
 	// As kubelet does, which names the Node object.
 	cfg.NodeName = strings.ToLower(strings.TrimSpace(cfg.NodeName))
-	if cfg.XDP != control.XDPAuto && cfg.XDP != control.XDPOff && cfg.XDP != control.XDPAlways {
-		return cfg, fmt.Errorf("--xdp %s: one of auto, off, always", f.xdp)
+	if err := f.checkWays(); err != nil {
+		return cfg, err
 	}
 	if f.socketLB != socketLBAll && f.socketLB != socketLBHost {
 		return cfg, fmt.Errorf("--socket-lb %s: one of all, host", f.socketLB)
@@ -177,6 +180,20 @@ func (f *agentFlags) config(g *globals, log *logrus.Entry) (control.Config, erro
 		cfg.Warnings["cgroup"] = err
 	}
 	return cfg, f.loaderOptions(&cfg.Loader)
+}
+
+// checkWays checks the flags that decide how packets leave.
+func (f *agentFlags) checkWays() error {
+	if !slices.Contains([]control.XDPMode{control.XDPAuto, control.XDPOff, control.XDPAlways}, control.XDPMode(f.xdp)) {
+		return fmt.Errorf("--xdp %s: one of auto, off, always", f.xdp)
+	}
+	if !slices.Contains([]control.ExpressMode{control.ExpressAuto, control.ExpressOff}, control.ExpressMode(f.express)) {
+		return fmt.Errorf("--express %s: one of auto, off", f.express)
+	}
+	if control.ExpressMode(f.express) == control.ExpressOff && control.XDPMode(f.xdp) == control.XDPAlways {
+		return fmt.Errorf("--xdp always and --express off: without the express way XDP has nothing to do")
+	}
+	return nil
 }
 
 func (f *agentFlags) loaderOptions(opts *loader.Options) error {

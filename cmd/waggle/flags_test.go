@@ -41,6 +41,8 @@ func TestAgentFlagErrors(t *testing.T) {
 		{"--log-format=xml", "--log-format xml: one of text, json"},
 		{"--xdp=maybe", "--xdp maybe: one of auto, off, always"},
 		{"--socket-lb=pods", "--socket-lb pods: one of all, host"},
+		{"--express=on", "--express on: one of auto, off"},
+		{"--express=off --xdp=always", "--xdp always and --express off: "},
 		{"--deletion-brake=1.5", "--deletion-brake 1.5: a fraction from 0 to 1"},
 		{"--deletion-brake=-0.1", "--deletion-brake -0.1: a fraction from 0 to 1"},
 		{"--deletion-brake=half", `"--deletion-brake"`},
@@ -108,13 +110,13 @@ func TestArgumentErrors(t *testing.T) {
 
 func TestNodeName(t *testing.T) {
 	for given, want := range map[string]string{"Node-A": "node-a", " node-b ": "node-b"} {
-		f := agentFlags{nodeName: given, xdp: "auto", nodePortRange: "1-2", snatPorts: "3-4", cgroup: "none"}
+		f := agentFlags{nodeName: given, xdp: "auto", express: "auto", nodePortRange: "1-2", snatPorts: "3-4", cgroup: "none"}
 		cfg, err := f.config(&globals{}, nil)
 		if err != nil || cfg.NodeName != want {
 			t.Errorf("%q: got %q, error %v", given, cfg.NodeName, err)
 		}
 	}
-	f := agentFlags{xdp: "auto", nodePortRange: "1-2", snatPorts: "3-4", cgroup: "none"}
+	f := agentFlags{xdp: "auto", express: "auto", nodePortRange: "1-2", snatPorts: "3-4", cgroup: "none"}
 	if cfg, err := f.config(&globals{}, nil); err != nil || cfg.NodeName == "" || cfg.NodeName != strings.ToLower(cfg.NodeName) {
 		t.Errorf("the host's: got %q, error %v", cfg.NodeName, err)
 	}
