@@ -73,8 +73,9 @@ type Agent struct {
 	settled    bool // the first sync is over
 	exhaustion exhaustion
 
-	mu       sync.Mutex
-	warnings map[string]string // by what they are about
+	attached chan struct{} // devices may have new programs
+	warnings findings      // what may keep something from working
+	notices  findings      // what is good to know
 }
 
 // NewAgent loads the datapath, takes over what an earlier agent left, and serves the node's
@@ -92,7 +93,9 @@ func NewAgent(cfg Config, src source.Source, log *logrus.Entry) (*Agent, error) 
 		cfg: cfg, log: log, src: src, dp: dp,
 		started:  time.Now(),
 		poked:    make(chan struct{}, 1),
-		warnings: map[string]string{},
+		attached: make(chan struct{}, 1),
+		warnings: findings{level: logrus.WarnLevel},
+		notices:  findings{level: logrus.InfoLevel},
 	}
 	if err := a.prepare(); err != nil {
 		return nil, errors.Join(err, dp.Close())
@@ -153,7 +156,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.warn("neighbours", hops.SetNeighbour(ifindex, addr, mac))
 		},
 	}
-	for _, run := range []func(context.Context){watch.Run, a.proxy.Run, a.expirer.Run, a.stale.Run, a.reportStatus, a.lookForKubeProxy, a.keepAttached} {
+	for _, run := range []func(context.Context){watch.Run, a.proxy.Run, a.expirer.Run, a.stale.Run, a.reportStatus, a.lookForKubeProxy, a.keepAttached, a.lookAround} {
 		wg.Go(func() { run(ctx) })
 	}
 	a.log.WithFields(logrus.Fields{"node": a.cfg.NodeName, "pinDir": a.cfg.Loader.PinDir,
@@ -206,21 +209,19 @@ func (a *Agent) syncDevices() {
 	a.proxy.SetAssigned(a.devices.Assigned())
 	a.warn("forwarding", checkForwarding())
 	a.poke()
+	select {
+	case a.attached <- struct{}{}:
+	default:
+	}
 }
 
 // warn remembers a trouble that does not end the agent until it is over.
 func (a *Agent) warn(about string, err error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if err == nil {
-		delete(a.warnings, about)
-		return
+	var messages []string
+	if err != nil {
+		messages = []string{fmt.Sprintf("%s: %v", about, err)}
 	}
-	message := fmt.Sprintf("%s: %v", about, err)
-	if a.warnings[about] != message {
-		a.log.Warn(message)
-	}
-	a.warnings[about] = message
+	a.warnings.tell(a.log, about, messages)
 }
 
 // The status is written when it has changed, but not for each change of a burst, and now and
@@ -294,12 +295,7 @@ func (a *Agent) writeStatus() *Status {
 	s.Links, err = a.dp.Links()
 	a.warn("links", err)
 	a.warnOfExhaustion()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, message := range a.warnings {
-		s.Warnings = append(s.Warnings, message)
-	}
-	s.Warnings = append(s.Warnings, a.devices.Problems()...)
+	s.Warnings, s.Notices = append(a.warnings.all(), a.devices.Problems()...), a.notices.all()
 	slices.Sort(s.Warnings)
 	if err := s.write(a.cfg.RunDir); err != nil {
 		a.log.WithError(err).Warn("writing the status file")

@@ -140,20 +140,10 @@ func (f *agentFixture) awaitStatus(address, path string, want int) (string, http
 func (f *agentFixture) awaitWarning(text string, there bool) {
 	f.t.Helper()
 	await(f.t, func() (string, bool) {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		found := slices.ContainsFunc(sortedValues(f.warnings), func(w string) bool { return strings.Contains(w, text) })
-		return fmt.Sprintf("warnings %q; want %q there: %v", sortedValues(f.warnings), text, there), found == there
+		all := f.warnings.all()
+		found := slices.ContainsFunc(all, func(w string) bool { return strings.Contains(w, text) })
+		return fmt.Sprintf("warnings %q; want %q there: %v", all, text, there), found == there
 	})
-}
-
-func sortedValues(m map[string]string) []string {
-	var out []string
-	for _, v := range m {
-		out = append(out, v)
-	}
-	slices.Sort(out)
-	return out
 }
 
 // await polls until done, and fails with the last message if that takes too long.

@@ -35,6 +35,9 @@ func (a *Agent) metrics() (http.Handler, error) {
 		maps: a.dp, version: a.cfg.Version, node: a.cfg.NodeName, src: a.src,
 		proxy: a.proxy.metrics, devices: a.devices.Status, flows: a.expirer.Census,
 		repairs: func() map[string]int { return totals(&a.proxy.repairs, &a.devices.repairs) },
+		findings: func() map[string]map[string]int {
+			return map[string]map[string]int{"warning": a.warnings.counts(), "notice": a.notices.counts()}
+		},
 	})
 	if err != nil {
 		return nil, err
@@ -55,6 +58,7 @@ var (
 	descSynced   = desc("source_synced", "Whether the source has delivered everything once (1) or the datapath works with what it had (0)")
 	descBlind    = desc("source_blind_seconds", "For how long the source has not seen the cluster; 0 while it does")
 	descProblems = desc("source_problems", "Defects of the objects that the source was given")
+	descFindings = desc("findings", "What the agent has found on its node, by severity: a warning may keep something from working, a notice is good to know", "severity", "about")
 	descServices = desc("services", "Service ports in the maps, of both families", "family")
 	descFronts   = desc("frontends", "Addresses and ports that lead to a service", "family")
 	descBackends = desc("backends", "Endpoints in the maps, counted for each service port that has them")
@@ -76,13 +80,14 @@ type collector struct {
 	proxy         func() proxyMetrics
 	devices       func() []DeviceStatus
 	flows         func() FlowCensus
-	repairs       func() map[string]int // by map
+	repairs       func() map[string]int            // by map
+	findings      func() map[string]map[string]int // by severity, and by what they are about
 }
 
 // Describe is part of prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descAgent, descPackets, descBytes, descSynced, descBlind, descProblems, descServices, descFronts, descBackends,
+		descAgent, descPackets, descBytes, descSynced, descBlind, descProblems, descFindings, descServices, descFronts, descBackends,
 		descFailures, descHeld, descRecords, descExpired, descRepairs, descElements, descCapacity, descDevice,
 	} {
 		ch <- d
@@ -108,6 +113,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	c.collectMaps(set, p, flows)
 	for table, n := range c.repairs() {
 		ch <- prometheus.MustNewConstMetric(descRepairs, prometheus.CounterValue, float64(n), table)
+	}
+	for severity, counts := range c.findings() {
+		for about, n := range counts {
+			set(descFindings, float64(n), severity, about)
+		}
 	}
 	for _, d := range c.devices() {
 		xdp := "none"

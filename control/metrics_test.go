@@ -223,7 +223,8 @@ func collectorOf(f *proxyFixture) *collector {
 				{Name: "eth1", Role: RoleOverlay, XDP: "not for this role"},
 			}
 		},
-		repairs: func() map[string]int { return totals(&f.repairs) },
+		repairs:  func() map[string]int { return totals(&f.repairs) },
+		findings: func() map[string]map[string]int { return map[string]map[string]int{"notice": {"hooks": 2}} },
 		flows: func() FlowCensus {
 			return FlowCensus{IPv4: FamilyCensus{Confirmed: 2, Unconfirmed: 1}, IPv6: FamilyCensus{Confirmed: 2}, Expired: 7}
 		},
@@ -250,6 +251,7 @@ func TestCollector(t *testing.T) {
 		"waggle_packets_total{hook=xdp,verdict=express}":                        5,
 		"waggle_bytes_total{hook=xdp,verdict=express}":                          500,
 		"waggle_source_synced":                                                  1,
+		"waggle_findings{about=hooks,severity=notice}":                          2,
 		"waggle_source_problems":                                                1,
 		"waggle_services{family=IPv4}":                                          2,
 		"waggle_services{family=IPv6}":                                          1,

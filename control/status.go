@@ -31,7 +31,8 @@ type Status struct {
 	Links    []loader.LinkStatus `json:"links"`
 	Flows    FlowCensus          `json:"flows"`
 	Problems []source.Problem    `json:"problems,omitempty"`
-	Warnings []string            `json:"warnings,omitempty"`
+	Warnings []string            `json:"warnings,omitempty"` // may keep something from working
+	Notices  []string            `json:"notices,omitempty"`  // good to know
 }
 
 // Blindness tells since when, and why, the source does not see changes.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/waggle-lb/waggle/control/source"
@@ -32,6 +33,7 @@ func TestStatusFile(t *testing.T) {
 		Flows:    FlowCensus{FamilyCensus{1, 2}, FamilyCensus{3, 4}, 5},
 		Problems: []source.Problem{{File: "a.yaml", Document: 1, Object: "Service default/a", Message: "bad", Since: time.Unix(3, 0).UTC()}},
 		Warnings: []string{"w"},
+		Notices:  []string{"n"},
 	}
 	for range 2 { // the second replaces the first
 		must(t, want.write(dir))
@@ -83,12 +85,19 @@ func TestInternalIPs(t *testing.T) {
 }
 
 func TestWarn(t *testing.T) {
-	a := &Agent{log: quiet(), warnings: map[string]string{}}
+	a := &Agent{log: quiet(), warnings: findings{level: logrus.WarnLevel}}
 	a.warn("links", os.ErrPermission)
 	a.warn("links", os.ErrPermission)
 	a.warn("devices", os.ErrNotExist)
 	a.warn("devices", nil)
-	if want := map[string]string{"links": "links: permission denied"}; !cmp.Equal(a.warnings, want) {
-		t.Errorf("got %v, want %v", a.warnings, want)
+	if got, want := a.warnings.all(), []string{"links: permission denied"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	a.warnings.tell(a.log, "hooks", []string{"two", "one"})
+	if got, want := a.warnings.all(), []string{"links: permission denied", "one", "two"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if got, want := a.warnings.counts(), map[string]int{"links": 1, "hooks": 2}; !cmp.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }

@@ -132,6 +132,27 @@ func clsactFilters(dev netlink.Link) ([]netlink.Filter, error) {
 	return all, nil
 }
 
+// filterPrograms lists the programs of a device's filters at one hook, in the order in which they
+// run. Filters of chains other than the first run only where one of these leads there.
+func filterPrograms(dev netlink.Link, h hook) ([]ebpf.ProgramID, error) {
+	parent := uint32(netlink.HANDLE_MIN_INGRESS)
+	if h == hookTCXEgress {
+		parent = netlink.HANDLE_MIN_EGRESS
+	}
+	filters, err := netlink.FilterList(dev, parent)
+	if err != nil {
+		return nil, fmt.Errorf("list filters: %w", err)
+	}
+	var ids []ebpf.ProgramID
+	for _, filter := range filters {
+		bpf, ok := filter.(*netlink.BpfFilter)
+		if ok && (bpf.Chain == nil || *bpf.Chain == 0) {
+			ids = append(ids, ebpf.ProgramID(bpf.Id))
+		}
+	}
+	return ids, nil
+}
+
 func ourFilters(dev netlink.Link, pins pinDir) ([]*netlink.BpfFilter, error) {
 	all, err := clsactFilters(dev)
 	if err != nil {

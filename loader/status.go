@@ -217,14 +217,5 @@ func (n programNames) name(id ebpf.ProgramID) string {
 	if name, ok := n[id]; ok {
 		return name
 	}
-	program, err := ebpf.NewProgramFromID(id)
-	if err != nil {
-		return ""
-	}
-	defer program.Close()
-	info, err := program.Info()
-	if err != nil {
-		return ""
-	}
-	return info.Name
+	return nameOf(id)
 }

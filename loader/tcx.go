@@ -29,13 +29,69 @@ func (d *Datapath) attachTCX(dev netlink.Link, ingress, egress *ebpf.Program) er
 	return err
 }
 
+// attachTCXHook puts ours first, also where an earlier process attached it and others have gone
+// before it since.
 func (d *Datapath) attachTCXHook(h hook, dev netlink.Link, program *ebpf.Program) (isNew bool, err error) {
-	return d.attach(h, dev, program, func() (link.Link, error) {
+	create := func() (link.Link, error) {
 		return link.AttachTCX(link.TCXOptions{
 			Interface: dev.Attrs().Index,
 			Program:   program,
 			Attach:    h.attach,
 			Anchor:    link.Head(),
 		})
-	})
+	}
+	first, err := d.goFirst(h, dev, program, create)
+	if first || err != nil {
+		return false, err
+	}
+	return d.attach(h, dev, program, create)
+}
+
+// goFirst replaces the link that an earlier process pinned by one at the head of the hook, if it is
+// behind others. For a moment both run: what the first has rewritten is nothing to the second. A
+// program that the link has already stays where it is: no hook takes one twice.
+func (d *Datapath) goFirst(h hook, dev netlink.Link, program *ebpf.Program, create func() (link.Link, error)) (bool, error) {
+	path := d.pins.linkPin(h.pin(dev.Attrs()))
+	old, err := link.LoadPinnedLink(path, nil)
+	if err != nil {
+		return false, nil // there is none, or update tells
+	}
+	defer old.Close()
+	behind, err := isBehind(old, h, dev, program)
+	if !behind || err != nil {
+		return false, err
+	}
+	first, err := create()
+	if err != nil {
+		return false, err
+	}
+	defer first.Close()
+	if err := replacePin(first, path); err != nil {
+		return false, err
+	}
+	name, _ := h.describe()
+	d.log.Infof("%s %s: others ran before waggle's program, which goes first again", dev.Attrs().Name, name)
+	return true, old.Detach()
+}
+
+// isBehind tells whether others run before a link's program, which is not the given one.
+func isBehind(l link.Link, h hook, dev netlink.Link, program *ebpf.Program) (bool, error) {
+	target, err := inspect(l)
+	if err != nil || target.ifindex != dev.Attrs().Index || !target.attachedTo(h, dev) {
+		return false, err
+	}
+	running, err := tcPrograms(dev, h, false)
+	if err != nil {
+		return false, err
+	}
+	before, _ := cutAtOurs(running, map[ebpf.ProgramID]bool{target.program: true})
+	if len(before) == 0 {
+		return false, nil
+	}
+	info, err := program.Info()
+	if err != nil {
+		return false, err
+	}
+	id, _ := info.ID()
+	return id != target.program, nil
 }

@@ -53,17 +53,10 @@ func (d *Datapath) createXDP(dev netlink.Link) (link.Link, error) {
 
 // programName describes a program that is not ours.
 func programName(id uint32) string {
-	name := fmt.Sprintf("another XDP program (id %d)", id)
-	program, err := ebpf.NewProgramFromID(ebpf.ProgramID(id))
-	if err != nil {
-		return name
+	if name := nameOf(ebpf.ProgramID(id)); name != "" {
+		return fmt.Sprintf("the XDP program %q (id %d)", name, id)
 	}
-	defer program.Close()
-	info, err := program.Info()
-	if err != nil || info.Name == "" {
-		return name
-	}
-	return fmt.Sprintf("the XDP program %q (id %d)", info.Name, id)
+	return fmt.Sprintf("another XDP program (id %d)", id)
 }
 
 // From linux/if_link.h.

@@ -94,7 +94,7 @@ func (v *statusView) write(w io.Writer) error {
 		table table
 	}{
 		{"Devices", deviceTable(a)}, {"Programs", linkTable(a)}, {"Packets", counterTable(v.Counters)},
-		{"Problems", problemTable(a)},
+		{"Problems", problemTable(a)}, {"Notices", noticeTable(a)},
 	}
 	for _, s := range sections {
 		if _, err := fmt.Fprintf(w, "\n%s\n", s.title); err != nil {
@@ -155,6 +155,15 @@ func problemTable(a *control.Status) table {
 	}
 	if n := len(a.Proxy.Held); n > 0 {
 		t.rows = append(t.rows, []string{"agent", "", "", fmt.Sprintf("%d deletions are held back (--deletion-brake), %s first", n, a.Proxy.Held[0])})
+	}
+	return t
+}
+
+// noticeTable lists what is no problem, but may explain what somebody wonders at.
+func noticeTable(a *control.Status) table {
+	t := table{header: []string{"MESSAGE"}, empty: "None."}
+	for _, message := range a.Notices {
+		t.rows = append(t.rows, []string{message})
 	}
 	return t
 }

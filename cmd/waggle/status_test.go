@@ -33,6 +33,7 @@ func someStatus(pinDir string) *control.Status {
 		Flows:    control.FlowCensus{IPv4: control.FamilyCensus{Confirmed: 1}, IPv6: control.FamilyCensus{Unconfirmed: 2}, Expired: 3},
 		Problems: []source.Problem{{File: "a.yaml", Document: 2, Object: "Service default/a", Field: "spec.ports", Message: "is\nwrong"}},
 		Warnings: []string{"links: gone"},
+		Notices:  []string{"device eth0, xdp: a neighbour"},
 	}
 }
 
@@ -63,7 +64,11 @@ WHERE                 OBJECT              FIELD        MESSAGE
 a.yaml (document 2)   Service default/a   spec.ports   is wrong
 agent                                                  service default/a: full
 agent                                                  links: gone
-agent                                                  2 deletions are held back (--deletion-brake), default/b first`
+agent                                                  2 deletions are held back (--deletion-brake), default/b first
+
+Notices
+MESSAGE
+device eth0, xdp: a neighbour`
 
 func (l *loaded) writeStatus(dir string, s *control.Status) {
 	l.t.Helper()

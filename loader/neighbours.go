@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Neighbour is a program of somebody else's that sees packets, or calls of sockets, before ours does.
+type Neighbour struct {
+	Hook   string // as in LinkStatus
+	Device string // empty for sockets
+	Cgroup string // sockets only
+	Name   string // empty if it has none, or we may not ask (CAP_SYS_ADMIN)
+	ID     ebpf.ProgramID
+}
+
+// Program names it.
+func (n Neighbour) Program() string {
+	if n.Name == "" {
+		return fmt.Sprintf("a program without a name (id %d)", n.ID)
+	}
+	return fmt.Sprintf("the program %q (id %d)", n.Name, n.ID)
+}
+
+// Neighbours looks at the devices that have our programs and, if it is not empty, at a cgroup2
+// directory. Where our own program does not run, there is none before it.
+func (d *Datapath) Neighbours(cgroup string) ([]Neighbour, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	ours, err := d.programIDs()
+	if err != nil {
+		return nil, err
+	}
+	devices, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	served, err := d.served()
+	if err != nil {
+		return nil, err
+	}
+	var all []Neighbour
+	var errs []error
+	for _, dev := range devices {
+		if !served[dev.Attrs().Index] && !d.clsact {
+			continue
+		}
+		found, err := d.beforeOurs(dev, ours)
+		if _, gone := device(dev.Attrs().Index); err != nil && !errors.Is(gone, unix.ENODEV) {
+			errs = append(errs, explain(dev, "hooks", err))
+		}
+		all = append(all, found...)
+	}
+	sockets, err := socketsBeforeOurs(cgroup, ours)
+	return append(all, sockets...), errors.Join(append(errs, err)...)
+}
+
+func (d *Datapath) programIDs() (map[ebpf.ProgramID]bool, error) {
+	ids := map[ebpf.ProgramID]bool{}
+	for name, program := range d.collection.Programs {
+		info, err := program.Info()
+		if err != nil {
+			return nil, fmt.Errorf("program %s: %w", name, err)
+		}
+		id, _ := info.ID()
+		ids[id] = true
+	}
+	return ids, nil
+}
+
+// served are the devices that have a TCX link of ours.
+func (d *Datapath) served() (map[int]bool, error) {
+	pins, err := d.pins.pinsOf(hookTCXIngress, func(devicePin) bool { return true })
+	served := map[int]bool{}
+	for _, pin := range pins {
+		served[pin.ifindex] = true
+	}
+	return served, err
+}
+
+func (d *Datapath) beforeOurs(dev netlink.Link, ours map[ebpf.ProgramID]bool) ([]Neighbour, error) {
+	var all []Neighbour
+	var errs []error
+	here := false // ours run on this device
+	for _, h := range []hook{hookTCXIngress, hookTCXEgress} {
+		ids, err := tcPrograms(dev, h, d.clsact)
+		before, found := cutAtOurs(ids, ours)
+		name, _ := h.describe()
+		for _, id := range before {
+			all = append(all, Neighbour{Hook: name, Device: dev.Attrs().Name, Name: nameOf(id), ID: id})
+		}
+		here = here || found
+		errs = append(errs, err)
+	}
+	if xdp := dev.Attrs().Xdp; here && xdp != nil && xdp.Attached && !ours[ebpf.ProgramID(xdp.ProgId)] {
+		id := ebpf.ProgramID(xdp.ProgId)
+		all = append(all, Neighbour{Hook: "xdp", Device: dev.Attrs().Name, Name: nameOf(id), ID: id})
+	}
+	return all, errors.Join(errs...)
+}
+
+// cutAtOurs returns what runs before the first program of ours, if there is one.
+func cutAtOurs(ids []ebpf.ProgramID, ours map[ebpf.ProgramID]bool) (before []ebpf.ProgramID, found bool) {
+	for i, id := range ids {
+		if ours[id] {
+			return ids[:i], true
+		}
+	}
+	return nil, false
+}
+
+// tcPrograms lists what runs at a tc hook, in that order.
+func tcPrograms(dev netlink.Link, h hook, clsact bool) ([]ebpf.ProgramID, error) {
+	if clsact {
+		return filterPrograms(dev, h)
+	}
+	result, err := link.QueryPrograms(link.QueryOptions{Target: dev.Attrs().Index, Attach: h.attach})
+	if err != nil {
+		return nil, err
+	}
+	return idsOf(result), nil
+}
+
+func idsOf(result *link.QueryResult) []ebpf.ProgramID {
+	var ids []ebpf.ProgramID
+	for _, p := range result.Programs {
+		ids = append(ids, p.ID)
+	}
+	return ids
+}
+
+// socketsBeforeOurs looks at what is in effect in a cgroup, in the order in which it runs.
+func socketsBeforeOurs(cgroup string, ours map[ebpf.ProgramID]bool) ([]Neighbour, error) {
+	if cgroup == "" {
+		return nil, nil
+	}
+	dir, err := os.Open(cgroup)
+	if err != nil {
+		return nil, fmt.Errorf("cgroup %w", err)
+	}
+	defer dir.Close()
+	var all []Neighbour
+	var errs []error
+	for _, h := range cgroupHooks {
+		result, err := link.QueryPrograms(link.QueryOptions{
+			Target: int(dir.Fd()), Attach: h.attach, QueryFlags: unix.BPF_F_QUERY_EFFECTIVE,
+		})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("cgroup %s: %s: %w", cgroup, h.name, err))
+			continue
+		}
+		before, _ := cutAtOurs(idsOf(result), ours)
+		for _, id := range before {
+			all = append(all, Neighbour{Hook: h.name, Cgroup: cgroup, Name: nameOf(id), ID: id})
+		}
+	}
+	return all, errors.Join(errs...)
+}
+
+// nameOf asks the kernel for a program's name.
+func nameOf(id ebpf.ProgramID) string {
+	program, err := ebpf.NewProgramFromID(id)
+	if err != nil {
+		return ""
+	}
+	defer program.Close()
+	info, err := program.Info()
+	if err != nil {
+		return ""
+	}
+	return info.Name
+}
