@@ -19,6 +19,7 @@ func (a *Agent) lookAround(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		a.lookAtHooks()
+		a.lookAtChains()
 		a.poke()
 		select {
 		case <-ctx.Done():

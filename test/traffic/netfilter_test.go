@@ -41,7 +41,7 @@ func counted(t *testing.T, node *topo.Node, name string) int {
 // countForwarded counts what a node forwards to a pod.
 func countForwarded(t *testing.T, node *topo.Node, pod *topo.Pod) {
 	t.Helper()
-	nft(t, node, fmt.Sprintf(`table inet owner {
+	nft(t, node.Host, fmt.Sprintf(`table inet owner {
 	counter forwarded { }
 	chain forward {
 		type filter hook forward priority filter; policy accept;
@@ -99,7 +99,7 @@ func expressOff(t *testing.T, m mode) {
 			t.Errorf("off: %d packets at %s", n, k)
 		}
 	}
-	nft(t, node, "insert rule inet owner forward meta iifname \"eth0\" drop")
+	nft(t, node.Host, "insert rule inet owner forward meta iifname \"eth0\" drop")
 	for _, v6 := range bothFamilies {
 		at := addrOf(node.Host, v6)
 		find(t, "laptop", c.laptop, web.nodePort(at, http), web.nodePort(at, dns), timedOut)

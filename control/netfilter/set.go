@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netfilter
+
+import (
+	"bytes"
+	"slices"
+	"sort"
+
+	"github.com/google/nftables"
+)
+
+// set is one of nf_tables' sets or maps.
+type set struct {
+	elements      []nftables.SetElement // sorted by key
+	interval      bool                  // each holds up to the next one's key
+	concatenation bool
+}
+
+func newSet(about *nftables.Set, elements []nftables.SetElement) *set {
+	slices.SortFunc(elements, func(a, b nftables.SetElement) int {
+		if order := bytes.Compare(a.Key, b.Key); order != 0 || a.IntervalEnd == b.IntervalEnd {
+			return order
+		}
+		if a.IntervalEnd { // one ends where the next begins
+			return -1
+		}
+		return 1
+	})
+	return &set{elements: elements, interval: about.Interval, concatenation: about.Concatenation}
+}
+
+// find tells whether a value is in the set, and which element it is; all, where that is not known.
+func (s *set) find(v value) ([]nftables.SetElement, truth) {
+	if len(s.elements) == 0 {
+		return nil, no
+	}
+	size := len(s.elements[0].Key)
+	if len(v) < size || s.concatenation {
+		return s.elements, maybe
+	}
+	after := sort.Search(len(s.elements), func(i int) bool { return bytes.Compare(s.elements[i].Key, v[:size]) > 0 })
+	if after == 0 {
+		return nil, no
+	}
+	last := s.elements[after-1]
+	if last.IntervalEnd || !s.interval && !bytes.Equal(last.Key, v[:size]) {
+		return nil, no
+	}
+	return s.elements[after-1 : after], yes
+}
