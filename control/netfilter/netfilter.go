@@ -31,13 +31,20 @@ type Chain struct {
 	Family, Table, Name string
 	Hook                Hook
 	Drops               bool // its policy is drop
+	Legacy              bool // of iptables-legacy's
 
 	rules func() ([]rule, error)
 	table *table
 }
 
-// String names it as nft and iptables do.
-func (c *Chain) String() string { return fmt.Sprintf("%s %s %s", c.Family, c.Table, c.Name) }
+// String names it as nft does.
+func (c *Chain) String() string {
+	name := fmt.Sprintf("%s %s %s", c.Family, c.Table, c.Name)
+	if c.Legacy {
+		return name + " of iptables-legacy"
+	}
+	return name
+}
 
 func (c *Chain) concerns(p *Packet) bool {
 	return c.Family == "inet" || c.Family == "netdev" || c.Family == "ip" && !p.IPv6 || c.Family == "ip6" && p.IPv6
@@ -85,7 +92,7 @@ func Read() (*Rules, error) {
 		return nil, fmt.Errorf("nftables: %w", err)
 	}
 	r := &Rules{conn: conn}
-	if err := r.readNFT(); err != nil {
+	if err := errors.Join(r.readNFT(), r.readLegacy()); err != nil {
 		r.Close()
 		return nil, err
 	}

@@ -140,15 +140,24 @@ func TestJudgeIPTables(t *testing.T) {
 		`-A FORWARD -p tcp -m multiport --dports 1,2 -j ACCEPT`:           MayDrop,
 		`-A FORWARD -j REJECT --reject-with icmp-host-prohibited`:         MayDrop,
 		`-I FORWARD 1 -j REJECT --reject-with icmp-host-prohibited`:       Drops,
+		`-A FORWARD -i docker+ -j DROP
+-A FORWARD ! -i docker0 -g FLANNEL-FWD
+-A FLANNEL-FWD ! -d 10.245.0.0/16 -p tcp -j ACCEPT`: MayDrop,
+		`-A FORWARD -o veth+ -g FLANNEL-FWD
+-A FLANNEL-FWD ! -d 10.245.0.0/16 ! -p udp -j ACCEPT`: Passes,
+		`-A FORWARD -o veth+ -g FLANNEL-FWD
+-A FLANNEL-FWD -d 10.245.0.0/16 -j ACCEPT`: MayDrop,
 	} {
-		t.Run(rules, func(t *testing.T) {
-			r := readIn(t, strings.Replace(dockers, "CNI", rules, 1), "iptables-nft-restore")
-			got, err := only(t, r.At(Forward)).Judge(toPod())
-			must(t, err)
-			if got != want {
-				t.Errorf("got %v, want %v", got, want)
-			}
-		})
+		for _, command := range []string{"iptables-nft-restore", "iptables-legacy-restore"} {
+			t.Run(command+" "+rules, func(t *testing.T) {
+				r := readIn(t, strings.Replace(dockers, "CNI", rules, 1), command)
+				got, err := only(t, r.At(Forward)).Judge(toPod())
+				must(t, err)
+				if got != want {
+					t.Errorf("got %v, want %v", got, want)
+				}
+			})
+		}
 	}
 }
 
@@ -220,5 +229,32 @@ func TestFiltersPolicy(t *testing.T) {
 		if got, err := only(t, r.At(Forward)).Filters([]Packet{toPod()}); err != nil || got != want {
 			t.Errorf("%q: got %v (%v), want %v", rules, got, err, want)
 		}
+	}
+}
+
+// A chain of iptables-legacy's is named as such, and its policy and rules are the owner's like others.
+func TestFiltersLegacy(t *testing.T) {
+	for rules, want := range map[string]string{
+		":FORWARD DROP [0:0]":                                         "ip6 filter FORWARD of iptables-legacy",
+		":FORWARD DROP [0:0]\n:DOCKER - [0:0]":                        "",
+		"-A FORWARD -s fd00:1::/64 -j DROP":                           "ip6 filter FORWARD of iptables-legacy",
+		"-A FORWARD -p tcp -m tcp --dport 22 -j DROP":                 "",
+		"-A FORWARD -p tcp -m tcp --dport 8080 -j MARK --set-xmark 1": "ip6 filter FORWARD of iptables-legacy",
+	} {
+		t.Run(rules, func(t *testing.T) {
+			r := readIn(t, "*filter\n"+rules+"\nCOMMIT\n", "ip6tables-legacy-restore")
+			p := toPod()
+			p.IPv6, p.Dst = true, netip.MustParseAddr("fd00::5")
+			got := ""
+			c := only(t, r.At(Forward))
+			filters, err := c.Filters([]Packet{toPod(), p})
+			must(t, err)
+			if filters {
+				got = c.String()
+			}
+			if got != want {
+				t.Errorf("got %q, want %q", got, want)
+			}
+		})
 	}
 }
