@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -66,6 +67,12 @@ func (h *Host) Do(fn func() error) error {
 		return fmt.Errorf("%s: %w", h.Name, errClosed)
 	}
 	return h.ns.do(fn)
+}
+
+// NamespacePath is where any process finds the host's network namespace, for as long as the host
+// exists.
+func (h *Host) NamespacePath() string {
+	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), h.ns.file.Fd())
 }
 
 // Netlink is a route netlink handle inside the host's namespace, for what the

@@ -34,7 +34,7 @@ func (n *Network) AddMachine(name string) (*Host, error) {
 	if err := n.plugIn(h); err != nil {
 		return nil, err
 	}
-	if n.opts.PodNetwork == VXLAN {
+	if n.opts.PodNetwork != Routed {
 		return h, nil // pods appear with a node's address, or not at all
 	}
 	for _, node := range n.Nodes {

@@ -22,6 +22,8 @@ const (
 	Routed PodNetwork = iota
 	// VXLAN nodes have a tunnel device, vxlan0, like flannel's.
 	VXLAN
+	// Unrouted nodes know no way to each other's pods: somebody else's daemon makes it.
+	Unrouted
 )
 
 // Options are the choices of a network.

@@ -68,8 +68,11 @@ func (n *Network) routePods() error {
 }
 
 func (node *Node) reach(peer *Node) error {
-	if node.network.opts.PodNetwork == VXLAN {
+	switch node.network.opts.PodNetwork {
+	case VXLAN:
 		return node.tunnelTo(peer)
+	case Unrouted:
+		return nil
 	}
 	return errors.Join(
 		node.AddRoute(peer.PodCIDR4, peer.IP4),

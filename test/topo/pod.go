@@ -23,6 +23,9 @@ type PodOptions struct {
 	// OutsideCgroup keeps the pod's processes out of the node's cgroup, where
 	// socket hooks attached to that don't see them, like those of a virtual machine.
 	OutsideCgroup bool
+	// Attach wires the pod to its node as a CNI plugin does, and sets its addresses and the name of its
+	// device on the node. By default there is a veth pair, with routes to single addresses.
+	Attach func(*Pod) error
 	// Number chooses the last part of the pod's addresses, to give a new pod the
 	// addresses of a removed one. By default no number is used twice.
 	Number int
@@ -51,7 +54,11 @@ func (node *Node) AddPod(name string, opts PodOptions) (*Pod, error) {
 	}
 	pod := &Pod{Host: host, Node: node, HostVeth: vethName(name)}
 	pod.IP4, pod.IP6 = podAddr(node.index, number)
-	if err := node.attach(pod); err != nil {
+	attach := opts.Attach
+	if attach == nil {
+		attach = node.attach
+	}
+	if err := attach(pod); err != nil {
 		return nil, errors.Join(fmt.Errorf("pod %s: %w", name, err), pod.remove())
 	}
 	node.pods[name] = pod
