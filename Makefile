@@ -42,6 +42,14 @@ test: require-root require-netfilter ## Run all tests
 test-cluster: require-root require-netfilter require-etcd kubernetes ## Run the tests of the contract, in a real cluster where they need one, beside kube-proxy
 	WAGGLE_KUBERNETES=$(CURDIR)/$(KUBERNETES) go run ./test/rows -run -show TestOracle
 
+NEIGHBOURS := build/neighbours
+# NEIGHBOURS_FLAGS=-fast leaves out what not every submission needs; -only 'flannel' names environments.
+.PHONY: test-neighbours
+test-neighbours: build require-root require-netfilter require-etcd require-cni kubernetes ## Run waggle beside flannel, CNI plugins and firewalls, and compare it with kube-proxy
+	go -C test/neighbours/parts build -trimpath -o $(CURDIR)/$(NEIGHBOURS)/ ./flanneld ./cni
+	WAGGLE_KUBERNETES=$(CURDIR)/$(KUBERNETES) WAGGLE_NEIGHBOURS=$(CURDIR)/$(NEIGHBOURS) WAGGLE_BINARY=$(CURDIR)/$(BINARY) \
+		go test -count=1 -timeout 30m -v ./test/neighbours $(NEIGHBOURS_FLAGS)
+
 KERNEL ?= 6.1
 # Emulated, a network with its agents takes half a minute. VM_TRAFFIC=. runs all there are, for hours.
 VM_TRAFFIC ?= TestMatrix|TestFragmentedUDP|TestPathMTU|TestRefuse$$
@@ -160,6 +168,13 @@ require-netfilter:
 	@which nft conntrack iptables-nft iptables-legacy >/dev/null || { \
 		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
 			nftables conntrack iptables; }
+
+# The CNI plugins that attach pods in tests.
+.PHONY: require-cni
+require-cni:
+	@test -x /usr/lib/cni/bridge || { \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
+			containernetworking-plugins; }
 
 # What an emulated machine is made with; its kernel and virtme-ng are only unpacked, in build/.
 .PHONY: require-vm

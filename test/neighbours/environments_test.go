@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package neighbours
+
+import (
+	"testing"
+
+	"github.com/waggle-lb/waggle/test/topo"
+)
+
+// environment is what else is on the nodes.
+type environment struct {
+	name string
+	rows []int // of the contract: those that it is the test of
+	// fast ones are for every submission.
+	fast bool
+	// pods is the way from node to node, where flannel doesn't make it.
+	pods    topo.PodNetwork
+	flannel string // the configuration that flanneld reads, below networks
+	network string // the list of CNI plugins, below networks
+	rules   string // files below rules with this name, for nft or iptables-restore
+	// known are words of the rules that it must have left on each node.
+	known []string
+	// prepare does what else there is to do, after the pods were made.
+	prepare func(*testing.T, *setup)
+	// more are paths that only this environment has.
+	more []path
+}
+
+// environments in the order of what they are worth.
+var environments = []environment{
+	{name: "plain", fast: true, rows: []int{42, 46}, network: "ptp.conflist"},
+	{name: "flannel-vxlan", fast: true, rows: []int{47}, pods: topo.Unrouted, flannel: "vxlan.json", network: "flannel.conflist",
+		known: []string{"chain FLANNEL-POSTRTG", "chain FLANNEL-FWD"}},
+	{name: "flannel-host-gw", rows: []int{47}, pods: topo.Unrouted, flannel: "host-gw.json", network: "flannel.conflist",
+		known: []string{"chain FLANNEL-POSTRTG", "chain FLANNEL-FWD"}},
+	{name: "flannel-nftables", rows: []int{47}, pods: topo.Unrouted, flannel: "vxlan-nftables.json", network: "flannel.conflist",
+		known: []string{"table ip flannel-ipv4", "table ip6 flannel-ipv6", "masquerade"}},
+	{name: "bridge-no-hairpin", rows: []int{46}, network: "bridge.conflist"},
+	{name: "stateful", fast: true, rows: []int{48}, network: "ptp.conflist", rules: "stateful", known: []string{"ct state invalid drop"}},
+	{name: "stateful-vxlan", rows: []int{47, 48}, pods: topo.Unrouted, flannel: "vxlan.json", network: "flannel.conflist", rules: "stateful",
+		known: []string{"chain FLANNEL-POSTRTG", "ct state invalid drop"}},
+}
+
+func (e environment) topology() topo.Options {
+	opts := topo.Defaults()
+	if *xdp {
+		opts = topo.ForXDP()
+	}
+	opts.PodNetwork = e.pods
+	return opts
+}
