@@ -40,6 +40,14 @@ var environments = []environment{
 	{name: "stateful", fast: true, rows: []int{48}, network: "ptp.conflist", rules: "stateful", known: []string{"ct state invalid drop"}},
 	{name: "stateful-vxlan", rows: []int{47, 48}, pods: topo.Unrouted, flannel: "vxlan.json", network: "flannel.conflist", rules: "stateful",
 		known: []string{"chain FLANNEL-POSTRTG", "ct state invalid drop"}},
+	{name: "docker", rows: []int{49}, network: "bridge-firewall.conflist", rules: "docker",
+		known: []string{"policy drop", "chain CNI-FORWARD"}},
+	{name: "docker-flannel", rows: []int{47, 49}, pods: topo.Unrouted, flannel: "vxlan.json", network: "flannel.conflist", rules: "docker",
+		known: []string{"policy drop", "chain FLANNEL-FWD"}},
+	{name: "nodelocaldns", rows: []int{52}, network: "ptp.conflist", rules: "nodelocaldns", prepare: startDNSCache, more: dnsPaths,
+		known: []string{"chain PREROUTING", "10.96.0.10"}},
+	{name: "ufw", rows: []int{48}, network: "ptp.conflist", rules: "ufw", known: []string{"chain ufw-before-forward"}},
+	{name: "bandwidth", network: "bandwidth.conflist"},
 }
 
 func (e environment) topology() topo.Options {

@@ -19,8 +19,8 @@ type path struct {
 	backends []string
 	// request is what the client does.
 	request func(s *setup, svc service, v6 bool) topo.Request
-	// outside names the host that answers instead of the service's pod.
-	outside string
+	// server names the host that answers instead of the service's pod.
+	server string
 }
 
 var both = []string{local, remote}
@@ -44,7 +44,7 @@ var paths = []path{
 	{name: "ClusterIP by packet", client: packets, backends: both, request: clusterIP},
 	{name: "LB address", client: "laptop", backends: both, request: lb},
 	{name: "hairpin by packet", client: self, backends: []string{self}, request: clusterIP},
-	{name: "own connection from a frontend's port", client: "node-1", backends: both, request: ownConnection, outside: "laptop"},
+	{name: "own connection from a frontend's port", client: "node-1", backends: both, request: ownConnection, server: "laptop"},
 }
 
 // ownConnection is one of the node's own processes, which talks to a server outside the cluster, with a
@@ -108,7 +108,7 @@ func (s *setup) try(c cell) string {
 		request.To = netip.AddrPortFrom(request.To.Addr(), cmp.Or(request.To.Port(), serverPorts.Echo[0]))
 		reply = client.Echo(request)
 	}
-	server := cmp.Or(c.path.outside, c.backend)
+	server := cmp.Or(c.path.server, services[c.backend].pod)
 	switch {
 	case !reply.OK():
 		return reply.Err

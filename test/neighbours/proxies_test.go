@@ -13,6 +13,7 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 	"github.com/waggle-lb/waggle/test/apiserver"
 	"github.com/waggle-lb/waggle/test/cluster"
+	"github.com/waggle-lb/waggle/test/topo"
 )
 
 // smallMaps are quicker to make than those of a real node.
@@ -70,9 +71,9 @@ func (s *setup) startWaggle(t *testing.T) (stop func()) {
 		agents = append(agents, a)
 	}
 	for _, a := range agents {
-		for name := range services {
+		for name, svc := range services {
 			check(t, a.AwaitEndpoints(name, func(all map[maps.Frontend][]netip.AddrPort) bool {
-				return s.leadsTo(all, name)
+				return leadsTo(all, s.pods[svc.pod])
 			}))
 		}
 	}
@@ -86,8 +87,8 @@ func (s *setup) startWaggle(t *testing.T) (stop func()) {
 	}
 }
 
-// leadsTo tells whether all frontends of a service, of both families, lead to its pod.
-func (s *setup) leadsTo(all map[maps.Frontend][]netip.AddrPort, name string) bool {
+// leadsTo tells whether all frontends of a service, of both families, lead to a pod.
+func leadsTo(all map[maps.Frontend][]netip.AddrPort, pod *topo.Pod) bool {
 	reached := map[netip.Addr]bool{}
 	for _, backends := range all {
 		if len(backends) == 0 {
@@ -97,7 +98,7 @@ func (s *setup) leadsTo(all map[maps.Frontend][]netip.AddrPort, name string) boo
 			reached[b.Addr()] = true
 		}
 	}
-	return reached[s.pods[name].IP4] && reached[s.pods[name].IP6]
+	return reached[pod.IP4] && reached[pod.IP6]
 }
 
 // logsVariable names an environment variable: a directory that what agents have to say is copied to.

@@ -18,13 +18,19 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// A service has one backend, the pod of its name, and every kind of frontend.
+// A service has one backend and every kind of frontend.
 type service struct {
 	name   string
+	pod    string
 	number int // its addresses and ports follow from it
 }
 
-var services = map[string]service{local: {local, 11}, remote: {remote, 12}, self: {self, 13}}
+// dns is the service that NodeLocal DNSCache takes the cluster IP of.
+const dns = "dns"
+
+var services = map[string]service{
+	dns: {dns, remote, 10}, local: {local, local, 11}, remote: {remote, remote, 12}, self: {self, self, 13},
+}
 
 var (
 	lbs4 = netip.MustParsePrefix("203.0.113.0/24")
@@ -54,7 +60,7 @@ func (s service) object() *corev1.Service {
 	return &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: s.name, Namespace: metav1.NamespaceDefault},
 		Spec: corev1.ServiceSpec{
-			Type: corev1.ServiceTypeLoadBalancer, Selector: map[string]string{"app": s.name},
+			Type: corev1.ServiceTypeLoadBalancer, Selector: map[string]string{"app": s.pod},
 			IPFamilyPolicy: &dual, ClusterIP: ips[0], ClusterIPs: ips,
 			Ports: []corev1.ServicePort{
 				{Name: "tcp", Protocol: corev1.ProtocolTCP, Port: servicePort, TargetPort: intstr.FromInt32(7070), NodePort: int32(s.nodePort())},
@@ -91,8 +97,8 @@ func (s *setup) addServices(t *testing.T) {
 
 // backends are the addresses of all pods that services lead to.
 func (s *setup) backends() (out []netip.Addr) {
-	for name := range services {
-		out = append(out, s.pods[name].IP4, s.pods[name].IP6)
+	for _, svc := range services {
+		out = append(out, s.pods[svc.pod].IP4, s.pods[svc.pod].IP6)
 	}
 	return out
 }
