@@ -21,8 +21,10 @@ type environment struct {
 	rules   string // files below rules with this name, for nft or iptables-restore
 	// known are words of the rules that it must have left on each node.
 	known []string
-	// prepare does what else there is to do, after the pods were made.
-	prepare func(*testing.T, *setup)
+	// nodes prepares them before there are rules and pods.
+	nodes func(*testing.T, *setup)
+	// inPods is what else there is in the pods.
+	inPods func(*testing.T, *setup)
 	// more are paths that only this environment has.
 	more []path
 }
@@ -37,6 +39,7 @@ var environments = []environment{
 	{name: "flannel-nftables", rows: []int{47}, pods: topo.Unrouted, flannel: "vxlan-nftables.json", network: "flannel.conflist",
 		known: []string{"table ip flannel-ipv4", "table ip6 flannel-ipv6", "masquerade"}},
 	{name: "bridge-no-hairpin", rows: []int{46}, network: "bridge.conflist"},
+	{name: "bridge-no-netfilter", rows: []int{46}, network: "bridge.conflist", nodes: noBridgeNetfilter},
 	{name: "stateful", fast: true, rows: []int{48}, network: "ptp.conflist", rules: "stateful", known: []string{"ct state invalid drop"}},
 	{name: "stateful-vxlan", rows: []int{47, 48}, pods: topo.Unrouted, flannel: "vxlan.json", network: "flannel.conflist", rules: "stateful",
 		known: []string{"chain FLANNEL-POSTRTG", "ct state invalid drop"}},
@@ -44,7 +47,10 @@ var environments = []environment{
 		known: []string{"policy drop", "chain CNI-FORWARD"}},
 	{name: "docker-flannel", rows: []int{47, 49}, pods: topo.Unrouted, flannel: "vxlan.json", network: "flannel.conflist", rules: "docker",
 		known: []string{"policy drop", "chain FLANNEL-FWD"}},
-	{name: "nodelocaldns", rows: []int{52}, network: "ptp.conflist", rules: "nodelocaldns", prepare: startDNSCache, more: dnsPaths,
+	{name: "aws-vpc-cni", rows: []int{45, 50}, network: "ptp.conflist", rules: "aws-vpc-cni", nodes: addENIs,
+		known: []string{"chain AWS-SNAT-CHAIN-0", "chain AWS-CONNMARK-CHAIN-0"}},
+	{name: "istio", rows: []int{51}, network: "ptp.conflist", inPods: startSidecars},
+	{name: "nodelocaldns", rows: []int{52}, network: "ptp.conflist", rules: "nodelocaldns", nodes: startDNSCache, more: dnsPaths,
 		known: []string{"chain PREROUTING", "10.96.0.10"}},
 	{name: "ufw", rows: []int{48}, network: "ptp.conflist", rules: "ufw", known: []string{"chain ufw-before-forward"}},
 	{name: "bandwidth", network: "bandwidth.conflist"},
@@ -57,4 +63,14 @@ func (e environment) topology() topo.Options {
 	}
 	opts.PodNetwork = e.pods
 	return opts
+}
+
+// noBridgeNetfilter are nodes on which br_netfilter isn't loaded.
+func noBridgeNetfilter(t *testing.T, s *setup) {
+	t.Helper()
+	for _, node := range s.Nodes {
+		for _, family := range []string{"iptables", "ip6tables"} {
+			check(t, node.Sysctl("net.bridge.bridge-nf-call-"+family, "0"))
+		}
+	}
 }

@@ -4,22 +4,29 @@ package neighbours
 
 import "regexp"
 
-// exception is a difference that the contract allows: cells that work with kube-proxy and need not with
-// waggle.
-type exception struct {
+// clause is what the contract says of some cells besides "as kube-proxy".
+type clause struct {
 	environment string
 	cells       *regexp.Regexp // of the cells' names
 	row         int
 	says        string
 }
 
-var exceptions []exception
+// exceptions are cells that work with kube-proxy and need not with waggle.
+var exceptions []clause
 
-// exceptionFor finds the one that covers a cell.
-func exceptionFor(environment string, c cell) *exception {
-	for i, e := range exceptions {
-		if e.environment == environment && e.cells.MatchString(c.String()) {
-			return &exceptions[i]
+// promises are cells that must work with waggle, whether or not they do with kube-proxy.
+var promises = []clause{
+	{"bridge-no-hairpin", regexp.MustCompile("^hairpin"), 46, "without hairpin mode a bridge sends nothing back, and kube-proxy can't help that"},
+	{"bridge-no-netfilter", regexp.MustCompile("^hairpin"), 46, "netfilter does not see what a bridge forwards"},
+	{"aws-vpc-cni", regexp.MustCompile("^LB address"), 50, "replies leave by the device that the request came in by, whatever marks connections with"},
+}
+
+// find looks up the clause for a cell.
+func find(clauses []clause, environment string, c cell) *clause {
+	for i := range clauses {
+		if clauses[i].environment == environment && clauses[i].cells.MatchString(c.String()) {
+			return &clauses[i]
 		}
 	}
 	return nil

@@ -30,6 +30,7 @@ const pluginsDir = "/usr/lib/cni"
 
 func TestMain(m *testing.M) {
 	topo.Main()
+	sidecarMain()
 	flag.Parse()
 	os.Exit(run(m))
 }

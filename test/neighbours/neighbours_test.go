@@ -6,7 +6,7 @@ import "testing"
 
 // TestNeighbours sends the same traffic through kube-proxy and through waggle in each environment. A
 // cell that works with kube-proxy must work with waggle, unless an exception covers it; and an
-// exception must be needed. Rows 42 and 46 to 52 of the contract are about these environments.
+// exception must be needed. What waggle promises beyond kube-proxy must work as well. Rows 42 and 46 to 52 of the contract are about these environments.
 func TestNeighbours(t *testing.T) {
 	var reports []report
 	for _, e := range chosen(t) {
@@ -57,7 +57,7 @@ func judge(t *testing.T, r report) {
 }
 
 // needed tells whether waggle does less than kube-proxy in a cell that an exception covers.
-func needed(e *exception, r report) bool {
+func needed(e *clause, r report) bool {
 	for _, v := range r.verdicts {
 		if v.exception == e && v.oracle == "" && v.waggle != "" {
 			return true

@@ -33,8 +33,8 @@ func (s *setup) loadRules() error {
 			continue
 		}
 		loaded++
-		for _, node := range s.Nodes {
-			errs = append(errs, load(node.Host, append(loader, file)...))
+		for i, node := range s.Nodes {
+			errs = append(errs, load(node.Host, s.words(node, s.Nodes[1-i]), append(loader, file)...))
 		}
 	}
 	if loaded == 0 {
@@ -59,8 +59,19 @@ func (s *setup) checkRules() error {
 	return nil
 }
 
-func load(h *topo.Host, command ...string) error {
-	if out, err := h.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
+// words are what rules that are a script know of the node that they are for, as environment variables.
+func (s *setup) words(node, peer *topo.Node) []string {
+	return []string{
+		"NODE=" + node.IP4.String(), "PODS=" + node.PodCIDR4.String(),
+		"PEER_PODS=" + peer.PodCIDR4.String(), "ENI=" + eni(node).String(), "PEER_ENI=" + eni(peer).String(),
+		"GATEWAY=" + s.cp.Host().IP4.String(),
+	}
+}
+
+func load(h *topo.Host, words []string, command ...string) error {
+	cmd := h.Command(command[0], command[1:]...)
+	cmd.Env = append(os.Environ(), words...)
+	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %v: %w: %s", h.Name, command, err, out)
 	}
 	return nil

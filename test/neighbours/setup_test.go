@@ -49,11 +49,14 @@ func newSetup(t *testing.T, e environment) *setup {
 	if e.flannel != "" {
 		s.startFlannel(t)
 	}
+	if e.nodes != nil {
+		e.nodes(t, s)
+	}
 	check(t, s.loadRules())
 	s.addPods(t)
 	s.addServices(t)
-	if e.prepare != nil {
-		e.prepare(t, s)
+	if e.inPods != nil {
+		e.inPods(t, s)
 	}
 	check(t, s.checkRules())
 	s.addClients(t)

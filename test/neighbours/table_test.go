@@ -14,11 +14,14 @@ import (
 type verdict struct {
 	cell           cell
 	oracle, waggle string
-	exception      *exception
+	exception      *clause
+	promise        *clause
 }
 
-// fails tells whether waggle does less than kube-proxy, and nothing allows it.
-func (v verdict) fails() bool { return v.oracle == "" && v.waggle != "" && v.exception == nil }
+// fails tells whether waggle does less than kube-proxy or than it promises, and nothing allows it.
+func (v verdict) fails() bool {
+	return v.waggle != "" && v.exception == nil && (v.oracle == "" || v.promise != nil)
+}
 
 // report is what came of an environment.
 type report struct {
@@ -29,7 +32,8 @@ type report struct {
 func compare(e environment, oracle, waggle outcomes) report {
 	r := report{environment: e}
 	for _, c := range e.cells() {
-		r.verdicts = append(r.verdicts, verdict{c, oracle[c.String()], waggle[c.String()], exceptionFor(e.name, c)})
+		r.verdicts = append(r.verdicts, verdict{c, oracle[c.String()], waggle[c.String()],
+			find(exceptions, e.name, c), find(promises, e.name, c)})
 	}
 	return r
 }
@@ -50,19 +54,20 @@ func (r report) byPath() (names []string, groups map[string][]verdict) {
 func table(reports []report) string {
 	var out strings.Builder
 	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "ENVIRONMENT\tPATH\tKUBE-PROXY\tWAGGLE\tRESULT")
+	fmt.Fprintln(w, "ENVIRONMENT\tROWS\tPATH\tKUBE-PROXY\tWAGGLE\tRESULT")
 	for _, r := range reports {
 		names, groups := r.byPath()
+		rows := strings.Trim(fmt.Sprint(r.environment.rows), "[]")
 		for _, name := range names {
 			all := groups[name]
 			oracle := summary(all, func(v verdict) string { return v.oracle })
 			waggle := summary(all, func(v verdict) string { return v.waggle })
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.environment.name, name, oracle, waggle, result(all))
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", r.environment.name, rows, name, oracle, waggle, result(all))
 		}
 	}
 	w.Flush()
-	for _, e := range exceptions {
-		fmt.Fprintf(&out, "%s, %s: row %d: %s\n", e.environment, e.cells, e.row, e.says)
+	for _, c := range slices.Concat(exceptions, promises) {
+		fmt.Fprintf(&out, "%s, %s: row %d: %s\n", c.environment, c.cells, c.row, c.says)
 	}
 	return out.String()
 }

@@ -5,6 +5,7 @@ package topo
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"github.com/vishvananda/netlink"
 )
@@ -55,21 +56,34 @@ func (n *Network) addBridge() error {
 // plugIn puts a host on the bridge, with its addresses on eth0. The bridge's
 // port is named like the host.
 func (n *Network) plugIn(h *Host) error {
-	if err := n.connect(end{n.Link, h.Name}, end{h, "eth0"}, 0); err != nil {
+	return n.plug(h, "eth0", h.Name, ethernet4(h.IP4), ethernet6(h.IP6))
+}
+
+// AddUplink gives a node another device on the Ethernet, with addresses. The
+// bridge's port is named like both, as in node-1-eth1.
+func (n *Network) AddUplink(node *Node, ifname string, addrs ...netip.Prefix) error {
+	port := node.Name + "-" + ifname
+	if err := n.plug(node.Host, ifname, port, addrs...); err != nil || !n.opts.XDPPeers {
+		return err
+	}
+	return n.AttachXDPPass(n.Link, port)
+}
+
+func (n *Network) plug(h *Host, ifname, portName string, addrs ...netip.Prefix) error {
+	if err := n.connect(end{n.Link, portName}, end{h, ifname}, 0); err != nil {
 		return err
 	}
 	bridge, err1 := n.Link.Link(bridgeName)
-	port, err2 := n.Link.Link(h.Name)
+	port, err2 := n.Link.Link(portName)
 	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
 	if err := n.Link.ns.netlink.LinkSetMaster(port, bridge); err != nil {
-		return fmt.Errorf("bridge port %s: %w", h.Name, err)
+		return fmt.Errorf("bridge port %s: %w", portName, err)
 	}
-	return errors.Join(
-		h.AddAddr("eth0", ethernet4(h.IP4)),
-		h.AddAddr("eth0", ethernet6(h.IP6)),
-		h.AwaitCarrier("eth0"),
-		n.Link.AwaitCarrier(h.Name, bridgeName),
-	)
+	var errs []error
+	for _, addr := range addrs {
+		errs = append(errs, h.AddAddr(ifname, addr))
+	}
+	return errors.Join(append(errs, h.AwaitCarrier(ifname), n.Link.AwaitCarrier(portName, bridgeName))...)
 }
