@@ -10,6 +10,7 @@ enum device_flags {
 	DEVICE_EGRESS_HOOK = 4, /* our program sees what leaves by it */
 	DEVICE_POD = 8, /* the host's side of a pod's device */
 	DEVICE_ETHERNET = 16, /* its frames begin with an Ethernet header */
+	DEVICE_UPLINK = 32, /* replies leave by it if their requests came in by it */
 };
 
 /* What the programs must know of a device, by ifindex. */
@@ -82,17 +83,17 @@ static __always_inline struct device *device_get(__u32 ifindex)
  * Asks the FIB what the stack would: where the packet at hand goes that has
  * come in by `ifindex` and that is found under `t`, once its destination is
  * that of s->record. As with netfilter, a source is routed before it is
- * rewritten. Returns BPF_FIB_LKUP_RET_*, or a negative errno. s->fib.ifindex
+ * rewritten. `flags`: BPF_FIB_LOOKUP_OUTPUT if it shall leave by `ifindex`, or
+ * none. Returns BPF_FIB_LKUP_RET_*, or a negative errno. s->fib.ifindex
  * and the neighbour's address are set on SUCCESS and on NO_NEIGH, the route's
  * MTU in mtu_result on SUCCESS.
  */
 static __always_inline long fib_lookup(void *ctx, int family, __u32 ifindex, __u32 mark,
-				       const struct tuple *t, struct scratch *s)
+				       const struct tuple *t, __u32 flags, struct scratch *s)
 {
 	const struct tuple *to = &s->record.to;
 	struct bpf_fib_lookup *fib = &s->fib;
 	__be32 word = s->packet.ip_word;
-	__u32 flags = 0;
 
 	__builtin_memset(fib, 0, sizeof(*fib));
 	fib->family = family;
@@ -114,7 +115,7 @@ static __always_inline long fib_lookup(void *ctx, int family, __u32 ifindex, __u
 	if (fib_takes_mark && mark) {
 		/* in the union with the MACs that are returned; our header is older */
 		*(__u32 *)fib->smac = mark;
-		flags = BPF_FIB_LOOKUP_MARK;
+		flags |= BPF_FIB_LOOKUP_MARK;
 	}
 	return bpf_fib_lookup(ctx, fib, sizeof(*fib), flags);
 }
@@ -259,7 +260,7 @@ static __always_inline bool nexthop_ask(void *ctx, int family, __u32 ifindex, __
 	__u64 hop;
 	long ret;
 
-	ret = fib_lookup(ctx, family, ifindex, mark, t, s);
+	ret = fib_lookup(ctx, family, ifindex, mark, t, 0, s);
 	if (ret != BPF_FIB_LKUP_RET_SUCCESS && ret != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return false;
 	device = device_get(s->fib.ifindex);

@@ -84,14 +84,18 @@ static __always_inline bool route_new(void *ctx, int family, __u32 ifindex, __u3
 		r->flags = FLOW_EXPRESS | FLOW_TURN | ZONE_POD * FLOW_MIRROR_ZONE;
 		return snat_source(family, device_get(ifindex), r->to.saddr.word);
 	}
-	ret = fib_lookup(ctx, family, ifindex, mark, &p->tuple, s);
+	ret = fib_lookup(ctx, family, ifindex, mark, &p->tuple, 0, s);
 	device = device_get(s->fib.ifindex);
-	if (ret == BPF_FIB_LKUP_RET_SUCCESS || ret == BPF_FIB_LKUP_RET_NO_NEIGH)
-		flags = device ? device->flags : 0;
+	/*
+	 * A flow that is recorded now would outlive the lack of a route. By a
+	 * device with no role it would leave without SNAT.
+	 */
+	if (device && (ret == BPF_FIB_LKUP_RET_SUCCESS || ret == BPF_FIB_LKUP_RET_NO_NEIGH))
+		flags = device->flags;
 	else if (ret == BPF_FIB_LKUP_RET_UNSUPP_LWT)
 		flags = DEVICE_EGRESS_HOOK;
 	else if (!o->local && !node_has_addr(family, r->to.daddr.word))
-		return false; /* a flow recorded now would outlive the lack of a route */
+		return false;
 
 	if (flags & DEVICE_TC_TRANSMITS && !o->local && !o->pod) {
 		r->flags = FLOW_EXPRESS;
@@ -114,6 +118,17 @@ static __always_inline __u16 reply_flags(__u16 flags, enum zone zone)
 	if (flags & (FLOW_EXPRESS | FLOW_SPLIT))
 		reply |= FLOW_EXPRESS | (flags & (FLOW_SPLIT | FLOW_TURN));
 	return reply;
+}
+
+/*
+ * What the backend's record holds instead of a next hop where the kernel routes
+ * the answers: the device that the client's packets come in by, see return.h.
+ */
+static __always_inline __u64 reply_hop(const struct scratch *s, __u16 flags)
+{
+	if (flags & (FLOW_EXPRESS | FLOW_SPLIT) || s->packet.tuple.zone != ZONE_OUTSIDE)
+		return 0;
+	return (__u64)s->ifindex << 32 | HOP_INDEX_MASK;
 }
 
 /*
@@ -150,7 +165,7 @@ __noinline int claim_reply(struct scratch *s, int take)
 	reply = &s->mirror.record;
 	flow_mirror(family, &s->record, &s->mirror.key);
 	*reply = s->record;
-	reply->hop = 0;
+	reply->hop = reply_hop(s, s->record.flags);
 	reply->tag = 0;
 	reply->flags = reply_flags(s->record.flags, s->packet.tuple.zone);
 	tuple_reverse(family, &s->packet.tuple, 0, &reply->to);
@@ -332,6 +347,8 @@ __noinline int open_choose(struct scratch *s, const struct service *svc)
 	p = &s->packet;
 	r = &s->record;
 	family = packet_family(p);
+	if (p->tuple.zone == ZONE_OUTSIDE && node_has_addr(family, p->tuple.saddr.word))
+		return VERDICT_NOT_OURS;
 	/* the stack drops martians, too, but would not see these */
 	if (p->tcp_flags & TCP_RST || !addr_is_sender(family, p->tuple.saddr.word))
 		return VERDICT_DROP_NO_FLOW;

@@ -41,7 +41,7 @@ struct head {
 struct scratch {
 	struct packet packet;
 	__u32 action; /* of the program, if the verdict is not to drop */
-	__u32 pad;
+	__u32 ifindex; /* of the device that the packet is at */
 	struct record record; /* of the packet's flow */
 	struct hop hop; /* where it goes */
 	struct opening opening; /* while it is opened */
@@ -50,6 +50,7 @@ struct scratch {
 	struct entry other; /* another flow's, whose tuple is wanted */
 	struct workspace work;
 	struct bpf_fib_lookup fib;
+	struct bpf_sock_tuple socket; /* that may own the packet */
 	struct head head; /* of the packet as it is rewritten */
 	struct icmp_error icmp;
 	__u8 quoted[IP_MAX_HEADER + QUOTED_TCP]; /* by an error of ours */

@@ -12,6 +12,7 @@
 #include <linux/pkt_cls.h>
 #include "clusterip.h"
 #include "own.h"
+#include "return.h"
 #include "rewrite.h"
 #include "sent.h"
 
@@ -258,7 +259,13 @@ static __always_inline int tc_egress_verdict(struct __sk_buff *skb, int family, 
 	if (s->packet.fragment == FRAGMENT_FIRST)
 		fragment_note(&s->packet);
 	flow_track(s, HOOK_TC_EGRESS);
-	return tc_rewrite(skb, s, REWRITE_SOURCE) ? VERDICT_DROP_ERROR : VERDICT_SOURCE;
+	if (tc_rewrite(skb, s, REWRITE_SOURCE))
+		return VERDICT_DROP_ERROR;
+	if (reply_astray(skb, s)) {
+		sent_by_us(skb);
+		s->action = bpf_redirect_neigh(reply_device(&s->record), NULL, 0, 0);
+	}
+	return VERDICT_SOURCE;
 }
 
 static __always_inline int tc_family(struct __sk_buff *skb, int family, __u32 l3_off,
@@ -271,6 +278,7 @@ static __always_inline int tc_family(struct __sk_buff *skb, int family, __u32 l3
 	if (!s)
 		return TC_ACT_UNSPEC;
 	s->action = TC_ACT_UNSPEC;
+	s->ifindex = skb->ifindex;
 	if (hook == HOOK_TC_EGRESS)
 		verdict = tc_egress_verdict(skb, family, l3_off, s);
 	else

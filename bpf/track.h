@@ -3,6 +3,7 @@
 #define WAGGLE_TRACK_H
 
 #include "open.h"
+#include "owner.h"
 
 /* A first ACK further ahead than this was not sent by who got the SYN-ACK. */
 #define ACK_WINDOW 65536
@@ -32,7 +33,7 @@ static __always_inline bool mirror_restore(int family, __u32 state, struct scrat
 	    !backend_keeps(family, r->backend, r->service, t->saddr.word, t->sport))
 		return false;
 	*m = *r;
-	m->hop = 0;
+	m->hop = r->flags & FLOW_REPLY ? 0 : reply_hop(s, r->flags);
 	m->tag = 0;
 	/* a client's record says so only with what it expects, see track_answer() */
 	m->state = r->flags & FLOW_REPLY ? state & ~STATE_ANSWERED : state;
@@ -356,7 +357,7 @@ static __always_inline enum verdict ingress_flow(void *ctx, int family, __u32 if
 	if (flow_of_packet(family, s))
 		return VERDICT_NONE;
 	svc = service_lookup(family, t->daddr.word, t->dport, t->proto, false);
-	if (!svc)
+	if (!svc || socket_owns(ctx, family, s))
 		return VERDICT_NOT_OURS;
 	verdict = flow_open(ctx, family, ifindex, mark, svc, s);
 	if (verdict == VERDICT_FLOW_OPENED)

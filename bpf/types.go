@@ -142,6 +142,7 @@ const (
 	DeviceXDPTransmits = uint32(waggleDeviceFlagsDEVICE_XDP_TRANSMITS)
 	DeviceEgressHook   = uint32(waggleDeviceFlagsDEVICE_EGRESS_HOOK)
 	DeviceEthernet     = uint32(waggleDeviceFlagsDEVICE_ETHERNET)
+	DeviceUplink       = uint32(waggleDeviceFlagsDEVICE_UPLINK)
 	DevicePod          = uint32(waggleDeviceFlagsDEVICE_POD)
 )
 

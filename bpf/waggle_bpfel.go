@@ -125,6 +125,7 @@ const (
 	waggleDeviceFlagsDEVICE_EGRESS_HOOK   waggleDeviceFlags = 4
 	waggleDeviceFlagsDEVICE_POD           waggleDeviceFlags = 8
 	waggleDeviceFlagsDEVICE_ETHERNET      waggleDeviceFlags = 16
+	waggleDeviceFlagsDEVICE_UPLINK        waggleDeviceFlags = 32
 )
 
 type waggleFlow struct {

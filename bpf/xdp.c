@@ -174,6 +174,7 @@ static __always_inline int xdp_family(struct xdp_md *ctx, int family)
 
 	if (!s)
 		return XDP_PASS;
+	s->ifindex = ctx->ingress_ifindex;
 	verdict = xdp_verdict(ctx, family, s);
 	count(HOOK_XDP, verdict, ctx->data_end - ctx->data);
 	if (verdict == VERDICT_EXPRESS)

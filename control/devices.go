@@ -254,6 +254,7 @@ func (d *Devices) syncDevice(f *deviceFacts, role Role, ipsec bool) error {
 	dev.XDPTransmits = status.XDP == xdpNative
 	dev.TCTransmits = (role == RoleExternal || role == RoleOverlay) && !ipsec && d.express != ExpressOff
 	dev.Ethernet = hasLinkLayer(f.link)
+	dev.Uplink = dev.TCTransmits && dev.Ethernet && role == RoleExternal
 	status.Express = dev.TCTransmits
 	if dev.Addr4.IsValid() {
 		status.Addr4 = dev.Addr4.String()

@@ -19,6 +19,7 @@ type Device struct {
 	EgressHook   bool // our program sees what leaves by it
 	Pod          bool // the host's side of a pod's device
 	Ethernet     bool // its frames begin with an Ethernet header
+	Uplink       bool // replies leave by it if their requests came in by it
 	// What SNAT uses for packets that leave by it; may be invalid, for none.
 	Addr4, Addr6 netip.Addr
 }
@@ -129,6 +130,6 @@ func (d *Device) flags() map[uint32]*bool {
 	return map[uint32]*bool{
 		bpf.DeviceTCTransmits: &d.TCTransmits, bpf.DeviceXDPTransmits: &d.XDPTransmits,
 		bpf.DeviceEgressHook: &d.EgressHook, bpf.DevicePod: &d.Pod,
-		bpf.DeviceEthernet: &d.Ethernet,
+		bpf.DeviceEthernet: &d.Ethernet, bpf.DeviceUplink: &d.Uplink,
 	}
 }

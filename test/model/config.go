@@ -68,6 +68,7 @@ type Device struct {
 	XDP          bool       // XDP may transmit
 	Egress       bool       // a program sees what leaves
 	Pod          bool       // a pod is behind it
+	Uplink       bool       // replies leave by it if their requests came in by it
 }
 
 // Route is what the kernel knows of the way to an address.
@@ -92,6 +93,7 @@ type Config struct {
 	ClusterRanges      map[netip.Prefix]bool // true: a service CIDR
 	Generation         uint32                // of routes and devices
 	Route              func(netip.Addr) Route
+	Leads              func(device int, a netip.Addr) bool // there is a way by it
 }
 
 // IsOwn says whether an address is the node's.

@@ -38,6 +38,7 @@ type Record struct {
 	State            uint32
 	Flags            uint16
 	Hop              HopKey // as it was known last
+	In               int    // of answers that the kernel routes: where the requests come in
 }
 
 func (r *Record) is(flag uint16) bool { return r.Flags&flag != 0 }

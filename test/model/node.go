@@ -363,5 +363,18 @@ func (n *Node) egress(p *packet, how reading) Result {
 	to := r.to(p.tuple)
 	n.follow(r, p)
 	dst := netip.AddrPortFrom(p.tuple.Dst.Addr(), to.Dst.Port())
-	return Result{Pass, bpf.VerdictSource, p.rewritten(to.Src, dst)}
+	action := Pass
+	if n.isAstray(r, to.Dst.Addr()) {
+		action = Redirect
+	}
+	return Result{action, bpf.VerdictSource, p.rewritten(to.Src, dst)}
+}
+
+// isAstray: an answer is about to leave by another uplink than its request came in by.
+func (n *Node) isAstray(r *Record, client netip.Addr) bool {
+	in := n.Devices[r.In]
+	if !r.is(bpf.FlowReply) || in == nil || in == n.device {
+		return false
+	}
+	return in.Uplink && n.device.Uplink && n.Leads(in.Index, client)
 }

@@ -54,6 +54,8 @@ func (n *Node) origin(p *packet, policy *Policy, pod bool) origin {
 func (n *Node) open(p *packet, policy *Policy, pod bool) bpf.Verdict {
 	client := p.tuple.Src.Addr()
 	switch {
+	case !pod && n.IsOwn(client):
+		return bpf.VerdictNotOurs
 	case p.flags&Rst != 0 || !canSend(client):
 		return bpf.VerdictDropNoFlow
 	case p.part == later: // another flow would not have had the first
@@ -89,7 +91,7 @@ func (n *Node) sharesPort(port uint16) bool {
 // openOwn records a connection of the node itself, so that its answers are known.
 func (n *Node) openOwn(p *packet) *Record {
 	begins := p.part != later && (p.proto() == UDP || p.flags&(Syn|Ack) == Syn)
-	if !n.sharesPort(p.tuple.Src.Port()) || !begins || !n.NodeAddrs[p.tuple.Src.Addr()] {
+	if !n.sharesPort(p.tuple.Src.Port()) || !begins || !n.IsOwn(p.tuple.Src.Addr()) {
 		return nil
 	}
 	reply := bpf.ZoneOutside
@@ -181,7 +183,7 @@ func (n *Node) way(p *packet, b *Backend, o origin) (way, bool) {
 	device := n.Devices[route.Device]
 	switch {
 	case device == nil:
-		return stack, true
+		return stack, b.Local || n.IsOwn(b.Addr.Addr())
 	case device.Express && !b.Local && !o.onNode:
 		w := way{bpf.FlowExpress, n.snatAddr(route.Device, p.v6), route}
 		return w, w.source.IsValid()
@@ -255,6 +257,14 @@ func replyFlags(flags uint16, zone bpf.Zone) uint16 {
 	return reply
 }
 
+// cameIn is the device of the request at hand, if its answers are the kernel's to route.
+func (n *Node) cameIn(flags uint16, zone bpf.Zone) int {
+	if flags&(bpf.FlowExpress|bpf.FlowSplit) != 0 || zone != bpf.ZoneOutside {
+		return 0
+	}
+	return n.device.Index
+}
+
 // record records a flow in both directions.
 func (n *Node) record(p *packet, s *Service, b *Backend, w way) bpf.Verdict {
 	var hop HopKey
@@ -289,9 +299,9 @@ func (n *Node) record(p *packet, s *Service, b *Backend, w way) bpf.Verdict {
 	if p.flags&Fin != 0 {
 		half.State = bpf.StateFinClient
 	}
-	half.Flags = replyFlags(w.flags, p.tuple.Zone)
+	half.Flags, half.In = replyFlags(w.flags, p.tuple.Zone), n.cameIn(w.flags, p.tuple.Zone)
 	table.insert(reply, half)
-	half.Src, half.Dst, half.Flags, half.Hop = reply.Dst, b.Addr, w.flags, hop
+	half.Src, half.Dst, half.Flags, half.Hop, half.In = reply.Dst, b.Addr, w.flags, hop, 0
 	n.insertSplitSource(p.tuple, table.insert(p.tuple, half))
 	return bpf.VerdictFlowOpened
 }

@@ -136,11 +136,11 @@ func (n *Node) restore(t Tuple, r *Record) *Record {
 		return nil
 	}
 	lost := *r
-	lost.Src, lost.Dst, lost.Hop, lost.Seen = t.Dst, t.Src, HopKey{}, n.Clock
+	lost.Src, lost.Dst, lost.Hop, lost.In, lost.Seen = t.Dst, t.Src, HopKey{}, 0, n.Clock
 	zone := uint16(t.Zone) * bpf.FlowMirrorZone
 	switch {
 	case !r.is(bpf.FlowReply):
-		lost.Flags = replyFlags(r.Flags, t.Zone)
+		lost.Flags, lost.In = replyFlags(r.Flags, t.Zone), n.cameIn(r.Flags, t.Zone)
 	case !r.is(bpf.FlowExpress):
 		lost.Flags = zone
 	case r.is(bpf.FlowSplit):

@@ -129,7 +129,7 @@ func (n *fuzzNode) clear() error {
 // fuzzConfig is the model's view of the namespace, which no script changes.
 func fuzzConfig(limits model.Limits) *model.Config {
 	c := &model.Config{
-		Limits: limits, Generation: firstGeneration, Primary4: plan4.back, Primary6: plan6.back, Route: route,
+		Limits: limits, Generation: firstGeneration, Primary4: plan4.back, Primary6: plan6.back, Route: route, Leads: leads,
 		Devices: make(map[int]*model.Device), NodeAddrs: make(map[netip.Addr]bool),
 		Frontends: make(map[model.Frontend]*model.Policy), Backends: make(map[uint32]*model.Backend),
 		ClusterAddrs: make(map[netip.Addr]bool), ClusterRanges: make(map[netip.Prefix]bool),
@@ -139,6 +139,7 @@ func fuzzConfig(limits model.Limits) *model.Config {
 			Index: d.index, MAC: [6]byte(d.mac()),
 			Express: d.flags&bpf.DeviceTCTransmits != 0, XDP: d.flags&bpf.DeviceXDPTransmits != 0,
 			Egress: d.flags&bpf.DeviceEgressHook != 0, Pod: d.flags&bpf.DevicePod != 0,
+			Uplink: d.flags&bpf.DeviceUplink != 0,
 		}
 		if d.addr != nil {
 			known.Addr4, known.Addr6 = d.addr(plan4), d.addr(plan6)
@@ -193,6 +194,12 @@ func route(a netip.Addr) model.Route {
 		}
 	}
 	return routeVia(front, planOf(a).router, deviceMTU)
+}
+
+// leads: the default route is by front. Linux falls back to it for a device in IPv4 only.
+func leads(device int, a netip.Addr) bool {
+	r := route(a)
+	return r.Device == device || a.Is4() && r.Device != 0 && device == front.index
 }
 
 // hostBits are those of a device's network, see addAddr.
@@ -250,15 +257,21 @@ func tupleOfKey(k tuple) model.Tuple {
 	return model.Tuple{Src: k.src, Dst: k.dst, Proto: uint8(k.proto), Zone: k.zone}
 }
 
+// noHop is the index of a record that holds a device instead of a next hop, see bpf/return.h.
+const noHop = 0xffffff
+
 // modelRecord is a record as the model has it, but for when it was seen last.
 func (n *fuzzNode) modelRecord(r record) model.Record {
 	out := model.Record{
 		Service: r.Service, Backend: r.Backend, Expect: r.Expect, State: r.state(),
 		Src: r.src, Dst: r.dst, Flags: r.Flags,
 	}
-	if r.Hop>>32 != 0 {
+	switch upper := uint32(r.Hop >> 32); {
+	case hopIndex(r.Hop) == noHop:
+		out.In = int(upper)
+	case upper != 0:
 		out.Hop = hopKeyOf(n.nexthopAt(hopIndex(r.Hop)))
-		out.Hop.Generation = uint32(r.Hop >> 32)
+		out.Hop.Generation = upper
 	}
 	return out
 }

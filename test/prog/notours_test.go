@@ -4,6 +4,7 @@ package prog
 
 import (
 	"net"
+	"net/netip"
 	"testing"
 
 	"github.com/waggle-lb/waggle/bpf"
@@ -62,6 +63,21 @@ func TestFramesToMany(t *testing.T) {
 			for _, hook := range n.hooks() {
 				hook(frame).passed(bpf.VerdictNotOurs)
 			}
+		}
+		equal(t, "records", 0, n.size(v))
+	})
+}
+
+// TestOwnSources, of contract 62: a packet from outside can't come from an address of this node. The
+// stack knows what to do about it.
+func TestOwnSources(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		n := newNode(t)
+		c := converse(n, v, otherDevice)
+		for _, source := range []netip.Addr{v.front, v.tunnel} {
+			p := c.packet(at(source, clientPort), c.frontend)
+			n.xdp(front, p).passed(bpf.VerdictNotOurs)
+			n.ingress(front, p).passed(bpf.VerdictNotOurs)
 		}
 		equal(t, "records", 0, n.size(v))
 	})

@@ -85,13 +85,16 @@ type device struct {
 	routes func(plan) []netip.Addr // hosts behind it with no network around them
 }
 
+// uplink are the flags of a device that leads to clients, and that XDP can transmit on.
+const uplink = bpf.DeviceTCTransmits | bpf.DeviceXDPTransmits | bpf.DeviceEgressHook | bpf.DeviceEthernet | bpf.DeviceUplink
+
 var (
 	front = &device{
-		name: "front", index: 10, flags: bpf.DeviceTCTransmits | bpf.DeviceXDPTransmits | bpf.DeviceEgressHook | bpf.DeviceEthernet,
+		name: "front", index: 10, flags: uplink,
 		addr: func(p plan) netip.Addr { return p.front },
 	}
 	back = &device{
-		name: "back", index: 11, flags: bpf.DeviceTCTransmits | bpf.DeviceXDPTransmits | bpf.DeviceEgressHook | bpf.DeviceEthernet,
+		name: "back", index: 11, flags: uplink,
 		addr: func(p plan) netip.Addr { return p.back },
 	}
 	slow = &device{
