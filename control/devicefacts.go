@@ -34,18 +34,24 @@ type deviceRoutes struct {
 	sources   []netip.Addr // that default routes prefer
 }
 
+// nodeFacts are the node's devices.
+type nodeFacts struct {
+	devices []*deviceFacts
+	untold  bool // there are routes of which the kernel doesn't tell by what devices
+}
+
 // readFacts reads the kernel's links, addresses and routes.
-func readFacts(nodeIPs []netip.Addr) ([]*deviceFacts, error) {
+func readFacts(nodeIPs []netip.Addr) (*nodeFacts, error) {
 	links, err := netlink.LinkList()
 	if err != nil {
 		return nil, fmt.Errorf("listing devices: %w", err)
 	}
 	byIndex := map[int]*deviceFacts{}
-	var all []*deviceFacts
+	var all nodeFacts
 	for _, link := range links {
 		f := &deviceFacts{link: link}
 		byIndex[link.Attrs().Index] = f
-		all = append(all, f)
+		all.devices = append(all.devices, f)
 	}
 	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
@@ -56,10 +62,10 @@ func readFacts(nodeIPs []netip.Addr) ([]*deviceFacts, error) {
 			f.addAddr(a, nodeIPs)
 		}
 	}
-	for _, f := range all {
+	for _, f := range all.devices {
 		f.relate(byIndex)
 	}
-	return all, readRoutes(byIndex)
+	return &all, all.readRoutes(byIndex)
 }
 
 func (f *deviceFacts) addAddr(a netlink.Addr, nodeIPs []netip.Addr) {
@@ -91,10 +97,11 @@ func (f *deviceFacts) relate(byIndex map[int]*deviceFacts) {
 }
 
 // readRoutes reads the routes of all tables.
-func readRoutes(byIndex map[int]*deviceFacts) error {
+func (n *nodeFacts) readRoutes(byIndex map[int]*deviceFacts) error {
 	everyTable := &netlink.Route{Table: unix.RT_TABLE_UNSPEC}
 	err := netlink.RouteListFilteredIter(netlink.FAMILY_ALL, everyTable, netlink.RT_FILTER_TABLE, func(r netlink.Route) bool {
 		for _, hop := range hopsOf(r) {
+			n.untold = n.untold || hop.LinkIndex == 0
 			if f := byIndex[hop.LinkIndex]; f != nil {
 				f.routes.add(r, hop)
 			}

@@ -17,14 +17,18 @@ func withoutRole(f *deviceFacts, why string) []string {
 }
 
 // problems tells where the rules don't fit the node's devices.
-func (r DeviceRules) problems(facts []*deviceFacts) (problems []string) {
+func (r DeviceRules) problems(facts *nodeFacts) (problems []string) {
 	var names []string
-	for _, f := range facts {
+	for _, f := range facts.devices {
 		name := f.link.Attrs().Name
 		names = append(names, name)
 		if err := r.conflict(name); err != nil {
 			problems = append(problems, err.Error())
 		}
+	}
+	if facts.untold {
+		problems = append(problems, "net.ipv4.nexthop_compat_mode is 0, so nothing tells by what devices the routes with nexthop objects lead: "+
+			"set it to 1, or name the devices (--devices)")
 	}
 	return append(problems, r.unmatched(names)...)
 }

@@ -3,6 +3,8 @@
 package control
 
 import (
+	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -37,6 +39,35 @@ func TestDeviceRulesValidate(t *testing.T) {
 		if got != c.want {
 			t.Errorf("%+v: got error %q, want %q", c.rules, got, c.want)
 		}
+	}
+}
+
+// TestNexthopObjects, of contract 45: routes by nexthop objects count, and where the kernel hides
+// their devices that is a problem.
+func TestNexthopObjects(t *testing.T) {
+	n := newNetns(t)
+	n.addVeth("eth0", "10.0.0.1/24")
+	for _, args := range []string{
+		"nexthop add id 1 via 10.0.0.2 dev eth0", "nexthop add id 2 via 10.0.0.3 dev eth0",
+		"nexthop add id 10 group 1/2", "route add default nhid 10",
+	} {
+		if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
+			t.Skipf("ip %s: %v: %s", args, err, out)
+		}
+	}
+	facts, err := readFacts(nil)
+	must(t, err)
+	for _, f := range facts.devices {
+		if f.link.Attrs().Name == "eth0" && (!f.routes.isDefault || facts.untold) {
+			t.Errorf("routes by eth0: %+v, some untold: %t", f.routes, facts.untold)
+		}
+	}
+	must(t, os.WriteFile("/proc/sys/net/ipv4/nexthop_compat_mode", []byte("0"), 0))
+	facts, err = readFacts(nil)
+	must(t, err)
+	problems := strings.Join(DeviceRules{}.problems(facts), "\n")
+	if !strings.Contains(problems, "net.ipv4.nexthop_compat_mode is 0") {
+		t.Errorf("with devices untold: problems %q", problems)
 	}
 }
 

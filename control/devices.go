@@ -137,14 +137,14 @@ func (d *Devices) Sync() error {
 	}
 	d.assigned = assigned(facts)
 	var errs []error
-	if err := d.syncNodeAddrs(facts); err != nil {
+	if err := d.syncNodeAddrs(facts.devices); err != nil {
 		errs = append(errs, err)
 	}
 	policies := hasIPsec()
 	seen := map[int]bool{0: true}
 	d.routed = map[int]bool{}
 	var problems []string
-	for _, f := range facts {
+	for _, f := range facts.devices {
 		d.routed[f.link.Attrs().Index] = f.routes.elsewhere
 		role, why := d.rules.role(f)
 		if role == RoleNone {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -43,8 +44,10 @@ func (a *Agent) RunAs(uid uint32, args ...string) (Result, error) {
 	return a.run(cmd)
 }
 
-// RunTwin tries to run a second agent with the flags of this one.
-func (a *Agent) RunTwin() (Result, error) { return a.Run(a.args...) }
+// RunTwin tries to run a second agent with the flags of this one, and more.
+func (a *Agent) RunTwin(more ...string) (Result, error) {
+	return a.Run(slices.Concat(a.args, more)...)
+}
 
 // Pid is the agent's process id.
 func (a *Agent) Pid() int { return a.cmd.Process.Pid }

@@ -151,8 +151,8 @@ func (node *Node) routeToPod(veth string, addr netip.Addr) error {
 	return nil
 }
 
-func (pod *Pod) setGateway(gateway netip.Addr) error {
-	link, err := pod.Link("eth0")
+func (h *Host) setGateway(gateway netip.Addr) error {
+	link, err := h.Link("eth0")
 	if err != nil {
 		return err
 	}
@@ -167,8 +167,8 @@ func (pod *Pod) setGateway(gateway netip.Addr) error {
 		Gw:        gateway.AsSlice(),
 		Flags:     int(netlink.FLAG_ONLINK),
 	}
-	if err := pod.ns.netlink.RouteReplace(route); err != nil {
-		return fmt.Errorf("%s: default route via %s: %w", pod.Name, gateway, err)
+	if err := h.ns.netlink.RouteReplace(route); err != nil {
+		return fmt.Errorf("%s: default route via %s: %w", h.Name, gateway, err)
 	}
 	return nil
 }
