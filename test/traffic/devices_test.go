@@ -250,7 +250,8 @@ func linkLocal(h *topo.Host) (net.IP, error) {
 	return nil, errors.Join(err, fmt.Errorf("%s has no link-local address", h.Name))
 }
 
-// TestBridgeUplink, of contract 45: the node's address is on a bridge, of which the NIC is a port.
+// TestBridgeUplink, of contract 45 and 57: the node's address is on a bridge, of which the NIC is a
+// port, and a virtual machine's device another one.
 func TestBridgeUplink(t *testing.T) {
 	s, services := localAndRemote(t, modes[1])
 	node := s.Nodes[0].Host
@@ -269,11 +270,18 @@ func TestBridgeUplink(t *testing.T) {
 	ask(t, "NodePort", client(t, s.Laptop), services, fromAnywhere, func(svc service, p port, v6 bool) netip.AddrPort {
 		return svc.nodePort(addrOf(node, v6), p)
 	})
-	ask(t, "cluster IP", client(t, s.addGone(t)), services, fromAnywhere, service.clusterIP)
+	ask(t, "pod, cluster IP", client(t, s.addUnseen(t)), services, fromAnywhere, service.clusterIP)
+	machine, err := s.Nodes[0].AddGuest("vnet0", "br0", topo.GuestOptions{
+		Tap:      true,
+		Addrs:    []netip.Prefix{netip.MustParsePrefix("192.168.1.150/24"), netip.MustParsePrefix("fd00:192:168:1::150/64")},
+		Gateways: []netip.Addr{node.IP4, node.IP6},
+	})
+	check(t, err)
+	ask(t, "machine, cluster IP", client(t, machine), services, fromAnywhere, service.clusterIP)
 }
 
-// addGone makes a pod on node-1 whose sockets no hook sees.
-func (s *setup) addGone(t *testing.T) *topo.Host {
+// addUnseen makes a pod on node-1 whose sockets no hook sees.
+func (s *setup) addUnseen(t *testing.T) *topo.Host {
 	t.Helper()
 	pod, err := s.Nodes[0].AddPod("outside", topo.PodOptions{OutsideCgroup: true})
 	check(t, err)
@@ -283,35 +291,59 @@ func (s *setup) addGone(t *testing.T) *topo.Host {
 // TestGuests, of contract 57: virtual machines, and containers, on a bridge of the node, in a subnet
 // of their own, reach services.
 func TestGuests(t *testing.T) {
-	for _, tap := range []bool{true, false} {
-		t.Run(fmt.Sprintf("tap=%t", tap), func(t *testing.T) { guests(t, tap) })
+	for name, taps := range map[string][]bool{"machine": {true}, "container": {false}, "both": {true, false}} {
+		t.Run(name, func(t *testing.T) { guests(t, taps) })
 	}
 }
 
-func guests(t *testing.T, tap bool) {
+func guests(t *testing.T, taps []bool) {
 	s, services := localAndRemote(t, modes[1])
-	node, other := s.Nodes[0], s.Nodes[1]
-	gateway4, gateway6 := netip.MustParsePrefix("192.168.122.1/24"), netip.MustParsePrefix("fd00:192:168:122::1/64")
-	check(t, node.AddBridge("virbr0", gateway4, gateway6))
-	guest, err := node.AddGuest("vnet0", "virbr0", topo.GuestOptions{
-		Tap:      tap,
-		Addrs:    []netip.Prefix{netip.MustParsePrefix("192.168.122.5/24"), netip.MustParsePrefix("fd00:192:168:122::5/64")},
-		Gateways: []netip.Addr{gateway4.Addr(), gateway6.Addr()},
-	})
-	check(t, err)
-	if !tap { // as to a pod, whose address is kept
-		check(t, other.AddRoute(gateway4.Masked(), node.IP4))
-		check(t, other.AddRoute(gateway6.Masked(), node.IP6))
+	node := s.Nodes[0]
+	check(t, node.AddBridge("virbr0", guestNetwork(1, false), guestNetwork(1, true)))
+	var all []*topo.Host
+	for i, tap := range taps {
+		all = append(all, s.addGuest(t, i, tap))
 	}
 	s.start(t, services)
-	c := client(t, guest)
-	ask(t, "cluster IP", c, services, fromAnywhere, service.clusterIP)
-	ask(t, "NodePort", c, services, fromAnywhere, func(svc service, p port, v6 bool) netip.AddrPort {
-		return svc.nodePort(addrOf(node.Host, v6), p)
-	})
-	if r := c.Post(topo.Request{To: services[1].clusterIP(http, false), Size: bulk}); !r.OK() {
-		t.Errorf("%d bytes: %s", bulk, r)
+	for _, guest := range all {
+		c := client(t, guest)
+		ask(t, guest.Name+", cluster IP", c, services, fromAnywhere, service.clusterIP)
+		ask(t, guest.Name+", NodePort", c, services, fromAnywhere, func(svc service, p port, v6 bool) netip.AddrPort {
+			return svc.nodePort(addrOf(node.Host, v6), p)
+		})
+		if r := c.Post(topo.Request{To: services[1].clusterIP(http, false), Size: bulk}); !r.OK() {
+			t.Errorf("%s, %d bytes: %s", guest.Name, bulk, r)
+		}
 	}
+}
+
+// addGuest puts a machine or a container on the bridge. A container's address is kept, as a pod's, so
+// the other node has to know the way.
+func (s *setup) addGuest(t *testing.T, number int, tap bool) *topo.Host {
+	t.Helper()
+	name := fmt.Sprintf("veth-%d", number)
+	if tap {
+		name = fmt.Sprintf("vnet%d", number)
+	}
+	opts := topo.GuestOptions{Tap: tap}
+	for _, v6 := range bothFamilies {
+		opts.Addrs = append(opts.Addrs, guestNetwork(number+5, v6))
+		opts.Gateways = append(opts.Gateways, guestNetwork(1, v6).Addr())
+		if !tap {
+			check(t, s.Nodes[1].AddRoute(topo.Single(guestNetwork(number+5, v6).Addr()), addrOf(s.Nodes[0].Host, v6)))
+		}
+	}
+	guest, err := s.Nodes[0].AddGuest(name, "virbr0", opts)
+	check(t, err)
+	return guest
+}
+
+// guestNetwork is a host's address, and its subnet, on the bridge.
+func guestNetwork(host int, v6 bool) netip.Prefix {
+	if v6 {
+		return netip.MustParsePrefix(fmt.Sprintf("fd00:192:168:122::%d/64", host))
+	}
+	return netip.MustParsePrefix(fmt.Sprintf("192.168.122.%d/24", host))
 }
 
 // TestDeviceAppears, of contract 45: a NIC comes, and gets its addresses, while the agent runs. It is
