@@ -8,7 +8,7 @@ enum device_flags {
 	DEVICE_TC_TRANSMITS = 1, /* tc may send by redirect, past the stack */
 	DEVICE_XDP_TRANSMITS = 2, /* XDP may transmit on it */
 	DEVICE_EGRESS_HOOK = 4, /* our program sees what leaves by it */
-	DEVICE_POD = 8, /* the host's side of a pod's device */
+	DEVICE_POD = 8, /* pods are behind it, or behind its ports */
 	DEVICE_ETHERNET = 16, /* its frames begin with an Ethernet header */
 	DEVICE_UPLINK = 32, /* replies leave by it if their requests came in by it */
 };

@@ -164,35 +164,19 @@ func (d *Devices) Sync() error {
 // syncNodeAddrs writes the node's own addresses, and those that stand in for the addresses of
 // devices that have none.
 func (d *Devices) syncNodeAddrs(facts []*deviceFacts) error {
-	var all []netip.Addr
-	var primary maps.Device
-	own := map[netip.Addr]maps.NodeAddr{}
-	for _, f := range facts {
-		all = append(all, f.addrs...)
-		for _, a := range f.local {
-			own[a] = maps.NodeAddr{Local: true}
-		}
-		if f.routes.inMain || f.holdsNodeIP {
-			primary = withAddrs(primary, f.addrs)
-		}
-	}
-	for _, f := range facts {
-		if role, _ := d.rules.role(f); role == RoleExternal {
-			primary = withAddrs(primary, f.addrs)
-		}
-	}
-	for _, ip := range d.nodeIPs {
-		if slices.Contains(all, ip) {
-			primary = override(primary, ip)
-		}
-	}
-	if d.written[0] != primary {
+	if primary := d.primaryOf(facts); d.written[0] != primary {
 		if err := d.table.Put(0, primary); err != nil {
 			return err
 		}
 		d.written[0] = primary
 	}
-	for _, a := range d.nodePorts.choose(all, d.nodeIPs) {
+	own := map[netip.Addr]maps.NodeAddr{}
+	for _, f := range facts {
+		for _, a := range f.local {
+			own[a] = maps.NodeAddr{Local: true}
+		}
+	}
+	for _, a := range d.nodePorts.choose(globalAddrs(facts), d.nodeIPs) {
 		own[a] = maps.NodeAddr{Local: true, NodePorts: true}
 	}
 	if d.writtenAddrs != nil && gomaps.Equal(own, d.writtenAddrs) {
@@ -203,6 +187,35 @@ func (d *Devices) syncNodeAddrs(facts []*deviceFacts) error {
 	}
 	d.writtenAddrs = own
 	return nil
+}
+
+// primaryOf chooses the node's primary addresses: the Node object's, else those of the device that
+// leads everywhere.
+func (d *Devices) primaryOf(facts []*deviceFacts) (primary maps.Device) {
+	for _, f := range facts {
+		if f.routes.inMain || f.holdsNodeIP {
+			primary = withAddrs(primary, f.addrs)
+		}
+	}
+	for _, f := range facts {
+		if f.routes.isDefault {
+			primary = withAddrs(primary, slices.Concat(f.routes.sources, f.addrs))
+		}
+	}
+	all := globalAddrs(facts)
+	for _, ip := range d.nodeIPs {
+		if slices.Contains(all, ip) {
+			primary = override(primary, ip)
+		}
+	}
+	return primary
+}
+
+func globalAddrs(facts []*deviceFacts) (all []netip.Addr) {
+	for _, f := range facts {
+		all = append(all, f.addrs...)
+	}
+	return all
 }
 
 // withAddrs gives a device the first address of each family, if it has none yet.
@@ -280,6 +293,7 @@ func (d *Devices) attach(link netlink.Link, role Role, status *DeviceStatus) err
 	log := d.log.WithFields(logrus.Fields{"device": attrs.Name, "role": role})
 	if role == RolePodBridge {
 		status.TC, status.XDP = "on its ports", "not for this role"
+		log.Info("device known; its ports have the programs")
 		return d.dp.DetachDevice(attrs.Index)
 	}
 	tcRole := loader.External

@@ -11,6 +11,9 @@
 // IPv6 mirrors it: fd00:192:168:1::10, ::2, ::3 and fd00:10:244:0::2. The text
 // of the last group is that of the IPv4 address, so pod .12 is ::12.
 //
+// [Network.AddEthernet] adds a second Ethernet, 192.168.2.0/24, and
+// [Node.AddGuest] a machine or container behind a bridge of a node.
+//
 // Servers and clients are re-executions of the running binary inside a
 // namespace and a cgroup, so [Main] must come first in main or TestMain. All
 // that a [Network] made vanishes with Close, and all but empty cgroups vanishes

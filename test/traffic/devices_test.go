@@ -346,6 +346,27 @@ func guestNetwork(host int, v6 bool) netip.Prefix {
 	return netip.MustParsePrefix(fmt.Sprintf("192.168.122.%d/24", host))
 }
 
+// TestHairpinBehindBridge, of contract 10: a container that shares the node's bridge with others is its
+// own service's only endpoint.
+func TestHairpinBehindBridge(t *testing.T) {
+	s := newSetup(t, topo.Routed, modes[1])
+	check(t, s.Nodes[0].AddBridge("virbr0", guestNetwork(1, false), guestNetwork(1, true)))
+	guest := s.addGuest(t, 0, false)
+	_, err := guest.Serve(podPorts)
+	check(t, err)
+	own := service{name: "own", number: 1}
+	for _, v6 := range bothFamilies {
+		check(t, s.manifests.Write(fmt.Sprintf("slice-v6-%t.yaml", v6), sliceYAML(own.name, guestNetwork(5, v6).Addr())))
+	}
+	s.addService(t, own)
+	s.start(t, []service{own})
+	c := client(t, guest)
+	for _, v6 := range bothFamilies {
+		tcp, udp := own.clusterIP(http, v6), own.clusterIP(dns, v6)
+		checkAnswers(t, "to itself", guest.Name, exchanges(c, topo.Request{To: tcp}, topo.Request{To: udp}), tcp, udp)
+	}
+}
+
 // TestDeviceAppears, of contract 45: a NIC comes, and gets its addresses, while the agent runs. It is
 // taken for a pod's until then.
 func TestDeviceAppears(t *testing.T) {
