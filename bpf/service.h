@@ -155,11 +155,13 @@ static __always_inline __u8 node_addr_flags(int family, const __be32 *addr)
 	struct addr key; /* Linux 6.1 takes a key from nowhere but the stack and maps */
 	const __u8 *flags;
 
-	addr_copy(family, key.word, addr);
-	if (family == AF_INET)
+	if (family == AF_INET) {
+		key.word[0] = addr[0];
 		flags = bpf_map_lookup_elem(&node_addrs4, &key);
-	else
+	} else {
+		addr_copy(family, key.word, addr);
 		flags = bpf_map_lookup_elem(&node_addrs6, &key);
+	}
 	return flags ? *flags : 0;
 }
 
