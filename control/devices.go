@@ -135,7 +135,7 @@ func (d *Devices) Sync() error {
 	if err != nil {
 		return err
 	}
-	d.assigned = assigned(facts)
+	d.assigned = assigned(facts.devices)
 	var errs []error
 	if err := d.syncNodeAddrs(facts.devices); err != nil {
 		errs = append(errs, err)
