@@ -441,6 +441,20 @@ static __always_inline struct backend *sock_backend(struct bpf_sock_addr *ctx,
 	return backend;
 }
 
+/*
+ * What is sent to no service may be for an endpoint that the socket has met by
+ * one. From now on answers are that endpoint's own, until it is asked by the
+ * service again: an answer does not tell which question it is for.
+ */
+static __always_inline void ask_directly(struct bpf_sock_addr *ctx, int family, const __be32 *addr)
+{
+	struct sock_flow_key key;
+
+	sock_flow_key(ctx, family, addr, ctx->user_port, true, &key);
+	if (bpf_map_lookup_elem(&sock_flows, &key))
+		bpf_map_delete_elem(&sock_flows, &key);
+}
+
 static __always_inline int sock_sendmsg(struct bpf_sock_addr *ctx, int family, bool v6_hook)
 {
 	enum verdict verdict = VERDICT_NOT_OURS;
@@ -455,8 +469,10 @@ static __always_inline int sock_sendmsg(struct bpf_sock_addr *ctx, int family, b
 		return VERDICT_CONTINUE;
 	addr_read(ctx, family, v6_hook, addr);
 	svc = sock_service(ctx, family, addr);
-	if (!svc)
+	if (!svc) {
+		ask_directly(ctx, family, addr);
 		return sock_end(sock_cluster(ctx, family, addr, true));
+	}
 	sock_flow_key(ctx, family, addr, port, false, &key);
 	backend = sock_backend(ctx, svc, family, &key, &verdict);
 	if (!backend)

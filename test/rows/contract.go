@@ -54,6 +54,7 @@ var contract = []row{
 	{41, "path MTU"},
 	{42, "own connections from a frontend's port"},
 	{43, "source ports shared with netfilter"},
+	{44, "a service and its endpoint from one port"},
 	{45, "several NICs, and where packets come in"},
 	{46, "a pod reaches itself by packet"},
 	{49, "policy drop of FORWARD"},

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -93,6 +94,12 @@ func (c *Client) open(op operation, r Request) (*Stream, Reply) {
 // Exchange sends bytes, and receives and verifies their echo.
 func (s *Stream) Exchange(size int) Reply {
 	return s.client.do(order{Op: opExchange, Session: s.id, Request: Request{Size: size, Timeout: s.timeout}})
+}
+
+// ExchangeWith is Exchange with another address than the socket was opened for. The socket is an
+// unconnected one of UDP.
+func (s *Stream) ExchangeWith(to netip.AddrPort, size int) Reply {
+	return s.client.do(order{Op: opExchange, Session: s.id, Request: Request{To: to, Size: size, Timeout: s.timeout}})
 }
 
 // Close closes the socket.

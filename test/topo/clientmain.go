@@ -126,6 +126,9 @@ func (c *clientProcess) useSession(o order, reply *Reply) error {
 	if o.Op == opClose {
 		return s.close()
 	}
+	if u, ok := s.(*udpSession); ok && o.Request.To.IsValid() {
+		u.to = o.Request.To
+	}
 	for range o.Request.count() {
 		if err := s.exchange(o.Request.Size, reply); err != nil {
 			return err

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package traffic
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/waggle-lb/waggle/test/topo"
+)
+
+// TestServiceAndEndpointByUDP, of contract 44: one unconnected UDP socket asks a service and the
+// endpoint behind it in turn, and each answer is from the address that was asked.
+func TestServiceAndEndpointByUDP(t *testing.T) {
+	s := newSetup(t, topo.Routed, modes[1])
+	web := service{name: "web", number: 1}
+	s.addService(t, web)
+	pod := s.addPod(t, 1, "web", "app: web")
+	c := s.addClients(t)
+	s.startAgents(t)
+	s.awaitPods(t, web, pod)
+	for who, from := range map[string]*topo.Client{"pod": c.inside, "node": client(t, s.Nodes[0].Host)} {
+		for _, v6 := range bothFamilies {
+			byService, directly := web.clusterIP(dns, v6), netip.AddrPortFrom(addrOf(pod.Host, v6), 5353)
+			stream, reply := from.OpenUDPUnconnected(topo.Request{To: byService})
+			check(t, reply.Error())
+			for i, to := range []netip.AddrPort{byService, directly, byService, byService, directly, directly, byService} {
+				if reply := stream.ExchangeWith(to, 500); !reply.OK() || reply.Source != to {
+					t.Errorf("%s, datagram %d to %s: %s", who, i, to, reply)
+				}
+			}
+		}
+	}
+}
