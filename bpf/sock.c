@@ -65,6 +65,19 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } sock_flows SEC(".maps");
 
+/*
+ * The network namespaces of pods, by their cookies, whose packets meet our hook on
+ * their device. The agent adds one once the hook is there and the namespace found.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, __u8);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} pod_namespaces SEC(".maps");
+
 /* ::ffff:0:0/96, RFC 4291, 2.5.5.2: an IPv4 destination on an IPv6 socket */
 static __always_inline bool is_mapped(const struct bpf_sock_addr *ctx)
 {
@@ -124,6 +137,32 @@ static __always_inline bool sock_on_host(struct bpf_sock_addr *ctx)
 static __always_inline bool sock_served(struct bpf_sock_addr *ctx)
 {
 	return !socket_lb_host || sock_on_host(ctx);
+}
+
+/* Whether it is in a pod whose packets meet a hook after us. */
+static __always_inline bool sock_has_hook(struct bpf_sock_addr *ctx)
+{
+	__u64 cookie = bpf_get_netns_cookie(ctx);
+
+	return bpf_map_lookup_elem(&pod_namespaces, &cookie);
+}
+
+/*
+ * Whether the hook on the pod's device serves a socket that connects better. A
+ * connected UDP socket would stay with its endpoint when that is gone. From a port
+ * that it has bound, a client may connect to the same endpoint by another service,
+ * or directly: only the ports of packets can be told apart. Affinity is not
+ * divided: a socket's client is the namespace, a packet's is its source.
+ */
+static __always_inline bool connects_by_packet(struct bpf_sock_addr *ctx, const struct service *svc)
+{
+	struct bpf_sock *sk = ctx->sk;
+
+	if (!sk || svc->affinity)
+		return false;
+	if (ctx->protocol == IPPROTO_TCP && !sk->src_port)
+		return false;
+	return sock_has_hook(ctx);
 }
 
 static __always_inline struct service *sock_service(struct bpf_sock_addr *ctx, int family,
@@ -271,12 +310,12 @@ static __always_inline bool bound_to_loopback(struct bpf_sock_addr *ctx, int fam
 
 /*
  * Chooses a backend; *id is its id. Returns VERDICT_NONE, or why there is
- * none. A socket has no address yet for affinity to go by, so the clients of
+ * none. `connects`: for good, not for one datagram. A socket has no address yet for affinity to go by, so the clients of
  * one namespace count as one. The key is a multicast address, which no packet
  * comes from (RFC 4291, 2.7), that holds the namespace's cookie.
  */
 static __always_inline enum verdict sock_choose(struct bpf_sock_addr *ctx, int family,
-						const struct service *svc, __u32 *id)
+						const struct service *svc, bool connects, __u32 *id)
 {
 	__u64 cookie = bpf_get_netns_cookie(ctx);
 	bool host = cookie == host_netns_cookie;
@@ -292,6 +331,8 @@ static __always_inline enum verdict sock_choose(struct bpf_sock_addr *ctx, int f
 		if (!sock_admitted(ctx, family, svc))
 			return VERDICT_DROP_SOURCE_RANGE;
 	}
+	if (connects && svc->internal.count && connects_by_packet(ctx, svc))
+		return VERDICT_NOT_OURS;
 	if (host && bound_to_loopback(ctx, family)) {
 		*id = backend_on_node(family, svc);
 		if (!*id && svc->internal.count)
@@ -373,7 +414,7 @@ static __always_inline enum verdict connect_verdict(struct bpf_sock_addr *ctx, i
 	svc = sock_service(ctx, family, addr);
 	if (!svc)
 		return sock_cluster(ctx, family, addr, ctx->protocol == IPPROTO_TCP);
-	return sock_choose(ctx, family, svc, id);
+	return sock_choose(ctx, family, svc, true, id);
 }
 
 static __always_inline int sock_connect(struct bpf_sock_addr *ctx, int family, bool v6_hook)
@@ -428,7 +469,7 @@ static __always_inline struct backend *sock_backend(struct bpf_sock_addr *ctx,
 	if (known && known->service == svc->id &&
 	    backend_keeps(family, known->backend, svc->id, known->addr, known->port))
 		return backend_get(known->backend);
-	*verdict = sock_choose(ctx, family, svc, &flow.backend);
+	*verdict = sock_choose(ctx, family, svc, false, &flow.backend);
 	if (*verdict != VERDICT_NONE)
 		return NULL;
 	*verdict = VERDICT_REFUSED;
@@ -455,6 +496,26 @@ static __always_inline void ask_directly(struct bpf_sock_addr *ctx, int family, 
 		bpf_map_delete_elem(&sock_flows, &key);
 }
 
+/*
+ * A socket that is connected takes answers from its peer only, so what it sends to
+ * a service by name must go where it is connected. Returns false if it is not.
+ */
+static __always_inline bool send_to_peer(struct bpf_sock_addr *ctx, int family, bool v6_hook,
+					 const __be32 *addr)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct sock_peer *peer;
+
+	if (!sk || !sk->dst_port)
+		return false;
+	peer = bpf_sk_storage_get(&sock_peers, sk, NULL, 0);
+	if (!peer || peer->port != (__be16)ctx->user_port || !addr_equal(family, peer->addr, addr))
+		return sock_has_hook(ctx);
+	addr_write(ctx, family, v6_hook, peer->backend_addr, peer->backend_port);
+	count(HOOK_SOCK, VERDICT_SOCK_SENDMSG, 0);
+	return true;
+}
+
 static __always_inline int sock_sendmsg(struct bpf_sock_addr *ctx, int family, bool v6_hook)
 {
 	enum verdict verdict = VERDICT_NOT_OURS;
@@ -473,6 +534,8 @@ static __always_inline int sock_sendmsg(struct bpf_sock_addr *ctx, int family, b
 		ask_directly(ctx, family, addr);
 		return sock_end(sock_cluster(ctx, family, addr, true));
 	}
+	if (send_to_peer(ctx, family, v6_hook, addr))
+		return VERDICT_CONTINUE;
 	sock_flow_key(ctx, family, addr, port, false, &key);
 	backend = sock_backend(ctx, svc, family, &key, &verdict);
 	if (!backend)

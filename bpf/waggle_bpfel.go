@@ -447,6 +447,7 @@ const (
 	waggleMapNexthops                = "nexthops"
 	waggleMapNodeAddrs4              = "node_addrs4"
 	waggleMapNodeAddrs6              = "node_addrs6"
+	waggleMapPodNamespaces           = "pod_namespaces"
 	waggleMapRuntime                 = "runtime"
 	waggleMapScratchMap              = "scratch_map"
 	waggleMapServiceNames            = "service_names"
@@ -601,6 +602,7 @@ type waggleMapSpecs struct {
 	Nexthops      *ebpf.MapSpec `ebpf:"nexthops"`
 	NodeAddrs4    *ebpf.MapSpec `ebpf:"node_addrs4"`
 	NodeAddrs6    *ebpf.MapSpec `ebpf:"node_addrs6"`
+	PodNamespaces *ebpf.MapSpec `ebpf:"pod_namespaces"`
 	Runtime       *ebpf.MapSpec `ebpf:"runtime"`
 	ScratchMap    *ebpf.MapSpec `ebpf:"scratch_map"`
 	ServiceNames  *ebpf.MapSpec `ebpf:"service_names"`
@@ -687,6 +689,7 @@ type waggleMaps struct {
 	Nexthops      *ebpf.Map `ebpf:"nexthops"`
 	NodeAddrs4    *ebpf.Map `ebpf:"node_addrs4"`
 	NodeAddrs6    *ebpf.Map `ebpf:"node_addrs6"`
+	PodNamespaces *ebpf.Map `ebpf:"pod_namespaces"`
 	Runtime       *ebpf.Map `ebpf:"runtime"`
 	ScratchMap    *ebpf.Map `ebpf:"scratch_map"`
 	ServiceNames  *ebpf.Map `ebpf:"service_names"`
@@ -715,6 +718,7 @@ func (m *waggleMaps) Close() error {
 		m.Nexthops,
 		m.NodeAddrs4,
 		m.NodeAddrs6,
+		m.PodNamespaces,
 		m.Runtime,
 		m.ScratchMap,
 		m.ServiceNames,

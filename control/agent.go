@@ -65,6 +65,7 @@ type Agent struct {
 	health   *Health
 	checks   *serviceHealth
 	takeover *Takeover
+	pods     *podNamespaces
 	started  time.Time
 
 	poked      chan struct{} // the status has changed
@@ -119,6 +120,7 @@ func (a *Agent) prepare() error {
 	}
 	a.devices = NewDevices(a.dp, a.cfg.Rules, a.cfg.XDP, a.cfg.NodePorts, a.log)
 	a.devices.express = a.cfg.Express
+	a.pods = newPodNamespaces(a.dp, a.devices, a.log)
 	a.proxy = NewProxy(a.cfg.NodeName, r, a.cfg.Brake, a.onNode, a.onSync, a.log)
 	a.proxy.ServeAs(a.cfg.ServeAs)
 	if s, ok := a.src.(source.Recorder); ok {
@@ -156,7 +158,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.warn("neighbours", hops.SetNeighbour(ifindex, addr, mac))
 		},
 	}
-	for _, run := range []func(context.Context){watch.Run, a.proxy.Run, a.expirer.Run, a.stale.Run, a.reportStatus, a.lookForKubeProxy, a.keepAttached, a.lookAround} {
+	for _, run := range []func(context.Context){watch.Run, a.proxy.Run, a.expirer.Run, a.stale.Run, a.pods.Run, a.reportStatus, a.lookForKubeProxy, a.keepAttached, a.lookAround} {
 		wg.Go(func() { run(ctx) })
 	}
 	a.log.WithFields(logrus.Fields{"node": a.cfg.NodeName, "pinDir": a.cfg.Loader.PinDir,
@@ -207,6 +209,7 @@ func (a *Agent) syncDevices() {
 	a.warn("devices", a.devices.Sync())
 	a.proxy.SetNodeIPs(a.devices.Primary())
 	a.proxy.SetAssigned(a.devices.Assigned())
+	a.pods.changed()
 	a.warn("forwarding", checkForwarding())
 	a.poke()
 	select {

@@ -4,15 +4,9 @@ package control
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
-	"runtime"
 	"time"
 
 	"github.com/sirupsen/logrus"
-	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/loader"
 )
@@ -92,69 +86,10 @@ func (s *StaleUDP) abortSockets() (aborted int, err error) {
 	if err := s.dp.CanAbortSockets(); err != nil {
 		return 0, err
 	}
-	err = inNamespaces(func() error {
+	err = inNamespaces(nil, func() error {
 		n, err := s.dp.AbortStaleSockets()
 		aborted += n
 		return err
 	})
 	return aborted, err
 }
-
-// inNamespaces calls fn in each network namespace of the node's processes, ours first. It sees
-// those that /proc shows: all of the node's, if the agent is in its process namespace.
-func inNamespaces(fn func() error) error {
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		own, err := os.Open("/proc/thread-self/ns/net")
-		if err != nil {
-			result <- err
-			return
-		}
-		defer own.Close()
-		err = eachNamespace(fn)
-		if back := setNamespace(own); back != nil {
-			result <- errors.Join(err, fmt.Errorf("return from other network namespaces: %w", back))
-			return // and the thread ends, being of no use to others
-		}
-		runtime.UnlockOSThread()
-		result <- err
-	}()
-	return <-result
-}
-
-func eachNamespace(fn func() error) error {
-	links, err := filepath.Glob("/proc/[0-9]*/ns/net")
-	if err != nil {
-		return err
-	}
-	own, err := os.Readlink("/proc/thread-self/ns/net")
-	if err != nil {
-		return err
-	}
-	seen := map[string]bool{own: true}
-	errs := []error{fn()}
-	for _, link := range links {
-		name, err := os.Readlink(link)
-		if err != nil || seen[name] {
-			continue // the process has ended
-		}
-		ns, err := os.Open(link)
-		if err != nil {
-			continue
-		}
-		err = setNamespace(ns)
-		ns.Close()
-		if errors.Is(err, unix.EPERM) {
-			return fmt.Errorf("other network namespaces than the agent's can't be entered (CAP_SYS_ADMIN): %w", err)
-		}
-		seen[name] = true
-		if err == nil {
-			err = fn()
-		}
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
-}
-
-func setNamespace(ns *os.File) error { return unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET) }

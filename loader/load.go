@@ -102,7 +102,7 @@ func (d *Datapath) load(opts Options) error {
 
 // configure sets the programs' constants.
 func configure(spec *ebpf.CollectionSpec, opts Options, hz uint32) error {
-	cookie, err := netnsCookie()
+	cookie, err := NetnsCookie()
 	if err != nil {
 		return err
 	}
@@ -163,8 +163,8 @@ func secret() uint64 {
 	return binary.NativeEndian.Uint64(b[:]) | 1
 }
 
-// netnsCookie identifies the network namespace that the agent, hence the node, is in.
-func netnsCookie() (uint64, error) {
+// NetnsCookie identifies the network namespace of the calling thread: the agent's is the node's.
+func NetnsCookie() (uint64, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return 0, fmt.Errorf("open a socket: %w", err)

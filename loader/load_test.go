@@ -59,7 +59,7 @@ func TestLoadSetsConstants(t *testing.T) {
 	opts, err := Options{NodePortMin: 20000, NodePortMax: 20010, MasqueradeAll: true, AnswerPing: true, SocketLBHost: true, Timeouts: Timeouts{UDP: 5 * time.Second}}.complete()
 	must(t, err)
 	must(t, configure(spec, opts, 300))
-	cookie, err := netnsCookie()
+	cookie, err := NetnsCookie()
 	must(t, err)
 	if cookie == 0 {
 		t.Error("the network namespace has no cookie")

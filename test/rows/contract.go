@@ -61,6 +61,7 @@ var contract = []row{
 	{50, "answers leave by the uplink that was asked"},
 	{51, "sidecars and firewalls in pods"},
 	{52, "cluster IPs that the node holds"},
+	{53, "connected UDP sockets"},
 	{55, "first packets of a flow on two CPUs"},
 	{56, "other programs on the hooks"},
 	{57, "virtual machines on a bridge"},

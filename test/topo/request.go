@@ -37,6 +37,8 @@ type Request struct {
 	Reset bool
 	// SCTP connects by SCTP where it would by TCP. See HaveSCTP.
 	SCTP bool
+	// ByName has a connected UDP socket name its peer with each datagram, as many programs do.
+	ByName bool
 	// MPTCP connects an MPTCP socket where it would a TCP socket.
 	MPTCP bool
 	// Timeout is that of each exchange; 0 is 5 seconds. On slow machines it is longer: see Patient.

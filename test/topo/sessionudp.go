@@ -21,6 +21,7 @@ type udpSession struct {
 	conn      *net.UDPConn
 	to        netip.AddrPort
 	connected bool
+	byName    bool
 	timeout   time.Duration
 	sent      io.Reader
 }
@@ -31,7 +32,7 @@ func openUDP(r Request, connected bool, reply *Reply) (session, error) {
 		return nil, err
 	}
 	s := &udpSession{
-		conn: conn.(*net.UDPConn), to: r.To, connected: connected,
+		conn: conn.(*net.UDPConn), to: r.To, connected: connected, byName: r.ByName,
 		timeout: r.timeout(), sent: pattern(rand.Uint64()),
 	}
 	s.describe(reply)
@@ -83,12 +84,29 @@ func (s *udpSession) exchange(size int, reply *Reply) error {
 }
 
 func (s *udpSession) send(request []byte) error {
+	if s.connected && s.byName {
+		return s.sendByName(request)
+	}
 	if s.connected {
 		_, err := s.conn.Write(request)
 		return err
 	}
 	_, err := s.conn.WriteToUDPAddrPort(request, s.to)
 	return err
+}
+
+// sendByName goes past the net package, which refuses.
+func (s *udpSession) sendByName(request []byte) error {
+	raw, err := s.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Write(func(fd uintptr) bool {
+		failed = unix.Sendto(int(fd), request, 0, Request{To: s.to}.sockaddr(s.to))
+		return failed != unix.EAGAIN
+	})
+	return errors.Join(err, failed)
 }
 
 // receive waits for the reply to request, past late replies to earlier ones.

@@ -102,7 +102,8 @@ func expected(m mode, pods topo.PodNetwork, t target, f frontend, udp bool) (mov
 	switch f.name {
 	case "clusterip-socket":
 		if udp {
-			return []string{"sock/sock-connect", "sock/sock-sendmsg", "sock/sock-recvmsg"}, []string{"tc-pod/stack", "tc-egress/source"}
+			// Sockets that are connected go by packet, the others by socket.
+			return []string{"sock/sock-sendmsg", "sock/sock-recvmsg", "tc-pod/stack", "tc-egress/source"}, []string{"sock/sock-connect"}
 		}
 		return []string{"sock/sock-connect", "sock/sock-getpeername"}, []string{"tc-pod/stack", "tc-egress/source"}
 	case "clusterip-packet":

@@ -25,6 +25,7 @@ type setup struct {
 	*topo.Network
 	manifests cluster.Manifests
 	agents    []*cluster.Agent
+	inside    *topo.Pod // once there are clients
 }
 
 // mode is how a setup's packets are handled on external devices.
@@ -82,6 +83,9 @@ func (s *setup) startAgents(t *testing.T, flags ...string) {
 	}
 	all.Wait()
 	check(t, errors.Join(errs...))
+	if s.inside != nil { // until then its sockets are served otherwise
+		check(t, s.agents[0].AwaitNamespace(s.inside))
+	}
 }
 
 // addPod makes a pod that serves podPorts, and its manifest.
@@ -117,6 +121,7 @@ func (s *setup) addClients(t *testing.T) *clients {
 	node := s.Nodes[0]
 	inside, err := node.AddPod("inside", topo.PodOptions{})
 	check(t, err)
+	s.inside = inside
 	outside, err := node.AddPod("outside", topo.PodOptions{OutsideCgroup: true})
 	check(t, err)
 	check(t, s.Laptop.AddRoute(netip.MustParsePrefix("203.0.113.0/24"), node.IP4))

@@ -16,8 +16,11 @@ import (
 )
 
 // TestRow28: when a pod leaves a UDP service, what was led to it goes to another at once, also
-// while the pod would still answer: conversations by packets go on there, connected sockets fail
-// and their next connect leads there. What the other pods have stays as it is.
+// while the pod would still answer: conversations go on there, those of connected sockets in pods
+// included; connected sockets of the node fail, and their next connect leads there. What the other
+// pods have stays as it is.
+//
+// Contract: 53.
 func TestRow28(t *testing.T) {
 	for _, m := range modes[:2] {
 		t.Run(m.name, func(t *testing.T) { row28(t, m) })
@@ -30,6 +33,7 @@ func row28(t *testing.T, m mode) {
 	s.addService(t, web)
 	pods := []*topo.Pod{s.addPod(t, 0, "web-a", "app: web"), s.addPod(t, 1, "web-b", "app: web")}
 	c := s.addClients(t)
+	ways := append(s.ways(c), s.nodeProcess(t))
 	s.startAgents(t)
 	s.awaitPods(t, web, pods...)
 
@@ -37,12 +41,12 @@ func row28(t *testing.T, m mode) {
 		left := pods[1-i]
 		t.Run(leaving.Name, func(t *testing.T) {
 			var all []conversation
-			for _, w := range s.ways(c) {
+			for _, w := range ways {
 				for _, v6 := range bothFamilies {
 					all = append(all, converse(t, w, web, v6, leaving, left))
 				}
 			}
-			tcp := streamsTo(t, leaving, web, s.ways(c))
+			tcp := streamsTo(t, leaving, web, ways)
 			check(t, s.manifests.Remove("pod-"+leaving.Name+".yaml"))
 			s.awaitPods(t, web, left)
 			for _, conv := range all {
@@ -57,6 +61,13 @@ func row28(t *testing.T, m mode) {
 			s.awaitPods(t, web, pods...)
 		})
 	}
+}
+
+// nodeProcess is the way of a process on node-1, whose UDP sockets are connected to an endpoint.
+const nodeProcess = "node-process"
+
+func (s *setup) nodeProcess(t *testing.T) way {
+	return way{nodeProcess, client(t, s.Nodes[0].Host), service.clusterIP}
 }
 
 // conversation is a client's two UDP sockets by one way, each with a pod that it sticks to.
@@ -97,7 +108,7 @@ func (c conversation) open(t *testing.T, pod *topo.Pod) (*topo.Stream, topo.Repl
 func (c conversation) moves(t *testing.T, s *setup, left *topo.Pod) {
 	t.Helper()
 	name := c.way.name + " to " + c.to.To.String()
-	if c.way.name == "clusterip-socket" && !canAbortSockets() {
+	if c.way.name == nodeProcess && !canAbortSockets() {
 		c.cannotMove(t, s, name)
 		return
 	}
@@ -107,7 +118,7 @@ func (c conversation) moves(t *testing.T, s *setup, left *topo.Pod) {
 			t.Fatalf("%s stays with the pod that has left: %s", name, reply)
 		}
 	}
-	if c.way.name == "clusterip-socket" {
+	if c.way.name == nodeProcess {
 		// by whether the application was about to send or to receive
 		if reply.Errno != "EDESTADDRREQ" && reply.Errno != "ECONNABORTED" {
 			t.Errorf("%s: a socket connected to the pod that has left: %s", name, reply)
@@ -157,7 +168,7 @@ func TestRow28Restart(t *testing.T) {
 	web := service{name: "web", number: 1}
 	s.addService(t, web)
 	leaving, left := s.addPod(t, 0, "web-a", "app: web"), s.addPod(t, 1, "web-b", "app: web")
-	ways := s.ways(s.addClients(t))
+	ways := append(s.ways(s.addClients(t)), s.nodeProcess(t))
 	s.startAgents(t)
 	s.awaitPods(t, web, leaving, left)
 	var all []conversation
