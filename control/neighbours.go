@@ -45,7 +45,7 @@ func (a *Agent) lookAtHooks() {
 				n.Device, n.Program()))
 		default:
 			warnings = append(warnings, fmt.Sprintf("device %s, %s: %s runs before waggle's, and what it accepts (TC_ACT_OK), "+
-				"drops or redirects waggle does not see; a restart of the agent puts waggle's first (with TCX)", n.Device, n.Hook, n.Program()))
+				"drops or redirects waggle does not see; a restart of the agent puts waggle's first", n.Device, n.Hook, n.Program()))
 		}
 	}
 	if err != nil {

@@ -13,10 +13,12 @@ import (
 )
 
 // Filters have no pins. They are known by their name, which says whose they are, and replaced in
-// place by having always the same priority (the first there is) and handle.
+// place by having the same priority (the first there is) and handle. Of filters of one priority the
+// newest runs first: to go before others, ours takes the other handle.
 const (
-	filterPriority = 1
-	filterHandle   = 0x77616767
+	filterPriority    = 1
+	filterHandle      = 0x77616767
+	otherFilterHandle = filterHandle + 1
 )
 
 // filterName is "<program>:<pin directory>".
@@ -55,12 +57,21 @@ func (d *Datapath) attachFilters(dev netlink.Link, ingress, egress string) error
 	return err
 }
 
+// replaceFilter puts a program in the place of the filter of ours that is there, or before all others.
 func (d *Datapath) replaceFilter(dev netlink.Link, parent uint32, program string) error {
-	err := netlink.FilterReplace(&netlink.BpfFilter{
+	ours, behind, err := d.currentFilters(dev, parent)
+	if err != nil {
+		return err
+	}
+	handle := uint32(filterHandle)
+	if len(ours) > 0 && (ours[0].Handle == handle) == behind {
+		handle = otherFilterHandle
+	}
+	err = netlink.FilterReplace(&netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
 			LinkIndex: dev.Attrs().Index,
 			Parent:    parent,
-			Handle:    filterHandle,
+			Handle:    handle,
 			Protocol:  unix.ETH_P_ALL,
 			Priority:  filterPriority,
 		},
@@ -75,7 +86,30 @@ func (d *Datapath) replaceFilter(dev netlink.Link, parent uint32, program string
 	if err != nil {
 		return fmt.Errorf("add a %s filter: %w", filterParents[parent], err)
 	}
+	if behind {
+		d.log.Infof("%s %s: others ran before waggle's filter, which goes first again", dev.Attrs().Name, filterParents[parent])
+	}
+	for _, old := range ours {
+		if old.Handle == handle {
+			continue
+		}
+		if err := netlink.FilterDel(old); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("remove the old %s filter: %w", filterParents[parent], err)
+		}
+	}
 	return nil
+}
+
+// currentFilters finds our filters at a hook, and tells whether others run before the first of them.
+func (d *Datapath) currentFilters(dev netlink.Link, parent uint32) (ours []*netlink.BpfFilter, behind bool, err error) {
+	filters, err := firstFilters(dev, parent)
+	for i, filter := range filters {
+		if _, is := d.pins.filterProgram(filter); is {
+			behind = behind || len(ours) == 0 && i > 0
+			ours = append(ours, filter)
+		}
+	}
+	return ours, behind, err
 }
 
 func clsactOf(dev netlink.Link) *netlink.GenericQdisc {
@@ -132,25 +166,33 @@ func clsactFilters(dev netlink.Link) ([]netlink.Filter, error) {
 	return all, nil
 }
 
-// filterPrograms lists the programs of a device's filters at one hook, in the order in which they
-// run. Filters of chains other than the first run only where one of these leads there.
+// firstFilters lists the programs that a device has as filters at one hook, in the order in which
+// they run. Filters of chains other than the first run only where one of these leads there.
+func firstFilters(dev netlink.Link, parent uint32) ([]*netlink.BpfFilter, error) {
+	filters, err := netlink.FilterList(dev, parent)
+	if err != nil {
+		return nil, fmt.Errorf("list filters: %w", err)
+	}
+	var first []*netlink.BpfFilter
+	for _, filter := range filters {
+		if bpf, ok := filter.(*netlink.BpfFilter); ok && (bpf.Chain == nil || *bpf.Chain == 0) {
+			first = append(first, bpf)
+		}
+	}
+	return first, nil
+}
+
 func filterPrograms(dev netlink.Link, h hook) ([]ebpf.ProgramID, error) {
 	parent := uint32(netlink.HANDLE_MIN_INGRESS)
 	if h == hookTCXEgress {
 		parent = netlink.HANDLE_MIN_EGRESS
 	}
-	filters, err := netlink.FilterList(dev, parent)
-	if err != nil {
-		return nil, fmt.Errorf("list filters: %w", err)
-	}
+	filters, err := firstFilters(dev, parent)
 	var ids []ebpf.ProgramID
 	for _, filter := range filters {
-		bpf, ok := filter.(*netlink.BpfFilter)
-		if ok && (bpf.Chain == nil || *bpf.Chain == 0) {
-			ids = append(ids, ebpf.ProgramID(bpf.Id))
-		}
+		ids = append(ids, ebpf.ProgramID(filter.Id))
 	}
-	return ids, nil
+	return ids, err
 }
 
 func ourFilters(dev netlink.Link, pins pinDir) ([]*netlink.BpfFilter, error) {

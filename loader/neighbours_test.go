@@ -74,10 +74,11 @@ func TestNeighboursTCX(t *testing.T) {
 }
 
 // TestNeighboursClsact, of contract 56: likewise where ours are filters; there a new filter of the
-// same priority goes first.
+// same priority goes first, others' and ours.
 func TestNeighboursClsact(t *testing.T) {
 	newNetns(t)
-	d := mustLoad(t, clsactOptions(newPinDir(t)))
+	dir := newPinDir(t)
+	d := mustLoad(t, clsactOptions(dir))
 	ifindex := addVeth(t, "w0", "w1")
 	must(t, d.AttachTC(ifindex, External))
 	addFilter := func(handle uint32, priority uint16) ebpf.ProgramID {
@@ -91,8 +92,21 @@ func TestNeighboursClsact(t *testing.T) {
 	}
 	addFilter(1, filterPriority+1)
 	expectNeighbours(t, d, "")
-	id := addFilter(2, filterPriority)
-	expectNeighbours(t, d, "", Neighbour{Hook: "tc-ingress", Device: "w0", Name: "somebody_else", ID: id})
+	for handle := range uint32(3) { // ours changes its handle to and fro
+		id := addFilter(2+handle, filterPriority)
+		expectNeighbours(t, d, "", Neighbour{Hook: "tc-ingress", Device: "w0", Name: "somebody_else", ID: id})
+		mustClose(t, d)
+		d = mustLoad(t, clsactOptions(dir))
+		must(t, d.AttachTC(ifindex, External))
+		expectNeighbours(t, d, "")
+		expectPrograms(t, d, map[string]string{"tc-ingress": "waggle_ingress", "tc-egress": "waggle_egress"})
+		if got, want := len(filtersOf(t, "w0")), 4+int(handle); got != want {
+			t.Errorf("%d filters, want %d: two of ours", got, want)
+		}
+		must(t, d.AttachTC(ifindex, Pod)) // in place
+		expectNeighbours(t, d, "")
+		must(t, d.AttachTC(ifindex, External))
+	}
 }
 
 // TestNeighboursXDP, of contract 56: another XDP program on a device that ours serve by tc.

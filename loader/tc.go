@@ -51,10 +51,10 @@ func (r Role) programs() (ingress, egress string, err error) {
 //
 // Ours run first, both ways. A verdict such as TC_ACT_OK ends the chain: behind a program that
 // gives one, we would not see the packet, and a source that egress does not rewrite breaks the
-// connection. Who goes before ours later stays there until the next process attaches ours (TCX), or
-// for as long as it likes (clsact): Neighbours finds it. Ours themselves always let the next one run,
-// except for what they transmit or drop. So another program sees packets as netfilter's hooks in the
-// node do at ingress (destination rewritten), and as the wire does at egress (source rewritten).
+// connection. Who goes before ours later stays there until the next process attaches ours; Neighbours
+// finds it. Ours themselves always let the next one run, except for what they transmit or drop. So
+// another program sees packets as netfilter's hooks in the node do at ingress (destination
+// rewritten), and as the wire does at egress (source rewritten).
 func (d *Datapath) AttachTC(ifindex int, role Role) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
