@@ -13,21 +13,28 @@ import (
 // lookSettle gathers the changes of one burst, as of many pods that start.
 const lookSettle = time.Second
 
-// lookAround looks now and then at what others have beside ours on the node. No event tells of it.
+// lookAround looks now and then, and after changes of devices, at what others have beside ours on
+// the node. No event tells of it.
 func (a *Agent) lookAround(ctx context.Context) {
 	tick := time.NewTicker(a.proxy.pace.Repair)
 	defer tick.Stop()
+	var settled <-chan time.Time
 	for {
-		a.lookAtHooks()
-		a.lookAtChains()
-		a.poke()
 		select {
 		case <-ctx.Done():
 			return
 		case <-a.attached:
-			time.Sleep(lookSettle)
+			if settled == nil {
+				settled = time.After(lookSettle)
+			}
+			continue
+		case <-settled:
+			settled = nil
 		case <-tick.C:
 		}
+		a.lookAtHooks()
+		a.lookAtChains()
+		a.poke()
 	}
 }
 
