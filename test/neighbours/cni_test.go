@@ -14,6 +14,15 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
+// hostPort is the port of a node at which portmap shows a pod to the outside.
+const hostPort = 18070
+
+// hostPorts are the mappings of the pods that have any.
+var hostPorts = map[string]string{local: mappings, remote: mappings, self: "[]", sockets: "[]", packets: "[]"}
+
+var mappings = fmt.Sprintf(`[{"hostPort": %[1]d, "containerPort": %[2]d, "protocol": "tcp"},
+	{"hostPort": %[1]d, "containerPort": %[3]d, "protocol": "udp"}]`, hostPort, serverPorts.Echo[0], serverPorts.UDP[0])
+
 // attachByCNI has the environment's CNI plugins attach a pod, as a kubelet's container runtime does.
 func (s *setup) attachByCNI(pod *topo.Pod) error {
 	dir := filepath.Join(s.dir, pod.Node.Name)
@@ -24,7 +33,7 @@ func (s *setup) attachByCNI(pod *topo.Pod) error {
 		}
 	}
 	cmd := pod.Node.Command(filepath.Join(s.parts, "cni"), "-plugins", pluginsDir, "-cache", dir,
-		"-conf", conf, "-id", pod.Name, "-netns", pod.NamespacePath())
+		"-conf", conf, "-id", pod.Name, "-netns", pod.NamespacePath(), "-ports", hostPorts[pod.Name])
 	var complaints bytes.Buffer
 	cmd.Stderr = &complaints
 	out, err := cmd.Output()

@@ -17,8 +17,7 @@ var exceptions []clause
 
 // promises are cells that must work with waggle, whether or not they do with kube-proxy.
 var promises = []clause{
-	{"bridge-no-hairpin", regexp.MustCompile("^hairpin"), 46, "without hairpin mode a bridge sends nothing back, and kube-proxy can't help that"},
-	{"bridge-no-netfilter", regexp.MustCompile("^hairpin"), 46, "netfilter does not see what a bridge forwards"},
+	{"bridge-no-hairpin", regexp.MustCompile("^hairpin"), 46, "br_netfilter has the bridge send back what kube-proxy translates, which it does in hairpin mode only"},
 	{"aws-vpc-cni", regexp.MustCompile("^LB address"), 50, "replies leave by the device that the request came in by, whatever marks connections with"},
 }
 

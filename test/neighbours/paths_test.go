@@ -45,6 +45,12 @@ var paths = []path{
 	{name: "LB address", client: "laptop", backends: both, request: lb},
 	{name: "hairpin by packet", client: self, backends: []string{self}, request: clusterIP},
 	{name: "own connection from a frontend's port", client: "node-1", backends: both, request: ownConnection, server: "laptop"},
+	{name: "hostPort by portmap", client: "laptop", backends: both, request: toHostPort},
+}
+
+// toHostPort asks the node that a pod is on: no proxy has to do with it.
+func toHostPort(s *setup, svc service, v6 bool) topo.Request {
+	return topo.Request{To: netip.AddrPortFrom(addrOf(s.pods[svc.pod].Node.Host, v6), hostPort)}
 }
 
 // ownConnection is one of the node's own processes, which talks to a server outside the cluster, with a

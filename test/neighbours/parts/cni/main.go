@@ -8,6 +8,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -21,6 +22,7 @@ var (
 	conf    = flag.String("conf", "", "a list of plugins with their configurations")
 	id      = flag.String("id", "", "the container")
 	netns   = flag.String("netns", "", "its network namespace")
+	ports   = flag.String("ports", "[]", "its portMappings, as the plugin portmap reads them")
 )
 
 func main() {
@@ -37,7 +39,12 @@ func run(ctx context.Context) error {
 		return err
 	}
 	cni := libcni.NewCNIConfigWithCacheDir([]string{*plugins}, *cache, nil)
-	container := &libcni.RuntimeConf{ContainerID: *id, NetNS: *netns, IfName: "eth0"}
+	var mappings []any
+	if err := json.Unmarshal([]byte(*ports), &mappings); err != nil {
+		return fmt.Errorf("-ports %s: %w", *ports, err)
+	}
+	container := &libcni.RuntimeConf{ContainerID: *id, NetNS: *netns, IfName: "eth0",
+		CapabilityArgs: map[string]any{"portMappings": mappings}}
 	result, err := cni.AddNetworkList(ctx, list, container)
 	if err != nil {
 		return err
