@@ -16,6 +16,7 @@ type verdict struct {
 	oracle, waggle string
 	exception      *clause
 	promise        *clause
+	shortcoming    *clause
 }
 
 // fails tells whether waggle does less than kube-proxy or than it promises, and nothing allows it.
@@ -33,7 +34,7 @@ func compare(e environment, oracle, waggle outcomes) report {
 	r := report{environment: e}
 	for _, c := range e.cells() {
 		r.verdicts = append(r.verdicts, verdict{c, oracle[c.String()], waggle[c.String()],
-			find(exceptions, e.name, c), find(promises, e.name, c)})
+			find(exceptions, e.name, c), find(promises, e.name, c), find(shortcomings, e.name, c)})
 	}
 	return r
 }
@@ -66,8 +67,14 @@ func table(reports []report) string {
 		}
 	}
 	w.Flush()
-	for _, c := range slices.Concat(exceptions, promises) {
-		fmt.Fprintf(&out, "%s, %s: row %d: %s\n", c.environment, c.cells, c.row, c.says)
+	fmt.Fprintf(&out, "\nExceptions:\n%sPromises:\n%sWhat kube-proxy can't do:\n%s", list(exceptions), list(promises), list(shortcomings))
+	return out.String()
+}
+
+func list(clauses []clause) string {
+	var out strings.Builder
+	for _, c := range clauses {
+		fmt.Fprintf(&out, "  %s, %s: row %d: %s\n", c.environment, c.cells, c.row, c.says)
 	}
 	return out.String()
 }
