@@ -25,6 +25,8 @@ type environment struct {
 	nodes func(*testing.T, *setup)
 	// inPods is what else there is in the pods.
 	inPods func(*testing.T, *setup)
+	// agent are flags of waggle's that its documentation tells users of such nodes to give.
+	agent []string
 	// more are paths that only this environment has.
 	more []path
 }
@@ -49,7 +51,7 @@ var environments = []environment{
 		known: []string{"policy drop", "chain FLANNEL-FWD"}},
 	{name: "aws-vpc-cni", rows: []int{45, 50}, network: "ptp.conflist", rules: "aws-vpc-cni", nodes: addENIs,
 		known: []string{"chain AWS-SNAT-CHAIN-0", "chain AWS-CONNMARK-CHAIN-0"}},
-	{name: "istio", rows: []int{51}, network: "ptp.conflist", inPods: startSidecars},
+	{name: "istio", rows: []int{51}, network: "ptp.conflist", inPods: startSidecars, agent: []string{"--socket-lb=host"}},
 	{name: "nodelocaldns", rows: []int{52}, network: "ptp.conflist", rules: "nodelocaldns", nodes: startDNSCache, more: dnsPaths,
 		known: []string{"chain PREROUTING", "10.96.0.10"}},
 	{name: "ufw", rows: []int{48}, network: "ptp.conflist", rules: "ufw", known: []string{"chain ufw-before-forward"}},

@@ -55,10 +55,10 @@ func (s *setup) startWaggle(t *testing.T) (stop func()) {
 	check(t, err)
 	opts := cluster.AgentOptions{
 		Binary: binary, Kubeconfig: s.kubeconfig(t, "waggle", apiserver.Admin), Dir: s.dir,
-		Args: []string{smallMaps, "--xdp=off"},
+		Args: append([]string{smallMaps, "--xdp=off"}, s.agent...),
 	}
 	if *xdp {
-		opts.Args = []string{smallMaps, "--xdp=always"}
+		opts.Args = append(opts.Args, "--xdp=always")
 	}
 	var agents []*cluster.Agent
 	for _, node := range s.Nodes {
