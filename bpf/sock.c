@@ -148,21 +148,13 @@ static __always_inline bool sock_has_hook(struct bpf_sock_addr *ctx)
 }
 
 /*
- * Whether the hook on the pod's device serves a socket that connects better. A
- * connected UDP socket would stay with its endpoint when that is gone. From a port
- * that it has bound, a client may connect to the same endpoint by another service,
- * or directly: only the ports of packets can be told apart. Affinity is not
- * divided: a socket's client is the namespace, a packet's is its source.
+ * Whether the hook on the pod's device serves a socket that connects better: a
+ * connected UDP socket would stay with its endpoint when that is gone. Affinity
+ * is not divided: a socket's client is the namespace, a packet's is its source.
  */
 static __always_inline bool connects_by_packet(struct bpf_sock_addr *ctx, const struct service *svc)
 {
-	struct bpf_sock *sk = ctx->sk;
-
-	if (!sk || svc->affinity)
-		return false;
-	if (ctx->protocol == IPPROTO_TCP && !sk->src_port)
-		return false;
-	return sock_has_hook(ctx);
+	return ctx->protocol == IPPROTO_UDP && !svc->affinity && sock_has_hook(ctx);
 }
 
 static __always_inline struct service *sock_service(struct bpf_sock_addr *ctx, int family,

@@ -148,7 +148,7 @@ func TestDevicesSync(t *testing.T) {
 	f.expectNodeAddrs("10.0.0.1 10.0.0.2*")
 	node := netip.MustParseAddr("10.0.0.2")
 	f.expectTable("", maps.Device{Addr4: node})
-	f.expectTable("eth0", maps.Device{TCTransmits: true, EgressHook: true, Ethernet: true, Addr4: node})
+	f.expectTable("eth0", maps.Device{TCTransmits: true, EgressHook: true, Ethernet: true, Uplink: true, Addr4: node})
 	f.expectTable("tun0", maps.Device{TCTransmits: true, EgressHook: true})
 	f.sync()
 	f.expect(want...)
@@ -159,7 +159,7 @@ func TestDevicesSync(t *testing.T) {
 	f.SetNodeIPs(addrs("10.0.0.1"))
 	f.sync()
 	f.expect("eth0 external: "+tcHooks, "pod1 pod: "+tcHooks, "tun0 overlay: "+tcHooks)
-	f.expectTable("eth0", maps.Device{TCTransmits: true, EgressHook: true, Ethernet: true, Addr4: netip.MustParseAddr("10.0.0.1")})
+	f.expectTable("eth0", maps.Device{TCTransmits: true, EgressHook: true, Ethernet: true, Uplink: true, Addr4: netip.MustParseAddr("10.0.0.1")})
 	f.expectNodeAddrs("10.0.0.1* 10.0.0.2")
 	f.SetNodeIPs(nil)
 	f.sync()
@@ -200,7 +200,7 @@ func TestDevicesXDPGoes(t *testing.T) {
 	const withXDP = "eth0 external: " + tcHooks + " xdp"
 	f.sync()
 	f.expect(withXDP)
-	f.expectTable("eth0", maps.Device{TCTransmits: true, XDPTransmits: true, EgressHook: true, Ethernet: true, Addr4: netip.MustParseAddr("10.0.0.1")})
+	f.expectTable("eth0", maps.Device{TCTransmits: true, XDPTransmits: true, EgressHook: true, Ethernet: true, Uplink: true, Addr4: netip.MustParseAddr("10.0.0.1")})
 
 	f.moveOut("eth0-peer")
 	only, err := netlink.ParseAddr("10.0.0.1/24")
@@ -260,7 +260,7 @@ func TestDevicesFollow(t *testing.T) {
 	elsewhere.Table, elsewhere.Flags, elsewhere.Src = 100, int(netlink.FLAG_ONLINK), net.IPv4(10, 244, 0, 1)
 	must(t, netlink.RouteAdd(elsewhere))
 	now(pod("veth1"), external("veth2"))
-	f.expectTable("veth2", maps.Device{TCTransmits: true, EgressHook: true, Ethernet: true, Addr4: netip.MustParseAddr("10.244.0.1")})
+	f.expectTable("veth2", maps.Device{TCTransmits: true, EgressHook: true, Ethernet: true, Uplink: true, Addr4: netip.MustParseAddr("10.244.0.1")})
 	must(t, netlink.RouteDel(elsewhere))
 
 	f.addAddr(two, "10.9.0.1/24")
@@ -272,7 +272,7 @@ func TestDevicesFollow(t *testing.T) {
 	now(pod("veth1"), external("veth2"), pod("veth3"))
 	must(t, netlink.LinkSetMaster(three, bridge))
 	now(pod("veth1"), external("veth2"), pod("veth3"), "cni0 pod-bridge: ")
-	f.expectTable("cni0", maps.Device{EgressHook: true, Pod: true, Addr4: netip.MustParseAddr("10.8.0.1")})
+	f.expectTable("cni0", maps.Device{EgressHook: true, Pod: true, Ethernet: true, Addr4: netip.MustParseAddr("10.8.0.1")})
 	f.expectRepairs(nil)
 	tap := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "vnet0"}, Mode: netlink.TUNTAP_MODE_TAP}
 	must(t, netlink.LinkAdd(tap))

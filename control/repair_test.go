@@ -129,7 +129,7 @@ func TestRepairDevices(t *testing.T) {
 	f.expectRepairs(nil)
 
 	node := netip.MustParseAddr("10.0.0.1")
-	want := maps.Device{TCTransmits: true, XDPTransmits: true, EgressHook: true, Ethernet: true, Addr4: node}
+	want := maps.Device{TCTransmits: true, XDPTransmits: true, EgressHook: true, Ethernet: true, Uplink: true, Addr4: node}
 	agree := func() {
 		t.Helper()
 		f.expectTable("", maps.Device{Addr4: node})
