@@ -190,13 +190,20 @@ struct entry {
 
 /* The upper part of the word that holds a record's ports is no part of the key. */
 #define KEY_WORD 0xffffffffffffULL
+/* Nor is the zone a part of what chooses the first set. */
+#define ZONELESS_WORD 0xffffffffffULL
 #define FLAGS_SHIFT 48
 
-/* Which sets a key may be in is a secret: a stranger must not be able to fill one. */
+/*
+ * Which sets a key may be in is a secret: a stranger must not be able to fill one.
+ * A packet is looked up in one zone where it enters the node and in another where
+ * it leaves. Both keys have the same first choice, which is in the caches by the
+ * second time. The zone is in the lower half of the hash only: it differs by tag and way.
+ */
 static __always_inline __u64 tuple_hash(int family, const struct tuple *t)
 {
 	const __u32 *word = t->saddr.word;
-	__u64 hash = flows_seed() ^ tuple_word(t);
+	__u64 hash = flows_seed() ^ (tuple_word(t) & ZONELESS_WORD);
 
 	hash *= 0x9e3779b97f4a7c15;
 	hash ^= hash >> 32;
@@ -215,7 +222,7 @@ static __always_inline __u64 tuple_hash(int family, const struct tuple *t)
 	}
 	hash ^= hash >> 32;
 	hash *= 0xd6e8feb86659fd93;
-	return hash ^ hash >> 32;
+	return hash ^ hash >> 32 ^ t->zone * 0x8001;
 }
 
 static __always_inline __u32 hash_tag(__u64 hash)

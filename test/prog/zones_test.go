@@ -146,3 +146,25 @@ func sendRaw(t *testing.T, program *ebpf.Program, d *device, frame []byte) (out 
 	}
 	return opts.DataOut, action
 }
+
+// TestZonesShareSet: records of one tuple in two zones are in the same set. A packet that is looked up
+// in one zone where it enters the node and in another where it leaves waits for memory once.
+func TestZonesShareSet(t *testing.T) {
+	forEachPath(t, func(t *testing.T, v variant, p path) {
+		c := converse(newNode(t), v, p)
+		c.request()
+		c.podIngress(pod0, c.packet(c.client, c.frontend)).had(bpf.VerdictFlowOpened)
+		table := c.flowTable(v.client)
+		var sets []int
+		for _, zone := range []bpf.Zone{bpf.ZoneOutside, bpf.ZonePod} {
+			key := c.clientKey()
+			key.zone = zone
+			_, place, ok := table.find(key)
+			if !ok {
+				t.Fatalf("there is no record of %v", key)
+			}
+			sets = append(sets, place.tag/table.setSize())
+		}
+		equal(t, "sets", sets[0], sets[1])
+	})
+}
