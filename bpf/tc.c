@@ -298,7 +298,7 @@ static __always_inline int frame_verdict(struct __sk_buff *skb, __u32 l3_off, en
 {
 	__u32 type = skb->pkt_type;
 
-	if (type == PACKET_BROADCAST || type == PACKET_MULTICAST)
+	if (l3_off && (type == PACKET_BROADCAST || type == PACKET_MULTICAST))
 		return VERDICT_NOT_OURS;
 	if (l3_off && hook == HOOK_TC_INGRESS && type == PACKET_OTHERHOST)
 		return VERDICT_NOT_OURS;

@@ -110,13 +110,13 @@ func TestArgumentErrors(t *testing.T) {
 
 func TestNodeName(t *testing.T) {
 	for given, want := range map[string]string{"Node-A": "node-a", " node-b ": "node-b"} {
-		f := agentFlags{nodeName: given, xdp: "auto", express: "auto", nodePortRange: "1-2", snatPorts: "3-4", cgroup: "none"}
+		f := agentFlags{nodeName: given, xdp: "auto", express: "auto", socketLB: "all", nodePortRange: "1-2", snatPorts: "3-4", cgroup: "none"}
 		cfg, err := f.config(&globals{}, nil)
 		if err != nil || cfg.NodeName != want {
 			t.Errorf("%q: got %q, error %v", given, cfg.NodeName, err)
 		}
 	}
-	f := agentFlags{xdp: "auto", express: "auto", nodePortRange: "1-2", snatPorts: "3-4", cgroup: "none"}
+	f := agentFlags{xdp: "auto", express: "auto", socketLB: "all", nodePortRange: "1-2", snatPorts: "3-4", cgroup: "none"}
 	if cfg, err := f.config(&globals{}, nil); err != nil || cfg.NodeName == "" || cfg.NodeName != strings.ToLower(cfg.NodeName) {
 		t.Errorf("the host's: got %q, error %v", cfg.NodeName, err)
 	}

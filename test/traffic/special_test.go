@@ -142,15 +142,14 @@ func hairpinTo(t *testing.T, c *topo.Client, pod *topo.Pod, tcp, udp netip.AddrP
 }
 
 // TestSamePortToTwoServices: a client uses one source port for two services, which the pod
-// behind both could not tell apart, were that port not translated for one of them. Of a pod's
-// sockets, those with a bound port go by packet for this.
+// behind both could not tell apart, were that port not translated for one of them.
 func TestSamePortToTwoServices(t *testing.T) {
 	s := newSetup(t, topo.Routed, modes[1])
 	one, two := service{name: "one", app: "web", number: 1}, service{name: "two", app: "web", number: 2}
 	s.addService(t, one)
 	s.addService(t, two)
 	pod := s.addPod(t, 0, "web", "app: web")
-	ways := s.ways(s.addClients(t))
+	ways := s.byPacket(s.addClients(t))
 	s.startAgents(t)
 	s.awaitPods(t, one, pod)
 	s.awaitPods(t, two, pod)
