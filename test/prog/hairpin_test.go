@@ -38,6 +38,8 @@ func (c *conversation) replyHairpin(p packet) packet {
 }
 
 // TestHairpin, of contracts 10 and 46: the packets go back by the pod's own device.
+//
+// Contract: 10, 46.
 func TestHairpin(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)

@@ -22,6 +22,8 @@ type Frame struct {
 	Outgoing bool
 	// Unfinished tells that its checksum is left to be filled in by the device.
 	Unfinished bool
+	// Tagged tells that it has a VLAN tag, which is not in Data.
+	Tagged bool
 }
 
 // Capture collects the frames of a device. It sees what the stack sees: not
@@ -176,6 +178,7 @@ func newFrame(data, control []byte, from unix.Sockaddr) Frame {
 		if m.Header.Level == unix.SOL_PACKET && m.Header.Type == unix.PACKET_AUXDATA && len(m.Data) >= 4 {
 			status := binary.NativeEndian.Uint32(m.Data)
 			f.Unfinished = status&unix.TP_STATUS_CSUMNOTREADY != 0
+			f.Tagged = status&unix.TP_STATUS_VLAN_VALID != 0
 		}
 	}
 	return f
