@@ -31,35 +31,20 @@ static __always_inline bool begins_here(const struct packet *p)
 }
 
 /*
- * Records the flow of a packet that leaves, as open_records() does. `reply` is
- * where its answers come in. VERDICT_NONE and VERDICT_FLOW_OPENED: s->record is
- * the client's.
+ * Whether a packet that leaves is of such a connection: VERDICT_NONE, and its
+ * record is begun. `reply` is where its answers come in.
  */
-__noinline int own_record(struct scratch *s, enum zone reply)
+__noinline int choose_own(struct scratch *s, enum zone reply)
 {
 	const struct packet *p;
-	struct record *r;
-	int family;
 
 	if (!s)
 		return VERDICT_NOT_OURS;
 	p = &s->packet;
-	r = &s->record;
-	family = packet_family(p);
-	if (!begins_here(p) || !node_has_addr(family, p->tuple.saddr.word))
+	if (!begins_here(p) || !node_has_addr(packet_family(p), p->tuple.saddr.word))
 		return VERDICT_NOT_OURS;
-	r->service = 0;
-	r->backend = 0;
-	r->last_seen = now();
-	r->time = r->last_seen;
-	r->state = 0;
-	r->hop = 0;
-	r->tag = 0;
-	r->flags = reply * FLOW_MIRROR_ZONE;
-	addr_copy(family, r->to.saddr.word, p->tuple.saddr.word);
-	addr_copy(family, r->to.daddr.word, p->tuple.daddr.word);
-	tuple_set_word(&r->to, tuple_ports(&p->tuple), p->tuple.proto, p->tuple.zone);
-	return open_records(s);
+	choose_untranslated(packet_family(p), s, reply);
+	return VERDICT_NONE;
 }
 
 /* Finds or makes the record of a packet that leaves the node. False: it has none. */
@@ -73,7 +58,10 @@ static __always_inline bool leaving_flow(int family, __u32 ifindex, struct scrat
 	if (!port_is_shared(s->packet.tuple.sport))
 		return false;
 	device = device_get(ifindex);
-	verdict = own_record(s, device && device->flags & DEVICE_POD ? ZONE_POD : ZONE_OUTSIDE);
+	if (choose_own(s, device && device->flags & DEVICE_POD ? ZONE_POD : ZONE_OUTSIDE) !=
+	    VERDICT_NONE)
+		return false;
+	verdict = open_untranslated(s);
 	if (verdict == VERDICT_FLOW_OPENED)
 		count(HOOK_TC_EGRESS, VERDICT_FLOW_OPENED, 0);
 	return verdict == VERDICT_FLOW_OPENED || verdict == VERDICT_NONE;

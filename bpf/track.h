@@ -342,6 +342,65 @@ static __always_inline void flow_joined(struct scratch *s)
 }
 
 /*
+ * Begins the client's record of the packet at hand, s->record: it is to keep its
+ * addresses and, if no other flow's answers have the same tuple as its own, its
+ * source port. `reply` is where its answers are seen.
+ */
+static __always_inline void choose_untranslated(int family, struct scratch *s, enum zone reply)
+{
+	const struct packet *p = &s->packet;
+	struct record *r = &s->record;
+
+	r->service = 0;
+	r->backend = 0;
+	r->last_seen = now();
+	r->time = r->last_seen;
+	r->state = s->packet.tcp_flags & TCP_FIN ? STATE_FIN_CLIENT : 0;
+	r->hop = 0;
+	r->tag = 0;
+	r->flags = reply * FLOW_MIRROR_ZONE;
+	addr_copy(family, r->to.saddr.word, p->tuple.saddr.word);
+	addr_copy(family, r->to.daddr.word, p->tuple.daddr.word);
+	tuple_set_word(&r->to, tuple_ports(&p->tuple), p->tuple.proto, p->tuple.zone);
+}
+
+/* As open_records(), of such a record: what can't be recorded is left to the stack. */
+static __always_inline int open_untranslated(struct scratch *s)
+{
+	int verdict = open_records(s);
+
+	return verdict == VERDICT_FLOW_OPENED || verdict == VERDICT_NONE ? verdict
+									 : VERDICT_NOT_OURS;
+}
+
+/*
+ * A client connects to an endpoint directly, from the port that it has a flow
+ * to a service with, which leads to the same endpoint: that one could not tell
+ * the two apart, and the answers of both would be taken for the service's. So
+ * the newcomer gets another port. VERDICT_NONE: it is one, and its record is begun.
+ */
+__noinline int choose_beside(struct scratch *s)
+{
+	const struct packet *p;
+	struct entry *reply;
+	int family;
+
+	if (!s)
+		return VERDICT_NOT_OURS;
+	p = &s->packet;
+	reply = &s->other;
+	if ((p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
+		return VERDICT_NOT_OURS;
+	family = packet_family(p);
+	tuple_reverse(family, &p->tuple, ZONE_LEAVING, &reply->key);
+	if (!flow_lookup(family, &reply->key, &reply->record) ||
+	    !(reply->record.flags & FLOW_REPLY) || flow_dead(family, reply, &s->work.mirror))
+		return VERDICT_NOT_OURS;
+	choose_untranslated(family, s, ZONE_LEAVING);
+	return VERDICT_NONE;
+}
+
+/*
  * Finds or makes the record of a packet that enters the node. VERDICT_NONE:
  * s->record is a copy of it, or VERDICT_FLOW_OPENED, if it is this packet that
  * has opened the flow, of which there is nothing to follow yet. Any other
@@ -357,9 +416,13 @@ static __always_inline enum verdict ingress_flow(void *ctx, int family, __u32 if
 	if (flow_of_packet(family, s))
 		return VERDICT_NONE;
 	svc = service_lookup(family, t->daddr.word, t->dport, t->proto, false);
-	if (!svc || socket_owns(ctx, family, s))
-		return VERDICT_NOT_OURS;
-	verdict = flow_open(ctx, family, ifindex, mark, svc, s);
+	if (!svc)
+		verdict = choose_beside(s) == VERDICT_NONE ? open_untranslated(s)
+							   : VERDICT_NOT_OURS;
+	else if (socket_owns(ctx, family, s))
+		verdict = VERDICT_NOT_OURS;
+	else
+		verdict = flow_open(ctx, family, ifindex, mark, svc, s);
 	if (verdict == VERDICT_FLOW_OPENED)
 		count(hook, VERDICT_FLOW_OPENED, 0);
 	else if (verdict == VERDICT_NONE)

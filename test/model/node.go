@@ -183,6 +183,9 @@ func (n *Node) flow(p *packet) (*Record, bpf.Verdict) {
 	}
 	policy := n.frontend(t.Dst, t.Proto)
 	if policy == nil {
+		if r := n.openBeside(p); r != nil {
+			return r, bpf.VerdictNone
+		}
 		return nil, bpf.VerdictNotOurs
 	}
 	if v := n.open(p, policy, n.hook == bpf.HookTCPod); v != bpf.VerdictFlowOpened {

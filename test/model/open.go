@@ -98,6 +98,22 @@ func (n *Node) openOwn(p *packet) *Record {
 	if n.device.Pod {
 		reply = bpf.ZonePod
 	}
+	return n.untranslated(p, reply)
+}
+
+// openBeside: a client connects to an endpoint directly, from the port of its flow to a service that
+// leads there as well.
+func (n *Node) openBeside(p *packet) *Record {
+	reply := p.tuple.reversed(bpf.ZoneLeaving)
+	r := n.table(reply)[reply]
+	if p.flags&(Syn|Ack) != Syn || r == nil || !r.is(bpf.FlowReply) || n.dead(reply, r) {
+		return nil
+	}
+	return n.untranslated(p, bpf.ZoneLeaving)
+}
+
+// untranslated records a flow that keeps its addresses, and its source port if that is free.
+func (n *Node) untranslated(p *packet, reply bpf.Zone) *Record {
 	w := way{flags: uint16(reply) * bpf.FlowMirrorZone, source: p.tuple.Src.Addr()}
 	if n.record(p, &Service{}, &Backend{Addr: p.tuple.Dst}, w) != bpf.VerdictFlowOpened {
 		return nil

@@ -124,3 +124,34 @@ func TestOwnComesFirst(t *testing.T) {
 		o.answered(flags("A"), payload(200))
 	})
 }
+
+// TestDirectlyBesideService, of contract 44: a client connects to an endpoint directly from the port
+// of its connection to a service that leads there. Both connections live.
+func TestDirectlyBesideService(t *testing.T) {
+	for _, v := range connected {
+		t.Run(v.name, func(t *testing.T) {
+			c := converse(newNode(t), v, stack)
+			direct := c.packet(c.client, c.backend, seq(clientSeq))
+			c.xdp(front, direct).passed(bpf.VerdictNotOurs)
+			c.ingress(front, direct).passed(bpf.VerdictNotOurs)
+			c.establish()
+
+			c.xdp(front, direct).passed(bpf.VerdictLeftToTC)
+			r := c.ingress(front, direct)
+			port, _ := addresses(r.out)
+			if port.Port() == c.client.Port() {
+				t.Fatalf("the newcomer keeps port %d", port.Port())
+			}
+			r.became(bpf.VerdictStack, tcNext, from(at(c.client.Addr(), port.Port())))
+			c.egress(front, c.packet(c.backend, port, synAck)).became(bpf.VerdictSource, tcNext, to(c.client))
+			c.ingress(front, c.packet(c.client, c.backend, acked, payload(5))).
+				became(bpf.VerdictStack, tcNext, from(port))
+			c.egress(front, c.packet(c.backend, port, flags("A"), payload(50))).
+				became(bpf.VerdictSource, tcNext, to(c.client))
+
+			c.request(acked, payload(5))
+			c.reply(flags("A"), payload(50))
+			c.standsConfirmed()
+		})
+	}
+}

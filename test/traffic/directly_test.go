@@ -32,3 +32,32 @@ func TestServiceAndEndpointByUDP(t *testing.T) {
 		}
 	}
 }
+
+// TestServiceAndEndpointByTCP, of contract 44: a client that is served by packet has a connection to a
+// service, and connects from the same port directly to the endpoint behind it.
+func TestServiceAndEndpointByTCP(t *testing.T) {
+	s := newSetup(t, topo.Routed, modes[1])
+	web := service{name: "web", number: 1}
+	s.addService(t, web)
+	pod := s.addPod(t, 1, "web", "app: web")
+	c := s.addClients(t)
+	s.startAgents(t)
+	s.awaitPods(t, web, pod)
+	for i, v6 := range bothFamilies {
+		var open []*topo.Stream
+		for _, to := range []netip.AddrPort{web.clusterIP(echo, v6), netip.AddrPortFrom(addrOf(pod.Host, v6), 7070)} {
+			stream, reply := c.outside.OpenTCP(topo.Request{To: to, SourcePort: uint16(43000 + i)})
+			if !reply.OK() {
+				t.Fatalf("to %s: %s", to, reply)
+			}
+			open = append(open, stream)
+		}
+		for range 2 {
+			for n, stream := range open {
+				if reply := stream.Exchange(5000); !reply.OK() {
+					t.Errorf("connection %d: %s", n, reply)
+				}
+			}
+		}
+	}
+}
