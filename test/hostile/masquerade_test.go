@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hostile
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/waggle-lb/waggle/test/topo"
+)
+
+// nodePorts are as many of TCP as of UDP.
+const (
+	firstNodePort = 32000
+	nodePorts     = 250
+)
+
+// outsideService is one of many NodePorts whose endpoint is a host outside the cluster: what a
+// masqueraded pod connects to as well.
+func outsideService(endpoint netip.Addr) string {
+	var ports strings.Builder
+	for i := range nodePorts {
+		fmt.Fprintf(&ports, `  - {name: echo-%[1]d, port: %[2]d, nodePort: %[2]d}
+  - {name: dns-%[1]d, port: %[2]d, nodePort: %[2]d, protocol: UDP}
+`, i, firstNodePort+i)
+	}
+	var targets strings.Builder
+	for i := range nodePorts {
+		fmt.Fprintf(&targets, `- {name: echo-%[1]d, port: 7070}
+- {name: dns-%[1]d, port: 5353, protocol: UDP}
+`, i)
+	}
+	return fmt.Sprintf(`apiVersion: v1
+kind: Service
+metadata: {name: outside}
+spec:
+  type: NodePort
+  ports:
+%s---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: outside, labels: {kubernetes.io/service-name: outside}}
+addressType: IPv4
+endpoints:
+- addresses: ["%s"]
+ports:
+%s`, &ports, endpoint, &targets)
+}
+
+// masqueradeAtRandom is what CNI plugins do with --random-fully.
+const masqueradeAtRandom = `table ip owner {
+	chain postrouting {
+		type nat hook postrouting priority srcnat; policy accept;
+		ip saddr 10.244.0.0/16 ip daddr != 10.244.0.0/16 masquerade fully-random
+	}
+}
+`
+
+// TestMasqueradeAtRandom: pods' connections to a host outside leave from any port of the node's, also
+// from NodePorts and from ports that flows of NodePort clients have towards the same host. All of them
+// live, and no datagram goes round in circles.
+//
+// Contract: 42, 43.
+func TestMasqueradeAtRandom(t *testing.T) {
+	connections := uint64(4_000)
+	if *full {
+		connections = 100_000
+	}
+	s := newSetup(t, true)
+	_, err := s.Laptop.Serve(podPorts)
+	check(t, err)
+	check(t, s.manifests.Write("outside.yaml", outsideService(s.Laptop.IP4)))
+	pod, err := s.node.AddPod("asks", topo.PodOptions{})
+	check(t, err)
+	cmd := s.node.Command("nft", "-f", "-")
+	cmd.Stdin = strings.NewReader(masqueradeAtRandom)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("nft: %v: %s", err, out)
+	}
+	s.start(t, 2*nodePorts)
+
+	masqueraded, laptop := client(t, pod.Host), client(t, s.Laptop)
+	var made atomic.Uint64
+	echo := func(c *topo.Client, to netip.AddrPort) topo.Reply {
+		stream, reply := c.OpenTCP(topo.Request{To: to, Reset: true})
+		if !reply.OK() {
+			return reply
+		}
+		defer stream.Close()
+		made.Add(1)
+		return stream.Exchange(100)
+	}
+	nodePort := func() netip.AddrPort {
+		return netip.AddrPortFrom(s.node.IP4, uint16(firstNodePort+made.Load()%nodePorts))
+	}
+	loads := map[string]*topo.Load{
+		"masqueraded, TCP": topo.StartLoad(4, 0, func(int) topo.Reply {
+			return echo(masqueraded, netip.AddrPortFrom(s.Laptop.IP4, podPorts.Echo[0]))
+		}),
+		"masqueraded, UDP": topo.StartLoad(2, 0, func(int) topo.Reply {
+			return masqueraded.UDPConnected(topo.Request{To: netip.AddrPortFrom(s.Laptop.IP4, podPorts.UDP[0])})
+		}),
+		"to NodePorts, TCP": topo.StartLoad(2, 0, func(int) topo.Reply { return echo(laptop, nodePort()) }),
+		"to NodePorts, UDP": topo.StartLoad(2, 0, func(int) topo.Reply {
+			return laptop.UDPConnected(topo.Request{To: nodePort()})
+		}),
+	}
+	for made.Load() < connections && !t.Failed() {
+		time.Sleep(100 * time.Millisecond)
+	}
+	for name, load := range loads {
+		report := load.Stop()
+		t.Logf("%s: %s", name, report)
+		if report.Failed > 0 {
+			t.Errorf("%s: %s", name, report)
+		}
+	}
+	s.atRest(t)
+}
+
+// atRest: nothing is under way any more.
+func (s *setup) atRest(t *testing.T) {
+	t.Helper()
+	time.Sleep(time.Second)
+	before := s.counters(t)
+	time.Sleep(time.Second)
+	for k, n := range s.counters(t).Since(before) {
+		if n > 100 {
+			t.Errorf("%d packets in a second counted as %s, while nobody sends", n, k)
+		}
+	}
+}
