@@ -127,6 +127,8 @@ func (c check) expectedHooks() (*cluster.Agent, []string) {
 		switch {
 		case c.from.outsideCgroup():
 			return c.from.node, []string{podStack}
+		case c.udp && c.from.isPod(): // the connected socket by packet, the other one by socket
+			return c.from.node, []string{podStack, socketSendmsg}
 		case c.udp:
 			return c.from.node, []string{socketConnect, socketSendmsg}
 		}
@@ -148,6 +150,8 @@ func (c check) expectedHooks() (*cluster.Agent, []string) {
 func (a *asker) outsideCgroup() bool {
 	return a.node != nil && !strings.HasPrefix(a.host.Cgroup+"/", a.node.Node.Cgroup+"/")
 }
+
+func (a *asker) isPod() bool { return a.node != nil && a.host != a.node.Node.Host }
 
 func list[T fmt.Stringer](items []T, separator string) string {
 	var out []string

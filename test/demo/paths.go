@@ -85,7 +85,8 @@ func (d *demo) sections() []section {
 			}),
 		},
 		{
-			"From a pod, to a ClusterIP", `The socket itself is connected to a pod, once; no packet needs translation.`,
+			"From a pod, to a ClusterIP", `The socket itself is connected to a pod, once; no packet needs translation. A connected UDP
+   socket is served by packet, so that it follows its service to another pod.`,
 			d.clusterIPs(d.askers["client"]),
 		},
 		{
