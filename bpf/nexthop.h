@@ -271,6 +271,39 @@ static __always_inline bool nexthop_ask(void *ctx, int family, __u32 ifindex, __
 	return true;
 }
 
+/* Sends a packet by a device, to the neighbour that the FIB has just named. */
+static __always_inline long redirect_fib(__u32 ifindex, struct scratch *s)
+{
+	const struct bpf_fib_lookup *fib = &s->fib;
+
+	s->neighbour.nh_family = fib->family;
+	if (fib->family == AF_INET)
+		s->neighbour.ipv4_nh = fib->ipv4_dst;
+	else
+		addr_copy(AF_INET6, s->neighbour.ipv6_nh, fib->ipv6_dst);
+	return bpf_redirect_neigh(ifindex, &s->neighbour, sizeof(s->neighbour), 0);
+}
+
+/*
+ * The same, to the neighbour of a flow's next hop, s->hop. Without one the
+ * kernel would route the packet once more: with several default routes it could
+ * choose the gateway of another device (IPv6 heeds no device there).
+ */
+static __always_inline long redirect_hop(const struct record *r, struct scratch *s)
+{
+	__u32 generation = r->hop >> 32, index = r->hop & HOP_INDEX_MASK;
+	const struct nexthop *n;
+
+	if (!(s->hop.flags & HOP_RESOLVED)) /* the FIB was asked just now */
+		return redirect_fib(s->hop.ifindex, s);
+	n = bpf_map_lookup_elem(&nexthops, &index);
+	if (!n || generation != current_generation() || generation != n->generation)
+		return bpf_redirect_neigh(s->hop.ifindex, NULL, 0, 0);
+	s->neighbour.nh_family = n->family;
+	addr_copy(AF_INET6, s->neighbour.ipv6_nh, n->addr);
+	return bpf_redirect_neigh(s->hop.ifindex, &s->neighbour, sizeof(s->neighbour), 0);
+}
+
 /* Seconds. */
 #define NEIGHBOUR_USE 5
 

@@ -37,13 +37,21 @@ static __always_inline bool begins_here(const struct packet *p)
 __noinline int choose_own(struct scratch *s, enum zone reply)
 {
 	const struct packet *p;
+	struct entry *other;
+	int family;
 
 	if (!s)
 		return VERDICT_NOT_OURS;
 	p = &s->packet;
-	if (!begins_here(p) || !node_has_addr(packet_family(p), p->tuple.saddr.word))
+	other = &s->other;
+	family = packet_family(p);
+	if (!begins_here(p) || !node_has_addr(family, p->tuple.saddr.word))
 		return VERDICT_NOT_OURS;
-	choose_untranslated(packet_family(p), s, reply);
+	/* the answer of a service, which has passed the egress of a bridge before that of its port */
+	tuple_reverse(family, &p->tuple, reply, &other->key);
+	if (flow_lookup(family, &other->key, &other->record) && !(other->record.flags & FLOW_REPLY))
+		return VERDICT_NOT_OURS;
+	choose_untranslated(family, s, reply);
 	return VERDICT_NONE;
 }
 

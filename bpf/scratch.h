@@ -50,6 +50,7 @@ struct scratch {
 	struct entry other; /* another flow's, whose tuple is wanted */
 	struct workspace work;
 	struct bpf_fib_lookup fib;
+	struct bpf_redir_neigh neighbour; /* that a packet is sent to */
 	struct bpf_sock_tuple socket; /* that may own the packet */
 	struct head head; /* of the packet as it is rewritten */
 	struct icmp_error icmp;

@@ -118,7 +118,7 @@ static __always_inline int tc_transmit(struct __sk_buff *skb, int family, struct
 	if (what & REWRITE_MACS)
 		s->action = bpf_redirect(hop->ifindex, 0);
 	else
-		s->action = bpf_redirect_neigh(hop->ifindex, NULL, 0, 0);
+		s->action = redirect_hop(r, s);
 	return VERDICT_EXPRESS;
 }
 
@@ -192,7 +192,7 @@ __noinline int tc_icmp(struct __sk_buff *skb, struct scratch *s)
 	if (!express)
 		return VERDICT_ICMP_ERROR;
 	if (!(s->record.flags & FLOW_TURN))
-		s->action = bpf_redirect_neigh(s->hop.ifindex, NULL, 0, 0);
+		s->action = redirect_hop(&s->record, s);
 	else if (swap_macs(skb, s->packet.l3_off))
 		return VERDICT_DROP_ERROR;
 	else
@@ -263,7 +263,7 @@ static __always_inline int tc_egress_verdict(struct __sk_buff *skb, int family, 
 		return VERDICT_DROP_ERROR;
 	if (reply_astray(skb, s)) {
 		sent_by_us(skb);
-		s->action = bpf_redirect_neigh(reply_device(&s->record), NULL, 0, 0);
+		s->action = redirect_fib(reply_device(&s->record), s);
 	}
 	return VERDICT_SOURCE;
 }

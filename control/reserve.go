@@ -19,6 +19,9 @@ type PortRange struct {
 	Min, Max uint16
 }
 
+// Overlaps tells whether two ranges have a port in common.
+func (r PortRange) Overlaps(other PortRange) bool { return r.Min <= other.Max && other.Min <= r.Max }
+
 func (r PortRange) String() string { return fmt.Sprintf("%d-%d", r.Min, r.Max) }
 
 // ParsePortRange reads "min-max".

@@ -69,7 +69,7 @@ func (f *agentFlags) add(cmd *cobra.Command) {
 	fs.StringVar(&f.express, "express", "auto", "flows to other nodes past the node's stack and netfilter: auto, where a device can transmit, or off")
 	fs.StringSliceVar(&f.nodePortAddresses, "nodeport-addresses", nil, "where NodePorts answer: primary, all, or CIDRs (default: primary)")
 	fs.StringVar(&f.nodePortRange, "nodeport-range", "30000-32767", "ports that NodePorts are taken from")
-	fs.StringVar(&f.snatPorts, "snat-ports", "49152-65535", "source ports of translated flows")
+	fs.StringVar(&f.snatPorts, "snat-ports", defaultSNATPorts, "source ports of translated flows (default where NodePorts overlap: "+otherSNATPorts+")")
 	fs.BoolVar(&f.reservePorts, "reserve-ports", true, "take --snat-ports out of the kernel's ephemeral ports (ip_local_reserved_ports)")
 	fs.BoolVar(&f.answerPing, "answer-ping", false, "reply to pings of cluster IPs, instead of refusing them")
 	fs.StringSliceVar(&f.mapSizes, "map-size", nil, "sizes of maps that are made anew, as name=elements, e.g. flows4=1048576")
@@ -196,6 +196,13 @@ func (f *agentFlags) checkWays() error {
 	return nil
 }
 
+// The default of --snat-ports is apart from NodePorts, and from the kernel's ephemeral ports
+// (32768-60999): tunnels send from these, and pods, whose ports a masquerade keeps.
+const (
+	defaultSNATPorts = "10000-29999"
+	otherSNATPorts   = "49152-65535"
+)
+
 func (f *agentFlags) loaderOptions(opts *loader.Options) error {
 	nodePorts, err := control.ParsePortRange(f.nodePortRange)
 	if err != nil {
@@ -205,7 +212,12 @@ func (f *agentFlags) loaderOptions(opts *loader.Options) error {
 	if err != nil {
 		return fmt.Errorf("--snat-ports: %w", err)
 	}
-	if snat.Min <= nodePorts.Max && nodePorts.Min <= snat.Max {
+	if snat.Overlaps(nodePorts) && f.snatPorts == defaultSNATPorts {
+		if snat, err = control.ParsePortRange(otherSNATPorts); err != nil {
+			return err
+		}
+	}
+	if snat.Overlaps(nodePorts) {
 		return fmt.Errorf("--snat-ports %s and --nodeport-range %s overlap", snat, nodePorts)
 	}
 	opts.NodePortMin, opts.NodePortMax = nodePorts.Min, nodePorts.Max

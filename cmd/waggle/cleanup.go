@@ -33,7 +33,7 @@ func newCleanup(g *globals) *cobra.Command {
 			return cleanup(g, snatPorts, cmd.OutOrStdout())
 		},
 	}
-	cmd.Flags().StringVar(&snatPorts, "snat-ports", "49152-65535", "the agent's --snat-ports, to be given back to the kernel")
+	cmd.Flags().StringVar(&snatPorts, "snat-ports", defaultSNATPorts, "the agent's --snat-ports, to be given back to the kernel")
 	cmd.Flags().BoolVar(&kubeProxy, "kube-proxy", false, "remove what kube-proxy has left, instead of waggle")
 	return cmd
 }

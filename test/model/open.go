@@ -98,6 +98,10 @@ func (n *Node) openOwn(p *packet) *Record {
 	if n.device.Pod {
 		reply = bpf.ZonePod
 	}
+	answer := p.tuple.reversed(reply)
+	if r := n.table(answer)[answer]; r != nil && !r.is(bpf.FlowReply) {
+		return nil // itself the answer of a service
+	}
 	return n.untranslated(p, reply)
 }
 
