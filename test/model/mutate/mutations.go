@@ -79,7 +79,7 @@ var ofModel = []mutation{
 	{"answer of a turn restored as express", "track.h", " | (r->flags & FLOW_TURN) |\n", " |\n"},
 	{"own connection from a NodePort not recorded", "own.h", "is_nodeport(port) || ", ""},
 	{"direct connection keeps the port of one to a service", "track.h", "\treply = &s->other;\n", "\treply = &s->other;\n\tif (1)\n\t\treturn VERDICT_NOT_OURS;\n"},
-	{"own connection from an address of others", "own.h", " || !node_has_addr(packet_family(p), p->tuple.saddr.word)", ""},
+	{"own connection from an address of others", "own.h", " || !node_has_addr(family, p->tuple.saddr.word)", ""},
 	{"answer leaves by the uplink that it was routed to", "return.h", "\tif (!ifindex || ifindex == skb->ifindex", "\tif (1 || !ifindex || ifindex == skb->ifindex"},
 	{"client with the node's address", "open.h", "p->tuple.zone == ZONE_OUTSIDE && node_has_addr(", "0 && node_has_addr("},
 	{"frame to many taken", "xdp.c", "eth->h_dest[0] & 1", "0"},
