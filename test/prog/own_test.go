@@ -155,3 +155,17 @@ func TestDirectlyBesideService(t *testing.T) {
 		})
 	}
 }
+
+// TestAnswersAreNotOwn: an answer that is translated already meets one more egress hook, as between a
+// bridge and its port. It leaves from a NodePort, and is no connection of the node's own.
+func TestAnswersAreNotOwn(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		c := converse(newNode(t), v, stack)
+		c.request()
+		answer := c.reply()
+		c.egress(front, answer).passed(bpf.VerdictNotOurs)
+		c.request(acked)
+		c.reply(payload(50))
+		equal(t, "records", 2, c.size(v))
+	})
+}
