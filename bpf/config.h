@@ -35,7 +35,4 @@ volatile const bool kernel_has_mptcp = false;
 /* SO_NETNS_COOKIE of the node's own network namespace. */
 volatile const __u64 host_netns_cookie = 0;
 
-/* What the packets that we have sent ourselves carry to the egress hook; random, see sent.h. */
-volatile const __u64 sent_mark = 0x77616767;
-
 #endif

@@ -47,9 +47,13 @@ __noinline int choose_own(struct scratch *s, enum zone reply)
 	family = packet_family(p);
 	if (!begins_here(p) || !node_has_addr(family, p->tuple.saddr.word))
 		return VERDICT_NOT_OURS;
-	/* the answer of a service, which has passed the egress of a bridge before that of its port */
+	/*
+	 * Another translator's; or the answer of a service, which has passed the egress
+	 * of a bridge before that of its port.
+	 */
 	tuple_reverse(family, &p->tuple, reply, &other->key);
-	if (flow_lookup(family, &other->key, &other->record) && !(other->record.flags & FLOW_REPLY))
+	if (flow_lookup(family, &other->key, &other->record) &&
+	    (other->record.flags & (FLOW_REPLY | FLOW_FOREIGN)) != FLOW_REPLY)
 		return VERDICT_NOT_OURS;
 	choose_untranslated(family, s, reply);
 	return VERDICT_NONE;

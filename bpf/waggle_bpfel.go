@@ -494,7 +494,6 @@ const (
 	waggleVarNexthopsSize            = "nexthops_size"
 	waggleVarNodeportMax             = "nodeport_max"
 	waggleVarNodeportMin             = "nodeport_min"
-	waggleVarSentMark                = "sent_mark"
 	waggleVarSnatMax                 = "snat_max"
 	waggleVarSnatMin                 = "snat_min"
 	waggleVarSocketLbHost            = "socket_lb_host"
@@ -632,7 +631,6 @@ type waggleVariableSpecs struct {
 	NexthopsSize            *ebpf.VariableSpec `ebpf:"nexthops_size"`
 	NodeportMax             *ebpf.VariableSpec `ebpf:"nodeport_max"`
 	NodeportMin             *ebpf.VariableSpec `ebpf:"nodeport_min"`
-	SentMark                *ebpf.VariableSpec `ebpf:"sent_mark"`
 	SnatMax                 *ebpf.VariableSpec `ebpf:"snat_max"`
 	SnatMin                 *ebpf.VariableSpec `ebpf:"snat_min"`
 	SocketLbHost            *ebpf.VariableSpec `ebpf:"socket_lb_host"`
@@ -749,7 +747,6 @@ type waggleVariables struct {
 	NexthopsSize            *ebpf.Variable `ebpf:"nexthops_size"`
 	NodeportMax             *ebpf.Variable `ebpf:"nodeport_max"`
 	NodeportMin             *ebpf.Variable `ebpf:"nodeport_min"`
-	SentMark                *ebpf.Variable `ebpf:"sent_mark"`
 	SnatMax                 *ebpf.Variable `ebpf:"snat_max"`
 	SnatMin                 *ebpf.Variable `ebpf:"snat_min"`
 	SocketLbHost            *ebpf.Variable `ebpf:"socket_lb_host"`

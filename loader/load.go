@@ -113,7 +113,6 @@ func configure(spec *ebpf.CollectionSpec, opts Options, hz uint32) error {
 		"snat_min":          opts.SNATMin,
 		"snat_max":          opts.SNATMax,
 		"host_netns_cookie": cookie,
-		"sent_mark":         secret(),
 		"masquerade_all":    opts.MasqueradeAll,
 		"answer_ping":       opts.AnswerPing,
 		"socket_lb_host":    opts.SocketLBHost,

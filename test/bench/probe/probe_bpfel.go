@@ -91,7 +91,6 @@ const (
 	probeVarMasqueradeAll        = "masquerade_all"
 	probeVarNodeportMax          = "nodeport_max"
 	probeVarNodeportMin          = "nodeport_min"
-	probeVarSentMark             = "sent_mark"
 	probeVarSnatMax              = "snat_max"
 	probeVarSnatMin              = "snat_min"
 	probeVarSocketLbHost         = "socket_lb_host"
@@ -216,7 +215,6 @@ type probeVariableSpecs struct {
 	MasqueradeAll        *ebpf.VariableSpec `ebpf:"masquerade_all"`
 	NodeportMax          *ebpf.VariableSpec `ebpf:"nodeport_max"`
 	NodeportMin          *ebpf.VariableSpec `ebpf:"nodeport_min"`
-	SentMark             *ebpf.VariableSpec `ebpf:"sent_mark"`
 	SnatMax              *ebpf.VariableSpec `ebpf:"snat_max"`
 	SnatMin              *ebpf.VariableSpec `ebpf:"snat_min"`
 	SocketLbHost         *ebpf.VariableSpec `ebpf:"socket_lb_host"`
@@ -312,7 +310,6 @@ type probeVariables struct {
 	MasqueradeAll        *ebpf.Variable `ebpf:"masquerade_all"`
 	NodeportMax          *ebpf.Variable `ebpf:"nodeport_max"`
 	NodeportMin          *ebpf.Variable `ebpf:"nodeport_min"`
-	SentMark             *ebpf.Variable `ebpf:"sent_mark"`
 	SnatMax              *ebpf.Variable `ebpf:"snat_max"`
 	SnatMin              *ebpf.Variable `ebpf:"snat_min"`
 	SocketLbHost         *ebpf.Variable `ebpf:"socket_lb_host"`

@@ -71,7 +71,6 @@ const (
 	tableVarMasqueradeAll        = "masquerade_all"
 	tableVarNodeportMax          = "nodeport_max"
 	tableVarNodeportMin          = "nodeport_min"
-	tableVarSentMark             = "sent_mark"
 	tableVarSnatMax              = "snat_max"
 	tableVarSnatMin              = "snat_min"
 	tableVarSocketLbHost         = "socket_lb_host"
@@ -195,7 +194,6 @@ type tableVariableSpecs struct {
 	MasqueradeAll        *ebpf.VariableSpec `ebpf:"masquerade_all"`
 	NodeportMax          *ebpf.VariableSpec `ebpf:"nodeport_max"`
 	NodeportMin          *ebpf.VariableSpec `ebpf:"nodeport_min"`
-	SentMark             *ebpf.VariableSpec `ebpf:"sent_mark"`
 	SnatMax              *ebpf.VariableSpec `ebpf:"snat_max"`
 	SnatMin              *ebpf.VariableSpec `ebpf:"snat_min"`
 	SocketLbHost         *ebpf.VariableSpec `ebpf:"socket_lb_host"`
@@ -273,7 +271,6 @@ type tableVariables struct {
 	MasqueradeAll        *ebpf.Variable `ebpf:"masquerade_all"`
 	NodeportMax          *ebpf.Variable `ebpf:"nodeport_max"`
 	NodeportMin          *ebpf.Variable `ebpf:"nodeport_min"`
-	SentMark             *ebpf.Variable `ebpf:"sent_mark"`
 	SnatMax              *ebpf.Variable `ebpf:"snat_max"`
 	SnatMin              *ebpf.Variable `ebpf:"snat_min"`
 	SocketLbHost         *ebpf.Variable `ebpf:"socket_lb_host"`

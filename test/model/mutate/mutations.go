@@ -163,7 +163,7 @@ var ofFullTables = []mutation{
 	{"datagrams confirm the last records of a set", "track.h", "if (!leaves_room(family, r->where, s) || !leaves_room(family, m->where, s))", "if (0)"},
 	{"a flow's own records confirmed beside each other fill a set", "flowtable.h", "at == where || at == second || at == third ||", "at == where || (at == second && at == third) ||"},
 	{"third record confirmed into a full set", "track.h", "bits & STATE_CONFIRMED && !leaves_room(", "0 && !leaves_room("},
-	{"answer of a service taken for an own connection", "own.h", "!(other->record.flags & FLOW_REPLY))", "0)"},
+	{"answer of a service taken for an own connection", "own.h", "(other->record.flags & (FLOW_REPLY | FLOW_FOREIGN)) != FLOW_REPLY)", "0)"},
 	{"third record takes the place of another flow's", "open.h", "if (!(other->flags & FLOW_SPLIT_SOURCE) &&\n", "if (0 &&\n"},
 	{"what lives gives room as if it had expired", "claim.h", "\t\t    flow_dead(family, &w->judged, &w->mirror))\n", "\t\t    1)\n"},
 }
