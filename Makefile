@@ -50,6 +50,11 @@ test-neighbours: build require-root require-netfilter require-etcd require-cni k
 	WAGGLE_KUBERNETES=$(CURDIR)/$(KUBERNETES) WAGGLE_NEIGHBOURS=$(CURDIR)/$(NEIGHBOURS) WAGGLE_BINARY=$(CURDIR)/$(BINARY) \
 		go test -count=1 -timeout 30m -v ./test/neighbours $(NEIGHBOURS_FLAGS)
 
+.PHONY: test-kube
+test-kube: require-root require-netfilter require-etcd kubernetes ## Run those of them that make test leaves out: beside kube-proxy, with an API server
+	go run ./test/rows
+	WAGGLE_KUBERNETES=$(CURDIR)/$(KUBERNETES) go test -count=1 -timeout 25m ./test/apiserver ./test/kube
+
 KERNEL ?= 6.1
 # Emulated, a network with its agents takes half a minute. VM_TRAFFIC=. runs all there are, for hours.
 VM_TRAFFIC ?= TestMatrix|TestFragmentedUDP|TestPathMTU|TestRefuse$$
