@@ -5,7 +5,9 @@ SHELL := /bin/bash
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 BINARY := build/waggle
-GO_BUILD := go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+# All commands are compiled with the same flags, so that they share what is compiled.
+GO_FLAGS := -trimpath
+GO_BUILD := go build $(GO_FLAGS) -ldflags "-s -w -X main.version=$(VERSION)"
 CLANG := 19
 TOOLS := go tool -modfile=test/tools/go.mod
 KUBERNETES := build/kubernetes
@@ -31,7 +33,7 @@ image: build ## Build the container image IMAGE with docker, podman or buildah (
 
 .PHONY: demo
 demo: build require-root ## Make a small network, balance real traffic in it, and check every answer (HOLD=1 keeps it up)
-	@go run ./test/demo -waggle $(BINARY)
+	@CGO_ENABLED=0 go run $(GO_FLAGS) ./test/demo -waggle $(BINARY)
 
 .PHONY: test
 test: require-root require-netfilter ## Run all tests

@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"time"
 
-	"k8s.io/apiserver/pkg/server/healthz"
-	"k8s.io/apiserver/pkg/server/mux"
-	"k8s.io/apiserver/pkg/server/routes"
 	"k8s.io/component-base/configz"
 	"k8s.io/component-base/metrics/prometheus/slis"
 	"k8s.io/kube-proxy/config/v1alpha1"
@@ -131,8 +129,9 @@ func (a *Agent) metricsHandler() (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := mux.NewPathRecorderMux("waggle")
-	healthz.InstallHandler(m)
+	m := http.NewServeMux()
+	m.HandleFunc("/healthz", answerPing)
+	m.HandleFunc("/healthz/ping", answerPing)
 	slis.SLIMetricsWithReset{}.Install(m)
 	m.Handle("/metrics", metrics)
 	m.HandleFunc("/proxyMode", func(w http.ResponseWriter, _ *http.Request) {
@@ -141,7 +140,7 @@ func (a *Agent) metricsHandler() (http.Handler, error) {
 		_, _ = fmt.Fprint(w, proxyMode)
 	})
 	if a.cfg.Serve.Profiling {
-		routes.Profiling{}.Install(m)
+		serveProfiles(m)
 	}
 	if a.cfg.Serve.Configz != nil {
 		// It is the process's: of several agents in one, the last one's is shown.
@@ -156,4 +155,20 @@ func (a *Agent) metricsHandler() (http.Handler, error) {
 	}
 	configz.InstallHandler(m)
 	return m, nil
+}
+
+// answerPing tells that the server answers, and counts that among the SLIs, as kube-proxy does.
+func answerPing(w http.ResponseWriter, r *http.Request) {
+	_ = slis.ObserveHealthcheck(r.Context(), "ping", "healthz", slis.Success) // it never fails
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	_, _ = fmt.Fprint(w, "ok")
+}
+
+// serveProfiles serves what `go tool pprof` asks for. Its index leads to the rest.
+func serveProfiles(m *http.ServeMux) {
+	m.HandleFunc("/debug/pprof/", pprof.Index)
+	m.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	m.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	m.HandleFunc("/debug/pprof/trace", pprof.Trace)
 }

@@ -39,7 +39,9 @@ func TestRow32MetricsServer(t *testing.T) {
 	if diff := cmp.Diff(settings.Effective, shown["kubeproxy.config.k8s.io"], cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("configz (-want +got):\n%s", diff)
 	}
+	f.awaitStatus(address, "/metrics/slis", 200)
 	f.awaitStatus(address, "/debug/pprof/", 404)
+	f.awaitStatus(address, "/debug/pprof/cmdline", 404)
 	f.awaitStatus(address, "/nosuch", 404)
 }
 
@@ -48,6 +50,9 @@ func TestProfiling(t *testing.T) {
 	if body, _ := f.awaitStatus(f.cfg.Serve.Metrics, "/debug/pprof/", 200); !strings.Contains(body, "goroutine") {
 		t.Errorf("/debug/pprof/ answers %s", body)
 	}
+	f.awaitStatus(f.cfg.Serve.Metrics, "/debug/pprof/heap", 200)
+	f.awaitStatus(f.cfg.Serve.Metrics, "/debug/pprof/symbol", 200)
+	f.awaitStatus(f.cfg.Serve.Metrics, "/debug/pprof/profile?seconds=1", 200)
 }
 
 // An address that is somebody else's is told, and taken when it is free.

@@ -5,15 +5,17 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/component-base/metrics"
 	"k8s.io/kube-proxy/config/v1alpha1"
 	kubeproxy "k8s.io/kubernetes/pkg/proxy/apis/config"
@@ -35,6 +37,8 @@ type configFlags struct {
 	read *config.Settings // what the file says; nil without one
 	// unused are settings of the file that no flag takes.
 	unused []string
+	// noKubeconfig is why the file's clientConnection.kubeconfig is not used.
+	noKubeconfig error
 }
 
 func (f *configFlags) add(fs *pflag.FlagSet) {
@@ -64,19 +68,29 @@ func (f *configFlags) readFile(fs *pflag.FlagSet) error {
 		switch {
 		case flag == nil, set.flag == "kubeconfig" && fs.Changed("manifests"): // another source was asked for
 			f.unused = append(f.unused, set.field)
+		case set.flag == "kubeconfig" && !flag.Changed && inCluster() && missing(set.value):
+			f.noKubeconfig = fmt.Errorf("%s: ignored: clientConnection.kubeconfig: there is no file %s here; "+
+				"the credentials of the pod are used", f.file, set.value)
 		case !flag.Changed:
 			if err := flag.Value.Set(set.value); err != nil {
 				return fmt.Errorf("--config %s: %s: %w", f.file, set.field, err)
 			}
 		}
 	}
-	if err := utilfeature.DefaultMutableFeatureGate.SetFromMap(s.FeatureGates); err != nil {
+	if err := s.SetFeatureGates(); err != nil {
 		return fmt.Errorf("--config %s: featureGates: %w", f.file, err)
 	}
 	if s.ShowHiddenMetricsForVersion != "" {
 		metrics.SetShowHidden()
 	}
 	return nil
+}
+
+// missing tells whether there is no such file. kube-proxy's configuration names one that its own pod
+// has; in another pod the file is not there.
+func missing(file string) bool {
+	_, err := os.Stat(file)
+	return errors.Is(err, os.ErrNotExist)
 }
 
 // setting is a field of the file, and the flag that means the same.
@@ -116,7 +130,9 @@ func fromFile(s *config.Settings) []setting {
 
 // apply checks the flags and fills in what of the agent's configuration hangs on them.
 func (f *configFlags) apply(cfg *control.Config) error {
-	for flag, address := range map[string]string{"healthz-bind-address": f.healthz, "metrics-bind-address": f.metrics} {
+	for flag, address := range map[string]string{
+		"healthz-bind-address": f.healthz, "metrics-bind-address": f.metrics,
+	} {
 		if err := checkBindAddress(address); err != nil {
 			return fmt.Errorf("--%s %s: %w", flag, address, err)
 		}
@@ -179,6 +195,16 @@ func (f *configFlags) warnings() map[string]error {
 	}
 	if f.read.Lenient != nil {
 		out["configuration file"] = fmt.Errorf("%s: ignored: %w", f.file, f.read.Lenient)
+	}
+	if f.noKubeconfig != nil {
+		out["kubeconfig"] = f.noKubeconfig
+	}
+	if refused := f.read.RefusedGates; len(refused) > 0 {
+		var gates []string
+		for _, gate := range slices.Sorted(maps.Keys(refused)) {
+			gates = append(gates, fmt.Sprintf("%s (%v)", gate, refused[gate]))
+		}
+		out["feature gates"] = fmt.Errorf("%s: ignored: featureGates: %s", f.file, strings.Join(gates, ", "))
 	}
 	return out
 }

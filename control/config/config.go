@@ -12,7 +12,6 @@ import (
 
 	"k8s.io/kube-proxy/config/v1alpha1"
 	kubeproxy "k8s.io/kubernetes/pkg/proxy/apis/config"
-	"k8s.io/kubernetes/pkg/proxy/apis/config/scheme"
 	"k8s.io/kubernetes/pkg/proxy/apis/config/validation"
 )
 
@@ -43,6 +42,10 @@ type Settings struct {
 
 	ShowHiddenMetricsForVersion string // "" for none
 	FeatureGates                map[string]bool
+	// RefusedGates are the feature gates that can't be set as the file says, and why: those that
+	// are not known, of another version of Kubernetes, and those that are locked. They are ignored,
+	// and are in neither FeatureGates nor Effective.
+	RefusedGates map[string]error
 
 	// Ignored are the fields that are set to something else than their default, and have no
 	// meaning here: paths as in "conntrack.min", sorted.
@@ -82,23 +85,34 @@ func Load(file string) (*Settings, error) {
 
 // Parse reads the contents of a file, YAML or JSON.
 func Parse(raw []byte) (*Settings, error) {
-	given, lenient, err := decode(raw)
+	given, overlooked, err := decode(raw)
 	if err != nil {
 		return nil, err
 	}
 	effective := given.DeepCopy()
-	scheme.Scheme.Default(effective)
-	var internal kubeproxy.KubeProxyConfiguration
-	if err := scheme.Scheme.Convert(effective, &internal, nil); err != nil {
-		return nil, err
-	}
+	setDefaults(effective)
+	var refused map[string]error
+	effective.FeatureGates, refused = splitGates(effective.FeatureGates)
+	internal := toInternal(effective)
 	if internal.DetectLocalMode == "" {
 		internal.DetectLocalMode = kubeproxy.LocalModeClusterCIDR // as kube-proxy does on Linux
 	}
-	if err := validate(&internal); err != nil {
+	if err := validate(internal); err != nil {
 		return nil, err
 	}
-	s := &Settings{
+	s := settings(given, internal)
+	s.RefusedGates, s.Lenient, s.Effective = refused, overlooked, effective
+	if s.LocalTraffic, err = localTraffic(internal); err != nil {
+		return nil, err
+	}
+	s.Ignored, err = ignored(effective)
+	return s, err
+}
+
+// settings takes from what a file gives, and from that with defaults, what can be taken as it is.
+func settings(given *v1alpha1.KubeProxyConfiguration, internal *kubeproxy.KubeProxyConfiguration) *Settings {
+	minimum, period := Periods(given)
+	return &Settings{
 		NodeName:                    internal.HostnameOverride,
 		Kubeconfig:                  internal.ClientConnection.Kubeconfig,
 		QPS:                         given.ClientConnection.QPS,
@@ -109,20 +123,13 @@ func Parse(raw []byte) (*Settings, error) {
 		EnableProfiling:             internal.EnableProfiling,
 		NodePortAddresses:           internal.NodePortAddresses,
 		MasqueradeAll:               internal.Linux.MasqueradeAll,
+		MinSyncPeriod:               minimum.Duration,
+		SyncPeriod:                  period.Duration,
 		LogLevel:                    logLevel(given),
 		LogFormat:                   internal.Logging.Format,
 		ShowHiddenMetricsForVersion: internal.ShowHiddenMetricsForVersion,
 		FeatureGates:                internal.FeatureGates,
-		Lenient:                     lenient,
-		Effective:                   effective,
 	}
-	minimum, period := Periods(given)
-	s.MinSyncPeriod, s.SyncPeriod = minimum.Duration, period.Duration
-	if s.LocalTraffic, err = localTraffic(&internal); err != nil {
-		return nil, err
-	}
-	s.Ignored, err = ignored(effective)
-	return s, err
 }
 
 // validate has kube-proxy's own rules applied. The JSON log format is one that kube-proxy links

@@ -156,6 +156,39 @@ func TestLenient(t *testing.T) {
 	}
 }
 
+// A feature gate of another version of Kubernetes, and one that is locked here, are told, and the
+// others are set. Of two that depend on each other both are.
+func TestFeatureGates(t *testing.T) {
+	for _, c := range []struct {
+		body     string
+		accepted map[string]bool
+		refused  map[string]string
+	}{
+		{"{AllAlpha: false}", map[string]bool{"AllAlpha": false}, nil},
+		{"{NoSuchGate: true, AllBeta: true}", map[string]bool{"AllBeta": true}, map[string]string{"NoSuchGate": "not known"}},
+		{"{AnyVolumeDataSource: false}", nil, map[string]string{"AnyVolumeDataSource": "locked to true"}},
+		{"{AnyVolumeDataSource: true}", map[string]bool{"AnyVolumeDataSource": true}, nil},
+		{"{GangScheduling: true, GenericWorkload: true}", map[string]bool{"GangScheduling": true, "GenericWorkload": true}, nil},
+		{"{GangScheduling: true}", nil, map[string]string{"GangScheduling": "depends on"}},
+	} {
+		s := parse(t, "featureGates: "+c.body)
+		if diff := cmp.Diff(c.accepted, s.FeatureGates, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", c.body, diff)
+		}
+		if diff := cmp.Diff(s.FeatureGates, s.Effective.FeatureGates); diff != "" {
+			t.Errorf("%s: the effective configuration differs:\n%s", c.body, diff)
+		}
+		if len(s.RefusedGates) != len(c.refused) {
+			t.Errorf("%s: refused are %v", c.body, s.RefusedGates)
+		}
+		for gate, why := range c.refused {
+			if err := s.RefusedGates[gate]; err == nil || !strings.Contains(err.Error(), why) {
+				t.Errorf("%s: %s is refused for %v, want %s", c.body, gate, err, why)
+			}
+		}
+	}
+}
+
 // A bad file's error names the file and the field.
 func TestErrors(t *testing.T) {
 	for _, c := range []struct{ contents, want string }{
@@ -179,7 +212,7 @@ func TestErrors(t *testing.T) {
 		{head + "iptables: {syncPeriod: -1s}", "SyncPeriod: Invalid value"},
 		{head + "iptables: {syncPeriod: soon}", "soon"},
 		{head + "clientConnection: {burst: -1}", "ClientConnection.Burst"},
-		{head + "featureGates: {NoSuchGate: true}", "featureGates"},
+		{head + "featureGates: {AllAlpha: maybe}", "featureGates"},
 		{head + "logging: {format: xml}", "logging.format"},
 		{head + "showHiddenMetricsForVersion: 'x'", "ShowHiddenMetricsForVersion"},
 		{head + "oomScoreAdj: 2000", "OOMScoreAdj"},

@@ -9,21 +9,27 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/kube-proxy/config/v1alpha1"
 	kubeproxy "k8s.io/kubernetes/pkg/proxy/apis/config"
-	"k8s.io/kubernetes/pkg/proxy/apis/config/scheme"
 )
 
-// lenientCodecs overlook unknown fields and fields given twice.
-var lenientCodecs = serializer.NewCodecFactory(scheme.Scheme, serializer.DisableStrict)
+// strict and lenient decode a KubeProxyConfiguration, and know no other kind. Unknown fields and
+// fields given twice are errors to the one, and overlooked by the other.
+var strict, lenient = func() (strict, lenient runtime.Decoder) {
+	scheme := runtime.NewScheme()
+	utilruntime.Must(v1alpha1.AddToScheme(scheme))
+	return serializer.NewCodecFactory(scheme, serializer.EnableStrict).UniversalDeserializer(),
+		serializer.NewCodecFactory(scheme, serializer.DisableStrict).UniversalDeserializer()
+}()
 
 // decode returns what the file says, without defaults. As kube-proxy does, it decodes strictly
 // first, and if only that fails, leniently; what it then overlooks is returned beside.
-func decode(raw []byte) (given *v1alpha1.KubeProxyConfiguration, lenient, err error) {
-	object, kind, err := scheme.Codecs.UniversalDeserializer().Decode(raw, nil, nil)
+func decode(raw []byte) (given *v1alpha1.KubeProxyConfiguration, overlooked, err error) {
+	object, kind, err := strict.Decode(raw, nil, nil)
 	if runtime.IsStrictDecodingError(err) {
-		lenient = err
-		object, kind, err = lenientCodecs.UniversalDeserializer().Decode(raw, nil, nil)
+		overlooked = err
+		object, kind, err = lenient.Decode(raw, nil, nil)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -32,7 +38,7 @@ func decode(raw []byte) (given *v1alpha1.KubeProxyConfiguration, lenient, err er
 	if !ok {
 		return nil, nil, fmt.Errorf("it holds a %s, not a KubeProxyConfiguration", kind.Kind)
 	}
-	return given, lenient, nil
+	return given, overlooked, nil
 }
 
 // Periods points to the sync periods of the block that the mode selects: that of nftables or

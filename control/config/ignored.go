@@ -10,7 +10,6 @@ import (
 
 	"k8s.io/kube-proxy/config/v1alpha1"
 	kubeproxy "k8s.io/kubernetes/pkg/proxy/apis/config"
-	"k8s.io/kubernetes/pkg/proxy/apis/config/scheme"
 )
 
 // meant are the fields that have a meaning here, and those that hold such fields only.
@@ -30,7 +29,7 @@ var meant = []string{
 func ignored(c *v1alpha1.KubeProxyConfiguration) ([]string, error) {
 	defaults := &v1alpha1.KubeProxyConfiguration{}
 	defaults.BindAddress = c.BindAddress // others' defaults hang on it
-	scheme.Scheme.Default(defaults)
+	setDefaults(defaults)
 	have, err := fields(c)
 	if err != nil {
 		return nil, err
