@@ -59,7 +59,7 @@ test-kube: require-root require-netfilter require-etcd kubernetes ## Run those o
 
 KERNEL ?= 6.1
 # Emulated, a network with its agents takes half a minute. VM_TRAFFIC=. runs all there are, for hours.
-VM_TRAFFIC ?= TestMatrix|TestFragmentedUDP|TestPathMTU|TestRefuse$$
+VM_TRAFFIC ?= TestMatrix|TestLinks|TestBesideIPVS|TestFragmentedUDP|TestPathMTU|TestRefuse$$
 
 .PHONY: test-vm
 test-vm: require-root require-netfilter require-vm ## Run the tests of datapath and traffic on Linux KERNEL (6.1, 6.12, host-like, ...), emulated
@@ -186,9 +186,9 @@ require-cni:
 # What an emulated machine is made with; its kernel and virtme-ng are only unpacked, in build/.
 .PHONY: require-vm
 require-vm:
-	@which qemu-system-x86_64 busybox depmod file xz >/dev/null && test -e /lib/systemd/systemd-udevd || { \
+	@which qemu-system-x86_64 busybox depmod file xz wg ipvsadm >/dev/null && test -e /lib/systemd/systemd-udevd || { \
 		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
-			qemu-system-x86 busybox-static kmod udev file xz-utils; }
+			qemu-system-x86 busybox-static kmod udev file xz-utils wireguard-tools ipvsadm; }
 
 # What explores the model of the flow table's protocol: spin makes a C program of it.
 .PHONY: require-spin

@@ -22,9 +22,25 @@ const (
 	Routed PodNetwork = iota
 	// VXLAN nodes have a tunnel device, vxlan0, like flannel's.
 	VXLAN
+	// IPIP, GRE and WireGuard nodes have such a tunnel to each other node, as Calico's. These are devices
+	// without a link layer. IPIP leaves IPv6 to routes on the Ethernet. WireGuard needs wg(8).
+	IPIP
+	GRE
+	WireGuard
 	// Unrouted nodes know no way to each other's pods: somebody else's daemon makes it.
 	Unrouted
 )
+
+// mtu is what pods can send; 0 is the kernel's default.
+func (p PodNetwork) mtu() int {
+	switch p {
+	case VXLAN:
+		return vxlanMTU
+	case IPIP, GRE, WireGuard:
+		return tunnelMTU
+	}
+	return 0
+}
 
 // Options are the choices of a network.
 type Options struct {
@@ -34,6 +50,7 @@ type Options struct {
 	// Nodes is their number, up to 8; 0 is 2.
 	Nodes      int
 	PodNetwork PodNetwork
+	Uplink     Uplink
 	// TxOffload leaves checksums and segmentation to the receiver, as veth does by
 	// default. Tests of XDP need it off: XDP would see unfinished checksums.
 	TxOffload bool

@@ -71,6 +71,8 @@ func (node *Node) reach(peer *Node) error {
 	switch node.network.opts.PodNetwork {
 	case VXLAN:
 		return node.tunnelTo(peer)
+	case IPIP, GRE, WireGuard:
+		return node.pointTo(peer)
 	case Unrouted:
 		return nil
 	}

@@ -117,11 +117,7 @@ func (node *Node) podNumber(name string, opts PodOptions) (int, error) {
 // attach wires a pod to its node, with /32 addresses and routes: pods of one
 // node reach each other through the node, as with most CNI plugins.
 func (node *Node) attach(pod *Pod) error {
-	mtu := 0
-	if node.network.opts.PodNetwork == VXLAN {
-		mtu = vxlanMTU
-	}
-	if err := node.network.connect(end{node.Host, pod.HostVeth}, end{pod.Host, "eth0"}, mtu); err != nil {
+	if err := node.network.connect(end{node.Host, pod.HostVeth}, end{pod.Host, "eth0"}, node.network.opts.PodNetwork.mtu()); err != nil {
 		return err
 	}
 	gateway4, gateway6 := podAddr(node.index, 1)

@@ -70,7 +70,7 @@ func (n *Network) AddUplink(node *Node, ifname string, addrs ...netip.Prefix) er
 }
 
 func (n *Network) plug(h *Host, ifname, portName string, addrs ...netip.Prefix) error {
-	if err := n.connect(end{n.Link, portName}, end{h, ifname}, 0); err != nil {
+	if err := n.wire(h, ifname, portName); err != nil {
 		return err
 	}
 	bridge, err1 := n.Link.Link(bridgeName)

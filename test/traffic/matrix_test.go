@@ -130,7 +130,9 @@ func expected(m mode, pods topo.PodNetwork, t target, f frontend, udp bool) (mov
 func TestMatrix(t *testing.T) {
 	for _, pods := range []topo.PodNetwork{topo.Routed, topo.VXLAN} {
 		for _, m := range modes {
-			t.Run(fmt.Sprintf("%s/%s", podNetworkName(pods), m.name), func(t *testing.T) { matrix(t, pods, m) })
+			t.Run(fmt.Sprintf("%s/%s", podNetworkName(pods), m.name), func(t *testing.T) {
+				matrix(t, newSetup(t, pods, m), pods, m)
+			})
 		}
 	}
 }
@@ -142,8 +144,7 @@ func podNetworkName(p topo.PodNetwork) string {
 	return "routed"
 }
 
-func matrix(t *testing.T, pods topo.PodNetwork, m mode) {
-	s := newSetup(t, pods, m)
+func matrix(t *testing.T, s *setup, pods topo.PodNetwork, m mode) {
 	backends := map[string]*topo.Pod{}
 	for _, target := range targets {
 		check(t, s.manifests.Write(target.name+".yaml", fmt.Sprintf(serviceYAML, target.name, target.number)))

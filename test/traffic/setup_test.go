@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/waggle-lb/waggle/control"
 	"github.com/waggle-lb/waggle/test/cluster"
 	"github.com/waggle-lb/waggle/test/topo"
@@ -45,9 +47,15 @@ func newSetup(t *testing.T, pods topo.PodNetwork, m mode) *setup {
 
 func newSetupOf(t *testing.T, nodes int, pods topo.PodNetwork, m mode) *setup {
 	t.Helper()
-	opts := topo.Options{Nodes: nodes, PodNetwork: pods, TxOffload: m.tx, XDPPeers: m.xdp}
+	return newSetupWith(t, topo.Options{Nodes: nodes, PodNetwork: pods}, m)
+}
+
+// newSetupWith skips the test if the kernel has no devices of a kind that the network needs.
+func newSetupWith(t *testing.T, opts topo.Options, m mode) *setup {
+	t.Helper()
+	opts.TxOffload, opts.XDPPeers = m.tx, m.xdp
 	n, err := topo.New(opts)
-	check(t, err)
+	needs(t, err)
 	t.Cleanup(func() { check(t, n.Close()) })
 	s := &setup{Network: n, manifests: cluster.Manifests{Dir: t.TempDir()}}
 	dir := t.TempDir()
@@ -71,6 +79,15 @@ func newSetupOf(t *testing.T, nodes int, pods topo.PodNetwork, m mode) *setup {
 		})
 	}
 	return s
+}
+
+// needs skips the test if the kernel lacks a kind of device. Those of test/vm have all.
+func needs(t *testing.T, err error) {
+	t.Helper()
+	if errors.Is(err, unix.EOPNOTSUPP) && os.Getenv("WAGGLE_VM") == "" {
+		t.Skipf("this kernel lacks it, see make test-vm: %v", err)
+	}
+	check(t, err)
 }
 
 // startAgents starts them, with more flags if any are given.

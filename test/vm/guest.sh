@@ -18,7 +18,7 @@ for module in veth bridge vxlan dummy tun cls_bpf sch_ingress nf_tables; do
 	/tmp/modprobe $module || echo "module $module is missing"
 done
 
-export WAGGLE_PATIENCE=$patience WAGGLE_BINARY=/tmp/waggle TMPDIR=/tmp HOME=/root
+export WAGGLE_VM=1 WAGGLE_PATIENCE=$patience WAGGLE_BINARY=/tmp/waggle TMPDIR=/tmp HOME=/root
 cp /mnt/waggle /tmp/
 result=0
 uname -srv
