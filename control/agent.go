@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
-	v1 "k8s.io/api/core/v1"
 
 	"github.com/waggle-lb/waggle/control/reconcile"
 	"github.com/waggle-lb/waggle/control/source"
@@ -67,6 +66,7 @@ type Agent struct {
 	takeover *Takeover
 	pods     *podNamespaces
 	started  time.Time
+	nodeIPs  []netip.Addr // of our Node object, the last that there were
 
 	poked      chan struct{} // the status has changed
 	reconciler *reconcile.Reconciler
@@ -171,15 +171,6 @@ func (a *Agent) Run(ctx context.Context) error {
 	return errors.Join(err, a.dp.Close())
 }
 
-// onNode follows the addresses of our Node object; nil tells that there is none.
-func (a *Agent) onNode(node *v1.Node) {
-	a.takeover.begin(attaching)
-	a.devices.SetNodeIPs(internalIPs(node))
-	a.checks.setNodeIPs(internalIPs(node))
-	a.syncDevices()
-	a.takeover.end(attaching)
-}
-
 // onSync follows what the proxy has written.
 func (a *Agent) onSync() {
 	a.takeover.end(publishing)
@@ -189,20 +180,6 @@ func (a *Agent) onSync() {
 	}
 	a.giveBackMemory()
 	a.poke()
-}
-
-func internalIPs(node *v1.Node) []netip.Addr {
-	if node == nil {
-		return nil
-	}
-	var ips []netip.Addr
-	for _, address := range node.Status.Addresses {
-		ip, err := netip.ParseAddr(address.Address)
-		if address.Type == v1.NodeInternalIP && err == nil {
-			ips = append(ips, ip.Unmap())
-		}
-	}
-	return ips
 }
 
 func (a *Agent) syncDevices() {

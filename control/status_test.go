@@ -12,7 +12,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
-	v1 "k8s.io/api/core/v1"
 
 	"github.com/waggle-lb/waggle/control/source"
 	"github.com/waggle-lb/waggle/loader"
@@ -67,20 +66,6 @@ func TestStatusFileSpoilt(t *testing.T) {
 	must(t, RemoveStatus(dir))
 	if _, err := os.Stat(filepath.Join(dir, "notes")); err != nil {
 		t.Errorf("somebody else's file: %v", err)
-	}
-}
-
-func TestInternalIPs(t *testing.T) {
-	node := &v1.Node{Status: v1.NodeStatus{Addresses: []v1.NodeAddress{
-		{Type: v1.NodeExternalIP, Address: "192.0.2.1"}, {Type: v1.NodeHostName, Address: "node-a"},
-		{Type: v1.NodeInternalIP, Address: "10.0.0.1"}, {Type: v1.NodeInternalIP, Address: "::ffff:10.0.0.2"},
-		{Type: v1.NodeInternalIP, Address: "fd00::1"}, {Type: v1.NodeInternalIP, Address: "bad"},
-	}}}
-	if got, want := internalIPs(node), addrs("10.0.0.1 10.0.0.2 fd00::1"); !slices.Equal(got, want) {
-		t.Errorf("got %v, want %v", got, want)
-	}
-	if got := internalIPs(nil); got != nil {
-		t.Errorf("no node: got %v", got)
 	}
 }
 

@@ -14,20 +14,19 @@ import (
 	utilnode "k8s.io/kubernetes/pkg/util/node"
 )
 
-// ownNode is what the proxy has been built upon: our Node, and the addresses that it had. Where
-// these change, kube-proxy starts anew, and so do we.
+// ownNode is what the sink has been told of our Node.
 type ownNode struct {
 	name      string
 	latest    *v1.Node
 	uid       types.UID
-	addresses []net.IP
+	addresses []net.IP      // the last that there were
 	told      chan struct{} // closed when the sink knows the Node
 	known     bool
 	patient   bool // wait for addresses
 }
 
 // onNode follows our Node. It is not told before it has addresses: which devices are external
-// hangs on them.
+// hangs on them. Other addresses later are a change as any other.
 func (r *run) onNode(old, new *v1.Node) {
 	if r.err != nil {
 		return
@@ -41,26 +40,40 @@ func (r *run) onNode(old, new *v1.Node) {
 		return
 	}
 	o.latest = new
-	addresses, _ := utilnode.GetNodeHostIPs(new)
 	switch {
-	case !o.known && len(addresses) == 0 && o.patient:
+	case !o.known && o.patient && len(hostIPs(new)) == 0:
 	case !o.known:
 		r.tellNode()
 	case new.UID != o.uid:
 		r.fail(fmt.Errorf("our Node %s was deleted, and made anew", o.name))
-	case len(o.addresses) > 0 && !slices.EqualFunc(addresses, o.addresses, net.IP.Equal):
-		r.fail(fmt.Errorf("the addresses of our Node %s have changed from %v to %v", o.name, o.addresses, addresses))
 	default:
-		o.addresses = addresses
+		r.noteAddresses(hostIPs(new))
 		r.sink.OnNode(old, new)
 	}
+}
+
+// hostIPs are the addresses of a Node that kube-proxy takes, at most one of each family.
+func hostIPs(node *v1.Node) []net.IP {
+	addresses, _ := utilnode.GetNodeHostIPs(node) // the error says that there are none
+	return addresses
+}
+
+// noteAddresses logs a change of our Node's addresses. A moment without any is none: kubelets and
+// cloud controllers write them in turns.
+func (r *run) noteAddresses(addresses []net.IP) {
+	o := &r.own
+	if len(addresses) == 0 || slices.EqualFunc(addresses, o.addresses, net.IP.Equal) {
+		return
+	}
+	r.log.Infof("the addresses of our Node %s have changed from %v to %v", o.name, o.addresses, addresses)
+	o.addresses = addresses
 }
 
 // tellNode tells our Node for the first time.
 func (r *run) tellNode() {
 	o := &r.own
 	o.uid = o.latest.UID
-	o.addresses, _ = utilnode.GetNodeHostIPs(o.latest)
+	o.addresses = hostIPs(o.latest)
 	o.known = true
 	r.sink.OnNode(nil, o.latest)
 	close(o.told)

@@ -101,8 +101,7 @@ func (s *Source) Blind() (since time.Time, why string) { return s.sight.blind() 
 func (s *Source) Recorder() events.EventRecorder { return s.recorder }
 
 // Run tells the sink all objects, then OnSynced, then each change, until ctx is done. It returns
-// an error if our Node does not appear in time, is deleted, or gets other addresses: what was
-// decided by them must be decided again, from the start. It is to be called once.
+// an error if our Node does not appear in time, or is deleted. It is to be called once.
 func (s *Source) Run(ctx context.Context, sink source.Sink) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer s.end()
