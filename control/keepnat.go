@@ -69,19 +69,20 @@ func keepsNAT() (bool, error) {
 	return false, nil
 }
 
-// ReleaseNAT undoes what a takeover has done in the kernel outside of the datapath.
-func ReleaseNAT() error {
+// ReleaseNAT undoes what a takeover has done in the kernel outside of the datapath. It names what it
+// removes, if there is something.
+func ReleaseNAT() (removed string, err error) {
 	kept, err := keepsNAT()
 	if err != nil || !kept {
-		return err
+		return "", err
 	}
 	c, err := nftables.New()
 	if err != nil {
-		return fmt.Errorf("nftables: %w", err)
+		return "", fmt.Errorf("nftables: %w", err)
 	}
 	c.DelTable(natTable)
 	if err := c.Flush(); err != nil {
-		return fmt.Errorf("nftables: delete the table %s: %w", natTable.Name, err)
+		return "", fmt.Errorf("nftables: delete the table %s: %w", natTable.Name, err)
 	}
-	return nil
+	return "nftables table inet " + natTable.Name, nil
 }

@@ -3,107 +3,155 @@
 package control
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
+
+	"github.com/waggle-lb/waggle/control/atomicfile"
 )
 
 // reservedPorts lists the ports that the kernel keeps out of its ephemeral range, of this
 // network namespace (Documentation/networking/ip-sysctl.rst).
 const reservedPorts = "net/ipv4/ip_local_reserved_ports"
 
-// PortRange is an inclusive range of ports.
-type PortRange struct {
-	Min, Max uint16
-}
+// reservedFile is where, in the run directory, it is recorded which of them are the agent's.
+const reservedFile = "reserved-ports.json"
 
-// Overlaps tells whether two ranges have a port in common.
-func (r PortRange) Overlaps(other PortRange) bool { return r.Min <= other.Max && other.Min <= r.Max }
+// bootID changes at each boot, after which the kernel has reserved nothing.
+const bootID = "/proc/sys/kernel/random/boot_id"
 
-func (r PortRange) String() string { return fmt.Sprintf("%d-%d", r.Min, r.Max) }
-
-// ParsePortRange reads "min-max".
-func ParsePortRange(s string) (PortRange, error) {
-	low, high, ok := strings.Cut(s, "-")
-	lo, err1 := strconv.ParseUint(low, 10, 16)
-	hi, err2 := strconv.ParseUint(high, 10, 16)
-	if !ok || err1 != nil || err2 != nil || lo == 0 || lo > hi {
-		return PortRange{}, fmt.Errorf("%q is not a range of ports such as 30000-32767", s)
-	}
-	return PortRange{uint16(lo), uint16(hi)}, nil
+// reservation is what the agent has added to the reserved ports. What the administrator has
+// reserved is not in it.
+type reservation struct {
+	Boot  string `json:"boot"`
+	Ports string `json:"ports"`
+	// Pending: of Ports those are reserved that were before, or those that are to be now.
+	Pending bool `json:"pending,omitempty"`
 }
 
 // ReservePorts takes the range that SNAT uses out of the kernel's ephemeral ports, so that no
-// socket of the node's own meets a translated flow on the same port. sysctlDir is /proc/sys, or
-// where that can be written: containers have it read-only.
-func ReservePorts(sysctlDir string, r PortRange) error { return changeReserved(sysctlDir, r, true) }
+// socket of the node's own meets a translated flow on the same port, and gives back what an earlier
+// agent has taken out beside that. sysctlDir is /proc/sys, or where that can be written: containers
+// have it read-only.
+func ReservePorts(sysctlDir, runDir string, r PortRange) error {
+	record, err := readReservation(runDir)
+	if err != nil {
+		return err
+	}
+	if record == nil {
+		record = inherited(runDir, r)
+	}
+	_, err = changeReserved(sysctlDir, runDir, record, portsOf(r))
+	return err
+}
 
-// ReleasePorts undoes ReservePorts.
-func ReleasePorts(sysctlDir string, r PortRange) error { return changeReserved(sysctlDir, r, false) }
+// ReleasePorts leaves reserved what the administrator has reserved, and returns what it gives back:
+// ports and ranges, separated by commas.
+func ReleasePorts(sysctlDir, runDir string) (released string, err error) {
+	record, err := readReservation(runDir)
+	if err != nil || record == nil {
+		return "", err
+	}
+	if released, err = changeReserved(sysctlDir, runDir, record, portsOf()); err != nil {
+		return released, err
+	}
+	return released, os.Remove(filepath.Join(runDir, reservedFile))
+}
 
-func changeReserved(sysctlDir string, r PortRange, reserved bool) error {
+// reservePorts takes out the ports that SNAT uses or, with --reserve-ports=false, none any more.
+func (a *Agent) reservePorts() error {
+	if a.cfg.ReservePorts {
+		return ReservePorts(a.cfg.SysctlDir, a.cfg.RunDir, PortRange{a.cfg.Loader.SNATMin, a.cfg.Loader.SNATMax})
+	}
+	_, err := ReleasePorts(a.cfg.SysctlDir, a.cfg.RunDir)
+	return err
+}
+
+// readReservation returns nil if nothing is recorded for this boot. What is no record is none.
+func readReservation(runDir string) (*reservation, error) {
+	raw, err := os.ReadFile(filepath.Join(runDir, reservedFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("which ports are reserved for the agent: %w", err)
+	}
+	boot, err := os.ReadFile(bootID)
+	if err != nil {
+		return nil, err
+	}
+	record := &reservation{}
+	if err := json.Unmarshal(raw, record); err != nil || record.Boot != string(boot) {
+		return nil, nil
+	}
+	return record, nil
+}
+
+// inherited guesses what an agent has reserved that kept no record, as releases before this one:
+// what this agent wants, if all of that is reserved.
+func inherited(runDir string, r PortRange) *reservation {
+	if _, err := os.Stat(filepath.Join(runDir, statusFile)); err != nil {
+		return nil
+	}
+	return &reservation{Ports: r.String()}
+}
+
+func (r *reservation) write(runDir string) error {
+	boot, err := os.ReadFile(bootID)
+	if err != nil {
+		return err
+	}
+	r.Boot = string(boot)
+	raw, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	if err := atomicfile.MakeDir(runDir, runDirMode); err != nil {
+		return err
+	}
+	return atomicfile.Write(filepath.Join(runDir, reservedFile), append(raw, '\n'), 0o644)
+}
+
+// ours are the reserved ports that are the agent's. If not all of them are reserved any more,
+// somebody has replaced the whole list since, and what it holds is theirs.
+func (r *reservation) ours(reserved *portSet) *portSet {
+	if r == nil {
+		return portsOf()
+	}
+	recorded, err := parsePorts(r.Ports)
+	if err != nil || !r.Pending && !reserved.holds(recorded) {
+		return portsOf()
+	}
+	return recorded.common(reserved)
+}
+
+// changeReserved has the kernel reserve what is wanted, and what others have reserved. What it adds
+// is recorded before and after, so that a process that is killed between leaves no doubt.
+func changeReserved(sysctlDir, runDir string, record *reservation, want *portSet) (released string, err error) {
 	file := filepath.Join(sysctlDir, reservedPorts)
 	raw, err := os.ReadFile(file)
 	if err != nil {
-		return fmt.Errorf("reserving the ports %s: %w", r, err)
+		return "", fmt.Errorf("reserving ports: %w", err)
 	}
-	before := strings.TrimSpace(string(raw))
-	ranges, err := parseRanges(before)
+	reserved, err := parsePorts(strings.TrimSpace(string(raw)))
 	if err != nil {
-		return fmt.Errorf("%s: %w", file, err)
+		return "", fmt.Errorf("%s: %w", file, err)
 	}
-	after := formatRanges(markRange(ranges, r, reserved))
-	if after == before {
-		return nil
-	}
-	if err := os.WriteFile(file, []byte(after+"\n"), 0o644); err != nil {
-		return fmt.Errorf("reserving the ports %s: %w", r, err)
-	}
-	return nil
-}
-
-func parseRanges(s string) (*[65536]bool, error) {
-	var ports [65536]bool
-	if s == "" {
-		return &ports, nil
-	}
-	for _, part := range strings.Split(s, ",") {
-		if !strings.Contains(part, "-") {
-			part += "-" + part
+	ours := record.ours(reserved)
+	theirs := reserved.without(ours)
+	added := want.without(theirs)
+	if after := theirs.with(added); *after != *reserved {
+		pending := reservation{Ports: ours.with(added).String(), Pending: true}
+		if err := pending.write(runDir); err != nil {
+			return "", err
 		}
-		r, err := ParsePortRange(part)
-		if err != nil {
-			return nil, err
+		if err := os.WriteFile(file, []byte(after.String()+"\n"), 0o644); err != nil {
+			return "", fmt.Errorf("reserving ports: %w", err)
 		}
-		markRange(&ports, r, true)
 	}
-	return &ports, nil
-}
-
-func markRange(ports *[65536]bool, r PortRange, reserved bool) *[65536]bool {
-	for p := int(r.Min); p <= int(r.Max); p++ {
-		ports[p] = reserved
-	}
-	return ports
-}
-
-func formatRanges(ports *[65536]bool) string {
-	var parts []string
-	for p := 0; p < len(ports); p++ {
-		if !ports[p] {
-			continue
-		}
-		first := p
-		for p+1 < len(ports) && ports[p+1] {
-			p++
-		}
-		part := strconv.Itoa(first)
-		if p > first {
-			part += "-" + strconv.Itoa(p)
-		}
-		parts = append(parts, part)
-	}
-	return strings.Join(parts, ",")
+	return ours.without(added).String(), (&reservation{Ports: added.String()}).write(runDir)
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/waggle-lb/waggle/control/atomicfile"
 	"github.com/waggle-lb/waggle/control/source"
 	"github.com/waggle-lb/waggle/loader"
 )
@@ -50,20 +51,19 @@ func (b *Blindness) equal(other *Blindness) bool {
 
 const statusFile = "status.json"
 
-// write replaces the status file in one step.
+// runDirMode is that of a run directory that we make: everybody may read the status.
+const runDirMode = 0o755
+
+// write replaces the status file.
 func (s *Status) write(dir string) error {
 	raw, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := atomicfile.MakeDir(dir, runDirMode); err != nil {
 		return err
 	}
-	temp := filepath.Join(dir, "."+statusFile)
-	if err := os.WriteFile(temp, append(raw, '\n'), 0o644); err != nil {
-		return err
-	}
-	return os.Rename(temp, filepath.Join(dir, statusFile))
+	return atomicfile.Write(filepath.Join(dir, statusFile), append(raw, '\n'), 0o644)
 }
 
 // ReadStatus reads what an agent with this run directory wrote last.
@@ -89,16 +89,23 @@ func ReadStatus(dir string) (*Status, error) {
 // CacheDir is where, in a run directory, sources keep what must outlive a restart.
 func CacheDir(runDir string) string { return filepath.Join(runDir, "last-good") }
 
-// RemoveStatus deletes what an agent wrote to its run directory, and the directory.
-func RemoveStatus(dir string) error {
-	if err := os.RemoveAll(CacheDir(dir)); err != nil {
-		return err
+// RemoveRunFiles deletes what an agent wrote to its run directory, and the directory if it is empty
+// then. It names what it deletes.
+func RemoveRunFiles(dir string) (removed []string, err error) {
+	status := filepath.Join(dir, statusFile)
+	for _, path := range []string{CacheDir(dir), atomicfile.Temp(status), status} {
+		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err := os.RemoveAll(path); err != nil {
+			return removed, err
+		}
+		removed = append(removed, path)
 	}
-	if err := os.Remove(filepath.Join(dir, statusFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	if os.Remove(dir) == nil { // it may hold what isn't ours, or be a mount point
+		removed = append(removed, dir)
 	}
-	_ = os.Remove(dir) // may hold what isn't ours
-	return nil
+	return removed, nil
 }
 
 // Alive tells whether the agent that wrote the status still runs.

@@ -48,8 +48,11 @@ func TestStatusFile(t *testing.T) {
 	if want.Alive() {
 		t.Error("nobody holds the pin directory, but the agent is said to be alive")
 	}
-	for range 2 { // there or not
-		must(t, RemoveStatus(dir))
+	must(t, os.MkdirAll(filepath.Join(CacheDir(dir), "x"), 0o700))
+	for _, want := range [][]string{{CacheDir(dir), filepath.Join(dir, statusFile), dir}, nil} {
+		if removed, err := RemoveRunFiles(dir); err != nil || !slices.Equal(removed, want) {
+			t.Errorf("removed %q (%v), want %q", removed, err, want)
+		}
 	}
 	if _, err := os.Stat(dir); err == nil {
 		t.Error("the directory is left")
@@ -63,7 +66,9 @@ func TestStatusFileSpoilt(t *testing.T) {
 		t.Errorf("got error %v", err)
 	}
 	must(t, os.WriteFile(filepath.Join(dir, "notes"), nil, 0o644))
-	must(t, RemoveStatus(dir))
+	if removed, err := RemoveRunFiles(dir); err != nil || !slices.Equal(removed, []string{filepath.Join(dir, statusFile)}) {
+		t.Errorf("removed %q (%v)", removed, err)
+	}
 	if _, err := os.Stat(filepath.Join(dir, "notes")); err != nil {
 		t.Errorf("somebody else's file: %v", err)
 	}

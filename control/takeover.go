@@ -92,7 +92,7 @@ func (t *Takeover) counted(records uint32) {
 	if records > 0 || !t.keeping || len(t.pending) > 0 {
 		return
 	}
-	if err := ReleaseNAT(); err != nil {
+	if _, err := ReleaseNAT(); err != nil {
 		t.warn(err)
 		return
 	}

@@ -16,13 +16,12 @@ import (
 )
 
 func newCleanup(g *globals) *cobra.Command {
-	var snatPorts string
 	var kubeProxy bool
 	cmd := &cobra.Command{
 		Use:   "cleanup",
 		Short: "Remove every trace of waggle from this node, or what kube-proxy has left there",
-		Long: "Remove every trace of waggle from this node: programs, links, maps, qdiscs, files. The agent\n" +
-			"must not run.\n\n" +
+		Long: "Remove every trace of waggle from this node: programs, links, maps, qdiscs, files, reserved\n" +
+			"ports, and the nftables table of connections taken over. The agent must not run.\n\n" +
 			"With --kube-proxy, remove instead what kube-proxy has left: rules, chains, sets and devices of\n" +
 			"its nftables, iptables and IPVS modes. kube-proxy must not run; waggle may, and is left alone.",
 		Args: cobra.NoArgs,
@@ -30,36 +29,45 @@ func newCleanup(g *globals) *cobra.Command {
 			if kubeProxy {
 				return cleanupKubeProxy(cmd.OutOrStdout())
 			}
-			return cleanup(g, snatPorts, cmd.OutOrStdout())
+			return cleanup(g, cmd.OutOrStdout())
 		},
 	}
-	cmd.Flags().StringVar(&snatPorts, "snat-ports", defaultSNATPorts, "the agent's --snat-ports, to be given back to the kernel")
 	cmd.Flags().BoolVar(&kubeProxy, "kube-proxy", false, "remove what kube-proxy has left, instead of waggle")
 	return cmd
 }
 
-func cleanup(g *globals, snatPorts string, w io.Writer) error {
-	ports, err := control.ParsePortRange(snatPorts)
-	if err != nil {
-		return fmt.Errorf("--snat-ports: %w", err)
-	}
+// cleanup removes the datapath first, since it refuses to while an agent runs, and prints a line for
+// each thing that is removed.
+func cleanup(g *globals, w io.Writer) error {
 	log := logrus.New()
 	log.SetLevel(logrus.WarnLevel) // what is removed is printed below
 	removed, err := loader.Cleanup(g.pinDir, logrus.NewEntry(log))
-	for _, what := range removed {
-		fmt.Fprintln(w, "removed", what)
-	}
+	printRemoved(w, removed...)
 	if err != nil {
 		return err
 	}
-	return errors.Join(control.ReleasePorts(g.sysctlDir, ports), control.ReleaseNAT(), control.RemoveStatus(g.runDir))
+	ports, portsErr := control.ReleasePorts(g.sysctlDir, g.runDir)
+	if ports != "" {
+		printRemoved(w, "ports "+ports+" from net.ipv4.ip_local_reserved_ports")
+	}
+	table, natErr := control.ReleaseNAT()
+	if table != "" {
+		printRemoved(w, table)
+	}
+	files, filesErr := control.RemoveRunFiles(g.runDir)
+	printRemoved(w, files...)
+	return errors.Join(portsErr, natErr, filesErr)
+}
+
+func printRemoved(w io.Writer, all ...string) {
+	for _, what := range all {
+		fmt.Fprintln(w, "removed", what)
+	}
 }
 
 func cleanupKubeProxy(w io.Writer) error {
 	report, err := leftovers.Remove()
-	for _, what := range report.Removed {
-		fmt.Fprintln(w, "removed", what)
-	}
+	printRemoved(w, report.Removed...)
 	for _, what := range report.Left {
 		fmt.Fprintln(w, "left", what)
 	}

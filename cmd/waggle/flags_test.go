@@ -101,7 +101,7 @@ func TestOutputFormatErrors(t *testing.T) {
 }
 
 func TestArgumentErrors(t *testing.T) {
-	for _, command := range []string{"service list x", "service get", "service get a b", "service frobnicate", "frobnicate", "agent x", "status x", "cleanup x", "cleanup --snat-ports=x"} {
+	for _, command := range []string{"service list x", "service get", "service get a b", "service frobnicate", "frobnicate", "agent x", "status x", "cleanup x", "cleanup --snat-ports=1-2"} {
 		if _, err := run(t, append(strings.Fields(command), "--pin-dir=/no.such", "--run-dir="+t.TempDir())...); err == nil {
 			t.Errorf("%s: no error", command)
 		}

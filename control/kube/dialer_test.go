@@ -130,3 +130,17 @@ func TestLearn(t *testing.T) {
 		t.Errorf("kept %q", got)
 	}
 }
+
+// The run directory is open to readers of the status, whichever file comes first.
+func TestAddressFileInAFreshDirectory(t *testing.T) {
+	run := filepath.Join(t.TempDir(), "run")
+	file := filepath.Join(run, "last-good", "api-servers")
+	must(t, newLearning(newDialer("vip:443", nil, nil), file).follow(nil, sliceObject("kubernetes", "10.0.0.1:6443")))
+	for path, want := range map[string]os.FileMode{run: 0o755, filepath.Dir(file): 0o700, file: 0o600} {
+		info, err := os.Stat(path)
+		must(t, err)
+		if got := info.Mode().Perm(); got != want {
+			t.Errorf("%s has mode %v, want %v", path, got, want)
+		}
+	}
+}

@@ -13,6 +13,8 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
+
+	"github.com/waggle-lb/waggle/control/atomicfile"
 )
 
 // The Service whose endpoints are the API servers.
@@ -96,14 +98,9 @@ func readAddresses(file string) (addresses []string) {
 	return addresses
 }
 
-// writeAddresses replaces the file in one step.
 func writeAddresses(file string, addresses []string) error {
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+	if err := atomicfile.MakeDir(filepath.Dir(file), 0o700); err != nil {
 		return err
 	}
-	temp := file + ".tmp"
-	if err := os.WriteFile(temp, []byte(strings.Join(addresses, "\n")+"\n"), 0o600); err != nil {
-		return err
-	}
-	return os.Rename(temp, file)
+	return atomicfile.Write(file, []byte(strings.Join(addresses, "\n")+"\n"), 0o600)
 }

@@ -11,11 +11,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/util/sets"
+
+	"github.com/waggle-lb/waggle/control/atomicfile"
 )
 
 const (
@@ -23,7 +24,6 @@ const (
 
 	lockSuffix    = ".lock"
 	corruptSuffix = ".corrupt"
-	tempSuffix    = ".tmp"
 
 	lockPatience = 2 * time.Second
 	lockPoll     = 5 * time.Millisecond
@@ -146,8 +146,7 @@ func (s *store) wasSetAside() bool {
 	return err == nil
 }
 
-// write replaces the file unless it says the same already. Readers see the old file or the new
-// one, also after a crash.
+// write replaces the file unless it says the same already. The lock must be held.
 func (s *store) write(entries map[string]entry) error {
 	data, err := json.MarshalIndent(allocationFile{Version: allocationFileVersion, Services: entries}, "", "  ")
 	if err != nil {
@@ -158,39 +157,9 @@ func (s *store) write(entries map[string]entry) error {
 	if sum == s.known {
 		return nil
 	}
-	if err := replaceFile(s.path, data); err != nil {
+	if err := atomicfile.Write(s.path, data, 0o644); err != nil {
 		return err
 	}
 	s.known = sum
 	return nil
-}
-
-func replaceFile(path string, data []byte) (err error) {
-	temp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+tempSuffix)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(temp.Name())
-		}
-	}()
-	_, err = temp.Write(data)
-	err = errors.Join(err, temp.Chmod(0o644), temp.Sync(), temp.Close())
-	if err != nil {
-		return err
-	}
-	if err = os.Rename(temp.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-// syncDir makes a rename outlive a loss of power.
-func syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/waggle-lb/waggle/control/atomicfile"
 )
 
 func (d directory) allocations() string { return filepath.Join(d.path, allocationFileName) }
@@ -201,8 +203,8 @@ func TestAgentsAgree(t *testing.T) {
 			t.Errorf("agent %d has %d services, want %d", i, got, services)
 		}
 	}
-	if left, _ := filepath.Glob(filepath.Join(d.path, ".*"+tempSuffix+"*")); len(left) > 0 {
-		t.Errorf("left behind: %q", left)
+	if _, err := os.Stat(atomicfile.Temp(d.allocations())); err == nil {
+		t.Error("a temporary file is left behind")
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/waggle-lb/waggle/control/atomicfile"
 )
 
 // lastGood keeps, for each file, what it held when nothing was wrong with it, so that the last
@@ -39,14 +41,10 @@ func (dir lastGood) save(path string, data []byte) error {
 	if dir == "" || bytes.Equal(dir.load(path), data) {
 		return nil
 	}
-	if err := os.MkdirAll(string(dir), 0o700); err != nil {
+	if err := atomicfile.MakeDir(string(dir), 0o700); err != nil {
 		return err
 	}
-	file := filepath.Join(string(dir), dir.name(path))
-	if err := os.WriteFile(file+".tmp", data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(file+".tmp", file)
+	return atomicfile.Write(filepath.Join(string(dir), dir.name(path)), data, 0o600)
 }
 
 // keepOnly forgets all files but these.

@@ -7,10 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/fsnotify/fsnotify"
 
+	"github.com/waggle-lb/waggle/control/atomicfile"
 	"github.com/waggle-lb/waggle/control/source"
 )
 
@@ -95,9 +95,7 @@ func (w *watch) settle() []source.Problem {
 // concerns tells whether an event is of interest. Locks and temporary files of allocations are
 // not, or agents would wake each other for nothing.
 func (w *watch) concerns(path string) bool {
-	base, own := filepath.Base(path), filepath.Base(w.allocations)
-	if filepath.Dir(path) != filepath.Dir(w.allocations) || base == own {
-		return true
-	}
-	return base != own+lockSuffix && !strings.HasPrefix(base, "."+own+tempSuffix)
+	own := filepath.Clean(w.allocations)
+	path = filepath.Clean(path)
+	return path != own+lockSuffix && path != atomicfile.Temp(own)
 }

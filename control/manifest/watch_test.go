@@ -32,7 +32,7 @@ func TestEventsOfOurOwn(t *testing.T) {
 		"/etc/m/..data":                            true,
 		"/etc/m/.waggle-allocations.json":          true,
 		"/etc/m/.waggle-allocations.json.lock":     false,
-		"/etc/m/..waggle-allocations.json.tmp1234": false,
+		"/etc/m/..waggle-allocations.json.tmp":     false,
 		"/etc/m/sub/.waggle-allocations.json.lock": true,
 	} {
 		if got := w.concerns(path); got != want {

@@ -56,6 +56,11 @@ func cleanup(t *testing.T, m mode) {
 		t.Errorf("traces before and after:\n%s\n\n%s\ncleanup said:\n%s",
 			strings.Join(before, "\n"), strings.Join(after, "\n"), out)
 	}
+	for _, what := range []string{"ports 10000-29999", "link cgroup-connect4", "directory " + agent.PinDir + "\n", "removed " + agent.RunDir + "\n"} {
+		if !strings.Contains(out, what) {
+			t.Errorf("cleanup does not name %q:\n%s", what, out)
+		}
+	}
 	ids.awaitGone(t)
 	checkPlainTraffic(t, s, c, web, pods)
 	if again, err := agent.CLI("cleanup"); err != nil || again != "" {

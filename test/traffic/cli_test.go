@@ -233,7 +233,6 @@ func (l looker) refusals(t *testing.T) {
 		{at(nowhere, "flow", "list"), []string{nowhere}},
 		{[]string{"status", "--run-dir", filepath.Join(empty, "none")}, []string{"no agent has run here", "--run-dir"}},
 		{[]string{"cleanup", "--pin-dir", empty}, []string{empty, "bpf file system"}},
-		{[]string{"cleanup", "--snat-ports", "many"}, []string{"--snat-ports", "many"}},
 		{here("agent"), []string{"--manifests"}},
 		{here("agent", "--manifests", empty, "--xdp", "maybe"), []string{"--xdp maybe", "auto, off, always"}},
 		{here("agent", "--manifests", empty, "--deletion-brake", "7"), []string{"--deletion-brake 7"}},
