@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/loader/netdump"
 )
 
 // deviceFacts is what the role of a device hangs on.
@@ -42,7 +44,7 @@ type nodeFacts struct {
 
 // readFacts reads the kernel's links, addresses and routes.
 func readFacts(nodeIPs []netip.Addr) (*nodeFacts, error) {
-	links, err := netlink.LinkList()
+	links, err := netdump.Whole(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("listing devices: %w", err)
 	}
@@ -53,7 +55,7 @@ func readFacts(nodeIPs []netip.Addr) (*nodeFacts, error) {
 		byIndex[link.Attrs().Index] = f
 		all.devices = append(all.devices, f)
 	}
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := netdump.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("listing addresses: %w", err)
 	}
@@ -96,20 +98,30 @@ func (f *deviceFacts) relate(byIndex map[int]*deviceFacts) {
 	}
 }
 
-// readRoutes reads the routes of all tables.
+// readRoutes reads the routes of all tables, one at a time: there may be a million.
 func (n *nodeFacts) readRoutes(byIndex map[int]*deviceFacts) error {
 	everyTable := &netlink.Route{Table: unix.RT_TABLE_UNSPEC}
-	err := netlink.RouteListFilteredIter(netlink.FAMILY_ALL, everyTable, netlink.RT_FILTER_TABLE, func(r netlink.Route) bool {
-		for _, hop := range hopsOf(r) {
-			n.untold = n.untold || hop.LinkIndex == 0
-			if f := byIndex[hop.LinkIndex]; f != nil {
-				f.routes.add(r, hop)
+	routes, err := netdump.Whole(func() (map[int]*deviceRoutes, error) {
+		by := map[int]*deviceRoutes{}
+		n.untold = false
+		return by, netlink.RouteListFilteredIter(netlink.FAMILY_ALL, everyTable, netlink.RT_FILTER_TABLE, func(r netlink.Route) bool {
+			for _, hop := range hopsOf(r) {
+				n.untold = n.untold || hop.LinkIndex == 0
+				if by[hop.LinkIndex] == nil {
+					by[hop.LinkIndex] = &deviceRoutes{}
+				}
+				by[hop.LinkIndex].add(r, hop)
 			}
-		}
-		return true
+			return true
+		})
 	})
 	if err != nil {
 		return fmt.Errorf("listing routes: %w", err)
+	}
+	for index, r := range routes {
+		if f := byIndex[index]; f != nil {
+			f.routes = *r
+		}
 	}
 	return nil
 }

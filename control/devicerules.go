@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/waggle-lb/waggle/loader/netdump"
 )
 
 // DeviceRules decide about devices by name. The patterns are those of path.Match.
@@ -67,7 +69,7 @@ func (r DeviceRules) CheckDevices() error {
 	if len(r.External) == 0 || len(r.Pods) == 0 {
 		return nil
 	}
-	links, err := netlink.LinkList()
+	links, err := netdump.Whole(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("listing devices: %w", err)
 	}

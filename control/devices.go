@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/loader"
+	"github.com/waggle-lb/waggle/loader/netdump"
 	"github.com/waggle-lb/waggle/maps"
 )
 
@@ -370,7 +371,7 @@ func (d *Devices) dropUnseen(seen map[int]bool) error {
 // hasIPsec tells whether the kernel has transform policies: what they match must pass through
 // the stack, and no redirect may take it past them.
 func hasIPsec() bool {
-	policies, err := netlink.XfrmPolicyList(netlink.FAMILY_ALL)
+	policies, err := netdump.Whole(func() ([]netlink.XfrmPolicy, error) { return netlink.XfrmPolicyList(netlink.FAMILY_ALL) })
 	if err != nil {
 		return false
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/loader"
+	"github.com/waggle-lb/waggle/loader/netdump"
 	"github.com/waggle-lb/waggle/maps"
 )
 
@@ -156,7 +157,7 @@ func (n *podNamespaces) write() error {
 // podNamespaceIDs lists the pods' devices that have our hook, with the ids of the namespaces that
 // their other ends are in.
 func (d *Devices) podNamespaceIDs() (map[int]int, error) {
-	links, err := netlink.LinkList()
+	links, err := netdump.Whole(netlink.LinkList)
 	if err != nil {
 		return nil, err
 	}

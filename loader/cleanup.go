@@ -13,6 +13,8 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"github.com/vishvananda/netlink"
+
+	"github.com/waggle-lb/waggle/loader/netdump"
 )
 
 // Cleanup detaches, unpins and removes everything of a pin directory, and our clsact filters from
@@ -93,7 +95,7 @@ func detachOrder(pin string) int {
 }
 
 func (c *cleaner) filters() {
-	devices, err := netlink.LinkList()
+	devices, err := netdump.Whole(netlink.LinkList)
 	if err != nil {
 		c.errs = append(c.errs, fmt.Errorf("list devices: %w", err))
 	}

@@ -10,6 +10,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/loader/netdump"
 )
 
 // Filters have no pins. They are known by their name, which says whose they are, and replaced in
@@ -125,7 +127,7 @@ func clsactOf(dev netlink.Link) *netlink.GenericQdisc {
 
 // ingressQdisc gives the type of what sits where clsact does, "" if nothing.
 func ingressQdisc(dev netlink.Link) (string, error) {
-	qdiscs, err := netlink.QdiscList(dev)
+	qdiscs, err := netdump.Whole(func() ([]netlink.Qdisc, error) { return netlink.QdiscList(dev) })
 	if err != nil {
 		return "", fmt.Errorf("list qdiscs: %w", err)
 	}
@@ -157,21 +159,29 @@ func ensureClsact(dev netlink.Link) (made bool, err error) {
 func clsactFilters(dev netlink.Link) ([]netlink.Filter, error) {
 	var all []netlink.Filter
 	for parent := range filterParents {
-		filters, err := netlink.FilterList(dev, parent)
+		filters, err := listFilters(dev, parent)
 		if err != nil {
-			return nil, fmt.Errorf("list filters: %w", err)
+			return nil, err
 		}
 		all = append(all, filters...)
 	}
 	return all, nil
 }
 
+func listFilters(dev netlink.Link, parent uint32) ([]netlink.Filter, error) {
+	filters, err := netdump.Whole(func() ([]netlink.Filter, error) { return netlink.FilterList(dev, parent) })
+	if err != nil {
+		return nil, fmt.Errorf("list filters: %w", err)
+	}
+	return filters, nil
+}
+
 // firstFilters lists the programs that a device has as filters at one hook, in the order in which
 // they run. Filters of chains other than the first run only where one of these leads there.
 func firstFilters(dev netlink.Link, parent uint32) ([]*netlink.BpfFilter, error) {
-	filters, err := netlink.FilterList(dev, parent)
+	filters, err := listFilters(dev, parent)
 	if err != nil {
-		return nil, fmt.Errorf("list filters: %w", err)
+		return nil, err
 	}
 	var first []*netlink.BpfFilter
 	for _, filter := range filters {
@@ -238,7 +248,7 @@ func removeFilters(dev netlink.Link, pins pinDir) (removed []string, err error) 
 
 // filterStatus is the part of Links that is about filters.
 func filterStatus(pins pinDir) ([]LinkStatus, error) {
-	devices, err := netlink.LinkList()
+	devices, err := netdump.Whole(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list devices: %w", err)
 	}

@@ -11,6 +11,8 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/loader/netdump"
 )
 
 // Neighbour is a program of somebody else's that sees packets, or calls of sockets, before ours does.
@@ -39,7 +41,7 @@ func (d *Datapath) Neighbours(cgroup string) ([]Neighbour, error) {
 	if err != nil {
 		return nil, err
 	}
-	devices, err := netlink.LinkList()
+	devices, err := netdump.Whole(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list devices: %w", err)
 	}

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/waggle-lb/waggle/loader/netdump"
 )
 
 // IPVSDevice holds the addresses of services in kube-proxy's IPVS mode.
@@ -71,7 +73,7 @@ const ipvsHeader = 3
 
 // removeIPSets comes after the removal of the rules that use them.
 func removeIPSets(r *Report) error {
-	have, err := netlink.IpsetListAll()
+	have, err := netdump.Whole(netlink.IpsetListAll)
 	if err != nil {
 		return fmt.Errorf("list IP sets: %w", err)
 	}
