@@ -85,6 +85,10 @@ func NewAgent(cfg Config, src source.Source, log *logrus.Entry) (*Agent, error) 
 	if err := cfg.Rules.CheckDevices(); err != nil {
 		return nil, err
 	}
+	ignored := func(device string) bool { return matches(cfg.Rules.Ignore, device) }
+	if err := loader.CheckDevices(cfg.Loader.PinDir, ignored); err != nil {
+		return nil, err
+	}
 	cfg.Loader.MasqueradeAll = cfg.MasqueradeAll
 	dp, err := loader.Load(cfg.Loader)
 	if err != nil {

@@ -55,6 +55,8 @@ func (r Role) programs() (ingress, egress string, err error) {
 // finds it. Ours themselves always let the next one run, except for what they transmit or drop. So
 // another program sees packets as netfilter's hooks in the node do at ingress (destination
 // rewritten), and as the wire does at egress (source rewritten).
+//
+// A device that another waggle serves is refused with ErrServed.
 func (d *Datapath) AttachTC(ifindex int, role Role) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -64,6 +66,9 @@ func (d *Datapath) AttachTC(ifindex int, role Role) error {
 	}
 	ingress, egress, err := role.programs()
 	if err != nil {
+		return err
+	}
+	if err := d.pins.checkOthers(dev); err != nil {
 		return err
 	}
 	if !d.clsact {

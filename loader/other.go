@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"bufio"
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/loader/netdump"
+)
+
+// ErrServed is what fails on a device that another waggle serves, one with another pin directory:
+// each would translate what the other has translated already.
+var ErrServed = errors.New("another waggle serves the device")
+
+// CheckDevices looks for another waggle on the devices of this network namespace. Those that skip
+// tells to skip may have one. The error names the device, and the other pin directory.
+func CheckDevices(pinDirectory string, skip func(device string) bool) error {
+	dir, err := cleanPinDir(cmp.Or(pinDirectory, DefaultPinDir))
+	if err != nil {
+		return err
+	}
+	devices, err := netdump.Whole(netlink.LinkList)
+	if err != nil {
+		return fmt.Errorf("list devices: %w", err)
+	}
+	for _, dev := range devices {
+		if skip(dev.Attrs().Name) {
+			continue
+		}
+		if err := pinDir(dir).checkOthers(dev); err != nil && !errors.Is(err, unix.ENODEV) {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkOthers fails if another waggle serves a device.
+func (p pinDir) checkOthers(dev netlink.Link) error {
+	other, err := p.otherOn(dev)
+	if err != nil || other == "" {
+		return err
+	}
+	return fmt.Errorf("device %s: %w, with the pin directory %s: stop its agent and remove what it has left "+
+		"(waggle cleanup --pin-dir %s), or give both the same --pin-dir", dev.Attrs().Name, ErrServed, other, other)
+}
+
+// otherOn returns the pin directory of another waggle that serves a device, "" if there is none.
+func (p pinDir) otherOn(dev netlink.Link) (string, error) {
+	filters, err := clsactFilters(dev)
+	if err != nil {
+		return "", explain(dev, "tc", err)
+	}
+	for _, filter := range filters {
+		if bpf, ok := filter.(*netlink.BpfFilter); ok {
+			if dir := filterOwner(bpf.Name); dir != "" && dir != p {
+				return string(dir), nil
+			}
+		}
+	}
+	if !p.hasForeign(dev) {
+		return "", nil
+	}
+	dirs, err := p.otherDirs()
+	if err != nil {
+		return "", err
+	}
+	for _, dir := range dirs {
+		if dir.isOn(dev) {
+			return string(dir), nil
+		}
+	}
+	return "", nil
+}
+
+// filterOwner is the pin directory in the name of a filter of waggle's.
+func filterOwner(name string) pinDir {
+	program, dir, _ := strings.Cut(name, ":")
+	if !strings.HasPrefix(program, "waggle_") {
+		return ""
+	}
+	return pinDir(dir)
+}
+
+// hasForeign tells whether a device has programs that no link of ours has attached.
+func (p pinDir) hasForeign(dev netlink.Link) bool {
+	own := map[link.ID]bool{}
+	for _, h := range deviceHooks {
+		for _, l := range p.linksOn(dev, h) {
+			own[l.link] = true
+		}
+	}
+	for _, h := range []hook{hookTCXIngress, hookTCXEgress} {
+		result, err := link.QueryPrograms(link.QueryOptions{Target: dev.Attrs().Index, Attach: h.attach})
+		if err != nil {
+			continue // the kernel has no TCX
+		}
+		if slices.ContainsFunc(result.Programs, func(r link.AttachedProgram) bool {
+			id, known := r.LinkID()
+			return !known || !own[id]
+		}) {
+			return true
+		}
+	}
+	xdp := dev.Attrs().Xdp
+	return xdp != nil && xdp.Attached && len(p.linksOn(dev, hookXDP)) == 0
+}
+
+// isOn tells whether a link of this pin directory is attached to the device.
+func (p pinDir) isOn(dev netlink.Link) bool {
+	return slices.ContainsFunc(deviceHooks, func(h hook) bool { return len(p.linksOn(dev, h)) > 0 })
+}
+
+// linksOn returns the links of a hook that are attached to the device.
+func (p pinDir) linksOn(dev netlink.Link, h hook) (on []target) {
+	pins, err := p.pinsOf(h, func(pin devicePin) bool { return pin.ifindex == dev.Attrs().Index })
+	if err != nil {
+		return nil // it has just been removed
+	}
+	for _, pin := range pins {
+		l, err := link.LoadPinnedLink(p.linkPin(pin.pin), nil)
+		if err != nil {
+			continue
+		}
+		t, err := inspect(l)
+		l.Close()
+		if err == nil && t.ifindex == dev.Attrs().Index && t.attachedTo(h, dev) {
+			on = append(on, t)
+		}
+	}
+	return on
+}
+
+// otherDirs lists the pin directories of other waggles, in all bpf file systems that are mounted. Ours
+// may be seen at several places.
+func (p pinDir) otherDirs() (dirs []pinDir, err error) {
+	mounts, err := bpfMounts()
+	if err != nil {
+		return nil, err
+	}
+	own, _ := os.Stat(string(p)) // there may be none yet
+	for _, mount := range mounts {
+		_ = filepath.WalkDir(mount, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || !entry.IsDir() {
+				return nil // another's directory, perhaps: what can't be read is not ours
+			}
+			dir := pinDir(path)
+			if _, err := os.Lstat(dir.programPin("waggle_ingress")); err != nil {
+				return nil
+			}
+			if here, err := os.Stat(path); err == nil && !os.SameFile(own, here) {
+				dirs = append(dirs, dir)
+			}
+			return fs.SkipDir
+		})
+	}
+	return dirs, nil
+}
+
+func bpfMounts() (paths []string, err error) {
+	mounts, err := os.Open("/proc/self/mounts")
+	if err != nil {
+		return nil, err
+	}
+	defer mounts.Close()
+	lines := bufio.NewScanner(mounts)
+	for lines.Scan() {
+		if fields := strings.Fields(lines.Text()); len(fields) > 2 && fields[2] == "bpf" {
+			paths = append(paths, fields[1])
+		}
+	}
+	return paths, lines.Err()
+}
