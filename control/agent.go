@@ -257,13 +257,21 @@ func (a *Agent) Blind() *Blindness {
 	return &Blindness{Since: since, Why: why}
 }
 
+// sourceName is the source as people know it, and where it is.
+func (a *Agent) sourceName() string {
+	if l, ok := a.src.(source.Located); ok {
+		return a.cfg.SourceName + "; " + l.Location()
+	}
+	return a.cfg.SourceName
+}
+
 func (a *Agent) writeStatus() *Status {
 	s := &Status{
 		PID:      os.Getpid(),
 		Version:  a.cfg.Version,
 		Node:     a.cfg.NodeName,
 		PinDir:   a.cfg.Loader.PinDir,
-		Source:   a.cfg.SourceName,
+		Source:   a.sourceName(),
 		Blind:    a.Blind(),
 		Started:  a.started,
 		Written:  time.Now(),

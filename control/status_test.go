@@ -91,3 +91,19 @@ func TestWarn(t *testing.T) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }
+
+// located is a source that is somewhere.
+type located struct{ testSource }
+
+func (*located) Location() string { return "API server 10.0.0.1:6443 (--api-server)" }
+
+func TestSourceName(t *testing.T) {
+	a := &Agent{cfg: Config{SourceName: "Kubernetes, as a pod"}, src: &located{}}
+	if got, want := a.sourceName(), "Kubernetes, as a pod; API server 10.0.0.1:6443 (--api-server)"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	a.src = &testSource{}
+	if got := a.sourceName(); got != a.cfg.SourceName {
+		t.Errorf("got %q", got)
+	}
+}

@@ -21,8 +21,15 @@ import (
 	"github.com/waggle-lb/waggle/control/source"
 )
 
-// apiServersEnv stands in for --api-server where that is not given.
-const apiServersEnv = "WAGGLE_API_SERVERS"
+// apiServersEnv stands in for --api-server where that is not given. In deploy/waggle.yaml it is
+// apiServersKey of the ConfigMap, which is what people set.
+const (
+	apiServersEnv   = "WAGGLE_API_SERVERS"
+	apiServersKey   = "api-servers"
+	apiServersByEnv = apiServersKey + ", " + apiServersEnv
+	apiServersHow   = "the addresses of API servers are not given, and are needed where Services don't work yet: set " +
+		apiServersKey + " in the ConfigMap of waggle (" + apiServersEnv + ", or --api-server), and restart the agents"
+)
 
 // sourceFlags say where Services come from.
 type sourceFlags struct {
@@ -111,14 +118,19 @@ func (f *sourceFlags) fromManifests(g *globals, cfg control.Config, cidrs []neti
 }
 
 func (f *sourceFlags) fromCluster(g *globals, cfg control.Config, cidrs []netip.Prefix, log *logrus.Entry) (source.Source, error) {
-	servers, err := f.servers()
-	if err != nil {
+	servers, by, err := f.servers()
+	if err != nil && by != apiServersByEnv {
 		return nil, err
+	}
+	if err != nil { // a mistake in a ConfigMap that all agents of a cluster have ends none of them
+		cfg.Warnings[apiServersKey] = fmt.Errorf("%w; it is left out: correct it in the ConfigMap of waggle, and restart the agents", err)
 	}
 	return kube.New(kube.Options{
 		NodeName:         cfg.NodeName,
 		Kubeconfig:       f.kubeconfig,
 		APIServers:       servers,
+		APIServersBy:     by,
+		APIServersHow:    apiServersHow,
 		ServiceProxyName: f.serviceProxyName,
 		ServiceCIDRs:     cidrs,
 		AddressFile:      filepath.Join(control.CacheDir(g.runDir), "api-servers"),
@@ -127,19 +139,22 @@ func (f *sourceFlags) fromCluster(g *globals, cfg control.Config, cidrs []netip.
 	})
 }
 
-// servers reads the addresses of API servers, from the environment if no flag gives them.
-func (f *sourceFlags) servers() (addresses []string, err error) {
+// servers reads the addresses of API servers, from the environment if no flag gives them, and tells
+// which of the two it was. The error names those that are none; the others are returned beside it.
+func (f *sourceFlags) servers() (addresses []string, by string, err error) {
 	given, by := f.apiServers, "--api-server"
 	if len(given) == 0 {
-		by = apiServersEnv
-		given = strings.FieldsFunc(os.Getenv(apiServersEnv), func(r rune) bool { return r == ',' || r == ' ' })
+		by = apiServersByEnv
+		given = strings.FieldsFunc(os.Getenv(apiServersEnv), func(r rune) bool { return r == ',' || r == ' ' || r == '\n' })
 	}
+	var errs []error
 	for _, s := range given {
 		address, err := kube.ParseAPIServer(strings.TrimSpace(s))
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", by, err)
+			errs = append(errs, fmt.Errorf("%s: %w", by, err))
+			continue
 		}
 		addresses = append(addresses, address)
 	}
-	return addresses, nil
+	return addresses, by, errors.Join(errs...)
 }

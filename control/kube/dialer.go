@@ -26,13 +26,15 @@ type dialer struct {
 	configured string // host:port of the client's configuration
 	first      []string
 	last       []string
-	hello      time.Duration // that a server may take for its first byte
+	origin     func(address string) string // for people, of those of first and last; nil: none is told
+	hello      time.Duration               // that a server may take for its first byte
 	dial       func(ctx context.Context, network, address string) (net.Conn, error)
 
 	mu       sync.Mutex
 	learnt   []string // between first and last
 	failures uint64
 	failed   map[string]uint64    // when an address failed last, as a count of failures
+	why      map[string]string    // why an address failed last, until it answers
 	answered map[string]time.Time // when an address answered last
 	open     map[endpoints]*conn
 }
@@ -52,6 +54,7 @@ func newDialer(configured string, first, last []string) *dialer {
 		hello:      dialTimeout,
 		dial:       (&net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}).DialContext,
 		failed:     map[string]uint64{},
+		why:        map[string]string{},
 		answered:   map[string]time.Time{},
 		open:       map[endpoints]*conn{},
 	}
@@ -98,11 +101,12 @@ func (d *dialer) DialContext(ctx context.Context, network, address string) (net.
 	}
 	var errs []error
 	for _, a := range d.addresses() {
+		attemptOf(ctx).at(a)
 		c, err := d.dial(ctx, network, a)
 		if err == nil {
 			return d.opened(c, a), nil
 		}
-		errs = append(errs, err)
+		errs = append(errs, d.blame(a, err))
 		if ctx.Err() != nil {
 			break
 		}
@@ -155,6 +159,7 @@ func (d *dialer) answers(on net.Conn) {
 	if c := d.open[endpointsOf(on)]; c != nil {
 		d.answered[c.address] = time.Now()
 		delete(d.failed, c.address)
+		delete(d.why, c.address)
 	}
 }
 

@@ -82,7 +82,7 @@ type follower struct {
 }
 
 var testPace = pace{
-	probe: 50 * time.Millisecond, reprobe: 20 * time.Millisecond, answer: 5 * time.Second,
+	probe: 50 * time.Millisecond, reprobe: 20 * time.Millisecond, longest: 40 * time.Millisecond, answer: 5 * time.Second,
 	node: time.Minute, addresses: time.Minute,
 }
 

@@ -4,7 +4,6 @@ package kube
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"net/http/httptrace"
 	"strings"
@@ -56,11 +55,18 @@ func (o *observer) RoundTrip(r *http.Request) (*http.Response, error) {
 		o.hold(r.Context(), kind)
 	}
 	var used atomic.Value
-	trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { used.Store(info) }}
+	ctx, tried := withAttempt(r.Context())
+	trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
+		used.Store(info)
+		tried.at(o.dialer.addressOf(info.Conn))
+	}}
 	started := time.Now()
-	resp, err := o.next.RoundTrip(r.WithContext(httptrace.WithClientTrace(r.Context(), trace)))
+	resp, err := o.next.RoundTrip(r.WithContext(httptrace.WithClientTrace(ctx, trace)))
 	if info, ok := used.Load().(httptrace.GotConnInfo); ok && err == nil {
 		o.dialer.answers(info.Conn)
+	}
+	if address := tried.address(); err != nil && address != "" && r.Context().Err() != context.Canceled {
+		err = o.dialer.blame(address, err)
 	}
 	if kind != "" {
 		o.note(r.Context(), kind, started, resp, err)
@@ -92,12 +98,4 @@ func (o *observer) note(ctx context.Context, kind string, started time.Time, res
 	default:
 		o.sight.fails(kind, started, resp.Status)
 	}
-}
-
-// reason is an error without the noise.
-func reason(err error) string {
-	if errors.Is(err, context.DeadlineExceeded) {
-		return "no answer"
-	}
-	return strings.ReplaceAll(err.Error(), "\n", "; ")
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -25,6 +26,11 @@ type Options struct {
 	// APIServers are addresses of API servers, as ParseAPIServer returns them, which are tried
 	// before others.
 	APIServers []string
+	// APIServersBy is the setting that gives them, for people.
+	APIServersBy string
+	// APIServersHow tells how to give some, for people, where there are none and the API server can't
+	// be reached.
+	APIServersHow string
 	// ServiceProxyName is served besides what is labelled for no service proxy; empty: nothing is.
 	ServiceProxyName string
 	// ServiceCIDRs are the ranges of cluster IPs where the API server does not tell them.
@@ -67,6 +73,7 @@ func (o Options) restConfig(pod func() (*rest.Config, error)) (*rest.Config, *di
 		first, last = append(first[:len(first):len(first)], host), nil
 	}
 	d := newDialer(host, first, last)
+	d.origin = o.origin
 	cfg.Dial = d.DialContext
 	return cfg, d, nil
 }
@@ -80,18 +87,32 @@ func hostPort(u *url.URL) string {
 	return net.JoinHostPort(u.Hostname(), port)
 }
 
+// origin tells where an address comes from that is not learnt.
+func (o Options) origin(address string) string {
+	switch {
+	case slices.Contains(o.APIServers, address):
+		return o.APIServersBy
+	case o.Kubeconfig != "":
+		return "--kubeconfig " + o.Kubeconfig
+	}
+	return "the cluster IP of the kubernetes Service, which works only where Services do already"
+}
+
 // pace is how long things take.
 type pace struct {
-	probe, reprobe time.Duration // between probes of the API server that works, that doesn't
-	answer         time.Duration // that a probe waits for its answer
-	node           time.Duration // that our Node is waited for
-	addresses      time.Duration // that the addresses of our Node are waited for
+	probe     time.Duration // between probes of the API server that works
+	reprobe   time.Duration // before the second probe of one that doesn't; twice as long before each more
+	longest   time.Duration // between two of these
+	answer    time.Duration // that a probe waits for its answer
+	node      time.Duration // that our Node is waited for
+	addresses time.Duration // that the addresses of our Node are waited for
 }
 
 // kube-proxy waits as long for addresses. Longer won't do: who sets them may need Services.
 var defaultPace = pace{
 	probe:     10 * time.Second,
 	reprobe:   time.Second,
+	longest:   30 * time.Second,
 	answer:    10 * time.Second,
 	node:      5 * time.Minute,
 	addresses: 30 * time.Second,

@@ -5,6 +5,7 @@ package kube
 import (
 	"cmp"
 	"context"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -14,9 +15,13 @@ import (
 // apiServer names, among what can fail, the API server as a whole: whether it answers at all.
 const apiServer = "API server"
 
-// patience is how long a request is held back at most. client-go forgets its backoff after two
-// minutes without an attempt, so that what is held back longer is soon retried if it fails.
-const patience = 3 * time.Minute
+// patience is how long a request is held back at most, and by how much that differs from agent to
+// agent. client-go forgets its backoff after two minutes without an attempt, so that what is held
+// back longer is soon retried if it fails.
+const (
+	patience       = 3 * time.Minute
+	patienceSpread = time.Minute
+)
 
 // failure is why something can't be followed.
 type failure struct {
@@ -92,7 +97,7 @@ func (s *sight) hold(ctx context.Context, what string) {
 	if !failed || back == nil {
 		return
 	}
-	enough := time.NewTimer(patience)
+	enough := time.NewTimer(patience + rand.N(patienceSpread))
 	defer enough.Stop()
 	select {
 	case <-back:

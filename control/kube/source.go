@@ -19,7 +19,8 @@ import (
 	"github.com/waggle-lb/waggle/control/source"
 )
 
-// Source follows an API server. It implements source.Source, source.Watcher and source.Recorder.
+// Source follows an API server. It implements source.Source, source.Watcher, source.Recorder and
+// source.Located.
 type Source struct {
 	opts     Options
 	client   kubernetes.Interface
@@ -38,6 +39,7 @@ var (
 	_ source.Source   = (*Source)(nil)
 	_ source.Watcher  = (*Source)(nil)
 	_ source.Recorder = (*Source)(nil)
+	_ source.Located  = (*Source)(nil)
 )
 
 // component names us in events.
@@ -68,7 +70,7 @@ func newSource(opts Options, pod func() (*rest.Config, error)) (*Source, error) 
 	cfg.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		return &observer{next: next, dialer: d, sight: s.sight, problems: s.problems, done: done}
 	})
-	if err := s.connect(cfg); err != nil {
+	if err := s.connect(cfg, d); err != nil {
 		end()
 		return nil, err
 	}
@@ -77,7 +79,7 @@ func newSource(opts Options, pod func() (*rest.Config, error)) (*Source, error) 
 	return s, nil
 }
 
-func (s *Source) connect(cfg *rest.Config) error {
+func (s *Source) connect(cfg *rest.Config, d *dialer) error {
 	client, err := rest.HTTPClientFor(cfg)
 	if err != nil {
 		return err
@@ -86,7 +88,10 @@ func (s *Source) connect(cfg *rest.Config) error {
 	if err != nil {
 		return err
 	}
-	s.probe = &probe{client: client, url: url, sight: s.sight}
+	s.probe = &probe{client: client, url: url, sight: s.sight, dialer: d}
+	if s.opts.Kubeconfig == "" && len(s.opts.APIServers) == 0 {
+		s.probe.advice = s.opts.APIServersHow
+	}
 	s.client, err = kubernetes.NewForConfigAndClient(cfg, client)
 	return err
 }
@@ -96,6 +101,9 @@ func (s *Source) Problems() []source.Problem { return s.problems.list() }
 
 // Blind is source.Watcher's.
 func (s *Source) Blind() (since time.Time, why string) { return s.sight.blind() }
+
+// Location is source.Located's.
+func (s *Source) Location() string { return s.learning.dialer.whereabouts() }
 
 // Recorder is source.Recorder's. Events are sent while the source runs.
 func (s *Source) Recorder() events.EventRecorder { return s.recorder }

@@ -45,6 +45,13 @@ type Watcher interface {
 	Blind() (since time.Time, why string)
 }
 
+// Located is a Source that is somewhere else, as an API server is.
+type Located interface {
+	// Location tells people where it is asked, and which setting says so. It may be called at any
+	// time.
+	Location() string
+}
+
 // Recorder is a Source with a place for events, which people see beside the objects.
 type Recorder interface {
 	// Recorder never blocks, and forgets events that can't be delivered.
