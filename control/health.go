@@ -3,14 +3,20 @@
 package control
 
 import (
+	"encoding/json"
 	"maps"
+	"net/http"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/events"
+	compbasemetrics "k8s.io/component-base/metrics"
 	"k8s.io/kubernetes/pkg/proxy/healthcheck"
+	"k8s.io/kubernetes/pkg/proxy/metrics"
+	"k8s.io/utils/ptr"
 
 	"github.com/waggle-lb/waggle/control/source"
 	wagglemaps "github.com/waggle-lb/waggle/maps"
@@ -25,10 +31,10 @@ type Health struct {
 	started atomic.Bool
 }
 
-// NewHealth makes a Health that Run, once called, serves on an address.
-func NewHealth(address string, syncPeriod time.Duration) *Health {
+// NewHealth makes a Health; handler serves it. (The library's own server gives its clients any time.)
+func NewHealth(syncPeriod time.Duration) *Health {
 	node := &nodeHealth{}
-	h := &Health{healthcheck.NewProxyHealthServer(address, 2*syncPeriod, node), node, atomic.Bool{}}
+	h := &Health{healthcheck.NewProxyHealthServer("", 2*syncPeriod, node), node, atomic.Bool{}}
 	for _, family := range ipFamilies {
 		h.Updated(family) // or else a first sync that never succeeds would go unnoticed
 	}
@@ -48,6 +54,35 @@ func (h *Health) queued() {
 			h.QueuedUpdate(family)
 		}
 	}
+}
+
+// handler answers /healthz and /livez as kube-proxy does.
+func (h *Health) handler() http.Handler {
+	m := http.NewServeMux()
+	m.HandleFunc("/livez", func(w http.ResponseWriter, _ *http.Request) {
+		health := h.Health()
+		answerHealth(w, health, health.Healthy, metrics.ProxyLivezTotal)
+	})
+	m.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) {
+		health := h.Health()
+		health.NodeEligible = ptr.To(h.NodeEligible())
+		answerHealth(w, health, health.Healthy && *health.NodeEligible, metrics.ProxyHealthzTotal)
+	})
+	return m
+}
+
+// answerHealth counts the answer. While all is well there is nothing older than now, as in kube-proxy.
+func answerHealth(w http.ResponseWriter, health healthcheck.ProxyHealth, well bool, count *compbasemetrics.CounterVec) {
+	status := http.StatusServiceUnavailable
+	if well {
+		status = http.StatusOK
+		health.LastUpdated = time.Now()
+	}
+	count.WithLabelValues(strconv.Itoa(status)).Inc()
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(health) // the client may have gone
 }
 
 // nodeHealth knows whether our node is to get traffic from outside.
@@ -101,7 +136,7 @@ func (a *Agent) prepareHealth() {
 	if a.cfg.Pace != (Pace{}) {
 		a.proxy.pace = a.cfg.Pace
 	}
-	a.health = NewHealth(a.cfg.Serve.Healthz, a.proxy.pace.Repair)
+	a.health = NewHealth(a.proxy.pace.Repair)
 	var recorder events.EventRecorder
 	if r, ok := a.src.(source.Recorder); ok {
 		recorder = r.Recorder()

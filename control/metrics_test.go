@@ -169,7 +169,7 @@ func TestFailuresAndHealth(t *testing.T) {
 	registerKubeProxyMetrics()
 	const last = "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=IPv4}"
 	f := newProxyFixture(t, nil)
-	f.watch.health = NewHealth("", time.Nanosecond)
+	f.watch.health = NewHealth(time.Nanosecond)
 	a := serviceObject("a", "10.96.0.1", externalIP("192.0.2.1"))
 	f.add(a)
 	if !f.watch.health.Health().Healthy {

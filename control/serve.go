@@ -44,7 +44,9 @@ type server struct {
 func (a *Agent) servers() ([]server, error) {
 	var out []server
 	if a.cfg.Serve.Healthz != "" {
-		out = append(out, server{"healthz", a.cfg.Serve.Healthz, a.health.Run})
+		out = append(out, server{"healthz", a.cfg.Serve.Healthz, func(ctx context.Context) error {
+			return listenAndServe(ctx, a.cfg.Serve.Healthz, a.health.handler())
+		}})
 	}
 	if a.cfg.Serve.Metrics != "" {
 		handler, err := a.metricsHandler()
@@ -58,8 +60,8 @@ func (a *Agent) servers() ([]server, error) {
 	return out, nil
 }
 
-// serve starts the servers, which last until the process ends or, those that can be told to, ctx
-// is done. It fails only if an address can't be had and that is to be fatal.
+// serve starts the servers, which last until ctx is done. It fails only if an address can't be had
+// and that is to be fatal.
 func (a *Agent) serve(ctx context.Context) error {
 	all, err := a.servers()
 	if err != nil {
@@ -80,8 +82,7 @@ func (a *Agent) serve(ctx context.Context) error {
 
 func (a *Agent) keepServing(ctx context.Context, s server) {
 	for ctx.Err() == nil {
-		// The library's server does not tell when it has begun to listen, and the warning is to
-		// go when it has.
+		// A server does not tell when it has begun to listen, and the warning is to go when it has.
 		err := probe(ctx, s.address)
 		a.warn("serving "+s.name, err)
 		if err == nil {
@@ -105,6 +106,24 @@ func probe(ctx context.Context, address string) error {
 	return l.Close()
 }
 
+// httpTimeouts are how long a client of ours may take. Some of our servers answer to anybody: one that
+// sends slowly, or reads slowly, or nothing at all, must not keep a connection for itself.
+type httpTimeouts struct {
+	read  time.Duration // to send its request
+	write time.Duration // to read the answer, from the request's end; a profile takes half a minute
+	idle  time.Duration // between two requests
+}
+
+var clientTimeouts = httpTimeouts{read: 10 * time.Second, write: time.Minute, idle: 2 * time.Minute}
+
+// newHTTPServer makes each HTTP server of the agent.
+func newHTTPServer(handler http.Handler) *http.Server {
+	return &http.Server{
+		Handler:     handler,
+		ReadTimeout: clientTimeouts.read, WriteTimeout: clientTimeouts.write, IdleTimeout: clientTimeouts.idle,
+	}
+}
+
 func listen(ctx context.Context, address string) (net.Listener, error) {
 	return netutils.MultiListen(ctx, "tcp", address)
 }
@@ -114,7 +133,7 @@ func listenAndServe(ctx context.Context, address string, handler http.Handler) e
 	if err != nil {
 		return err
 	}
-	s := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
+	s := newHTTPServer(handler)
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()
 	if err := s.Serve(l); ctx.Err() == nil {

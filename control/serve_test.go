@@ -4,6 +4,11 @@ package control
 
 import (
 	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +21,7 @@ import (
 	"k8s.io/kubernetes/pkg/proxy/healthcheck"
 
 	"github.com/waggle-lb/waggle/control/config"
+	"github.com/waggle-lb/waggle/test/topo"
 )
 
 // Row 32: what is served beside the metrics.
@@ -150,5 +156,65 @@ func TestRow31Node(t *testing.T) {
 	f.sink.OnNode(nodeObject("node-b", ""), nil)
 	if status, body, _ := get(address, "/healthz"); status != 200 {
 		t.Errorf("another node is deleted: /healthz answers %d: %s", status, body)
+	}
+}
+
+// Clients that send their request slowly, that ask nothing more, or that don't read the answer lose
+// their connections, at each server of the agent.
+func TestSlowClients(t *testing.T) {
+	usual := clientTimeouts
+	t.Cleanup(func() { clientTimeouts = usual })
+	clientTimeouts = httpTimeouts{read: 100 * time.Millisecond, write: usual.write, idle: 100 * time.Millisecond}
+	f := newAgentFixture(t, &testSource{}, nil).start()
+	check := freeAddress(t)
+	f.begin(nodeAt("127.0.0.1"), serviceObject("web", "10.96.0.1", healthChecked(portOf(check))), on(sliceObject("web", "10.1.0.1"), thisNode))
+	f.awaitStatus(check, "/", 200)
+	for name, address := range map[string]string{"healthz": f.cfg.Serve.Healthz, "metrics": f.cfg.Serve.Metrics, "service": check} {
+		f.awaitStatus(address, "/healthz", 200)
+		for what, request := range map[string]string{
+			"half a request": "GET /healthz HTTP/1.1\r\nHost: a\r\n",
+			"half a body":    "POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345",
+			"one request":    "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n",
+		} {
+			c, err := net.Dial("tcp", address)
+			must(t, err)
+			_, err = c.Write([]byte(request))
+			must(t, err)
+			must(t, c.SetDeadline(time.Now().Add(topo.Patient(20*time.Second))))
+			if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("%s, %s: the connection stays", name, what)
+			}
+			must(t, c.Close())
+		}
+	}
+}
+
+// Who asks for a long answer and doesn't read it gets no longer than the write timeout.
+func TestWriteTimeout(t *testing.T) {
+	usual := clientTimeouts
+	t.Cleanup(func() { clientTimeouts = usual })
+	clientTimeouts = httpTimeouts{read: usual.read, write: 100 * time.Millisecond, idle: usual.idle}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	failed := make(chan error, 1)
+	s := newHTTPServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		for {
+			if _, err := w.Write(make([]byte, 1<<20)); err != nil {
+				failed <- err
+				return
+			}
+		}
+	}))
+	go s.Serve(l) //nolint:errcheck // it ends when it is closed
+	defer s.Close()
+	c, err := net.Dial("tcp", l.Addr().String())
+	must(t, err)
+	defer c.Close()
+	_, err = c.Write([]byte("GET / HTTP/1.1\r\nHost: a\r\n\r\n"))
+	must(t, err)
+	select {
+	case <-failed:
+	case <-time.After(topo.Patient(20 * time.Second)):
+		t.Error("the server waits for a client that does not read")
 	}
 }

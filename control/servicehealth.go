@@ -3,16 +3,12 @@
 package control
 
 import (
-	"errors"
-	"fmt"
 	"net/netip"
 	"slices"
 	"sync"
 
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
-	"k8s.io/kubernetes/pkg/proxy/healthcheck"
 	proxyutil "k8s.io/kubernetes/pkg/proxy/util"
 
 	"github.com/waggle-lb/waggle/maps"
@@ -29,13 +25,7 @@ type serviceHealth struct {
 	mu      sync.Mutex
 	known   bool // which addresses the node has
 	nodeIPs []netip.Addr
-	servers map[maps.Family]serviceHealthServer
-}
-
-// serviceHealthServer serves the services of one family.
-type serviceHealthServer struct {
-	healthcheck.ServiceHealthServer
-	failed *failedListeners
+	servers map[maps.Family]*healthPorts
 }
 
 // newServiceHealth makes a serviceHealth that listens once setNodeIPs has been called. The
@@ -43,7 +33,7 @@ type serviceHealthServer struct {
 func newServiceHealth(nodeName string, nodePorts NodePortAddresses, health *Health, recorder events.EventRecorder) *serviceHealth {
 	return &serviceHealth{
 		nodeName: nodeName, nodePorts: nodePorts, health: health, recorder: recorder,
-		servers: map[maps.Family]serviceHealthServer{},
+		servers: map[maps.Family]*healthPorts{},
 	}
 }
 
@@ -55,17 +45,17 @@ func (s *serviceHealth) setNodeIPs(ips []netip.Addr) {
 		return
 	}
 	for _, server := range s.servers {
-		_ = server.SyncServices(nil) // it tells of no error
+		server.close()
 	}
 	clear(s.servers)
 	s.known, s.nodeIPs = true, slices.Clone(ips)
 	for family, ipFamily := range ipFamilies {
 		cidrs, any := s.nodePorts.cidrs(family, ips)
 		if any {
-			addresses := proxyutil.NewNodePortAddresses(ipFamily, cidrs)
-			failed := &failedListeners{recorder: s.recorder}
-			s.servers[family] = serviceHealthServer{
-				healthcheck.NewServiceHealthServer(s.nodeName, failed, addresses, s.health, ipFamily), failed,
+			s.servers[family] = &healthPorts{
+				nodeName: s.nodeName, healthy: func() bool { return s.health.Health().Healthy }, recorder: s.recorder,
+				network: healthNetworks[family], addresses: proxyutil.NewNodePortAddresses(ipFamily, cidrs),
+				open: map[types.NamespacedName]*healthPort{}, failed: map[string]bool{},
 			}
 		}
 	}
@@ -80,14 +70,7 @@ func (s *serviceHealth) sync(family maps.Family, ports map[types.NamespacedName]
 	if !ok {
 		return nil
 	}
-	server.failed.begin()
-	if err := server.SyncServices(ports); err != nil {
-		return err
-	}
-	if err := server.SyncEndpoints(endpoints); err != nil {
-		return err
-	}
-	return server.failed.err()
+	return server.sync(ports, endpoints)
 }
 
 // cidrs lists the addresses of one family that NodePorts answer on, for the library, to which an
@@ -109,30 +92,3 @@ func (n NodePortAddresses) cidrs(family maps.Family, primary []netip.Addr) (list
 	}
 	return list, len(list) > 0
 }
-
-// failedListeners collects the failures to listen, of which the library tells by events only, and
-// passes on those that are new.
-type failedListeners struct {
-	recorder      events.EventRecorder
-	before, since map[string]bool // messages
-	errs          []error
-}
-
-// begin forgets the failures, to find out which there still are.
-func (f *failedListeners) begin() {
-	f.before, f.since, f.errs = f.since, map[string]bool{}, nil
-}
-
-func (f *failedListeners) err() error { return errors.Join(f.errs...) }
-
-// Eventf is part of events.EventRecorder.
-func (f *failedListeners) Eventf(regarding, related runtime.Object, eventtype, reason, action, note string, args ...any) {
-	message := fmt.Sprintf(note, args...)
-	f.errs = append(f.errs, errors.New(message))
-	f.since[message] = true
-	if f.recorder != nil && !f.before[message] {
-		f.recorder.Eventf(regarding, related, eventtype, reason, action, note, args...)
-	}
-}
-
-var _ events.EventRecorder = (*failedListeners)(nil)
