@@ -70,8 +70,9 @@ type Agent struct {
 
 	poked      chan struct{} // the status has changed
 	reconciler *reconcile.Reconciler
-	retired    int  // as at the last sync
-	settled    bool // the first sync is over
+	retired    int      // as at the last sync
+	settled    bool     // the first sync is over
+	judged     families // those whose forwarding was
 	exhaustion exhaustion
 
 	attached chan struct{} // devices may have new programs
@@ -179,6 +180,10 @@ func (a *Agent) onSync() {
 		a.retired = stopped
 		a.stale.Stopped()
 	}
+	if now := a.proxy.families(); now != a.judged {
+		a.judged = now
+		a.judgeForwarding()
+	}
 	a.giveBackMemory()
 	a.poke()
 }
@@ -188,7 +193,7 @@ func (a *Agent) syncDevices() {
 	a.proxy.SetNodeIPs(a.devices.Primary())
 	a.proxy.SetAssigned(a.devices.Assigned())
 	a.pods.changed()
-	a.warn("forwarding", checkForwarding())
+	a.judgeForwarding()
 	a.poke()
 	select {
 	case a.attached <- struct{}{}:
