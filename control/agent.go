@@ -289,7 +289,7 @@ func (a *Agent) writeStatus() *Status {
 	s.Links, err = a.dp.Links()
 	a.warn("links", err)
 	a.warnOfExhaustion()
-	s.Warnings, s.Notices = append(a.warnings.all(), a.devices.Problems()...), a.notices.all()
+	s.Warnings, s.Notices = append(a.warnings.all(), a.devices.Problems()...), append(a.notices.all(), a.devices.Notices()...)
 	slices.Sort(s.Warnings)
 	if err := s.write(a.cfg.RunDir); err != nil {
 		a.log.WithError(err).Warn("writing the status file")

@@ -26,7 +26,7 @@ type XDPMode string
 const (
 	XDPAuto   XDPMode = "auto"   // on external devices whose driver transmits from XDP reliably
 	XDPOff    XDPMode = "off"    // tc does all the work
-	XDPAlways XDPMode = "always" // veth too, whose peer must then run XDP
+	XDPAlways XDPMode = "always" // veth too, whose peer must then run XDP, and fill checksums in
 )
 
 // ExpressMode tells whether flows may pass the node's stack by.
@@ -73,6 +73,7 @@ type Devices struct {
 	routed       map[int]bool                 // those that routes led elsewhere by, at the last Sync
 	problems     []string                     // found by the last Sync
 	assigned     map[netip.Addr]bool          // the addresses of all devices
+	unseen       map[int]string               // notices of veth devices whose peer can't be looked at
 }
 
 // NewDevices prepares the care of devices; Sync does the work.
@@ -343,6 +344,8 @@ func (d *Devices) withoutXDP(link netlink.Link, role Role) string {
 		return "no link layer"
 	case d.xdp == XDPAuto && link.Type() == "veth":
 		return "veth loses what XDP transmits unless its peer runs XDP (--xdp=always)"
+	case link.Type() == "veth":
+		return d.vethWithoutXDP(link)
 	}
 	return ""
 }
@@ -364,6 +367,7 @@ func (d *Devices) dropUnseen(seen map[int]bool) error {
 		errs = append(errs, d.dp.DetachDevice(index), d.table.Delete(index))
 		delete(d.status, index)
 		delete(d.written, index)
+		delete(d.unseen, index)
 	}
 	return errors.Join(errs...)
 }

@@ -193,7 +193,7 @@ func (f *devicesFixture) addPodVeth(name string) netlink.Link {
 // from an agent with another --xdp.
 func TestDevicesXDPGoes(t *testing.T) {
 	f := newDevicesFixture(t, DeviceRules{Ignore: []string{"*-peer"}}, XDPAlways)
-	eth := f.addVeth("eth0", "10.0.0.1/24")
+	eth := f.addXDPVeth("eth0", "10.0.0.1/24")
 	byDefault := route(eth, "0.0.0.0/0", "10.0.0.254")
 	must(t, netlink.RouteAdd(byDefault))
 	f.SetNodeIPs(nil)

@@ -95,6 +95,7 @@ func (d *Devices) Repair() error {
 	defer d.mu.Unlock()
 	found := map[string]int{}
 	err := errors.Join(d.repairTable(found), d.repairNodeAddrs(found), d.findDetached())
+	d.lookAtPeers()
 	d.repairs.add(found, d.log)
 	return err
 }

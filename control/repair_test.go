@@ -117,7 +117,7 @@ func (f *devicesFixture) expectTransmitting(names ...string) {
 // Row 7: the maps that describe the node are compared with what is in the kernel's.
 func TestRepairDevices(t *testing.T) {
 	f := newDevicesFixture(t, DeviceRules{Ignore: []string{"*-peer"}}, XDPAlways)
-	eth := f.addVeth("eth0", "10.0.0.1/24")
+	eth := f.addXDPVeth("eth0", "10.0.0.1/24")
 	must(t, netlink.RouteAdd(route(eth, "0.0.0.0/0", "10.0.0.254")))
 	pod := f.addPodVeth("pod0")
 	left := maps.Device{TCTransmits: true, XDPTransmits: true}
@@ -243,7 +243,7 @@ func TestRepairDetached(t *testing.T) {
 			}
 			f.load(func(opts *loader.Options) { opts.ForceClsact = c.clsact })
 			f.restart(DeviceRules{Ignore: []string{"*-peer"}}, XDPAlways)
-			eth := f.addVeth("eth0", "10.0.0.1/24")
+			eth := f.addXDPVeth("eth0", "10.0.0.1/24")
 			must(t, netlink.RouteAdd(route(eth, "0.0.0.0/0", "10.0.0.254")))
 			f.addPodVeth("pod0")
 			f.SetNodeIPs(nil)

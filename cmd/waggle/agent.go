@@ -64,7 +64,7 @@ func (f *agentFlags) add(cmd *cobra.Command) {
 	fs.StringSliceVar(&f.devices, "devices", nil, "external devices, and no others, as patterns (default: those that have addresses or lead to networks)")
 	fs.StringSliceVar(&f.podDevices, "pod-devices", nil, "host sides of pods' devices, and no others, as patterns (default: veth devices that lead to another network namespace)")
 	fs.StringSliceVar(&f.ignoreDevices, "ignore-devices", nil, "devices to leave alone, as patterns, whatever the other flags say")
-	fs.StringVar(&f.xdp, "xdp", "auto", "XDP on external devices: auto, off, or always (veth too)")
+	fs.StringVar(&f.xdp, "xdp", "auto", "XDP on external devices: auto, off, or always (veth too, whose peers must run XDP and fill checksums in)")
 	fs.StringVar(&f.socketLB, "socket-lb", socketLBAll, "whose sockets are connected to endpoints directly: all, or host (the node's own processes; pods are served by packet)")
 	fs.StringVar(&f.express, "express", "auto", "flows to other nodes past the node's stack and netfilter: auto, where a device can transmit, or off")
 	fs.StringSliceVar(&f.nodePortAddresses, "nodeport-addresses", nil, "where NodePorts answer: primary, all, or CIDRs (default: primary)")
