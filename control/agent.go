@@ -120,6 +120,7 @@ func (a *Agent) prepare() error {
 	a.stale = newStaleUDP(a.dp, func(err error) { a.warn("UDP sockets connected to endpoints that no longer serve", err) }, a.log)
 	a.reconciler, a.retired = r, -1 // endpoints may have stopped serving while no agent ran
 	a.warn("reserved ports", a.reservePorts())
+	a.warn("privileges", loader.CheckOptionalPrivileges())
 	a.devices = NewDevices(a.dp, a.cfg.Rules, a.cfg.XDP, a.cfg.NodePorts, a.log)
 	a.devices.express = a.cfg.Express
 	a.pods = newPodNamespaces(a.dp, a.devices, a.log)

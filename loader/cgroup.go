@@ -61,6 +61,7 @@ func (d *Datapath) AttachCgroup(path string) error {
 		}
 		attached[h] = l
 	}
+	d.cgroup = path
 	for _, h := range cgroupHooks {
 		if err := d.putCgroup(h, attached[h]); err != nil {
 			return fmt.Errorf("cgroup %s: %w", path, err)

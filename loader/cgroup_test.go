@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 var sockets = map[string]string{
@@ -77,6 +79,41 @@ func TestCgroup(t *testing.T) {
 	if got := inCgroup(t, cgroup); got != 0 {
 		t.Errorf("%d programs are left", got)
 	}
+}
+
+// dropCapabilities takes capabilities from the test's thread, which ends with it.
+func dropCapabilities(t *testing.T, capabilities ...int) {
+	t.Helper()
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	must(t, unix.Capget(&header, &data[0]))
+	for _, c := range capabilities {
+		data[c/32].Effective &^= 1 << (c % 32)
+	}
+	must(t, unix.Capset(&header, &data[0]))
+}
+
+// In a container an agent may not look for a cgroup by its id, and tells all the same what is attached.
+func TestCgroupStatusInContainer(t *testing.T) {
+	newNetns(t)
+	dir := newPinDir(t)
+	d := mustLoad(t, small(dir))
+	cgroup := newCgroup(t, t.Name())
+	must(t, d.AttachCgroup(cgroup))
+	done := make(chan bool)
+	go func() { // on a thread without these capabilities, which ends with it
+		defer close(done)
+		runtime.LockOSThread()
+		dropCapabilities(t, unix.CAP_SYS_ADMIN, unix.CAP_DAC_READ_SEARCH)
+		expectCgroup(t, d, cgroup)
+		detachLinks(t, dir, "cgroup-connect4")
+		for hook, status := range linksOf(t, d) {
+			if status.Attached != (hook != "connect4") {
+				t.Errorf("connect4 is detached, and %+v", status)
+			}
+		}
+	}()
+	<-done
 }
 
 func TestCgroupMadeAnew(t *testing.T) {

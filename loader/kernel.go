@@ -29,6 +29,38 @@ func checkPrivileges() error {
 		strings.Join(missing, ", "), unix.EPERM)
 }
 
+// optional are capabilities that only something that is told can't be done without.
+var optional = []struct {
+	capability int
+	name, what string
+}{
+	{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "enter the network namespaces of pods, and read the names of other programs"},
+	{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE", "find the network namespaces of pods in /proc"},
+}
+
+// CheckOptionalPrivileges names the capabilities that are missing although the datapath does without
+// them, and what can't be done.
+func CheckOptionalPrivileges() error {
+	effective, err := effectiveCapabilities()
+	if err != nil {
+		return err
+	}
+	return missingOptional(effective)
+}
+
+func missingOptional(effective uint64) error {
+	var missing []string
+	for _, o := range optional {
+		if effective>>o.capability&1 == 0 {
+			missing = append(missing, fmt.Sprintf("%s (%s)", o.name, o.what))
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return fmt.Errorf("missing: %s: connected UDP sockets in pods stay with endpoints that are gone", strings.Join(missing, ", "))
+}
+
 func effectiveCapabilities() (uint64, error) {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData

@@ -32,6 +32,20 @@ func TestMissingCapabilities(t *testing.T) {
 	}
 }
 
+func TestMissingOptionalCapabilities(t *testing.T) {
+	if err := missingOptional(^uint64(0)); err != nil {
+		t.Errorf("with all: %v", err)
+	}
+	err := missingOptional(^uint64(1 << unix.CAP_SYS_ADMIN))
+	if err == nil || !strings.Contains(err.Error(), "CAP_SYS_ADMIN") || strings.Contains(err.Error(), "CAP_SYS_PTRACE") {
+		t.Errorf("without CAP_SYS_ADMIN: %v", err)
+	}
+	err = missingOptional(1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_BPF | 1<<unix.CAP_PERFMON)
+	if err == nil || !strings.Contains(err.Error(), "CAP_SYS_ADMIN") || !strings.Contains(err.Error(), "CAP_SYS_PTRACE") {
+		t.Errorf("with the least: %v", err)
+	}
+}
+
 func TestKernelHasWhatIsNeeded(t *testing.T) {
 	needRoot(t)
 	for _, n := range needs {

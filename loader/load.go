@@ -27,7 +27,8 @@ type Datapath struct {
 	collection *ebpf.Collection
 	aborter    *aborter
 	hz         uint32
-	clsact     bool // TCX is missing, or not wanted
+	clsact     bool   // TCX is missing, or not wanted
+	cgroup     string // whose sockets are served; empty: none's
 	log        *logrus.Entry
 }
 

@@ -29,9 +29,16 @@ type LinkStatus struct {
 }
 
 // Links lists what is attached, in the order of the pins' names, in this network namespace.
-func (d *Datapath) Links() ([]LinkStatus, error) { return d.pins.status() }
+func (d *Datapath) Links() ([]LinkStatus, error) {
+	d.mu.Lock()
+	cgroup := d.cgroup
+	d.mu.Unlock()
+	return d.pins.status(cgroup)
+}
 
-func (p pinDir) status() ([]LinkStatus, error) {
+// status asks the cgroup at a path, if it is that of the links, and else finds it by its id: a container
+// that sees the hierarchy anywhere but at its root may not do so.
+func (p pinDir) status(cgroup string) ([]LinkStatus, error) {
 	names, err := listDir(p.links())
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
@@ -39,7 +46,7 @@ func (p pinDir) status() ([]LinkStatus, error) {
 	programs := p.programNames()
 	var all []LinkStatus
 	for _, name := range names {
-		status, err := p.linkStatus(name)
+		status, err := p.linkStatus(name, cgroup)
 		if errors.Is(err, os.ErrNotExist) || strings.HasSuffix(name, stagedSuffix) {
 			continue // the agent is at work
 		}
@@ -53,7 +60,7 @@ func (p pinDir) status() ([]LinkStatus, error) {
 	return append(all, filters...), err
 }
 
-func (p pinDir) linkStatus(pin string) (LinkStatus, error) {
+func (p pinDir) linkStatus(pin, cgroup string) (LinkStatus, error) {
 	path := p.linkPin(pin)
 	l, err := link.LoadPinnedLink(path, nil)
 	if err != nil {
@@ -67,7 +74,7 @@ func (p pinDir) linkStatus(pin string) (LinkStatus, error) {
 	status := LinkStatus{ProgramID: target.program, LinkID: target.link}
 	if hook, ok := cgroupHookOf(pin); ok {
 		status.Hook, status.Kind = hook.name, "cgroup"
-		status.Cgroup, status.Attached = target.cgroupStatus(hook)
+		status.Cgroup, status.Attached = target.cgroupStatus(hook, cgroup)
 		return status, nil
 	}
 	for _, h := range deviceHooks {
@@ -108,10 +115,16 @@ func cgroupHookOf(pin string) (cgroupHook, bool) {
 	return cgroupHook{}, false
 }
 
-// cgroupStatus finds a cgroup's path by its id, and asks the cgroup what it runs.
-func (t target) cgroupStatus(h cgroupHook) (path string, attached bool) {
+// cgroupStatus finds a cgroup by its id, and asks the cgroup what it runs.
+func (t target) cgroupStatus(h cgroupHook, known string) (path string, attached bool) {
 	if t.cgroup == 0 {
 		return "", false
+	}
+	if dir, id, err := openCgroup(known); err == nil {
+		defer dir.Close()
+		if id == t.cgroup {
+			return known, t.queried(int(dir.Fd()), h.attach)
+		}
 	}
 	path = fmt.Sprintf("(id %d)", t.cgroup)
 	dir, err := cgroupByID(t.cgroup)

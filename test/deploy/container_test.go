@@ -30,7 +30,34 @@ func TestLeastPrivilege(t *testing.T) {
 // TestWithoutOtherNamespaces: the capabilities that docs/kubernetes.md calls enough for all but
 // the sockets of pods.
 func TestWithoutOtherNamespaces(t *testing.T) {
-	serves(t, []v1.Capability{"BPF", "NET_ADMIN", "PERFMON"})
+	c := serves(t, enough)
+	s, err := control.ReadStatus(c.agent.RunDir)
+	check(t, err)
+	for _, missing := range []string{"CAP_SYS_ADMIN", "CAP_SYS_PTRACE"} {
+		if !slices.ContainsFunc(s.Warnings, func(w string) bool { return strings.Contains(w, missing) }) {
+			t.Errorf("%s is missing, and the warnings are %q", missing, s.Warnings)
+		}
+	}
+	c.checkLinks(t, s)
+}
+
+// enough are the capabilities that the agent does not start without.
+var enough = []v1.Capability{"BPF", "NET_ADMIN", "PERFMON"}
+
+// TestMissingCapabilities: each is named when it is missing, and nothing is touched.
+func TestMissingCapabilities(t *testing.T) {
+	for i, missing := range enough {
+		t.Run(string(missing), func(t *testing.T) {
+			c := newContainer(t, slices.Delete(slices.Clone(enough), i, i+1))
+			out, err := c.command(t, c.args(t)).CombinedOutput()
+			if want := "missing privileges: CAP_" + string(missing) + ";"; err == nil || !strings.Contains(string(out), want) {
+				t.Errorf("%v, it says %s\nwant %s", err, out, want)
+			}
+			if _, err := os.Stat(c.agent.PinDir); err == nil {
+				t.Errorf("there is %s", c.agent.PinDir)
+			}
+		})
+	}
 }
 
 // serves runs an agent with these capabilities, and sends traffic to a service by way of each kind
@@ -168,19 +195,26 @@ func (c *container) args(t *testing.T) []string {
 		"--map-size=flows4=65536,flows6=65536,backends=4096,slots=16384")
 }
 
-// start starts the container and waits for the agent's first sync.
-func (c *container) start(t *testing.T, args []string) error {
+// command runs the container with these arguments.
+func (c *container) command(t *testing.T, args []string) *topo.Command {
 	t.Helper()
 	c.bundle.Args = args
 	raw, err := json.Marshal(c.bundle)
 	check(t, err)
 	self, err := os.Executable()
 	check(t, err)
+	cmd := c.node.Command(self)
+	cmd.Env = append(os.Environ(), containerVariable+"="+string(raw))
+	return cmd
+}
+
+// start starts the container and waits for the agent's first sync.
+func (c *container) start(t *testing.T, args []string) error {
+	t.Helper()
 	log, err := os.Create(c.agent.LogFile)
 	check(t, err)
 	defer log.Close()
-	cmd := c.node.Command(self)
-	cmd.Env = append(os.Environ(), containerVariable+"="+string(raw))
+	cmd := c.command(t, args)
 	cmd.Stdout, cmd.Stderr = log, log
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -206,11 +240,7 @@ func (c *container) checkStatus(t *testing.T) {
 	if len(s.Warnings)+len(s.Problems)+len(s.Proxy.Failures) > 0 {
 		t.Errorf("warnings %v, problems %v, failures %v", s.Warnings, s.Problems, s.Proxy.Failures)
 	}
-	for _, l := range s.Links {
-		if l.Cgroup == "" && !l.Attached {
-			t.Errorf("not attached: %+v", l)
-		}
-	}
+	c.checkLinks(t, s)
 	check(t, c.node.Do(func() error {
 		reserved, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_reserved_ports")
 		if got := strings.TrimSpace(string(reserved)); got != "10000-29999" {
@@ -225,17 +255,28 @@ func (c *container) checkStatus(t *testing.T) {
 	}
 }
 
+// checkLinks wants all programs to be attached, to devices and to the cgroup, and to be seen to be.
+func (c *container) checkLinks(t *testing.T, s *control.Status) {
+	t.Helper()
+	sockets := 0
+	for _, l := range s.Links {
+		if !l.Attached {
+			t.Errorf("not attached: %+v", l)
+		}
+		if l.Kind == "cgroup" {
+			sockets++
+		}
+	}
+	if sockets == 0 {
+		t.Error("no programs of sockets")
+	}
+}
+
 // TestVersionInAnEmptyImage: the command needs no file to start.
 func TestVersionInAnEmptyImage(t *testing.T) {
 	c := newContainer(t, nil)
-	c.bundle.Args, c.bundle.Mounts = []string{"version"}, nil
-	raw, err := json.Marshal(c.bundle)
-	check(t, err)
-	self, err := os.Executable()
-	check(t, err)
-	cmd := c.node.Command(self)
-	cmd.Env = append(os.Environ(), containerVariable+"="+string(raw))
-	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "devel") {
+	c.bundle.Mounts = nil
+	if out, err := c.command(t, []string{"version"}).CombinedOutput(); err != nil || !strings.Contains(string(out), "devel") {
 		t.Errorf("%v: %s", err, out)
 	}
 }
