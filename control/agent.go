@@ -29,6 +29,8 @@ type Config struct {
 	Pace  Pace // zero: DefaultPace
 	// Warnings are what is wrong with the configuration, by what they are about.
 	Warnings map[string]error
+	// Conntrack is what kube-proxy would set, with the same configuration.
+	Conntrack []ConntrackParameter
 
 	NodeName     string
 	Version      string
@@ -120,6 +122,7 @@ func (a *Agent) prepare() error {
 	a.stale = newStaleUDP(a.dp, func(err error) { a.warn("UDP sockets connected to endpoints that no longer serve", err) }, a.log)
 	a.reconciler, a.retired = r, -1 // endpoints may have stopped serving while no agent ran
 	a.warn("reserved ports", a.reservePorts())
+	a.lookAtConntrack()
 	a.warn("privileges", loader.CheckOptionalPrivileges())
 	a.devices = NewDevices(a.dp, a.cfg.Rules, a.cfg.XDP, a.cfg.NodePorts, a.log)
 	a.devices.express = a.cfg.Express

@@ -34,6 +34,7 @@ func (a *Agent) lookAround(ctx context.Context) {
 		}
 		a.lookAtHooks()
 		a.lookAtChains()
+		a.lookAtConntrack()
 		a.poke()
 	}
 }

@@ -161,6 +161,7 @@ func (f *configFlags) apply(cfg *control.Config) error {
 		cfg.Rules.Pods = f.read.LocalTraffic.Devices
 	}
 	cfg.Warnings = f.warnings()
+	cfg.Conntrack = f.conntrack()
 	var err error
 	cfg.Serve.Configz, err = f.effective(cfg)
 	return err
@@ -207,6 +208,17 @@ func (f *configFlags) warnings() map[string]error {
 		out["feature gates"] = fmt.Errorf("%s: ignored: featureGates: %s", f.file, strings.Join(gates, ", "))
 	}
 	return out
+}
+
+// conntrack is what kube-proxy would set with the file; without one nobody asks for anything.
+func (f *configFlags) conntrack() (all []control.ConntrackParameter) {
+	if f.read == nil {
+		return nil
+	}
+	for _, c := range f.read.Conntrack {
+		all = append(all, control.ConntrackParameter{From: c.Fields, Name: c.Parameter, Want: c.Value, Given: c.Given})
+	}
+	return all
 }
 
 // effective is the configuration as it came out, in kube-proxy's terms.

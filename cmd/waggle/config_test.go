@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -133,7 +134,7 @@ func TestConfigFileLocalDevices(t *testing.T) {
 
 func expectConfig(t *testing.T, want, got control.Config) {
 	t.Helper()
-	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(control.Config{}, "Loader", "XDP", "Express", "Rules", "ReservePorts", "Brake", "SourceName", "Version", "Warnings"),
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(control.Config{}, "Loader", "XDP", "Express", "Rules", "ReservePorts", "Brake", "SourceName", "Version", "Warnings", "Conntrack"),
 		cmpopts.IgnoreFields(control.ServeConfig{}, "Configz"), cmp.AllowUnexported(control.NodePortAddresses{}),
 		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
@@ -142,9 +143,13 @@ func expectConfig(t *testing.T, want, got control.Config) {
 
 // Row 38: what has no meaning here is named, once.
 func TestConfigFileWarnings(t *testing.T) {
-	_, cfg := configured(t, "conntrack: {min: 1}\noomScoreAdj: 5\nnosuch: 1\n")
-	if err := cfg.Warnings["configuration"]; err == nil || !strings.Contains(err.Error(), "config.yaml: no meaning here, and ignored: conntrack.min, oomScoreAdj") {
+	_, cfg := configured(t, "portRange: 1-2\noomScoreAdj: 5\nconntrack: {min: 1, tcpBeLiberal: true}\nnosuch: 1\n")
+	if err := cfg.Warnings["configuration"]; err == nil || !strings.Contains(err.Error(), "config.yaml: no meaning here, and ignored: oomScoreAdj, portRange") {
 		t.Errorf("warning %v", err)
+	}
+	liberal := control.ConntrackParameter{From: "conntrack.tcpBeLiberal", Name: "nf_conntrack_tcp_be_liberal", Want: 1, Given: true}
+	if !slices.Contains(cfg.Conntrack, liberal) {
+		t.Errorf("of the connection table's parameters %v are told, want %v", cfg.Conntrack, liberal)
 	}
 	if err := cfg.Warnings["configuration file"]; err == nil || !strings.Contains(err.Error(), `unknown field "nosuch"`) {
 		t.Errorf("warning %v", err)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"runtime"
 	"time"
 
 	"k8s.io/kube-proxy/config/v1alpha1"
@@ -47,8 +48,11 @@ type Settings struct {
 	// and are in neither FeatureGates nor Effective.
 	RefusedGates map[string]error
 
+	// Conntrack is what kube-proxy would set of the kernel's connection tracking.
+	Conntrack []Conntrack
+
 	// Ignored are the fields that are set to something else than their default, and have no
-	// meaning here: paths as in "conntrack.min", sorted.
+	// meaning here: paths as in "ipvs.scheduler", sorted. Those of Conntrack are not among them.
 	Ignored []string
 	// Lenient is what strict decoding found wrong (unknown fields, fields given twice); nil if
 	// nothing. Such fields are ignored, as kube-proxy ignores them.
@@ -102,6 +106,7 @@ func Parse(raw []byte) (*Settings, error) {
 	}
 	s := settings(given, internal)
 	s.RefusedGates, s.Lenient, s.Effective = refused, overlooked, effective
+	s.Conntrack = conntrack(given, effective, runtime.NumCPU())
 	if s.LocalTraffic, err = localTraffic(internal); err != nil {
 		return nil, err
 	}

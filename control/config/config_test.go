@@ -3,6 +3,7 @@
 package config
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -79,7 +80,7 @@ func TestMapped(t *testing.T) {
 	} {
 		want := usual()
 		c.want(want)
-		if diff := cmp.Diff(want, parse(t, c.body), cmpopts.IgnoreFields(Settings{}, "Effective"), cmpopts.EquateEmpty(),
+		if diff := cmp.Diff(want, parse(t, c.body), cmpopts.IgnoreFields(Settings{}, "Effective", "Conntrack"), cmpopts.EquateEmpty(),
 			cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", c.body, diff)
 		}
@@ -122,9 +123,7 @@ func TestIgnored(t *testing.T) {
 		{"oomScoreAdj: -1", "oomScoreAdj"},
 		{"oomScoreAdj: -999", ""},
 		{"portRange: 1-2", "portRange"},
-		{"conntrack: {maxPerCore: 1, min: 2, tcpEstablishedTimeout: 1s, tcpCloseWaitTimeout: 2s, tcpBeLiberal: true, udpTimeout: 3s, udpStreamTimeout: 4s}",
-			"conntrack.maxPerCore conntrack.min conntrack.tcpBeLiberal conntrack.tcpCloseWaitTimeout conntrack.tcpEstablishedTimeout conntrack.udpStreamTimeout conntrack.udpTimeout"},
-		{"conntrack: {maxPerCore: 32768, min: 131072, tcpEstablishedTimeout: 24h}", ""},
+		{"conntrack: {maxPerCore: 1, min: 2, tcpBeLiberal: true}", ""}, // told apart
 		{"iptables: {masqueradeBit: 3, localhostNodePorts: false}", "iptables.localhostNodePorts iptables.masqueradeBit"},
 		{"iptables: {masqueradeBit: 14, localhostNodePorts: true}", ""},
 		{"nftables: {masqueradeBit: 3}", "nftables.masqueradeBit"},
@@ -142,6 +141,40 @@ func TestIgnored(t *testing.T) {
 	} {
 		if got := strings.Join(parse(t, c.body).Ignored, " "); got != c.want {
 			t.Errorf("%s: ignored %q, want %q", c.body, got, c.want)
+		}
+	}
+}
+
+// What kube-proxy would set of the kernel's connection tracking, with its defaults for what the file
+// leaves out.
+func TestConntrack(t *testing.T) {
+	for _, c := range []struct {
+		body string
+		cpus int
+		want string
+	}{
+		{"", 2, "nf_conntrack_max=131072 nf_conntrack_tcp_timeout_established=86400 nf_conntrack_tcp_timeout_close_wait=3600"},
+		{"", 8, "nf_conntrack_max=262144 nf_conntrack_tcp_timeout_established=86400 nf_conntrack_tcp_timeout_close_wait=3600"},
+		{"", 256, "nf_conntrack_max=1048576 nf_conntrack_tcp_timeout_established=86400 nf_conntrack_tcp_timeout_close_wait=3600"},
+		{"conntrack: {maxPerCore: 0, min: 5, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}", 2, ""},
+		{"conntrack: {maxPerCore: 10, min: 5, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 1m, tcpBeLiberal: true, udpTimeout: 30s, udpStreamTimeout: 2m}", 2,
+			"nf_conntrack_max=20! nf_conntrack_tcp_timeout_close_wait=60! nf_conntrack_tcp_be_liberal=1! nf_conntrack_udp_timeout=30! nf_conntrack_udp_timeout_stream=120!"},
+		{"conntrack: {min: 1000000, tcpEstablishedTimeout: 1h}", 2, "nf_conntrack_max=1000000! nf_conntrack_tcp_timeout_established=3600! nf_conntrack_tcp_timeout_close_wait=3600"},
+	} {
+		given, _, err := decode([]byte(head + c.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, p := range conntrack(given, parse(t, c.body).Effective, c.cpus) {
+			mark := ""
+			if p.Given {
+				mark = "!"
+			}
+			got = append(got, fmt.Sprintf("%s=%d%s", p.Parameter, p.Value, mark))
+		}
+		if got := strings.Join(got, " "); got != c.want {
+			t.Errorf("%s, %d CPUs: %s, want %s", c.body, c.cpus, got, c.want)
 		}
 	}
 }

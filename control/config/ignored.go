@@ -12,7 +12,8 @@ import (
 	kubeproxy "k8s.io/kubernetes/pkg/proxy/apis/config"
 )
 
-// meant are the fields that have a meaning here, and those that hold such fields only.
+// meant are the fields that have a meaning here, and those that hold such fields only; and those that
+// are told apart.
 var meant = []string{
 	"apiVersion", "kind", "mode",
 	"hostnameOverride",
@@ -21,6 +22,7 @@ var meant = []string{
 	"nodePortAddresses", "clusterCIDR", "detectLocalMode", "detectLocal",
 	"showHiddenMetricsForVersion", "featureGates",
 	"logging.verbosity", "logging.format",
+	"conntrack", // Settings.Conntrack
 }
 
 // ignored lists the fields of a configuration with defaults that differ from the defaults and
@@ -82,7 +84,7 @@ func masqueradeBlock(c *v1alpha1.KubeProxyConfiguration) string {
 	return "iptables"
 }
 
-// fields returns the values of all fields by path, as in "conntrack.min".
+// fields returns the values of all fields by path, as in "ipvs.scheduler".
 func fields(c *v1alpha1.KubeProxyConfiguration) (map[string]any, error) {
 	raw, err := json.Marshal(c)
 	if err != nil {
