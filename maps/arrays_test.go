@@ -77,17 +77,58 @@ func readSlots(t *testing.T, p maps.Provider, block maps.Block) []uint32 {
 	return ids
 }
 
-// A block that a packet may be reading is not written to.
+// A block that a packet may be reading is not written to: what would need it waits for the
+// programs first, and only where there is no other room.
 func TestSlotsRest(t *testing.T) {
 	slots, err := maps.NewSlots(mapstest.New(t, map[string]uint32{"slots": 8}))
 	must(t, err)
-	block, err := slots.Publish(make([]uint32, 8), start)
+	waits := maps.CountWaits(slots)
+	block, err := slots.Publish(make([]uint32, 4), start)
 	must(t, err)
 	slots.Free(block, start)
-	_, err = slots.Publish([]uint32{1}, rested.Add(-1))
-	expectError(t, err, "no 1 contiguous slots are free of 8")
-	_, err = slots.Publish([]uint32{1}, rested)
+	other, err := slots.Publish(make([]uint32, 4), rested.Add(-1))
 	must(t, err)
+	if other == block || *waits != 0 {
+		t.Errorf("the resting block %v was given out as %v, after %d waits", block, other, *waits)
+	}
+	_, err = slots.Publish([]uint32{1}, rested.Add(-1))
+	must(t, err)
+	expect(t, "waits for the programs", *waits, 1)
+	_, err = slots.Publish(make([]uint32, 4), rested.Add(-1))
+	expectError(t, err, "no 4 contiguous slots are free of 8")
+	expect(t, "waits, of which one more would bring nothing", *waits, 1)
+	slots.Free(other, rested)
+	_, err = slots.Publish(make([]uint32, 4), rested.Add(time.Second))
+	must(t, err)
+	expect(t, "waits, none after the grace period", *waits, 1)
+}
+
+// Three services with 5,000 endpoints each change every 20 ms, in a map of the default size: within
+// the grace period they need more blocks than there are.
+func TestSlotsOfLargeServicesFindRoom(t *testing.T) {
+	const services, endpoints, second = 3, 5000, 50
+	p := mapstest.New(t, map[string]uint32{"slots": 1 << 20})
+	slots, err := maps.NewSlots(p)
+	must(t, err)
+	ids := make([]uint32, endpoints)
+	var blocks [services]maps.Block
+	for tick := range 3 * second {
+		now := start.Add(time.Duration(tick) * time.Second / second)
+		for i := range blocks {
+			ids[tick%endpoints] = uint32(tick)
+			block, err := slots.Publish(ids, now)
+			if err != nil {
+				t.Fatalf("change %d: %v", tick, err)
+			}
+			slots.Free(blocks[i], now)
+			blocks[i] = block
+		}
+	}
+	for _, block := range blocks {
+		read, err := slots.Read(block)
+		must(t, err)
+		expect(t, "the slots of a service", read, ids)
+	}
 }
 
 // The element of a program and the memory of the agent must agree on where each backend lies.

@@ -97,6 +97,17 @@ func (b *blocks) reserve(block Block) error {
 // giveBack frees a block once no packet can still be reading it.
 func (b *blocks) giveBack(block Block, now time.Time) { b.grace.add(block, now) }
 
+// resting tells whether any block was given back and is not free yet.
+func (b *blocks) resting() bool { return len(b.grace.items) > 0 }
+
+// releaseResting frees all that was given back. No program may be running that ran before.
+func (b *blocks) releaseResting() {
+	for _, item := range b.grace.items {
+		b.release(item.value)
+	}
+	b.grace.items = nil
+}
+
 func (b *blocks) release(block Block) {
 	at, order := block.First, orderOf(block.Count)
 	for ; order < len(b.free)-1; order++ {

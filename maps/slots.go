@@ -4,6 +4,7 @@ package maps
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"time"
 
@@ -18,6 +19,7 @@ const slotStride = 8
 type Slots struct {
 	memory *ebpf.Memory
 	blocks *blocks
+	wait   func() error // until no program that runs now runs any more
 }
 
 // NewSlots maps the array and takes all of it as free.
@@ -27,7 +29,7 @@ func NewSlots(p Provider) (*Slots, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mapping the slots array: %w", err)
 	}
-	return &Slots{memory: memory, blocks: newBlocks(m.MaxEntries())}, nil
+	return &Slots{memory: memory, blocks: newBlocks(m.MaxEntries()), wait: new(quiescence).wait}, nil
 }
 
 // Publish takes a fresh block and writes backend ids to it.
@@ -35,7 +37,7 @@ func (s *Slots) Publish(ids []uint32, now time.Time) (Block, error) {
 	if len(ids) == 0 {
 		return Block{}, nil
 	}
-	block, err := s.blocks.alloc(uint32(len(ids)), now)
+	block, err := s.alloc(uint32(len(ids)), now)
 	if err != nil {
 		return Block{}, err
 	}
@@ -44,6 +46,20 @@ func (s *Slots) Publish(ids []uint32, now time.Time) (Block, error) {
 		return Block{}, err
 	}
 	return block, nil
+}
+
+// alloc takes a block. Large services that change often may have all the room rest: then it does
+// not wait for the grace period to pass, but for what that stands for.
+func (s *Slots) alloc(count uint32, now time.Time) (Block, error) {
+	block, err := s.blocks.alloc(count, now)
+	if err == nil || !s.blocks.resting() {
+		return block, err
+	}
+	if failed := s.wait(); failed != nil {
+		return Block{}, errors.Join(err, failed)
+	}
+	s.blocks.releaseResting()
+	return s.blocks.alloc(count, now)
 }
 
 // Write replaces the backend ids in a block. Packets may be reading those of a published one: they

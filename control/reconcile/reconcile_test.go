@@ -82,16 +82,19 @@ func TestWritesAreMinimal(t *testing.T) {
 	}
 }
 
-func TestBlocksComeBackAfterGrace(t *testing.T) {
+// Blocks that were given back are room: at once where there is no other, see maps.Slots.
+func TestBlocksComeBack(t *testing.T) {
 	f := newFixture(t, map[string]uint32{"slots": 4})
-	f.apply(web(to("10.1.0.1", "10.1.0.2")))
-	f.apply(web(to("10.1.0.1", "10.1.0.3")))
-	expectError(t, f.r.Apply(web(to("10.1.0.1", "10.1.0.4"))),
-		"service default/web:http (TCP, IPv4): no 2 contiguous slots are free of 4")
-	f.expectMaps("10.96.0.1:80/TCP ClusterIP default/web -> 10.1.0.1:8080 10.1.0.3:8080")
-	f.rest()
-	f.apply(web(to("10.1.0.1", "10.1.0.4")))
+	for _, second := range []string{"10.1.0.2", "10.1.0.3", "10.1.0.4"} {
+		f.apply(web(to("10.1.0.1", second)))
+		f.expectMaps("10.96.0.1:80/TCP ClusterIP default/web -> 10.1.0.1:8080 " + second + ":8080")
+	}
+	three := web(to("10.1.0.1", "10.1.0.2", "10.1.0.3"))
+	expectError(t, f.r.Apply(three), "service default/web:http (TCP, IPv4): no 3 contiguous slots are free of 4")
 	f.expectMaps("10.96.0.1:80/TCP ClusterIP default/web -> 10.1.0.1:8080 10.1.0.4:8080")
+	f.apply(web())
+	f.apply(three)
+	f.expectMaps("10.96.0.1:80/TCP ClusterIP default/web -> 10.1.0.1:8080 10.1.0.2:8080 10.1.0.3:8080")
 	f.rest()
 	f.expectNoLeak()
 }

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package maps
+
+// CountWaits counts how often slots wait for running programs, which they go on doing.
+func CountWaits(s *Slots) *int {
+	count, wait := new(int), s.wait
+	s.wait = func() error {
+		*count++
+		return wait()
+	}
+	return count
+}
