@@ -47,7 +47,7 @@ func newTracker(family maps.Family, nodeName string) *tracker {
 		localReady: map[types.NamespacedName]int{},
 	}
 	ipFamily := ipFamilies[family]
-	t.services = proxy.NewServiceChangeTracker(ipFamily, nil, t.servicesChange)
+	t.services = proxy.NewServiceChangeTracker(ipFamily, plan.NewPort, t.servicesChange)
 	for i := range t.endpoints {
 		t.endpoints[i] = proxy.NewEndpointsChangeTracker(ipFamily, nodeName, nil, t.endpointsChange)
 	}

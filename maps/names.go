@@ -29,7 +29,17 @@ func (n Name) String() string {
 	return fmt.Sprintf("%s (%s, IPv%d)", s, ProtoName(n.Proto), n.Family)
 }
 
-// Names is the table of the services' names, by id.
+// Type is what a service port's frontends don't tell of the type of its Service.
+type Type uint8
+
+// The types. Frontends tell the rest: node ports and external addresses.
+const (
+	PlainType           Type = iota
+	LoadBalancerType         // LoadBalancer, with an address, be it one that is not served here
+	PendingLoadBalancer      // LoadBalancer, without an address yet
+)
+
+// Names is the table of the services' names and types, by id.
 type Names struct {
 	m   *ebpf.Map
 	ids *IDs
@@ -45,8 +55,8 @@ func NewNames(p Provider) *Names {
 func (n *Names) IDs() *IDs { return n.ids }
 
 // Put names a service.
-func (n *Names) Put(id uint32, name Name) error {
-	c := name.encode()
+func (n *Names) Put(id uint32, name Name, t Type) error {
+	c := name.encode(t)
 	if err := put(n.m, "service_names", id, &c); err != nil {
 		return fmt.Errorf("service %s: %w", name, err)
 	}
@@ -71,6 +81,15 @@ func (n *Names) All() (map[uint32]Name, error) {
 	return out, err
 }
 
+// Types reads the types of all services.
+func (n *Names) Types() (map[uint32]Type, error) {
+	out := map[uint32]Type{}
+	err := each(n.m, "service_names", func(id uint32, c *bpf.ServiceName) {
+		out[id] = Type(c.Pad)
+	})
+	return out, err
+}
+
 // Has tells whether a service has any name.
 func (n *Names) Has(id uint32) (bool, error) {
 	var c bpf.ServiceName
@@ -78,10 +97,10 @@ func (n *Names) Has(id uint32) (bool, error) {
 }
 
 // Holds tells whether a service's name is as Put would leave it.
-func (n *Names) Holds(id uint32, name Name) (bool, error) {
+func (n *Names) Holds(id uint32, name Name, t Type) (bool, error) {
 	var have bpf.ServiceName
 	ok, err := n.read(id, &have)
-	return ok && have == name.encode(), err
+	return ok && have == name.encode(t), err
 }
 
 func (n *Names) read(id uint32, into *bpf.ServiceName) (ok bool, err error) {
@@ -100,8 +119,9 @@ func (n *Names) Named() iter.Seq2[uint32, error] {
 	return keys[uint32, bpf.ServiceName](n.m, "service_names")
 }
 
-func (n Name) encode() bpf.ServiceName {
-	c := bpf.ServiceName{Proto: n.Proto, Family: uint8(n.Family)}
+// encode puts the type into the last byte, which the datapath reads as little as the rest.
+func (n Name) encode(t Type) bpf.ServiceName {
+	c := bpf.ServiceName{Proto: n.Proto, Family: uint8(n.Family), Pad: uint8(t)}
 	setChars(c.Namespace[:], n.Namespace)
 	setChars(c.Name[:], n.Name)
 	setChars(c.Port[:], n.Port)

@@ -74,13 +74,22 @@ func TestNames(t *testing.T) {
 		2: {Namespace: "default", Name: "web", Proto: unix.IPPROTO_UDP, Family: maps.IPv6},
 		3: {Namespace: long, Name: long, Port: long, Proto: unix.IPPROTO_SCTP, Family: maps.IPv4},
 	}
+	wantTypes := map[uint32]maps.Type{1: maps.PlainType, 2: maps.LoadBalancerType, 3: maps.PendingLoadBalancer}
 	for id, name := range want {
-		must(t, names.Put(id, name))
+		must(t, names.Put(id, name, wantTypes[id]))
 	}
 	got, err := names.All()
 	must(t, err)
 	expect(t, "names", got, want)
-	expectError(t, names.Put(4, want[2]), "service default/web (UDP, IPv6): the map service_names is full (3 elements)")
+	types, err := names.Types()
+	must(t, err)
+	expect(t, "types", types, wantTypes)
+	for kind, same := range map[maps.Type]bool{maps.LoadBalancerType: true, maps.PendingLoadBalancer: false} {
+		holds, err := names.Holds(2, want[2], kind)
+		must(t, err)
+		expect(t, fmt.Sprintf("whether the type is %d", kind), holds, same)
+	}
+	expectError(t, names.Put(4, want[2], maps.PlainType), "service default/web (UDP, IPv6): the map service_names is full (3 elements)")
 	for id := range want {
 		must(t, names.Delete(id))
 		must(t, names.Delete(id))

@@ -22,21 +22,28 @@ func newBackend(g *globals) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return out.print(cmd.OutOrStdout(), backends, func(bool) table { return backendTable(backends) })
+			return out.print(cmd.OutOrStdout(), backends, func(wide bool) table { return backendTable(backends, wide) })
 		},
 	}
 	out.addFlag(list)
 	return newGroup("backend", []string{"backends"}, "Show the backends in the datapath", list)
 }
 
-func backendTable(backends []backendView) table {
+func backendTable(backends []backendView, wide bool) table {
 	t := table{
 		header: []string{"ID", "SERVICE", "PORT", "PROTOCOL", "ADDRESS", "LOCAL", "SERVING"},
 		empty:  "No backends in the datapath.",
 	}
+	if wide {
+		t.header = append(t.header, "SETS")
+	}
 	for _, b := range backends {
-		t.rows = append(t.rows, []string{fmt.Sprint(b.ID), cmp.Or(b.Service, "<none>"), cmp.Or(b.Port, "<unnamed>"), b.Proto, b.Address.String(),
-			fmt.Sprint(b.Local), fmt.Sprint(b.Serving)})
+		row := []string{fmt.Sprint(b.ID), cmp.Or(b.Service, "<none>"), cmp.Or(b.Port, "<unnamed>"), b.Proto, b.Address.String(),
+			fmt.Sprint(b.Local), fmt.Sprint(b.Serving)}
+		if wide {
+			row = append(row, orNone(b.Sets))
+		}
+		t.rows = append(t.rows, row)
 	}
 	return t
 }

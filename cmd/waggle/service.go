@@ -22,6 +22,7 @@ func newService(g *globals) *cobra.Command {
 func newServiceList(g *globals) *cobra.Command {
 	var out output
 	var namespace string
+	var all bool
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List services",
@@ -38,7 +39,9 @@ func newServiceList(g *globals) *cobra.Command {
 		},
 	}
 	out.addFlag(cmd)
-	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "only this namespace")
+	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "only this namespace (default: all)")
+	cmd.Flags().BoolVarP(&all, "all-namespaces", "A", false, "all namespaces, as without any flag")
+	cmd.MarkFlagsMutuallyExclusive("namespace", "all-namespaces")
 	return cmd
 }
 
@@ -46,26 +49,42 @@ func newServiceGet(g *globals) *cobra.Command {
 	var out output
 	var namespace string
 	cmd := &cobra.Command{
-		Use:   "get NAME",
+		Use:   "get NAME | NAMESPACE/NAME",
 		Short: "Show one service: its frontends, and the backends of each",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			in, name, err := splitName(args[0], namespace, cmd.Flags().Changed("namespace"))
+			if err != nil {
+				return err
+			}
 			services, err := openServices(g)
 			if err != nil {
 				return err
 			}
-			i := slices.IndexFunc(services, func(s serviceView) bool {
-				return s.Namespace == namespace && s.Name == args[0]
-			})
+			i := slices.IndexFunc(services, func(s serviceView) bool { return s.Namespace == in && s.Name == name })
 			if i < 0 {
-				return fmt.Errorf("service %s/%s is not in the datapath", namespace, args[0])
+				return fmt.Errorf("service %s/%s is not in the datapath", in, name)
 			}
-			return out.print(cmd.OutOrStdout(), services[i], func(wide bool) table { return frontendTable(services[i]) })
+			return out.print(cmd.OutOrStdout(), services[i], func(wide bool) table { return frontendTable(services[i], wide) })
 		},
 	}
 	out.addFlag(cmd)
 	cmd.Flags().StringVarP(&namespace, "namespace", "n", "default", "the service's namespace")
 	return cmd
+}
+
+// splitName takes NAMESPACE/NAME apart; a NAME alone is in the namespace of the flag.
+func splitName(arg, namespace string, given bool) (in, name string, err error) {
+	in, name, both := strings.Cut(arg, "/")
+	switch {
+	case !both:
+		return namespace, arg, nil
+	case in == "" || name == "" || strings.Contains(name, "/"):
+		return "", "", fmt.Errorf("%s: want NAME or NAMESPACE/NAME", arg)
+	case given && namespace != in:
+		return "", "", fmt.Errorf("%s: --namespace is %s", arg, namespace)
+	}
+	return in, name, nil
 }
 
 func openServices(g *globals) ([]serviceView, error) {
@@ -82,7 +101,11 @@ func serviceTable(services []serviceView, wide bool) table {
 	}
 	for _, s := range services {
 		sum := summarize(s)
-		row := []string{s.Namespace, s.Name, sum.kind, orNone(sum.clusterIPs), orNone(sum.externalIPs),
+		external := orNone(sum.externalIPs)
+		if s.Pending && len(sum.externalIPs) == 0 {
+			external = "<pending>"
+		}
+		row := []string{s.Namespace, s.Name, s.Type, orNone(sum.clusterIPs), external,
 			orNone(sum.ports), fmt.Sprintf("%d (%d local)", sum.count, sum.local)}
 		if wide {
 			row = append(row, orNone(sum.endpoints), orNone(sum.ids))
@@ -93,14 +116,13 @@ func serviceTable(services []serviceView, wide bool) table {
 }
 
 type summary struct {
-	kind                                           string
 	clusterIPs, externalIPs, ports, endpoints, ids []string
 	count, local                                   int // of endpoints, in one family
 }
 
 // summarize collects what `kubectl get service` shows in a line.
 func summarize(s serviceView) summary {
-	sum := summary{kind: "ClusterIP"}
+	var sum summary
 	add := func(list *[]string, v string) {
 		if !slices.Contains(*list, v) {
 			*list = append(*list, v)
@@ -118,9 +140,6 @@ func summarize(s serviceView) summary {
 				nodePort = f.Address.Port()
 			default:
 				add(&sum.externalIPs, f.Address.Addr().String())
-			}
-			if f.Kind == "LoadBalancer" || f.Kind == "NodePort" && sum.kind == "ClusterIP" {
-				sum.kind = f.Kind
 			}
 		}
 		add(&sum.ports, portSpec(number, nodePort, port.Proto))
@@ -161,7 +180,7 @@ func portSpec(port, nodePort uint16, proto string) string {
 	return fmt.Sprintf("%d/%s", port, proto)
 }
 
-func frontendTable(s serviceView) table {
+func frontendTable(s serviceView, wide bool) table {
 	t := table{
 		header: []string{"PORT", "PROTOCOL", "KIND", "FRONTEND", "FROM OUTSIDE", "FROM THIS NODE"},
 		empty:  "The service has no frontends.",
@@ -174,6 +193,9 @@ func frontendTable(s serviceView) table {
 	}
 	if sticky {
 		t.header = append(t.header, "AFFINITY")
+	}
+	if wide {
+		t.header = append(t.header, "IP FAMILY", "ID")
 	}
 	for _, port := range s.Ports {
 		addr := map[uint32]string{}
@@ -195,6 +217,9 @@ func frontendTable(s serviceView) table {
 			}
 			if sticky {
 				row = append(row, (time.Duration(port.AffinitySeconds) * time.Second).String())
+			}
+			if wide {
+				row = append(row, port.IPFamily, fmt.Sprint(port.ID))
 			}
 			t.rows = append(t.rows, row)
 		}

@@ -20,6 +20,7 @@ type backendView struct {
 	Proto   string         `json:"protocol"`
 	Local   bool           `json:"local"`
 	Serving bool           `json:"serving"`
+	Sets    []string       `json:"sets"` // that it is in; "kept" if it is in none, but serves the flows it has
 }
 
 type frontendView struct {
@@ -41,6 +42,7 @@ type portView struct {
 	IPFamily  string         `json:"ipFamily"`
 	Frontends []frontendView `json:"frontends"`
 	Backends  []backendView  `json:"backends"`
+	kind      maps.Type
 	// The clients that guarded frontends are for, and how long one is remembered.
 	SourceRanges    []netip.Prefix `json:"sourceRanges,omitempty"`
 	AffinitySeconds uint32         `json:"affinitySeconds,omitempty"`
@@ -49,6 +51,8 @@ type portView struct {
 type serviceView struct {
 	Namespace string     `json:"namespace"`
 	Name      string     `json:"name"`
+	Type      string     `json:"type"`
+	Pending   bool       `json:"pending,omitempty"` // a load balancer without an address yet
 	Ports     []portView `json:"ports"`
 }
 
@@ -81,6 +85,7 @@ func readBackends(p maps.Provider) ([]backendView, error) {
 			Proto:   maps.ProtoName(b.Proto),
 			Local:   b.Local,
 			Serving: b.Serving(),
+			Sets:    setsOf(b),
 		})
 	}
 	slices.SortFunc(out, func(a, b backendView) int {
@@ -88,6 +93,20 @@ func readBackends(p maps.Provider) ([]backendView, error) {
 			a.Address.Compare(b.Address), cmp.Compare(a.ID, b.ID))
 	})
 	return out, nil
+}
+
+// setsOf names the sets of its service that a backend is in.
+func setsOf(b maps.Backend) []string {
+	sets := []string{}
+	for _, s := range []struct {
+		in   bool
+		name string
+	}{{b.InCluster, "cluster"}, {b.InLocal, "local"}, {b.Kept, "kept"}} {
+		if s.in {
+			sets = append(sets, s.name)
+		}
+	}
+	return sets
 }
 
 // readServices assembles the services from the maps.
@@ -108,10 +127,15 @@ func readServices(p maps.Provider) ([]serviceView, error) {
 	if err != nil {
 		return nil, err
 	}
+	types, err := maps.NewNames(p).Types()
+	if err != nil {
+		return nil, err
+	}
 	ports := map[uint32]*portView{}
 	for id, name := range names {
 		ports[id] = &portView{
-			ID: id, Name: name.Port, Proto: maps.ProtoName(name.Proto), IPFamily: familyName(name.Family),
+			kind: types[id],
+			ID:   id, Name: name.Port, Proto: maps.ProtoName(name.Proto), IPFamily: familyName(name.Family),
 			Frontends: []frontendView{}, Backends: []backendView{}, SourceRanges: sources[id],
 		}
 		slices.SortFunc(sources[id], netip.Prefix.Compare)
@@ -140,7 +164,7 @@ func readServices(p maps.Provider) ([]serviceView, error) {
 			port.Backends = append(port.Backends, backendView{
 				ID: id, Service: serviceName(names[b.Service]), Port: port.Name,
 				Address: netip.AddrPortFrom(b.Addr, b.Port),
-				Proto:   port.Proto, Local: b.Local, Serving: b.Serving(),
+				Proto:   port.Proto, Local: b.Local, Serving: b.Serving(), Sets: setsOf(b),
 			})
 		}
 	}
@@ -173,10 +197,29 @@ func groupServices(names map[uint32]maps.Name, ports map[uint32]*portView) []ser
 		slices.SortFunc(s.Ports, func(a, b portView) int {
 			return cmp.Or(cmp.Compare(a.IPFamily, b.IPFamily), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Proto, b.Proto))
 		})
+		s.Type, s.Pending = typeOf(s.Ports)
 		out = append(out, *s)
 	}
 	slices.SortFunc(out, func(a, b serviceView) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
 	return out
+}
+
+// typeOf is the type of a service, as far as its frontends and ports tell, and whether it is a load
+// balancer that waits for its address.
+func typeOf(ports []portView) (kind string, pending bool) {
+	kind = "ClusterIP"
+	for _, port := range ports {
+		for _, f := range port.Frontends {
+			if f.Kind == "LoadBalancer" || f.Kind == "NodePort" && kind == "ClusterIP" {
+				kind = f.Kind
+			}
+		}
+		if port.kind != maps.PlainType {
+			kind = "LoadBalancer"
+			pending = pending || port.kind == maps.PendingLoadBalancer
+		}
+	}
+	return kind, pending
 }

@@ -146,6 +146,89 @@ func (l *loaded) applySome() {
 	)
 }
 
+// A load balancer that has no address yet is shown as `kubectl get services` shows it; one whose
+// address is served elsewhere, such as a name, has none here, but waits for none.
+func TestLoadBalancerWithoutAddress(t *testing.T) {
+	l := load(t)
+	name := func(n string) maps.Name {
+		return maps.Name{Namespace: "default", Name: n, Proto: unix.IPPROTO_TCP, Family: maps.IPv4}
+	}
+	waiting := port(name("waiting"), []string{"ClusterIP 10.96.0.1:80", "NodePort 0.0.0.0:30080"})
+	waiting.Type = maps.PendingLoadBalancer
+	extra := port(name("extra"), []string{"ClusterIP 10.96.0.2:80", "ExternalIP 192.0.2.9:80"})
+	extra.Type = maps.PendingLoadBalancer
+	elsewhere := port(name("elsewhere"), []string{"ClusterIP 10.96.0.3:80", "NodePort 0.0.0.0:30082"})
+	elsewhere.Type = maps.LoadBalancerType
+	l.apply(waiting, extra, elsewhere)
+	l.expect("service list", `
+NAMESPACE   NAME        TYPE           CLUSTER-IP   EXTERNAL-IP   PORT(S)        ENDPOINTS
+default     elsewhere   LoadBalancer   10.96.0.3    <none>        80:30082/TCP   0 (0 local)
+default     extra       LoadBalancer   10.96.0.2    192.0.2.9     80/TCP         0 (0 local)
+default     waiting     LoadBalancer   10.96.0.1    <pending>     80:30080/TCP   0 (0 local)`)
+	var service serviceView
+	l.must(json.Unmarshal([]byte(l.run("service get waiting -o json")), &service))
+	if service.Type != "LoadBalancer" || !service.Pending {
+		t.Errorf("as an object: %+v", service)
+	}
+	waiting.Type = maps.PlainType // and becomes a NodePort
+	l.apply(waiting)
+	l.must(json.Unmarshal([]byte(l.run("service get waiting -o json")), &service))
+	if service.Type != "NodePort" {
+		t.Errorf("as an object: %+v", service)
+	}
+}
+
+// TestNames: the ways to say which namespace.
+func TestNames(t *testing.T) {
+	l := load(t)
+	l.applySome()
+	all := l.run("service list")
+	for _, flag := range []string{"-A", "--all-namespaces"} {
+		if got := l.run("service list " + flag); got != all {
+			t.Errorf("service list %s:\n%swant\n%s", flag, got, all)
+		}
+	}
+	want := l.run("service get dns -n kube-system")
+	for _, command := range []string{"service get kube-system/dns", "service get kube-system/dns -n kube-system"} {
+		if got := l.run(command); got != want {
+			t.Errorf("%s:\n%swant\n%s", command, got, want)
+		}
+	}
+	for command, want := range map[string]string{
+		"service get kube-system/web":      "service kube-system/web is not in the datapath",
+		"service get default/dns":          "service default/dns is not in the datapath",
+		"service get kube-system/dns -n x": "kube-system/dns: --namespace is x",
+		"service get /dns":                 "/dns: want NAME or NAMESPACE/NAME",
+		"service get dns/":                 "dns/: want NAME or NAMESPACE/NAME",
+		"service get a/b/c":                "a/b/c: want NAME or NAMESPACE/NAME",
+	} {
+		if _, err := run(t, append(strings.Fields(command), "--pin-dir", l.pinDir)...); err == nil || err.Error() != want {
+			t.Errorf("%s: error %v, want %s", command, err, want)
+		}
+	}
+	if _, err := run(t, "service", "list", "-A", "-n", "x", "--pin-dir", l.pinDir); err == nil {
+		t.Error("service list takes -A and -n together")
+	}
+}
+
+// TestWide: each table has more columns with -o wide.
+func TestWide(t *testing.T) {
+	l := load(t)
+	l.applySome()
+	l.expect("service get far -o wide", `
+PORT        PROTOCOL   KIND        FRONTEND        FROM OUTSIDE    FROM THIS NODE   IP FAMILY   ID
+<unnamed>   TCP        ClusterIP   10.96.0.2:80    10.1.0.1:8080   10.1.0.1:8080    IPv4        5
+<unnamed>   TCP        NodePort    0.0.0.0:30081   <dropped>       10.1.0.1:8080    IPv4        5`)
+	l.expect("backend list -o wide", `
+ID   SERVICE           PORT        PROTOCOL   ADDRESS            LOCAL   SERVING   SETS
+6    default/far       <unnamed>   TCP        10.1.0.1:8080      false   true      cluster
+1    default/web       http        TCP        10.1.0.1:8080      false   true      cluster
+2    default/web       http        TCP        10.1.0.2:8080      true    true      cluster,local
+3    default/web       http        TCP        [fd00:1::1]:8080   false   true      cluster
+4    kube-system/dns   dns         UDP        10.1.0.3:53        true    true      cluster,local
+5    kube-system/dns   dns-tcp     TCP        10.1.0.3:53        true    true      cluster,local`)
+}
+
 func TestEmpty(t *testing.T) {
 	l := load(t)
 	l.expect("service list", "No services in the datapath.")
@@ -231,6 +314,8 @@ ports:
     protocol: TCP
     service: default/far
     serving: true
+    sets:
+    - cluster
   frontends:
   - address: 10.96.0.2:80
     externalBackends:
@@ -249,7 +334,8 @@ ports:
     kind: NodePort
   id: 5
   ipFamily: IPv4
-  protocol: TCP`
+  protocol: TCP
+type: NodePort`
 
 // Scripts depend on these shapes: what is here may be added to, not changed.
 func TestServiceShapes(t *testing.T) {
@@ -282,7 +368,8 @@ ports:
     kind: ExternalIP
   id: 6
   ipFamily: IPv4
-  protocol: SCTP`)
+  protocol: SCTP
+type: ClusterIP`)
 	var list []serviceView
 	l.must(json.Unmarshal([]byte(l.run("service list -o json")), &list))
 	if len(list) != 4 {

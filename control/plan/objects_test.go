@@ -149,7 +149,7 @@ func planAll(family maps.Family, svc *v1.Service, slices []*discovery.EndpointSl
 	if family == maps.IPv6 {
 		ipFamily = v1.IPv6Protocol
 	}
-	services := proxy.NewServiceChangeTracker(ipFamily, nil, nil)
+	services := proxy.NewServiceChangeTracker(ipFamily, plan.NewPort, nil)
 	endpoints := proxy.NewEndpointsChangeTracker(ipFamily, here, nil, nil)
 	services.Update(nil, svc)
 	for _, s := range slices {

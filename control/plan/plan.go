@@ -57,6 +57,8 @@ type Service struct {
 	// Kept are all that serve, of a UDP service: only an endpoint that no longer does loses its
 	// flows, not one that a policy, its zone or its termination takes out of the sets.
 	Kept []Endpoint
+	// Type is what the frontends don't tell of the Service's.
+	Type maps.Type
 	// SourceRanges are the clients that guarded frontends are for, sorted.
 	SourceRanges []netip.Prefix
 	// Affinity is how many seconds a client is remembered for; 0: not at all.
@@ -77,6 +79,9 @@ type Node struct {
 func Plan(name proxy.ServicePortName, family maps.Family, port proxy.ServicePort, endpoints []proxy.Endpoint, node Node) Service {
 	cluster, local, _, any := proxy.CategorizeEndpoints(endpoints, port, node.Name, node.Labels)
 	svc := Service{Name: NameOf(name, family), SourceRanges: sourceRanges(port, node.IPs)}
+	if typed, ok := port.(interface{ Type() maps.Type }); ok {
+		svc.Type = typed.Type()
+	}
 	if port.SessionAffinityType() == v1.ServiceAffinityClientIP {
 		svc.Affinity = uint32(port.StickyMaxAgeSeconds())
 	}

@@ -33,6 +33,7 @@ type frontend struct {
 type service struct {
 	id        uint32
 	leaving   bool // about to be deleted: its frontends may be taken over
+	kind      maps.Type
 	name      maps.Name
 	backends  []backend // sorted, see backend.compare
 	blocks    []block
@@ -94,7 +95,7 @@ var ErrTaken = errors.New("frontend is taken")
 // Apply brings one service to its desired state. On an error the service is left as it was or
 // as it should be, frontend by frontend; applying it again carries on.
 func (r *Reconciler) Apply(want plan.Service) error {
-	svc, err := r.service(want.Name)
+	svc, err := r.service(want.Name, want.Type)
 	if err != nil {
 		return err
 	}
@@ -116,26 +117,38 @@ func (r *Reconciler) Apply(want plan.Service) error {
 }
 
 // service finds or makes the state of a service.
-func (r *Reconciler) service(name maps.Name) (*service, error) {
+func (r *Reconciler) service(name maps.Name, kind maps.Type) (*service, error) {
 	if svc := r.services[name]; svc != nil {
 		svc.leaving = false
-		return svc, nil
+		return svc, r.setType(svc, kind)
 	}
 	id, err := r.names.IDs().Alloc(r.now())
 	if err != nil {
 		return nil, fmt.Errorf("service %s: %w", name, err)
 	}
-	if err := r.names.Put(id, name); err != nil {
+	if err := r.names.Put(id, name, kind); err != nil {
 		r.names.IDs().Free(id, r.now())
 		return nil, err
 	}
 	r.writes.Names++
-	return r.addService(id, name), nil
+	return r.addService(id, name, kind), nil
+}
+
+func (r *Reconciler) setType(svc *service, kind maps.Type) error {
+	if svc.kind == kind {
+		return nil
+	}
+	if err := r.names.Put(svc.id, svc.name, kind); err != nil {
+		return err
+	}
+	r.writes.Names++
+	svc.kind = kind
+	return nil
 }
 
 // addService notes a service that has its name in the map.
-func (r *Reconciler) addService(id uint32, name maps.Name) *service {
-	svc := &service{id: id, name: name}
+func (r *Reconciler) addService(id uint32, name maps.Name, kind maps.Type) *service {
+	svc := &service{id: id, name: name, kind: kind}
 	r.services[name], r.byID[id] = svc, svc
 	r.size.Services[name.Family]++
 	return svc

@@ -134,7 +134,7 @@ func TestRestartAfterCrash(t *testing.T) {
 	f.expectMaps("10.96.0.1:80/TCP ClusterIP default/web -> 10.1.0.1:8080 10.1.0.2:8080")
 	expectWrites(t, "the rest of the change", f.written(want), Writes{Frontends: 1, Backends: 1, Blocks: 1})
 	// Killed after the name of a new service.
-	_, err = f.r.service(maps.Name{Namespace: "default", Name: "new", Proto: 6, Family: maps.IPv4})
+	_, err = f.r.service(maps.Name{Namespace: "default", Name: "new", Proto: 6, Family: maps.IPv4}, maps.PlainType)
 	f.must(err)
 	f.restart()
 	f.expectNoLeak()

@@ -88,9 +88,9 @@ func (p *repair) lookAtService(svc *service, ranges map[maps.SourceRange]bool) {
 	for _, b := range svc.blocks {
 		p.failed(p.lookAtBlock(b))
 	}
-	named, err := p.names.Holds(svc.id, svc.name)
+	named, err := p.names.Holds(svc.id, svc.name, svc.kind)
 	if !p.failed(err) && !named {
-		p.done("service_names", p.names.Put(svc.id, svc.name))
+		p.done("service_names", p.names.Put(svc.id, svc.name, svc.kind))
 	}
 	p.putMissing(svc.id, svc.ranges, ranges)
 	for _, f := range svc.frontends {

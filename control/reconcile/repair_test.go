@@ -92,8 +92,8 @@ func TestRepair(t *testing.T) {
 		{"names", func(f *fixture) error {
 			names := wmaps.NewNames(f.maps)
 			f.must(names.Delete(f.id(web)))
-			f.must(names.Put(f.id(six), web.Name))
-			return names.Put(400, web.Name)
+			f.must(names.Put(f.id(six), web.Name, wmaps.PlainType))
+			return names.Put(400, web.Name, wmaps.PlainType)
 		}, Repairs{"service_names": 3}},
 		{"source ranges", func(f *fixture) error {
 			sources := wmaps.NewSources(f.maps)
@@ -257,7 +257,7 @@ func TestRepairFullMap(t *testing.T) {
 		f.empty(name)
 	}
 	f.must(wmaps.NewServices(f.maps).Put(named("x", "10.96.0.99").Frontends[0].Frontend, wmaps.Service{ID: 1}))
-	f.must(wmaps.NewNames(f.maps).Put(77, svc.Name))
+	f.must(wmaps.NewNames(f.maps).Put(77, svc.Name, wmaps.PlainType))
 	f.must(wmaps.NewSources(f.maps).Put(4711, netip.MustParsePrefix("0.0.0.0/0")))
 	f.must(wmaps.NewClusterAddrs(f.maps).Put(netip.MustParseAddr("10.96.0.99")))
 	got, err := f.r.Repair(func() {})
@@ -296,7 +296,7 @@ func TestRepairAmidChanges(t *testing.T) {
 				if round%4 == 3 {
 					f := stays.Frontends[0].Frontend
 					c.must(wmaps.NewServices(c.maps).Delete(f))
-					c.must(c.r.names.Put(500, stays.Name))
+					c.must(c.r.names.Put(500, stays.Name, wmaps.PlainType))
 					want = Repairs{"services4": 1, "service_names": 1}
 				}
 				got, err := c.r.Repair(c.change)

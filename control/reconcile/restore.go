@@ -89,6 +89,10 @@ func (r *Reconciler) restoreNames(log *logrus.Entry) (map[uint32]*service, error
 	if err != nil {
 		return nil, err
 	}
+	types, err := r.names.Types()
+	if err != nil {
+		return nil, err
+	}
 	byID := map[uint32]*service{}
 	for id, name := range names {
 		if err := r.names.IDs().Reserve(id); err != nil {
@@ -109,7 +113,7 @@ func (r *Reconciler) restoreNames(log *logrus.Entry) (map[uint32]*service, error
 			r.names.IDs().Free(id, r.now())
 			continue
 		}
-		byID[id] = r.addService(id, name)
+		byID[id] = r.addService(id, name, types[id])
 	}
 	return byID, nil
 }

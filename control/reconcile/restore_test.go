@@ -62,7 +62,7 @@ func TestHealTwins(t *testing.T) {
 		svc := web(to("10.1.0.1"), at(maps.NodePort, "0.0.0.0"))
 		f.apply(svc)
 		for _, id := range []uint32{100, 101} {
-			f.must(f.r.names.Put(id, svc.Name))
+			f.must(f.r.names.Put(id, svc.Name, maps.PlainType))
 		}
 		want := meaning(t, f.maps)
 		f.before = func() {
@@ -86,7 +86,7 @@ func TestHealTwins(t *testing.T) {
 func TestHealNames(t *testing.T) {
 	f := newFixture(t, nil)
 	for _, id := range []uint32{0, 513, 1<<32 - 1} { // no allocator of 512 has given these
-		f.must(f.r.names.Put(id, web().Name))
+		f.must(f.r.names.Put(id, web().Name, maps.PlainType))
 	}
 	f.restart()
 	f.expectNoLeak()

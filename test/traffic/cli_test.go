@@ -225,6 +225,7 @@ func (l looker) refusals(t *testing.T) {
 		{here("service", "list", "-o", "xml"), []string{"-o xml", "table, wide, json, yaml"}},
 		{here("service", "list", "--colour"), []string{"unknown flag: --colour"}},
 		{here("service", "get"), []string{"arg"}},
+		{here("service", "get", "a/b/c"), []string{"a/b/c", "NAMESPACE/NAME"}},
 		{here("service", "get", "nobody"), []string{"default/nobody", "is not in the datapath"}},
 		{here("service", "lsit"), []string{"lsit"}},
 		{here("flow", "list", "--address", "here"), []string{"--address here", "not an IP address"}},
