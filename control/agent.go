@@ -43,7 +43,6 @@ type Config struct {
 	Express      ExpressMode
 	NodePorts    NodePortAddresses
 	ReservePorts bool
-	Brake        Brake
 	// MasqueradeAll translates the source of all that is for a cluster IP.
 	MasqueradeAll bool
 	// LocalSources are the cluster's own addresses: of a client there that comes from another
@@ -127,7 +126,7 @@ func (a *Agent) prepare() error {
 	a.devices = NewDevices(a.dp, a.cfg.Rules, a.cfg.XDP, a.cfg.NodePorts, a.log)
 	a.devices.express = a.cfg.Express
 	a.pods = newPodNamespaces(a.dp, a.devices, a.log)
-	a.proxy = NewProxy(a.cfg.NodeName, r, a.cfg.Brake, a.onNode, a.onSync, a.log)
+	a.proxy = NewProxy(a.cfg.NodeName, r, a.onNode, a.onSync, a.log)
 	a.proxy.ServeAs(a.cfg.ServeAs)
 	if s, ok := a.src.(source.Recorder); ok {
 		a.proxy.RecordTo(s.Recorder())
@@ -288,6 +287,7 @@ func (a *Agent) writeStatus() *Status {
 		Devices:  a.devices.Status(),
 		Flows:    a.expirer.Census(),
 		Problems: a.src.Problems(),
+		Held:     heldBySource(a.src),
 	}
 	var err error
 	s.Links, err = a.dp.Links()

@@ -41,7 +41,11 @@ type testSource struct {
 	sink     chan source.Sink
 	problems []source.Problem
 	blind    time.Time
+	held     atomic.Pointer[[]string]
 }
+
+// hold has it hold these Services, and no others.
+func (s *testSource) hold(names ...string) { s.held.Store(&names) }
 
 func (s *testSource) Run(ctx context.Context, sink source.Sink) error {
 	s.sink <- sink
@@ -52,6 +56,13 @@ func (s *testSource) Run(ctx context.Context, sink source.Sink) error {
 func (s *testSource) Problems() []source.Problem { return s.problems }
 
 func (s *testSource) Blind() (time.Time, string) { return s.blind, "" }
+
+func (s *testSource) Held() []string {
+	if held := s.held.Load(); held != nil {
+		return *held
+	}
+	return nil
+}
 
 var agents atomic.Int32
 
@@ -71,7 +82,6 @@ func newAgentFixture(t *testing.T, src *testSource, edit func(*Config)) *agentFi
 			"services4": 4, "services6": 4, "service_names": 64, "sock_flows": 64,
 		}},
 		Rules: DeviceRules{Ignore: []string{"*"}},
-		Brake: Brake{Fraction: 1},
 		Serve: ServeConfig{Healthz: freeAddress(t), Metrics: freeAddress(t)},
 		Pace:  Pace{Repair: 100 * time.Millisecond},
 	}

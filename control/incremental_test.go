@@ -43,8 +43,6 @@ func TestIncremental(t *testing.T) {
 				services: map[string]*v1.Service{}, slices: map[string]*discovery.EndpointSlice{},
 			}
 			f := newProxyFixture(t, nil)
-			f.brake.Fraction = 1
-			f.restart()
 			f.begin(c.node)
 			for range 25 {
 				for range 1 + c.random.IntN(8) {

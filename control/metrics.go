@@ -63,7 +63,7 @@ var (
 	descFronts   = desc("frontends", "Addresses and ports that lead to a service", "family")
 	descBackends = desc("backends", "Endpoints in the maps, counted for each service port that has them")
 	descFailures = desc("failures", "Service ports that could not be written as they should be")
-	descHeld     = desc("held_deletions", "Deletions that --deletion-brake holds back")
+	descHeld     = desc("held_deletions", "Services that are gone from the manifests, but held by --deletion-brake")
 	descRecords  = desc("flow_records", "Records of flows, of which each has two or three; those that are not confirmed give way to new ones", "family", "state")
 	descExpired  = desc("flow_records_expired_total", "Records of flows that have been cleared away since the agent started")
 	descRepairs  = desc("repairs_total", "Elements of a map that somebody else had changed, and that were repaired, since the agent started", "map")
@@ -145,6 +145,7 @@ type setGauge func(d *prometheus.Desc, value float64, labels ...string)
 
 func (c *collector) collectSource(set setGauge) {
 	set(descProblems, float64(len(c.src.Problems())))
+	set(descHeld, float64(len(heldBySource(c.src))))
 	blind := 0.0
 	if w, ok := c.src.(source.Watcher); ok {
 		if since, _ := w.Blind(); !since.IsZero() {
@@ -157,7 +158,7 @@ func (c *collector) collectSource(set setGauge) {
 // proxyMetrics is what the proxy tells of itself for the metrics.
 type proxyMetrics struct {
 	synced              bool
-	failures, held      int
+	failures            int
 	services, frontends map[maps.Family]int
 	backends            int
 }
@@ -168,7 +169,7 @@ func (p *Proxy) metrics() proxyMetrics {
 	size := p.reconciler.Size()
 	return proxyMetrics{
 		synced:   p.synced,
-		failures: len(p.failures), held: len(p.held),
+		failures: len(p.failures),
 		services: size.Services, frontends: size.Frontends, backends: size.Backends,
 	}
 }
@@ -180,7 +181,6 @@ func (c *collector) collectProxy(set setGauge, p proxyMetrics) {
 	}
 	set(descSynced, synced)
 	set(descFailures, float64(p.failures))
-	set(descHeld, float64(p.held))
 	set(descBackends, float64(p.backends))
 	for family, name := range ipFamilies {
 		set(descServices, float64(p.services[family]), string(name))

@@ -29,7 +29,6 @@ const retryAfter = 2 * time.Second
 type Proxy struct {
 	log        *logrus.Entry
 	reconciler *reconcile.Reconciler
-	brake      Brake
 	served     served
 	wake       chan struct{}
 	onSync     func()
@@ -47,7 +46,6 @@ type Proxy struct {
 	synced   bool // the source has delivered everything once
 	failures map[maps.Name]string
 	gone     map[maps.Name]bool // in the maps, but no service port any more
-	held     []maps.Name        // deletions that the brake holds back
 	others   othersServices     // what is not ours to serve
 	othersIn bool               // the reconciler knows of the others
 	nodeIn   bool               // the reconciler knows of the cluster IPs that the node holds
@@ -60,11 +58,10 @@ type Proxy struct {
 
 // NewProxy makes a Proxy for the named node. onNode is told of changes of our Node object, and
 // nil if the source has none when it has synced; onSync is called after each sync.
-func NewProxy(nodeName string, r *reconcile.Reconciler, brake Brake, onNode func(*v1.Node), onSync func(), log *logrus.Entry) *Proxy {
+func NewProxy(nodeName string, r *reconcile.Reconciler, onNode func(*v1.Node), onSync func(), log *logrus.Entry) *Proxy {
 	p := &Proxy{
 		log:        log,
 		reconciler: r,
-		brake:      brake,
 		wake:       make(chan struct{}, 1),
 		onSync:     onSync,
 		onNode:     onNode,
@@ -217,23 +214,14 @@ func (p *Proxy) sync() {
 	p.watch.queued()
 	started, full := time.Now(), p.full
 	due, gone := p.changes()
-	heldBefore := len(p.held)
-	p.held = p.brake.hold(gone, p.reconciler.Len())
-	if len(p.held) > 0 {
-		gone = nil
-	}
 	p.leaveToNode() // before frontends there go
 	p.apply(due, gone)
 	p.setServiceCIDRs() // after the cluster IPs in them
 	p.reconciler.Collect()
 	p.lastSync = time.Now()
-	held := len(p.held)
 	p.watched(started, full)
 	p.mu.Unlock()
 
-	if held > 0 && held != heldBefore {
-		p.log.WithField("services", held).Error("the source asks for the deletion of too many services at once; they are kept (--deletion-brake)")
-	}
 	if len(due)+len(gone) > 0 {
 		p.log.WithFields(logrus.Fields{"applied": len(due), "deleted": len(gone),
 			"took": time.Since(started).Round(time.Microsecond)}).Debug("synced")
@@ -392,13 +380,19 @@ func (p *Proxy) giveWay(ctx context.Context) {
 	}
 }
 
+// isSynced tells whether what the source has delivered was written once.
+func (p *Proxy) isSynced() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.synced && !p.lastSync.IsZero()
+}
+
 // ProxyStatus is what the proxy says of itself.
 type ProxyStatus struct {
 	Synced   bool      `json:"synced"`
 	LastSync time.Time `json:"lastSync"`
 	Services int       `json:"services"`
 	Failures []string  `json:"failures,omitempty"`
-	Held     []string  `json:"heldDeletions,omitempty"`
 }
 
 // Status reports the state of the last sync.
@@ -412,10 +406,6 @@ func (p *Proxy) Status() ProxyStatus {
 	if p.cidrsErr != "" {
 		s.Failures = append(s.Failures, p.cidrsErr)
 	}
-	for _, name := range p.held {
-		s.Held = append(s.Held, name.String())
-	}
 	slices.Sort(s.Failures)
-	slices.Sort(s.Held)
 	return s
 }

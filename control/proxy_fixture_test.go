@@ -33,7 +33,6 @@ type proxyFixture struct {
 	*Proxy
 	t     *testing.T
 	maps  mapstest.Maps
-	brake Brake
 	logs  *logtest.Hook
 	nodes []*v1.Node // that onNode was told
 	syncs int
@@ -41,7 +40,7 @@ type proxyFixture struct {
 
 func newProxyFixture(t *testing.T, sizes map[string]uint32) *proxyFixture {
 	t.Helper()
-	f := &proxyFixture{t: t, maps: mapstest.New(t, sizes), brake: Brake{Fraction: 0.5}}
+	f := &proxyFixture{t: t, maps: mapstest.New(t, sizes)}
 	f.restart()
 	return f
 }
@@ -54,7 +53,7 @@ func (f *proxyFixture) restart() {
 	r, err := reconcile.New(f.maps, log)
 	f.must(err)
 	f.logs = hook
-	f.Proxy = NewProxy(thisNode, r, f.brake,
+	f.Proxy = NewProxy(thisNode, r,
 		func(n *v1.Node) { f.nodes = append(f.nodes, n) }, func() { f.syncs++ }, log)
 	hook.Reset()
 }

@@ -273,54 +273,24 @@ func TestRename(t *testing.T) {
 	}
 }
 
-func TestBrakeHoldsAndReleases(t *testing.T) {
+// What the source says is complete, however much is gone: also at the start, and also what a label
+// or another --service-proxy-name excludes.
+func TestMassDeletionIsFollowed(t *testing.T) {
 	f := newProxyFixture(t, nil)
 	objects := fleet(30)
 	f.begin(objects...)
-	for _, o := range objects[:20] {
+	for _, o := range objects[:29] {
 		f.OnService(o.(*v1.Service), nil)
 	}
-	for range 3 {
-		f.sync()
-	}
-	if n := len(f.served()); n != 30 {
-		t.Errorf("%d frontends are left, want all 30", n)
-	}
-	if held := f.Status().Held; len(held) != 20 || !slices.IsSorted(held) || held[0] != "default/s00:http (TCP, IPv4)" {
-		t.Errorf("held: %q", held)
-	}
-	if got := f.logged(logrus.ErrorLevel); len(got) != 1 || !strings.Contains(got[0], "--deletion-brake") {
-		t.Errorf("logged %q", got)
-	}
-	// New services are served meanwhile.
-	f.add(serviceObject("new", "10.96.0.1"))
 	f.sync()
-	if n := len(f.served()); n != 31 {
-		t.Errorf("%d frontends, want 31", n)
-	}
-	// The source recovers: some do go, but not so many.
-	f.add(objects[:10]...)
-	f.sync()
-	if n := len(f.served()); n != 21 || len(f.Status().Held) > 0 {
-		t.Errorf("%d frontends, want 21; held: %q", n, f.Status().Held)
-	}
-}
+	f.expectServed("10.96.1.29:80 -> ")
 
-func TestBrake(t *testing.T) {
-	for _, c := range []struct {
-		fraction    float64
-		gone, total int
-		held        bool
-	}{
-		{0.5, 0, 0, false}, {0.5, 10, 10, false}, {0.5, 11, 21, true}, {0.5, 11, 22, false},
-		{0, 10, 100, false}, {0, 11, 100, true}, {1, 1000, 1000, false}, {0.1, 100, 1000, false}, {0.1, 101, 1000, true},
-	} {
-		gone := make([]maps.Name, c.gone)
-		held := Brake{c.fraction}.hold(gone, c.total)
-		if len(held) != 0 && len(held) != c.gone || (len(held) > 0) != c.held {
-			t.Errorf("fraction %v, %d of %d: %d are held", c.fraction, c.gone, c.total, len(held))
-		}
-	}
+	f.add(objects[:29]...)
+	f.sync()
+	f.restart()
+	f.ServeAs("other")
+	f.begin(objects...)
+	f.expectServed()
 }
 
 func TestProxyRepairs(t *testing.T) {

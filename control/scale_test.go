@@ -58,7 +58,7 @@ func (c crowd) proxy(b *testing.B) *Proxy {
 	if err != nil {
 		b.Fatal(err)
 	}
-	p := NewProxy(thisNode, r, Brake{Fraction: 1}, func(*v1.Node) {}, func() {}, logrus.NewEntry(log))
+	p := NewProxy(thisNode, r, func(*v1.Node) {}, func() {}, logrus.NewEntry(log))
 	for i := range c.services {
 		p.OnService(nil, c.services[i])
 		p.OnEndpointSlice(nil, c.slices[i])

@@ -20,7 +20,7 @@ import (
 // ServeConfig tells what an agent serves over HTTP. An address is IP:port; none, no server.
 type ServeConfig struct {
 	Healthz   string // /healthz and /livez
-	Metrics   string // /metrics, /healthz, /proxyMode, /configz and, with Profiling, /debug/pprof/
+	Metrics   string // /metrics, /healthz, /readyz, /proxyMode, /configz and, with Profiling, /debug/pprof/
 	HardFail  bool   // an address that can't be had ends the agent; else it is tried again
 	Profiling bool
 	// Configz is what /configz shows, under kubeproxy.config.k8s.io; nil for nothing.
@@ -153,6 +153,7 @@ func (a *Agent) metricsHandler() (http.Handler, error) {
 	m.HandleFunc("/healthz/ping", answerPing)
 	slis.SLIMetricsWithReset{}.Install(m)
 	m.Handle("/metrics", metrics)
+	m.HandleFunc("/readyz", a.readyz)
 	m.HandleFunc("/proxyMode", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.Header().Set("X-Content-Type-Options", "nosniff")

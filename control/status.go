@@ -32,6 +32,7 @@ type Status struct {
 	Links    []loader.LinkStatus `json:"links"`
 	Flows    FlowCensus          `json:"flows"`
 	Problems []source.Problem    `json:"problems,omitempty"`
+	Held     []string            `json:"held,omitempty"`     // Services that the source keeps though they are gone
 	Warnings []string            `json:"warnings,omitempty"` // may keep something from working
 	Notices  []string            `json:"notices,omitempty"`  // good to know
 }

@@ -32,7 +32,6 @@ type agentFlags struct {
 	nodePortAddresses, mapSizes        []string
 	nodePortRange, snatPorts           string
 	reservePorts, answerPing           bool
-	brake                              float64
 	logLevel, logFormat                string
 }
 
@@ -73,7 +72,7 @@ func (f *agentFlags) add(cmd *cobra.Command) {
 	fs.BoolVar(&f.reservePorts, "reserve-ports", true, "take --snat-ports out of the kernel's ephemeral ports (ip_local_reserved_ports)")
 	fs.BoolVar(&f.answerPing, "answer-ping", false, "reply to pings of cluster IPs, instead of refusing them")
 	fs.StringSliceVar(&f.mapSizes, "map-size", nil, "sizes of maps that are made anew, as name=elements, e.g. flows4=1048576")
-	fs.Float64Var(&f.brake, "deletion-brake", 0.5, "refuse to delete more than this fraction of the services at once; 1 for no brake")
+	fs.Float64Var(&f.from.brake, "deletion-brake", 0.5, "with --manifests: hold the Services if more than this fraction of them are gone at once, until their files are back or `waggle release` is run; 1 for no brake")
 	fs.StringVar(&f.logLevel, "log-level", "info", "panic, fatal, error, warn, info, debug or trace")
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
 }
@@ -142,7 +141,6 @@ func (f *agentFlags) config(g *globals, log *logrus.Entry) (control.Config, erro
 		Express:      control.ExpressMode(f.express),
 		Rules:        control.DeviceRules{External: f.devices, Pods: f.podDevices, Ignore: f.ignoreDevices},
 		ReservePorts: f.reservePorts,
-		Brake:        control.Brake{Fraction: f.brake},
 		SourceName:   f.from.name(),
 		ServeAs:      f.from.serviceProxyName,
 		Loader:       loader.Options{PinDir: g.pinDir, AnswerPing: f.answerPing, SocketLBHost: f.socketLB == socketLBHost, Log: log},
@@ -160,9 +158,6 @@ func (f *agentFlags) config(g *globals, log *logrus.Entry) (control.Config, erro
 	}
 	if f.socketLB != socketLBAll && f.socketLB != socketLBHost {
 		return cfg, fmt.Errorf("--socket-lb %s: one of all, host", f.socketLB)
-	}
-	if f.brake < 0 || f.brake > 1 {
-		return cfg, fmt.Errorf("--deletion-brake %v: a fraction from 0 to 1", f.brake)
 	}
 	if cfg.NodePorts, err = control.ParseNodePortAddresses(f.nodePortAddresses); err != nil {
 		return cfg, err

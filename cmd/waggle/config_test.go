@@ -134,7 +134,7 @@ func TestConfigFileLocalDevices(t *testing.T) {
 
 func expectConfig(t *testing.T, want, got control.Config) {
 	t.Helper()
-	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(control.Config{}, "Loader", "XDP", "Express", "Rules", "ReservePorts", "Brake", "SourceName", "Version", "Warnings", "Conntrack"),
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(control.Config{}, "Loader", "XDP", "Express", "Rules", "ReservePorts", "SourceName", "Version", "Warnings", "Conntrack"),
 		cmpopts.IgnoreFields(control.ServeConfig{}, "Configz"), cmp.AllowUnexported(control.NodePortAddresses{}),
 		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)

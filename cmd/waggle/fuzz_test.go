@@ -29,7 +29,7 @@ func FuzzStatus(f *testing.F) {
 			return
 		}
 		view := &statusView{Agent: agent}
-		if err := view.write(io.Discard); err != nil {
+		if err := view.write(io.Discard, true); err != nil {
 			t.Error(err)
 		}
 	})

@@ -38,6 +38,7 @@ type sourceFlags struct {
 	kubeconfig             string
 	apiServers             []string
 	serviceProxyName       string
+	brake                  float64 // see agentFlags.add
 }
 
 func (f *sourceFlags) add(fs *pflag.FlagSet) {
@@ -68,6 +69,9 @@ func (f *sourceFlags) check() error {
 		if errs := validation.IsValidLabelValue(f.serviceProxyName); len(errs) > 0 {
 			return fmt.Errorf("--service-proxy-name: %q is no value of a label: %s", f.serviceProxyName, strings.Join(errs, "; "))
 		}
+	}
+	if f.brake < 0 || f.brake > 1 {
+		return fmt.Errorf("--deletion-brake %v: a fraction from 0 to 1", f.brake)
 	}
 	switch {
 	case f.manifests != "" && f.kubeconfig != "":
@@ -113,6 +117,7 @@ func (f *sourceFlags) fromManifests(g *globals, cfg control.Config, cidrs []neti
 		ServiceCIDRs:   cidrs,
 		AllocationFile: f.allocations,
 		CacheDir:       control.CacheDir(g.runDir),
+		Brake:          &manifest.Brake{Fraction: f.brake},
 		Log:            log,
 	})
 }

@@ -43,7 +43,7 @@ func newStatus(g *globals) *cobra.Command {
 			if out.format == "json" || out.format == "yaml" {
 				return out.print(cmd.OutOrStdout(), view, nil)
 			}
-			return view.write(cmd.OutOrStdout())
+			return view.write(cmd.OutOrStdout(), out.wide())
 		},
 	}
 	out.addFlag(cmd)
@@ -66,7 +66,7 @@ func readStatus(g *globals) (*statusView, error) {
 	return view, nil
 }
 
-func (v *statusView) write(w io.Writer) error {
+func (v *statusView) write(w io.Writer, wide bool) error {
 	a := v.Agent
 	state := fmt.Sprintf("running (pid %d, since %s)", a.PID, a.Started.Format(time.RFC3339))
 	if !v.Running {
@@ -89,14 +89,7 @@ func (v *statusView) write(w io.Writer) error {
 			return err
 		}
 	}
-	sections := []struct {
-		title string
-		table table
-	}{
-		{"Devices", deviceTable(a)}, {"Programs", linkTable(a)}, {"Packets", counterTable(v.Counters)},
-		{"Problems", problemTable(a)}, {"Notices", noticeTable(a)},
-	}
-	for _, s := range sections {
+	for _, s := range v.sections(wide) {
 		if _, err := fmt.Fprintf(w, "\n%s\n", s.title); err != nil {
 			return err
 		}
@@ -107,10 +100,31 @@ func (v *statusView) write(w io.Writer) error {
 	return nil
 }
 
-func deviceTable(a *control.Status) table {
+// section is a table of the status with its title.
+type section struct {
+	title string
+	table table
+}
+
+func (v *statusView) sections(wide bool) []section {
+	a := v.Agent
+	all := []section{
+		{"Devices", deviceTable(a, wide)}, {"Programs", linkTable(a, wide)}, {"Packets", counterTable(v.Counters)},
+		{"Problems", problemTable(a)}, {"Notices", noticeTable(a)},
+	}
+	if wide {
+		all = append(all, section{"Held", heldTable(a)})
+	}
+	return all
+}
+
+func deviceTable(a *control.Status, wide bool) table {
 	t := table{
 		header: []string{"DEVICE", "ROLE", "TC", "XDP", "EXPRESS", "SNAT ADDRESSES"},
 		empty:  "No device has a role (--devices, --pod-devices).",
+	}
+	if wide {
+		t.header = append(t.header, "IFINDEX")
 	}
 	for _, d := range a.Devices {
 		var addrs []string
@@ -119,15 +133,26 @@ func deviceTable(a *control.Status) table {
 				addrs = append(addrs, s)
 			}
 		}
-		t.rows = append(t.rows, []string{d.Name, string(d.Role), d.TC, d.XDP, fmt.Sprint(d.Express), orNone(addrs)})
+		row := []string{d.Name, string(d.Role), d.TC, d.XDP, fmt.Sprint(d.Express), orNone(addrs)}
+		if wide {
+			row = append(row, fmt.Sprint(d.Ifindex))
+		}
+		t.rows = append(t.rows, row)
 	}
 	return t
 }
 
-func linkTable(a *control.Status) table {
+func linkTable(a *control.Status, wide bool) table {
 	t := table{header: []string{"HOOK", "AT", "KIND", "PROGRAM", "ATTACHED"}, empty: "No program is attached."}
+	if wide {
+		t.header = append(t.header, "LINK ID")
+	}
 	for _, l := range a.Links {
-		t.rows = append(t.rows, []string{l.Hook, l.Device + l.Cgroup, l.Kind, fmt.Sprintf("%s (id %d)", l.Program, l.ProgramID), fmt.Sprint(l.Attached)})
+		row := []string{l.Hook, l.Device + l.Cgroup, l.Kind, fmt.Sprintf("%s (id %d)", l.Program, l.ProgramID), fmt.Sprint(l.Attached)}
+		if wide {
+			row = append(row, fmt.Sprint(l.LinkID))
+		}
+		t.rows = append(t.rows, row)
 	}
 	return t
 }
@@ -153,8 +178,14 @@ func problemTable(a *control.Status) table {
 	for _, message := range append(a.Proxy.Failures, a.Warnings...) {
 		t.rows = append(t.rows, []string{"agent", "", "", message})
 	}
-	if n := len(a.Proxy.Held); n > 0 {
-		t.rows = append(t.rows, []string{"agent", "", "", fmt.Sprintf("%d deletions are held back (--deletion-brake), %s first", n, a.Proxy.Held[0])})
+	return t
+}
+
+// heldTable lists the Services that the deletion brake holds. That it holds any is a problem, too.
+func heldTable(a *control.Status) table {
+	t := table{header: []string{"SERVICE"}, empty: "None."}
+	for _, name := range a.Held {
+		t.rows = append(t.rows, []string{name})
 	}
 	return t
 }

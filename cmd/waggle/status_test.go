@@ -21,7 +21,7 @@ func someStatus(pinDir string) *control.Status {
 	return &control.Status{
 		PID: 7, Version: "v1", Node: "node-a", PinDir: pinDir, Source: "manifests in /etc/waggle",
 		Started: at, Written: at.Add(time.Minute),
-		Proxy: control.ProxyStatus{Synced: true, LastSync: at, Services: 3, Failures: []string{"service default/a: full"}, Held: []string{"default/b", "default/c"}},
+		Proxy: control.ProxyStatus{Synced: true, LastSync: at, Services: 3, Failures: []string{"service default/a: full"}},
 		Devices: []control.DeviceStatus{
 			{Name: "eth0", Ifindex: 2, Role: control.RoleExternal, XDP: "native", TC: "attached", Express: true, Addr4: "10.0.0.1", Addr6: "fd00::1"},
 			{Name: "pod0", Ifindex: 3, Role: control.RolePod, XDP: "not for this role", TC: "attached"},
@@ -32,6 +32,7 @@ func someStatus(pinDir string) *control.Status {
 		},
 		Flows:    control.FlowCensus{IPv4: control.FamilyCensus{Confirmed: 1}, IPv6: control.FamilyCensus{Unconfirmed: 2}, Expired: 3},
 		Problems: []source.Problem{{File: "a.yaml", Document: 2, Object: "Service default/a", Field: "spec.ports", Message: "is\nwrong"}},
+		Held:     []string{"default/b", "default/c"},
 		Warnings: []string{"links: gone"},
 		Notices:  []string{"device eth0, xdp: a neighbour"},
 	}
@@ -64,11 +65,41 @@ WHERE                 OBJECT              FIELD        MESSAGE
 a.yaml (document 2)   Service default/a   spec.ports   is wrong
 agent                                                  service default/a: full
 agent                                                  links: gone
-agent                                                  2 deletions are held back (--deletion-brake), default/b first
 
 Notices
 MESSAGE
 device eth0, xdp: a neighbour`
+
+// wideStatusText is statusText with what -o wide adds.
+func wideStatusText() string {
+	text := statusText + "\n\nHeld\nSERVICE\ndefault/b\ndefault/c"
+	for line, more := range map[string]string{
+		"SNAT ADDRESSES": "     IFINDEX", "10.0.0.1,fd00::1": "   2", "not for this role   false     <none>": "             3",
+		"ATTACHED": "   LINK ID", "(id 5)        true": "       6", "(id 8)   false": "      9",
+	} {
+		text = strings.Replace(text, line+"\n", line+more+"\n", 1)
+	}
+	return text
+}
+
+// release needs an agent, and something that is held.
+func TestReleaseRefused(t *testing.T) {
+	l := load(t)
+	dir := t.TempDir()
+	_, err := run(t, "release", "--run-dir", dir)
+	if err == nil || !strings.HasPrefix(err.Error(), "no agent has run here yet") {
+		t.Errorf("without a status: error %v", err)
+	}
+	s := someStatus(l.pinDir)
+	s.Held = nil
+	l.writeStatus(dir, s)
+	l.expect("release --run-dir "+dir, "Nothing is held.")
+	l.must(l.dp.Close()) // the agent ends
+	_, err = run(t, "release", "--run-dir", dir)
+	if want := "the agent does not run: start it first"; err == nil || err.Error() != want {
+		t.Errorf("without an agent: error %v, want %s", err, want)
+	}
+}
 
 func (l *loaded) writeStatus(dir string, s *control.Status) {
 	l.t.Helper()
@@ -83,6 +114,7 @@ func TestStatus(t *testing.T) {
 	dir := t.TempDir()
 	l.writeStatus(dir, someStatus(l.pinDir))
 	l.expect("status --run-dir "+dir, strings.ReplaceAll(statusText, "PINS", l.pinDir))
+	l.expect("status -o wide --run-dir "+dir, strings.ReplaceAll(wideStatusText(), "PINS", l.pinDir))
 	var view map[string]any
 	l.must(json.Unmarshal([]byte(l.run("status -o json --run-dir "+dir)), &view))
 	if view["running"] != false || view["agent"] == nil || view["counters"] == nil {

@@ -33,18 +33,28 @@ type allocator struct {
 	ranges ranges
 	table  *table
 	saved  bool                 // the table, in the file
+	copied bool                 // the table, to kept
 	strays map[string]time.Time // since when
 	now    func() time.Time
+	kept   allocationCopy
 }
 
-func newAllocator(path string, from ranges, readOnly bool) *allocator {
-	return &allocator{
+// newAllocator begins with what an earlier process knew: the file may be out of reach, or its
+// directory not what it was.
+func newAllocator(path string, from ranges, readOnly bool, kept lastGood) *allocator {
+	a := &allocator{
 		store:  &store{path: path, readOnly: readOnly},
 		ranges: from,
 		table:  newTable(),
 		strays: map[string]time.Time{},
 		now:    time.Now,
+		kept:   allocationCopy{dir: kept},
 	}
+	earlier := &table{entries: a.kept.load()}
+	for _, name := range earlier.names() {
+		a.table.put(name, earlier.entries[name])
+	}
+	return a
 }
 
 // outcome is what came of some requests.
@@ -82,6 +92,14 @@ func (a *allocator) allocate(ctx context.Context, gone, wanting []string, who ro
 			a.saved = true
 		}
 	}
+	if !a.copied {
+		if err := a.kept.save(a.table.entries); err != nil {
+			out.problems = append(out.problems, source.Problem{File: string(a.kept.dir),
+				Message: fmt.Sprintf("a copy of the allocations can't be kept over a restart: %v", err)})
+		} else {
+			a.copied = true
+		}
+	}
 	if a.store.wasSetAside() {
 		out.problems = append(out.problems, a.problem(fmt.Sprintf(
 			"was corrupt and has been moved to %s; remove that once you have looked at it", a.store.path+corruptSuffix)))
@@ -103,12 +121,17 @@ func (a *allocator) decide(out *outcome, names []string, who roster) {
 		return name != "" && who.unknown(name)
 	}}
 	out.refused = rules.resolve(requests)
-	a.saved = a.saved && len(requests) == 0
+	if len(requests) > 0 {
+		a.changed()
+	}
 }
+
+// changed notes that what is written of the table is not what it holds any more.
+func (a *allocator) changed() { a.saved, a.copied = false, false }
 
 func (a *allocator) drop(name string) {
 	a.table.drop(name)
-	a.saved = false
+	a.changed()
 }
 
 // follow takes over what the file says, and lists the Services for which that is something else
@@ -136,7 +159,8 @@ func (a *allocator) follow(out *outcome, writable bool, who roster) (yielding []
 // merge builds the table anew. What runs here and isn't in the file stays if nobody else has it.
 func (a *allocator) merge(entries map[string]entry, who roster) (yielding []string) {
 	before := a.table
-	a.table, a.saved = newTable(), false
+	a.table = newTable()
+	a.changed()
 	file := &table{entries: entries}
 	for _, name := range file.names() {
 		a.table.put(name, entries[name])

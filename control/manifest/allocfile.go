@@ -114,6 +114,11 @@ func decodeAllocations(data []byte) (map[string]entry, error) {
 	return file.Services, nil
 }
 
+func encodeAllocations(entries map[string]entry) ([]byte, error) {
+	data, err := json.MarshalIndent(allocationFile{Version: allocationFileVersion, Services: entries}, "", "  ")
+	return append(data, '\n'), err
+}
+
 func (e entry) validate() error {
 	for _, a := range e.ClusterIPs {
 		if !a.IsValid() || a.Zone() != "" || a.Is4In6() {
@@ -148,11 +153,10 @@ func (s *store) wasSetAside() bool {
 
 // write replaces the file unless it says the same already. The lock must be held.
 func (s *store) write(entries map[string]entry) error {
-	data, err := json.MarshalIndent(allocationFile{Version: allocationFileVersion, Services: entries}, "", "  ")
+	data, err := encodeAllocations(entries)
 	if err != nil {
 		return err
 	}
-	data = append(data, '\n')
 	sum := sha256.Sum256(data)
 	if sum == s.known {
 		return nil

@@ -24,5 +24,6 @@
 // they outlive a restart.
 //
 // Trouble with a file or an object never takes down what works: the last good state stays in
-// force, and Problems tells what is wrong and since when.
+// force, over a restart too, and Problems tells what is wrong and since when. When most of the
+// directory is gone at once, that is trouble with it: see Brake.
 package manifest

@@ -161,6 +161,12 @@ func (r *recorder) service(name string) *v1.Service {
 	return r.services[name]
 }
 
+func (r *recorder) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.services)
+}
+
 func (r *recorder) isSynced() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -53,6 +53,11 @@ func (x *index) define(d *document) {
 	})
 }
 
+// definedBeside tells whether a file other than this one defines an object.
+func (x *index) definedBeside(key objectKey, path string) bool {
+	return slices.ContainsFunc(x.defined[key], func(d *document) bool { return d.file != path })
+}
+
 // settle decides what is in force of an object: the first definition of all, in its last good
 // state. It tells whether that has changed, and what is wrong with the definitions.
 func (x *index) settle(key objectKey) (changed bool, found []source.Problem) {

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 
 	"github.com/waggle-lb/waggle/control/atomicfile"
 )
@@ -19,17 +20,27 @@ import (
 // must not take its objects for deleted. An empty string keeps nothing.
 type lastGood string
 
+// copyName matches the names of copies. Other files of the directory are not ours to remove.
+var copyName = regexp.MustCompile(`^[0-9a-f]{64}(\.json)?$`)
+
+// name is that of a file's copy. It has the suffix that decides how the file is read.
 func (dir lastGood) name(path string) string {
 	sum := sha256.Sum256([]byte(path))
-	return hex.EncodeToString(sum[:])
+	name := hex.EncodeToString(sum[:])
+	if filepath.Ext(path) == ".json" {
+		name += ".json"
+	}
+	return name
 }
 
 // load returns what a file held, or nil.
-func (dir lastGood) load(path string) []byte {
+func (dir lastGood) load(path string) []byte { return dir.loadCopy(dir.name(path)) }
+
+func (dir lastGood) loadCopy(name string) []byte {
 	if dir == "" {
 		return nil
 	}
-	data, err := os.ReadFile(filepath.Join(string(dir), dir.name(path)))
+	data, err := os.ReadFile(filepath.Join(string(dir), name))
 	if err != nil {
 		return nil
 	}
@@ -41,28 +52,46 @@ func (dir lastGood) save(path string, data []byte) error {
 	if dir == "" || bytes.Equal(dir.load(path), data) {
 		return nil
 	}
+	return dir.saveCopy(dir.name(path), data)
+}
+
+func (dir lastGood) saveCopy(name string, data []byte) error {
 	if err := atomicfile.MakeDir(string(dir), 0o700); err != nil {
 		return err
 	}
-	return atomicfile.Write(filepath.Join(string(dir), dir.name(path)), data, 0o600)
+	return atomicfile.Write(filepath.Join(string(dir), name), data, 0o600)
 }
 
-// keepOnly forgets all files but these.
-func (dir lastGood) keepOnly(paths map[string]fs.FileInfo) error {
+// names lists the copies.
+func (dir lastGood) names() ([]string, error) {
 	if dir == "" {
-		return nil
+		return nil, nil
 	}
 	entries, err := os.ReadDir(string(dir))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return nil, nil
 	}
-	keep := map[string]bool{}
-	for path := range paths {
-		keep[dir.name(path)] = true
-	}
+	var names []string
 	for _, e := range entries {
-		if !keep[e.Name()] {
-			err = errors.Join(err, os.Remove(filepath.Join(string(dir), e.Name())))
+		if copyName.MatchString(e.Name()) {
+			names = append(names, e.Name())
+		}
+	}
+	return names, err
+}
+
+// empty tells whether nothing is known of an earlier process's objects.
+func (dir lastGood) empty() bool {
+	names, _ := dir.names()
+	return len(names) == 0 && dir.loadCopy(heldFileName) == nil
+}
+
+// keepOnly forgets all copies but these.
+func (dir lastGood) keepOnly(keep map[string]bool) error {
+	names, err := dir.names()
+	for _, name := range names {
+		if !keep[name] {
+			err = errors.Join(err, os.Remove(filepath.Join(string(dir), name)))
 		}
 	}
 	return err

@@ -188,6 +188,8 @@ func TestLastGoodStateOverRestart(t *testing.T) {
 		"one bad object":   {webYAML + "---\n" + serviceYAML("dns", "clusterIP: 10.96.0.2\nports: [{port: 0}]"), []string{"add Service default/dns", "add Service default/web", "synced"}},
 		"one bad, one off": {serviceYAML("dns", "clusterIP: 10.96.0.2\nports: [{port: 0}]"), []string{"add Service default/dns", "synced"}},
 	} {
+		dir.write("a.yaml", webYAML+"---\n"+dnsYAML)
+		restart().look()
 		b := restart()
 		b.write("a.yaml", step.text)
 		t.Log(what)

@@ -30,7 +30,7 @@ func Load(opts Options) (*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	opts.CacheDir = ""
+	opts.CacheDir, opts.Brake = "", nil
 	found := newProblems(opts.Log)
 	state := newState(opts, found, true)
 	files, err := state.tree.scan(look{}, func(string, fs.FileInfo) {})

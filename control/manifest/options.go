@@ -24,9 +24,11 @@ type Options struct {
 	// AllocationFile keeps the allocations over restarts, and is shared by the agents of one
 	// machine; .waggle-allocations.json in Dir if empty.
 	AllocationFile string
-	// CacheDir keeps the last good state of each file over restarts; empty: not kept. It must
-	// not be shared.
+	// CacheDir keeps the last good state of each file, the allocations and what the brake holds
+	// over restarts; empty: not kept. It must not be shared.
 	CacheDir string
+	// Brake holds back mass deletions; nil: none.
+	Brake *Brake
 	// Log receives what happens; the standard logger if nil.
 	Log *logrus.Entry
 }

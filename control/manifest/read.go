@@ -26,6 +26,8 @@ type tree struct {
 	check  validator
 	kept   lastGood
 	files  map[string]*file
+	begun  bool // files are known, of an earlier process at least
+	unread bool // something could not be read at the last look
 }
 
 func newTree(root, except string, check validator, kept lastGood) *tree {
@@ -35,7 +37,8 @@ func newTree(root, except string, check validator, kept lastGood) *tree {
 type file struct {
 	stamp  stamp
 	sum    [sha256.Size]byte
-	failed bool // to be read
+	failed bool   // to be read
+	orphan string // the name of the copy, if nothing else is known of the file
 	contents
 }
 
@@ -67,39 +70,45 @@ type change struct {
 
 // findings are what came of looking at the directory.
 type findings struct {
-	kept     []change // what an earlier process knew of files that are not sound now
-	changes  []change // in the order of paths
+	kept     []change // what an earlier process knew of files that are read for the first time, or not there
+	changes  []change
 	problems []source.Problem
-	ignored  []string // documents of other kinds, in files that were read
-	keeping  error    // why a file's last good state could not be kept
+	keeping  error // why a file's last good state could not be kept
+	absent   bool  // the directory can't be read, and kept has all that is known
 }
 
-// scan brings the tree up to date. It fails, and nothing changes, if the directory can't be read.
+// scan brings the tree up to date. It fails, and nothing changes, if the directory can't be read,
+// but the first time it goes by what an earlier process knew.
 func (t *tree) scan(l look, enter func(string, fs.FileInfo)) (findings, error) {
 	var f findings
 	found, err := listDir(t.root, enter)
 	if err != nil {
-		return f, err
+		if t.begun || t.kept.empty() {
+			return f, err
+		}
+		found = listing{failed: []string{t.root}, problems: []source.Problem{absentDir(t.root, err)}}
+		f.absent = true
 	}
 	delete(found.files, t.except)
 	for _, path := range slices.Sorted(maps.Keys(found.files)) {
 		t.refresh(path, found.files[path], l.all || l.suspects[path], &f)
 	}
-	for _, path := range slices.Sorted(maps.Keys(t.files)) {
-		if _, ok := found.files[path]; !ok && !found.unreadable(path) {
-			delete(t.files, path)
-			f.changes = append(f.changes, change{path: path})
-		}
+	if !t.begun {
+		t.remember(found, &f)
+		t.begun = true
 	}
+	t.forget(found, &f)
+	t.unread = len(found.failed) > 0
 	f.problems = found.problems
-	if err := errors.Join(f.keeping, t.kept.keepOnly(found.files)); err != nil {
-		f.problems = append(f.problems, source.Problem{File: string(t.kept),
-			Message: fmt.Sprintf("the last good state of files can't be kept over a restart: %v", err)})
-	}
 	for _, path := range slices.Sorted(maps.Keys(t.files)) {
 		f.problems = append(f.problems, t.files[path].problems...)
 	}
 	return f, nil
+}
+
+func absentDir(root string, err error) source.Problem {
+	return source.Problem{File: root,
+		Message: fmt.Sprintf("the directory can't be read, everything stays as it is: %v", unwrapPath(err))}
 }
 
 // refresh reads a file if it may have changed, and decodes it if it has.
@@ -108,15 +117,14 @@ func (t *tree) refresh(path string, info fs.FileInfo, suspect bool, f *findings)
 	if known != nil && !known.failed && !suspect && known.stamp == stampOf(info) {
 		return
 	}
-	before := contents{}
-	if known != nil {
-		before = known.contents
-	}
 	data, err := readFile(path)
 	if err != nil {
-		if known == nil {
+		var before contents
+		if known != nil {
+			before = known.contents
+		} else {
 			before = t.keptContents(path)
-			f.changes = append(f.changes, change{path: path, documents: before.documents})
+			f.kept = append(f.kept, change{path: path, documents: before.documents})
 		}
 		now := brokenFile(path, 0, fmt.Sprintf("can't be read, what it held stays: %v", unwrapPath(err))).after(before)
 		t.files[path] = &file{failed: true, contents: now}
@@ -127,18 +135,15 @@ func (t *tree) refresh(path string, info fs.FileInfo, suspect bool, f *findings)
 		known.stamp = stampOf(info)
 		return
 	}
-	now := t.decode(path, data, before)
-	if known == nil && (len(data) == 0 || !now.sound()) {
-		before = t.keptContents(path)
-		f.kept = append(f.kept, change{path: path, documents: before.documents})
-		now = t.decode(path, data, before)
+	var now contents
+	if known != nil {
+		now = t.decode(path, data, known.contents)
+	} else {
+		now = t.first(path, data, f)
 	}
-	if now.sound() {
-		f.keeping = errors.Join(f.keeping, t.kept.save(path, data))
-	}
+	f.keeping = errors.Join(f.keeping, t.keep(path, data, now))
 	t.files[path] = &file{stamp: stampOf(info), sum: sum, contents: now}
 	f.changes = append(f.changes, change{path: path, documents: now.documents})
-	f.ignored = append(f.ignored, now.ignored...)
 }
 
 // keptContents is what an earlier process knew of a file when nothing was wrong with it.
@@ -163,8 +168,11 @@ func (t *tree) decode(path string, data []byte, before contents) contents {
 	return now.after(before)
 }
 
-// unsure tells whether some file may hold objects that are not known.
+// unsure tells whether there may be objects that are not known.
 func (t *tree) unsure() bool {
+	if t.unread {
+		return true
+	}
 	for _, f := range t.files {
 		if f.broken || f.vague {
 			return true

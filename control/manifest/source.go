@@ -4,6 +4,7 @@ package manifest
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/waggle-lb/waggle/control/source"
@@ -13,10 +14,14 @@ import (
 type Source struct {
 	opts     Options
 	problems *problems
+	held     atomic.Pointer[[]string]
 	pace     pace
 }
 
-var _ source.Source = (*Source)(nil)
+var (
+	_ source.Source = (*Source)(nil)
+	_ source.Keeper = (*Source)(nil)
+)
 
 // pace is how long things wait.
 type pace struct {
@@ -27,6 +32,8 @@ type pace struct {
 	reread time.Duration
 	// retry is when a directory that can't be read is tried again.
 	retry time.Duration
+	// release is how often to look whether what is held has been released.
+	release time.Duration
 }
 
 var defaultPace = pace{
@@ -34,6 +41,7 @@ var defaultPace = pace{
 	patience: time.Second,
 	reread:   30 * time.Second,
 	retry:    time.Second,
+	release:  500 * time.Millisecond,
 }
 
 // New makes a source of the manifests in a directory, which need not exist yet.
@@ -48,8 +56,19 @@ func New(opts Options) (*Source, error) {
 // Problems lists what is wrong with the manifests now.
 func (s *Source) Problems() []source.Problem { return s.problems.list() }
 
+// Held is source.Keeper's.
+func (s *Source) Held() []string { return loaded(&s.held) }
+
+func loaded(list *atomic.Pointer[[]string]) []string {
+	if l := list.Load(); l != nil {
+		return *l
+	}
+	return nil
+}
+
 // Run tells the sink all objects, then OnSynced, then each change. Nothing is told, OnSynced
-// included, before the directory could be read. Run returns nil when ctx is done; it is to be
+// included, before the directory could be read, or it is known what it held for an earlier process.
+// Run returns nil when ctx is done; it is to be
 // called once.
 func (s *Source) Run(ctx context.Context, sink source.Sink) error {
 	r := &run{
@@ -83,7 +102,7 @@ type run struct {
 func (r *run) start(ctx context.Context) {
 	tree := r.state.tree
 	found, err := tree.scan(look{}, r.watch.enter)
-	if err == nil && tree.unsure() {
+	if err == nil && !found.absent && tree.unsure() {
 		select {
 		case <-ctx.Done():
 		case <-time.After(r.pace.settle):
@@ -103,6 +122,8 @@ func (r *run) loop(ctx context.Context) {
 	reread := time.NewTimer(r.interval())
 	defer reread.Stop()
 	defer debounce.Stop()
+	release := time.NewTicker(r.pace.release)
+	defer release.Stop()
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
@@ -118,6 +139,10 @@ func (r *run) loop(ctx context.Context) {
 			r.look(ctx)
 			if r.failed {
 				reread.Reset(r.pace.retry)
+			}
+		case <-release.C:
+			if r.state.held.released() {
+				r.look(ctx)
 			}
 		case <-reread.C:
 			r.pending.all = true
@@ -151,8 +176,11 @@ func (r *run) look(ctx context.Context) {
 func (r *run) apply(ctx context.Context, found findings, err error) {
 	d := r.state.apply(ctx, found, err)
 	r.problems.set(ownerWatch, r.watch.settle())
-	switch r.failed = err != nil; {
-	case r.failed || ctx.Err() != nil:
+	held := r.state.held.services()
+	r.held.Store(&held)
+	r.failed = err != nil || found.absent
+	switch {
+	case err != nil || ctx.Err() != nil:
 	case r.synced:
 		d.emit(r.sink)
 	default:

@@ -16,12 +16,17 @@ import (
 )
 
 // patient never looks without a reason within the time of a test.
-var patient = pace{settle: 20 * time.Millisecond, patience: 200 * time.Millisecond, reread: time.Hour, retry: 20 * time.Millisecond}
+var patient = pace{settle: 20 * time.Millisecond, patience: 200 * time.Millisecond, reread: time.Hour, retry: 20 * time.Millisecond, release: 20 * time.Millisecond}
 
 // runSource runs a source until the test ends.
 func runSource(d directory, p pace) (*Source, *recorder) {
 	d.t.Helper()
-	s, err := New(d.options())
+	return runSourceWith(d, d.options(), p)
+}
+
+func runSourceWith(d directory, opts Options, p pace) (*Source, *recorder) {
+	d.t.Helper()
+	s, err := New(opts)
 	d.must(err)
 	s.pace = p
 	sink := newRecorder()

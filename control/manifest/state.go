@@ -4,7 +4,8 @@ package manifest
 
 import (
 	"context"
-	"fmt"
+	"errors"
+	"maps"
 
 	"github.com/sirupsen/logrus"
 	v1 "k8s.io/api/core/v1"
@@ -19,6 +20,8 @@ const (
 	ownerFiles      = "files"
 	ownerWatch      = "watch"
 	ownerAllocation = "allocation"
+	ownerHeld       = "held"
+	ownerCopies     = "copies"
 )
 
 // state is all that is known, from the files to what has been told of them. Each look at the
@@ -29,6 +32,9 @@ type state struct {
 
 	tree      *tree
 	index     *index
+	brake     *Brake // nil: none
+	held      *held
+	begun     bool // the directory was looked at
 	allocator *allocator
 	matcher   *matcher
 	waiting   keySet               // Services that were refused, to be tried again
@@ -41,12 +47,15 @@ type state struct {
 
 func newState(opts Options, found *problems, readOnly bool) *state {
 	from := ranges{cidrs: opts.ServiceCIDRs, ports: opts.NodePortRange}
+	kept := lastGood(opts.CacheDir)
 	return &state{
 		log:       opts.Log,
 		problems:  found,
-		tree:      newTree(opts.Dir, opts.AllocationFile, validator{ranges: from}, lastGood(opts.CacheDir)),
+		tree:      newTree(opts.Dir, opts.AllocationFile, validator{ranges: from}, kept),
 		index:     newIndex(),
-		allocator: newAllocator(opts.AllocationFile, from, readOnly),
+		brake:     opts.Brake,
+		held:      newHeld(opts.Dir, kept),
+		allocator: newAllocator(opts.AllocationFile, from, readOnly, kept),
 		matcher:   newMatcher(),
 		waiting:   keySet{},
 		made:      map[objectKey]keySet{},
@@ -60,32 +69,56 @@ func newState(opts Options, found *problems, readOnly bool) *state {
 // stays as it is.
 func (s *state) apply(ctx context.Context, found findings, err error) delta {
 	if err != nil {
-		s.problems.set(ownerDir, []source.Problem{{
-			File: s.tree.root, Message: fmt.Sprintf("the directory can't be read, everything stays as it is: %v", unwrapPath(err)),
-		}})
+		s.problems.set(ownerDir, []source.Problem{absentDir(s.tree.root, err)})
 		return delta{}
 	}
 	s.problems.set(ownerDir, nil)
 	s.problems.set(ownerFiles, found.problems)
-	for _, what := range found.ignored {
-		s.log.WithField("object", what).Debug("manifest of another kind is ignored")
-	}
-	changed := s.indexed(found.kept)
-	for key := range s.indexed(found.changes) {
-		changed.add(key)
-	}
+	changed := s.defined(found)
+	s.keepCopies(found.keeping)
 	affected := s.spread(changed)
 	s.allocate(ctx, changed, affected)
 	s.remake(affected)
+	s.problems.set(ownerHeld, s.held.problems())
 	return delta{nodes: s.nodes.take(), services: s.services.take(), slices: s.slices.take()}
 }
 
-// indexed takes over the changes of files, and lists the objects that are changed by them.
-func (s *state) indexed(files []change) keySet {
-	touched, changed := keySet{}, keySet{}
+// keepCopies forgets the copies of what is gone. What is held needs them no more, once it is kept
+// itself.
+func (s *state) keepCopies(err error) {
+	if s.held.failed == nil {
+		err = errors.Join(err, s.tree.prune())
+	}
+	s.problems.set(ownerCopies, s.tree.copyProblems(err))
+}
+
+// defined takes over what files define, and lists the objects that are changed by that.
+func (s *state) defined(found findings) keySet {
+	changed := s.letGo()
+	if !s.begun {
+		maps.Copy(changed, s.restoreHeld())
+		s.begun = true
+	}
+	maps.Copy(changed, s.settle(s.replace(found.kept...)))
+	touched := s.replace(found.changes...)
+	s.hold(touched)
+	maps.Copy(changed, s.settle(touched))
+	maps.Copy(changed, s.giveWay())
+	return changed
+}
+
+// replace takes over the changes of files, and lists the objects that may be changed by them.
+func (s *state) replace(files ...change) keySet {
+	touched := keySet{}
 	for _, c := range files {
 		s.index.replace(c, touched)
 	}
+	return touched
+}
+
+// settle decides what is in force of objects, and lists those that have changed.
+func (s *state) settle(touched keySet) keySet {
+	changed := keySet{}
 	for _, key := range touched.sorted() {
 		isChanged, found := s.index.settle(key)
 		s.problems.set("object "+key.String(), found)

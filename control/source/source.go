@@ -58,6 +58,13 @@ type Recorder interface {
 	Recorder() events.EventRecorder
 }
 
+// Keeper is a Source that may keep Services in force though they are gone, because it takes that
+// for a failure of what it reads from.
+type Keeper interface {
+	// Held lists them as namespace/name, sorted. It may be called at any time.
+	Held() []string
+}
+
 // UpdateSlice tells a slice that changes its family or its Service as a deletion and an
 // addition. kube-proxy's trackers file slices by these, and would keep the old one forever. The
 // API server allows no change of the family, but a slice may be made anew while nobody watches.

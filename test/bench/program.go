@@ -93,7 +93,7 @@ func newMemoryRig(services int) (*memoryRig, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	rig := &memoryRig{maps: made, synced: make(chan struct{}, 1)}
-	rig.Proxy = control.NewProxy("here", r, control.Brake{Fraction: 1}, func(*corev1.Node) {}, func() {
+	rig.Proxy = control.NewProxy("here", r, func(*corev1.Node) {}, func() {
 		select {
 		case rig.synced <- struct{}{}:
 		default:

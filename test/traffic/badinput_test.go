@@ -10,6 +10,7 @@ import (
 
 	"github.com/waggle-lb/waggle/control"
 	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/test/cluster"
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
@@ -116,8 +117,8 @@ func checkNamed(t *testing.T, s *setup, status string, m mistake) {
 	t.Errorf("no line says %+v of %s:\n%s", m.want, m.file, status)
 }
 
-// TestBrake: all manifests vanish at once, as by a failed mount. The services go on, and the
-// status says what is held back, until somebody says that it is meant.
+// TestBrake: all manifests vanish at once, as by a failed mount. The services go on, over a restart,
+// too, and the status says what is held, until it is defined again, taken over or released.
 func TestBrake(t *testing.T) {
 	const count = 20
 	s := newSetup(t, topo.Routed, modes[1])
@@ -138,26 +139,52 @@ func TestBrake(t *testing.T) {
 		check(t, s.manifests.Remove(svc.name+".yaml"))
 	}
 	agent := s.agents[0]
-	check(t, agent.Await("the brake", func(st *control.Status) bool { return len(st.Proxy.Held) == count*portsOfService }))
+	awaitHeld(t, agent, count)
 	connectAllTo(t, pod, services, ways)
-	status, err := agent.CLI("status")
+	status, err := agent.CLI("status", "-o", "wide")
 	check(t, err)
-	if want := fmt.Sprintf("%d deletions are held back (--deletion-brake)", count*portsOfService); !strings.Contains(status, want) {
-		t.Errorf("the status doesn't say %q:\n%s", want, status)
+	for _, want := range []string{fmt.Sprintf("%d Services are gone from the directory all at once and are held (--deletion-brake)", count), "default/web-7\n"} {
+		if !strings.Contains(status, want) {
+			t.Errorf("the status doesn't say %q:\n%s", want, status)
+		}
 	}
 	// A restart is no way round it.
 	agent.Kill()
 	check(t, agent.Start())
-	check(t, agent.Await("the brake", func(st *control.Status) bool { return len(st.Proxy.Held) == count*portsOfService }))
+	awaitHeld(t, agent, count)
 	connectAllTo(t, pod, services, ways)
+
+	// What is deleted later is deleted.
+	more := service{name: "more", app: "web", number: count + 1}
+	s.addService(t, more)
+	s.awaitServices(t, (count+1)*portsOfService)
+	check(t, s.manifests.Remove("more.yaml"))
+	s.awaitServices(t, count*portsOfService)
+
+	// Another service may have what one had.
+	heir := service{name: "heir", app: "web", number: 1}
+	s.addService(t, heir)
+	awaitHeld(t, agent, count-1)
+	s.awaitServices(t, count*portsOfService)
+	connectAllTo(t, pod, []service{heir}, ways)
 	traffic.check(t)
 
-	check(t, agent.Stop())
-	check(t, agent.Start("--deletion-brake=1"))
-	check(t, agent.Await("the deletion", func(st *control.Status) bool { return st.Proxy.Services == 0 && len(st.Proxy.Held) == 0 }))
-	if left := contents(t, agent); len(left.Frontends)+len(left.Names) > 0 {
-		t.Errorf("left in the maps: %+v", left)
+	out, err := agent.CLI("release")
+	check(t, err)
+	if want := fmt.Sprintf("Released: %d services.\n", count-1); out != want {
+		t.Errorf("waggle release says %q, want %q", out, want)
 	}
+	check(t, agent.Await("the deletion", func(st *control.Status) bool {
+		return st.Proxy.Services == portsOfService && len(st.Held) == 0
+	}))
+	connectAllTo(t, pod, []service{heir}, ways)
+}
+
+func awaitHeld(t *testing.T, agent *cluster.Agent, count int) {
+	t.Helper()
+	check(t, agent.Await(fmt.Sprintf("%d held services", count), func(st *control.Status) bool {
+		return len(st.Held) == count
+	}))
 }
 
 func connectAllTo(t *testing.T, pod *topo.Pod, services []service, ways []way) {

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package manifest
+
+import (
+	"encoding/json"
+
+	v1 "k8s.io/api/core/v1"
+	discovery "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// encode writes the objects of documents as a List, which decodeFile reads again.
+func encode(documents []document) ([]byte, error) {
+	list := struct {
+		metav1.TypeMeta `json:",inline"`
+		Items           []runtime.Object `json:"items"`
+	}{metav1.TypeMeta{APIVersion: "v1", Kind: "List"}, []runtime.Object{}}
+	for i := range documents {
+		d := &documents[i]
+		object, ok := d.object.(runtime.Object)
+		if !ok {
+			continue // could not be decoded
+		}
+		object = object.DeepCopyObject()
+		// Items of a list of one kind go without a type of their own.
+		version := v1.SchemeGroupVersion
+		if d.key.kind == kindEndpointSlice {
+			version = discovery.SchemeGroupVersion
+		}
+		object.GetObjectKind().SetGroupVersionKind(version.WithKind(d.key.kind))
+		list.Items = append(list.Items, object)
+	}
+	data, err := json.MarshalIndent(list, "", "  ")
+	return append(data, '\n'), err
+}

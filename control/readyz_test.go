@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestReadyz: what keeps the services from being what the source says is told, also what it holds.
+func TestReadyz(t *testing.T) {
+	src := &testSource{}
+	f := newAgentFixture(t, src, nil).start()
+	address := f.cfg.Serve.Metrics
+	if body, _ := f.awaitStatus(address, "/readyz", 503); body != "the source has not delivered everything once\n" {
+		t.Errorf("before the first sync: %q", body)
+	}
+	f.begin()
+	if body, _ := f.awaitStatus(address, "/readyz", 200); body != "ok\n" {
+		t.Errorf("after it: %q", body)
+	}
+	src.hold("default/a", "default/b")
+	if body, _ := f.awaitStatus(address, "/readyz", 503); body != "2 Services are held (--deletion-brake): default/a, default/b\n" {
+		t.Errorf("with held Services: %q", body)
+	}
+	if body, _ := f.awaitStatus(address, "/metrics", 200); !strings.Contains(body, "\nwaggle_held_deletions 2\n") {
+		t.Error("the metrics don't tell of the held Services")
+	}
+	f.poke()
+	await(t, func() (string, bool) {
+		s, err := ReadStatus(f.cfg.RunDir)
+		if err != nil {
+			return err.Error(), false
+		}
+		return "the status file has not what the source says", len(s.Held) == 2
+	})
+	// Load balancers send to the node all the same.
+	f.awaitStatus(f.cfg.Serve.Healthz, "/healthz", 200)
+}
