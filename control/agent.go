@@ -128,6 +128,7 @@ func (a *Agent) prepare() error {
 	a.pods = newPodNamespaces(a.dp, a.devices, a.log)
 	a.proxy = NewProxy(a.cfg.NodeName, r, a.onNode, a.onSync, a.log)
 	a.proxy.ServeAs(a.cfg.ServeAs)
+	a.proxy.ServeNodePorts(PortRange{a.cfg.Loader.NodePortMin, a.cfg.Loader.NodePortMax})
 	if s, ok := a.src.(source.Recorder); ok {
 		a.proxy.RecordTo(s.Recorder())
 	}
@@ -293,7 +294,8 @@ func (a *Agent) writeStatus() *Status {
 	s.Links, err = a.dp.Links()
 	a.warn("links", err)
 	a.warnOfExhaustion()
-	s.Warnings, s.Notices = append(a.warnings.all(), a.devices.Problems()...), append(a.notices.all(), a.devices.Notices()...)
+	s.Warnings = append(a.warnings.all(), a.devices.Problems()...)
+	s.Notices = slices.Concat(a.notices.all(), a.devices.Notices(), sourceNotices(a.src))
 	slices.Sort(s.Warnings)
 	if err := s.write(a.cfg.RunDir); err != nil {
 		a.log.WithError(err).Warn("writing the status file")

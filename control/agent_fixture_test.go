@@ -64,6 +64,8 @@ func (s *testSource) Held() []string {
 	return nil
 }
 
+func (s *testSource) Notices() []string { return []string{"a notice of the source"} }
+
 var agents atomic.Int32
 
 // newAgentFixture makes an agent; what serves listens on free ports of 127.0.0.1.

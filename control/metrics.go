@@ -158,7 +158,7 @@ func (c *collector) collectSource(set setGauge) {
 // proxyMetrics is what the proxy tells of itself for the metrics.
 type proxyMetrics struct {
 	synced              bool
-	failures            int
+	failures            int // of service ports, and of node ports
 	services, frontends map[maps.Family]int
 	backends            int
 }
@@ -169,7 +169,7 @@ func (p *Proxy) metrics() proxyMetrics {
 	size := p.reconciler.Size()
 	return proxyMetrics{
 		synced:   p.synced,
-		failures: len(p.failures),
+		failures: len(p.failures) + len(p.unserved.all),
 		services: size.Services, frontends: size.Frontends, backends: size.Backends,
 	}
 }

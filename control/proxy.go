@@ -52,6 +52,7 @@ type Proxy struct {
 	cidrs    []netip.Prefix     // service CIDRs
 	cidrsErr string             // what can't be done of them
 	lastSync time.Time
+	unserved unservedNodePorts
 
 	events serviceEvents
 }
@@ -276,6 +277,7 @@ func (p *Proxy) takeDirty() (due []servicePort) {
 				continue
 			}
 			t.watch.forget(id)
+			delete(p.unserved.all, id)
 			p.gone[id] = true
 		}
 		if len(t.dirty) > 0 {
@@ -301,6 +303,7 @@ func (p *Proxy) apply(due []servicePort, gone []maps.Name) {
 	for _, port := range due {
 		svc := port.plan(port.name, p.node)
 		port.watch.planned(svc)
+		p.checkNodePort(svc)
 		p.result(svc.Name, p.reconciler.Apply(svc))
 	}
 	for _, name := range gone {
@@ -401,6 +404,9 @@ func (p *Proxy) Status() ProxyStatus {
 	defer p.mu.Unlock()
 	s := ProxyStatus{Synced: p.synced, LastSync: p.lastSync, Services: p.reconciler.Len()}
 	for _, message := range p.failures {
+		s.Failures = append(s.Failures, message)
+	}
+	for _, message := range p.unserved.all {
 		s.Failures = append(s.Failures, message)
 	}
 	if p.cidrsErr != "" {

@@ -18,6 +18,14 @@ func heldBySource(src source.Source) []string {
 	return nil
 }
 
+// sourceNotices are what the source has to say that is no problem.
+func sourceNotices(src source.Source) []string {
+	if n, ok := src.(source.Noticer); ok {
+		return n.Notices()
+	}
+	return nil
+}
+
 // unready lists what keeps the services of the node from being what the source says.
 func (a *Agent) unready() (reasons []string) {
 	if !a.proxy.isSynced() {

@@ -32,7 +32,7 @@ func TestReadyz(t *testing.T) {
 		if err != nil {
 			return err.Error(), false
 		}
-		return "the status file has not what the source says", len(s.Held) == 2
+		return "the status file has not what the source says", len(s.Held) == 2 && strings.Contains(strings.Join(s.Notices, "\n"), "a notice of the source")
 	})
 	// Load balancers send to the node all the same.
 	f.awaitStatus(f.cfg.Serve.Healthz, "/healthz", 200)

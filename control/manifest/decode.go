@@ -10,7 +10,6 @@ import (
 	v1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	kjson "sigs.k8s.io/json"
 
 	"github.com/waggle-lb/waggle/control/source"
@@ -136,17 +135,49 @@ func (d *decoder) vague(field, message string) {
 	})
 }
 
-// passOver skips a kind that is not ours. An EndpointSlice of another version is ours in all but
-// the spelling, and would be missed.
+// passOver skips a kind that is not ours. What is ours in all but the spelling would be missed.
 func (d *decoder) passOver(h header, where string) {
-	gv, err := schema.ParseGroupVersion(h.APIVersion)
-	if err == nil && h.Kind == kindEndpointSlice && gv.Group == discovery.GroupName {
-		d.vague(where+"apiVersion", fmt.Sprintf("Unsupported value: %q: supported values: %q",
-			h.APIVersion, discovery.SchemeGroupVersion.String()))
+	if want, ok := misspelt(h); ok {
+		if want.Kind != h.Kind {
+			d.vague(where+"kind", fmt.Sprintf("Unsupported value: %q: is %s meant?", h.Kind, want.Kind))
+		} else {
+			d.vague(where+"apiVersion", fmt.Sprintf("Unsupported value: %q: supported values: %q", h.APIVersion, want.APIVersion))
+		}
 		return
 	}
-	d.contents.ignored = append(d.contents.ignored, h.APIVersion+" "+h.Kind+" "+h.Metadata.Name)
+	d.contents.ignored = append(d.contents.ignored, h.APIVersion+" "+h.Kind)
 }
+
+// misspelt tells which of our kinds, or lists of them, is meant by another spelling or another
+// version. Only Kubernetes itself can mean ours: other groups may well have a Service, too.
+func misspelt(h header) (want header, ok bool) {
+	group, _, grouped := strings.Cut(h.APIVersion, "/")
+	if grouped && strings.Contains(group, ".") && !strings.HasSuffix(group, ".k8s.io") {
+		return header{}, false
+	}
+	kind, suffix := h.Kind, ""
+	if n := len(kind) - len(listSuffix); n > 0 && strings.EqualFold(kind[n:], listSuffix) {
+		kind, suffix = kind[:n], listSuffix
+	}
+	for _, known := range ours {
+		if strings.EqualFold(kind, known.Kind) {
+			known.Kind += suffix
+			return known, true
+		}
+	}
+	return header{}, false
+}
+
+// ours are the kinds that we take.
+var ours = []header{
+	{APIVersion: "v1", Kind: kindService},
+	{APIVersion: "v1", Kind: kindPod},
+	{APIVersion: "v1", Kind: kindNode},
+	{APIVersion: discovery.SchemeGroupVersion.String(), Kind: kindEndpointSlice},
+	{APIVersion: "v1", Kind: listSuffix},
+}
+
+const listSuffix = "List"
 
 // newObject makes an empty object of the kinds we take.
 func newObject(h header) (metav1.Object, bool) {
@@ -166,10 +197,10 @@ func newObject(h header) (metav1.Object, bool) {
 // listOf tells whether this is a List, or a list of one of our kinds whose items may go without
 // a kind of their own.
 func listOf(h header) (items header, ok bool) {
-	if h.APIVersion == "v1" && h.Kind == "List" {
+	if h.APIVersion == "v1" && h.Kind == listSuffix {
 		return header{}, true
 	}
-	kind, isList := strings.CutSuffix(h.Kind, "List")
+	kind, isList := strings.CutSuffix(h.Kind, listSuffix)
 	if !isList {
 		return header{}, false
 	}

@@ -32,7 +32,7 @@ func TestDecodeFile(t *testing.T) {
 			text: "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\n---\n" +
 				"apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: k}\n---\n" +
 				"apiVersion: v1\nkind: ConfigMapList\nitems: []\n",
-			ignored: []string{"apps/v1 Deployment d", "serving.knative.dev/v1 Service k", "v1 ConfigMapList "},
+			ignored: []string{"apps/v1 Deployment", "serving.knative.dev/v1 Service", "v1 ConfigMapList"},
 		},
 		"List": {
 			path: "a.yaml",
@@ -45,7 +45,7 @@ items:
 - {apiVersion: v1, kind: List, items: [{apiVersion: v1, kind: Pod, metadata: {name: p}}]}
 `,
 			want:    []doc{{"Service x/a", 1}, {"Pod default/p", 1}},
-			ignored: []string{"v1 ConfigMap c"},
+			ignored: []string{"v1 ConfigMap"},
 		},
 		"list of a kind": {
 			path: "a.yaml",
@@ -94,6 +94,32 @@ items:
 		"a beta EndpointSlice": {
 			path: "a.yaml", text: "apiVersion: discovery.k8s.io/v1beta1\nkind: EndpointSlice\n", vague: true,
 			problems: []string{`a.yaml:1  apiVersion: Unsupported value: "discovery.k8s.io/v1beta1"`},
+		},
+		"a kind in the wrong case": {
+			path: "a.yaml", text: "apiVersion: v1\nkind: service\nmetadata: {name: a}\n", vague: true,
+			problems: []string{`a.yaml:1  kind: Unsupported value: "service": is Service meant?`},
+		},
+		"a list in the wrong case": {
+			path: "a.yaml", text: "apiVersion: v1\nkind: endpointslicelist\nitems: []\n---\napiVersion: v1\nkind: list\n", vague: true,
+			problems: []string{`a.yaml:1  kind: Unsupported value: "endpointslicelist": is EndpointSliceList meant?`,
+				`a.yaml:2  kind: Unsupported value: "list": is List meant?`},
+		},
+		"a beta Service": {
+			path: "a.yaml", text: "apiVersion: v1beta1\nkind: Service\nmetadata: {name: a}\n", vague: true,
+			problems: []string{`a.yaml:1  apiVersion: Unsupported value: "v1beta1": supported values: "v1"`},
+		},
+		"an EndpointSlice without its group": {
+			path: "a.yaml", text: "apiVersion: v1\nkind: EndpointSlice\n", vague: true,
+			problems: []string{`a.yaml:1  apiVersion: Unsupported value: "v1": supported values: "discovery.k8s.io/v1"`},
+		},
+		"a Service in another group of Kubernetes'": {
+			path: "a.yaml", text: "apiVersion: apps/v1\nkind: Service\n", vague: true,
+			problems: []string{`a.yaml:1  apiVersion: Unsupported value: "apps/v1": supported values: "v1"`},
+		},
+		"names that are near ours": {
+			path: "a.yaml", text: "apiVersion: metrics.k8s.io/v1beta1\nkind: PodMetrics\n---\napiVersion: v1\nkind: ServiceAccount\n---\n" +
+				"apiVersion: example.com/v1\nkind: service\n---\napiVersion: v1\nkind: Endpoints\n",
+			ignored: []string{"metrics.k8s.io/v1beta1 PodMetrics", "v1 ServiceAccount", "example.com/v1 service", "v1 Endpoints"},
 		},
 		"not a mapping": {
 			path: "a.yaml", text: "- 1\n", vague: true,

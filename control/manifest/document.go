@@ -24,7 +24,7 @@ type document struct {
 type contents struct {
 	documents []document
 	problems  []source.Problem // of documents that can't be told to be any object
-	ignored   []string         // kinds that are not ours
+	ignored   []string         // of each document of a kind that is not ours: apiVersion and kind
 
 	// broken says that the file as a whole can't be read, hence nothing is known of it.
 	broken bool

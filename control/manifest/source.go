@@ -15,12 +15,14 @@ type Source struct {
 	opts     Options
 	problems *problems
 	held     atomic.Pointer[[]string]
+	notices  atomic.Pointer[[]string]
 	pace     pace
 }
 
 var (
-	_ source.Source = (*Source)(nil)
-	_ source.Keeper = (*Source)(nil)
+	_ source.Source  = (*Source)(nil)
+	_ source.Keeper  = (*Source)(nil)
+	_ source.Noticer = (*Source)(nil)
 )
 
 // pace is how long things wait.
@@ -58,6 +60,9 @@ func (s *Source) Problems() []source.Problem { return s.problems.list() }
 
 // Held is source.Keeper's.
 func (s *Source) Held() []string { return loaded(&s.held) }
+
+// Notices is source.Noticer's.
+func (s *Source) Notices() []string { return loaded(&s.notices) }
 
 func loaded(list *atomic.Pointer[[]string]) []string {
 	if l := list.Load(); l != nil {
@@ -178,6 +183,8 @@ func (r *run) apply(ctx context.Context, found findings, err error) {
 	r.problems.set(ownerWatch, r.watch.settle())
 	held := r.state.held.services()
 	r.held.Store(&held)
+	notices := r.state.tree.notices()
+	r.notices.Store(&notices)
 	r.failed = err != nil || found.absent
 	switch {
 	case err != nil || ctx.Err() != nil:

@@ -65,6 +65,12 @@ type Keeper interface {
 	Held() []string
 }
 
+// Noticer is a Source with something to say that is good to know, but no problem.
+type Noticer interface {
+	// Notices may be called at any time.
+	Notices() []string
+}
+
 // UpdateSlice tells a slice that changes its family or its Service as a deletion and an
 // addition. kube-proxy's trackers file slices by these, and would keep the old one forever. The
 // API server allows no change of the family, but a slice may be made anew while nobody watches.
