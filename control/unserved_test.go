@@ -56,3 +56,15 @@ func TestNodePortOutOfRange(t *testing.T) {
 		t.Errorf("the node port is gone, but: %q", got)
 	}
 }
+
+// The range is the one that the programs are loaded with.
+func TestNodePortRangeOfAgent(t *testing.T) {
+	f := newAgentFixture(t, &testSource{}, func(c *Config) {
+		c.Loader.NodePortMin, c.Loader.NodePortMax = 30000, 30100
+	}).start()
+	f.begin(serviceObject("a", "10.96.0.1", onNodePort(30101)), serviceObject("b", "10.96.0.2", onNodePort(30100)))
+	await(t, func() (string, bool) {
+		failures := f.proxy.Status().Failures
+		return strings.Join(failures, "\n"), len(failures) == 1 && strings.Contains(failures[0], "30101 is not served, it is outside of 30000-30100")
+	})
+}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -198,19 +199,9 @@ func frontendTable(s serviceView, wide bool) table {
 		t.header = append(t.header, "IP FAMILY", "ID")
 	}
 	for _, port := range s.Ports {
-		addr := map[uint32]string{}
-		for _, b := range port.Backends {
-			addr[b.ID] = b.Address.String()
-			if b.Local {
-				addr[b.ID] += " (local)"
-			}
-		}
+		addr := backendAddresses(port)
 		for _, f := range port.Frontends {
-			name := port.Name
-			if name == "" {
-				name = "<unnamed>"
-			}
-			row := []string{name, port.Proto, f.Kind, f.Address.String(),
+			row := []string{cmp.Or(port.Name, "<unnamed>"), port.Proto, f.Kind, f.Address.String(),
 				backendList(f.External, f.ExternalDrop, addr), backendList(f.Internal, f.InternalDrop, addr)}
 			if guarded {
 				row = append(row, clientList(port, f))
@@ -225,6 +216,18 @@ func frontendTable(s serviceView, wide bool) table {
 		}
 	}
 	return t
+}
+
+// backendAddresses are those of a port's backends by id, and whether they are on this node.
+func backendAddresses(port portView) map[uint32]string {
+	addr := map[uint32]string{}
+	for _, b := range port.Backends {
+		addr[b.ID] = b.Address.String()
+		if b.Local {
+			addr[b.ID] += " (local)"
+		}
+	}
+	return addr
 }
 
 // clientList says for whom a frontend is.

@@ -109,9 +109,35 @@ func setsOf(b maps.Backend) []string {
 	return sets
 }
 
+// readPorts reads the service ports, with neither frontends nor backends.
+func readPorts(p maps.Provider) (map[uint32]maps.Name, map[uint32]*portView, error) {
+	table := maps.NewNames(p)
+	names, err := table.All()
+	if err != nil {
+		return nil, nil, err
+	}
+	types, err := table.Types()
+	if err != nil {
+		return nil, nil, err
+	}
+	sources, err := maps.NewSources(p).All()
+	if err != nil {
+		return nil, nil, err
+	}
+	ports := map[uint32]*portView{}
+	for id, name := range names {
+		ports[id] = &portView{
+			ID: id, Name: name.Port, Proto: maps.ProtoName(name.Proto), IPFamily: familyName(name.Family), kind: types[id],
+			Frontends: []frontendView{}, Backends: []backendView{}, SourceRanges: sources[id],
+		}
+		slices.SortFunc(sources[id], netip.Prefix.Compare)
+	}
+	return names, ports, nil
+}
+
 // readServices assembles the services from the maps.
 func readServices(p maps.Provider) ([]serviceView, error) {
-	names, err := maps.NewNames(p).All()
+	names, ports, err := readPorts(p)
 	if err != nil {
 		return nil, err
 	}
@@ -122,23 +148,6 @@ func readServices(p maps.Provider) ([]serviceView, error) {
 	backends, err := maps.ReadBackends(p)
 	if err != nil {
 		return nil, err
-	}
-	sources, err := maps.NewSources(p).All()
-	if err != nil {
-		return nil, err
-	}
-	types, err := maps.NewNames(p).Types()
-	if err != nil {
-		return nil, err
-	}
-	ports := map[uint32]*portView{}
-	for id, name := range names {
-		ports[id] = &portView{
-			kind: types[id],
-			ID:   id, Name: name.Port, Proto: maps.ProtoName(name.Proto), IPFamily: familyName(name.Family),
-			Frontends: []frontendView{}, Backends: []backendView{}, SourceRanges: sources[id],
-		}
-		slices.SortFunc(sources[id], netip.Prefix.Compare)
 	}
 	for f, element := range frontends {
 		port := ports[element.ID]

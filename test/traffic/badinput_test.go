@@ -4,6 +4,7 @@ package traffic
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -178,6 +179,49 @@ func TestBrake(t *testing.T) {
 		return st.Proxy.Services == portsOfService && len(st.Held) == 0
 	}))
 	connectAllTo(t, pod, []service{heir}, ways)
+}
+
+// TestDirectoryAwayOverRestart: an agent that starts while its directory can't be read serves what
+// the one before did, keeps its devices, and follows the directory once it is there.
+func TestDirectoryAwayOverRestart(t *testing.T) {
+	s := newSetup(t, topo.Routed, modes[1])
+	web := service{name: "web", number: 1}
+	s.addService(t, web)
+	check(t, s.manifests.Write("allocated.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: allocated}\nspec: {type: NodePort, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}\n"))
+	pod := s.addPod(t, 0, "web", "app: web")
+	ways := s.ways(s.addClients(t))
+	s.startAgents(t)
+	s.awaitServices(t, portsOfService+1)
+	traffic := startBackground(updatePause)
+	traffic.addConnections(web, ways)
+	traffic.addStreams(t, web, ways)
+	agent := s.agents[0]
+	before, err := agent.CLI("service", "list")
+	check(t, err)
+
+	check(t, os.Rename(s.manifests.Dir, s.manifests.Dir+"-away"))
+	for range 2 {
+		agent.Kill()
+		check(t, agent.Start())
+	}
+	connectAllTo(t, pod, []service{web}, ways)
+	status, err := agent.CLI("status")
+	check(t, err)
+	if want := "the directory can't be read, everything stays as it is"; !strings.Contains(status, want) {
+		t.Errorf("the status doesn't say %q:\n%s", want, status)
+	}
+	check(t, os.Rename(s.manifests.Dir+"-away", s.manifests.Dir))
+	s.addService(t, service{name: "new", app: "web", number: 2})
+	s.awaitServices(t, 2*portsOfService+1)
+	s.awaitProblems(t, 0)
+	check(t, s.manifests.Remove("new.yaml"))
+	s.awaitServices(t, portsOfService+1)
+	after, err := agent.CLI("service", "list")
+	check(t, err)
+	if after != before {
+		t.Errorf("services after it:\n%s\nbefore:\n%s", after, before)
+	}
+	traffic.check(t)
 }
 
 func awaitHeld(t *testing.T, agent *cluster.Agent, count int) {
