@@ -23,8 +23,13 @@ const configHead = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProx
 // configured is the agent's configuration by a file and flags. The datapath's options are others'.
 func configured(t *testing.T, body string, args ...string) (agentFlags, control.Config) {
 	t.Helper()
+	return configuredBy(t, configHead+body, args...)
+}
+
+func configuredBy(t *testing.T, contents string, args ...string) (agentFlags, control.Config) {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "config.yaml")
-	if err := os.WriteFile(file, []byte(configHead+body), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(contents), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var f agentFlags
@@ -163,6 +168,49 @@ func TestConfigFileWarnings(t *testing.T) {
 	}
 }
 
+// kubeadm's configuration of kube-proxy, put into waggle's ConfigMap as it is: the credentials that it
+// names are not in waggle's pod. Feature gates of another version do not keep the agent from starting.
+func TestConfigFileOfAnotherPod(t *testing.T) {
+	t.Setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+	raw, err := os.ReadFile("../../control/config/testdata/kubeadm.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, cfg := configuredBy(t, string(raw)+"featureGates: {GateOfTheFuture: true, AllBeta: false}\n")
+	if f.from.kubeconfig != "" {
+		t.Errorf("credentials are read from %s", f.from.kubeconfig)
+	}
+	for about, want := range map[string]string{
+		"kubeconfig":    "config.yaml: ignored: clientConnection.kubeconfig: there is no file /var/lib/kube-proxy/kubeconfig.conf here",
+		"feature gates": "config.yaml: ignored: featureGates: GateOfTheFuture (not known)",
+	} {
+		if err := cfg.Warnings[about]; err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: warning %v, want %s", about, err, want)
+		}
+	}
+	if len(cfg.Warnings) != 2 {
+		t.Errorf("warnings %v", cfg.Warnings)
+	}
+
+	// A file that is there is used, and so is one that a flag names.
+	there := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(there, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, cfg = configured(t, "clientConnection: {kubeconfig: "+there+"}")
+	if f.from.kubeconfig != there || cfg.Warnings["kubeconfig"] != nil {
+		t.Errorf("credentials are read from %q, warning %v", f.from.kubeconfig, cfg.Warnings["kubeconfig"])
+	}
+	if f, _ = configured(t, "clientConnection: {kubeconfig: /no/such}", "--kubeconfig=/flag"); f.from.kubeconfig != "/flag" {
+		t.Errorf("credentials are read from %q", f.from.kubeconfig)
+	}
+	// Without a pod's credentials there are no others.
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	if f, _ = configured(t, "clientConnection: {kubeconfig: /no/such}"); f.from.kubeconfig != "/no/such" {
+		t.Errorf("credentials are read from %q", f.from.kubeconfig)
+	}
+}
+
 // Each setting of a file either has its flag or is said to have no effect.
 func TestConfigFileFlags(t *testing.T) {
 	body := "clientConnection: {kubeconfig: /k, qps: 1, burst: 2}\nhostnameOverride: node\n"
@@ -181,7 +229,7 @@ func TestConfigFileFlags(t *testing.T) {
 func TestConfigFileErrors(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "config.yaml")
 	for body, want := range map[string]string{
-		"metricsBindAddress: here": "MetricsBindAddress", "clusterCIDR: x": "ClusterCIDRs", "featureGates: {X: true}": "featureGates",
+		"metricsBindAddress: here": "MetricsBindAddress", "clusterCIDR: x": "ClusterCIDRs", "featureGates: {X: maybe}": "featureGates",
 	} {
 		if err := os.WriteFile(file, []byte(configHead+body), 0o600); err != nil {
 			t.Fatal(err)

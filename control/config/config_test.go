@@ -72,45 +72,32 @@ func TestMapped(t *testing.T) {
 		{"logging: {verbosity: 5}", func(s *Settings) { s.LogLevel = "debug" }},
 		{"logging: {verbosity: 9, format: json}", func(s *Settings) { s.LogLevel, s.LogFormat = "trace", "json" }},
 		{"featureGates: {AllAlpha: true}", func(s *Settings) { s.FeatureGates = map[string]bool{"AllAlpha": true} }},
-		// What kubeadm writes into the ConfigMap of its clusters.
-		{kubeadm, func(s *Settings) {
-			s.Kubeconfig = "/var/lib/kube-proxy/kubeconfig.conf"
-			s.LocalTraffic.Sources = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}
-		}},
 	} {
 		want := usual()
 		c.want(want)
-		if diff := cmp.Diff(want, parse(t, c.body), cmpopts.IgnoreFields(Settings{}, "Effective", "Conntrack"), cmpopts.EquateEmpty(),
-			cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", c.body, diff)
-		}
+		expectSettings(t, c.body, want, parse(t, c.body))
 	}
 }
 
-const kubeadm = `
-bindAddress: 0.0.0.0
-bindAddressHardFail: false
-clientConnection: {acceptContentTypes: "", burst: 0, contentType: "", kubeconfig: /var/lib/kube-proxy/kubeconfig.conf, qps: 0}
-clusterCIDR: 10.244.0.0/16
-configSyncPeriod: 0s
-conntrack: {maxPerCore: null, min: null, tcpBeLiberal: false, tcpCloseWaitTimeout: null, tcpEstablishedTimeout: null, udpStreamTimeout: 0s, udpTimeout: 0s}
-detectLocal: {bridgeInterface: "", interfaceNamePrefix: ""}
-detectLocalMode: ""
-enableProfiling: false
-healthzBindAddress: ""
-hostnameOverride: ""
-iptables: {localhostNodePorts: null, masqueradeAll: false, masqueradeBit: null, minSyncPeriod: 0s, syncPeriod: 0s}
-ipvs: {excludeCIDRs: null, minSyncPeriod: 0s, scheduler: "", strictARP: false, syncPeriod: 0s, tcpFinTimeout: 0s, tcpTimeout: 0s, udpTimeout: 0s}
-logging: {flushFrequency: 0, options: {json: {infoBufferSize: "0"}, text: {infoBufferSize: "0"}}, verbosity: 0}
-metricsBindAddress: ""
-mode: ""
-nftables: {masqueradeAll: false, masqueradeBit: null, minSyncPeriod: 0s, syncPeriod: 0s}
-nodePortAddresses: null
-oomScoreAdj: null
-portRange: ""
-showHiddenMetricsForVersion: ""
-winkernel: {enableDSR: false, forwardHealthCheckVip: false, networkName: "", rootHnsEndpointName: "", sourceVip: ""}
-`
+// What kubeadm writes into the ConfigMap of its clusters: all of it is understood.
+func TestKubeadm(t *testing.T) {
+	s, err := Load("testdata/kubeadm.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := usual()
+	want.Kubeconfig = "/var/lib/kube-proxy/kubeconfig.conf"
+	want.LocalTraffic.Sources = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}
+	expectSettings(t, "kubeadm", want, s)
+}
+
+func expectSettings(t *testing.T, name string, want, got *Settings) {
+	t.Helper()
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(Settings{}, "Effective", "Conntrack"), cmpopts.EquateEmpty(),
+		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", name, diff)
+	}
+}
 
 // Row 38: what has no meaning here is named, if it is set to something else than its default.
 func TestIgnored(t *testing.T) {
