@@ -163,8 +163,8 @@ func fibTakesMark() bool {
 
 // kernelHasMPTCP tells whether sockets can be MPTCP's. A kernel without it has the helper for its
 // sockets, but no type that it could return.
-func kernelHasMPTCP() bool {
-	spec, err := btf.LoadKernelSpec()
+func kernelHasMPTCP(types *btf.Cache) bool {
+	spec, err := types.Kernel()
 	if err != nil {
 		return false
 	}

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
@@ -68,7 +69,8 @@ func (d *Datapath) load(opts Options) error {
 	if d.hz, err = tickRate(); err != nil {
 		return err
 	}
-	if err := configure(spec, opts, d.hz); err != nil {
+	types := btf.NewCache() // the kernel's, which are read once, and given back when all is loaded
+	if err := configure(spec, opts, d.hz, types); err != nil {
 		return err
 	}
 	if err := resizeMaps(spec, opts.MapSizes); err != nil {
@@ -83,18 +85,21 @@ func (d *Datapath) load(opts Options) error {
 	if err := bpf.Fit(spec); err != nil {
 		return err
 	}
-	d.collection, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: pinned})
-	if err != nil {
+	if d.collection, err = newCollection(spec, pinned, types); err != nil {
 		return fmt.Errorf("load the datapath: %w", err)
 	}
 	if err := d.seed(); err != nil {
 		return err
 	}
-	d.aborter = loadAborter(d.collection.Maps)
+	optional, err := newOptional(d.collection.Maps, types)
+	if err != nil {
+		return err
+	}
+	d.aborter = loadAborter(optional)
 	if err := d.pinAll(names, pinned); err != nil {
 		return err
 	}
-	if err := d.pinShown(); err != nil {
+	if err := d.pinShown(optional); err != nil {
 		d.log.Warn(err)
 	}
 	d.sweep()
@@ -102,7 +107,7 @@ func (d *Datapath) load(opts Options) error {
 }
 
 // configure sets the programs' constants.
-func configure(spec *ebpf.CollectionSpec, opts Options, hz uint32) error {
+func configure(spec *ebpf.CollectionSpec, opts Options, hz uint32, types *btf.Cache) error {
 	cookie, err := NetnsCookie()
 	if err != nil {
 		return err
@@ -118,7 +123,7 @@ func configure(spec *ebpf.CollectionSpec, opts Options, hz uint32) error {
 		"answer_ping":       opts.AnswerPing,
 		"socket_lb_host":    opts.SocketLBHost,
 		"fib_takes_mark":    fibTakesMark(),
-		"kernel_has_mptcp":  kernelHasMPTCP(),
+		"kernel_has_mptcp":  kernelHasMPTCP(types),
 	}
 	timeouts, err := opts.Timeouts.inJiffies(hz)
 	if err != nil {

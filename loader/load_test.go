@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 	"golang.org/x/sys/unix"
@@ -58,7 +59,7 @@ func TestLoadSetsConstants(t *testing.T) {
 	must(t, err)
 	opts, err := Options{NodePortMin: 20000, NodePortMax: 20010, MasqueradeAll: true, AnswerPing: true, SocketLBHost: true, Timeouts: Timeouts{UDP: 5 * time.Second}}.complete()
 	must(t, err)
-	must(t, configure(spec, opts, 300))
+	must(t, configure(spec, opts, 300, btf.NewCache()))
 	cookie, err := NetnsCookie()
 	must(t, err)
 	if cookie == 0 {

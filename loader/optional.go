@@ -4,23 +4,33 @@ package loader
 
 import (
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// loadOptional loads programs that the datapath can do without, over its maps.
-func loadOptional(shared map[string]*ebpf.Map, names ...string) (*ebpf.Collection, error) {
-	spec, err := bpf.OptionalSpec(names...)
+// optional are the programs that the datapath can do without, to be loaded over its maps.
+type optional struct {
+	spec   *ebpf.CollectionSpec
+	shared map[string]*ebpf.Map
+	types  *btf.Cache
+}
+
+func newOptional(shared map[string]*ebpf.Map, types *btf.Cache) (*optional, error) {
+	spec, err := bpf.OptionalSpec(bpf.AbortProgram, bpf.ShowProgram4, bpf.ShowProgram6)
 	if err != nil {
 		return nil, err
 	}
-	replacements := map[string]*ebpf.Map{}
 	for name, m := range shared {
 		if used := spec.Maps[name]; used != nil && resizable(used) {
 			used.MaxEntries = m.MaxEntries()
 		}
-		replacements[name] = m
 	}
 	takePinning(spec)
-	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replacements})
+	return &optional{spec, shared, types}, nil
+}
+
+// load loads one of the programs.
+func (o *optional) load(name string) (*ebpf.Program, error) {
+	return newProgram(o.spec, name, o.shared, o.types)
 }

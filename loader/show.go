@@ -20,23 +20,27 @@ func (p pinDir) showPin(name string) string { return filepath.Join(string(p), na
 
 // pinShown makes the files. Kernels without type information of themselves can't have them: the
 // error is no reason to fail.
-func (d *Datapath) pinShown() error {
-	coll, err := loadOptional(d.collection.Maps, bpf.ShowProgram4, bpf.ShowProgram6)
-	if err != nil {
-		return fmt.Errorf("%s and others can't show the flows (CONFIG_DEBUG_INFO_BTF): %w", d.pins.showPin("flows4"), err)
-	}
-	defer coll.Close()
+func (d *Datapath) pinShown(from *optional) error {
 	var errs []error
-	for name, program := range shown {
-		iter, err := link.AttachIter(link.IterOptions{Program: coll.Programs[program], Map: d.Map(name)})
-		if err == nil {
-			err = errors.Join(replacePin(iter, d.pins.showPin(name)), iter.Close())
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("the file %s, which shows flows: %w", d.pins.showPin(name), err))
+	for name := range shown {
+		if err := d.pinShow(from, name); err != nil {
+			errs = append(errs, fmt.Errorf("the file %s, which shows flows (CONFIG_DEBUG_INFO_BTF): %w", d.pins.showPin(name), err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (d *Datapath) pinShow(from *optional, name string) error {
+	program, err := from.load(shown[name])
+	if err != nil {
+		return err
+	}
+	defer program.Close()
+	iter, err := link.AttachIter(link.IterOptions{Program: program, Map: d.Map(name)})
+	if err != nil {
+		return err
+	}
+	return errors.Join(replacePin(iter, d.pins.showPin(name)), iter.Close())
 }
 
 // shown removes the files.

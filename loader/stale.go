@@ -31,19 +31,16 @@ type aborter struct {
 	err     error // why there is none
 }
 
-func loadAborter(shared map[string]*ebpf.Map) *aborter {
+func loadAborter(from *optional) *aborter {
 	var a aborter
-	a.err = a.load(shared)
+	a.err = a.load(from)
 	return &a
 }
 
-func (a *aborter) load(shared map[string]*ebpf.Map) error {
-	coll, err := loadOptional(shared, bpf.AbortProgram)
-	if err != nil {
+func (a *aborter) load(from *optional) (err error) {
+	if a.program, err = from.load(bpf.AbortProgram); err != nil {
 		return err
 	}
-	defer coll.Close()
-	a.program = coll.DetachProgram(bpf.AbortProgram)
 	a.iter, err = link.AttachIter(link.IterOptions{Program: a.program})
 	return err
 }

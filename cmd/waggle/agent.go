@@ -222,6 +222,9 @@ func (f *agentFlags) loaderOptions(opts *loader.Options) error {
 }
 
 func (f *agentFlags) sizes() (map[string]uint32, error) {
+	if len(f.mapSizes) == 0 {
+		return nil, nil
+	}
 	spec, err := bpf.Spec()
 	if err != nil {
 		return nil, err
