@@ -56,6 +56,7 @@ test-neighbours: build require-root require-netfilter require-etcd require-cni k
 test-kube: require-root require-netfilter require-etcd kubernetes ## Run those of them that make test leaves out: beside kube-proxy, with an API server
 	go run ./test/rows
 	WAGGLE_KUBERNETES=$(CURDIR)/$(KUBERNETES) go test -count=1 -timeout 25m ./test/apiserver ./test/kube
+	WAGGLE_KUBERNETES=$(CURDIR)/$(KUBERNETES) go test -count=1 -run '^TestMigration$$' ./test/deploy
 
 KERNEL ?= 6.1
 # Emulated, a network with its agents takes half a minute. VM_TRAFFIC=. runs all there are, for hours.

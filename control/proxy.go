@@ -383,13 +383,6 @@ func (p *Proxy) giveWay(ctx context.Context) {
 	}
 }
 
-// isSynced tells whether what the source has delivered was written once.
-func (p *Proxy) isSynced() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.synced && !p.lastSync.IsZero()
-}
-
 // ProxyStatus is what the proxy says of itself.
 type ProxyStatus struct {
 	Synced   bool      `json:"synced"`

@@ -21,6 +21,7 @@ import (
 type ServeConfig struct {
 	Healthz   string // /healthz and /livez
 	Metrics   string // /metrics, /healthz, /readyz, /proxyMode, /configz and, with Profiling, /debug/pprof/
+	Probes    string // /livez and /readyz, for the pod's own probes
 	HardFail  bool   // an address that can't be had ends the agent; else it is tried again
 	Profiling bool
 	// Configz is what /configz shows, under kubeproxy.config.k8s.io; nil for nothing.
@@ -55,6 +56,11 @@ func (a *Agent) servers() ([]server, error) {
 		}
 		out = append(out, server{"metrics", a.cfg.Serve.Metrics, func(ctx context.Context) error {
 			return listenAndServe(ctx, a.cfg.Serve.Metrics, handler)
+		}})
+	}
+	if a.cfg.Serve.Probes != "" {
+		out = append(out, server{"probes", a.cfg.Serve.Probes, func(ctx context.Context) error {
+			return listenAndServe(ctx, a.cfg.Serve.Probes, a.probeHandler())
 		}})
 	}
 	return out, nil
@@ -153,7 +159,7 @@ func (a *Agent) metricsHandler() (http.Handler, error) {
 	m.HandleFunc("/healthz/ping", answerPing)
 	slis.SLIMetricsWithReset{}.Install(m)
 	m.Handle("/metrics", metrics)
-	m.HandleFunc("/readyz", a.readyz)
+	m.Handle("/readyz", answerProbe(a.ready))
 	m.HandleFunc("/proxyMode", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.Header().Set("X-Content-Type-Options", "nosniff")

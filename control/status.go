@@ -111,3 +111,11 @@ func RemoveRunFiles(dir string) (removed []string, err error) {
 
 // Alive tells whether the agent that wrote the status still runs.
 func (s *Status) Alive() bool { return loader.Held(s.PinDir) }
+
+// sourceNotices are what the source has to say that is no problem.
+func sourceNotices(src source.Source) []string {
+	if n, ok := src.(source.Noticer); ok {
+		return n.Notices()
+	}
+	return nil
+}

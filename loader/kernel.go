@@ -29,8 +29,8 @@ func checkPrivileges() error {
 		strings.Join(missing, ", "), unix.EPERM)
 }
 
-// optional are capabilities that only something that is told can't be done without.
-var optional = []struct {
+// optionalCapabilities are those without which only a part does not work, which is reported.
+var optionalCapabilities = []struct {
 	capability int
 	name, what string
 }{
@@ -50,7 +50,7 @@ func CheckOptionalPrivileges() error {
 
 func missingOptional(effective uint64) error {
 	var missing []string
-	for _, o := range optional {
+	for _, o := range optionalCapabilities {
 		if effective>>o.capability&1 == 0 {
 			missing = append(missing, fmt.Sprintf("%s (%s)", o.name, o.what))
 		}

@@ -28,6 +28,7 @@ import (
 type configFlags struct {
 	file             string
 	healthz, metrics string
+	probes           string
 	hardFail         bool
 	profiling        bool
 	minSync, sync    time.Duration
@@ -45,6 +46,7 @@ func (f *configFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.file, "config", "", "kube-proxy's configuration file (KubeProxyConfiguration); flags that are given override it")
 	fs.StringVar(&f.healthz, "healthz-bind-address", "0.0.0.0:10256", "IP:port for /healthz and /livez; empty for none")
 	fs.StringVar(&f.metrics, "metrics-bind-address", "127.0.0.1:10249", "IP:port for /metrics, /proxyMode and /configz; empty for none")
+	fs.StringVar(&f.probes, "probe-bind-address", "", "IP:port for /livez and /readyz, for the probes of the agent's pod, which kube-proxy never has (default: none)")
 	fs.BoolVar(&f.hardFail, "bind-address-hard-fail", false, "end if one of these addresses can't be had, instead of trying again")
 	fs.BoolVar(&f.profiling, "profiling", false, "serve /debug/pprof/ beside the metrics")
 	fs.DurationVar(&f.minSync, "min-sync-period", control.DefaultPace.MinSync, "least time between two syncs")
@@ -131,13 +133,13 @@ func fromFile(s *config.Settings) []setting {
 // apply checks the flags and fills in what of the agent's configuration hangs on them.
 func (f *configFlags) apply(cfg *control.Config) error {
 	for flag, address := range map[string]string{
-		"healthz-bind-address": f.healthz, "metrics-bind-address": f.metrics,
+		"healthz-bind-address": f.healthz, "metrics-bind-address": f.metrics, "probe-bind-address": f.probes,
 	} {
 		if err := checkBindAddress(address); err != nil {
 			return fmt.Errorf("--%s %s: %w", flag, address, err)
 		}
 	}
-	cfg.Serve = control.ServeConfig{Healthz: f.healthz, Metrics: f.metrics, HardFail: f.hardFail, Profiling: f.profiling}
+	cfg.Serve = control.ServeConfig{Healthz: f.healthz, Metrics: f.metrics, Probes: f.probes, HardFail: f.hardFail, Profiling: f.profiling}
 	cfg.Pace = control.Pace{MinSync: f.minSync, Repair: f.sync}
 	if cfg.Pace == (control.Pace{}) {
 		cfg.Pace = control.DefaultPace

@@ -69,6 +69,7 @@ func TestAgentFlagErrors(t *testing.T) {
 		{"--healthz-bind-address=10256", "--healthz-bind-address 10256: want IP:port"},
 		{"--metrics-bind-address=here:1", `--metrics-bind-address here:1: "here" is not an IP address`},
 		{"--metrics-bind-address=127.0.0.1:0", `--metrics-bind-address 127.0.0.1:0: "0" is not a port`},
+		{"--probe-bind-address=localhost:1", `--probe-bind-address localhost:1: "localhost" is not an IP address`},
 		{"--sync-period=-1s", "--sync-period -1s: must be more than 0"},
 		{"--min-sync-period=2m", "--min-sync-period 2m0s: must be from 0 to --sync-period, 1m0s"},
 		{"--cluster-cidr=10.0.0.1", `--cluster-cidr: "10.0.0.1" is not a network address and its length`},

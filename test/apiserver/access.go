@@ -5,8 +5,11 @@ package apiserver
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -68,6 +71,20 @@ func (cp *ControlPlane) ClientFor(user User) (*kubernetes.Clientset, error) {
 		return nil, err
 	}
 	return kubernetes.NewForConfig(config)
+}
+
+// WriteCredentials writes what a kubelet puts into each pod's
+// /var/run/secrets/kubernetes.io/serviceaccount.
+func (cp *ControlPlane) WriteCredentials(dir, namespace string, user User) error {
+	for name, content := range map[string][]byte{
+		corev1.ServiceAccountTokenKey: []byte(user.Token), corev1.ServiceAccountRootCAKey: cp.ca.pem(),
+		corev1.ServiceAccountNamespaceKey: []byte(namespace),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // WriteKubeconfig writes a kubeconfig file for a process on a node or machine

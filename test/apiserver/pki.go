@@ -47,6 +47,10 @@ func (a *authority) pem() []byte { return certPEM(a.cert.Raw) }
 
 // issue makes a certificate for a client, or, with addresses, for a server.
 func (a *authority) issue(user string, groups []string, addresses ...net.IP) (pair, error) {
+	var names []string
+	if len(addresses) > 0 { // a server, which pods know by this name
+		names = []string{"kubernetes.default.svc"}
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return pair{}, err
@@ -59,6 +63,7 @@ func (a *authority) issue(user string, groups []string, addresses ...net.IP) (pa
 		Subject:      pkix.Name{CommonName: user, Organization: groups},
 		SerialNumber: serial,
 		IPAddresses:  addresses,
+		DNSNames:     names,
 		NotBefore:    a.cert.NotBefore,
 		NotAfter:     time.Now().Add(validity),
 		KeyUsage:     x509.KeyUsageDigitalSignature,

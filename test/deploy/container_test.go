@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,6 +26,9 @@ import (
 func TestLeastPrivilege(t *testing.T) {
 	c := serves(t, read(t, "waggle.yaml").container().SecurityContext.Capabilities.Add)
 	c.checkStatus(t)
+	for name, p := range c.probes() {
+		check(t, c.awaitProbe(name, p, true))
+	}
 }
 
 // TestWithoutOtherNamespaces: the capabilities that docs/kubernetes.md calls enough for all but
@@ -64,7 +68,7 @@ func TestMissingCapabilities(t *testing.T) {
 // of hook.
 func serves(t *testing.T, allowed []v1.Capability) *container {
 	c := newContainer(t, allowed)
-	check(t, c.start(t, c.args(t)))
+	check(t, c.start(t, c.args(t, "--manifests=/manifests")))
 	pod, err := c.node.AddPod("web-a", topo.PodOptions{})
 	check(t, err)
 	_, err = pod.Serve(topo.Ports{HTTP: []uint16{8080}})
@@ -125,6 +129,7 @@ type container struct {
 	node      *topo.Node
 	manifests cluster.Manifests
 	agent     *cluster.Agent // for all but starting
+	spec      v1.Container
 	bundle    bundle
 }
 
@@ -137,7 +142,7 @@ func newContainer(t *testing.T, allowed []v1.Capability) *container {
 	n, err := topo.New(topo.Options{Nodes: 1})
 	check(t, err)
 	t.Cleanup(func() { check(t, n.Close()) })
-	c := &container{network: n, node: n.Nodes[0], manifests: cluster.Manifests{Dir: t.TempDir()}}
+	c := &container{network: n, node: n.Nodes[0], manifests: cluster.Manifests{Dir: t.TempDir()}, spec: read(t, "waggle.yaml").container()}
 	check(t, c.manifests.WriteNode(c.node))
 	c.agent = cluster.NewAgent(n, c.node, cluster.AgentOptions{Binary: binary, Manifests: c.manifests.Dir, Dir: t.TempDir()})
 	check(t, os.Mkdir(c.agent.RunDir, 0o755))
@@ -174,9 +179,9 @@ func (c *container) mounts(t *testing.T) []bind {
 	return out
 }
 
-// args are the manifest's, with what makes this agent one of several on one machine, and takes
-// its objects from files. TestFlags tells of flags that aren't there.
-func (c *container) args(t *testing.T) []string {
+// args are the manifest's, with what makes this agent one of several on one machine, and more.
+// TestFlags tells of flags that aren't there.
+func (c *container) args(t *testing.T, more ...string) []string {
 	t.Helper()
 	const cgroups = "/sys/fs/cgroup"
 	if !strings.HasPrefix(c.node.Cgroup, cgroups) {
@@ -190,13 +195,22 @@ func (c *container) args(t *testing.T) []string {
 			args = append(args, strings.ReplaceAll(arg, "$(NODE_NAME)", c.node.Name))
 		}
 	}
-	return append(args, "--manifests=/manifests", "--pin-dir="+c.agent.PinDir, "--xdp=always",
+	return append(append(args, "--pin-dir="+c.agent.PinDir, "--xdp=always",
 		"--cgroup=/host/cgroup"+strings.TrimPrefix(c.node.Cgroup, cgroups),
-		"--map-size=flows4=65536,flows6=65536,backends=4096,slots=16384")
+		"--map-size=flows4=65536,flows6=65536,backends=4096,slots=16384"), more...)
 }
 
 // command runs the container with these arguments.
 func (c *container) command(t *testing.T, args []string) *topo.Command {
+	t.Helper()
+	if _, err := c.launch(t, args); err != nil {
+		return err
+	}
+	return c.agent.Await("the first sync", func(s *control.Status) bool { return s.Proxy.Synced })
+}
+
+// launch starts the container, and ends it with the test if stop has not.
+func (c *container) launch(t *testing.T, args []string) (stop func(), err error) {
 	t.Helper()
 	c.bundle.Args = args
 	raw, err := json.Marshal(c.bundle)
@@ -224,10 +238,11 @@ func (c *container) start(t *testing.T, args []string) error {
 		check(t, c.agent.Cleanup())
 	})
 	if err := cmd.Start(); err != nil {
-		return err
+		return nil, err
 	}
-	t.Cleanup(func() { _ = cmd.Stop(10 * time.Second) })
-	return c.agent.Await("the first sync", func(s *control.Status) bool { return s.Proxy.Synced })
+	stop = sync.OnceFunc(func() { _ = cmd.Stop(10 * time.Second) })
+	t.Cleanup(stop)
+	return stop, nil
 }
 
 // checkStatus wants all attached, the ports reserved, nothing to warn of, and the agent to find

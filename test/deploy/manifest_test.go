@@ -4,11 +4,14 @@ package deploy
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -19,6 +22,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubeproxyv1alpha1 "k8s.io/kube-proxy/config/v1alpha1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/waggle-lb/waggle/control/config"
 )
 
 // objects are what a manifest holds.
@@ -172,6 +177,44 @@ func TestFlags(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestProbes: the kubelet asks waggle, at an address that kube-proxy does not listen on. Where both
+// run, kube-proxy's answers would make a broken agent ready.
+func TestProbes(t *testing.T) {
+	container := read(t, "waggle.yaml").container()
+	served := ""
+	for _, arg := range container.Args {
+		if address, ok := strings.CutPrefix(arg, "--probe-bind-address="); ok {
+			served = address
+		}
+	}
+	kubeProxys, err := config.Default()
+	check(t, err)
+	for name, p := range map[string]*v1.Probe{
+		"startup": container.StartupProbe, "liveness": container.LivenessProbe, "readiness": container.ReadinessProbe,
+	} {
+		address := probeAddress(container, p.HTTPGet)
+		if address != served {
+			t.Errorf("%s: %s is asked, and served is %q", name, address, served)
+		}
+		for _, other := range []string{kubeProxys.HealthzBindAddress, kubeProxys.MetricsBindAddress} {
+			if netip.MustParseAddrPort(address).Port() == netip.MustParseAddrPort(other).Port() {
+				t.Errorf("%s: %s is asked, which kube-proxy may have (%s)", name, address, other)
+			}
+		}
+	}
+}
+
+// probeAddress is where a kubelet asks, whose own host is the pod's.
+func probeAddress(container v1.Container, get *v1.HTTPGetAction) string {
+	port := get.Port.IntValue()
+	for _, p := range container.Ports {
+		if p.Name == get.Port.StrVal {
+			port = int(p.ContainerPort)
+		}
+	}
+	return net.JoinHostPort(get.Host, strconv.Itoa(port))
 }
 
 // flags lists what a subcommand takes.

@@ -7,12 +7,12 @@ import (
 	"testing"
 )
 
-// TestReadyz: what keeps the services from being what the source says is told, also what it holds.
-func TestReadyz(t *testing.T) {
+// TestHeldServices: what keeps the services from being what the source says is told, also what it holds.
+func TestHeldServices(t *testing.T) {
 	src := &testSource{}
 	f := newAgentFixture(t, src, nil).start()
 	address := f.cfg.Serve.Metrics
-	if body, _ := f.awaitStatus(address, "/readyz", 503); body != "the source has not delivered everything once\n" {
+	if body, _ := f.awaitStatus(address, "/readyz", 503); body != errNotDelivered.Error()+"\n" {
 		t.Errorf("before the first sync: %q", body)
 	}
 	f.begin()
