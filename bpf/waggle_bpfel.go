@@ -468,11 +468,13 @@ const (
 	waggleProgWaggleEgressL3         = "waggle_egress_l3"
 	waggleProgWaggleExpire4          = "waggle_expire4"
 	waggleProgWaggleExpire6          = "waggle_expire6"
+	waggleProgWaggleFollow           = "waggle_follow"
 	waggleProgWaggleGetpeername4     = "waggle_getpeername4"
 	waggleProgWaggleGetpeername6     = "waggle_getpeername6"
 	waggleProgWaggleIngress          = "waggle_ingress"
 	waggleProgWaggleIngressL3        = "waggle_ingress_l3"
 	waggleProgWaggleJiffies          = "waggle_jiffies"
+	waggleProgWaggleLeave            = "waggle_leave"
 	waggleProgWagglePod              = "waggle_pod"
 	waggleProgWaggleRecvmsg4         = "waggle_recvmsg4"
 	waggleProgWaggleRecvmsg6         = "waggle_recvmsg6"
@@ -568,11 +570,13 @@ type waggleProgramSpecs struct {
 	WaggleEgressL3     *ebpf.ProgramSpec `ebpf:"waggle_egress_l3"`
 	WaggleExpire4      *ebpf.ProgramSpec `ebpf:"waggle_expire4"`
 	WaggleExpire6      *ebpf.ProgramSpec `ebpf:"waggle_expire6"`
+	WaggleFollow       *ebpf.ProgramSpec `ebpf:"waggle_follow"`
 	WaggleGetpeername4 *ebpf.ProgramSpec `ebpf:"waggle_getpeername4"`
 	WaggleGetpeername6 *ebpf.ProgramSpec `ebpf:"waggle_getpeername6"`
 	WaggleIngress      *ebpf.ProgramSpec `ebpf:"waggle_ingress"`
 	WaggleIngressL3    *ebpf.ProgramSpec `ebpf:"waggle_ingress_l3"`
 	WaggleJiffies      *ebpf.ProgramSpec `ebpf:"waggle_jiffies"`
+	WaggleLeave        *ebpf.ProgramSpec `ebpf:"waggle_leave"`
 	WagglePod          *ebpf.ProgramSpec `ebpf:"waggle_pod"`
 	WaggleRecvmsg4     *ebpf.ProgramSpec `ebpf:"waggle_recvmsg4"`
 	WaggleRecvmsg6     *ebpf.ProgramSpec `ebpf:"waggle_recvmsg6"`
@@ -783,11 +787,13 @@ type wagglePrograms struct {
 	WaggleEgressL3     *ebpf.Program `ebpf:"waggle_egress_l3"`
 	WaggleExpire4      *ebpf.Program `ebpf:"waggle_expire4"`
 	WaggleExpire6      *ebpf.Program `ebpf:"waggle_expire6"`
+	WaggleFollow       *ebpf.Program `ebpf:"waggle_follow"`
 	WaggleGetpeername4 *ebpf.Program `ebpf:"waggle_getpeername4"`
 	WaggleGetpeername6 *ebpf.Program `ebpf:"waggle_getpeername6"`
 	WaggleIngress      *ebpf.Program `ebpf:"waggle_ingress"`
 	WaggleIngressL3    *ebpf.Program `ebpf:"waggle_ingress_l3"`
 	WaggleJiffies      *ebpf.Program `ebpf:"waggle_jiffies"`
+	WaggleLeave        *ebpf.Program `ebpf:"waggle_leave"`
 	WagglePod          *ebpf.Program `ebpf:"waggle_pod"`
 	WaggleRecvmsg4     *ebpf.Program `ebpf:"waggle_recvmsg4"`
 	WaggleRecvmsg6     *ebpf.Program `ebpf:"waggle_recvmsg6"`
@@ -810,11 +816,13 @@ func (p *wagglePrograms) Close() error {
 		p.WaggleEgressL3,
 		p.WaggleExpire4,
 		p.WaggleExpire6,
+		p.WaggleFollow,
 		p.WaggleGetpeername4,
 		p.WaggleGetpeername6,
 		p.WaggleIngress,
 		p.WaggleIngressL3,
 		p.WaggleJiffies,
+		p.WaggleLeave,
 		p.WagglePod,
 		p.WaggleRecvmsg4,
 		p.WaggleRecvmsg6,

@@ -5,35 +5,35 @@ package control
 import (
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"slices"
 	"sync"
 
 	"github.com/sirupsen/logrus"
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
-	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/control/conntrack"
 	"github.com/waggle-lb/waggle/loader"
 	"github.com/waggle-lb/waggle/maps"
 )
 
 // Takeover leaves to the kernel the connections that the kernel translates already, as those that
 // kube-proxy's rules have opened: it goes on with them by its table of connections, whether or not
-// the rules are still there. The datapath is told of each by a pair of records.
+// the rules are still there. The datapath has a pair of records for each, which follow that table.
 //
-// It does so while the datapath comes into force on a node where it wasn't. From then on there are
-// no new ones that it could be asked about.
+// They are made while the datapath comes into force on a node where it wasn't. From then on there
+// are no new ones that it could be asked about.
 type Takeover struct {
-	dp   *loader.Datapath
-	log  *logrus.Entry
-	warn func(error)
+	dp      *loader.Datapath
+	log     *logrus.Entry
+	warn    func(error)
+	table   *conntrack.Table // nil: the kernel has none
+	adopted chan struct{}    // there are records to be looked at
 
 	mu      sync.Mutex
 	pending map[step]bool
 	keeping bool // the kernel's NAT
+	keepErr error
+	leftOut int // connections for which there was no room at the last look
 }
 
 // step is one of the two that bring the datapath into force, in either order.
@@ -47,8 +47,11 @@ const (
 // newTakeover finds out which of the steps an earlier agent has taken. Programs that are attached
 // leave everything to the kernel until services are there.
 func newTakeover(dp *loader.Datapath, published bool, warn func(error), log *logrus.Entry) (*Takeover, error) {
-	t := &Takeover{dp: dp, log: log, warn: warn, pending: map[step]bool{}}
+	t := &Takeover{dp: dp, log: log, warn: warn, adopted: make(chan struct{}, 1), pending: map[step]bool{}}
 	var err error
+	if t.table, err = conntrack.Open(); err != nil {
+		log.WithError(err).Debug("the kernel's table of connections can't be read; none is taken over")
+	}
 	if t.keeping, err = keepsNAT(); err != nil {
 		log.WithError(err).Debug("looking for what an earlier agent has left")
 	}
@@ -96,99 +99,62 @@ func (t *Takeover) counted(records uint32) {
 		t.warn(err)
 		return
 	}
-	t.keeping = false
-	t.warn(nil)
+	t.keeping, t.leftOut = false, 0
+	t.tell()
 	t.log.Info("the last connection that was left to the kernel has ended")
 }
 
 // adopt is no reason to fail: most nodes have nothing to be adopted.
 func (t *Takeover) adopt() {
-	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-		entries, err := netlink.ConntrackTableList(netlink.ConntrackTable, family)
-		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-			t.log.WithError(err).Debug("the kernel's table of connections can't be read; none is taken over")
-			continue
-		}
-		adopted, err := t.record(entries)
-		if err != nil {
+	if t.table == nil {
+		return
+	}
+	t.leftOut = 0
+	for _, family := range maps.Families {
+		a := adoption{dp: t.dp}
+		err := a.run(t.table, family)
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
+			t.log.WithError(err).Debug("the kernel has no table of connections; none is taken over")
+		} else if err != nil {
 			t.log.WithError(err).Error("taking over the kernel's connections: some break")
 		}
-		if adopted > 0 {
+		t.leftOut += a.leftOut
+		if a.adopted > 0 {
 			t.keep()
-			t.log.WithField("connections", adopted).Info("connections that the kernel translates are left to it")
+			t.log.WithField("connections", a.adopted).Info("connections that the kernel translates are left to it")
+			t.poke()
 		}
 	}
+	t.tell()
 }
 
 func (t *Takeover) keep() {
 	if t.keeping {
 		return
 	}
-	if err := keepNAT(); err != nil {
-		t.warn(fmt.Errorf("they break if the last rules go that need the kernel's NAT: %w", err))
-		return
-	}
-	t.keeping = true
+	t.keepErr = keepNAT()
+	t.keeping = t.keepErr == nil
+	t.tell()
 }
 
-func (t *Takeover) record(entries []*netlink.ConntrackFlow) (adopted int, err error) {
-	for _, entry := range entries {
-		if !translated(entry) {
-			continue
-		}
-		new := false
-		for _, record := range foreign(entry) {
-			added, err := t.dp.Adopt(record.Adoption())
-			if err != nil {
-				return adopted, fmt.Errorf("%s: %w", entry, err)
-			}
-			new = new || added
-		}
-		if new {
-			adopted++
-		}
+// tell keeps the warnings about adopted connections up to date.
+func (t *Takeover) tell() {
+	var errs []error
+	if t.keepErr != nil {
+		errs = append(errs, fmt.Errorf("they break if the last rules go that need the kernel's NAT: %w", t.keepErr))
 	}
-	return adopted, nil
+	if t.leftOut > 0 {
+		errs = append(errs, fmt.Errorf("%d of them break, since they would take more than half of the table of flows (--map-size)", t.leftOut))
+	}
+	t.warn(errors.Join(errs...))
 }
 
-// translated: as a service's connections are, and not over.
-func translated(entry *netlink.ConntrackFlow) bool {
-	switch entry.Forward.Protocol {
-	case unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP:
+// poke has the adopted records looked at.
+func (t *Takeover) poke() {
+	select {
+	case t.adopted <- struct{}{}:
 	default:
-		return false
 	}
-	if tcp, ok := entry.ProtoInfo.(*netlink.ProtoInfoTCP); ok &&
-		(tcp.State == nl.TCP_CONNTRACK_TIME_WAIT || tcp.State == nl.TCP_CONNTRACK_CLOSE) {
-		return false
-	}
-	return entry.Zone == 0 &&
-		destinationOf(&entry.Forward) != sourceOf(&entry.Reverse) && sourceOf(&entry.Reverse).Addr().IsValid()
-}
-
-// foreign makes the records of both directions. Where its packets come in, from outside or from a
-// pod, the kernel's table does not say: there is a pair for each. The reply's keeps us from using
-// its port, where it is an address of ours, for another flow to the same backend.
-func foreign(entry *netlink.ConntrackFlow) []maps.Flow {
-	state := bpf.StateAnswered | bpf.StateConfirmed
-	var records []maps.Flow
-	for _, zone := range []bpf.Zone{bpf.ZoneOutside, bpf.ZonePod} {
-		request := maps.Tuple{Src: sourceOf(&entry.Forward), Dst: destinationOf(&entry.Forward), Proto: entry.Forward.Protocol, Zone: zone}
-		reply := maps.Tuple{Src: sourceOf(&entry.Reverse), Dst: destinationOf(&entry.Reverse), Proto: entry.Forward.Protocol, Zone: zone}
-		flags := bpf.FlowForeign | uint16(zone)*bpf.FlowMirrorZone
-		records = append(records,
-			maps.Flow{Key: request, To: maps.Tuple{Src: reply.Dst, Dst: reply.Src, Proto: reply.Proto, Zone: zone}, State: state, Flags: flags},
-			maps.Flow{Key: reply, To: maps.Tuple{Src: request.Dst, Dst: request.Src, Proto: reply.Proto, Zone: zone}, State: state, Flags: flags | bpf.FlowReply})
-	}
-	return records
-}
-
-func sourceOf(t *netlink.IPTuple) netip.AddrPort      { return addrPort(t.SrcIP, t.SrcPort) }
-func destinationOf(t *netlink.IPTuple) netip.AddrPort { return addrPort(t.DstIP, t.DstPort) }
-
-func addrPort(ip net.IP, port uint16) netip.AddrPort {
-	addr, _ := netip.AddrFromSlice(ip)
-	return netip.AddrPortFrom(addr.Unmap(), port)
 }
 
 // sink is the proxy, told of the source's end of delivery after what it must come after.

@@ -6,63 +6,70 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/waggle-lb/waggle/control/conntrack"
 	"github.com/waggle-lb/waggle/loader"
 )
 
 // entry is one of the kernel's: what came, and what answers.
-func entry(proto uint8, src, dst, replySrc, replyDst string) *netlink.ConntrackFlow {
-	tuple := func(src, dst string) netlink.IPTuple {
-		from, to := net.TCPAddrFromAddrPort(netip.MustParseAddrPort(src)), net.TCPAddrFromAddrPort(netip.MustParseAddrPort(dst))
-		return netlink.IPTuple{
-			Protocol: proto, SrcIP: from.IP, SrcPort: uint16(from.Port), DstIP: to.IP, DstPort: uint16(to.Port),
-		}
+func entry(proto uint8, src, dst, replySrc, replyDst string) conntrack.Entry {
+	tuple := func(src, dst string) conntrack.Tuple {
+		return conntrack.Tuple{Src: netip.MustParseAddrPort(src), Dst: netip.MustParseAddrPort(dst)}
 	}
-	return &netlink.ConntrackFlow{Forward: tuple(src, dst), Reverse: tuple(replySrc, replyDst)}
+	e := conntrack.Entry{Proto: proto, Orig: tuple(src, dst), Reply: tuple(replySrc, replyDst), Timeout: time.Hour}
+	if proto == unix.IPPROTO_TCP {
+		e.State = conntrack.TCPEstablished
+	}
+	return e
 }
 
-func TestTranslated(t *testing.T) {
-	state := func(e *netlink.ConntrackFlow, s uint8) *netlink.ConntrackFlow {
-		e.ProtoInfo = &netlink.ProtoInfoTCP{State: s}
-		return e
-	}
-	const client, service, pod, masked = "192.0.2.1:40000", "10.96.0.1:80", "10.1.0.1:8080", "10.0.0.1:5000"
-	zone := entry(unix.IPPROTO_TCP, client, service, pod, client)
-	zone.Zone = 7
+const client, frontend, pod, masked = "192.0.2.1:40000", "10.96.0.1:80", "10.1.0.1:8080", "10.0.0.1:5000"
+
+func inState(proto, state uint8) conntrack.Entry {
+	e := entry(proto, client, frontend, pod, client)
+	e.State = state
+	return e
+}
+
+func TestAdoptable(t *testing.T) {
+	zone, expiring := inState(unix.IPPROTO_TCP, conntrack.TCPEstablished), inState(unix.IPPROTO_UDP, 0)
+	zone.Zone, expiring.Timeout = 7, time.Second
 	for _, c := range []struct {
 		name  string
-		entry *netlink.ConntrackFlow
+		entry conntrack.Entry
 		want  bool
 	}{
-		{"DNAT", state(entry(unix.IPPROTO_TCP, client, service, pod, client), nl.TCP_CONNTRACK_ESTABLISHED), true},
-		{"DNAT and SNAT", entry(unix.IPPROTO_TCP, client, service, pod, masked), true},
-		{"the port only", entry(unix.IPPROTO_UDP, client, service, "10.96.0.1:81", client), true},
-		{"SCTP", entry(unix.IPPROTO_SCTP, client, service, pod, client), true},
+		{"DNAT", inState(unix.IPPROTO_TCP, conntrack.TCPEstablished), true},
+		{"DNAT and SNAT", entry(unix.IPPROTO_TCP, client, frontend, pod, masked), true},
+		{"the port only", entry(unix.IPPROTO_UDP, client, frontend, "10.96.0.1:81", client), true},
+		{"SCTP", entry(unix.IPPROTO_SCTP, client, frontend, pod, client), true},
 		{"IPv6", entry(unix.IPPROTO_TCP, "[fd00::1]:1", "[fd00::2]:2", "[fd00::3]:3", "[fd00::1]:1"), true},
-		{"just begun", state(entry(unix.IPPROTO_TCP, client, service, pod, client), nl.TCP_CONNTRACK_SYN_SENT), true},
-		{"over", state(entry(unix.IPPROTO_TCP, client, service, pod, client), nl.TCP_CONNTRACK_TIME_WAIT), false},
-		{"reset", state(entry(unix.IPPROTO_TCP, client, service, pod, client), nl.TCP_CONNTRACK_CLOSE), false},
-		{"SNAT only", entry(unix.IPPROTO_TCP, client, service, service, masked), false},
-		{"no NAT", entry(unix.IPPROTO_UDP, client, service, service, client), false},
-		{"ICMP", entry(unix.IPPROTO_ICMP, client, service, pod, client), false},
+		{"just begun", inState(unix.IPPROTO_TCP, conntrack.TCPSynSent), true},
+		{"half closed", inState(unix.IPPROTO_TCP, conntrack.TCPFinWait), true},
+		{"over", inState(unix.IPPROTO_TCP, conntrack.TCPTimeWait), false},
+		{"reset", inState(unix.IPPROTO_TCP, conntrack.TCPClose), false},
+		{"SCTP, over", inState(unix.IPPROTO_SCTP, conntrack.SCTPClosed), false},
+		{"about to expire", expiring, false},
+		{"SNAT only", entry(unix.IPPROTO_TCP, client, frontend, frontend, masked), false},
+		{"no NAT", entry(unix.IPPROTO_UDP, client, frontend, frontend, client), false},
+		{"ICMP", entry(unix.IPPROTO_ICMP, client, frontend, pod, client), false},
 		{"another zone", zone, false},
 	} {
-		if got := translated(c.entry); got != c.want {
+		if got := isServed(c.entry) && !isEnding(c.entry); got != c.want {
 			t.Errorf("%s: got %t, want %t", c.name, got, c.want)
 		}
 	}
 }
 
 func TestForeign(t *testing.T) {
-	halves := foreign(entry(unix.IPPROTO_TCP, "192.0.2.1:40000", "10.96.0.1:80", "10.1.0.1:8080", "10.0.0.1:5000"))
+	halves := foreign(entry(unix.IPPROTO_TCP, client, frontend, pod, masked))
 	for i, want := range []string{
 		"192.0.2.1:40000 > 10.96.0.1:80 = 10.0.0.1:5000 > 10.1.0.1:8080",
 		"10.1.0.1:8080 > 10.0.0.1:5000 = 10.96.0.1:80 > 192.0.2.1:40000",

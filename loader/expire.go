@@ -36,20 +36,6 @@ func census(program *ebpf.Program, release uint32) (bpf.Census, error) {
 	return c, err
 }
 
-// Adopt makes a record, unless there is one of the same key.
-func (d *Datapath) Adopt(a bpf.Adoption) (added bool, err error) {
-	d.walk.Lock()
-	defer d.walk.Unlock()
-	ret, err := d.Program("waggle_adopt").Run(&ebpf.RunOptions{Context: a})
-	if err != nil {
-		return false, fmt.Errorf("waggle_adopt: %w", err)
-	}
-	if int32(ret) < 0 {
-		return false, fmt.Errorf("waggle_adopt: %w", unix.Errno(-int32(ret)))
-	}
-	return ret != 0, nil
-}
-
 func familyProgram(program string, ipv6 bool) string {
 	if ipv6 {
 		return program + "6"

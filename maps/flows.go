@@ -38,63 +38,84 @@ func Flows(p Provider, f Family, fn func(Flow) bool) error {
 	if err != nil {
 		return err
 	}
-	walk := walkSets4
-	if f == IPv6 {
-		walk = walkSets6
-	}
-	err = walk(pick(p, "flows", f).Iterate(), func(flow Flow, hop uint64) bool {
+	return walkSets(p, f, 0, func(flow Flow, hop uint64) bool {
 		if known, ok := hops[uint32(hop)&hopIndexMask]; ok && known.Generation == uint32(hop>>32) {
 			flow.NextHop = known
 		}
 		return fn(flow)
 	})
-	if err != nil {
-		return fmt.Errorf("reading the map flows%d: %w", f, err)
-	}
-	return nil
+}
+
+// Foreign calls fn for each record of a connection that is left to another translator, without its
+// next hop: there is none. Records that come or go meanwhile may be missed.
+func Foreign(p Provider, f Family, fn func(Flow)) error {
+	return walkSets(p, f, bpf.FlowForeign, func(flow Flow, _ uint64) bool {
+		fn(flow)
+		return true
+	})
 }
 
 // hopIndexMask are the bits of a record's next hop that are an index of nexthops.
 const hopIndexMask = 0xffffff
 
-func walkSets4(it *ebpf.MapIterator, fn func(Flow, uint64) bool) error {
-	var index uint32
-	var set bpf.FlowSet4
-	for it.Next(&index, &set) {
-		for i, tag := range set.Ways.Tag {
-			if !isLive(tag) {
-				continue
-			}
-			r := &set.At[i]
-			f := decodeFlow(&r.Flow, tag)
-			f.Key = tuple(addr4(r.Saddr), addr4(r.Daddr), r.Flow.Sport, r.Flow.Dport, &r.Flow)
-			f.To = tuple(addr4(r.ToSaddr), addr4(r.ToDaddr), r.Flow.ToSport, r.Flow.ToDport, &r.Flow)
-			if !fn(f, r.Flow.Hop) {
-				return nil
-			}
-		}
+// walkSets calls fn, until it returns false, with each record that has all of flags, and its next hop.
+func walkSets(p Provider, f Family, flags uint16, fn func(Flow, uint64) bool) error {
+	m, name := pick(p, "flows", f), fmt.Sprintf("flows%d", f)
+	if f == IPv4 {
+		return someSets(m, name, func(set *bpf.FlowSet4) bool { return records4(set, flags, fn) })
 	}
-	return it.Err()
+	return someSets(m, name, func(set *bpf.FlowSet6) bool { return records6(set, flags, fn) })
 }
 
-func walkSets6(it *ebpf.MapIterator, fn func(Flow, uint64) bool) error {
-	var index uint32
-	var set bpf.FlowSet6
-	for it.Next(&index, &set) {
-		for i, tag := range set.Ways.Tag {
-			if !isLive(tag) {
-				continue
-			}
-			r := &set.At[i]
-			f := decodeFlow(&r.Flow, tag)
-			f.Key = tuple(addr6(r.Saddr), addr6(r.Daddr), r.Flow.Sport, r.Flow.Dport, &r.Flow)
-			f.To = tuple(addr6(r.ToSaddr), addr6(r.ToDaddr), r.Flow.ToSport, r.Flow.ToDport, &r.Flow)
-			if !fn(f, r.Flow.Hop) {
-				return nil
-			}
+// someSets reads a few sets at a time: a table is large, and its reader may want little of it.
+func someSets[V any](m *ebpf.Map, name string, fn func(*V) bool) error {
+	for set, err := range values[uint32, V](m, name) {
+		if err != nil {
+			return err
+		}
+		if !fn(set) {
+			break
 		}
 	}
-	return it.Err()
+	return nil
+}
+
+func records4(set *bpf.FlowSet4, flags uint16, fn func(Flow, uint64) bool) bool {
+	for i, tag := range set.Ways.Tag {
+		r := &set.At[i]
+		if !isLive(tag) || r.Flow.Flags&flags != flags {
+			continue
+		}
+		f := decodeFlow(&r.Flow, tag)
+		f.Key = tuple(addr4(r.Saddr), addr4(r.Daddr), r.Flow.Sport, r.Flow.Dport, &r.Flow)
+		f.To = tuple(addr4(r.ToSaddr), addr4(r.ToDaddr), r.Flow.ToSport, r.Flow.ToDport, &r.Flow)
+		if !fn(f, r.Flow.Hop) {
+			return false
+		}
+	}
+	return true
+}
+
+func records6(set *bpf.FlowSet6, flags uint16, fn func(Flow, uint64) bool) bool {
+	for i, tag := range set.Ways.Tag {
+		r := &set.At[i]
+		if !isLive(tag) || r.Flow.Flags&flags != flags {
+			continue
+		}
+		f := decodeFlow(&r.Flow, tag)
+		f.Key = tuple(addr6(r.Saddr), addr6(r.Daddr), r.Flow.Sport, r.Flow.Dport, &r.Flow)
+		f.To = tuple(addr6(r.ToSaddr), addr6(r.ToDaddr), r.Flow.ToSport, r.Flow.ToDport, &r.Flow)
+		if !fn(f, r.Flow.Hop) {
+			return false
+		}
+	}
+	return true
+}
+
+// Closed tells whether both sides, or a reset, have ended the flow.
+func (f Flow) Closed() bool {
+	const fins = bpf.StateFinClient | bpf.StateFinBackend
+	return f.State&bpf.StateReset != 0 || f.State&fins == fins
 }
 
 // Confirmed tells whether the flow's client has acknowledged its backend's answer.
@@ -118,8 +139,8 @@ func tuple(src, dst netip.Addr, sport, dport uint16, v *bpf.Flow) Tuple {
 	}
 }
 
-// Adoption is what the program waggle_adopt makes a record of: all of f but its last packet, which
-// is taken for seen now, and its next hop.
+// Adoption is f for the programs of bpf/adopt.c: all but its last packet, which is taken for seen
+// now, and its next hop.
 func (f Flow) Adoption() bpf.Adoption {
 	a := bpf.Adoption{Key: f.Key.encode(), To: f.To.encode(), Family: unix.AF_INET, State: f.State, Flags: f.Flags}
 	if FamilyOf(f.Key.Src.Addr()) == IPv6 {

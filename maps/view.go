@@ -55,13 +55,39 @@ const few = 256
 // may be there no more, and what has come may not be yielded. An error comes last, with no key.
 func keys[K, V any](m *ebpf.Map, name string) iter.Seq2[K, error] {
 	return func(yield func(K, error) bool) {
+		for e, err := range elements[K, V](m, name) {
+			if !yield(e.key, err) {
+				return
+			}
+		}
+	}
+}
+
+// values are those of a hash or an array, read as keys does. Each is valid until the next one.
+func values[K, V any](m *ebpf.Map, name string) iter.Seq2[*V, error] {
+	return func(yield func(*V, error) bool) {
+		for e, err := range elements[K, V](m, name) {
+			if !yield(e.value, err) {
+				return
+			}
+		}
+	}
+}
+
+type element[K, V any] struct {
+	key   K
+	value *V
+}
+
+func elements[K, V any](m *ebpf.Map, name string) iter.Seq2[element[K, V], error] {
+	return func(yield func(element[K, V], error) bool) {
 		var cursor ebpf.MapBatchCursor
 		size := min(few, m.MaxEntries())
 		keys, values := make([]K, size), make([]V, size)
 		for {
 			n, err := m.BatchLookup(&cursor, keys, values, nil)
-			for _, k := range keys[:n] {
-				if !yield(k, nil) {
+			for i := range n {
+				if !yield(element[K, V]{keys[i], &values[i]}, nil) {
 					return
 				}
 			}
@@ -69,8 +95,7 @@ func keys[K, V any](m *ebpf.Map, name string) iter.Seq2[K, error] {
 				return // that was all
 			}
 			if err != nil {
-				var none K
-				yield(none, fmt.Errorf("reading the map %s: %w", name, err))
+				yield(element[K, V]{}, fmt.Errorf("reading the map %s: %w", name, err))
 				return
 			}
 		}

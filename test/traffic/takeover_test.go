@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/waggle-lb/waggle/test/topo"
 )
@@ -108,12 +109,74 @@ func takeover(t *testing.T, network topo.PodNetwork, m mode) {
 	}
 }
 
+// TestTakeoverFollows: when the kernel forgets a connection that was left to it, its next packets open
+// one of waggle's, however often they come meanwhile. Clients with a port of their own used to be
+// refused for as long as they went on trying.
+func TestTakeoverFollows(t *testing.T) {
+	s := newSetup(t, topo.Routed, modes[1])
+	svc := service{name: "local", number: 1}
+	s.addService(t, svc)
+	pods := map[string]*topo.Pod{svc.name: s.addPod(t, 0, svc.name, "app: "+svc.name)}
+	ways := s.ways(s.addClients(t))
+	node := s.Nodes[0]
+	nft(t, node.Host, nftProxy(node, []service{svc}, pods))
+	var all []*proxied
+	for _, w := range ways {
+		if w.name == "lb" || strings.Contains(w.name, "socket") {
+			continue // as a node port; not by packet
+		}
+		for _, v6 := range bothFamilies {
+			all = append(all, openProxied(t, svc, w, v6, pods[svc.name])...)
+		}
+	}
+	s.startAgents(t)
+	s.awaitServices(t, portsOfService)
+	nft(t, node.Host, "delete table inet proxy\n")
+	for _, p := range all {
+		p.check(t, "with the kernel's entry")
+	}
+	for _, family := range []string{"ipv4", "ipv6"} {
+		if out, err := node.Command("conntrack", "-D", "-f", family, "--dst-nat").CombinedOutput(); err != nil {
+			t.Fatalf("conntrack: %v: %s", err, out)
+		}
+	}
+	for _, p := range all {
+		p.comesBack(t)
+	}
+	list, err := s.agents[0].CLI("flow", "list", "--limit", "0")
+	check(t, err)
+	if strings.Contains(list, " foreign ") {
+		t.Errorf("there are records of foreign flows still:\n%s", list)
+	}
+}
+
+// comesBack tries until the service answers, by new connections where they are connections.
+func (p *proxied) comesBack(t *testing.T) {
+	t.Helper()
+	var reply topo.Reply
+	if strings.HasSuffix(p.name, "tcp") {
+		p.stream.Close()
+	}
+	for deadline := time.Now().Add(topo.Patient(20 * time.Second)); time.Now().Before(deadline); {
+		if r := p.to; strings.HasSuffix(p.name, "tcp") {
+			r.Size, r.Timeout = 1000, time.Second
+			reply = p.client.Echo(r)
+		} else {
+			reply = p.stream.Exchange(1000)
+		}
+		if reply.OK() {
+			return
+		}
+	}
+	t.Errorf("%s, since the kernel has forgotten it: %s", p.name, reply)
+}
+
 // openProxied opens a TCP and a UDP socket from ports of their own.
 func openProxied(t *testing.T, svc service, w way, v6 bool, pod *topo.Pod) []*proxied {
 	t.Helper()
 	both := []*proxied{
 		{name: "tcp", client: w.client, open: w.client.OpenTCP, to: topo.Request{To: w.to(svc, echo, v6), Reset: true}},
-		{name: "udp", client: w.client, open: w.client.OpenUDP, to: topo.Request{To: w.to(svc, dns, v6)}},
+		{name: "udp", client: w.client, open: w.client.OpenUDP, to: topo.Request{To: w.to(svc, dns, v6), Timeout: time.Second}},
 	}
 	for i, p := range both {
 		p.to.SourcePort = uint16(41000 + 100*svc.number + i)

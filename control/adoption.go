@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/control/conntrack"
+	"github.com/waggle-lb/waggle/loader"
+	"github.com/waggle-lb/waggle/maps"
+)
+
+// adoption makes records of the connections that the kernel translates.
+type adoption struct {
+	dp      *loader.Datapath
+	room    int // for so many records
+	adopted int // connections that were not known before
+	leftOut int // for want of room
+	failed  int
+	failure error // the first
+}
+
+// run reads the kernel's table of one family.
+func (a *adoption) run(table *conntrack.Table, f maps.Family) (err error) {
+	if a.room, err = roomForAdopted(a.dp, f); err != nil {
+		return err
+	}
+	family := uint8(unix.AF_INET)
+	if f == maps.IPv6 {
+		family = unix.AF_INET6
+	}
+	bad, err := table.Each(family, conntrack.StatusDstNAT, a.take)
+	if bad > 0 {
+		err = errors.Join(err, fmt.Errorf("%d entries of the kernel's table can't be understood", bad))
+	}
+	if a.failed > 0 {
+		err = errors.Join(err, fmt.Errorf("%d connections, the first of which is %w", a.failed, a.failure))
+	}
+	return err
+}
+
+// roomForAdopted is how many records may be made: the half of the table that a load of one half
+// leaves free is for flows that open later.
+func roomForAdopted(dp *loader.Datapath, f maps.Family) (int, error) {
+	census, err := dp.Expire(f == maps.IPv6)
+	if err != nil {
+		return 0, err
+	}
+	half := dp.Map(fmt.Sprintf("flows%d", f)).MaxEntries() * bpf.Ways / 2
+	return int(half) - int(census.Confirmed+census.Unconfirmed), nil
+}
+
+// take adopts one entry. One that can't be is no reason to leave the others.
+func (a *adoption) take(e conntrack.Entry) {
+	if !isServed(e) || isEnding(e) {
+		return
+	}
+	records := foreign(e)
+	known, err := a.dp.Follow(records[0].Adoption())
+	if err == nil && !known && len(records) > a.room {
+		a.leftOut++
+		return
+	}
+	made := 0
+	if err == nil {
+		made, err = adoptAll(a.dp, records)
+	}
+	a.room -= made
+	switch {
+	case errors.Is(err, unix.ENOSPC): // in the sets that its records may be in
+		a.leftOut++
+	case err != nil:
+		if a.failed++; a.failure == nil {
+			a.failure = fmt.Errorf("%s: %w", e, err)
+		}
+	case made > 0:
+		a.adopted++
+	}
+}
+
+// adoptAll makes those records that are not there yet.
+func adoptAll(dp *loader.Datapath, records []maps.Flow) (made int, err error) {
+	for _, r := range records {
+		added, err := dp.Adopt(r.Adoption())
+		if err != nil {
+			return made, err
+		}
+		if added {
+			made++
+		}
+	}
+	return made, nil
+}
+
+// isServed tells whether a connection is as a service's are.
+func isServed(e conntrack.Entry) bool {
+	return conntrack.Known(e.Proto) && e.Zone == 0 && e.Translated()
+}
+
+// soonGone is how long before its end an entry is as good as gone: its record would follow it at
+// once.
+const soonGone = 2 * time.Second
+
+// isEnding tells whether an entry is of a connection that is over, or will be gone in a moment.
+func isEnding(e conntrack.Entry) bool {
+	if e.Timeout < soonGone {
+		return true
+	}
+	switch e.Proto {
+	case unix.IPPROTO_TCP:
+		return e.State == conntrack.TCPTimeWait || e.State == conntrack.TCPClose
+	case unix.IPPROTO_SCTP:
+		return e.State == conntrack.SCTPClosed
+	}
+	return false
+}
+
+// stateOf says in a record's terms what state an entry is in. It is confirmed always: records that
+// are not give way to others. Which side has sent the first FIN the kernel does not say; nor does
+// it matter before the second.
+func stateOf(e conntrack.Entry) uint32 {
+	const open = bpf.StateAnswered | bpf.StateConfirmed
+	switch e.Proto {
+	case unix.IPPROTO_TCP:
+		return open | tcpStates[e.State]
+	case unix.IPPROTO_SCTP:
+		return open | sctpStates[e.State]
+	}
+	return open
+}
+
+const bothFINs = bpf.StateFinClient | bpf.StateFinBackend
+
+var tcpStates = map[uint8]uint32{
+	conntrack.TCPFinWait: bpf.StateFinClient, conntrack.TCPCloseWait: bpf.StateFinClient,
+	conntrack.TCPLastAck: bothFINs, conntrack.TCPTimeWait: bothFINs, conntrack.TCPClose: bpf.StateReset,
+}
+
+var sctpStates = map[uint8]uint32{
+	conntrack.SCTPShutdownSent: bpf.StateFinClient, conntrack.SCTPShutdownRecd: bpf.StateFinClient,
+	conntrack.SCTPShutdownAckSent: bothFINs, conntrack.SCTPClosed: bpf.StateReset,
+}
+
+// foreign makes the records of both directions. Where its packets come in, from outside or from a
+// pod, the kernel's table does not say: there is a pair for each. The reply's keeps us from using
+// its port, where it is an address of ours, for another flow to the same backend.
+func foreign(e conntrack.Entry) []maps.Flow {
+	state := stateOf(e)
+	var records []maps.Flow
+	for _, zone := range []bpf.Zone{bpf.ZoneOutside, bpf.ZonePod} {
+		tuple := func(t conntrack.Tuple) maps.Tuple {
+			return maps.Tuple{Src: t.Src, Dst: t.Dst, Proto: e.Proto, Zone: zone}
+		}
+		flags := bpf.FlowForeign | uint16(zone)*bpf.FlowMirrorZone
+		records = append(records,
+			maps.Flow{Key: tuple(e.Orig), To: tuple(e.Reply.Reversed()), State: state, Flags: flags},
+			maps.Flow{Key: tuple(e.Reply), To: tuple(e.Orig.Reversed()), State: state, Flags: flags | bpf.FlowReply})
+	}
+	return records
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/control/conntrack"
+	"github.com/waggle-lb/waggle/maps"
+)
+
+// The kernel tells of the end of an entry only who listened when it was made
+// (nf_conntrack_events=2, Linux 5.19), so entries that are older than the agent go without a word:
+// they have to be looked at.
+const (
+	// followEvery is how often, at least. It bounds how long a packet finds a record whose entry
+	// was deleted.
+	followEvery = 5 * time.Second
+	// followSoonest is how often, at most, where an entry is about to expire.
+	followSoonest = 500 * time.Millisecond
+	// followDuty bounds what it costs: one part in so many of a CPU.
+	followDuty = 20
+	// refreshAfter is for how long a record does without being refreshed: shorter than any timeout
+	// of one that is open.
+	refreshAfter = 15 * time.Second
+)
+
+// Run has adopted records follow the kernel's table until ctx is done.
+func (t *Takeover) Run(ctx context.Context) {
+	for t.table != nil {
+		began := time.Now()
+		left, expires := t.follow()
+		var again <-chan time.Time
+		if left > 0 {
+			wait := max(min(expires, followEvery), followSoonest, followDuty*time.Since(began))
+			again = time.After(wait)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.adopted:
+		case <-again:
+		}
+	}
+}
+
+// follow looks at each adopted record. It returns how many are left, and after what time the first
+// of their entries may be gone.
+func (t *Takeover) follow() (left int, expires time.Duration) {
+	f := follower{t: t, expires: followEvery}
+	now, hz, err := t.dp.Jiffies()
+	if err != nil {
+		t.log.WithError(err).Error("adopted connections are not followed")
+		return 1, followEvery // as far as is known
+	}
+	f.now, f.refresh = now, int32(refreshAfter.Seconds()*float64(hz))
+	for _, family := range maps.Families {
+		f.note(maps.Foreign(t.dp, family, func(r maps.Flow) { f.note(f.look(r)) }))
+	}
+	if f.failed > 0 {
+		t.log.WithError(f.failure).Errorf("%d adopted records can't be followed, the first for this", f.failed)
+	}
+	if f.ended > 0 {
+		t.log.WithField("records", f.ended).Debug("adopted connections have ended in the kernel's table")
+	}
+	return f.left + f.failed, f.expires
+}
+
+// follower is one look at all adopted records.
+type follower struct {
+	t       *Takeover
+	now     uint32 // jiffies
+	refresh int32  // refreshAfter, in jiffies
+	expires time.Duration
+
+	left, ended, failed int
+	failure             error
+
+	// The last tuple that was asked for: the records of a direction, one for each zone, follow
+	// each other in the table.
+	asked conntrack.Tuple
+	proto uint8
+	entry conntrack.Entry
+	err   error
+}
+
+func (f *follower) note(err error) {
+	if err == nil {
+		return
+	}
+	if f.failed++; f.failure == nil {
+		f.failure = err
+	}
+}
+
+// look does to one record what the kernel's entry of its tuple says.
+func (f *follower) look(r maps.Flow) error {
+	entry, err := f.get(conntrack.Tuple{Src: r.Key.Src, Dst: r.Key.Dst}, r.Key.Proto)
+	switch {
+	case errors.Is(err, conntrack.ErrNotFound):
+		return f.end(r)
+	case err != nil:
+		return err
+	case !describes(r, entry):
+		return f.replace(r, entry)
+	case r.Closed() && isOpen(entry):
+		return f.replace(r, entry)
+	}
+	f.left++
+	if entry.Timeout+time.Second < f.expires { // whole seconds
+		f.expires = entry.Timeout + time.Second
+	}
+	state := stateOf(entry)
+	if r.State&state == state && (r.Closed() || int32(f.now-r.LastSeen) < f.refresh) {
+		return nil
+	}
+	r.State = state
+	_, err = f.t.dp.Follow(r.Adoption())
+	return err
+}
+
+func (f *follower) get(tuple conntrack.Tuple, proto uint8) (conntrack.Entry, error) {
+	if tuple != f.asked || proto != f.proto {
+		f.asked, f.proto = tuple, proto
+		f.entry, f.err = f.t.table.Get(tuple, proto)
+		if f.err != nil && !errors.Is(f.err, conntrack.ErrNotFound) {
+			f.err = fmt.Errorf("protocol %d, %s: %w", proto, tuple, f.err)
+		}
+	}
+	return f.entry, f.err
+}
+
+// describes tells whether a record does to packets what an entry does.
+func describes(r maps.Flow, e conntrack.Entry) bool {
+	key, to := conntrack.Tuple{Src: r.Key.Src, Dst: r.Key.Dst}, conntrack.Tuple{Src: r.To.Src, Dst: r.To.Dst}
+	if r.Flags&bpf.FlowReply != 0 {
+		return key == e.Reply && to == e.Orig.Reversed()
+	}
+	return key == e.Orig && to == e.Reply.Reversed()
+}
+
+// isOpen tells whether no side has begun to end a connection.
+func isOpen(e conntrack.Entry) bool { return stateOf(e)&(bothFINs|bpf.StateReset) == 0 }
+
+// end ends a record whose entry is gone: a packet that comes opens a flow of ours.
+func (f *follower) end(r maps.Flow) error {
+	f.ended++
+	_, err := f.t.dp.Leave(r.Adoption())
+	return err
+}
+
+// replace adopts what the kernel has by now under the tuple of an adopted connection: kube-proxy's
+// rules have led a new one from the same port to another endpoint, say.
+func (f *follower) replace(r maps.Flow, e conntrack.Entry) error {
+	if err := f.end(r); err != nil || !isServed(e) || isEnding(e) {
+		return err
+	}
+	made, err := adoptAll(f.t.dp, foreign(e))
+	f.left += made
+	return err
+}
