@@ -115,7 +115,11 @@ func (a *Agent) prepare() error {
 	if err != nil {
 		return err
 	}
-	if a.takeover, err = newTakeover(a.dp, len(r.Services()) > 0, func(err error) { a.warn("connections that the kernel translates", err) }, a.log); err != nil {
+	published, err := hasFrontends(a.dp)
+	if err != nil {
+		return err
+	}
+	if a.takeover, err = newTakeover(a.dp, published, func(err error) { a.warn("connections that the kernel translates", err) }, a.log); err != nil {
 		return err
 	}
 	a.stale = newStaleUDP(a.dp, func(err error) { a.warn("UDP sockets connected to endpoints that no longer serve", err) }, a.log)

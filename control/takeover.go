@@ -68,6 +68,14 @@ func newTakeover(dp *loader.Datapath, published bool, warn func(error), log *log
 	return t, nil
 }
 
+// hasFrontends tells whether services have been published, and not withdrawn by a handover.
+func hasFrontends(dp *loader.Datapath) (bool, error) {
+	for _, err := range maps.NewServices(dp).Frontends() {
+		return err == nil, err
+	}
+	return false, nil
+}
+
 // begin comes before a step: no packet of what is there shall be mistaken for the datapath's own.
 func (t *Takeover) begin(s step) {
 	t.mu.Lock()

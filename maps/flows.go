@@ -121,6 +121,29 @@ func (f Flow) Closed() bool {
 // Confirmed tells whether the flow's client has acknowledged its backend's answer.
 func (f Flow) Confirmed() bool { return f.State&bpf.StateConfirmed != 0 }
 
+// Others are what else the datapath has recorded of a flow, by its client's record: keys, rewrites and
+// flags as bpf/flow.h says, in the same state.
+func (f Flow) Others() []Flow {
+	zone := func(flags uint16) bpf.Zone { return bpf.Zone(flags & bpf.FlowMirrorZoneMask / bpf.FlowMirrorZone) }
+	reply := f
+	reply.Key = Tuple{Src: f.To.Dst, Dst: f.To.Src, Proto: f.Key.Proto, Zone: zone(f.Flags)}
+	reply.To = Tuple{Src: f.Key.Dst, Dst: f.Key.Src, Proto: f.Key.Proto, Zone: reply.Key.Zone}
+	reply.Flags = bpf.FlowReply | uint16(f.Key.Zone)*bpf.FlowMirrorZone
+	if f.Flags&(bpf.FlowExpress|bpf.FlowSplit) != 0 {
+		reply.Flags |= bpf.FlowExpress | f.Flags&(bpf.FlowSplit|bpf.FlowTurn)
+	}
+	if f.Flags&bpf.FlowSplit == 0 {
+		return []Flow{reply}
+	}
+	source := f
+	source.Key = Tuple{
+		Src: netip.AddrPortFrom(f.Key.Src.Addr(), f.To.Src.Port()), Dst: f.To.Dst,
+		Proto: f.Key.Proto, Zone: bpf.ZoneLeaving,
+	}
+	source.Flags = bpf.FlowSplitSource | f.Flags&bpf.FlowMirrorZoneMask
+	return []Flow{reply, source}
+}
+
 func isLive(tag uint32) bool { return tag&bpf.WayMask == bpf.WayLive }
 
 func decodeFlow(v *bpf.Flow, tag uint32) Flow {

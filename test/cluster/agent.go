@@ -139,10 +139,14 @@ func (a *Agent) Cleanup() error {
 	})
 }
 
+// Command prepares a subcommand of waggle, to be run on the agent's node.
+func (a *Agent) Command(args ...string) *topo.Command {
+	return a.Node.Command(a.binary, append(args, "--pin-dir", a.PinDir, "--run-dir", a.RunDir)...)
+}
+
 // CLI runs a subcommand of waggle on the agent's node.
 func (a *Agent) CLI(args ...string) (string, error) {
-	args = append(args, "--pin-dir", a.PinDir, "--run-dir", a.RunDir)
-	out, err := a.Node.Command(a.binary, args...).CombinedOutput()
+	out, err := a.Command(args...).CombinedOutput()
 	if err != nil {
 		return string(out), fmt.Errorf("waggle %s: %w: %s", strings.Join(args, " "), err, out)
 	}

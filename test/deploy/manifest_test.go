@@ -36,11 +36,15 @@ type objects struct {
 	kinds          []string
 }
 
-// container is the one with waggle in it.
-func (o *objects) container() v1.Container {
+// containers are those with waggle in them.
+func (o *objects) containers() []v1.Container {
 	pod := o.daemonSet.Spec.Template.Spec
-	return slices.Concat(pod.InitContainers, pod.Containers)[0]
+	all := slices.Concat(pod.InitContainers, pod.Containers)
+	return slices.DeleteFunc(all, func(c v1.Container) bool { return !strings.HasPrefix(c.Image, "waggle:") })
 }
+
+// container is the first of them.
+func (o *objects) container() v1.Container { return o.containers()[0] }
 
 // read reads a manifest as the API would with strict validation of fields.
 func read(t *testing.T, name string) *objects {
@@ -66,7 +70,7 @@ func read(t *testing.T, name string) *objects {
 	return &o
 }
 
-var manifests = []string{"waggle.yaml", "cleanup.yaml"}
+var manifests = []string{"waggle.yaml", "cleanup.yaml", "handover.yaml"}
 
 func TestManifestsAreStrict(t *testing.T) {
 	o := read(t, "waggle.yaml")
@@ -75,8 +79,10 @@ func TestManifestsAreStrict(t *testing.T) {
 	if diff := cmp.Diff(want, o.kinds); diff != "" {
 		t.Error(diff)
 	}
-	if got := read(t, "cleanup.yaml").kinds; !slices.Equal(got, []string{"apps/v1 DaemonSet"}) {
-		t.Errorf("cleanup.yaml: %v", got)
+	for _, name := range manifests[1:] {
+		if got := read(t, name).kinds; !slices.Equal(got, []string{"apps/v1 DaemonSet"}) {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
 }
 
@@ -94,14 +100,16 @@ func TestReferences(t *testing.T) {
 		for _, v := range spec.Template.Spec.Volumes {
 			volumes[v.Name] = true
 		}
-		for _, m := range o.container().VolumeMounts {
-			if !volumes[m.Name] {
-				t.Errorf("%s: there is no volume %s to mount", name, m.Name)
+		mounted := map[string]bool{}
+		for _, c := range o.containers() {
+			for _, m := range c.VolumeMounts {
+				if mounted[m.Name] = true; !volumes[m.Name] {
+					t.Errorf("%s: there is no volume %s to mount", name, m.Name)
+				}
 			}
-			delete(volumes, m.Name)
 		}
-		if len(volumes) > 0 {
-			t.Errorf("%s: volumes %v are not mounted", name, volumes)
+		if len(mounted) < len(volumes) {
+			t.Errorf("%s: of the volumes %v only %v are mounted", name, volumes, mounted)
 		}
 	}
 	o := read(t, "waggle.yaml")
@@ -168,12 +176,13 @@ func TestConfigurationIsStrict(t *testing.T) {
 // TestFlags: each flag and subcommand of the manifests exists.
 func TestFlags(t *testing.T) {
 	for _, name := range manifests {
-		args := read(t, name).container().Args
-		known := flags(t, args[0])
-		for _, arg := range args[1:] {
-			flag, _, _ := strings.Cut(arg, "=")
-			if !known[flag] {
-				t.Errorf("%s: waggle %s has no %s", name, args[0], flag)
+		for _, c := range read(t, name).containers() {
+			known := flags(t, c.Args[0])
+			for _, arg := range c.Args[1:] {
+				flag, _, _ := strings.Cut(arg, "=")
+				if !known[flag] {
+					t.Errorf("%s: waggle %s has no %s", name, c.Args[0], flag)
+				}
 			}
 		}
 	}

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os/signal"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/leftovers"
+	"github.com/waggle-lb/waggle/loader"
+)
+
+func newHandover(g *globals) *cobra.Command {
+	var drain, force bool
+	cmd := &cobra.Command{
+		Use:   "handover",
+		Short: "Hand this node's connections over to the kernel, for kube-proxy to take waggle's place",
+		Long: "Hand this node's connections over to the kernel, for kube-proxy to take waggle's place: new\n" +
+			"connections are kube-proxy's from now on, and those that waggle translates go into the kernel's\n" +
+			"table of connections. kube-proxy must run, and the agent must not. After it, `waggle cleanup`\n" +
+			"breaks no connection. An agent that is started instead serves new connections again.\n\n" +
+			"With --drain, waggle keeps its connections, and the command waits until they have ended.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+			defer stop()
+			return handover(ctx, g, drain, force, cmd.OutOrStdout())
+		},
+	}
+	cmd.Flags().BoolVar(&drain, "drain", false, "keep the connections that there are, and wait for their end")
+	cmd.Flags().BoolVar(&force, "force", false, "do so although there are no rules of kube-proxy on this node")
+	return cmd
+}
+
+func handover(ctx context.Context, g *globals, drain, force bool, w io.Writer) (err error) {
+	if !force {
+		if err := checkSuccessor(); err != nil {
+			return err
+		}
+	}
+	dp, err := loader.Maintain(g.pinDir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dp.Close()) }()
+	h, err := control.NewHandover(dp)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, h.Close()) }()
+	fmt.Fprintln(w, "new connections are left to the kernel")
+	if drain {
+		return drainFlows(ctx, h, w)
+	}
+	return giveFlows(h, w)
+}
+
+// checkSuccessor: without it new connections would be nobody's.
+func checkSuccessor() error {
+	seen, err := leftovers.Seen()
+	if err != nil {
+		return fmt.Errorf("looking for kube-proxy's rules: %w", err)
+	}
+	if len(seen) == 0 {
+		return errors.New("there are no rules of kube-proxy on this node, so new connections would fail: start kube-proxy first (or --force)")
+	}
+	return nil
+}
+
+// handoverTries is how often it is looked for flows that were being opened meanwhile.
+const handoverTries = 3
+
+func giveFlows(h *control.Handover, w io.Writer) error {
+	for range handoverTries {
+		if err := h.Give(); err != nil {
+			return err
+		}
+		if left, err := h.Left(); err != nil || left == 0 {
+			break
+		}
+	}
+	fmt.Fprintln(w, "connections handed over:", h.Given)
+	left, err := h.Left()
+	if err != nil {
+		return err
+	}
+	if left == 0 {
+		return nil
+	}
+	err = fmt.Errorf("%d connections could not be handed over, and break when waggle is cleaned up", left)
+	if h.Why != nil {
+		err = fmt.Errorf("%w; the first: %w", err, h.Why)
+	}
+	return err
+}
+
+const drainEvery = 2 * time.Second
+
+func drainFlows(ctx context.Context, h *control.Handover, w io.Writer) error {
+	last := -1
+	for {
+		left, err := h.Left()
+		if err != nil {
+			return err
+		}
+		if left != last {
+			fmt.Fprintln(w, "connections left:", left)
+		}
+		if last = left; left == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("interrupted with %d connections left: waggle serves them until they end", left)
+		case <-time.After(drainEvery):
+		}
+	}
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+// maintenance are the programs about records, which nothing attaches.
+var maintenance = []string{"waggle_adopt", "waggle_follow", "waggle_leave", "waggle_expire4", "waggle_expire6", jiffiesProgram}
+
+// Maintain opens a pinned datapath that no agent holds, to change what is in its maps. It loads none
+// of the programs that packets meet, and pins nothing: what is attached goes on as it is. It fails
+// with ErrNotLoaded if nothing is pinned, with ErrHeld while an agent runs.
+func Maintain(pinDirectory string) (*Datapath, error) {
+	view, err := Open(pinDirectory)
+	if err != nil {
+		return nil, err
+	}
+	if err := view.Close(); err != nil {
+		return nil, err
+	}
+	opts, err := Options{PinDir: pinDirectory}.complete()
+	if err != nil {
+		return nil, err
+	}
+	pins := pinDir(opts.PinDir)
+	lock, err := pins.lock()
+	if err != nil {
+		return nil, err
+	}
+	d := &Datapath{pins: pins, lock: lock, log: opts.Log}
+	if err := d.loadMaintenance(opts); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+func (d *Datapath) loadMaintenance(opts Options) error {
+	spec, err := bpf.Spec()
+	if err != nil {
+		return err
+	}
+	maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool { return !slices.Contains(maintenance, name) })
+	if d.hz, err = tickRate(); err != nil {
+		return err
+	}
+	if err := configure(spec, opts, d.hz); err != nil {
+		return err
+	}
+	names := takePinning(spec)
+	for _, name := range names { // their sizes are as they are
+		if m, err := d.pins.viewMap(spec.Maps[name], name); err == nil {
+			spec.Maps[name].MaxEntries = m.MaxEntries()
+			m.Close()
+		}
+	}
+	pinned, err := d.pins.openMaps(spec, names, d.log)
+	if err != nil {
+		return err
+	}
+	defer closeMaps(pinned)
+	if err := bpf.Fit(spec); err != nil {
+		return err
+	}
+	d.collection, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: pinned})
+	if err != nil {
+		return fmt.Errorf("load what maintains the flows: %w", err)
+	}
+	return nil
+}
