@@ -23,6 +23,7 @@ type (
 	ClusterRange    = waggleClusterRange
 	ClusterRangeSet = waggleClusterRangeSet
 	ClusterGuard    = waggleClusterGuard
+	Conversion      = waggleConversion
 	Counter         = waggleCounter
 	Device          = waggleDevice
 	Flow            = waggleFlow

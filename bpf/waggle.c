@@ -10,6 +10,7 @@
 #include "tc.c"
 #include "sock.c"
 #include "adopt.c"
+#include "convert.c"
 #include "expire.c"
 #include "show.c"
 #include "stale.c"

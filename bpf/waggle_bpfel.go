@@ -104,6 +104,20 @@ type waggleClusterRangeSet struct {
 	V6 [4]waggleClusterRange
 }
 
+type waggleConversion struct {
+	_        structs.HostLayout
+	Key      waggleTuple
+	To       waggleTuple
+	Family   uint32
+	State    uint32
+	Service  uint32
+	Backend  uint32
+	LastSeen uint32
+	Expect   uint32
+	Flags    uint16
+	Pad      [3]uint16
+}
+
 type waggleCounter struct {
 	_       structs.HostLayout
 	Packets uint64
@@ -464,6 +478,7 @@ const (
 	waggleProgWaggleAdopt            = "waggle_adopt"
 	waggleProgWaggleConnect4         = "waggle_connect4"
 	waggleProgWaggleConnect6         = "waggle_connect6"
+	waggleProgWaggleConvert          = "waggle_convert"
 	waggleProgWaggleEgress           = "waggle_egress"
 	waggleProgWaggleEgressL3         = "waggle_egress_l3"
 	waggleProgWaggleExpire4          = "waggle_expire4"
@@ -566,6 +581,7 @@ type waggleProgramSpecs struct {
 	WaggleAdopt        *ebpf.ProgramSpec `ebpf:"waggle_adopt"`
 	WaggleConnect4     *ebpf.ProgramSpec `ebpf:"waggle_connect4"`
 	WaggleConnect6     *ebpf.ProgramSpec `ebpf:"waggle_connect6"`
+	WaggleConvert      *ebpf.ProgramSpec `ebpf:"waggle_convert"`
 	WaggleEgress       *ebpf.ProgramSpec `ebpf:"waggle_egress"`
 	WaggleEgressL3     *ebpf.ProgramSpec `ebpf:"waggle_egress_l3"`
 	WaggleExpire4      *ebpf.ProgramSpec `ebpf:"waggle_expire4"`
@@ -783,6 +799,7 @@ type wagglePrograms struct {
 	WaggleAdopt        *ebpf.Program `ebpf:"waggle_adopt"`
 	WaggleConnect4     *ebpf.Program `ebpf:"waggle_connect4"`
 	WaggleConnect6     *ebpf.Program `ebpf:"waggle_connect6"`
+	WaggleConvert      *ebpf.Program `ebpf:"waggle_convert"`
 	WaggleEgress       *ebpf.Program `ebpf:"waggle_egress"`
 	WaggleEgressL3     *ebpf.Program `ebpf:"waggle_egress_l3"`
 	WaggleExpire4      *ebpf.Program `ebpf:"waggle_expire4"`
@@ -812,6 +829,7 @@ func (p *wagglePrograms) Close() error {
 		p.WaggleAdopt,
 		p.WaggleConnect4,
 		p.WaggleConnect6,
+		p.WaggleConvert,
 		p.WaggleEgress,
 		p.WaggleEgressL3,
 		p.WaggleExpire4,
