@@ -55,8 +55,8 @@ func TestCleanup(t *testing.T) {
 	if !hasTCX(t) {
 		qdiscs = 2
 	}
-	if want := len(links) + len(spec.Programs) + len(takePinning(spec)) + len(shown) + 4 + qdiscs; len(removed) != want {
-		t.Errorf("removed %d things, want %d (links, programs, maps, files, directories, qdiscs): %q", len(removed), want, removed)
+	if want := len(links) + len(spec.Programs) + len(takePinning(spec)) + 1 + len(shown) + 4 + qdiscs; len(removed) != want {
+		t.Errorf("removed %d things, want %d (links, programs, maps and their layouts, files, directories, qdiscs): %q", len(removed), want, removed)
 	}
 	for _, status := range links {
 		if status.LinkID != 0 && linkExists(t, status.LinkID) {

@@ -26,6 +26,7 @@ type Datapath struct {
 	pins       pinDir
 	lock       *os.File
 	collection *ebpf.Collection
+	old        map[string]*ebpf.Map // of the release before, whose flows are to be converted
 	aborter    *aborter
 	hz         uint32
 	clsact     bool   // TCX is missing, or not wanted
@@ -76,16 +77,22 @@ func (d *Datapath) load(opts Options) error {
 	if err := resizeMaps(spec, opts.MapSizes); err != nil {
 		return err
 	}
-	names := takePinning(spec)
-	pinned, err := d.pins.openMaps(spec, names, d.log)
+	layouts, err := d.pins.openLayouts(nil)
 	if err != nil {
 		return err
 	}
-	defer closeMaps(pinned)
+	defer func() { layouts.close() }()
+	names := takePinning(spec)
+	found, err := d.pins.openMaps(spec, names, layouts, d.log)
+	if err != nil {
+		return err
+	}
+	defer closeMaps(found.pinned)
+	d.old = found.old
 	if err := bpf.Fit(spec); err != nil {
 		return err
 	}
-	if d.collection, err = newCollection(spec, pinned, types); err != nil {
+	if d.collection, err = newCollection(spec, found.pinned, types); err != nil {
 		return fmt.Errorf("load the datapath: %w", err)
 	}
 	if err := d.seed(); err != nil {
@@ -96,7 +103,13 @@ func (d *Datapath) load(opts Options) error {
 		return err
 	}
 	d.aborter = loadAborter(optional)
-	if err := d.pinAll(names, pinned); err != nil {
+	if layouts, err = d.pins.makeLayouts(layouts); err != nil {
+		return err
+	}
+	if err := d.pinAll(names, found, layouts); err != nil {
+		return err
+	}
+	if err := d.convertMaps(names, found.pinned, layouts); err != nil {
 		return err
 	}
 	if err := d.pinShown(optional); err != nil {
@@ -193,6 +206,8 @@ func (d *Datapath) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.aborter.close()
+	closeMaps(d.old)
+	d.old = nil
 	if d.collection != nil {
 		d.collection.Close()
 	}

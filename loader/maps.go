@@ -65,31 +65,57 @@ func takePinning(spec *ebpf.CollectionSpec) []string {
 	return names
 }
 
-// openMaps opens those of the maps that are pinned, and adapts their specs to them.
-func (p pinDir) openMaps(spec *ebpf.CollectionSpec, names []string, log *logrus.Entry) (map[string]*ebpf.Map, error) {
-	pinned := make(map[string]*ebpf.Map)
-	for _, name := range names {
-		m, err := p.openMap(spec.Maps[name], name, log)
-		if err != nil {
-			closeMaps(pinned)
-			return nil, err
-		}
-		if m != nil {
-			pinned[name] = m
-		}
-	}
-	return pinned, nil
+// foundMaps are what is pinned when an agent starts, by the maps' names.
+type foundMaps struct {
+	pinned map[string]*ebpf.Map // those that stay
+	old    map[string]*ebpf.Map // those whose flows are to be converted
 }
 
-// openMap returns the pinned map, or nil if a new one is to be made.
-func (p pinDir) openMap(spec *ebpf.MapSpec, name string, log *logrus.Entry) (*ebpf.Map, error) {
+func (f foundMaps) close() {
+	closeMaps(f.pinned)
+	closeMaps(f.old)
+}
+
+// openMaps opens those of the maps that are pinned, and adapts their specs to them. It changes
+// nothing, so that an agent that can't go on from there leaves all as it is.
+func (p pinDir) openMaps(spec *ebpf.CollectionSpec, names []string, layouts layoutTable, log *logrus.Entry) (foundMaps, error) {
+	found := foundMaps{map[string]*ebpf.Map{}, map[string]*ebpf.Map{}}
+	for _, name := range names {
+		if err := p.openMap(spec.Maps[name], name, layouts, found, log); err != nil {
+			found.close()
+			return foundMaps{}, err
+		}
+	}
+	if err := p.openOldFlows(found.old); err != nil {
+		found.close()
+		return foundMaps{}, err
+	}
+	return found, nil
+}
+
+// openMap finds the pinned map, if there is one and no new one is to be made.
+func (p pinDir) openMap(spec *ebpf.MapSpec, name string, layouts layoutTable, found foundMaps, log *logrus.Entry) error {
 	path := p.mapPin(name)
 	m, err := ebpf.LoadPinnedMap(path, nil)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+		return nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open the pinned map %s: %w", path, err)
+		return fmt.Errorf("open the pinned map %s: %w", path, err)
+	}
+	version, err := layouts.of(m)
+	if err == nil {
+		err = layoutOf(name).check(path, version)
+	}
+	if err != nil {
+		return errors.Join(err, m.Close())
+	}
+	if change := layoutOf(name).change; version < layoutOf(name).version && change == flowsConverted {
+		found.old[name] = m
+		return nil
+	} else if version < layoutOf(name).version && change == anew {
+		log.Infof("map %s begins anew: its layout has changed", name)
+		return m.Close()
 	}
 	if wanted := spec.MaxEntries; resizable(spec) && m.MaxEntries() != wanted {
 		log.Warnf("map %s keeps its %d entries instead of the %d wanted, because what it holds must survive; "+
@@ -97,17 +123,12 @@ func (p pinDir) openMap(spec *ebpf.MapSpec, name string, log *logrus.Entry) (*eb
 			sizeOf(name, m.MaxEntries()), sizeOf(name, wanted))
 		spec.MaxEntries = m.MaxEntries()
 	}
-	err = spec.Compatible(m)
-	if err == nil {
-		return m, nil
+	if err := spec.Compatible(m); err != nil {
+		return errors.Join(fmt.Errorf("the pinned map %s was made by no version of waggle that this one knows (%w): nothing was changed; "+
+			"stop the agent, run `waggle cleanup`, start it again; established connections break", path, err), m.Close())
 	}
-	m.Close()
-	if spec.Type == ebpf.PerCPUArray { // counters, which nothing depends on
-		log.Infof("map %s begins anew: %v", name, err)
-		return nil, nil
-	}
-	return nil, fmt.Errorf("the pinned map %s is of another version of waggle (%w): "+
-		"stop the agent, run `waggle cleanup`, start it again; established connections break", path, err)
+	found.pinned[name] = m
+	return nil
 }
 
 func closeMaps(maps map[string]*ebpf.Map) {

@@ -36,8 +36,16 @@ func Open(pinDirectory string) (*View, error) {
 	if v.hz, err = tickRate(); err != nil {
 		return nil, err
 	}
+	layouts, err := v.pins.openLayouts(&ebpf.LoadPinOptions{ReadOnly: true})
+	if errors.Is(err, os.ErrPermission) {
+		return nil, fmt.Errorf("run as root: %w", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer layouts.close()
 	for _, name := range takePinning(spec) {
-		if v.maps[name], err = v.pins.viewMap(spec.Maps[name], name); err != nil {
+		if v.maps[name], err = v.pins.viewMap(spec.Maps[name], name, layouts); err != nil {
 			delete(v.maps, name)
 			v.Close()
 			return nil, err
@@ -46,7 +54,7 @@ func Open(pinDirectory string) (*View, error) {
 	return v, nil
 }
 
-func (p pinDir) viewMap(spec *ebpf.MapSpec, name string) (*ebpf.Map, error) {
+func (p pinDir) viewMap(spec *ebpf.MapSpec, name string, layouts layoutTable) (*ebpf.Map, error) {
 	m, err := ebpf.LoadPinnedMap(p.mapPin(name), &ebpf.LoadPinOptions{ReadOnly: true})
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%w: there is no %s: has an agent run with this pin directory?",
@@ -58,7 +66,11 @@ func (p pinDir) viewMap(spec *ebpf.MapSpec, name string) (*ebpf.Map, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the pinned map %s: %w", p.mapPin(name), err)
 	}
-	if m.KeySize() != spec.KeySize || m.ValueSize() != spec.ValueSize {
+	version, err := layouts.of(m)
+	if err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
+	if version != layoutOf(name).version || m.KeySize() != spec.KeySize || m.ValueSize() != spec.ValueSize {
 		return nil, errors.Join(fmt.Errorf("the pinned map %s is of another version of waggle: "+
 			"use the command of the version that runs", p.mapPin(name)), m.Close())
 	}

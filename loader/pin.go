@@ -7,9 +7,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
-	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -110,13 +110,20 @@ func replacePin(object pinner, path string) error {
 	return s.commit()
 }
 
-// pinAll pins the maps that are new, and all programs.
-func (d *Datapath) pinAll(names []string, pinned map[string]*ebpf.Map) error {
+// pinAll pins the maps that are new, and all programs. What a new map replaces and the agent is to
+// convert gets another pin first.
+func (d *Datapath) pinAll(names []string, found foundMaps, layouts layoutTable) error {
 	var s staging
 	defer s.abort()
+	if err := s.addOldFlows(d.pins, found.old); err != nil {
+		return err
+	}
 	for _, name := range names {
-		if pinned[name] != nil {
+		if found.pinned[name] != nil {
 			continue
+		}
+		if err := layouts.set(d.Map(name), layoutOf(name).version); err != nil {
+			return err
 		}
 		if err := s.add(d.Map(name), d.pins.mapPin(name)); err != nil {
 			return err
@@ -130,21 +137,26 @@ func (d *Datapath) pinAll(names []string, pinned map[string]*ebpf.Map) error {
 	if err := s.commit(); err != nil {
 		return err
 	}
-	return d.unpinOldPrograms()
+	if err := unpinOthers(d.pins.programs(), func(name string) bool { return d.Program(name) != nil }); err != nil {
+		return err
+	}
+	return unpinOthers(d.pins.maps(), func(name string) bool {
+		return name == layoutsPin || isOldFlows(name) || slices.Contains(names, name)
+	})
 }
 
-// unpinOldPrograms removes the pins of programs that only an earlier version had.
-func (d *Datapath) unpinOldPrograms() error {
-	names, err := listDir(d.pins.programs())
+// unpinOthers removes the pins of what only another version had.
+func unpinOthers(dir string, ours func(name string) bool) error {
+	names, err := listDir(dir)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		if d.Program(name) != nil {
+		if ours(name) {
 			continue
 		}
-		if err := os.Remove(d.pins.programPin(name)); err != nil {
-			return fmt.Errorf("unpin an old program: %w", err)
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			return fmt.Errorf("unpin what another version had: %w", err)
 		}
 	}
 	return nil
