@@ -129,6 +129,10 @@ func (a *Agent) prepare() error {
 	a.warn("privileges", loader.CheckOptionalPrivileges())
 	a.devices = NewDevices(a.dp, a.cfg.Rules, a.cfg.XDP, a.cfg.NodePorts, a.log)
 	a.devices.express = a.cfg.Express
+	a.devices.converted = func() {
+		a.takeover.converted()
+		a.stale.Stopped() // of these flows, too, endpoints may have stopped serving
+	}
 	a.pods = newPodNamespaces(a.dp, a.devices, a.log)
 	a.proxy = NewProxy(a.cfg.NodeName, r, a.onNode, a.onSync, a.log)
 	a.proxy.ServeAs(a.cfg.ServeAs)

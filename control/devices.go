@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/waggle-lb/waggle/control/upgrade"
 	"github.com/waggle-lb/waggle/loader"
 	"github.com/waggle-lb/waggle/loader/netdump"
 	"github.com/waggle-lb/waggle/maps"
@@ -62,6 +63,10 @@ type Devices struct {
 	nodePorts NodePortAddresses
 	log       *logrus.Entry
 	repairs   repairs
+	// old are the flows that the release before has left, until they are converted: then `converted`
+	// is called. Mostly nil.
+	old       *upgrade.Flows
+	converted func()
 
 	mu           sync.Mutex
 	ready        bool         // nodeIPs is known
@@ -88,6 +93,7 @@ func NewDevices(dp *loader.Datapath, rules DeviceRules, xdp XDPMode, nodePorts N
 		log:       log,
 		status:    map[int]DeviceStatus{},
 		written:   map[int]maps.Device{},
+		old:       upgrade.NewFlows(dp, log),
 	}
 }
 
@@ -146,6 +152,7 @@ func (d *Devices) Sync() error {
 	seen := map[int]bool{0: true}
 	d.routed = map[int]bool{}
 	var problems []string
+	var withRole []deviceInRole
 	for _, f := range facts.devices {
 		d.routed[f.link.Attrs().Index] = f.routes.elsewhere
 		role, why := d.rules.role(f)
@@ -154,13 +161,26 @@ func (d *Devices) Sync() error {
 			continue
 		}
 		seen[f.link.Attrs().Index] = true
-		if err := d.syncDevice(f, role, policies); err != nil {
+		withRole = append(withRole, deviceInRole{f, role})
+	}
+	finish, err := d.convertFlows(withRole)
+	if err != nil {
+		errs = append(errs, err)
+	}
+	for _, f := range withRole {
+		if err := d.syncDevice(f.deviceFacts, f.role, policies); err != nil {
 			errs = append(errs, err)
 		}
 	}
+	errs = append(errs, finish())
 	d.seen = seen
 	d.tell(append(problems, d.rules.problems(facts)...))
 	return errors.Join(append(errs, d.dropUnseen(seen))...)
+}
+
+type deviceInRole struct {
+	*deviceFacts
+	role Role
 }
 
 // syncNodeAddrs writes the node's own addresses, and those that stand in for the addresses of
@@ -298,20 +318,24 @@ func (d *Devices) attach(link netlink.Link, role Role, status *DeviceStatus) err
 		log.Info("device known; its ports have the programs")
 		return d.dp.DetachDevice(attrs.Index)
 	}
-	tcRole := loader.External
-	switch {
-	case role == RolePod:
-		tcRole = loader.Pod
-	case !hasLinkLayer(link):
-		tcRole = loader.ExternalL3
-	}
-	if err := d.dp.AttachTC(attrs.Index, tcRole); err != nil {
+	if err := d.dp.AttachTC(attrs.Index, tcRole(link, role)); err != nil {
 		return err
 	}
 	status.TC = "attached"
 	status.XDP = d.attachXDP(link, role)
 	log.WithFields(logrus.Fields{"tc": status.TC, "xdp": status.XDP}).Info("device attached")
 	return nil
+}
+
+// tcRole is the role that a device with programs has for the loader.
+func tcRole(link netlink.Link, role Role) loader.Role {
+	switch {
+	case role == RolePod:
+		return loader.Pod
+	case !hasLinkLayer(link):
+		return loader.ExternalL3
+	}
+	return loader.External
 }
 
 // attachXDP returns the mode, or why there is none.

@@ -34,6 +34,9 @@ type Takeover struct {
 	keeping bool // the kernel's NAT
 	keepErr error
 	leftOut int // connections for which there was no room at the last look
+	// converting the flows of the release before; one walk that is told of later may have begun before
+	// the end of it.
+	converting, convertedSince bool
 }
 
 // step is one of the two that bring the datapath into force, in either order.
@@ -47,7 +50,10 @@ const (
 // newTakeover finds out which of the steps an earlier agent has taken. Programs that are attached
 // leave everything to the kernel until services are there.
 func newTakeover(dp *loader.Datapath, published bool, warn func(error), log *logrus.Entry) (*Takeover, error) {
-	t := &Takeover{dp: dp, log: log, warn: warn, adopted: make(chan struct{}, 1), pending: map[step]bool{}}
+	t := &Takeover{
+		dp: dp, log: log, warn: warn, adopted: make(chan struct{}, 1), pending: map[step]bool{},
+		converting: len(dp.OldFlows()) > 0,
+	}
 	var err error
 	if t.table, err = conntrack.Open(); err != nil {
 		log.WithError(err).Debug("the kernel's table of connections can't be read; none is taken over")
@@ -100,7 +106,11 @@ func (t *Takeover) end(s step) {
 func (t *Takeover) counted(records uint32) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if records > 0 || !t.keeping || len(t.pending) > 0 {
+	if t.convertedSince {
+		t.converting, t.convertedSince = false, false
+		return
+	}
+	if records > 0 || !t.keeping || len(t.pending) > 0 || t.converting {
 		return
 	}
 	if _, err := ReleaseNAT(); err != nil {
@@ -110,6 +120,13 @@ func (t *Takeover) counted(records uint32) {
 	t.keeping, t.leftOut = false, 0
 	t.tell()
 	t.log.Info("the last connection that was left to the kernel has ended")
+}
+
+// converted tells that the flows of the release before are converted.
+func (t *Takeover) converted() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.convertedSince = t.converting
 }
 
 // adopt is no reason to fail: most nodes have nothing to be adopted.

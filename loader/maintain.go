@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 
 	"github.com/waggle-lb/waggle/bpf"
 )
@@ -52,26 +53,33 @@ func (d *Datapath) loadMaintenance(opts Options) error {
 	if d.hz, err = tickRate(); err != nil {
 		return err
 	}
-	if err := configure(spec, opts, d.hz); err != nil {
+	types := btf.NewCache()
+	if err := configure(spec, opts, d.hz, types); err != nil {
 		return err
 	}
-	names := takePinning(spec)
-	for _, name := range names { // their sizes are as they are
-		if m, err := d.pins.viewMap(spec.Maps[name], name); err == nil {
-			spec.Maps[name].MaxEntries = m.MaxEntries()
-			m.Close()
-		}
-	}
-	pinned, err := d.pins.openMaps(spec, names, d.log)
+	layouts, err := d.pins.openLayouts(nil)
 	if err != nil {
 		return err
 	}
-	defer closeMaps(pinned)
+	defer layouts.close()
+	names := takePinning(spec)
+	for _, name := range names { // their sizes are as they are
+		m, err := d.pins.viewMap(spec.Maps[name], name, layouts)
+		if err != nil {
+			return err
+		}
+		spec.Maps[name].MaxEntries = m.MaxEntries()
+		m.Close()
+	}
+	found, err := d.pins.openMaps(spec, names, layouts, d.log)
+	if err != nil {
+		return err
+	}
+	defer found.close()
 	if err := bpf.Fit(spec); err != nil {
 		return err
 	}
-	d.collection, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: pinned})
-	if err != nil {
+	if d.collection, err = newCollection(spec, found.pinned, types); err != nil {
 		return fmt.Errorf("load what maintains the flows: %w", err)
 	}
 	return nil

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package upgrade takes over what the release before this one has left on a node, under traffic.
+package upgrade
+
+import (
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/sirupsen/logrus"
+
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/loader"
+)
+
+// Flows converts flows. Programs of the release before go on by their own tables until ours are in
+// their places, so it is done again and again meanwhile: each time for what has changed.
+type Flows struct {
+	dp   *loader.Datapath
+	old  map[string]*ebpf.Map
+	log  *logrus.Entry
+	seed maphash.Seed
+	done map[uint64]uint64 // by record: its state when it was converted last
+
+	records int // converted
+	lost    int // no longer to be had: no room, or the tuple is another flow's by now
+}
+
+// NewFlows returns nil if there are no flows to be converted.
+func NewFlows(dp *loader.Datapath, log *logrus.Entry) *Flows {
+	old := dp.OldFlows()
+	if len(old) == 0 {
+		return nil
+	}
+	return &Flows{dp: dp, old: old, log: log, seed: maphash.MakeSeed(), done: map[uint64]uint64{}}
+}
+
+// Convert converts the flows, and exchanges the programs of the devices of these roles, by ifindex;
+// `pod` are those where pods are, bridges of pods included. What those devices are to our programs
+// must have been written. An error means that some devices have the old programs still: then it may
+// be called again.
+func (f *Flows) Convert(roles map[int]loader.Role, pod map[int]bool) error {
+	z := newZones(pod)
+	err := f.pass(z) // most of it before anything changes
+	if err == nil {
+		err = f.dp.Swap(roles, func() error { return f.passQuickly(z) })
+	}
+	return errors.Join(err, f.pass(z))
+}
+
+// A flow that is opened while the last pass runs may be missed by it. So the programs are exchanged
+// after one that was not interrupted, as a busy machine does.
+const (
+	quickPass  = 5 * time.Millisecond
+	quickTries = 50
+)
+
+func (f *Flows) passQuickly(z *zones) error {
+	for range quickTries {
+		started := time.Now()
+		if err := f.pass(z); err != nil || time.Since(started) < quickPass {
+			return err
+		}
+	}
+	return nil
+}
+
+// Finish converts what the last packets on their way through the old programs have changed, and
+// gives up the old tables.
+func (f *Flows) Finish(pod map[int]bool) error {
+	if err := f.pass(newZones(pod)); err != nil {
+		return err
+	}
+	if err := f.dp.DropOldFlows(); err != nil {
+		return err
+	}
+	log := f.log.WithFields(logrus.Fields{"records": f.records, "lost": f.lost})
+	if f.lost > 0 {
+		log.Warn("flows of the release before: some are lost, since there is no room for them, or others have their tuples")
+		return nil
+	}
+	log.Info("flows of the release before go on")
+	return nil
+}
+
+// pass converts the records that are new or have changed since the last one.
+func (f *Flows) pass(z *zones) error {
+	for _, t := range tables {
+		if m := f.old[t.name]; m != nil {
+			if err := t.read(m, func(r record) error { return f.convert(r, z) }); err != nil {
+				return fmt.Errorf("converting flows of the release before: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+func (f *Flows) convert(r record, z *zones) error {
+	key := maphash.Comparable(f.seed, r.identity())
+	state := uint64(r.lastSeen)<<32 | uint64(r.state)
+	before, known := f.done[key]
+	if known && before == state {
+		return nil
+	}
+	f.done[key] = state
+	for _, c := range convert(r, func(a bpf.Addr) bpf.Zone { return z.of(r.family, a) }) {
+		added, err := f.dp.Convert(c)
+		switch {
+		case err == nil && added:
+			f.records++
+		case err == nil:
+		case errors.Is(err, loader.ErrOtherFlow), errors.Is(err, loader.ErrTableFull):
+			if !known {
+				f.lost++
+			}
+		default:
+			return err
+		}
+	}
+	return nil
+}
