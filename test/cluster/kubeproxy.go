@@ -81,11 +81,24 @@ func (k *KubeProxy) AwaitRules(addresses []string) error {
 	return fmt.Errorf("kube-proxy on %s makes no rules for %v: it made:\n%s\nits log:\n%s", k.node.Name, addresses, rules, log)
 }
 
+// End ends it, if it runs, and leaves its rules.
+func (k *KubeProxy) End() error {
+	if k.cmd == nil {
+		return nil
+	}
+	cmd := k.cmd
+	k.cmd = nil
+	var ended *exec.ExitError // it ends by the signal
+	if err := cmd.Stop(20 * time.Second); err != nil && !errors.As(err, &ended) {
+		return fmt.Errorf("kube-proxy: %w", err)
+	}
+	return nil
+}
+
 // Stop ends it, and removes all that it left: its rules, and the connections that the kernel tracks.
 func (k *KubeProxy) Stop() error {
-	var ended *exec.ExitError // it ends by the signal
-	if err := k.cmd.Stop(20 * time.Second); err != nil && !errors.As(err, &ended) {
-		return fmt.Errorf("kube-proxy: %w", err)
+	if err := k.End(); err != nil {
+		return err
 	}
 	for _, args := range [][]string{{k.binary, "--cleanup"}, {"conntrack", "-F"}} {
 		if out, err := k.node.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
