@@ -70,6 +70,21 @@ test-vm: require-root require-netfilter require-vm ## Run the tests of datapath 
 .PHONY: kubernetes
 kubernetes: $(KUBERNETES)/built ## Build the parts of Kubernetes that tests start (8 minutes on two cores, once)
 
+# The release before this one, by its commit.
+PREVIOUS_RELEASE := 1e5d5ca
+PREVIOUS := build/waggle-$(PREVIOUS_RELEASE)
+
+.PHONY: test-upgrade
+test-upgrade: build require-root require-netfilter $(PREVIOUS) ## Upgrade agents of the release before, which is built from the history, under traffic
+	WAGGLE_PREVIOUS=$(CURDIR)/$(PREVIOUS) WAGGLE_BINARY=$(CURDIR)/$(BINARY) \
+		go test -count=1 -timeout 30m -v -run TestUpgrade ./test/traffic
+
+# A plain tree of that commit; its own module, so that nothing here takes part.
+$(PREVIOUS):
+	set -e; tree=$$(mktemp -d); trap 'rm -rf "$$tree"' EXIT; \
+		git archive $(PREVIOUS_RELEASE) | tar -x -C "$$tree"; \
+		CGO_ENABLED=0 go -C "$$tree" build -trimpath -ldflags "-s -w -X main.version=$(PREVIOUS_RELEASE)" -o $(CURDIR)/$@ ./cmd/waggle
+
 .PHONY: test-hostile
 test-hostile: require-root ## Flood, exhaust and break what an agent stands on: all of docs/robustness.md (10 minutes)
 	go test -count=1 -timeout 40m -v ./test/hostile -full

@@ -70,6 +70,9 @@ func NewAgent(n *topo.Network, node *topo.Node, opts AgentOptions) *Agent {
 	return a
 }
 
+// Use has the agent run another build of the command from its next start on.
+func (a *Agent) Use(binary string) { a.binary = binary }
+
 var startTimeout = topo.Patient(30 * time.Second)
 
 // Start starts the agent, with more flags for this time only, and waits until it has synced.
