@@ -148,26 +148,15 @@ func (d *Devices) Sync() error {
 	if err := d.syncNodeAddrs(facts.devices); err != nil {
 		errs = append(errs, err)
 	}
+	withRole, problems := d.assignRoles(facts)
 	policies := hasIPsec()
 	seen := map[int]bool{0: true}
-	d.routed = map[int]bool{}
-	var problems []string
-	var withRole []deviceInRole
-	for _, f := range facts.devices {
-		d.routed[f.link.Attrs().Index] = f.routes.elsewhere
-		role, why := d.rules.role(f)
-		if role == RoleNone {
-			problems = append(problems, withoutRole(f, why)...)
-			continue
-		}
-		seen[f.link.Attrs().Index] = true
-		withRole = append(withRole, deviceInRole{f, role})
-	}
 	finish, err := d.convertFlows(withRole)
 	if err != nil {
 		errs = append(errs, err)
 	}
 	for _, f := range withRole {
+		seen[f.link.Attrs().Index] = true
 		if err := d.syncDevice(f.deviceFacts, f.role, policies); err != nil {
 			errs = append(errs, err)
 		}
@@ -181,6 +170,21 @@ func (d *Devices) Sync() error {
 type deviceInRole struct {
 	*deviceFacts
 	role Role
+}
+
+// assignRoles finds the devices that have a role, and what is wrong with others.
+func (d *Devices) assignRoles(facts *nodeFacts) (withRole []deviceInRole, problems []string) {
+	d.routed = map[int]bool{}
+	for _, f := range facts.devices {
+		d.routed[f.link.Attrs().Index] = f.routes.elsewhere
+		role, why := d.rules.role(f)
+		if role == RoleNone {
+			problems = append(problems, withoutRole(f, why)...)
+			continue
+		}
+		withRole = append(withRole, deviceInRole{f, role})
+	}
+	return withRole, problems
 }
 
 // syncNodeAddrs writes the node's own addresses, and those that stand in for the addresses of

@@ -62,19 +62,25 @@ func Load(opts Options) (*Datapath, error) {
 	return d, nil
 }
 
-func (d *Datapath) load(opts Options) error {
+// configured is the spec of the datapath, with what is known before anything of an earlier process is.
+func (d *Datapath) configured(opts Options, types *btf.Cache) (*ebpf.CollectionSpec, error) {
 	spec, err := bpf.Spec()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if d.hz, err = tickRate(); err != nil {
-		return err
+		return nil, err
 	}
-	types := btf.NewCache() // the kernel's, which are read once, and given back when all is loaded
 	if err := configure(spec, opts, d.hz, types); err != nil {
-		return err
+		return nil, err
 	}
-	if err := resizeMaps(spec, opts.MapSizes); err != nil {
+	return spec, resizeMaps(spec, opts.MapSizes)
+}
+
+func (d *Datapath) load(opts Options) error {
+	types := btf.NewCache() // the kernel's, which are read once, and given back when all is loaded
+	spec, err := d.configured(opts, types)
+	if err != nil {
 		return err
 	}
 	layouts, err := d.pins.openLayouts(nil)

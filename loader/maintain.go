@@ -45,18 +45,12 @@ func Maintain(pinDirectory string) (*Datapath, error) {
 }
 
 func (d *Datapath) loadMaintenance(opts Options) error {
-	spec, err := bpf.Spec()
+	types := btf.NewCache()
+	spec, err := d.configured(opts, types)
 	if err != nil {
 		return err
 	}
 	maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool { return !slices.Contains(maintenance, name) })
-	if d.hz, err = tickRate(); err != nil {
-		return err
-	}
-	types := btf.NewCache()
-	if err := configure(spec, opts, d.hz, types); err != nil {
-		return err
-	}
 	layouts, err := d.pins.openLayouts(nil)
 	if err != nil {
 		return err
