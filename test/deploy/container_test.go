@@ -203,15 +203,6 @@ func (c *container) args(t *testing.T, more ...string) []string {
 // command runs the container with these arguments.
 func (c *container) command(t *testing.T, args []string) *topo.Command {
 	t.Helper()
-	if _, err := c.launch(t, args); err != nil {
-		return err
-	}
-	return c.agent.Await("the first sync", func(s *control.Status) bool { return s.Proxy.Synced })
-}
-
-// launch starts the container, and ends it with the test if stop has not.
-func (c *container) launch(t *testing.T, args []string) (stop func(), err error) {
-	t.Helper()
 	c.bundle.Args = args
 	raw, err := json.Marshal(c.bundle)
 	check(t, err)
@@ -224,6 +215,15 @@ func (c *container) launch(t *testing.T, args []string) (stop func(), err error)
 
 // start starts the container and waits for the agent's first sync.
 func (c *container) start(t *testing.T, args []string) error {
+	t.Helper()
+	if _, err := c.launch(t, args); err != nil {
+		return err
+	}
+	return c.agent.Await("the first sync", func(s *control.Status) bool { return s.Proxy.Synced })
+}
+
+// launch starts the container, and ends it with the test if stop has not.
+func (c *container) launch(t *testing.T, args []string) (stop func(), err error) {
 	t.Helper()
 	log, err := os.Create(c.agent.LogFile)
 	check(t, err)

@@ -69,7 +69,7 @@ func instrument(dir string) (map[string][]byte, error) {
 	return out, nil
 }
 
-// insertCalls tells whether it has changed the file.
+// insertCalls returns whether it has changed the file.
 func insertCalls(file *ast.File, missing map[string]bool) (changed bool) {
 	for _, decl := range file.Decls {
 		fn, ok := decl.(*ast.FuncDecl)

@@ -49,7 +49,7 @@ type node struct {
 	proxy  *control.Proxy
 	stop   func()
 
-	services map[string]*v1.Service // that the proxy has been told of
+	services map[string]*v1.Service // that the proxy knows
 	slices   map[string]*discovery.EndpointSlice
 	opened   int // connections
 }
@@ -126,7 +126,7 @@ func (n *node) startControl(config configuration) {
 	r, err := reconcile.New(n.dp, quiet())
 	n.must(err)
 	n.must(r.SetLocalSources(prefixes(config.localDetector)))
-	n.proxy = control.NewProxy(config.nodeName, r, control.Brake{Fraction: 1}, func(*v1.Node) {}, func() {}, quiet())
+	n.proxy = control.NewProxy(config.nodeName, r, func(*v1.Node) {}, func() {}, quiet())
 	n.proxy.SetNodeIPs(devices.Primary())
 	n.proxy.SetAssigned(devices.Assigned())
 	n.proxy.OnServiceCIDRs(prefixes(config.serviceCIDRs))
@@ -152,7 +152,7 @@ func prefixes(text string) (out []netip.Prefix) {
 	return out
 }
 
-// deliver tells the proxy how the case's objects differ from those before.
+// deliver reports to the proxy how the case's objects differ from those before.
 func (n *node) deliver(c recordedCase) {
 	services, endpoints := map[string]*v1.Service{}, map[string]*discovery.EndpointSlice{}
 	for _, s := range c.Services {
@@ -172,28 +172,29 @@ func (n *node) deliver(c recordedCase) {
 	n.services, n.slices = services, endpoints
 }
 
-func forEachChange[T any](before, after map[string]*T, tell func(before, after *T)) {
+func forEachChange[T any](before, after map[string]*T, report func(before, after *T)) {
 	for name, object := range before {
 		if after[name] == nil {
-			tell(object, nil)
+			report(object, nil)
 		}
 	}
 	for name, object := range after {
 		if !reflect.DeepEqual(before[name], object) {
-			tell(before[name], object)
+			report(before[name], object)
 		}
 	}
 }
 
-// awaitSync waits until all that the proxy has been told is in force: for the end of a sync that
-// began, or went on, after it was told. There is one, for service CIDRs make one due.
+// awaitSync waits until all that was delivered is in force: for the end of a sync after that. The
+// proxy holds one lock for a whole sync and for each delivery, so such a sync has seen everything; and
+// there is one, because service CIDRs make one due.
 func (n *node) awaitSync() {
 	n.t.Helper()
-	told := time.Now()
+	delivered := time.Now()
 	n.proxy.OnServiceCIDRs(prefixes(n.config.serviceCIDRs))
-	for deadline := told.Add(topo.Patient(20 * time.Second)); ; time.Sleep(time.Millisecond) {
+	for deadline := delivered.Add(topo.Patient(20 * time.Second)); ; time.Sleep(time.Millisecond) {
 		status := n.proxy.Status()
-		if status.LastSync.After(told) && len(status.Failures) == 0 {
+		if status.LastSync.After(delivered) && len(status.Failures) == 0 {
 			return
 		}
 		if time.Now().After(deadline) {

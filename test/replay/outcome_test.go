@@ -117,7 +117,7 @@ func collect(ends []end) (outcome, error) {
 	return o, nil
 }
 
-// differences tells in what the outcome is not what kube-proxy's test wants; nothing if it is.
+// differences says how the outcome differs from what kube-proxy's test wants; "" if it doesn't.
 func (o outcome) differences(c recordedCase, r recordedRow) string {
 	wantFate, want := wanted(r)
 	got := slices.SortedFunc(maps.Keys(o.sources), netip.AddrPort.Compare)
@@ -132,7 +132,7 @@ func (o outcome) differences(c recordedCase, r recordedRow) string {
 	return o.ofSources(c, r)
 }
 
-// ofSources tells what is not as it should be about the sources that endpoints see.
+// ofSources says what is wrong with the sources that endpoints see; "" if nothing is.
 func (o outcome) ofSources(c recordedCase, r recordedRow) string {
 	pods, said := podsOf(c), map[bool]map[string]bool{true: {}, false: {}} // by whether the endpoint is on the node
 	for endpoint, sources := range o.sources {

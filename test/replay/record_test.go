@@ -55,7 +55,7 @@ func record(dir string) ([]recordedCase, error) {
 }
 
 // writeOverlay writes what kube-proxy's packages are compiled from to dir, and returns the name of
-// the file that tells the compiler.
+// the file that lists it for the compiler.
 func writeOverlay(dir string) (string, error) {
 	kubernetes, err := kubernetesSource()
 	if err != nil {

@@ -21,7 +21,7 @@ import (
 )
 
 // connectFromNode has a process of the node connect TCP sockets, and sees where their SYNs go. The
-// sockets are not bound: the source that a row tells is the one that the kernel would choose.
+// sockets are not bound: the source in a row is the one that the kernel would choose.
 func (n *node) connectFromNode(to netip.AddrPort, sockets int) ([]end, error) {
 	before, err := n.socketVerdicts()
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 	discovery "k8s.io/api/discovery/v1"
 )
 
-// objects are those that a proxier has been told of.
+// objects are those that a proxier has.
 type objects struct {
 	services map[string]*v1.Service
 	slices   map[string]*discovery.EndpointSlice
