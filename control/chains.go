@@ -48,7 +48,7 @@ func (p *Proxy) forwarded() []endpointPackets {
 		if b.Local {
 			seen[maps.Frontend{Addr: b.Addr, Port: b.Port, Proto: b.Proto}] = true
 		}
-	})
+	}, p.pauses())
 	p.mu.Unlock()
 	devices := map[netip.Addr]string{}
 	var out []endpointPackets

@@ -12,12 +12,26 @@ import (
 	"github.com/waggle-lb/waggle/loader"
 )
 
+// A walk takes time in proportion to the table, in which nothing else runs on its CPU. Nobody waits for
+// what it clears away but the kernel's own connections, whose end is noticed by it.
 const (
-	// expireEvery is how often dead flows are looked for ...
+	// expireEvery is how often dead flows are looked for at most,
 	expireEvery = 5 * time.Second
-	// ... unless a walk takes long: then at most one part in so many of a CPU goes into them.
+	// expireRest how seldom, as long as a walk is short: so many times what it took.
+	expireRest    = 1000
+	expireRestMax = time.Minute
+	// expireDuty bounds what walks cost while they are waited for, or long: one part in so many of a CPU.
 	expireDuty = 100
 )
+
+// pauseAfter is how long to wait after a walk that took so long.
+func pauseAfter(took time.Duration, waited bool) time.Duration {
+	pause := max(expireEvery, expireDuty*took)
+	if waited {
+		return pause
+	}
+	return max(pause, min(expireRest*took, expireRestMax))
+}
 
 // FlowCensus is what the last walks over the flow tables found.
 type FlowCensus struct {
@@ -62,26 +76,29 @@ func (e *Expirer) Run(ctx context.Context) {
 		case <-time.After(wait):
 		}
 		started := time.Now()
-		e.walk()
-		wait = max(expireEvery, expireDuty*time.Since(started))
+		foreign := e.walk()
+		wait = pauseAfter(time.Since(started), foreign > 0)
 	}
 }
 
-func (e *Expirer) walk() {
+// walk returns how many records there are of connections that the kernel translates.
+func (e *Expirer) walk() (foreign uint32) {
 	v4, err := e.dp.Expire(false)
 	if err != nil {
 		e.log.WithError(err).Error("expiring IPv4 flows")
-		return
+		return 0
 	}
 	v6, err := e.dp.Expire(true)
 	if err != nil {
 		e.log.WithError(err).Error("expiring IPv6 flows")
-		return
+		return 0
 	}
-	e.foreign(v4.Foreign + v6.Foreign)
+	foreign = v4.Foreign + v6.Foreign
+	e.foreign(foreign)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.census.IPv4 = FamilyCensus{v4.Confirmed, v4.Unconfirmed}
 	e.census.IPv6 = FamilyCensus{v6.Confirmed, v6.Unconfirmed}
 	e.census.Expired += uint64(v4.Dead) + uint64(v6.Dead)
+	return foreign
 }

@@ -5,6 +5,7 @@ package control
 import (
 	"fmt"
 	"net/netip"
+	"sync"
 
 	"github.com/waggle-lb/waggle/control/netfilter"
 	"github.com/waggle-lb/waggle/maps"
@@ -15,10 +16,10 @@ import (
 // chain that the express way goes past.
 func (a *Agent) passedChains(rules *netfilter.Rules) ([]string, error) {
 	var notices []string
-	before, express := a.fromOutside()
+	packets := sync.OnceValues(a.fromOutside) // of many services, while most nodes have no chain to be asked about them
 	for _, hook := range []netfilter.Hook{netfilter.Ingress, netfilter.Prerouting, netfilter.Input, netfilter.Forward} {
 		for _, c := range rules.At(hook) {
-			notice, err := passedChain(c, before, express)
+			notice, err := passedChain(c, packets)
 			if err != nil {
 				return nil, err
 			}
@@ -30,12 +31,13 @@ func (a *Agent) passedChains(rules *netfilter.Rules) ([]string, error) {
 	return notices, nil
 }
 
-func passedChain(c *netfilter.Chain, before []servicePacket, express []netfilter.Packet) (string, error) {
+func passedChain(c *netfilter.Chain, packets func() (before []servicePacket, express []netfilter.Packet)) (string, error) {
 	// Of most chains, that no packet at all is filtered is told at once.
 	some, err := c.Filters([]netfilter.Packet{{}, {IPv6: true}})
 	if err != nil || !some {
 		return "", err
 	}
+	before, express := packets()
 	if c.Hook != netfilter.Forward { // there, other proxies have translated too
 		named, err := translatedFirst(c, before)
 		if err != nil {
@@ -80,7 +82,7 @@ func (a *Agent) fromOutside() (before []servicePacket, express []netfilter.Packe
 			}
 			before = append(before, servicePacket{f.String(), p})
 		}
-	})
+	}, a.proxy.pauses())
 	seen := map[maps.Frontend]bool{}
 	a.proxy.reconciler.EachBackend(func(b maps.Backend) {
 		at := maps.Frontend{Addr: b.Addr, Port: b.Port, Proto: b.Proto}
@@ -91,7 +93,7 @@ func (a *Agent) fromOutside() (before []servicePacket, express []netfilter.Packe
 		for _, in := range passing {
 			express = append(express, netfilter.Packet{IPv6: b.Addr.Is6(), Dst: b.Addr, Proto: b.Proto, DstPort: b.Port, In: in})
 		}
-	})
+	}, a.proxy.pauses())
 	return before, express
 }
 

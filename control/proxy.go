@@ -372,6 +372,21 @@ func (p *Proxy) repair(ctx context.Context) {
 	p.repairs.add(found, p.log)
 }
 
+// pauses returns what is to be called now and then in a long look at the services, while p.mu is held: it lets
+// changes through.
+func (p *Proxy) pauses() func() {
+	since := time.Now()
+	return func() {
+		if time.Since(since) < p.slice {
+			return
+		}
+		p.mu.Unlock()
+		runtime.Gosched() // to who waits for the lock
+		p.mu.Lock()
+		since = time.Now()
+	}
+}
+
 // giveWay syncs if something has changed.
 func (p *Proxy) giveWay(ctx context.Context) {
 	select {

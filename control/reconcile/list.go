@@ -4,9 +4,11 @@ package reconcile
 
 import "github.com/waggle-lb/waggle/maps"
 
-// EachBackend calls fn with all backends that new flows may be sent to.
-func (r *Reconciler) EachBackend(fn func(maps.Backend)) {
+// EachBackend calls fn with all backends that new flows may be sent to. Between services it calls pause, which
+// may let others change them: what comes or goes meanwhile is told or not.
+func (r *Reconciler) EachBackend(fn func(maps.Backend), pause func()) {
 	for _, svc := range r.services {
+		pause()
 		for _, b := range svc.backends {
 			if b.flags&serving != 0 {
 				fn(svc.element(b))
@@ -15,9 +17,10 @@ func (r *Reconciler) EachBackend(fn func(maps.Backend)) {
 	}
 }
 
-// EachFrontend calls fn with all frontends, and what kind each is.
-func (r *Reconciler) EachFrontend(fn func(maps.Frontend, maps.Kind)) {
+// EachFrontend calls fn with all frontends, and what kind each is. pause is as in EachBackend.
+func (r *Reconciler) EachFrontend(fn func(maps.Frontend, maps.Kind), pause func()) {
 	for _, svc := range r.services {
+		pause()
 		for _, f := range svc.frontends {
 			fn(f.Frontend, f.element.Kind)
 		}

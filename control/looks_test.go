@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"testing"
+	"time"
+
+	"github.com/waggle-lb/waggle/maps"
+)
+
+// A long look at all services lets changes through between any two of them.
+func TestLooksGiveWay(t *testing.T) {
+	f := newProxyFixture(t, nil)
+	f.begin(fleet(20)...)
+	f.slice = 0
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	steps := 0
+	f.reconciler.EachBackend(func(maps.Backend) {}, func() { steps++ })
+	f.reconciler.EachFrontend(func(maps.Frontend, maps.Kind) {}, func() { steps++ })
+	if steps != 2*20 {
+		t.Errorf("looks at the backends and at the frontends of 20 services paused %d times", steps)
+	}
+	through := make(chan struct{})
+	go func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		close(through)
+	}()
+	pause := f.pauses()
+	await(t, func() (string, bool) {
+		pause()
+		select {
+		case <-through:
+			return "", true
+		default:
+			return "a change waits until the look is over", false
+		}
+	})
+}
+
+// Walks over the flows are seldom where they take long, but not beyond a minute, and never more than a
+// hundredth of a CPU.
+func TestPauseAfterWalk(t *testing.T) {
+	for _, c := range []struct {
+		took   time.Duration
+		waited bool
+		want   time.Duration
+	}{
+		{time.Millisecond, false, 5 * time.Second},
+		{20 * time.Millisecond, false, 20 * time.Second},
+		{100 * time.Millisecond, false, time.Minute},
+		{2 * time.Second, false, 200 * time.Second},
+		{20 * time.Millisecond, true, 5 * time.Second},
+		{100 * time.Millisecond, true, 10 * time.Second},
+	} {
+		if got := pauseAfter(c.took, c.waited); got != c.want {
+			t.Errorf("after a walk of %v, waited for %t: a pause of %v, want %v", c.took, c.waited, got, c.want)
+		}
+	}
+}
