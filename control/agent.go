@@ -70,15 +70,18 @@ type Agent struct {
 	nodeIPs  []netip.Addr // of our Node object, the last that there were
 
 	poked      chan struct{} // the status has changed
+	status     statusWriter
 	reconciler *reconcile.Reconciler
 	retired    int      // as at the last sync
 	settled    bool     // the first sync is over
 	judged     families // those whose forwarding was
 	exhaustion exhaustion
 
-	attached chan struct{} // devices may have new programs
-	warnings findings      // what may keep something from working
-	notices  findings      // what is good to know
+	attached chan struct{} // there is something for lookAround to look at
+	around   surroundings
+	links    attachments
+	warnings findings // what may keep something from working
+	notices  findings // what is good to know
 }
 
 // NewAgent loads the datapath, takes over what an earlier agent left, and serves the node's
@@ -99,6 +102,7 @@ func NewAgent(cfg Config, src source.Source, log *logrus.Entry) (*Agent, error) 
 	a := &Agent{
 		cfg: cfg, log: log, src: src, dp: dp,
 		started:  time.Now(),
+		status:   statusWriter{dir: cfg.RunDir},
 		poked:    make(chan struct{}, 1),
 		attached: make(chan struct{}, 1),
 		warnings: findings{level: logrus.WarnLevel},
@@ -196,17 +200,32 @@ func (a *Agent) onSync() {
 		a.judged = now
 		a.judgeForwarding()
 	}
-	a.giveBackMemory()
+	if !a.settled {
+		a.settled = true
+		giveBackMemory()
+		a.around.addChains() // which may be in the way of services
+		a.look()
+	}
 	a.poke()
 }
 
-func (a *Agent) syncDevices() {
-	a.warn("devices", a.devices.Sync())
+// syncDevices follows a change of the node's devices.
+func (a *Agent) syncDevices(change nodeChange) {
+	a.warn("devices", a.devices.syncChange(change))
 	a.proxy.SetNodeIPs(a.devices.Primary())
 	a.proxy.SetAssigned(a.devices.Assigned())
 	a.pods.changed()
 	a.judgeForwarding()
+	if touched := a.devices.takeTouched(); len(touched) > 0 {
+		a.warn("links", a.links.follow(a.dp, touched))
+		a.around.add(touched)
+		a.look()
+	}
 	a.poke()
+}
+
+// look has lookAround look soon.
+func (a *Agent) look() {
 	select {
 	case a.attached <- struct{}{}:
 	default:
@@ -222,11 +241,12 @@ func (a *Agent) warn(about string, err error) {
 	a.warnings.tell(a.log, about, messages)
 }
 
-// The status is written when it has changed, but not for each change of a burst, and now and
-// then to show that the agent lives. Sources don't tell when their problems change; somebody who
-// corrects a file wants to see at once whether it is right now.
+// The status is written when it has changed, but at most once a second; and now and then it is looked
+// whether it has, and shown that the agent lives. Sources don't tell when their problems change; somebody
+// who corrects a file wants to see at once whether it is right now.
 const (
 	statusEvery   = 5 * time.Second
+	statusPause   = time.Second
 	statusSettle  = 100 * time.Millisecond
 	problemsEvery = 500 * time.Millisecond
 )
@@ -242,22 +262,35 @@ func (a *Agent) reportStatus(ctx context.Context) {
 	alive, look := time.NewTicker(statusEvery), time.NewTicker(problemsEvery)
 	defer alive.Stop()
 	defer look.Stop()
-	var problems []source.Problem // as written
-	var blind *Blindness
+	var pause time.Duration
+	var wrote time.Time
+	reported := &Status{}
 	for {
+		settle := time.Duration(0)
 		select {
 		case <-ctx.Done():
 			return
 		case <-a.poked:
-			time.Sleep(statusSettle)
+			settle = statusSettle
 		case <-look.C:
-			if slices.Equal(a.src.Problems(), problems) && a.Blind().equal(blind) {
+			if slices.Equal(a.src.Problems(), reported.Problems) && a.Blind().equal(reported.Blind) {
 				continue
 			}
 		case <-alive.C:
 		}
-		written := a.writeStatus()
-		problems, blind = written.Problems, written.Blind
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(max(settle, time.Until(wrote.Add(pause)))):
+		}
+		select {
+		case <-a.poked: // what it tells of is in what is written now
+		default:
+		}
+		reported, wrote = a.writeStatus(), time.Now()
+		if !reported.Proxy.LastSync.IsZero() { // until then people, and other programs, wait for it
+			pause = statusPause
+		}
 	}
 }
 
@@ -291,21 +324,21 @@ func (a *Agent) writeStatus() *Status {
 		Source:   a.sourceName(),
 		Blind:    a.Blind(),
 		Started:  a.started,
-		Written:  time.Now(),
 		Proxy:    a.proxy.Status(),
 		Devices:  a.devices.Status(),
 		Flows:    a.expirer.Census(),
 		Problems: a.src.Problems(),
 		Held:     heldBySource(a.src),
 	}
-	var err error
-	s.Links, err = a.dp.Links()
-	a.warn("links", err)
+	if !a.links.known() {
+		a.warn("links", a.links.look(a.dp))
+	}
+	s.Links = a.links.all()
 	a.warnOfExhaustion()
 	s.Warnings = append(a.warnings.all(), a.devices.Problems()...)
 	s.Notices = slices.Concat(a.notices.all(), a.devices.Notices(), sourceNotices(a.src))
 	slices.Sort(s.Warnings)
-	if err := s.write(a.cfg.RunDir); err != nil {
+	if err := a.status.write(s); err != nil {
 		a.log.WithError(err).Warn("writing the status file")
 	}
 	return s

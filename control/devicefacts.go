@@ -42,48 +42,17 @@ type nodeFacts struct {
 	untold  bool // there are routes of which the kernel doesn't tell by what devices
 }
 
-// readFacts reads the kernel's links, addresses and routes.
-func readFacts(nodeIPs []netip.Addr) (*nodeFacts, error) {
-	links, err := netdump.Whole(netlink.LinkList)
-	if err != nil {
-		return nil, fmt.Errorf("listing devices: %w", err)
-	}
-	byIndex := map[int]*deviceFacts{}
-	var all nodeFacts
-	for _, link := range links {
-		f := &deviceFacts{link: link}
-		byIndex[link.Attrs().Index] = f
-		all.devices = append(all.devices, f)
-	}
-	addrs, err := netdump.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
-	if err != nil {
-		return nil, fmt.Errorf("listing addresses: %w", err)
-	}
-	for _, a := range addrs {
-		if f := byIndex[a.LinkIndex]; f != nil {
-			f.addAddr(a, nodeIPs)
-		}
-	}
-	for _, f := range all.devices {
-		f.relate(byIndex)
-	}
-	return &all, all.readRoutes(byIndex)
-}
-
-func (f *deviceFacts) addAddr(a netlink.Addr, nodeIPs []netip.Addr) {
-	ip, ok := netip.AddrFromSlice(a.IP)
-	if ip = ip.Unmap(); !ok || a.Scope == unix.RT_SCOPE_LINK || ip.IsLoopback() {
+func (f *deviceFacts) addAddr(a address, nodeIPs []netip.Addr) {
+	if a.scope == unix.RT_SCOPE_LINK || a.ip.IsLoopback() {
 		return
 	}
-	f.local = append(f.local, ip)
-	if a.Scope != unix.RT_SCOPE_UNIVERSE {
+	f.local = append(f.local, a.ip)
+	if a.scope != unix.RT_SCOPE_UNIVERSE {
 		return
 	}
-	f.addrs = append(f.addrs, ip)
-	f.holdsNodeIP = f.holdsNodeIP || slices.Contains(nodeIPs, ip)
-	if ones, _ := a.Mask.Size(); ones < ip.BitLen() {
-		f.hasSubnet = true
-	}
+	f.addrs = append(f.addrs, a.ip)
+	f.holdsNodeIP = f.holdsNodeIP || slices.Contains(nodeIPs, a.ip)
+	f.hasSubnet = f.hasSubnet || a.subnet
 }
 
 // relate finds the devices that a device is a port of, or is made on.
@@ -98,32 +67,28 @@ func (f *deviceFacts) relate(byIndex map[int]*deviceFacts) {
 	}
 }
 
-// readRoutes reads the routes of all tables, one at a time: there may be a million.
-func (n *nodeFacts) readRoutes(byIndex map[int]*deviceFacts) error {
+// routesByDevice tells of each device what routes lead by it. Element 0 is there if there are routes of which
+// the kernel doesn't tell the devices.
+type routesByDevice map[int]deviceRoutes
+
+// listRoutes reads the routes of all tables, one at a time: there may be a million.
+func listRoutes() (routesByDevice, error) {
 	everyTable := &netlink.Route{Table: unix.RT_TABLE_UNSPEC}
-	routes, err := netdump.Whole(func() (map[int]*deviceRoutes, error) {
-		by := map[int]*deviceRoutes{}
-		n.untold = false
-		return by, netlink.RouteListFilteredIter(netlink.FAMILY_ALL, everyTable, netlink.RT_FILTER_TABLE, func(r netlink.Route) bool {
+	all, err := netdump.Whole(func() (routesByDevice, error) {
+		all := routesByDevice{}
+		return all, netlink.RouteListFilteredIter(netlink.FAMILY_ALL, everyTable, netlink.RT_FILTER_TABLE, func(r netlink.Route) bool {
 			for _, hop := range hopsOf(r) {
-				n.untold = n.untold || hop.LinkIndex == 0
-				if by[hop.LinkIndex] == nil {
-					by[hop.LinkIndex] = &deviceRoutes{}
+				if routes := all[hop.LinkIndex]; routes.add(r, hop) || hop.LinkIndex == 0 {
+					all[hop.LinkIndex] = routes
 				}
-				by[hop.LinkIndex].add(r, hop)
 			}
 			return true
 		})
 	})
 	if err != nil {
-		return fmt.Errorf("listing routes: %w", err)
+		return nil, fmt.Errorf("listing routes: %w", err)
 	}
-	for index, r := range routes {
-		if f := byIndex[index]; f != nil {
-			f.routes = *r
-		}
-	}
-	return nil
+	return all, nil
 }
 
 // hopsOf lists the ways of a route that forwards.
@@ -137,20 +102,22 @@ func hopsOf(r netlink.Route) []*netlink.NexthopInfo {
 	return []*netlink.NexthopInfo{{LinkIndex: r.LinkIndex, Gw: r.Gw, Via: r.Via}}
 }
 
-func (d *deviceRoutes) add(r netlink.Route, hop *netlink.NexthopInfo) {
+// add tells whether a route is one to more than the hosts on the device.
+func (d *deviceRoutes) add(r netlink.Route, hop *netlink.NexthopInfo) bool {
 	if !leadsElsewhere(r.Dst, hop) {
-		return
+		return false
 	}
 	d.elsewhere = true
 	d.gateway = d.gateway || hop.Gw != nil || hop.Via != nil
 	if !isDefault(r.Dst) {
-		return
+		return true
 	}
 	d.isDefault = true
 	d.inMain = d.inMain || r.Table == unix.RT_TABLE_MAIN
 	if source, ok := netip.AddrFromSlice(r.Src); ok {
 		d.sources = append(d.sources, source.Unmap())
 	}
+	return true
 }
 
 // leadsElsewhere tells a route to others from one to a host at the other end of the device. Each

@@ -69,6 +69,7 @@ type Devices struct {
 	converted func()
 
 	mu           sync.Mutex
+	kernel       kernelView
 	ready        bool         // nodeIPs is known
 	nodeIPs      []netip.Addr // of our Node object
 	status       map[int]DeviceStatus
@@ -79,6 +80,9 @@ type Devices struct {
 	problems     []string                     // found by the last Sync
 	assigned     map[netip.Addr]bool          // the addresses of all devices
 	unseen       map[int]string               // notices of veth devices whose peer can't be looked at
+	leaving      map[int]bool                 // those that could not be forgotten yet
+	found        []loader.LinkStatus          // by the last Repair, until they are taken
+	touched      map[int]Role                 // those that got or lost programs since the last takeTouched
 }
 
 // NewDevices prepares the care of devices; Sync does the work.
@@ -94,6 +98,8 @@ func NewDevices(dp *loader.Datapath, rules DeviceRules, xdp XDPMode, nodePorts N
 		status:    map[int]DeviceStatus{},
 		written:   map[int]maps.Device{},
 		old:       upgrade.NewFlows(dp, log),
+		leaving:   map[int]bool{},
+		touched:   map[int]Role{},
 	}
 }
 
@@ -130,19 +136,23 @@ func (d *Devices) Status() []DeviceStatus {
 	return out
 }
 
-// Sync looks at all links and addresses and does what is missing. Before the node's addresses
+// Sync looks at all links, addresses and routes and does what is missing. Before the node's addresses
 // are known it does nothing: it would take the role from a device that has it by them, and break
 // the connections that an earlier agent left there.
-func (d *Devices) Sync() error {
+func (d *Devices) Sync() error { return d.syncChange(everything) }
+
+// syncChange does the same after a change that the kernel has told of, and reads only what that may
+// have changed.
+func (d *Devices) syncChange(change nodeChange) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.ready {
 		return nil
 	}
-	facts, err := readFacts(d.nodeIPs)
-	if err != nil {
+	if err := d.kernel.update(change); err != nil {
 		return err
 	}
+	facts := d.kernel.facts(d.nodeIPs)
 	d.assigned = assigned(facts.devices)
 	var errs []error
 	if err := d.syncNodeAddrs(facts.devices); err != nil {
@@ -184,7 +194,18 @@ func (d *Devices) assignRoles(facts *nodeFacts) (withRole []deviceInRole, proble
 		}
 		withRole = append(withRole, deviceInRole{f, role})
 	}
+	d.routed[0] = facts.untold
 	return withRole, problems
+}
+
+// takeTouched returns the devices that have got or lost programs since it was last called, with the roles
+// that they got or had.
+func (d *Devices) takeTouched() map[int]Role {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	touched := d.touched
+	d.touched = map[int]Role{}
+	return touched
 }
 
 // syncNodeAddrs writes the node's own addresses, and those that stand in for the addresses of
@@ -284,11 +305,13 @@ func (d *Devices) syncDevice(f *deviceFacts, role Role, ipsec bool) error {
 	known, attached := d.status[attrs.Index]
 	if attached && known.Role == role && known.Name == attrs.Name {
 		status.TC, status.XDP = known.TC, known.XDP
-	} else if err := d.attach(f.link, role, &status); err != nil {
-		if errors.Is(err, unix.ENODEV) {
+	} else {
+		d.touched[attrs.Index] = role
+		if err := d.attach(f.link, role, &status); errors.Is(err, unix.ENODEV) {
 			return nil // it has just gone
+		} else if err != nil {
+			return fmt.Errorf("device %s: %w", attrs.Name, err)
 		}
-		return fmt.Errorf("device %s: %w", attrs.Name, err)
 	}
 	dev.XDPTransmits = status.XDP == xdpNative
 	dev.TCTransmits = (role == RoleExternal || role == RoleOverlay) && !ipsec && d.express != ExpressOff
@@ -378,24 +401,35 @@ func (d *Devices) withoutXDP(link netlink.Link, role Role) string {
 	return ""
 }
 
-// dropUnseen forgets the devices that are gone or lost their role.
+// dropUnseen forgets the devices that are gone or lost their role, and at first those of an earlier agent.
 func (d *Devices) dropUnseen(seen map[int]bool) error {
-	known, err := d.table.All()
-	if err != nil {
-		return err
+	known := slices.AppendSeq(slices.Collect(gomaps.Keys(d.written)), gomaps.Keys(d.leaving))
+	if d.seen == nil {
+		earlier, err := d.table.All()
+		if err != nil {
+			return err
+		}
+		known = slices.AppendSeq(known, gomaps.Keys(earlier))
 	}
+	d.seen = seen
+	clear(d.leaving)
 	var errs []error
-	for index := range known {
+	for _, index := range known {
 		if seen[index] {
 			continue
 		}
+		d.touched[index] = d.status[index].Role
 		if s, ok := d.status[index]; ok {
 			d.log.WithField("device", s.Name).Info("device gone")
 		}
-		errs = append(errs, d.dp.DetachDevice(index), d.table.Delete(index))
+		err := errors.Join(d.dp.DetachDevice(index), d.table.Delete(index))
 		delete(d.status, index)
 		delete(d.written, index)
 		delete(d.unseen, index)
+		if err != nil {
+			d.leaving[index] = true
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

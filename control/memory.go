@@ -6,9 +6,4 @@ import "runtime/debug"
 
 // giveBackMemory returns to the kernel, after the first sync, what it took to decode and to plan all
 // objects at once. Later syncs are of what has changed, and take little.
-func (a *Agent) giveBackMemory() {
-	if !a.settled {
-		a.settled = true
-		go debug.FreeOSMemory()
-	}
-}
+func giveBackMemory() { go debug.FreeOSMemory() }

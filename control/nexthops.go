@@ -35,14 +35,21 @@ type NodeWatch struct {
 	Routed func()
 	// Moved is called when a neighbour has got another MAC, or none: nil.
 	Moved func(ifindex int, addr netip.Addr, mac net.HardwareAddr)
-	// Changed is called after a change of links, of addresses or of where routes lead, and once a while.
-	Changed func()
+	// Changed is called after a change of links, of addresses or of where routes lead, and once a while
+	// for everything.
+	Changed func(nodeChange)
 	// Routes tells of a device whether it is known that routes lead elsewhere by it. Of many routes
 	// by one device all but the first, and the last, change nothing.
 	Routes func(ifindex int) bool
 
 	macs  map[neighbour]string
-	links map[int32]bool
+	links map[int32]linkState
+}
+
+// linkState is what was last told of a link.
+type linkState struct {
+	flags uint32
+	ran   bool // had a carrier, now or earlier
 }
 
 // Run watches until ctx is done. When the kernel drops events it starts over, and takes
@@ -105,8 +112,8 @@ func (w *NodeWatch) watch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.macs, w.links = map[neighbour]string{}, map[int32]bool{}
-	routed, changed := true, true
+	w.macs, w.links = map[neighbour]string{}, map[int32]linkState{}
+	routed, changed := true, everything
 	quiet := time.NewTimer(0)
 	var deadline time.Time // zero while nothing has happened
 	resync := time.NewTicker(30 * time.Second)
@@ -121,20 +128,26 @@ func (w *NodeWatch) watch(ctx context.Context) error {
 			if !ok {
 				return errEnded
 			}
-			if w.isNew(link) {
-				w.Changed() // at once: a new pod's first packets are not far
+			routed = true
+			changed.addDevice(int(link.Index))
+			isNew, mayMoveRoutes := w.follow(link)
+			changed.routes = changed.routes || mayMoveRoutes
+			if isNew {
+				w.Changed(changed) // at once: a new pod's first packets are not far
 			}
-			routed, changed = true, true
-		case _, ok := <-s.addrs:
+		case a, ok := <-s.addrs:
 			if !ok {
 				return errEnded
 			}
-			routed, changed = true, true
+			routed = true
+			changed.addDevice(a.LinkIndex)
+			changed.routes = changed.routes || !a.NewAddr && w.Routes(a.LinkIndex) // some go with it
 		case r, ok := <-s.routes:
 			if !ok {
 				return errEnded
 			}
-			routed, changed = true, changed || w.leadsAnew(r)
+			routed = true
+			changed.routes = changed.routes || w.leadsAnew(r)
 		case n, ok := <-s.neighs:
 			if !ok {
 				return errEnded
@@ -142,15 +155,15 @@ func (w *NodeWatch) watch(ctx context.Context) error {
 			w.followNeighbour(n)
 			continue
 		case <-resync.C:
-			changed = true
+			changed = everything
 		case <-quiet.C:
 			if routed {
 				w.Routed()
 			}
-			if changed {
-				w.Changed()
+			if !changed.isEmpty() {
+				w.Changed(changed)
 			}
-			routed, changed, deadline = false, false, time.Time{}
+			routed, changed, deadline = false, nodeChange{}, time.Time{}
 			continue
 		}
 		if deadline.IsZero() {
@@ -160,25 +173,27 @@ func (w *NodeWatch) watch(ctx context.Context) error {
 	}
 }
 
-// isNew tells whether a link has not been seen before, or has a carrier for the first time: the
-// other end of a pod's device may have come to its namespace meanwhile.
-func (w *NodeWatch) isNew(link netlink.LinkUpdate) bool {
-	ran, known := w.links[link.Index]
+// follow takes note of a link. isNew tells whether it has not been seen before, or has a carrier for the
+// first time: the other end of a pod's device may have come to its namespace meanwhile. Where a link comes
+// up, goes down or is gone, the kernel does not tell of all routes that it takes along.
+func (w *NodeWatch) follow(link netlink.LinkUpdate) (isNew, mayMoveRoutes bool) {
+	before, known := w.links[link.Index]
 	if link.Header.Type == unix.RTM_DELLINK {
 		delete(w.links, link.Index)
-		return false
+		return false, w.Routes(int(link.Index))
 	}
+	const matters = unix.IFF_UP | unix.IFF_RUNNING | unix.IFF_LOWER_UP
 	runs := link.IfInfomsg.Flags&unix.IFF_RUNNING != 0
-	w.links[link.Index] = ran || runs
-	return !known || runs && !ran
+	now := linkState{flags: link.IfInfomsg.Flags & matters, ran: before.ran || runs}
+	w.links[link.Index] = now
+	return !known || now.ran && !before.ran, now.flags != before.flags && w.Routes(int(link.Index))
 }
 
 // leadsAnew tells whether a route may change what its devices are. That the last of many routes is
-// gone is noticed later, but a default route's end at once.
+// gone is noticed later, but what becomes of a default route at once.
 func (w *NodeWatch) leadsAnew(r netlink.RouteUpdate) bool {
 	for _, hop := range hopsOf(r.Route) {
-		if r.Type == unix.RTM_DELROUTE && isDefault(r.Dst) ||
-			r.Type == unix.RTM_NEWROUTE && leadsElsewhere(r.Dst, hop) && !w.Routes(hop.LinkIndex) {
+		if isDefault(r.Dst) || r.Type == unix.RTM_NEWROUTE && leadsElsewhere(r.Dst, hop) && !w.Routes(hop.LinkIndex) {
 			return true
 		}
 	}

@@ -90,7 +90,7 @@ func (f *watchFixture) start() {
 		log:     quiet(),
 		Routed:  func() { f.routed.Add(1) },
 		Moved:   func(int, netip.Addr, net.HardwareAddr) { f.moved.Add(1) },
-		Changed: func() { f.changed.Add(1) },
+		Changed: func(nodeChange) { f.changed.Add(1) },
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := f.run(func() { w.Run(ctx) })

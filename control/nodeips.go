@@ -38,6 +38,6 @@ func (a *Agent) onNode(node *v1.Node) {
 	a.takeover.begin(attaching)
 	a.devices.SetNodeIPs(ips)
 	a.checks.setNodeIPs(ips)
-	a.syncDevices()
+	a.syncDevices(nodeChange{})
 	a.takeover.end(attaching)
 }

@@ -97,11 +97,14 @@ func peerChecksums(link netlink.Link) (peer string, leaves bool, err error) {
 	}
 	defer node.Close()
 	found := false
-	wanted := func(ns *os.File) bool {
-		id, err := node.GetNetNsIdByFd(int(ns.Fd()))
-		return err == nil && id == attrs.NetNsID && !found
+	filter := &namespaceFilter{
+		known: func(string) bool { return found },
+		wanted: func(_ string, ns *os.File) bool {
+			id, err := node.GetNetNsIdByFd(int(ns.Fd()))
+			return err == nil && id == attrs.NetNsID
+		},
 	}
-	err = inNamespaces(wanted, func() error {
+	err = inNamespaces(filter, func() error {
 		found = true
 		return ask()
 	})

@@ -26,19 +26,30 @@ type podNamespaces struct {
 	devices *Devices
 	log     *logrus.Entry
 	wake    chan struct{}
-	known   map[int]uint64 // cookies by the host's side of the device
+
+	known    map[int]podNamespace // by the host's side of the device
+	compared time.Time            // when the map was last compared with what is known
+}
+
+// podNamespace is what is known of a namespace.
+type podNamespace struct {
+	id     int    // that the kernel has for it in ours
+	name   string // of its links in /proc
+	cookie uint64
 }
 
 // A pod's first process comes a moment after its device.
 const (
-	podFirstLook = 50 * time.Millisecond
+	podFirstLook = 100 * time.Millisecond
 	podLastLook  = time.Minute
+	// podCompare is how long what others have changed in the map lasts at least.
+	podCompare = time.Minute
 )
 
 func newPodNamespaces(dp *loader.Datapath, devices *Devices, log *logrus.Entry) *podNamespaces {
 	return &podNamespaces{
 		table: maps.NewPodNamespaces(dp), devices: devices, log: log,
-		wake: make(chan struct{}, 1), known: map[int]uint64{},
+		wake: make(chan struct{}, 1), known: map[int]podNamespace{},
 	}
 }
 
@@ -50,17 +61,22 @@ func (n *podNamespaces) changed() {
 	}
 }
 
-// Run looks for namespaces until ctx is done: soon after a change, and ever less often while there
-// are some to be found.
+// Run looks for namespaces until ctx is done: soon after a change, once for those of a burst, and ever less
+// often while there are some to be found.
 func (n *podNamespaces) Run(ctx context.Context) {
 	pause := podFirstLook
 	var again <-chan time.Time
+	var due time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-n.wake:
 			pause = podFirstLook
+			if soon := time.Now().Add(pause); again == nil || due.After(soon) {
+				again, due = time.After(pause), soon
+			}
+			continue
 		case <-again:
 		}
 		missing, err := n.sync()
@@ -68,78 +84,99 @@ func (n *podNamespaces) Run(ctx context.Context) {
 			n.log.WithError(err).Debug("looking for the network namespaces of pods")
 		}
 		if again = nil; missing > 0 {
-			again = time.After(pause)
 			pause = min(2*pause, podLastLook)
+			again, due = time.After(pause), time.Now().Add(pause)
 		}
 	}
 }
 
 // sync tells how many devices of pods are left of which the namespace is not known.
 func (n *podNamespaces) sync() (missing int, err error) {
-	behind, err := n.devices.podNamespaceIDs()
-	if err != nil {
-		return 0, err
-	}
+	behind := n.devices.podNamespaceIDs()
 	errs := []error{n.forget(behind)}
+	byID := map[int]podNamespace{}
+	for _, ns := range n.known {
+		byID[ns.id] = ns
+	}
 	want := map[int][]int{}
 	for index, id := range behind {
-		if _, ok := n.known[index]; !ok {
-			want[id] = append(want[id], index)
+		if _, ok := n.known[index]; ok {
+			continue
 		}
+		if ns, ok := byID[id]; ok { // a pod may have several devices
+			n.known[index] = ns
+			continue
+		}
+		want[id] = append(want[id], index)
 	}
 	if len(want) > 0 {
 		errs = append(errs, n.find(want))
 	}
-	errs = append(errs, n.write())
+	if time.Since(n.compared) > podCompare {
+		errs = append(errs, n.compare())
+	}
 	return len(behind) - len(n.known), errors.Join(errs...)
 }
 
-// forget drops what is known of devices that are gone.
+// forget drops what is known of devices that are gone, or lead elsewhere.
 func (n *podNamespaces) forget(behind map[int]int) error {
-	var errs []error
-	for index, cookie := range n.known {
-		if _, ok := behind[index]; !ok {
+	gone := map[uint64]bool{}
+	for index, ns := range n.known {
+		if id, ok := behind[index]; !ok || id != ns.id {
 			delete(n.known, index)
-			errs = append(errs, n.table.Delete(cookie))
+			gone[ns.cookie] = true
 		}
+	}
+	for _, ns := range n.known {
+		delete(gone, ns.cookie)
+	}
+	var errs []error
+	for cookie := range gone {
+		errs = append(errs, n.table.Delete(cookie))
 	}
 	return errors.Join(errs...)
 }
 
-// find looks for namespaces by the ids that the kernel has for them in ours.
+// find looks for namespaces by the ids that the kernel has for them in ours, among those that are not known.
 func (n *podNamespaces) find(want map[int][]int) error {
 	node, err := netlink.NewHandle(unix.NETLINK_ROUTE) // stays in our namespace
 	if err != nil {
 		return err
 	}
 	defer node.Close()
-	var at []int
-	wanted := func(ns *os.File) bool {
-		id, err := node.GetNetNsIdByFd(int(ns.Fd()))
-		at = want[id]
-		return err == nil && len(at) > 0
+	known := map[string]bool{}
+	for _, ns := range n.known {
+		known[ns.name] = true
 	}
-	return inNamespaces(wanted, func() error {
-		cookie, err := loader.NetnsCookie()
-		if err != nil {
+	var found podNamespace
+	filter := &namespaceFilter{
+		known: func(name string) bool { return known[name] },
+		wanted: func(name string, ns *os.File) bool {
+			id, err := node.GetNetNsIdByFd(int(ns.Fd()))
+			found = podNamespace{id: id, name: name}
+			return err == nil && len(want[id]) > 0
+		},
+	}
+	return inNamespaces(filter, func() (err error) {
+		if found.cookie, err = loader.NetnsCookie(); err != nil {
 			return err
 		}
-		for _, index := range at {
-			n.known[index] = cookie
+		for _, index := range want[found.id] {
+			n.known[index] = found
 		}
-		return nil
+		return n.table.Put(found.cookie)
 	})
 }
 
-// write makes the map what is known. At the start it may hold what an earlier agent knew.
-func (n *podNamespaces) write() error {
+// compare makes the map what is known. At the start it may hold what an earlier agent knew.
+func (n *podNamespaces) compare() error {
 	have, err := n.table.All()
 	if err != nil {
 		return err
 	}
 	want := map[uint64]bool{}
-	for _, cookie := range n.known {
-		want[cookie] = true
+	for _, ns := range n.known {
+		want[ns.cookie] = true
 	}
 	var errs []error
 	for _, cookie := range have {
@@ -151,24 +188,23 @@ func (n *podNamespaces) write() error {
 	for cookie := range want {
 		errs = append(errs, n.table.Put(cookie))
 	}
+	n.compared = time.Now()
 	return errors.Join(errs...)
 }
 
 // podNamespaceIDs lists the pods' devices that have our hook, with the ids of the namespaces that
-// their other ends are in.
-func (d *Devices) podNamespaceIDs() (map[int]int, error) {
-	links, err := netdump.Whole(netlink.LinkList)
-	if err != nil {
-		return nil, err
-	}
+// their other ends are in, as at the last Sync.
+func (d *Devices) podNamespaceIDs() map[int]int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	out := map[int]int{}
-	for _, link := range links {
-		attrs := link.Attrs()
-		if d.status[attrs.Index].Role == RolePod && attrs.NetNsID >= 0 {
-			out[attrs.Index] = attrs.NetNsID
+	for index, s := range d.status {
+		if s.Role != RolePod {
+			continue
+		}
+		if link := d.kernel.links[index]; link != nil && link.Attrs().NetNsID >= 0 {
+			out[index] = link.Attrs().NetNsID
 		}
 	}
-	return out, nil
+	return out
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/waggle-lb/waggle/control/reconcile"
+	"github.com/waggle-lb/waggle/loader"
 	"github.com/waggle-lb/waggle/maps"
 )
 
@@ -66,26 +67,39 @@ func (a *Agent) keepAttached(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		a.warn("repairing devices", a.devices.Repair())
-		a.syncDevices() // attaches what Repair has found detached
-		a.keepSockets()
+		a.repairDevices()
 	}
 }
 
+func (a *Agent) repairDevices() {
+	since := a.links.now()
+	a.warn("repairing devices", a.devices.Repair())
+	if found := a.devices.takeFound(); found != nil {
+		a.links.set(found, since)
+	}
+	a.syncDevices(nodeChange{}) // attaches what Repair has found detached
+	if a.keepSockets() {
+		a.warn("links", a.links.look(a.dp))
+	}
+	a.poke()
+}
+
 // keepSockets asks the cgroup what it runs, not our links: those of a cgroup that has been removed,
-// and made anew, look well.
-func (a *Agent) keepSockets() {
+// and made anew, look well. It tells whether it has attached programs.
+func (a *Agent) keepSockets() (attached bool) {
 	if a.cfg.Cgroup == "" {
-		return
+		return false
 	}
 	err := a.dp.CheckCgroup(a.cfg.Cgroup)
 	if err != nil {
+		attached = true
 		a.log.WithError(err).Warn("socket programs don't run; attaching them again")
 		if err = a.dp.AttachCgroup(a.cfg.Cgroup); err == nil {
 			err = a.dp.CheckCgroup(a.cfg.Cgroup)
 		}
 	}
 	a.warn("sockets", err)
+	return attached
 }
 
 // Repair undoes what somebody else has changed in the maps that describe the node, and notes what
@@ -201,12 +215,22 @@ func driftOf(have, written map[netip.Addr]maps.NodeAddr) map[string]int {
 	return drift
 }
 
+// takeFound returns what the last Repair has found attached; nil, if there was none since.
+func (d *Devices) takeFound() []loader.LinkStatus {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	found := d.found
+	d.found = nil
+	return found
+}
+
 // findDetached forgets the devices that no longer run all the programs that were attached to them.
 func (d *Devices) findDetached() error {
 	links, err := d.dp.Links()
 	if err != nil {
 		return err
 	}
+	d.found = links
 	runs := map[int][]string{}
 	for _, l := range links {
 		if l.Attached {

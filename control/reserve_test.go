@@ -153,7 +153,7 @@ func TestReservationIsKilled(t *testing.T) {
 // and what is no record, are none.
 func TestReservationsOfOthers(t *testing.T) {
 	p := newPorts(t)
-	must(t, (&Status{}).write(p.run))
+	must(t, (&statusWriter{dir: p.run}).write(&Status{}))
 	p.set("9000,10000-29999")
 	p.reserve(PortRange{10000, 29999})
 	p.release("10000-29999")

@@ -3,13 +3,16 @@
 package control
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
 	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
 
@@ -25,7 +28,7 @@ func TestStatusFile(t *testing.T) {
 	}
 	want := &Status{
 		PID: 1, Version: "devel", Node: thisNode, PinDir: "/sys/fs/bpf/no-such", Source: "manifests in /x",
-		Started: time.Unix(1, 0).UTC(), Written: time.Unix(2, 0).UTC(),
+		Started:  time.Unix(1, 0).UTC(),
 		Proxy:    ProxyStatus{Synced: true, Services: 3, Failures: []string{"f"}},
 		Devices:  []DeviceStatus{{Name: "eth0", Ifindex: 2, Role: RoleExternal, XDP: "native", TC: "attached", Express: true, Addr4: "10.0.0.1"}},
 		Links:    []loader.LinkStatus{{Hook: "xdp", Kind: "xdp-native", Device: "eth0", Ifindex: 2, Program: "waggle_xdp", ProgramID: 5, LinkID: 6, Attached: true}},
@@ -34,10 +37,25 @@ func TestStatusFile(t *testing.T) {
 		Warnings: []string{"w"},
 		Notices:  []string{"n"},
 	}
-	for range 2 { // the second replaces the first
-		must(t, want.write(dir))
+	file, w := filepath.Join(dir, statusFile), statusWriter{dir: dir}
+	for version := range 2 { // the second replaces the first
+		want.Version = fmt.Sprint("v", version)
+		must(t, w.write(want))
+		first, err := os.Stat(file)
+		must(t, err)
+		must(t, os.Chtimes(file, time.Unix(2, 0), time.Unix(2, 0)))
+		must(t, w.write(want)) // nothing new but that it is still right
+		second, err := os.Stat(file)
+		must(t, err)
+		if !os.SameFile(first, second) || second.ModTime().Before(first.ModTime()) {
+			t.Errorf("the status has not changed, but the file was replaced, or its time is old: %v", second.ModTime())
+		}
 		got, err := ReadStatus(dir)
 		must(t, err)
+		if !got.Written.Equal(second.ModTime()) {
+			t.Errorf("written at %v, but the file's time is %v", got.Written, second.ModTime())
+		}
+		got.Written = time.Time{}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("status (-want +got):\n%s", diff)
 		}
@@ -56,6 +74,55 @@ func TestStatusFile(t *testing.T) {
 	}
 	if _, err := os.Stat(dir); err == nil {
 		t.Error("the directory is left")
+	}
+}
+
+// Whatever changes, the status file is replaced at most once a second, and not at all if nothing has changed.
+func TestStatusIsWrittenOnceASecond(t *testing.T) {
+	f := newAgentFixture(t, &testSource{}, func(c *Config) { c.Pace = Pace{Repair: time.Hour} }).start()
+	f.begin()
+	must(t, os.MkdirAll(f.cfg.RunDir, 0o755))
+	var replaced atomic.Int32
+	watch, err := fsnotify.NewWatcher()
+	must(t, err)
+	t.Cleanup(func() { watch.Close() })
+	must(t, watch.Add(f.cfg.RunDir))
+	go func() {
+		for e := range watch.Events {
+			if e.Name == filepath.Join(f.cfg.RunDir, statusFile) && e.Has(fsnotify.Create) {
+				replaced.Add(1)
+			}
+		}
+	}()
+	shown := func(services int) {
+		t.Helper()
+		await(t, func() (string, bool) {
+			s, err := ReadStatus(f.cfg.RunDir)
+			return fmt.Sprintf("status %+v, error %v; want %d services", s, err, services), err == nil && s.Proxy.Services == services
+		})
+	}
+	shown(0)
+	replaced.Store(0)
+	started := time.Now()
+	const changes = 30
+	a := serviceObject("a", "10.96.0.1")
+	for n := range changes {
+		deliver(f.sink, a)
+		time.Sleep(50 * time.Millisecond)
+		if n < changes-1 {
+			f.sink.OnService(a, nil)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	shown(1)
+	if n, most := replaced.Load(), int32(time.Since(started).Seconds())+2; n == 0 || n > most {
+		t.Errorf("%d changes in %v: the file was replaced %d times, want at most %d", changes, time.Since(started), n, most)
+	}
+	time.Sleep(2 * statusPause) // the last sync may have been told after the service
+	replaced.Store(0)
+	time.Sleep(statusEvery + statusPause)
+	if n := replaced.Load(); n > 0 {
+		t.Errorf("nothing has changed, but the file was replaced %d times", n)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/loader/netdump"
 )
@@ -104,8 +105,8 @@ func (c *cleaner) filters() {
 		for _, what := range removed {
 			c.did(what, nil)
 		}
-		if err != nil {
-			c.errs = append(c.errs, explain(dev, "tc", err))
+		if err = explain(dev, "tc", err); err != nil && !errors.Is(err, unix.ENODEV) {
+			c.errs = append(c.errs, err)
 		}
 	}
 }

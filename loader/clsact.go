@@ -26,6 +26,37 @@ const (
 // filterName is "<program>:<pin directory>".
 func (p pinDir) filterName(program string) string { return program + ":" + string(p) }
 
+// mayHaveFilters tells whether a device may have filters of ours, without a look at it where TCX
+// serves: an earlier run, which had no TCX, has left some only on devices that there were then.
+func (d *Datapath) mayHaveFilters(ifindex int) (bool, error) {
+	if d.clsact || d.leftClsact[ifindex] {
+		return true, nil
+	}
+	if d.leftClsact != nil {
+		return false, nil
+	}
+	qdiscs, err := netlink.QdiscList(nil)
+	if err != nil {
+		return false, fmt.Errorf("list qdiscs: %w", err)
+	}
+	d.leftClsact = map[int]bool{}
+	for _, qdisc := range qdiscs {
+		if qdisc.Type() == "clsact" {
+			d.leftClsact[qdisc.Attrs().LinkIndex] = true
+		}
+	}
+	return d.leftClsact[ifindex], nil
+}
+
+// removeOldFilters removes the filters of an earlier run that had no TCX.
+func (d *Datapath) removeOldFilters(dev netlink.Link) error {
+	if may, err := d.mayHaveFilters(dev.Attrs().Index); !may || err != nil {
+		return err
+	}
+	_, err := removeFilters(dev, d.pins)
+	return err
+}
+
 func (p pinDir) filterProgram(filter *netlink.BpfFilter) (program string, ours bool) {
 	return strings.CutSuffix(filter.Name, ":"+string(p))
 }
@@ -247,16 +278,15 @@ func removeFilters(dev netlink.Link, pins pinDir) (removed []string, err error) 
 }
 
 // filterStatus is the part of Links that is about filters.
-func filterStatus(pins pinDir) ([]LinkStatus, error) {
-	devices, err := netdump.Whole(netlink.LinkList)
-	if err != nil {
-		return nil, fmt.Errorf("list devices: %w", err)
-	}
+func filterStatus(pins pinDir, devices []netlink.Link) ([]LinkStatus, error) {
 	var status []LinkStatus
 	for _, dev := range devices {
 		filters, err := ourFilters(dev, pins)
+		if err = explain(dev, "tc", err); errors.Is(err, unix.ENODEV) {
+			continue // it has just gone
+		}
 		if err != nil {
-			return nil, explain(dev, "tc", err)
+			return nil, err
 		}
 		for _, filter := range filters {
 			program, _ := pins.filterProgram(filter)

@@ -167,7 +167,7 @@ func (d *Datapath) DetachDevice(ifindex int) error {
 	}
 	dev, err := device(ifindex)
 	if err == nil {
-		_, err = removeFilters(dev, d.pins)
+		err = d.removeOldFilters(dev)
 	} else if errors.Is(err, unix.ENODEV) {
 		err = nil
 	}

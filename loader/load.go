@@ -29,8 +29,10 @@ type Datapath struct {
 	old        map[string]*ebpf.Map // of the release before, whose flows are to be converted
 	aborter    *aborter
 	hz         uint32
-	clsact     bool   // TCX is missing, or not wanted
-	cgroup     string // whose sockets are served; empty: none's
+	clsact     bool         // TCX is missing, or not wanted
+	leftClsact map[int]bool // devices that had a clsact qdisc when we first attached by TCX; nil before
+	names      programNames // of our programs; nil before they are asked for
+	cgroup     string       // whose sockets are served; empty: none's
 	log        *logrus.Entry
 }
 

@@ -200,7 +200,7 @@ func TestLoadRefusesIncompatibleMap(t *testing.T) {
 		t.Errorf("Load: got %v, want an error that names %s and the cure", err, foreign)
 	}
 	// What ran before runs on.
-	status, err := pinDir(dir).status("")
+	status, err := pinDir(dir).status(pinDir(dir).programNames(), "")
 	must(t, err)
 	for _, s := range status {
 		if s != before[s.Hook] || !s.Attached {

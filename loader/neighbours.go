@@ -17,11 +17,12 @@ import (
 
 // Neighbour is a program of somebody else's that sees packets, or calls of sockets, before ours does.
 type Neighbour struct {
-	Hook   string // as in LinkStatus
-	Device string // empty for sockets
-	Cgroup string // sockets only
-	Name   string // empty if it has none, or we may not ask (CAP_SYS_ADMIN)
-	ID     ebpf.ProgramID
+	Hook    string // as in LinkStatus
+	Device  string // empty for sockets
+	Ifindex int    // 0 for sockets
+	Cgroup  string // sockets only
+	Name    string // empty if it has none, or we may not ask (CAP_SYS_ADMIN)
+	ID      ebpf.ProgramID
 }
 
 // Program names it.
@@ -37,7 +38,7 @@ func (n Neighbour) Program() string {
 func (d *Datapath) Neighbours(cgroup string) ([]Neighbour, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	ours, err := d.programIDs()
+	ours, err := d.programNames()
 	if err != nil {
 		return nil, err
 	}
@@ -56,26 +57,47 @@ func (d *Datapath) Neighbours(cgroup string) ([]Neighbour, error) {
 			continue
 		}
 		found, err := d.beforeOurs(dev, ours)
-		if _, gone := device(dev.Attrs().Index); err != nil && !errors.Is(gone, unix.ENODEV) {
-			errs = append(errs, explain(dev, "hooks", err))
-		}
+		errs = append(errs, err)
 		all = append(all, found...)
 	}
 	sockets, err := socketsBeforeOurs(cgroup, ours)
 	return append(all, sockets...), errors.Join(append(errs, err)...)
 }
 
-func (d *Datapath) programIDs() (map[ebpf.ProgramID]bool, error) {
-	ids := map[ebpf.ProgramID]bool{}
+// NeighboursOf looks at one device, which may be gone.
+func (d *Datapath) NeighboursOf(ifindex int) ([]Neighbour, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	ours, err := d.programNames()
+	if err != nil {
+		return nil, err
+	}
+	dev, err := device(ifindex)
+	if errors.Is(err, unix.ENODEV) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return d.beforeOurs(dev, ours)
+}
+
+// programNames are the names of our programs by their ids, which last as long as the datapath is loaded.
+func (d *Datapath) programNames() (programNames, error) {
+	if d.names != nil {
+		return d.names, nil
+	}
+	names := programNames{}
 	for name, program := range d.collection.Programs {
 		info, err := program.Info()
 		if err != nil {
 			return nil, fmt.Errorf("program %s: %w", name, err)
 		}
 		id, _ := info.ID()
-		ids[id] = true
+		names[id] = name
 	}
-	return ids, nil
+	d.names = names
+	return names, nil
 }
 
 // served are the devices that have a TCX link of ours.
@@ -88,31 +110,38 @@ func (d *Datapath) served() (map[int]bool, error) {
 	return served, err
 }
 
-func (d *Datapath) beforeOurs(dev netlink.Link, ours map[ebpf.ProgramID]bool) ([]Neighbour, error) {
+// beforeOurs is no error for a device that has just gone.
+func (d *Datapath) beforeOurs(dev netlink.Link, ours programNames) ([]Neighbour, error) {
 	var all []Neighbour
 	var errs []error
+	found := func(hook string, id ebpf.ProgramID) {
+		all = append(all, Neighbour{Hook: hook, Device: dev.Attrs().Name, Ifindex: dev.Attrs().Index, Name: nameOf(id), ID: id})
+	}
 	here := false // ours run on this device
 	for _, h := range []hook{hookTCXIngress, hookTCXEgress} {
 		ids, err := tcPrograms(dev, h, d.clsact)
-		before, found := cutAtOurs(ids, ours)
+		before, runs := cutAtOurs(ids, ours)
 		name, _ := h.describe()
 		for _, id := range before {
-			all = append(all, Neighbour{Hook: name, Device: dev.Attrs().Name, Name: nameOf(id), ID: id})
+			found(name, id)
 		}
-		here = here || found
+		here = here || runs
 		errs = append(errs, err)
 	}
-	if xdp := dev.Attrs().Xdp; here && xdp != nil && xdp.Attached && !ours[ebpf.ProgramID(xdp.ProgId)] {
-		id := ebpf.ProgramID(xdp.ProgId)
-		all = append(all, Neighbour{Hook: "xdp", Device: dev.Attrs().Name, Name: nameOf(id), ID: id})
+	if xdp := dev.Attrs().Xdp; here && xdp != nil && xdp.Attached && ours[ebpf.ProgramID(xdp.ProgId)] == "" {
+		found("xdp", ebpf.ProgramID(xdp.ProgId))
 	}
-	return all, errors.Join(errs...)
+	err := explain(dev, "hooks", errors.Join(errs...))
+	if errors.Is(err, unix.ENODEV) {
+		err = nil
+	}
+	return all, err
 }
 
 // cutAtOurs returns what runs before the first program of ours, if there is one.
-func cutAtOurs(ids []ebpf.ProgramID, ours map[ebpf.ProgramID]bool) (before []ebpf.ProgramID, found bool) {
+func cutAtOurs(ids []ebpf.ProgramID, ours programNames) (before []ebpf.ProgramID, found bool) {
 	for i, id := range ids {
-		if ours[id] {
+		if _, is := ours[id]; is {
 			return ids[:i], true
 		}
 	}
@@ -140,7 +169,7 @@ func idsOf(result *link.QueryResult) []ebpf.ProgramID {
 }
 
 // socketsBeforeOurs looks at what is in effect in a cgroup, in the order in which it runs.
-func socketsBeforeOurs(cgroup string, ours map[ebpf.ProgramID]bool) ([]Neighbour, error) {
+func socketsBeforeOurs(cgroup string, ours programNames) ([]Neighbour, error) {
 	if cgroup == "" {
 		return nil, nil
 	}

@@ -60,8 +60,8 @@ func TestNeighboursTCX(t *testing.T) {
 	ingress := attachOther(t, ifindex, ebpf.AttachTCXIngress, link.Head())
 	egress := attachOther(t, ifindex, ebpf.AttachTCXEgress, link.Head())
 	expectNeighbours(t, d, "",
-		Neighbour{Hook: "tc-ingress", Device: "w0", Name: "somebody_else", ID: ingress},
-		Neighbour{Hook: "tc-egress", Device: "w0", Name: "somebody_else", ID: egress})
+		Neighbour{Hook: "tc-ingress", Device: "w0", Ifindex: ifindex, Name: "somebody_else", ID: ingress},
+		Neighbour{Hook: "tc-egress", Device: "w0", Ifindex: ifindex, Name: "somebody_else", ID: egress})
 	mustClose(t, d)
 
 	d = mustLoad(t, small(dir))
@@ -94,7 +94,7 @@ func TestNeighboursClsact(t *testing.T) {
 	expectNeighbours(t, d, "")
 	for handle := range uint32(3) { // ours changes its handle to and fro
 		id := addFilter(2+handle, filterPriority)
-		expectNeighbours(t, d, "", Neighbour{Hook: "tc-ingress", Device: "w0", Name: "somebody_else", ID: id})
+		expectNeighbours(t, d, "", Neighbour{Hook: "tc-ingress", Device: "w0", Ifindex: ifindex, Name: "somebody_else", ID: id})
 		mustClose(t, d)
 		d = mustLoad(t, clsactOptions(dir))
 		must(t, d.AttachTC(ifindex, External))
@@ -120,7 +120,7 @@ func TestNeighboursXDP(t *testing.T) {
 	defer l.Close()
 	expectNeighbours(t, d, "")
 	must(t, d.AttachTC(ifindex, External))
-	expectNeighbours(t, d, "", Neighbour{Hook: "xdp", Device: "w0", Name: "somebody_else", ID: idOf(t, program)})
+	expectNeighbours(t, d, "", Neighbour{Hook: "xdp", Device: "w0", Ifindex: ifindex, Name: "somebody_else", ID: idOf(t, program)})
 	must(t, l.Close())
 	must(t, d.AttachXDP(ifindex))
 	expectNeighbours(t, d, "")

@@ -81,7 +81,7 @@ func (p pinDir) viewMap(spec *ebpf.MapSpec, name string, layouts layoutTable) (*
 func (v *View) Map(name string) *ebpf.Map { return v.maps[name] }
 
 // Links lists what is attached.
-func (v *View) Links() ([]LinkStatus, error) { return v.pins.status("") }
+func (v *View) Links() ([]LinkStatus, error) { return v.pins.status(v.pins.programNames(), "") }
 
 // Jiffies is what the times in the maps are compared with, and how many there are in a second.
 func (v *View) Jiffies() (now, hz uint32, err error) {

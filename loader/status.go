@@ -8,11 +8,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/loader/netdump"
 )
 
 // LinkStatus is one attachment as the kernel sees it.
@@ -31,22 +35,76 @@ type LinkStatus struct {
 // Links lists what is attached, in the order of the pins' names, in this network namespace.
 func (d *Datapath) Links() ([]LinkStatus, error) {
 	d.mu.Lock()
+	programs, err := d.programNames()
 	cgroup := d.cgroup
 	d.mu.Unlock()
-	return d.pins.status(cgroup)
+	if err != nil {
+		return nil, err
+	}
+	return d.pins.status(programs, cgroup)
 }
 
-// status asks the cgroup at a path, if it is that of the links, and else finds it by its id: a container
-// that sees the hierarchy anywhere but at its root may not do so.
-func (p pinDir) status(cgroup string) ([]LinkStatus, error) {
+// LinksOf is the part of Links that is about some devices. It takes time in proportion to these.
+func (d *Datapath) LinksOf(ifindexes ...int) ([]LinkStatus, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	programs, err := d.programNames()
+	if err != nil {
+		return nil, err
+	}
+	var devices []netlink.Link
+	for _, ifindex := range ifindexes {
+		dev, err := device(ifindex)
+		if errors.Is(err, unix.ENODEV) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		devices = append(devices, dev)
+	}
+	all, err := d.pins.linkStatuses(devices, programs, d.cgroup, func(pin string) bool {
+		return slices.Contains(ifindexes, pinnedIfindex(pin))
+	})
+	if err != nil || !d.clsact {
+		return all, err
+	}
+	filters, err := filterStatus(d.pins, devices)
+	return append(all, filters...), err
+}
+
+// status lists everything. Where TCX serves there are no filters of ours: AttachTC removes those of
+// earlier runs. It asks the cgroup at a path, if it is that of the links, and else finds it by its id: a
+// container that sees the hierarchy anywhere but at its root may not do so.
+func (p pinDir) status(programs programNames, cgroup string) ([]LinkStatus, error) {
+	devices, err := netdump.Whole(netlink.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	all, err := p.linkStatuses(devices, programs, cgroup, func(string) bool { return true })
+	if err != nil || slices.ContainsFunc(all, func(s LinkStatus) bool { return s.Kind == kindTCX }) {
+		return all, err
+	}
+	filters, err := filterStatus(p, devices)
+	return append(all, filters...), err
+}
+
+// linkStatuses lists the pinned links that are wanted. What it knows of devices is what it is given.
+func (p pinDir) linkStatuses(devices []netlink.Link, programs programNames, cgroup string, wanted func(pin string) bool) ([]LinkStatus, error) {
 	names, err := listDir(p.links())
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
-	programs := p.programNames()
+	byIndex := make(map[int]netlink.Link, len(devices))
+	for _, dev := range devices {
+		byIndex[dev.Attrs().Index] = dev
+	}
 	var all []LinkStatus
 	for _, name := range names {
-		status, err := p.linkStatus(name, cgroup)
+		if !wanted(name) {
+			continue
+		}
+		status, err := p.linkStatus(name, cgroup, byIndex)
 		if errors.Is(err, os.ErrNotExist) || strings.HasSuffix(name, stagedSuffix) {
 			continue // the agent is at work
 		}
@@ -56,11 +114,20 @@ func (p pinDir) status(cgroup string) ([]LinkStatus, error) {
 		status.Program = programs.name(status.ProgramID)
 		all = append(all, status)
 	}
-	filters, err := filterStatus(p)
-	return append(all, filters...), err
+	return all, nil
 }
 
-func (p pinDir) linkStatus(pin, cgroup string) (LinkStatus, error) {
+// pinnedIfindex is the index of the device that a link was pinned for; 0 of those of sockets.
+func pinnedIfindex(pin string) int {
+	for _, h := range deviceHooks {
+		if p, ok := h.parse(pin); ok {
+			return p.ifindex
+		}
+	}
+	return 0
+}
+
+func (p pinDir) linkStatus(pin, cgroup string, devices map[int]netlink.Link) (LinkStatus, error) {
 	path := p.linkPin(pin)
 	l, err := link.LoadPinnedLink(path, nil)
 	if err != nil {
@@ -80,26 +147,25 @@ func (p pinDir) linkStatus(pin, cgroup string) (LinkStatus, error) {
 	for _, h := range deviceHooks {
 		if _, ok := h.parse(pin); ok {
 			status.Hook, status.Kind = h.describe()
-			status.deviceStatus(h, target)
+			status.deviceStatus(h, target, devices[target.ifindex])
 		}
 	}
 	return status, nil
 }
 
+const kindTCX = "tcx"
+
 func (h hook) describe() (hook, kind string) {
 	if h == hookXDP {
 		return "xdp", "xdp-native"
 	}
-	return strings.Replace(h.name, "tcx", "tc", 1), "tcx"
+	return strings.Replace(h.name, "tcx", "tc", 1), kindTCX
 }
 
-func (s *LinkStatus) deviceStatus(h hook, t target) {
+// deviceStatus describes the link of a device, which is nil if there is none of that index.
+func (s *LinkStatus) deviceStatus(h hook, t target, dev netlink.Link) {
 	s.Ifindex = t.ifindex
-	if t.ifindex == 0 {
-		return
-	}
-	dev, err := device(t.ifindex)
-	if err != nil {
+	if dev == nil {
 		return
 	}
 	s.Device = dev.Attrs().Name

@@ -74,7 +74,7 @@ func (d *Datapath) AttachTC(ifindex int, role Role) error {
 	if !d.clsact {
 		err = d.attachTCX(dev, d.Program(ingress), d.Program(egress))
 		if err == nil {
-			_, err = removeFilters(dev, d.pins) // of an earlier run that had no TCX
+			err = d.removeOldFilters(dev)
 		}
 		if !errors.Is(err, ebpf.ErrNotSupported) {
 			return explain(dev, "tc", err)

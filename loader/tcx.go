@@ -84,7 +84,7 @@ func isBehind(l link.Link, h hook, dev netlink.Link, program *ebpf.Program) (boo
 	if err != nil {
 		return false, err
 	}
-	before, _ := cutAtOurs(running, map[ebpf.ProgramID]bool{target.program: true})
+	before, _ := cutAtOurs(running, programNames{target.program: ""})
 	if len(before) == 0 {
 		return false, nil
 	}

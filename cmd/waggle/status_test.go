@@ -105,7 +105,9 @@ func (l *loaded) writeStatus(dir string, s *control.Status) {
 	l.t.Helper()
 	raw, err := json.Marshal(s)
 	l.must(err)
-	l.must(os.WriteFile(filepath.Join(dir, "status.json"), raw, 0o644))
+	file := filepath.Join(dir, "status.json")
+	l.must(os.WriteFile(file, raw, 0o644))
+	l.must(os.Chtimes(file, s.Written, s.Written))
 }
 
 func TestStatus(t *testing.T) {
