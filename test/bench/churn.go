@@ -46,6 +46,7 @@ type churnPlace struct {
 type churned struct {
 	store    *memapi.Store
 	services int
+	first    int // of those that change for no one to see
 	node     *topo.Node
 	servers  [2]netip.Addr
 
@@ -121,7 +122,7 @@ func (f *fabric) churnPlaces(services, events int) (places []*churnPlace, err er
 
 func (f *fabric) churnPlace(node *topo.Node, name string, services int) (*churnPlace, error) {
 	p := &churnPlace{name: name, measured: map[string]*subject{},
-		churned: &churned{node: node, store: memapi.NewStore(), services: services}}
+		churned: &churned{node: node, store: memapi.NewStore(), services: services, first: churnOthers}}
 	f.own[node] = p.store
 	for _, n := range f.Nodes {
 		p.store.Put(apiserver.NodeOf(n, ""))
@@ -200,7 +201,7 @@ func (p *churnPlace) measure(window time.Duration) error {
 	if p.name == "direct" {
 		return nil
 	}
-	stop := p.churn()
+	stop := p.churn(churnEvery)
 	err := p.measureEvents(eventChurn) // after which it can't rest any more
 	if err == nil {
 		err = p.measureFirst(window, firstChurn)
@@ -273,11 +274,11 @@ func (p *churnPlace) follow() (float64, error) {
 }
 
 // churn changes an endpoint of one other service after the other until it is told to stop.
-func (c *churned) churn() (stop func()) {
+func (c *churned) churn(every time.Duration) (stop func()) {
 	end, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
-		ticks := time.NewTicker(churnEvery)
+		ticks := time.NewTicker(every)
 		defer ticks.Stop()
 		for {
 			select {
@@ -298,7 +299,7 @@ func (c *churned) churn() (stop func()) {
 const churnStride = 7919
 
 func (c *churned) changeOne() {
-	number := churnOthers + c.changed*churnStride%(c.services-churnOthers)
+	number := c.first + c.changed*churnStride%(c.services-c.first)
 	c.changed++
 	endpoints := fillerEndpoints(number, programEndpoints)
 	endpoints[0] = offset4(10, 250, 0, c.changed)

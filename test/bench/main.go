@@ -42,6 +42,7 @@ var groups = []group{
 	{"sockets", "Sockets: microseconds, from a pod to a cluster IP", measureSockets},
 	{"churn", "First packet and churn: from a pod to a cluster IP, and from an event to its effect", measureChurn},
 	{"programming", "Programming: from objects to a kernel that serves them", measureProgramming},
+	{"agent", "Agent: processor time by what changes on a node", measureAgentTime},
 	{"scale", "Scale: memory, and nanoseconds a packet as tables grow", measureScale},
 }
 
