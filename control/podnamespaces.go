@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/loader"
-	"github.com/waggle-lb/waggle/loader/netdump"
 	"github.com/waggle-lb/waggle/maps"
 )
 
