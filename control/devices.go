@@ -172,7 +172,6 @@ func (d *Devices) syncChange(change nodeChange) error {
 		}
 	}
 	errs = append(errs, finish())
-	d.seen = seen
 	d.tell(append(problems, d.rules.problems(facts)...))
 	return errors.Join(append(errs, d.dropUnseen(seen))...)
 }

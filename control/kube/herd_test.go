@@ -205,10 +205,10 @@ func TestHerd(t *testing.T) {
 			}
 		}
 		_, begun := pass(time.Minute) // all agents start in one moment
-		from, to := pass(2 * time.Minute)
+		_, to := pass(2 * time.Minute)
 		check("it works", begun, to, agents/5)
 		c.set(true, http.StatusOK)
-		from, to = pass(5 * time.Minute)
+		from, to := pass(5 * time.Minute)
 		check("it is away", from+time.Minute, to, agents/5)
 		c.set(false, http.StatusInternalServerError)
 		from, to = pass(2 * time.Minute)
