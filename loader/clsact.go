@@ -35,7 +35,7 @@ func (d *Datapath) mayHaveFilters(ifindex int) (bool, error) {
 	if d.leftClsact != nil {
 		return false, nil
 	}
-	qdiscs, err := netlink.QdiscList(nil)
+	qdiscs, err := netdump.Whole(func() ([]netlink.Qdisc, error) { return netlink.QdiscList(nil) })
 	if err != nil {
 		return false, fmt.Errorf("list qdiscs: %w", err)
 	}

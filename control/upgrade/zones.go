@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/loader/netdump"
 )
 
 // zones tells where the packets of an address enter the node: by the device that a route leads back
@@ -58,7 +59,7 @@ func (z *zones) portOf(device, family int, ip net.IP) int {
 	if len(z.ports) == 0 {
 		return 0
 	}
-	neighbours, err := netlink.NeighList(device, family)
+	neighbours, err := netdump.Whole(func() ([]netlink.Neigh, error) { return netlink.NeighList(device, family) })
 	if err != nil {
 		return 0
 	}
@@ -75,7 +76,7 @@ func (z *zones) readPorts() {
 		return
 	}
 	z.ports = map[port]int{}
-	entries, err := netlink.NeighList(0, unix.AF_BRIDGE)
+	entries, err := netdump.Whole(func() ([]netlink.Neigh, error) { return netlink.NeighList(0, unix.AF_BRIDGE) })
 	if err != nil {
 		return
 	}

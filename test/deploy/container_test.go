@@ -53,7 +53,7 @@ func TestMissingCapabilities(t *testing.T) {
 	for i, missing := range enough {
 		t.Run(string(missing), func(t *testing.T) {
 			c := newContainer(t, slices.Delete(slices.Clone(enough), i, i+1))
-			out, err := c.command(t, c.args(t)).CombinedOutput()
+			out, err := c.command(t, c.args(t, "--manifests=/manifests")).CombinedOutput()
 			if want := "missing privileges: CAP_" + string(missing) + ";"; err == nil || !strings.Contains(string(out), want) {
 				t.Errorf("%v, it says %s\nwant %s", err, out, want)
 			}
