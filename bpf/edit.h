@@ -66,6 +66,16 @@ static __always_inline long swap_macs(struct __sk_buff *skb, __u32 l3_off)
 	return bpf_skb_store_bytes(skb, 0, swapped, sizeof(swapped), 0);
 }
 
+/*
+ * What came with no link layer gets room for one: bpf_redirect_neigh drops a
+ * packet without (__bpf_redirect_neigh, net/core/filter.c), and what it puts
+ * there is the device's own. It is the last edit: it moves all offsets.
+ */
+static __always_inline long link_layer_add(struct __sk_buff *skb, __u32 l3_off)
+{
+	return l3_off ? 0 : bpf_skb_change_head(skb, ETH_HLEN, 0);
+}
+
 static __always_inline long swap_addresses(struct __sk_buff *skb, int family, __u32 l3_off,
 					   const struct tuple *t)
 {

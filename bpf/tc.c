@@ -117,6 +117,8 @@ static __always_inline int tc_transmit(struct __sk_buff *skb, int family, struct
 	sent_by_us(skb);
 	if (what & REWRITE_MACS)
 		s->action = bpf_redirect(hop->ifindex, 0);
+	else if (link_layer_add(skb, p->l3_off))
+		return VERDICT_DROP_ERROR;
 	else
 		s->action = redirect_hop(r, s);
 	return VERDICT_EXPRESS;
@@ -191,12 +193,15 @@ __noinline int tc_icmp(struct __sk_buff *skb, struct scratch *s)
 		return VERDICT_DROP_ERROR;
 	if (!express)
 		return VERDICT_ICMP_ERROR;
-	if (!(s->record.flags & FLOW_TURN))
-		s->action = redirect_hop(&s->record, s);
-	else if (swap_macs(skb, s->packet.l3_off))
-		return VERDICT_DROP_ERROR;
-	else
+	if (s->record.flags & FLOW_TURN) {
+		if (swap_macs(skb, s->packet.l3_off))
+			return VERDICT_DROP_ERROR;
 		s->action = bpf_redirect(skb->ifindex, 0);
+	} else {
+		if (link_layer_add(skb, s->packet.l3_off))
+			return VERDICT_DROP_ERROR;
+		s->action = redirect_hop(&s->record, s);
+	}
 	return VERDICT_ICMP_ERROR;
 }
 
@@ -262,6 +267,8 @@ static __always_inline int tc_egress_verdict(struct __sk_buff *skb, int family, 
 	if (tc_rewrite(skb, s, REWRITE_SOURCE))
 		return VERDICT_DROP_ERROR;
 	if (reply_astray(skb, s)) {
+		if (link_layer_add(skb, l3_off))
+			return VERDICT_DROP_ERROR;
 		sent_by_us(skb);
 		s->action = redirect_fib(reply_device(&s->record), s);
 	}

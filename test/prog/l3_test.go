@@ -3,6 +3,7 @@
 package prog
 
 import (
+	"bytes"
 	"testing"
 
 	"github.com/waggle-lb/waggle/bpf"
@@ -43,6 +44,11 @@ func TestNoLinkLayer(t *testing.T) {
 
 		r := in(v.packet(client, remote, payload(40)))
 		source := n.get(tuple{src: client, dst: remote, proto: v.proto}).src
+		// The kernel redirects to a neighbour only what has room for a link layer, and fills it in.
+		if added := r.out[:min(ethHeader, len(r.out))]; !bytes.Equal(added, make([]byte, ethHeader)) {
+			t.Errorf("in front of the packet is %x", added)
+		}
+		r.out = r.out[min(ethHeader, len(r.out)):]
 		r.becameHeadless(bpf.VerdictExpress, tcRedirect, from(source), to(at(v.far, backendPort)), hopDown)
 	})
 }
