@@ -106,7 +106,8 @@ func (s *sight) hold(ctx context.Context, what string) {
 	}
 }
 
-// blind is the failure that lasts longest, with the name of what it is about.
+// blind is since when something fails, and why: the API server as a whole, whose failure explains the
+// others, or else what has failed longest, with the name of what it is about.
 func (s *sight) blind() (since time.Time, why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -119,6 +120,9 @@ func (s *sight) blind() (since time.Time, why string) {
 	if first == "" {
 		return time.Time{}, ""
 	}
-	f := s.failures[first]
-	return f.since, first + ": " + f.why
+	since = s.failures[first].since
+	if _, failed := s.failures[apiServer]; failed {
+		first = apiServer
+	}
+	return since, first + ": " + s.failures[first].why
 }
