@@ -97,7 +97,7 @@ func adoptAll(dp *loader.Datapath, records []maps.Flow) (made int, err error) {
 	return made, nil
 }
 
-// isServed tells whether a connection is as a service's are.
+// isServed reports whether a connection may be one to a service: translated, of a protocol that Services have.
 func isServed(e conntrack.Entry) bool {
 	return conntrack.Known(e.Proto) && e.Zone == 0 && e.Translated()
 }

@@ -88,8 +88,8 @@ func (f *configFlags) readFile(fs *pflag.FlagSet) error {
 	return nil
 }
 
-// missing tells whether there is no such file. kube-proxy's configuration names one that its own pod
-// has; in another pod the file is not there.
+// missing reports whether a file does not exist. kube-proxy's configuration names a file that only
+// kube-proxy's own pod has.
 func missing(file string) bool {
 	_, err := os.Stat(file)
 	return errors.Is(err, os.ErrNotExist)

@@ -63,7 +63,7 @@ func handover(ctx context.Context, g *globals, drain, force bool, w io.Writer) (
 	return giveFlows(h, w)
 }
 
-// checkSuccessor: without it new connections would be nobody's.
+// checkSuccessor fails if no rules of kube-proxy are on the node: new connections would not be served.
 func checkSuccessor() error {
 	seen, err := leftovers.Seen()
 	if err != nil {

@@ -144,8 +144,9 @@ func (f *sourceFlags) fromCluster(g *globals, cfg control.Config, cidrs []netip.
 	})
 }
 
-// servers reads the addresses of API servers, from the environment if no flag gives them, and tells
-// which of the two it was. The error names those that are none; the others are returned beside it.
+// servers reads the addresses of API servers: from the flag or, without it, from the environment. by
+// is the name of the one that was used. The error names the invalid addresses; the valid ones are
+// returned with it.
 func (f *sourceFlags) servers() (addresses []string, by string, err error) {
 	given, by := f.apiServers, "--api-server"
 	if len(given) == 0 {

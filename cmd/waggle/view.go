@@ -215,8 +215,8 @@ func groupServices(names map[uint32]maps.Name, ports map[uint32]*portView) []ser
 	return out
 }
 
-// typeOf is the type of a service, as far as its frontends and ports tell, and whether it is a load
-// balancer that waits for its address.
+// typeOf derives the type of a service from its frontends and ports. pending: it is a load balancer
+// that waits for its address.
 func typeOf(ports []portView) (kind string, pending bool) {
 	kind = "ClusterIP"
 	for _, port := range ports {
