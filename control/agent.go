@@ -10,8 +10,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"slices"
 	"sync"
 	"time"
 
@@ -19,6 +17,7 @@ import (
 
 	"github.com/waggle-lb/waggle/control/reconcile"
 	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/loader"
 	"github.com/waggle-lb/waggle/maps"
 )
@@ -70,7 +69,7 @@ type Agent struct {
 	nodeIPs  []netip.Addr // of our Node object, the last that there were
 
 	poked      chan struct{} // the status has changed
-	status     statusWriter
+	status     *status.Writer
 	reconciler *reconcile.Reconciler
 	retired    int      // as at the last sync
 	settled    bool     // the first sync is over
@@ -102,7 +101,7 @@ func NewAgent(cfg Config, src source.Source, log *logrus.Entry) (*Agent, error) 
 	a := &Agent{
 		cfg: cfg, log: log, src: src, dp: dp,
 		started:  time.Now(),
-		status:   statusWriter{dir: cfg.RunDir},
+		status:   status.NewWriter(cfg.RunDir),
 		poked:    make(chan struct{}, 1),
 		attached: make(chan struct{}, 1),
 		warnings: findings{level: logrus.WarnLevel},
@@ -239,107 +238,4 @@ func (a *Agent) warn(about string, err error) {
 		messages = []string{fmt.Sprintf("%s: %v", about, err)}
 	}
 	a.warnings.tell(a.log, about, messages)
-}
-
-// The status is written when it has changed, but at most once a second; and now and then it is looked
-// whether it has, and shown that the agent lives. Sources don't tell when their problems change; somebody
-// who corrects a file wants to see at once whether it is right now.
-const (
-	statusEvery   = 5 * time.Second
-	statusPause   = time.Second
-	statusSettle  = 100 * time.Millisecond
-	problemsEvery = 500 * time.Millisecond
-)
-
-func (a *Agent) poke() {
-	select {
-	case a.poked <- struct{}{}:
-	default:
-	}
-}
-
-func (a *Agent) reportStatus(ctx context.Context) {
-	alive, look := time.NewTicker(statusEvery), time.NewTicker(problemsEvery)
-	defer alive.Stop()
-	defer look.Stop()
-	var pause time.Duration
-	var wrote time.Time
-	reported := &Status{}
-	for {
-		settle := time.Duration(0)
-		select {
-		case <-ctx.Done():
-			return
-		case <-a.poked:
-			settle = statusSettle
-		case <-look.C:
-			if slices.Equal(a.src.Problems(), reported.Problems) && a.Blind().equal(reported.Blind) {
-				continue
-			}
-		case <-alive.C:
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(max(settle, time.Until(wrote.Add(pause)))):
-		}
-		select {
-		case <-a.poked: // what it tells of is in what is written now
-		default:
-		}
-		reported, wrote = a.writeStatus(), time.Now()
-		if !reported.Proxy.LastSync.IsZero() { // until then people, and other programs, wait for it
-			pause = statusPause
-		}
-	}
-}
-
-// Blind tells since when the source does not see changes, nil if it does.
-func (a *Agent) Blind() *Blindness {
-	w, ok := a.src.(source.Watcher)
-	if !ok {
-		return nil
-	}
-	since, why := w.Blind()
-	if since.IsZero() {
-		return nil
-	}
-	return &Blindness{Since: since, Why: why}
-}
-
-// sourceName is the source as people know it, and where it is.
-func (a *Agent) sourceName() string {
-	if l, ok := a.src.(source.Located); ok {
-		return a.cfg.SourceName + "; " + l.Location()
-	}
-	return a.cfg.SourceName
-}
-
-func (a *Agent) writeStatus() *Status {
-	s := &Status{
-		PID:      os.Getpid(),
-		Version:  a.cfg.Version,
-		Node:     a.cfg.NodeName,
-		PinDir:   a.cfg.Loader.PinDir,
-		Source:   a.sourceName(),
-		Blind:    a.Blind(),
-		Started:  a.started,
-		Proxy:    a.proxy.Status(),
-		Devices:  a.devices.Status(),
-		Flows:    a.expirer.Census(),
-		Problems: a.src.Problems(),
-		Held:     heldBySource(a.src),
-	}
-	if !a.links.known() {
-		a.warn("links", a.links.look(a.dp))
-	}
-	s.Links = a.links.all()
-	a.warnOfExhaustion()
-	s.Warnings = append(a.warnings.all(), a.devices.Problems()...)
-	s.Notices = slices.Concat(a.notices.all(), a.devices.Notices(), sourceNotices(a.src))
-	slices.Sort(s.Warnings)
-	if err := a.status.write(s); err != nil {
-		a.log.WithError(err).Warn("writing the status file")
-	}
-	return s
 }

@@ -22,6 +22,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/loader"
 	"github.com/waggle-lb/waggle/test/topo"
 )
@@ -39,7 +40,7 @@ type agentFixture struct {
 // testSource delivers what the test calls its sink with.
 type testSource struct {
 	sink     chan source.Sink
-	problems []source.Problem
+	problems []status.Problem
 	blind    time.Time
 	held     atomic.Pointer[[]string]
 }
@@ -53,7 +54,7 @@ func (s *testSource) Run(ctx context.Context, sink source.Sink) error {
 	return nil
 }
 
-func (s *testSource) Problems() []source.Problem { return s.problems }
+func (s *testSource) Problems() []status.Problem { return s.problems }
 
 func (s *testSource) Blind() (time.Time, string) { return s.blind, "" }
 

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/loader"
 )
 
@@ -17,7 +18,7 @@ type attachments struct {
 	mu      sync.Mutex
 	sockets []loader.LinkStatus
 	devices map[int][]loader.LinkStatus // nil: nothing is known
-	list    []loader.LinkStatus         // all, sorted; nil: to be made
+	list    []status.Link               // all, sorted; nil: to be made
 	follows int                         // calls of follow
 }
 
@@ -62,7 +63,7 @@ func (l *attachments) set(all []loader.LinkStatus, since int) {
 }
 
 // follow looks at the devices that have got or lost programs, if anything is known.
-func (l *attachments) follow(dp *loader.Datapath, touched map[int]Role) error {
+func (l *attachments) follow(dp *loader.Datapath, touched map[int]status.Role) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.follows++
@@ -86,7 +87,7 @@ func (l *attachments) follow(dp *loader.Datapath, touched map[int]Role) error {
 }
 
 // all lists them: of sockets, then of devices by hook and device. The list is not changed.
-func (l *attachments) all() []loader.LinkStatus {
+func (l *attachments) all() []status.Link {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.list != nil {
@@ -99,6 +100,16 @@ func (l *attachments) all() []loader.LinkStatus {
 	slices.SortFunc(devices, func(a, b loader.LinkStatus) int {
 		return cmp.Or(cmp.Compare(a.Hook, b.Hook), cmp.Compare(a.Device, b.Device), cmp.Compare(a.Ifindex, b.Ifindex))
 	})
-	l.list = slices.Concat(l.sockets, devices)
+	for _, s := range slices.Concat(l.sockets, devices) {
+		l.list = append(l.list, shown(s))
+	}
 	return l.list
+}
+
+// shown is an attachment as the status shows it.
+func shown(l loader.LinkStatus) status.Link {
+	return status.Link{
+		Hook: l.Hook, Kind: l.Kind, Device: l.Device, Ifindex: l.Ifindex, Cgroup: l.Cgroup,
+		Program: l.Program, ProgramID: uint32(l.ProgramID), LinkID: uint32(l.LinkID), Attached: l.Attached,
+	}
 }

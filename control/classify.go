@@ -8,18 +8,8 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
-)
 
-// Role is what a device is to the datapath.
-type Role string
-
-// The roles of devices.
-const (
-	RoleNone      Role = ""
-	RoleExternal  Role = "external"   // where clients outside and other nodes are
-	RoleOverlay   Role = "overlay"    // a tunnel that the CNI plugin routes pods' packets into
-	RolePod       Role = "pod"        // the host's side of a pod's device
-	RolePodBridge Role = "pod-bridge" // a bridge whose ports are pods' devices: these have the programs
+	"github.com/waggle-lb/waggle/control/status"
 )
 
 // overlayTypes are the link types that carry pods' packets between nodes.
@@ -35,78 +25,78 @@ var pairTypes = map[string]bool{"veth": true, "netkit": true}
 var idleTypes = map[string]bool{"dummy": true, "vrf": true, "ifb": true, "nlmon": true}
 
 // role decides what a device is. If it is nothing although it carries packets, why tells the reason.
-func (r DeviceRules) role(f *deviceFacts) (role Role, why string) {
+func (r DeviceRules) role(f *deviceFacts) (role status.Role, why string) {
 	name := f.link.Attrs().Name
 	switch {
 	case name == "lo" || matches(r.Ignore, name):
-		return RoleNone, ""
+		return status.RoleNone, ""
 	case matches(r.External, name):
-		return RoleExternal, ""
+		return status.RoleExternal, ""
 	case matches(r.Pods, name):
-		return RolePod, ""
+		return status.RolePod, ""
 	}
 	role, why = r.found(f)
 	switch {
-	case role == RoleExternal && len(r.External) > 0 && overlayTypes[f.link.Type()]:
-		return RoleOverlay, ""
-	case role == RoleExternal && len(r.External) > 0:
-		return RoleNone, "it leads out of the node, but --devices names others"
-	case role == RolePod && len(r.Pods) > 0 && f.master != nil:
-		return RoleNone, ""
-	case role == RolePod && len(r.Pods) > 0:
-		return RoleNone, "it leads to a pod, but --pod-devices names others"
+	case role == status.RoleExternal && len(r.External) > 0 && overlayTypes[f.link.Type()]:
+		return status.RoleOverlay, ""
+	case role == status.RoleExternal && len(r.External) > 0:
+		return status.RoleNone, "it leads out of the node, but --devices names others"
+	case role == status.RolePod && len(r.Pods) > 0 && f.master != nil:
+		return status.RoleNone, ""
+	case role == status.RolePod && len(r.Pods) > 0:
+		return status.RoleNone, "it leads to a pod, but --pod-devices names others"
 	}
 	return role, why
 }
 
 // found decides by what a device does.
-func (r DeviceRules) found(f *deviceFacts) (role Role, why string) {
+func (r DeviceRules) found(f *deviceFacts) (role status.Role, why string) {
 	kind := f.link.Type()
 	switch {
 	case idleTypes[kind]:
-		return RoleNone, ""
+		return status.RoleNone, ""
 	case kind == "bridge":
 		return r.ofBridge(f), ""
 	case f.isPort():
 		return f.ofPort(), ""
 	case overlayTypes[kind] && !f.holdsNodeIP && !f.routes.isDefault:
-		return RoleOverlay, ""
+		return status.RoleOverlay, ""
 	case f.leadsOut():
-		return RoleExternal, ""
+		return status.RoleExternal, ""
 	case f.leadsToPod():
-		return RolePod, ""
+		return status.RolePod, ""
 	case pairTypes[kind]:
-		return RoleNone, "both of its ends are in this network namespace, and it has no addresses and no routes"
+		return status.RoleNone, "both of its ends are in this network namespace, and it has no addresses and no routes"
 	case f.isLower:
-		return RoleNone, ""
+		return status.RoleNone, ""
 	}
-	return RoleNone, "it has no addresses, no routes lead there, and it is no other device's port"
+	return status.RoleNone, "it has no addresses, no routes lead there, and it is no other device's port"
 }
 
 // ofBridge: what the node itself sends and gets is seen on the bridge, whatever its ports are. Pods
 // behind it are served at its ports, which tell one from another.
-func (r DeviceRules) ofBridge(f *deviceFacts) Role {
+func (r DeviceRules) ofBridge(f *deviceFacts) status.Role {
 	switch {
 	case f.isUplink():
-		return RoleExternal
+		return status.RoleExternal
 	case len(f.addrs) == 0 && !f.routes.elsewhere || len(f.ports) == 0:
-		return RoleNone // it only switches, or nobody is there
-	case !slices.ContainsFunc(f.ports, func(port *deviceFacts) bool { role, _ := r.role(port); return role != RolePod }):
-		return RolePodBridge
+		return status.RoleNone // it only switches, or nobody is there
+	case !slices.ContainsFunc(f.ports, func(port *deviceFacts) bool { role, _ := r.role(port); return role != status.RolePod }):
+		return status.RolePodBridge
 	}
-	return RoleExternal
+	return status.RoleExternal
 }
 
 // ofPort: its packets are seen on the device that it is a port of, but a pod's are not always for
 // that.
-func (f *deviceFacts) ofPort() Role {
+func (f *deviceFacts) ofPort() status.Role {
 	switch {
 	case f.leadsToPod() && !(f.master.isUplink() && f.master.hasPairsOnly()):
-		return RolePod
+		return status.RolePod
 	case f.holdsNodeIP || f.routes.elsewhere:
-		return RoleExternal
+		return status.RoleExternal
 	}
-	return RoleNone
+	return status.RoleNone
 }
 
 // isPort tells whether a device gives its packets to another one. A VRF's get them after it.

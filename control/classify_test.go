@@ -11,6 +11,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/control/status"
 )
 
 // some makes a device of a type; one with "-pod" in its name has its other end elsewhere.
@@ -65,55 +67,55 @@ func TestRole(t *testing.T) {
 		name  string
 		rules DeviceRules
 		facts *deviceFacts
-		want  Role
+		want  status.Role
 	}{
-		{"the node's address", byItself, some("device", "eth0").with(theNodes), RoleExternal},
-		{"a default route", byItself, some("device", "eth0").with(defaultVia), RoleExternal},
-		{"an address", byItself, some("device", "eth1").with(single), RoleExternal},
-		{"a network without an address", byItself, some("device", "eth1").with(networkOn), RoleExternal},
-		{"loopback with a node address", byItself, some("device", "lo").with(theNodes), RoleNone},
-		{"a dummy with a node address", byItself, some("dummy", "kube-ipvs0").with(theNodes), RoleNone},
-		{"what VLANs are made on", byItself, some("device", "eth0").with(lower), RoleNone},
-		{"a VLAN", byItself, some("vlan", "eth0.5").with(subnet), RoleExternal},
-		{"a bond's port", byItself, some("device", "eth0").with(isPortOf(some("bond", "bond0"), theNodes)), RoleNone},
-		{"a VRF's device", byItself, some("device", "eth0").with(isPortOf(some("vrf", "red")), subnet), RoleExternal},
-		{"nothing special", byItself, some("device", "eth0"), RoleNone},
+		{"the node's address", byItself, some("device", "eth0").with(theNodes), status.RoleExternal},
+		{"a default route", byItself, some("device", "eth0").with(defaultVia), status.RoleExternal},
+		{"an address", byItself, some("device", "eth1").with(single), status.RoleExternal},
+		{"a network without an address", byItself, some("device", "eth1").with(networkOn), status.RoleExternal},
+		{"loopback with a node address", byItself, some("device", "lo").with(theNodes), status.RoleNone},
+		{"a dummy with a node address", byItself, some("dummy", "kube-ipvs0").with(theNodes), status.RoleNone},
+		{"what VLANs are made on", byItself, some("device", "eth0").with(lower), status.RoleNone},
+		{"a VLAN", byItself, some("vlan", "eth0.5").with(subnet), status.RoleExternal},
+		{"a bond's port", byItself, some("device", "eth0").with(isPortOf(some("bond", "bond0"), theNodes)), status.RoleNone},
+		{"a VRF's device", byItself, some("device", "eth0").with(isPortOf(some("vrf", "red")), subnet), status.RoleExternal},
+		{"nothing special", byItself, some("device", "eth0"), status.RoleNone},
 
-		{"a pod's", byItself, some("veth", "veth-pod"), RolePod},
-		{"a pod's, of another type", byItself, some("netkit", "lxc-pod"), RolePod},
-		{"a pod's, with the gateway's address", byItself, some("veth", "veth-pod").with(single), RolePod},
-		{"a pod's, in Open vSwitch", byItself, some("veth", "veth-pod").with(isPortOf(some("openvswitch", "ovs-system"))), RolePod},
-		{"an uplink from another namespace", byItself, some("veth", "eth0-pod").with(defaultVia), RoleExternal},
-		{"an uplink with a subnet", byItself, some("veth", "eth1-pod").with(subnet), RoleExternal},
-		{"an uplink with the node's single address", byItself, some("veth", "eth0-pod").with(single, func(f *deviceFacts) { f.holdsNodeIP = true }), RoleExternal},
-		{"a pair with both ends here", byItself, some("veth", "veth0"), RoleNone},
-		{"a pair with both ends here, and a subnet", byItself, some("veth", "veth0").with(subnet), RoleExternal},
+		{"a pod's", byItself, some("veth", "veth-pod"), status.RolePod},
+		{"a pod's, of another type", byItself, some("netkit", "lxc-pod"), status.RolePod},
+		{"a pod's, with the gateway's address", byItself, some("veth", "veth-pod").with(single), status.RolePod},
+		{"a pod's, in Open vSwitch", byItself, some("veth", "veth-pod").with(isPortOf(some("openvswitch", "ovs-system"))), status.RolePod},
+		{"an uplink from another namespace", byItself, some("veth", "eth0-pod").with(defaultVia), status.RoleExternal},
+		{"an uplink with a subnet", byItself, some("veth", "eth1-pod").with(subnet), status.RoleExternal},
+		{"an uplink with the node's single address", byItself, some("veth", "eth0-pod").with(single, func(f *deviceFacts) { f.holdsNodeIP = true }), status.RoleExternal},
+		{"a pair with both ends here", byItself, some("veth", "veth0"), status.RoleNone},
+		{"a pair with both ends here, and a subnet", byItself, some("veth", "veth0").with(subnet), status.RoleExternal},
 
-		{"a bridge of nobody", byItself, bridge().with(subnet), RoleNone},
-		{"a bridge of pods", byItself, bridge().with(subnet, withPorts(some("veth", "veth-pod"))), RolePodBridge},
-		{"a bridge that only switches", byItself, bridge().with(withPorts(some("veth", "veth-pod"))), RoleNone},
-		{"a bridge of virtual machines", byItself, bridge().with(subnet, withPorts(some("tuntap", "vnet0"))), RoleExternal},
-		{"a bridge of pods and machines", byItself, bridge().with(subnet, withPorts(some("veth", "veth-pod"), some("tuntap", "vnet0"))), RoleExternal},
-		{"a bridge that is the uplink", byItself, bridge().with(theNodes, withPorts(some("device", "eth0"))), RoleExternal},
-		{"a bridge that leads on", byItself, bridge().with(subnet, gatewayFor, withPorts(some("veth", "veth-pod"))), RoleExternal},
-		{"a pod's on a bridge", byItself, some("veth", "veth-pod").with(isPortOf(bridge(), subnet)), RolePod},
-		{"a virtual machine's on a bridge", byItself, some("tuntap", "vnet0").with(isPortOf(bridge(), subnet)), RoleNone},
-		{"an uplink's port", byItself, some("device", "eth0").with(isPortOf(bridge(), theNodes)), RoleNone},
-		{"a pod's on the uplink", byItself, some("veth", "veth-pod").with(isPortOf(bridge(), theNodes, withPorts(some("device", "eth0")))), RolePod},
-		{"an uplink's port that looks like a pod's", byItself, some("veth", "eth0-pod").with(isPortOf(bridge(), theNodes)), RoleNone},
+		{"a bridge of nobody", byItself, bridge().with(subnet), status.RoleNone},
+		{"a bridge of pods", byItself, bridge().with(subnet, withPorts(some("veth", "veth-pod"))), status.RolePodBridge},
+		{"a bridge that only switches", byItself, bridge().with(withPorts(some("veth", "veth-pod"))), status.RoleNone},
+		{"a bridge of virtual machines", byItself, bridge().with(subnet, withPorts(some("tuntap", "vnet0"))), status.RoleExternal},
+		{"a bridge of pods and machines", byItself, bridge().with(subnet, withPorts(some("veth", "veth-pod"), some("tuntap", "vnet0"))), status.RoleExternal},
+		{"a bridge that is the uplink", byItself, bridge().with(theNodes, withPorts(some("device", "eth0"))), status.RoleExternal},
+		{"a bridge that leads on", byItself, bridge().with(subnet, gatewayFor, withPorts(some("veth", "veth-pod"))), status.RoleExternal},
+		{"a pod's on a bridge", byItself, some("veth", "veth-pod").with(isPortOf(bridge(), subnet)), status.RolePod},
+		{"a virtual machine's on a bridge", byItself, some("tuntap", "vnet0").with(isPortOf(bridge(), subnet)), status.RoleNone},
+		{"an uplink's port", byItself, some("device", "eth0").with(isPortOf(bridge(), theNodes)), status.RoleNone},
+		{"a pod's on the uplink", byItself, some("veth", "veth-pod").with(isPortOf(bridge(), theNodes, withPorts(some("device", "eth0")))), status.RolePod},
+		{"an uplink's port that looks like a pod's", byItself, some("veth", "eth0-pod").with(isPortOf(bridge(), theNodes)), status.RoleNone},
 
-		{"an overlay", byItself, some("vxlan", "flannel.1").with(single, gatewayFor), RoleOverlay},
-		{"an overlay that is the default route", byItself, some("wireguard", "wg0").with(defaultVia), RoleExternal},
-		{"an overlay, others being named", rulesOf("eth0", "", ""), some("vxlan", "flannel.1").with(defaultVia), RoleOverlay},
+		{"an overlay", byItself, some("vxlan", "flannel.1").with(single, gatewayFor), status.RoleOverlay},
+		{"an overlay that is the default route", byItself, some("wireguard", "wg0").with(defaultVia), status.RoleExternal},
+		{"an overlay, others being named", rulesOf("eth0", "", ""), some("vxlan", "flannel.1").with(defaultVia), status.RoleOverlay},
 
-		{"a default route, but others are named", rulesOf("eth1", "", ""), some("device", "eth0").with(defaultVia), RoleNone},
-		{"named", rulesOf("eth?", "", ""), some("device", "eth0"), RoleExternal},
-		{"ignored", rulesOf("", "", "eth*"), some("device", "eth0").with(defaultVia), RoleNone},
-		{"named and ignored", rulesOf("eth*", "", "eth0"), some("device", "eth0"), RoleNone},
-		{"a pod's, but others are named", rulesOf("", "cali*", ""), some("veth", "veth-pod"), RoleNone},
-		{"pods' are named", rulesOf("", "tap*", ""), some("tuntap", "tap0"), RolePod},
-		{"a bridge named for its pods", rulesOf("", "br0", ""), bridge().with(subnet, withPorts(some("veth", "veth-pod"))), RolePod},
-		{"external before pod", rulesOf("veth*", "*0", ""), some("veth", "veth0"), RoleExternal},
+		{"a default route, but others are named", rulesOf("eth1", "", ""), some("device", "eth0").with(defaultVia), status.RoleNone},
+		{"named", rulesOf("eth?", "", ""), some("device", "eth0"), status.RoleExternal},
+		{"ignored", rulesOf("", "", "eth*"), some("device", "eth0").with(defaultVia), status.RoleNone},
+		{"named and ignored", rulesOf("eth*", "", "eth0"), some("device", "eth0"), status.RoleNone},
+		{"a pod's, but others are named", rulesOf("", "cali*", ""), some("veth", "veth-pod"), status.RoleNone},
+		{"pods' are named", rulesOf("", "tap*", ""), some("tuntap", "tap0"), status.RolePod},
+		{"a bridge named for its pods", rulesOf("", "br0", ""), bridge().with(subnet, withPorts(some("veth", "veth-pod"))), status.RolePod},
+		{"external before pod", rulesOf("veth*", "*0", ""), some("veth", "veth0"), status.RoleExternal},
 	} {
 		if got, _ := c.rules.role(c.facts); got != c.want {
 			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
@@ -192,7 +194,7 @@ func TestOverlays(t *testing.T) {
 		// The library takes those without a local address for the IPv6 ones.
 		&netlink.Gretun{LinkAttrs: attrs}, &netlink.Gretap{LinkAttrs: attrs},
 	} {
-		if got, _ := (DeviceRules{}).role(&deviceFacts{link: link}); got != RoleOverlay {
+		if got, _ := (DeviceRules{}).role(&deviceFacts{link: link}); got != status.RoleOverlay {
 			t.Errorf("%s: got %q", link.Type(), got)
 		}
 	}

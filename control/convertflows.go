@@ -2,7 +2,10 @@
 
 package control
 
-import "github.com/waggle-lb/waggle/loader"
+import (
+	"github.com/waggle-lb/waggle/control/status"
+	"github.com/waggle-lb/waggle/loader"
+)
 
 // convertFlows puts our programs into the places of those of the release before this one, and
 // converts its flows. What it returns ends that, once all devices have what they need. Where there is
@@ -18,8 +21,8 @@ func (d *Devices) convertFlows(devices []deviceInRole) (finish func() error, err
 	roles, pod := map[int]loader.Role{}, map[int]bool{}
 	for _, dev := range devices {
 		index := dev.link.Attrs().Index
-		pod[index] = dev.role == RolePod || dev.role == RolePodBridge
-		if dev.role != RolePodBridge {
+		pod[index] = dev.role == status.RolePod || dev.role == status.RolePodBridge
+		if dev.role != status.RolePodBridge {
 			roles[index] = tcRole(dev.link, dev.role)
 		}
 	}
@@ -56,7 +59,7 @@ func (d *Devices) describeAhead(devices []deviceInRole) error {
 		now := d.describe(dev.deviceFacts, dev.role)
 		now.TCTransmits, now.XDPTransmits = was.TCTransmits, was.XDPTransmits
 		now.Ethernet = hasLinkLayer(dev.link)
-		now.Uplink = now.TCTransmits && now.Ethernet && dev.role == RoleExternal
+		now.Uplink = now.TCTransmits && now.Ethernet && dev.role == status.RoleExternal
 		if err := d.table.Put(index, now); err != nil {
 			return err
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/control/upgrade"
 	"github.com/waggle-lb/waggle/loader"
 	"github.com/waggle-lb/waggle/loader/netdump"
@@ -39,18 +40,6 @@ const (
 	ExpressOff  ExpressMode = "off"  // requests pass routing and netfilter, whichever way they go
 )
 
-// DeviceStatus is what became of one device.
-type DeviceStatus struct {
-	Name    string `json:"name"`
-	Ifindex int    `json:"ifindex"`
-	Role    Role   `json:"role"`
-	XDP     string `json:"xdp"` // mode, or why there is none
-	TC      string `json:"tc"`
-	Express bool   `json:"express"`
-	Addr4   string `json:"addr4,omitempty"`
-	Addr6   string `json:"addr6,omitempty"`
-}
-
 // Devices keeps the programs on the node's devices, and the maps that describe the node, in
 // step with its links and addresses. Trouble with one device concerns that device only.
 type Devices struct {
@@ -72,7 +61,7 @@ type Devices struct {
 	kernel       kernelView
 	ready        bool         // nodeIPs is known
 	nodeIPs      []netip.Addr // of our Node object
-	status       map[int]DeviceStatus
+	status       map[int]status.Device
 	written      map[int]maps.Device
 	writtenAddrs map[netip.Addr]maps.NodeAddr // nil before they have been written
 	seen         map[int]bool                 // those that had a role at the last Sync; nil before the first
@@ -82,7 +71,7 @@ type Devices struct {
 	unseen       map[int]string               // notices of veth devices whose peer can't be looked at
 	leaving      map[int]bool                 // those that could not be forgotten yet
 	found        []loader.LinkStatus          // by the last Repair, until they are taken
-	touched      map[int]Role                 // those that got or lost programs since the last takeTouched
+	touched      map[int]status.Role          // those that got or lost programs since the last takeTouched
 }
 
 // NewDevices prepares the care of devices; Sync does the work.
@@ -95,11 +84,11 @@ func NewDevices(dp *loader.Datapath, rules DeviceRules, xdp XDPMode, nodePorts N
 		xdp:       xdp,
 		nodePorts: nodePorts,
 		log:       log,
-		status:    map[int]DeviceStatus{},
+		status:    map[int]status.Device{},
 		written:   map[int]maps.Device{},
 		old:       upgrade.NewFlows(dp, log),
 		leaving:   map[int]bool{},
-		touched:   map[int]Role{},
+		touched:   map[int]status.Role{},
 	}
 }
 
@@ -125,14 +114,14 @@ func (d *Devices) Primary() []netip.Addr {
 }
 
 // Status lists the devices that have a role, by name.
-func (d *Devices) Status() []DeviceStatus {
+func (d *Devices) Status() []status.Device {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	out := make([]DeviceStatus, 0, len(d.status))
+	out := make([]status.Device, 0, len(d.status))
 	for _, s := range d.status {
 		out = append(out, s)
 	}
-	slices.SortFunc(out, func(a, b DeviceStatus) int { return a.Ifindex - b.Ifindex })
+	slices.SortFunc(out, func(a, b status.Device) int { return a.Ifindex - b.Ifindex })
 	return out
 }
 
@@ -178,7 +167,7 @@ func (d *Devices) syncChange(change nodeChange) error {
 
 type deviceInRole struct {
 	*deviceFacts
-	role Role
+	role status.Role
 }
 
 // assignRoles finds the devices that have a role, and what is wrong with others.
@@ -187,7 +176,7 @@ func (d *Devices) assignRoles(facts *nodeFacts) (withRole []deviceInRole, proble
 	for _, f := range facts.devices {
 		d.routed[f.link.Attrs().Index] = f.routes.elsewhere
 		role, why := d.rules.role(f)
-		if role == RoleNone {
+		if role == status.RoleNone {
 			problems = append(problems, withoutRole(f, why)...)
 			continue
 		}
@@ -199,11 +188,11 @@ func (d *Devices) assignRoles(facts *nodeFacts) (withRole []deviceInRole, proble
 
 // takeTouched returns the devices that have got or lost programs since it was last called, with the roles
 // that they got or had.
-func (d *Devices) takeTouched() map[int]Role {
+func (d *Devices) takeTouched() map[int]status.Role {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	touched := d.touched
-	d.touched = map[int]Role{}
+	d.touched = map[int]status.Role{}
 	return touched
 }
 
@@ -285,8 +274,8 @@ func override(dev maps.Device, a netip.Addr) maps.Device {
 
 // describe tells the programs of a device, but for what hangs on the programs that it has. As the
 // source of packets the node's own address comes first, then what the routes prefer.
-func (d *Devices) describe(f *deviceFacts, role Role) maps.Device {
-	dev := maps.Device{EgressHook: true, Pod: role == RolePod || role == RolePodBridge}
+func (d *Devices) describe(f *deviceFacts, role status.Role) maps.Device {
+	dev := maps.Device{EgressHook: true, Pod: role == status.RolePod || role == status.RolePodBridge}
 	var own []netip.Addr
 	for _, ip := range d.nodeIPs {
 		if slices.Contains(f.addrs, ip) {
@@ -297,31 +286,31 @@ func (d *Devices) describe(f *deviceFacts, role Role) maps.Device {
 }
 
 // syncDevice attaches the programs of one device and describes it to them.
-func (d *Devices) syncDevice(f *deviceFacts, role Role, ipsec bool) error {
+func (d *Devices) syncDevice(f *deviceFacts, role status.Role, ipsec bool) error {
 	attrs := f.link.Attrs()
-	status := DeviceStatus{Name: attrs.Name, Ifindex: attrs.Index, Role: role}
+	state := status.Device{Name: attrs.Name, Ifindex: attrs.Index, Role: role}
 	dev := d.describe(f, role)
 	known, attached := d.status[attrs.Index]
 	if attached && known.Role == role && known.Name == attrs.Name {
-		status.TC, status.XDP = known.TC, known.XDP
+		state.TC, state.XDP = known.TC, known.XDP
 	} else {
 		d.touched[attrs.Index] = role
-		if err := d.attach(f.link, role, &status); errors.Is(err, unix.ENODEV) {
+		if err := d.attach(f.link, role, &state); errors.Is(err, unix.ENODEV) {
 			return nil // it has just gone
 		} else if err != nil {
 			return fmt.Errorf("device %s: %w", attrs.Name, err)
 		}
 	}
-	dev.XDPTransmits = status.XDP == xdpNative
-	dev.TCTransmits = (role == RoleExternal || role == RoleOverlay) && !ipsec && d.express != ExpressOff
+	dev.XDPTransmits = state.XDP == status.XDPNative
+	dev.TCTransmits = (role == status.RoleExternal || role == status.RoleOverlay) && !ipsec && d.express != ExpressOff
 	dev.Ethernet = hasLinkLayer(f.link)
-	dev.Uplink = dev.TCTransmits && dev.Ethernet && role == RoleExternal
-	status.Express = dev.TCTransmits
+	dev.Uplink = dev.TCTransmits && dev.Ethernet && role == status.RoleExternal
+	state.Express = dev.TCTransmits
 	if dev.Addr4.IsValid() {
-		status.Addr4 = dev.Addr4.String()
+		state.Addr4 = dev.Addr4.String()
 	}
 	if dev.Addr6.IsValid() {
-		status.Addr6 = dev.Addr6.String()
+		state.Addr6 = dev.Addr6.String()
 	}
 	if have, ok := d.written[attrs.Index]; !ok || have != dev {
 		if err := d.table.Put(attrs.Index, dev); err != nil {
@@ -329,34 +318,32 @@ func (d *Devices) syncDevice(f *deviceFacts, role Role, ipsec bool) error {
 		}
 		d.written[attrs.Index] = dev
 	}
-	d.status[attrs.Index] = status
+	d.status[attrs.Index] = state
 	return nil
 }
 
-const xdpNative = "native"
-
 // attach puts the programs on a device. That XDP can't be had is a degradation, not an error.
-func (d *Devices) attach(link netlink.Link, role Role, status *DeviceStatus) error {
+func (d *Devices) attach(link netlink.Link, role status.Role, state *status.Device) error {
 	attrs := link.Attrs()
 	log := d.log.WithFields(logrus.Fields{"device": attrs.Name, "role": role})
-	if role == RolePodBridge {
-		status.TC, status.XDP = "on its ports", "not for this role"
+	if role == status.RolePodBridge {
+		state.TC, state.XDP = "on its ports", "not for this role"
 		log.Info("device known; its ports have the programs")
 		return d.dp.DetachDevice(attrs.Index)
 	}
 	if err := d.dp.AttachTC(attrs.Index, tcRole(link, role)); err != nil {
 		return err
 	}
-	status.TC = "attached"
-	status.XDP = d.attachXDP(link, role)
-	log.WithFields(logrus.Fields{"tc": status.TC, "xdp": status.XDP}).Info("device attached")
+	state.TC = "attached"
+	state.XDP = d.attachXDP(link, role)
+	log.WithFields(logrus.Fields{"tc": state.TC, "xdp": state.XDP}).Info("device attached")
 	return nil
 }
 
 // tcRole is the role that a device with programs has for the loader.
-func tcRole(link netlink.Link, role Role) loader.Role {
+func tcRole(link netlink.Link, role status.Role) loader.Role {
 	switch {
-	case role == RolePod:
+	case role == status.RolePod:
 		return loader.Pod
 	case !hasLinkLayer(link):
 		return loader.ExternalL3
@@ -365,7 +352,7 @@ func tcRole(link netlink.Link, role Role) loader.Role {
 }
 
 // attachXDP returns the mode, or why there is none.
-func (d *Devices) attachXDP(link netlink.Link, role Role) string {
+func (d *Devices) attachXDP(link netlink.Link, role status.Role) string {
 	log := d.log.WithField("device", link.Attrs().Name)
 	if why := d.withoutXDP(link, role); why != "" {
 		// The device may have it from another role, or from an agent with another --xdp.
@@ -378,13 +365,13 @@ func (d *Devices) attachXDP(link netlink.Link, role Role) string {
 		log.WithError(err).Warn("no XDP on this device, tc does the work")
 		return err.Error()
 	}
-	return xdpNative
+	return status.XDPNative
 }
 
 // withoutXDP tells why a device should not run XDP, if it shouldn't.
-func (d *Devices) withoutXDP(link netlink.Link, role Role) string {
+func (d *Devices) withoutXDP(link netlink.Link, role status.Role) string {
 	switch {
-	case role != RoleExternal:
+	case role != status.RoleExternal:
 		return "not for this role"
 	case d.express == ExpressOff:
 		return "off (--express)"

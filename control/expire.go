@@ -9,6 +9,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/loader"
 )
 
@@ -33,21 +34,6 @@ func pauseAfter(took time.Duration, waited bool) time.Duration {
 	return max(pause, min(expireRest*took, expireRestMax))
 }
 
-// FlowCensus is what the last walks over the flow tables found.
-type FlowCensus struct {
-	IPv4    FamilyCensus `json:"ipv4"`
-	IPv6    FamilyCensus `json:"ipv6"`
-	Expired uint64       `json:"expired"` // records, since the agent started
-}
-
-// FamilyCensus counts the records of one family.
-type FamilyCensus struct {
-	Confirmed   uint32 `json:"confirmed"`
-	Unconfirmed uint32 `json:"unconfirmed"` // they give way to new ones
-}
-
-func (f FamilyCensus) records() uint32 { return f.Confirmed + f.Unconfirmed }
-
 // Expirer has dead flows released. The datapath does not depend on it: it ignores dead records,
 // and takes their places where it finds no others.
 type Expirer struct {
@@ -56,11 +42,11 @@ type Expirer struct {
 	foreign func(records uint32) // told after each walk
 
 	mu     sync.Mutex
-	census FlowCensus
+	census status.FlowCensus
 }
 
 // Census returns what the last walks found.
-func (e *Expirer) Census() FlowCensus {
+func (e *Expirer) Census() status.FlowCensus {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.census
@@ -97,8 +83,8 @@ func (e *Expirer) walk() (foreign uint32) {
 	e.foreign(foreign)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.census.IPv4 = FamilyCensus{v4.Confirmed, v4.Unconfirmed}
-	e.census.IPv6 = FamilyCensus{v6.Confirmed, v6.Unconfirmed}
+	e.census.IPv4 = status.FamilyCensus{Confirmed: v4.Confirmed, Unconfirmed: v4.Unconfirmed}
+	e.census.IPv6 = status.FamilyCensus{Confirmed: v6.Confirmed, Unconfirmed: v6.Unconfirmed}
 	e.census.Expired += uint64(v4.Dead) + uint64(v6.Dead)
 	return foreign
 }

@@ -5,6 +5,8 @@ package control
 import (
 	"strings"
 	"testing"
+
+	"github.com/waggle-lb/waggle/control/status"
 )
 
 // TestHeldServices: what keeps the services from being what the source says is told, also what it holds.
@@ -28,7 +30,7 @@ func TestHeldServices(t *testing.T) {
 	}
 	f.poke()
 	await(t, func() (string, bool) {
-		s, err := ReadStatus(f.cfg.RunDir)
+		s, err := status.Read(f.cfg.RunDir)
 		if err != nil {
 			return err.Error(), false
 		}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/maps"
 )
 
@@ -78,8 +79,8 @@ type collector struct {
 	version, node string
 	src           source.Source
 	proxy         func() proxyMetrics
-	devices       func() []DeviceStatus
-	flows         func() FlowCensus
+	devices       func() []status.Device
+	flows         func() status.FlowCensus
 	repairs       func() map[string]int            // by map
 	findings      func() map[string]map[string]int // by severity, and by what they are about
 }
@@ -104,7 +105,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	c.collectSource(set)
 	flows := c.flows()
 	ch <- prometheus.MustNewConstMetric(descExpired, prometheus.CounterValue, float64(flows.Expired))
-	for family, census := range map[string]FamilyCensus{"IPv4": flows.IPv4, "IPv6": flows.IPv6} {
+	for family, census := range map[string]status.FamilyCensus{"IPv4": flows.IPv4, "IPv6": flows.IPv6} {
 		set(descRecords, float64(census.Confirmed), family, "confirmed")
 		set(descRecords, float64(census.Unconfirmed), family, "unconfirmed")
 	}
@@ -121,8 +122,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, d := range c.devices() {
 		xdp := "none"
-		if d.XDP == xdpNative {
-			xdp = xdpNative
+		if d.XDP == status.XDPNative {
+			xdp = status.XDPNative
 		}
 		set(descDevice, 1, d.Name, string(d.Role), xdp, strconv.FormatBool(d.Express))
 	}
@@ -145,7 +146,7 @@ type setGauge func(d *prometheus.Desc, value float64, labels ...string)
 
 func (c *collector) collectSource(set setGauge) {
 	set(descProblems, float64(len(c.src.Problems())))
-	set(descHeld, float64(len(heldBySource(c.src))))
+	set(descHeld, float64(len(source.Held(c.src))))
 	blind := 0.0
 	if w, ok := c.src.(source.Watcher); ok {
 		if since, _ := w.Blind(); !since.IsZero() {
@@ -189,7 +190,7 @@ func (c *collector) collectProxy(set setGauge, p proxyMetrics) {
 }
 
 // collectMaps tells how full the maps are whose elements somebody counts anyway.
-func (c *collector) collectMaps(set setGauge, p proxyMetrics, flows FlowCensus) {
+func (c *collector) collectMaps(set setGauge, p proxyMetrics, flows status.FlowCensus) {
 	for name, elements := range map[string]int{
 		"services4": p.frontends[maps.IPv4], "services6": p.frontends[maps.IPv6],
 		"service_names": p.services[maps.IPv4] + p.services[maps.IPv6], "backends": p.backends,
@@ -198,8 +199,8 @@ func (c *collector) collectMaps(set setGauge, p proxyMetrics, flows FlowCensus) 
 		set(descCapacity, float64(c.maps.Map(name).MaxEntries()), name)
 	}
 	// Of these an element is a set of records, and a record is what is counted.
-	for name, census := range map[string]FamilyCensus{"flows4": flows.IPv4, "flows6": flows.IPv6} {
-		set(descElements, float64(census.records()), name)
+	for name, census := range map[string]status.FamilyCensus{"flows4": flows.IPv4, "flows6": flows.IPv6} {
+		set(descElements, float64(census.Confirmed+census.Unconfirmed), name)
 		set(descCapacity, float64(c.maps.Map(name).MaxEntries())*float64(bpf.Ways), name)
 	}
 }

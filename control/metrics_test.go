@@ -20,7 +20,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/waggle-lb/waggle/bpf"
-	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/maps"
 )
 
@@ -214,19 +214,19 @@ func TestFailuresAndHealth(t *testing.T) {
 func collectorOf(f *proxyFixture) *collector {
 	return &collector{
 		maps: f.maps, version: "v0", node: thisNode, src: &testSource{
-			problems: []source.Problem{{Message: "bad"}}, blind: time.Now().Add(-time.Minute),
+			problems: []status.Problem{{Message: "bad"}}, blind: time.Now().Add(-time.Minute),
 		},
 		proxy: f.metrics,
-		devices: func() []DeviceStatus {
-			return []DeviceStatus{
-				{Name: "eth0", Role: RoleExternal, XDP: xdpNative, Express: true},
-				{Name: "eth1", Role: RoleOverlay, XDP: "not for this role"},
+		devices: func() []status.Device {
+			return []status.Device{
+				{Name: "eth0", Role: status.RoleExternal, XDP: status.XDPNative, Express: true},
+				{Name: "eth1", Role: status.RoleOverlay, XDP: "not for this role"},
 			}
 		},
 		repairs:  func() map[string]int { return totals(&f.repairs) },
 		findings: func() map[string]map[string]int { return map[string]map[string]int{"notice": {"hooks": 2}} },
-		flows: func() FlowCensus {
-			return FlowCensus{IPv4: FamilyCensus{Confirmed: 2, Unconfirmed: 1}, IPv6: FamilyCensus{Confirmed: 2}, Expired: 7}
+		flows: func() status.FlowCensus {
+			return status.FlowCensus{IPv4: status.FamilyCensus{Confirmed: 2, Unconfirmed: 1}, IPv6: status.FamilyCensus{Confirmed: 2}, Expired: 7}
 		},
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/loader"
 )
 
@@ -28,7 +29,7 @@ type surroundings struct {
 
 // add has devices looked at that got or lost programs, and with one that leads out of the node the chains,
 // whose rules name such.
-func (s *surroundings) add(touched map[int]Role) {
+func (s *surroundings) add(touched map[int]status.Role) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.due == nil {
@@ -36,7 +37,7 @@ func (s *surroundings) add(touched map[int]Role) {
 	}
 	for ifindex, role := range touched {
 		s.due[ifindex] = true
-		s.chains = s.chains || role == RoleExternal
+		s.chains = s.chains || role == status.RoleExternal
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/waggle-lb/waggle/control/netfilter"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/maps"
 )
 
@@ -102,7 +103,7 @@ func (a *Agent) fromOutside() (before []servicePacket, express []netfilter.Packe
 func (a *Agent) outsideDevices() (all, express []string) {
 	open := false
 	for _, d := range a.devices.Status() {
-		if d.Role == RoleExternal {
+		if d.Role == status.RoleExternal {
 			all = append(all, d.Name)
 		}
 		open = open || d.Express

@@ -13,6 +13,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/control/status"
 )
 
 // A veth device may hand a packet over with its checksum left to be filled in by whichever device it
@@ -47,7 +49,7 @@ func (d *Devices) Notices() (all []string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for index, notice := range d.unseen {
-		if d.status[index].XDP == xdpNative {
+		if d.status[index].XDP == status.XDPNative {
 			all = append(all, notice)
 		}
 	}
@@ -60,7 +62,7 @@ func (d *Devices) Notices() (all []string) {
 func (d *Devices) lookAtPeers() {
 	for index, s := range d.status {
 		refused := strings.HasPrefix(s.XDP, leavesChecksums)
-		if d.xdp != XDPAlways || s.XDP != xdpNative && !refused {
+		if d.xdp != XDPAlways || s.XDP != status.XDPNative && !refused {
 			continue
 		}
 		link, err := netlink.LinkByIndex(index)

@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/control/status"
 )
 
 // setTxChecksum does what `ethtool -K DEVICE tx on` does, or off.
@@ -53,7 +55,7 @@ func TestPeerLeavesChecksums(t *testing.T) {
 	expect(without, refused)
 	f.expectTransmitting()
 	setTxChecksum(t, "eth0-peer", false)
-	expect(with, xdpNative)
+	expect(with, status.XDPNative)
 	f.expectTransmitting("eth0")
 	setTxChecksum(t, "eth0-peer", true)
 	expect(without, refused)

@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/loader"
 	"github.com/waggle-lb/waggle/maps"
 )
@@ -198,7 +199,7 @@ func (d *Devices) podNamespaceIDs() map[int]int {
 	defer d.mu.Unlock()
 	out := map[int]int{}
 	for index, s := range d.status {
-		if s.Role != RolePod {
+		if s.Role != status.RolePod {
 			continue
 		}
 		if link := d.kernel.links[index]; link != nil && link.Attrs().NetNsID >= 0 {

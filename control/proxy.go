@@ -19,6 +19,7 @@ import (
 
 	"github.com/waggle-lb/waggle/control/plan"
 	"github.com/waggle-lb/waggle/control/reconcile"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/maps"
 )
 
@@ -398,19 +399,11 @@ func (p *Proxy) giveWay(ctx context.Context) {
 	}
 }
 
-// ProxyStatus is what the proxy says of itself.
-type ProxyStatus struct {
-	Synced   bool      `json:"synced"`
-	LastSync time.Time `json:"lastSync"`
-	Services int       `json:"services"`
-	Failures []string  `json:"failures,omitempty"`
-}
-
 // Status reports the state of the last sync.
-func (p *Proxy) Status() ProxyStatus {
+func (p *Proxy) Status() status.Proxy {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := ProxyStatus{Synced: p.synced, LastSync: p.lastSync, Services: p.reconciler.Len()}
+	s := status.Proxy{Synced: p.synced, LastSync: p.lastSync, Services: p.reconciler.Len()}
 	for _, message := range p.failures {
 		s.Failures = append(s.Failures, message)
 	}

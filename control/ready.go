@@ -59,7 +59,7 @@ func (a *Agent) ready() error {
 	case s.LastSync.IsZero():
 		return errNotWritten
 	}
-	return errors.Join(errHeld(heldBySource(a.src)), a.live())
+	return errors.Join(errHeld(source.Held(a.src)), a.live())
 }
 
 func errHeld(services []string) error {
@@ -67,12 +67,4 @@ func errHeld(services []string) error {
 		return nil
 	}
 	return fmt.Errorf("%d Services are held (--deletion-brake): %s", len(services), strings.Join(services, ", "))
-}
-
-// heldBySource lists the Services that the source keeps though they are gone, as namespace/name.
-func heldBySource(src source.Source) []string {
-	if k, ok := src.(source.Keeper); ok {
-		return k.Held()
-	}
-	return nil
 }

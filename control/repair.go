@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/waggle-lb/waggle/control/reconcile"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/loader"
 	"github.com/waggle-lb/waggle/maps"
 )
@@ -238,11 +239,11 @@ func (d *Devices) findDetached() error {
 		}
 	}
 	for index, s := range d.status {
-		if s.Role == RolePodBridge {
+		if s.Role == status.RolePodBridge {
 			continue
 		}
 		hooks := []string{"tc-ingress", "tc-egress"}
-		if s.XDP == xdpNative {
+		if s.XDP == status.XDPNative {
 			hooks = append(hooks, "xdp")
 		}
 		missing := slices.DeleteFunc(hooks, func(hook string) bool { return slices.Contains(runs[index], hook) })

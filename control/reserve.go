@@ -12,14 +12,12 @@ import (
 	"strings"
 
 	"github.com/waggle-lb/waggle/control/atomicfile"
+	"github.com/waggle-lb/waggle/control/rundir"
 )
 
 // reservedPorts lists the ports that the kernel keeps out of its ephemeral range, of this
 // network namespace (Documentation/networking/ip-sysctl.rst).
 const reservedPorts = "net/ipv4/ip_local_reserved_ports"
-
-// reservedFile is where, in the run directory, it is recorded which of them are the agent's.
-const reservedFile = "reserved-ports.json"
 
 // bootID changes at each boot, after which the kernel has reserved nothing.
 const bootID = "/proc/sys/kernel/random/boot_id"
@@ -59,7 +57,7 @@ func ReleasePorts(sysctlDir, runDir string) (released string, err error) {
 	if released, err = changeReserved(sysctlDir, runDir, record, portsOf()); err != nil {
 		return released, err
 	}
-	return released, os.Remove(filepath.Join(runDir, reservedFile))
+	return released, os.Remove(rundir.ReservedPortsFile(runDir))
 }
 
 // reservePorts takes out the ports that SNAT uses or, with --reserve-ports=false, none any more.
@@ -73,7 +71,7 @@ func (a *Agent) reservePorts() error {
 
 // readReservation returns nil if nothing is recorded for this boot. What is no record is none.
 func readReservation(runDir string) (*reservation, error) {
-	raw, err := os.ReadFile(filepath.Join(runDir, reservedFile))
+	raw, err := os.ReadFile(rundir.ReservedPortsFile(runDir))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -94,7 +92,7 @@ func readReservation(runDir string) (*reservation, error) {
 // inherited guesses what an agent has reserved that kept no record, as releases before this one:
 // what this agent wants, if all of that is reserved.
 func inherited(runDir string, r PortRange) *reservation {
-	if _, err := os.Stat(filepath.Join(runDir, statusFile)); err != nil {
+	if _, err := os.Stat(rundir.StatusFile(runDir)); err != nil {
 		return nil
 	}
 	return &reservation{Ports: r.String()}
@@ -110,10 +108,10 @@ func (r *reservation) write(runDir string) error {
 	if err != nil {
 		return err
 	}
-	if err := atomicfile.MakeDir(runDir, runDirMode); err != nil {
+	if err := rundir.Make(runDir); err != nil {
 		return err
 	}
-	return atomicfile.Write(filepath.Join(runDir, reservedFile), append(raw, '\n'), 0o644)
+	return atomicfile.Write(rundir.ReservedPortsFile(runDir), append(raw, '\n'), 0o644)
 }
 
 // ours are the reserved ports that are the agent's. If not all of them are reserved any more,

@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/waggle-lb/waggle/control/rundir"
+	"github.com/waggle-lb/waggle/control/status"
 )
 
 func TestParsePortRange(t *testing.T) {
@@ -153,13 +156,13 @@ func TestReservationIsKilled(t *testing.T) {
 // and what is no record, are none.
 func TestReservationsOfOthers(t *testing.T) {
 	p := newPorts(t)
-	must(t, (&statusWriter{dir: p.run}).write(&Status{}))
+	must(t, status.NewWriter(p.run).Write(&status.Status{}))
 	p.set("9000,10000-29999")
 	p.reserve(PortRange{10000, 29999})
 	p.release("10000-29999")
 	p.expect("an earlier release", "9000")
 
-	record := filepath.Join(p.run, reservedFile)
+	record := rundir.ReservedPortsFile(p.run)
 	for _, contents := range []string{`{"boot":"another","ports":"9000-9001"}`, `{"boot"`, ``} {
 		must(t, os.WriteFile(record, []byte(contents), 0o644))
 		p.set("9000-9001")

@@ -21,15 +21,15 @@ import (
 
 // LinkStatus is one attachment as the kernel sees it.
 type LinkStatus struct {
-	Hook      string         `json:"hook"`             // "xdp", "tc-ingress", "tc-egress", "connect4", ...
-	Kind      string         `json:"kind"`             // "xdp-native", "tcx", "clsact", "cgroup"
-	Device    string         `json:"device,omitempty"` // empty for sockets, and if the device is gone
-	Ifindex   int            `json:"ifindex,omitempty"`
-	Cgroup    string         `json:"cgroup,omitempty"` // sockets only; empty if the cgroup is gone
-	Program   string         `json:"program"`
-	ProgramID ebpf.ProgramID `json:"programID"`
-	LinkID    link.ID        `json:"linkID,omitempty"` // 0 for clsact
-	Attached  bool           `json:"attached"`         // the device or cgroup confirms that it runs this program
+	Hook      string // "xdp", "tc-ingress", "tc-egress", "connect4", ...
+	Kind      string // "xdp-native", "tcx", "clsact", "cgroup"
+	Device    string // empty for sockets, and if the device is gone
+	Ifindex   int
+	Cgroup    string // sockets only; empty if the cgroup is gone
+	Program   string
+	ProgramID ebpf.ProgramID
+	LinkID    link.ID // 0 for clsact
+	Attached  bool    // the device or cgroup confirms that it runs this program
 }
 
 // Links lists what is attached, in the order of the pins' names, in this network namespace.

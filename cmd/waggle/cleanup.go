@@ -12,6 +12,7 @@ import (
 
 	"github.com/waggle-lb/waggle/control"
 	"github.com/waggle-lb/waggle/control/leftovers"
+	"github.com/waggle-lb/waggle/control/rundir"
 	"github.com/waggle-lb/waggle/loader"
 )
 
@@ -54,7 +55,7 @@ func cleanup(g *globals, w io.Writer) error {
 	if table != "" {
 		printRemoved(w, table)
 	}
-	files, filesErr := control.RemoveRunFiles(g.runDir)
+	files, filesErr := rundir.Remove(g.runDir)
 	printRemoved(w, files...)
 	return errors.Join(portsErr, natErr, filesErr)
 }

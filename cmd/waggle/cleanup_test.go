@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/rundir"
 	"github.com/waggle-lb/waggle/loader"
 )
 
@@ -37,7 +38,7 @@ func TestCleanupNamesAll(t *testing.T) {
 	l.must(err)
 	l.must(l.dp.Close()) // the agent ends
 	dir := filepath.Join(t.TempDir(), "run")
-	l.must(os.MkdirAll(control.CacheDir(dir), 0o700))
+	l.must(os.MkdirAll(rundir.Cache(dir), 0o700))
 	l.writeStatus(dir, someStatus(l.pinDir))
 	l.must(control.ReservePorts("/proc/sys", dir, control.PortRange{Min: 10000, Max: 10009}))
 	nft, err := nftables.New()
@@ -48,7 +49,7 @@ func TestCleanupNamesAll(t *testing.T) {
 	out := l.run("cleanup --run-dir " + dir)
 	want := []string{
 		"ports 10000-10009 from net.ipv4.ip_local_reserved_ports", "nftables table inet waggle-takeover",
-		control.CacheDir(dir), filepath.Join(dir, "status.json"), dir,
+		rundir.Cache(dir), filepath.Join(dir, "status.json"), dir,
 		"map flows4", "program waggle_xdp", "directory " + l.pinDir,
 	}
 	for _, link := range links {

@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/status"
 )
 
 // FuzzStatus: whatever an agent has left as its status, it is shown, or refused.
@@ -24,7 +24,7 @@ func FuzzStatus(f *testing.F) {
 		if err := os.WriteFile(filepath.Join(dir, "status.json"), data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		agent, err := control.ReadStatus(dir)
+		agent, err := status.Read(dir)
 		if err != nil {
 			return
 		}

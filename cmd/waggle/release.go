@@ -10,8 +10,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/waggle-lb/waggle/control"
 	"github.com/waggle-lb/waggle/control/manifest"
+	"github.com/waggle-lb/waggle/control/rundir"
+	"github.com/waggle-lb/waggle/control/status"
+	"github.com/waggle-lb/waggle/loader"
 )
 
 // releaseTimeout is how long the agent may take to let go: it looks every half second.
@@ -29,23 +31,23 @@ func newRelease(g *globals) *cobra.Command {
 }
 
 func release(g *globals, w io.Writer) error {
-	status, err := control.ReadStatus(g.runDir)
+	agent, err := status.Read(g.runDir)
 	if err != nil {
 		return err
 	}
-	if !status.Alive() {
+	if !loader.Held(agent.PinDir) {
 		return errors.New("the agent does not run: start it first")
 	}
-	count := len(status.Held)
+	count := len(agent.Held)
 	if count == 0 {
 		_, err := fmt.Fprintln(w, "Nothing is held.")
 		return err
 	}
-	if err := manifest.Release(control.CacheDir(g.runDir)); err != nil {
+	if err := manifest.Release(rundir.Cache(g.runDir)); err != nil {
 		return fmt.Errorf("releasing what is held: %w", err)
 	}
 	for deadline := time.Now().Add(releaseTimeout); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		if status, err = control.ReadStatus(g.runDir); err == nil && len(status.Held) == 0 {
+		if agent, err = status.Read(g.runDir); err == nil && len(agent.Held) == 0 {
 			_, err := fmt.Fprintf(w, "Released: %d services.\n", count)
 			return err
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/waggle-lb/waggle/control"
 	"github.com/waggle-lb/waggle/control/kube"
 	"github.com/waggle-lb/waggle/control/manifest"
+	"github.com/waggle-lb/waggle/control/rundir"
 	"github.com/waggle-lb/waggle/control/source"
 )
 
@@ -116,7 +117,7 @@ func (f *sourceFlags) fromManifests(g *globals, cfg control.Config, cidrs []neti
 		NodePortRange:  utilnet.PortRange{Base: int(first), Size: int(last-first) + 1},
 		ServiceCIDRs:   cidrs,
 		AllocationFile: f.allocations,
-		CacheDir:       control.CacheDir(g.runDir),
+		CacheDir:       rundir.Cache(g.runDir),
 		Brake:          &manifest.Brake{Fraction: f.brake},
 		Log:            log,
 	})
@@ -138,7 +139,7 @@ func (f *sourceFlags) fromCluster(g *globals, cfg control.Config, cidrs []netip.
 		APIServersHow:    apiServersHow,
 		ServiceProxyName: f.serviceProxyName,
 		ServiceCIDRs:     cidrs,
-		AddressFile:      filepath.Join(control.CacheDir(g.runDir), "api-servers"),
+		AddressFile:      filepath.Join(rundir.Cache(g.runDir), "api-servers"),
 		UserAgent:        "waggle/" + version,
 		Log:              log,
 	})

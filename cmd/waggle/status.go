@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/waggle-lb/waggle/bpf"
-	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/loader"
 	"github.com/waggle-lb/waggle/maps"
 )
@@ -24,9 +24,9 @@ type counterView struct {
 }
 
 type statusView struct {
-	Running  bool            `json:"running"`
-	Agent    *control.Status `json:"agent"`
-	Counters []counterView   `json:"counters"`
+	Running  bool           `json:"running"`
+	Agent    *status.Status `json:"agent"`
+	Counters []counterView  `json:"counters"`
 }
 
 func newStatus(g *globals) *cobra.Command {
@@ -51,11 +51,11 @@ func newStatus(g *globals) *cobra.Command {
 }
 
 func readStatus(g *globals) (*statusView, error) {
-	agent, err := control.ReadStatus(g.runDir)
+	agent, err := status.Read(g.runDir)
 	if err != nil {
 		return nil, err
 	}
-	view := &statusView{Agent: agent, Running: agent.Alive(), Counters: []counterView{}}
+	view := &statusView{Agent: agent, Running: loader.Held(agent.PinDir), Counters: []counterView{}}
 	counters, err := fromPins(g, func(p *loader.View) ([]maps.Counter, error) { return maps.ReadCounters(p) })
 	if err != nil {
 		return nil, err
@@ -118,7 +118,7 @@ func (v *statusView) sections(wide bool) []section {
 	return all
 }
 
-func deviceTable(a *control.Status, wide bool) table {
+func deviceTable(a *status.Status, wide bool) table {
 	t := table{
 		header: []string{"DEVICE", "ROLE", "TC", "XDP", "EXPRESS", "SNAT ADDRESSES"},
 		empty:  "No device has a role (--devices, --pod-devices).",
@@ -142,7 +142,7 @@ func deviceTable(a *control.Status, wide bool) table {
 	return t
 }
 
-func linkTable(a *control.Status, wide bool) table {
+func linkTable(a *status.Status, wide bool) table {
 	t := table{header: []string{"HOOK", "AT", "KIND", "PROGRAM", "ATTACHED"}, empty: "No program is attached."}
 	if wide {
 		t.header = append(t.header, "LINK ID")
@@ -166,7 +166,7 @@ func counterTable(counters []counterView) table {
 }
 
 // problemTable puts together all that is wrong, whoever found it.
-func problemTable(a *control.Status) table {
+func problemTable(a *status.Status) table {
 	t := table{header: []string{"WHERE", "OBJECT", "FIELD", "MESSAGE"}, empty: "None."}
 	for _, p := range a.Problems {
 		where := p.File
@@ -182,7 +182,7 @@ func problemTable(a *control.Status) table {
 }
 
 // heldTable lists the Services that the deletion brake holds. That it holds any is a problem, too.
-func heldTable(a *control.Status) table {
+func heldTable(a *status.Status) table {
 	t := table{header: []string{"SERVICE"}, empty: "None."}
 	for _, name := range a.Held {
 		t.rows = append(t.rows, []string{name})
@@ -191,7 +191,7 @@ func heldTable(a *control.Status) table {
 }
 
 // noticeTable lists what is no problem, but may explain what somebody wonders at.
-func noticeTable(a *control.Status) table {
+func noticeTable(a *status.Status) table {
 	t := table{header: []string{"MESSAGE"}, empty: "None."}
 	for _, message := range a.Notices {
 		t.rows = append(t.rows, []string{message})
@@ -199,7 +199,7 @@ func noticeTable(a *control.Status) table {
 	return t
 }
 
-func flowCensus(c control.FlowCensus) string {
+func flowCensus(c status.FlowCensus) string {
 	return fmt.Sprintf("IPv4 %d confirmed, %d unconfirmed; IPv6 %d confirmed, %d unconfirmed records; %d expired",
 		c.IPv4.Confirmed, c.IPv4.Unconfirmed, c.IPv6.Confirmed, c.IPv6.Unconfirmed, c.Expired)
 }

@@ -11,27 +11,26 @@ import (
 	"testing"
 	"time"
 
-	"github.com/waggle-lb/waggle/control"
-	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/loader"
 )
 
-func someStatus(pinDir string) *control.Status {
+func someStatus(pinDir string) *status.Status {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	return &control.Status{
+	return &status.Status{
 		PID: 7, Version: "v1", Node: "node-a", PinDir: pinDir, Source: "manifests in /etc/waggle",
 		Started: at, Written: at.Add(time.Minute),
-		Proxy: control.ProxyStatus{Synced: true, LastSync: at, Services: 3, Failures: []string{"service default/a: full"}},
-		Devices: []control.DeviceStatus{
-			{Name: "eth0", Ifindex: 2, Role: control.RoleExternal, XDP: "native", TC: "attached", Express: true, Addr4: "10.0.0.1", Addr6: "fd00::1"},
-			{Name: "pod0", Ifindex: 3, Role: control.RolePod, XDP: "not for this role", TC: "attached"},
+		Proxy: status.Proxy{Synced: true, LastSync: at, Services: 3, Failures: []string{"service default/a: full"}},
+		Devices: []status.Device{
+			{Name: "eth0", Ifindex: 2, Role: status.RoleExternal, XDP: "native", TC: "attached", Express: true, Addr4: "10.0.0.1", Addr6: "fd00::1"},
+			{Name: "pod0", Ifindex: 3, Role: status.RolePod, XDP: "not for this role", TC: "attached"},
 		},
-		Links: []loader.LinkStatus{
+		Links: []status.Link{
 			{Hook: "xdp", Kind: "xdp-native", Device: "eth0", Ifindex: 2, Program: "waggle_xdp", ProgramID: 5, LinkID: 6, Attached: true},
 			{Hook: "connect4", Kind: "cgroup", Cgroup: "/sys/fs/cgroup", Program: "waggle_connect4", ProgramID: 8, LinkID: 9},
 		},
-		Flows:    control.FlowCensus{IPv4: control.FamilyCensus{Confirmed: 1}, IPv6: control.FamilyCensus{Unconfirmed: 2}, Expired: 3},
-		Problems: []source.Problem{{File: "a.yaml", Document: 2, Object: "Service default/a", Field: "spec.ports", Message: "is\nwrong"}},
+		Flows:    status.FlowCensus{IPv4: status.FamilyCensus{Confirmed: 1}, IPv6: status.FamilyCensus{Unconfirmed: 2}, Expired: 3},
+		Problems: []status.Problem{{File: "a.yaml", Document: 2, Object: "Service default/a", Field: "spec.ports", Message: "is\nwrong"}},
 		Held:     []string{"default/b", "default/c"},
 		Warnings: []string{"links: gone"},
 		Notices:  []string{"device eth0, xdp: a neighbour"},
@@ -101,7 +100,7 @@ func TestReleaseRefused(t *testing.T) {
 	}
 }
 
-func (l *loaded) writeStatus(dir string, s *control.Status) {
+func (l *loaded) writeStatus(dir string, s *status.Status) {
 	l.t.Helper()
 	raw, err := json.Marshal(s)
 	l.must(err)
@@ -134,7 +133,7 @@ func TestStatusOfRunningAgent(t *testing.T) {
 	l := load(t)
 	dir := t.TempDir()
 	s := someStatus(l.pinDir)
-	s.Proxy = control.ProxyStatus{}
+	s.Proxy = status.Proxy{}
 	l.writeStatus(dir, s)
 	out := l.run("status --run-dir " + dir)
 	for _, want := range []string{"running (pid 7, since 2026-01-02T03:04:05Z)", "not yet: the datapath works with what it had"} {
@@ -161,7 +160,7 @@ func TestStatusOfBlindAgent(t *testing.T) {
 	l := load(t)
 	dir := t.TempDir()
 	s := someStatus(l.pinDir)
-	s.Blind = &control.Blindness{Since: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Why: "API server: no answer"}
+	s.Blind = &status.Blindness{Since: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Why: "API server: no answer"}
 	l.writeStatus(dir, s)
 	if out, want := l.run("status --run-dir "+dir), "manifests in /etc/waggle; BLIND since 2026-01-02T03:04:05Z: API server: no answer"; !strings.Contains(out, want) {
 		t.Errorf("%q is not in\n%s", want, out)

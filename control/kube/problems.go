@@ -10,7 +10,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/control/status"
 )
 
 // problems is what we do without, by kind of object.
@@ -18,11 +18,11 @@ type problems struct {
 	log *logrus.Entry
 
 	mu  sync.Mutex
-	all map[string]source.Problem
+	all map[string]status.Problem
 }
 
 func newProblems(log *logrus.Entry) *problems {
-	return &problems{log: log, all: map[string]source.Problem{}}
+	return &problems{log: log, all: map[string]status.Problem{}}
 }
 
 // found notes a problem, or another message for one that is known.
@@ -34,7 +34,7 @@ func (p *problems) found(kind, message string) {
 		return
 	}
 	p.log.WithField("kind", kind).Warn(message)
-	p.all[kind] = source.Problem{Object: kind, Message: message, Since: time.Now()}
+	p.all[kind] = status.Problem{Object: kind, Message: message, Since: time.Now()}
 }
 
 func (p *problems) over(kind string) {
@@ -44,10 +44,10 @@ func (p *problems) over(kind string) {
 }
 
 // list returns them in the order of kinds.
-func (p *problems) list() []source.Problem {
+func (p *problems) list() []status.Problem {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	all := []source.Problem{}
+	all := []status.Problem{}
 	for _, kind := range slices.Sorted(maps.Keys(p.all)) {
 		all = append(all, p.all[kind])
 	}

@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/tools/events"
 
 	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/control/status"
 )
 
 // Source follows an API server. It implements source.Source, source.Watcher, source.Recorder and
@@ -97,7 +98,7 @@ func (s *Source) connect(cfg *rest.Config, d *dialer) error {
 }
 
 // Problems lists what of the cluster can't be had, though the API server works.
-func (s *Source) Problems() []source.Problem { return s.problems.list() }
+func (s *Source) Problems() []status.Problem { return s.problems.list() }
 
 // Blind is source.Watcher's.
 func (s *Source) Blind() (since time.Time, why string) { return s.sight.blind() }

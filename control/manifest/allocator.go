@@ -11,7 +11,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
-	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/control/status"
 )
 
 // strayAge is how long an entry of the file that belongs to no known Service is left alone.
@@ -61,7 +61,7 @@ func newAllocator(path string, from ranges, readOnly bool, kept lastGood) *alloc
 type outcome struct {
 	decided  []string // Services that were looked at, be it that another agent changed theirs
 	refused  map[string]field.ErrorList
-	problems []source.Problem // of the file
+	problems []status.Problem // of the file
 }
 
 // allocate drops the entries of Services that are gone and decides on those that want something,
@@ -94,7 +94,7 @@ func (a *allocator) allocate(ctx context.Context, gone, wanting []string, who ro
 	}
 	if !a.copied {
 		if err := a.kept.save(a.table.entries); err != nil {
-			out.problems = append(out.problems, source.Problem{File: string(a.kept.dir),
+			out.problems = append(out.problems, status.Problem{File: string(a.kept.dir),
 				Message: fmt.Sprintf("a copy of the allocations can't be kept over a restart: %v", err)})
 		} else {
 			a.copied = true
@@ -196,6 +196,6 @@ func (a *allocator) dropStrays(who roster) {
 	a.strays = strays
 }
 
-func (a *allocator) problem(message string) source.Problem {
-	return source.Problem{File: a.store.path, Message: "allocation file " + message}
+func (a *allocator) problem(message string) status.Problem {
+	return status.Problem{File: a.store.path, Message: "allocation file " + message}
 }

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/control/status"
 )
 
 // mount is a directory of manifests that agents read one after the other, as restarts do.
@@ -104,7 +104,7 @@ func wantHeld(t *testing.T, b *bench, count int) {
 	if len(held) != count {
 		t.Errorf("%d Services are held, want %d: %q", len(held), count, held)
 	}
-	told := slices.ContainsFunc(b.problems.list(), func(p source.Problem) bool {
+	told := slices.ContainsFunc(b.problems.list(), func(p status.Problem) bool {
 		return p.File == b.path && strings.HasPrefix(p.Message, fmt.Sprintf("%d Services are gone from the directory all at once", count))
 	})
 	if told != (count > 0) {

@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"path/filepath"
 
-	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/control/status"
 )
 
 // first decodes a file that this process has not read before, and adds what an earlier one knew.
@@ -118,10 +118,10 @@ func (t *tree) prune() error {
 }
 
 // copyProblems say why what is known may not outlive the process.
-func (t *tree) copyProblems(err error) []source.Problem {
+func (t *tree) copyProblems(err error) []status.Problem {
 	if err == nil {
 		return nil
 	}
-	return []source.Problem{{File: string(t.kept),
+	return []status.Problem{{File: string(t.kept),
 		Message: fmt.Sprintf("the last good state of files can't be kept over a restart: %v", err)}}
 }

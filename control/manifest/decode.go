@@ -12,7 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kjson "sigs.k8s.io/json"
 
-	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/control/status"
 )
 
 // header is what tells which object a document is.
@@ -53,7 +53,7 @@ func decodeFile(path string, data []byte) contents {
 }
 
 func brokenFile(path string, number int, message string) contents {
-	return contents{broken: true, problems: []source.Problem{{File: path, Document: number, Message: message}}}
+	return contents{broken: true, problems: []status.Problem{{File: path, Document: number, Message: message}}}
 }
 
 // decoder reads one document into the contents of its file.
@@ -130,7 +130,7 @@ func (d *decoder) add(h header, object metav1.Object, data []byte, duplicates []
 
 func (d *decoder) vague(field, message string) {
 	d.contents.vague = true
-	d.contents.problems = append(d.contents.problems, source.Problem{
+	d.contents.problems = append(d.contents.problems, status.Problem{
 		File: d.file, Document: d.number, Field: field, Message: message,
 	})
 }

@@ -7,7 +7,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/control/status"
 )
 
 // document is one object as it was read, or would have been if it were sound.
@@ -17,13 +17,13 @@ type document struct {
 	number int // of the document in its file, from 1; the items of a List share it
 
 	object  metav1.Object // nil if it could not be decoded
-	unsound []source.Problem
+	unsound []status.Problem
 }
 
 // contents is what a file holds.
 type contents struct {
 	documents []document
-	problems  []source.Problem // of documents that can't be told to be any object
+	problems  []status.Problem // of documents that can't be told to be any object
 	ignored   []string         // of each document of a kind that is not ours: apiVersion and kind
 
 	// broken says that the file as a whole can't be read, hence nothing is known of it.

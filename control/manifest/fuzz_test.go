@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/control/status"
 )
 
 // Seeds of manifests: what is right, and what came near to it.
@@ -35,7 +35,7 @@ func FuzzManifest(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte, asJSON bool) {
 		d := newDirectory(t, "good.yaml", serviceYAML("good", onePort), map[bool]string{false: "x.yaml", true: "x.json"}[asJSON], string(data))
 		first, again := d.load(), d.load()
-		if diff := cmp.Diff(first, again, cmpopts.IgnoreFields(source.Problem{}, "Since")); diff != "" {
+		if diff := cmp.Diff(first, again, cmpopts.IgnoreFields(status.Problem{}, "Since")); diff != "" {
 			t.Errorf("read again (-first +again):\n%s", diff)
 		}
 	})

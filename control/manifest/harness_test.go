@@ -21,7 +21,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
 
-	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/control/status"
 )
 
 // directory is a directory of manifests.
@@ -208,7 +208,7 @@ func (b *bench) look() []string {
 
 // wantProblems compares problems as "file:document object field: message", where the message
 // need only begin so.
-func wantProblems(t *testing.T, dir string, got []source.Problem, want ...string) {
+func wantProblems(t *testing.T, dir string, got []status.Problem, want ...string) {
 	t.Helper()
 	lines := []string{}
 	for _, p := range got {

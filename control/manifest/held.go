@@ -11,7 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/control/status"
 )
 
 // heldFileName is a file of the cache directory: a List of what is held.
@@ -124,15 +124,15 @@ func (h *held) released() bool {
 }
 
 // problems say what is held, and what ends that.
-func (h *held) problems() []source.Problem {
-	var found []source.Problem
+func (h *held) problems() []status.Problem {
+	var found []status.Problem
 	if services := h.services(); len(services) > 0 {
-		found = append(found, source.Problem{File: h.root, Message: fmt.Sprintf(
+		found = append(found, status.Problem{File: h.root, Message: fmt.Sprintf(
 			"%d Services are gone from the directory all at once and are held (--deletion-brake), %s first: bring their files back, or run `waggle release`",
 			len(services), services[0])})
 	}
 	if h.failed != nil {
-		found = append(found, source.Problem{File: HeldFile(string(h.kept)), Message: fmt.Sprintf(
+		found = append(found, status.Problem{File: HeldFile(string(h.kept)), Message: fmt.Sprintf(
 			"what the deletion brake holds can't be kept over a restart: %v", unwrapPath(h.failed))})
 	}
 	return found

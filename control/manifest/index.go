@@ -9,7 +9,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/equality"
 
-	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/control/status"
 )
 
 // index knows for each object where it is defined and what is in force.
@@ -60,7 +60,7 @@ func (x *index) definedBeside(key objectKey, path string) bool {
 
 // settle decides what is in force of an object: the first definition of all, in its last good
 // state. It tells whether that has changed, and what is wrong with the definitions.
-func (x *index) settle(key objectKey) (changed bool, found []source.Problem) {
+func (x *index) settle(key objectKey) (changed bool, found []status.Problem) {
 	all := x.defined[key]
 	before := x.inForce[key]
 	if len(all) == 0 {

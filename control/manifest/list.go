@@ -11,14 +11,14 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/control/status"
 )
 
 // listing is what a directory and its sub-directories hold, by path.
 type listing struct {
 	files    map[string]fs.FileInfo
 	failed   []string // directories and files that can't be read, whose contents are unknown
-	problems []source.Problem
+	problems []status.Problem
 }
 
 // inode identifies a directory, however many names lead to it.
@@ -96,7 +96,7 @@ func (l *lister) entry(path string, kind fs.FileMode) {
 
 func (l *lister) fail(path string, err error) {
 	l.failed = append(l.failed, path)
-	l.problems = append(l.problems, source.Problem{
+	l.problems = append(l.problems, status.Problem{
 		File: path, Message: fmt.Sprintf("can't be read, what it held stays: %v", unwrapPath(err)),
 	})
 }

@@ -11,7 +11,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
 
-	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/control/status"
 )
 
 // Snapshot is what a directory of manifests amounts to, each kind in the order of namespaces and
@@ -20,7 +20,7 @@ type Snapshot struct {
 	Nodes          []*v1.Node
 	Services       []*v1.Service
 	EndpointSlices []*discovery.EndpointSlice
-	Problems       []source.Problem
+	Problems       []status.Problem
 }
 
 // Load reads a directory once. It goes by the allocation file but doesn't write it, hence what

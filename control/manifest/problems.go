@@ -11,7 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
-	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/control/status"
 )
 
 // problems is what is wrong now. Each part of the work owns its share under a name and replaces
@@ -21,21 +21,21 @@ type problems struct {
 	now func() time.Time
 
 	mu    sync.Mutex
-	owned map[string][]source.Problem
+	owned map[string][]status.Problem
 }
 
 func newProblems(log *logrus.Entry) *problems {
-	return &problems{log: log, now: time.Now, owned: map[string][]source.Problem{}}
+	return &problems{log: log, now: time.Now, owned: map[string][]status.Problem{}}
 }
 
 // set replaces the share of an owner. A problem that was there before keeps its date.
-func (p *problems) set(owner string, found []source.Problem) {
+func (p *problems) set(owner string, found []status.Problem) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	before := p.owned[owner]
-	kept := make([]source.Problem, 0, len(found))
+	kept := make([]status.Problem, 0, len(found))
 	for _, f := range found {
-		if i := slices.IndexFunc(before, func(b source.Problem) bool { return sameProblem(b, f) }); i >= 0 {
+		if i := slices.IndexFunc(before, func(b status.Problem) bool { return sameProblem(b, f) }); i >= 0 {
 			f.Since = before[i].Since
 		} else {
 			f.Since = p.now()
@@ -44,7 +44,7 @@ func (p *problems) set(owner string, found []source.Problem) {
 		kept = append(kept, f)
 	}
 	for _, b := range before {
-		if !slices.ContainsFunc(kept, func(k source.Problem) bool { return sameProblem(k, b) }) {
+		if !slices.ContainsFunc(kept, func(k status.Problem) bool { return sameProblem(k, b) }) {
 			p.logger(b).Info("manifest problem is over: " + b.Message)
 		}
 	}
@@ -55,7 +55,7 @@ func (p *problems) set(owner string, found []source.Problem) {
 	p.owned[owner] = kept
 }
 
-func (p *problems) logger(f source.Problem) *logrus.Entry {
+func (p *problems) logger(f status.Problem) *logrus.Entry {
 	return p.log.WithFields(logrus.Fields{
 		"file": f.File, "document": f.Document, "object": f.Object, "field": f.Field,
 	})
@@ -63,10 +63,10 @@ func (p *problems) logger(f source.Problem) *logrus.Entry {
 
 // list returns all of them in the order of files, documents, objects and fields. What several
 // owners report in the same words, such as two Services that select one bad Pod, comes once.
-func (p *problems) list() []source.Problem {
+func (p *problems) list() []status.Problem {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	all := []source.Problem{}
+	all := []status.Problem{}
 	for _, share := range p.owned {
 		all = append(all, share...)
 	}
@@ -74,12 +74,12 @@ func (p *problems) list() []source.Problem {
 	return slices.CompactFunc(all, sameProblem)
 }
 
-func sameProblem(a, b source.Problem) bool {
+func sameProblem(a, b status.Problem) bool {
 	a.Since, b.Since = time.Time{}, time.Time{}
 	return a == b
 }
 
-func compareProblems(a, b source.Problem) int {
+func compareProblems(a, b status.Problem) int {
 	return cmp.Or(
 		cmp.Compare(a.File, b.File),
 		cmp.Compare(a.Document, b.Document),
@@ -91,15 +91,15 @@ func compareProblems(a, b source.Problem) int {
 }
 
 // fault is the problem of a document with one of its fields.
-func (d *document) fault(field, message string) source.Problem {
-	return source.Problem{
+func (d *document) fault(field, message string) status.Problem {
+	return status.Problem{
 		File: d.file, Document: d.number, Object: d.key.String(), Field: field, Message: message,
 	}
 }
 
 // faults are the problems of a document in the words of the API server.
-func (d *document) faults(errs field.ErrorList) []source.Problem {
-	found := make([]source.Problem, 0, len(errs))
+func (d *document) faults(errs field.ErrorList) []status.Problem {
+	found := make([]status.Problem, 0, len(errs))
 	for _, e := range errs {
 		found = append(found, d.fault(e.Field, e.ErrorBody()))
 	}

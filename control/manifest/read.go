@@ -13,7 +13,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/control/status"
 )
 
 // maxFileSize keeps a file that is no manifest from eating the memory of the node.
@@ -72,7 +72,7 @@ type change struct {
 type findings struct {
 	kept     []change // what an earlier process knew of files that are read for the first time, or not there
 	changes  []change
-	problems []source.Problem
+	problems []status.Problem
 	keeping  error // why a file's last good state could not be kept
 	absent   bool  // the directory can't be read, and kept has all that is known
 }
@@ -86,7 +86,7 @@ func (t *tree) scan(l look, enter func(string, fs.FileInfo)) (findings, error) {
 		if t.begun || t.kept.empty() {
 			return f, err
 		}
-		found = listing{failed: []string{t.root}, problems: []source.Problem{absentDir(t.root, err)}}
+		found = listing{failed: []string{t.root}, problems: []status.Problem{absentDir(t.root, err)}}
 		f.absent = true
 	}
 	delete(found.files, t.except)
@@ -106,8 +106,8 @@ func (t *tree) scan(l look, enter func(string, fs.FileInfo)) (findings, error) {
 	return f, nil
 }
 
-func absentDir(root string, err error) source.Problem {
-	return source.Problem{File: root,
+func absentDir(root string, err error) status.Problem {
+	return status.Problem{File: root,
 		Message: fmt.Sprintf("the directory can't be read, everything stays as it is: %v", unwrapPath(err))}
 }
 

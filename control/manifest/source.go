@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/control/status"
 )
 
 // Source reads Kubernetes objects from a directory of manifests. It implements source.Source.
@@ -56,7 +57,7 @@ func New(opts Options) (*Source, error) {
 }
 
 // Problems lists what is wrong with the manifests now.
-func (s *Source) Problems() []source.Problem { return s.problems.list() }
+func (s *Source) Problems() []status.Problem { return s.problems.list() }
 
 // Held is source.Keeper's.
 func (s *Source) Held() []string { return loaded(&s.held) }

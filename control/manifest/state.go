@@ -11,7 +11,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
 
-	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/control/status"
 )
 
 // Owners of problems, besides the objects themselves.
@@ -69,7 +69,7 @@ func newState(opts Options, found *problems, readOnly bool) *state {
 // stays as it is.
 func (s *state) apply(ctx context.Context, found findings, err error) delta {
 	if err != nil {
-		s.problems.set(ownerDir, []source.Problem{absentDir(s.tree.root, err)})
+		s.problems.set(ownerDir, []status.Problem{absentDir(s.tree.root, err)})
 		return delta{}
 	}
 	s.problems.set(ownerDir, nil)
@@ -193,8 +193,8 @@ func (s *state) remake(affected keySet) {
 }
 
 // podProblems says where the object at fault was read: that is the Service if a port is missing.
-func (s *state) podProblems(service objectKey, faults []podFault) []source.Problem {
-	var found []source.Problem
+func (s *state) podProblems(service objectKey, faults []podFault) []status.Problem {
+	var found []status.Problem
 	for _, f := range faults {
 		at := service
 		if f.port < 0 {

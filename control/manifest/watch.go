@@ -11,7 +11,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"github.com/waggle-lb/waggle/control/atomicfile"
-	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/control/status"
 )
 
 // watch follows the directories that were entered, and the file of allocations. Where the system
@@ -24,7 +24,7 @@ type watch struct {
 	allocations string
 	entered     map[string]inode // directories that are watched
 	seen        map[string]bool  // in this pass
-	failed      []source.Problem
+	failed      []status.Problem
 }
 
 func newWatch(allocations string) *watch {
@@ -45,7 +45,7 @@ func (w *watch) close() {
 }
 
 func (w *watch) fail(path string, err error) {
-	w.failed = append(w.failed, source.Problem{
+	w.failed = append(w.failed, status.Problem{
 		File: path, Message: fmt.Sprintf("can't be watched, changes are seen late: %v", unwrapPath(err)),
 	})
 }
@@ -72,7 +72,7 @@ func (w *watch) enter(path string, info fs.FileInfo) {
 
 // settle ends a pass: directories that were not entered are forgotten. It returns what could not
 // be watched in this pass; each directory is tried again in the next.
-func (w *watch) settle() []source.Problem {
+func (w *watch) settle() []status.Problem {
 	if dir := filepath.Dir(w.allocations); !w.seen[dir] {
 		if info, err := os.Stat(dir); err == nil {
 			w.enter(dir, info)

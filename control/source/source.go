@@ -12,6 +12,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
 	"k8s.io/client-go/tools/events"
+
+	"github.com/waggle-lb/waggle/control/status"
 )
 
 // Sink receives the changes of objects. A nil old object means an addition, a nil new one a
@@ -31,10 +33,10 @@ type Sink interface {
 // Source delivers objects to a Sink.
 type Source interface {
 	// Run delivers objects until ctx is done. It returns an error only where the source
-	// can't work at all; trouble with a single object is a Problem.
+	// can't work at all; trouble with a single object is a status.Problem.
 	Run(ctx context.Context, sink Sink) error
 	// Problems lists what is wrong with the objects now. It may be called at any time.
-	Problems() []Problem
+	Problems() []status.Problem
 }
 
 // Watcher is a Source that may lose sight of what it follows, as an API server may be away. What
@@ -65,10 +67,26 @@ type Keeper interface {
 	Held() []string
 }
 
+// Held lists what a source holds, if it is a Keeper.
+func Held(src Source) []string {
+	if k, ok := src.(Keeper); ok {
+		return k.Held()
+	}
+	return nil
+}
+
 // Noticer is a Source with something to say that is good to know, but no problem.
 type Noticer interface {
 	// Notices may be called at any time.
 	Notices() []string
+}
+
+// Notices lists what a source has to say, if it is a Noticer.
+func Notices(src Source) []string {
+	if n, ok := src.(Noticer); ok {
+		return n.Notices()
+	}
+	return nil
 }
 
 // UpdateSlice tells a slice that changes its family or its Service as a deletion and an
@@ -82,17 +100,4 @@ func UpdateSlice(sink Sink, old, new *discovery.EndpointSlice) {
 	}
 	sink.OnEndpointSlice(old, nil)
 	sink.OnEndpointSlice(nil, new)
-}
-
-// Problem is one defect of one object. The last good state of that object stays in force.
-type Problem struct {
-	// File and Document (counted from 1) say where the object was read, if in a file.
-	File     string `json:"file,omitempty"`
-	Document int    `json:"document,omitempty"`
-	// Object is kind and namespace/name, as in "Service default/web".
-	Object string `json:"object,omitempty"`
-	// Field is the path of the field at fault, as in "spec.ports[0].nodePort".
-	Field   string    `json:"field,omitempty"`
-	Message string    `json:"message"`
-	Since   time.Time `json:"since"`
 }

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/test/cluster"
 	"github.com/waggle-lb/waggle/test/topo"
 )
@@ -96,7 +96,7 @@ func (f *fabric) newAgentLoad(size agentSizes) (*agentLoad, error) {
 	if l.agent, err = f.startWaggle(node, "--xdp=off"); err != nil {
 		return nil, err
 	}
-	return l, l.agent.Await("all services and devices", func(s *control.Status) bool {
+	return l, l.agent.Await("all services and devices", func(s *status.Status) bool {
 		return s.Proxy.Services == size.services && len(s.Devices) > size.pods
 	})
 }

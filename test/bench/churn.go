@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/test/apiserver"
 	"github.com/waggle-lb/waggle/test/bench/memapi"
 	"github.com/waggle-lb/waggle/test/topo"
@@ -179,7 +180,7 @@ func (f *fabric) startChurned(p *churnPlace, events int) error {
 		if err != nil {
 			return err
 		}
-		return agent.Await("all services", func(s *control.Status) bool { return s.Proxy.Services == p.services })
+		return agent.Await("all services", func(s *status.Status) bool { return s.Proxy.Services == p.services })
 	}
 	p.events = 1 // it takes seconds
 	k, err := f.startKubeProxy(p.node, p.name)

@@ -21,6 +21,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/control"
 	"github.com/waggle-lb/waggle/control/reconcile"
+	"github.com/waggle-lb/waggle/control/status"
 )
 
 const programEndpoints = 10 // of each service
@@ -255,7 +256,7 @@ func programAgents(o options, n int, peers map[string][]int) (results []Result, 
 	if err != nil {
 		return nil, err
 	}
-	if err := agent.Await("all services", func(s *control.Status) bool { return s.Proxy.Services == n }); err != nil {
+	if err := agent.Await("all services", func(s *status.Status) bool { return s.Proxy.Services == n }); err != nil {
 		return nil, err
 	}
 	wall := time.Since(started).Seconds()

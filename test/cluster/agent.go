@@ -18,7 +18,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/waggle-lb/waggle/bpf"
-	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/loader"
 	"github.com/waggle-lb/waggle/maps"
 	"github.com/waggle-lb/waggle/test/topo"
@@ -80,7 +80,7 @@ func (a *Agent) Start(more ...string) error {
 	if err := a.Launch(more...); err != nil {
 		return err
 	}
-	return a.await(startTimeout, "the first sync", func(s *control.Status) bool {
+	return a.await(startTimeout, "the first sync", func(s *status.Status) bool {
 		return s.PID == a.cmd.Process.Pid && s.Proxy.Synced && !s.Proxy.LastSync.IsZero()
 	})
 }
@@ -98,10 +98,10 @@ func (a *Agent) Launch(more ...string) error {
 }
 
 // await polls the status file, which is the only thing that an agent shows of itself.
-func (a *Agent) await(timeout time.Duration, what string, done func(*control.Status) bool) error {
+func (a *Agent) await(timeout time.Duration, what string, done func(*status.Status) bool) error {
 	deadline := time.Now().Add(timeout)
 	for time.Now().Before(deadline) {
-		if s, err := control.ReadStatus(a.RunDir); err == nil && done(s) {
+		if s, err := status.Read(a.RunDir); err == nil && done(s) {
 			return nil
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -110,7 +110,7 @@ func (a *Agent) await(timeout time.Duration, what string, done func(*control.Sta
 }
 
 // Await waits until the agent's status satisfies a condition.
-func (a *Agent) Await(what string, done func(*control.Status) bool) error {
+func (a *Agent) Await(what string, done func(*status.Status) bool) error {
 	return a.await(startTimeout, what, done)
 }
 

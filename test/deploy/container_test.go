@@ -16,7 +16,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 
-	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/test/cluster"
 	"github.com/waggle-lb/waggle/test/topo"
 )
@@ -35,7 +35,7 @@ func TestLeastPrivilege(t *testing.T) {
 // the sockets of pods.
 func TestWithoutOtherNamespaces(t *testing.T) {
 	c := serves(t, enough)
-	s, err := control.ReadStatus(c.agent.RunDir)
+	s, err := status.Read(c.agent.RunDir)
 	check(t, err)
 	for _, missing := range []string{"CAP_SYS_ADMIN", "CAP_SYS_PTRACE"} {
 		if !slices.ContainsFunc(s.Warnings, func(w string) bool { return strings.Contains(w, missing) }) {
@@ -75,7 +75,7 @@ func serves(t *testing.T, allowed []v1.Capability) *container {
 	check(t, err)
 	check(t, c.manifests.WritePod(pod, "app: web"))
 	check(t, c.manifests.Write("web.yaml", service))
-	check(t, c.agent.Await("the service's endpoint", func(s *control.Status) bool { return s.Proxy.Services == 2 }))
+	check(t, c.agent.Await("the service's endpoint", func(s *status.Status) bool { return s.Proxy.Services == 2 }))
 	inside, err := c.node.AddPod("inside", topo.PodOptions{})
 	check(t, err)
 	outside, err := c.node.AddPod("outside", topo.PodOptions{OutsideCgroup: true})
@@ -219,7 +219,7 @@ func (c *container) start(t *testing.T, args []string) error {
 	if _, err := c.launch(t, args); err != nil {
 		return err
 	}
-	return c.agent.Await("the first sync", func(s *control.Status) bool { return s.Proxy.Synced })
+	return c.agent.Await("the first sync", func(s *status.Status) bool { return s.Proxy.Synced })
 }
 
 // launch starts the container, and ends it with the test if stop has not.
@@ -249,8 +249,8 @@ func (c *container) launch(t *testing.T, args []string) (stop func(), err error)
 // the whole hierarchy of cgroups in spite of its own being mounted first.
 func (c *container) checkStatus(t *testing.T) {
 	t.Helper()
-	check(t, c.agent.Await("a status with all devices", func(s *control.Status) bool { return len(s.Devices) >= 4 }))
-	s, err := control.ReadStatus(c.agent.RunDir)
+	check(t, c.agent.Await("a status with all devices", func(s *status.Status) bool { return len(s.Devices) >= 4 }))
+	s, err := status.Read(c.agent.RunDir)
 	check(t, err)
 	if len(s.Warnings)+len(s.Problems)+len(s.Proxy.Failures) > 0 {
 		t.Errorf("warnings %v, problems %v, failures %v", s.Warnings, s.Problems, s.Proxy.Failures)
@@ -271,7 +271,7 @@ func (c *container) checkStatus(t *testing.T) {
 }
 
 // checkLinks wants all programs to be attached, to devices and to the cgroup, and to be seen to be.
-func (c *container) checkLinks(t *testing.T, s *control.Status) {
+func (c *container) checkLinks(t *testing.T, s *status.Status) {
 	t.Helper()
 	sockets := 0
 	for _, l := range s.Links {

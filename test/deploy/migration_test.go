@@ -15,7 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
-	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/test/apiserver"
 	"github.com/waggle-lb/waggle/test/cluster"
 	"github.com/waggle-lb/waggle/test/topo"
@@ -162,7 +162,7 @@ func (m *migration) await(t *testing.T, how string) {
 func (m *migration) awaitWarnings(t *testing.T, want ...string) {
 	t.Helper()
 	var got []string
-	err := m.agent.Await("its warnings", func(s *control.Status) bool {
+	err := m.agent.Await("its warnings", func(s *status.Status) bool {
 		got = slices.DeleteFunc(s.Warnings, func(w string) bool { return strings.HasPrefix(w, "kube-proxy: its rules") })
 		return slices.EqualFunc(got, want, strings.HasPrefix) // both are sorted
 	})

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/waggle-lb/waggle/bpf"
-	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
@@ -53,7 +53,7 @@ func exchange(t *testing.T, streams ...*topo.Stream) {
 // reported waits until the agent's status and its log tell of a trouble.
 func (s *setup) reported(t *testing.T, words string) {
 	t.Helper()
-	s.awaitStatus(t, words, func(st *control.Status) bool {
+	s.awaitStatus(t, words, func(st *status.Status) bool {
 		return slices.ContainsFunc(append(st.Warnings, st.Proxy.Failures...), func(m string) bool { return strings.Contains(m, words) })
 	})
 	log, err := os.ReadFile(s.agent.LogFile)
@@ -71,7 +71,7 @@ func (s *setup) reported(t *testing.T, words string) {
 // recovered waits until the agent could write all services.
 func (s *setup) recovered(t *testing.T) {
 	t.Helper()
-	s.awaitStatus(t, "no failures", func(st *control.Status) bool { return len(st.Proxy.Failures) == 0 })
+	s.awaitStatus(t, "no failures", func(st *status.Status) bool { return len(st.Proxy.Failures) == 0 })
 }
 
 // metrics reads what the agent tells a monitoring system.

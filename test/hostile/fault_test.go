@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/test/cluster"
 	"github.com/waggle-lb/waggle/test/topo"
 )
@@ -26,9 +26,9 @@ func TestDeviceReplaced(t *testing.T) {
 	before, err := s.node.Link("eth0")
 	check(t, err)
 	check(t, s.node.Replug())
-	s.awaitStatus(t, "the new device", func(st *control.Status) bool {
-		return slices.ContainsFunc(st.Devices, func(d control.DeviceStatus) bool {
-			return d.Name == "eth0" && d.Ifindex != before.Attrs().Index && d.Role == control.RoleExternal && d.XDP == "native"
+	s.awaitStatus(t, "the new device", func(st *status.Status) bool {
+		return slices.ContainsFunc(st.Devices, func(d status.Device) bool {
+			return d.Name == "eth0" && d.Ifindex != before.Attrs().Index && d.Role == status.RoleExternal && d.XDP == "native"
 		})
 	})
 	s.stillServed(t, laptop, local, remote)
@@ -50,8 +50,8 @@ status:
   - {type: InternalIP, address: %s}
   - {type: InternalIP, address: "%s"}
 `, s.node.Name, to.Addr(), s.node.IP6)))
-	s.awaitStatus(t, "the new address", func(st *control.Status) bool {
-		return slices.ContainsFunc(st.Devices, func(d control.DeviceStatus) bool { return d.Name == "eth0" && d.Addr4 == to.Addr().String() })
+	s.awaitStatus(t, "the new address", func(st *status.Status) bool {
+		return slices.ContainsFunc(st.Devices, func(d status.Device) bool { return d.Name == "eth0" && d.Addr4 == to.Addr().String() })
 	})
 	check(t, s.node.DelAddr("eth0", netip.PrefixFrom(s.node.IP4, 24)))
 	s.node.IP4 = to.Addr()
@@ -80,7 +80,7 @@ func TestUnmounted(t *testing.T) {
 	check(t, unix.Unmount(mount, unix.MNT_DETACH))
 	s.addService(t, remote)
 	s.addPod(t, s.Nodes[1], "remote", "remote")
-	s.awaitStatus(t, "the second service", func(st *control.Status) bool { return st.Proxy.Services == 2*portsOfService })
+	s.awaitStatus(t, "the second service", func(st *status.Status) bool { return st.Proxy.Services == 2*portsOfService })
 	awaitTrue(t, "the second service's endpoint", func() bool {
 		return laptop.Get(topo.Request{To: s.nodePort(remote, httpDigit, true), Timeout: short}).OK()
 	})
@@ -112,7 +112,7 @@ metadata: {name: auto}
 spec: {selector: {app: local}, type: NodePort, ports: [{port: 80, targetPort: 8080}]}
 `, "\t", "  ")))
 	check(t, s.agent.Start())
-	told := func(st *control.Status) bool {
+	told := func(st *status.Status) bool {
 		return strings.Contains(fmt.Sprint(st.Problems), "no space left on device")
 	}
 	s.awaitStatus(t, "the full disk", told)
@@ -131,7 +131,7 @@ spec: {selector: {app: local}, type: NodePort, ports: [{port: 80, targetPort: 80
 	}
 
 	check(t, os.Remove(filler))
-	s.awaitStatus(t, "room on the disk", func(st *control.Status) bool { return !told(st) })
+	s.awaitStatus(t, "room on the disk", func(st *status.Status) bool { return !told(st) })
 	if raw, err := os.ReadFile(filepath.Join(disk, "allocations.json")); err != nil || !strings.Contains(string(raw), "default/auto") {
 		t.Errorf("the allocations are not kept: %s, %v", raw, err)
 	}

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/waggle-lb/waggle/bpf"
-	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/test/cluster"
 	"github.com/waggle-lb/waggle/test/topo"
 )
@@ -133,10 +133,10 @@ func (v service) clusterIP(port uint16, v6 bool) netip.AddrPort {
 func (s *setup) start(t *testing.T, services int, more ...string) {
 	t.Helper()
 	check(t, s.agent.Start(more...))
-	s.awaitStatus(t, "the services", func(st *control.Status) bool { return st.Proxy.Services == services })
+	s.awaitStatus(t, "the services", func(st *status.Status) bool { return st.Proxy.Services == services })
 }
 
-func (s *setup) awaitStatus(t *testing.T, what string, done func(*control.Status) bool) {
+func (s *setup) awaitStatus(t *testing.T, what string, done func(*status.Status) bool) {
 	t.Helper()
 	check(t, s.agent.Await(what, done))
 }

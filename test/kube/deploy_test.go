@@ -23,7 +23,7 @@ import (
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes/scheme"
 
-	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/test/apiserver"
 )
 
@@ -77,13 +77,13 @@ func TestDeployment(t *testing.T) {
 	s := newSetup(t)
 	for _, a := range s.newAgents(t) {
 		check(t, a.Start())
-		status, err := control.ReadStatus(a.RunDir)
+		st, err := status.Read(a.RunDir)
 		check(t, err)
-		for _, p := range status.Problems {
+		for _, p := range st.Problems {
 			t.Errorf("%s: %s: %s", a.Node.Name, p.Object, p.Message)
 		}
-		if status.Blind != nil {
-			t.Errorf("%s: blind: %s", a.Node.Name, status.Blind.Why)
+		if st.Blind != nil {
+			t.Errorf("%s: blind: %s", a.Node.Name, st.Blind.Why)
 		}
 	}
 	for _, node := range s.Nodes {

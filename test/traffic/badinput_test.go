@@ -9,8 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/waggle-lb/waggle/control"
-	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/test/cluster"
 	"github.com/waggle-lb/waggle/test/topo"
 )
@@ -18,7 +17,7 @@ import (
 // mistake is a file with something wrong, and what the agent should say about it.
 type mistake struct {
 	file, yaml string
-	want       source.Problem // Message is a part of it
+	want       status.Problem // Message is a part of it
 }
 
 func badService(name, port string) string {
@@ -36,24 +35,24 @@ spec:
 var mistakes = []mistake{
 	{
 		"broken.yaml", "apiVersion: v1\nkind: [Service\n",
-		source.Problem{Document: 1, Message: "yaml"},
+		status.Problem{Document: 1, Message: "yaml"},
 	},
 	{
 		"unknown-field.yaml", badService("unknown-field", "{port: 80, tragetPort: 8080}"),
-		source.Problem{Document: 1, Object: "Service default/unknown-field", Field: "spec.ports[0].tragetPort", Message: "unknown field"},
+		status.Problem{Document: 1, Object: "Service default/unknown-field", Field: "spec.ports[0].tragetPort", Message: "unknown field"},
 	},
 	{
 		// web's own.
 		"taken-port.yaml", badService("taken-port", "{port: 80, nodePort: 30010}"),
-		source.Problem{Document: 1, Object: "Service default/taken-port", Field: "spec.ports[0].nodePort", Message: "30010"},
+		status.Problem{Document: 1, Object: "Service default/taken-port", Field: "spec.ports[0].nodePort", Message: "30010"},
 	},
 	{
 		"out-of-range.yaml", badService("out-of-range", "{port: 80, nodePort: 80}"),
-		source.Problem{Document: 1, Object: "Service default/out-of-range", Field: "spec.ports[0].nodePort", Message: "30000-32767"},
+		status.Problem{Document: 1, Object: "Service default/out-of-range", Field: "spec.ports[0].nodePort", Message: "30000-32767"},
 	},
 	{
 		"second-document.yaml", badService("fine", "{port: 80}") + "---\n" + badService("not-fine", "{port: 99999, targetPort: 80}"),
-		source.Problem{Document: 2, Object: "Service default/not-fine", Field: "spec.ports[0].port", Message: "between 1 and 65535"},
+		status.Problem{Document: 2, Object: "Service default/not-fine", Field: "spec.ports[0].port", Message: "between 1 and 65535"},
 	},
 }
 
@@ -77,10 +76,10 @@ func TestMistakes(t *testing.T) {
 	// What was good before stays in force.
 	check(t, s.manifests.Write("web.yaml", strings.ReplaceAll(web.yaml(), "nodePort: 30010", "nodePort: 1")))
 	s.awaitProblems(t, len(mistakes)+2) // of web, both ports with that number
-	status, err := s.agents[0].CLI("status")
+	shown, err := s.agents[0].CLI("status")
 	check(t, err)
 	for _, m := range mistakes {
-		checkNamed(t, s, status, m)
+		checkNamed(t, s, shown, m)
 	}
 
 	for _, m := range mistakes {
@@ -88,11 +87,11 @@ func TestMistakes(t *testing.T) {
 	}
 	s.addService(t, web)
 	s.awaitProblems(t, 0)
-	status, err = s.agents[0].CLI("status")
+	shown, err = s.agents[0].CLI("status")
 	check(t, err)
 	for _, file := range append(mistakes, mistake{file: "web.yaml"}) {
-		if strings.Contains(status, file.file) {
-			t.Errorf("all is well again, but status says of %s:\n%s", file.file, status)
+		if strings.Contains(shown, file.file) {
+			t.Errorf("all is well again, but status says of %s:\n%s", file.file, shown)
 		}
 	}
 	traffic.check(t)
@@ -100,22 +99,22 @@ func TestMistakes(t *testing.T) {
 
 func (s *setup) awaitProblems(t *testing.T, count int) {
 	t.Helper()
-	check(t, s.agents[0].Await(fmt.Sprintf("%d problems", count), func(st *control.Status) bool {
+	check(t, s.agents[0].Await(fmt.Sprintf("%d problems", count), func(st *status.Status) bool {
 		return len(st.Problems) == count
 	}))
 }
 
 // checkNamed looks for one line of the status that says all.
-func checkNamed(t *testing.T, s *setup, status string, m mistake) {
+func checkNamed(t *testing.T, s *setup, shown string, m mistake) {
 	t.Helper()
 	where := fmt.Sprintf("%s (document %d)", filepath.Join(s.manifests.Dir, m.file), m.want.Document)
-	for line := range strings.Lines(status) {
+	for line := range strings.Lines(shown) {
 		if strings.Contains(line, where) && strings.Contains(line, m.want.Object) &&
 			strings.Contains(line, m.want.Field) && strings.Contains(line, m.want.Message) {
 			return
 		}
 	}
-	t.Errorf("no line says %+v of %s:\n%s", m.want, m.file, status)
+	t.Errorf("no line says %+v of %s:\n%s", m.want, m.file, shown)
 }
 
 // TestBrake: all manifests vanish at once, as by a failed mount. The services go on, over a restart,
@@ -142,11 +141,11 @@ func TestBrake(t *testing.T) {
 	agent := s.agents[0]
 	awaitHeld(t, agent, count)
 	connectAllTo(t, pod, services, ways)
-	status, err := agent.CLI("status", "-o", "wide")
+	shown, err := agent.CLI("status", "-o", "wide")
 	check(t, err)
 	for _, want := range []string{fmt.Sprintf("%d Services are gone from the directory all at once and are held (--deletion-brake)", count), "default/web-7\n"} {
-		if !strings.Contains(status, want) {
-			t.Errorf("the status doesn't say %q:\n%s", want, status)
+		if !strings.Contains(shown, want) {
+			t.Errorf("the status doesn't say %q:\n%s", want, shown)
 		}
 	}
 	// A restart is no way round it.
@@ -175,7 +174,7 @@ func TestBrake(t *testing.T) {
 	if want := fmt.Sprintf("Released: %d services.\n", count-1); out != want {
 		t.Errorf("waggle release says %q, want %q", out, want)
 	}
-	check(t, agent.Await("the deletion", func(st *control.Status) bool {
+	check(t, agent.Await("the deletion", func(st *status.Status) bool {
 		return st.Proxy.Services == portsOfService && len(st.Held) == 0
 	}))
 	connectAllTo(t, pod, []service{heir}, ways)
@@ -205,10 +204,10 @@ func TestDirectoryAwayOverRestart(t *testing.T) {
 		check(t, agent.Start())
 	}
 	connectAllTo(t, pod, []service{web}, ways)
-	status, err := agent.CLI("status")
+	shown, err := agent.CLI("status")
 	check(t, err)
-	if want := "the directory can't be read, everything stays as it is"; !strings.Contains(status, want) {
-		t.Errorf("the status doesn't say %q:\n%s", want, status)
+	if want := "the directory can't be read, everything stays as it is"; !strings.Contains(shown, want) {
+		t.Errorf("the status doesn't say %q:\n%s", want, shown)
 	}
 	check(t, os.Rename(s.manifests.Dir+"-away", s.manifests.Dir))
 	s.addService(t, service{name: "new", app: "web", number: 2})
@@ -226,7 +225,7 @@ func TestDirectoryAwayOverRestart(t *testing.T) {
 
 func awaitHeld(t *testing.T, agent *cluster.Agent, count int) {
 	t.Helper()
-	check(t, agent.Await(fmt.Sprintf("%d held services", count), func(st *control.Status) bool {
+	check(t, agent.Await(fmt.Sprintf("%d held services", count), func(st *status.Status) bool {
 		return len(st.Held) == count
 	}))
 }

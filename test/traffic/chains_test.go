@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/status"
 )
 
 // about are the messages that begin so.
@@ -44,7 +44,7 @@ func TestForwardPolicyDrop(t *testing.T) {
 `
 	nft(t, node.Host, fmt.Sprintf(docker, "ip")+fmt.Sprintf(docker, "ip6"))
 	const chain = "chain ip filter FORWARD (policy drop) "
-	check(t, agent.Await("a warning of the chain", func(s *control.Status) bool {
+	check(t, agent.Await("a warning of the chain", func(s *status.Status) bool {
 		told := about(s.Warnings, chain)
 		return len(told) == 1 && strings.Contains(told[0], "keeps packets of services from endpoints on this node, 10.244.0.") &&
 			len(about(s.Warnings, "chain ip6 filter FORWARD (policy drop) keeps")) == 1
@@ -59,20 +59,20 @@ func TestForwardPolicyDrop(t *testing.T) {
 add rule %[1]s filter pods %[1]s saddr %[2]s accept
 `
 	nft(t, node.Host, fmt.Sprintf(accept, "ip", "10.244.0.0/16")+fmt.Sprintf(accept, "ip6", "fd00:10:244::/48"))
-	check(t, agent.Await("no warning any more", func(s *control.Status) bool {
+	check(t, agent.Await("no warning any more", func(s *status.Status) bool {
 		return len(about(s.Warnings, "chain ")) == 0
 	}))
 	for _, svc := range services {
 		checkServed(t, svc, s.ways(c))
 	}
-	st, err := control.ReadStatus(agent.RunDir)
+	st, err := status.Read(agent.RunDir)
 	check(t, err)
 	if told := about(st.Notices, "chain "); len(told) > 0 {
 		t.Errorf("told of chains that let all through: %q", told)
 	}
 
 	nft(t, node.Host, "flush chain ip filter pods\nadd rule ip filter pods meta mark 0x10000 accept")
-	check(t, agent.Await("a notice of what can't be known", func(s *control.Status) bool {
+	check(t, agent.Await("a notice of what can't be known", func(s *status.Status) bool {
 		return len(about(s.Notices, chain+"may keep")) == 1 && len(about(s.Warnings, "chain ")) == 0
 	}))
 }
@@ -95,7 +95,7 @@ table inet owner {
 	chain harmless { type filter hook prerouting priority mangle; ct state invalid drop; tcp dport 22 meta mark set 1; iifname "docker0" drop; }
 }`)
 	raw, forward := "chain ip raw PREROUTING: its rules for packets to services, such as 0.0.0.0:"+ports+"/TCP, have no effect", "chain inet owner forward: it would drop"
-	check(t, agent.Await("notices of both chains", func(s *control.Status) bool {
+	check(t, agent.Await("notices of both chains", func(s *status.Status) bool {
 		return len(about(s.Notices, raw)) == 1 && len(about(s.Notices, forward)) == 1 && len(about(s.Notices, "chain ")) == 2
 	}))
 	expectTold(t, s, "Notices", raw, `waggle_findings{about="chains",severity="notice"} 2`)
@@ -103,7 +103,7 @@ table inet owner {
 	checkServed(t, remote, s.ways(c)[:2])
 
 	restartLooking(t, s, "--express=off")
-	check(t, agent.Await("a notice of the first chain alone", func(s *control.Status) bool {
+	check(t, agent.Await("a notice of the first chain alone", func(s *status.Status) bool {
 		return len(about(s.Notices, raw)) == 1 && len(about(s.Notices, "chain ")) == 1
 	}))
 	find(t, "laptop", c.laptop, remote.nodePort(node.IP4, http), remote.nodePort(node.IP4, dns), timedOut)

@@ -13,7 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
@@ -36,15 +36,15 @@ func (s *setup) start(t *testing.T, services []service) {
 }
 
 // awaitRole waits until node-1's agent has given a device a role.
-func (s *setup) awaitRole(t *testing.T, device string, role control.Role) {
+func (s *setup) awaitRole(t *testing.T, device string, role status.Role) {
 	t.Helper()
-	check(t, s.agents[0].Await(fmt.Sprintf("%s as %s", device, role), func(st *control.Status) bool {
+	check(t, s.agents[0].Await(fmt.Sprintf("%s as %s", device, role), func(st *status.Status) bool {
 		for _, d := range st.Devices {
 			if d.Name == device {
 				return d.Role == role && d.TC != ""
 			}
 		}
-		return role == control.RoleNone
+		return role == status.RoleNone
 	}))
 }
 
@@ -186,7 +186,7 @@ func TestUnnumberedUplink(t *testing.T) {
 	check(t, s.Laptop.Sysctl("net.ipv4.ip_forward", "1"))
 	check(t, s.Laptop.Sysctl("net.ipv6.conf.all.forwarding", "1"))
 	s.start(t, services)
-	s.awaitRole(t, "eth0", control.RoleExternal)
+	s.awaitRole(t, "eth0", status.RoleExternal)
 	c := client(t, s.Laptop)
 	ask(t, "NodePort", c, services, fromAnywhere, func(svc service, p port, v6 bool) netip.AddrPort {
 		return svc.nodePort(addrOf(node, v6), p)
@@ -265,8 +265,8 @@ func TestBridgeUplink(t *testing.T) {
 		check(t, node.AddRoute(podCIDR(other, v6), addrOf(other.Host, v6)))
 	}
 	s.start(t, services)
-	s.awaitRole(t, "br0", control.RoleExternal)
-	s.awaitRole(t, "eth0", control.RoleNone)
+	s.awaitRole(t, "br0", status.RoleExternal)
+	s.awaitRole(t, "eth0", status.RoleNone)
 	ask(t, "NodePort", client(t, s.Laptop), services, fromAnywhere, func(svc service, p port, v6 bool) netip.AddrPort {
 		return svc.nodePort(addrOf(node, v6), p)
 	})
@@ -374,7 +374,7 @@ func TestDeviceAppears(t *testing.T) {
 	node := s.Nodes[0].Host
 	s.start(t, services)
 	check(t, s.AddEthernet(s.Laptop, node))
-	s.awaitRole(t, "eth1", control.RoleExternal)
+	s.awaitRole(t, "eth1", status.RoleExternal)
 	c := client(t, s.Laptop)
 	s.routeLBs(t, func(v6 bool) netip.Addr { return second(node, v6) })
 	ask(t, "by eth1", c, services, fromAnywhere, service.lb)
@@ -386,7 +386,7 @@ func TestDeviceAppears(t *testing.T) {
 		}
 		check(t, node.DelAddr("eth1", netip.PrefixFrom(second(node, v6), bits)))
 	}
-	s.awaitRole(t, "eth1", control.RolePod)
+	s.awaitRole(t, "eth1", status.RolePod)
 }
 
 // TestDeviceProblems, of contract 45: the status names a device that carries packets but has no role,
@@ -409,11 +409,11 @@ func TestDeviceProblems(t *testing.T) {
 		"device odd0 has no role, so services don't answer there: both of its ends are in this network namespace",
 		"--ignore-devices nosuch*: there is no such device",
 	} {
-		check(t, agent.Await(want, func(st *control.Status) bool { return strings.Contains(strings.Join(st.Warnings, "\n"), want) }))
-		status, err := agent.CLI("status")
+		check(t, agent.Await(want, func(st *status.Status) bool { return strings.Contains(strings.Join(st.Warnings, "\n"), want) }))
+		shown, err := agent.CLI("status")
 		check(t, err)
-		if !strings.Contains(status, want) {
-			t.Errorf("the status doesn't say %q:\n%s", want, status)
+		if !strings.Contains(shown, want) {
+			t.Errorf("the status doesn't say %q:\n%s", want, shown)
 		}
 	}
 	check(t, agent.Stop())

@@ -16,7 +16,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 
-	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
@@ -66,7 +66,7 @@ func TestOtherProgramOnHook(t *testing.T) {
 	s.awaitPods(t, web, pods...)
 	nodePorts := s.ways(c)[:2]
 	checkServed(t, web, nodePorts)
-	st, err := control.ReadStatus(agent.RunDir)
+	st, err := status.Read(agent.RunDir)
 	check(t, err)
 	if told := aboutHooks(st.Warnings); len(told) > 0 {
 		t.Errorf("told of a program that runs after ours: %q", told)
@@ -80,7 +80,7 @@ func TestOtherProgramOnHook(t *testing.T) {
 		find(t, "laptop", c.laptop, web.nodePort(at, http), web.nodePort(at, dns), refused)
 	}
 	want := fmt.Sprintf(`device eth0, tc-ingress: the program "bouncer" (id %d) runs before waggle's`, id)
-	check(t, agent.Await("a warning of the program", func(s *control.Status) bool {
+	check(t, agent.Await("a warning of the program", func(s *status.Status) bool {
 		told := aboutHooks(s.Warnings)
 		return len(told) == 1 && strings.HasPrefix(told[0], want)
 	}))
@@ -88,7 +88,7 @@ func TestOtherProgramOnHook(t *testing.T) {
 
 	check(t, agent.Stop())
 	check(t, agent.Start("--sync-period=1s"))
-	check(t, agent.Await("no warning any more", func(s *control.Status) bool { return len(aboutHooks(s.Warnings)) == 0 }))
+	check(t, agent.Await("no warning any more", func(s *status.Status) bool { return len(aboutHooks(s.Warnings)) == 0 }))
 	checkServed(t, web, nodePorts)
 }
 

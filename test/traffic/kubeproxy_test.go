@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
@@ -29,7 +29,7 @@ func TestKubeProxyLeftovers(t *testing.T) {
 	}
 	s.startAgents(t)
 	s.awaitPods(t, web, pod)
-	check(t, agent.Await("a warning of kube-proxy's tables", func(s *control.Status) bool {
+	check(t, agent.Await("a warning of kube-proxy's tables", func(s *status.Status) bool {
 		return slices.ContainsFunc(s.Warnings, func(w string) bool {
 			return strings.HasPrefix(w, "kube-proxy: ") && strings.Contains(w, "nftables table ip6 kube-proxy")
 		})

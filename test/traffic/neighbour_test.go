@@ -15,7 +15,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/maps"
 	"github.com/waggle-lb/waggle/test/topo"
 )
@@ -208,12 +208,12 @@ func TestDeviceComesBack(t *testing.T) {
 // it has forgotten it.
 func (s *setup) awaitDevice(t *testing.T, name string, index int) {
 	t.Helper()
-	check(t, s.agents[0].Await(fmt.Sprintf("device %s with index %d", name, index), func(st *control.Status) bool {
-		at := slices.IndexFunc(st.Devices, func(d control.DeviceStatus) bool { return d.Name == name })
+	check(t, s.agents[0].Await(fmt.Sprintf("device %s with index %d", name, index), func(st *status.Status) bool {
+		at := slices.IndexFunc(st.Devices, func(d status.Device) bool { return d.Name == name })
 		if at < 0 {
 			return index == 0
 		}
 		d := st.Devices[at]
-		return d.Ifindex == index && d.TC == "attached" && d.Role == control.RolePod
+		return d.Ifindex == index && d.TC == "attached" && d.Role == status.RolePod
 	}))
 }

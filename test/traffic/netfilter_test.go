@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
@@ -78,7 +78,7 @@ func expressOff(t *testing.T, m mode) {
 
 	check(t, agent.Stop())
 	check(t, agent.Start("--express=off", "--xdp=auto"))
-	check(t, agent.Await("no device on the express way", func(s *control.Status) bool {
+	check(t, agent.Await("no device on the express way", func(s *status.Status) bool {
 		for _, d := range s.Devices {
 			if d.Express || d.XDP == "native" {
 				return false

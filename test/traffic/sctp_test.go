@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
@@ -222,7 +222,7 @@ func testSCTP(t *testing.T, pods topo.PodNetwork, m mode) {
 	if !strings.Contains(out, "36412:30010/SCTP") {
 		t.Errorf("waggle service list does not show the SCTP ports:\n%s", out)
 	}
-	check(t, s.agents[0].Await("a status without problems", func(st *control.Status) bool {
+	check(t, s.agents[0].Await("a status without problems", func(st *status.Status) bool {
 		return len(st.Problems)+len(st.Proxy.Failures) == 0
 	}))
 	if topo.KernelSpeaksSCTP() {

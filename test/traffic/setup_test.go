@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/test/cluster"
 	"github.com/waggle-lb/waggle/test/topo"
 )
@@ -150,7 +150,7 @@ func (s *setup) addClients(t *testing.T) *clients {
 func (s *setup) awaitServices(t *testing.T, count int) {
 	t.Helper()
 	for _, a := range s.agents {
-		check(t, a.Await("the services", func(s *control.Status) bool { return s.Proxy.Services == count }))
+		check(t, a.Await("the services", func(s *status.Status) bool { return s.Proxy.Services == count }))
 	}
 }
 

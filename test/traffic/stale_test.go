@@ -11,7 +11,7 @@ import (
 
 	"github.com/cilium/ebpf/btf"
 
-	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
@@ -140,7 +140,7 @@ func (c conversation) moves(t *testing.T, s *setup, left *topo.Pod) {
 // cannotMove wants the agent to say that the kernel leaves connected sockets where they are.
 func (c conversation) cannotMove(t *testing.T, s *setup, name string) {
 	t.Helper()
-	check(t, s.agents[0].Await("a warning of sockets", func(s *control.Status) bool {
+	check(t, s.agents[0].Await("a warning of sockets", func(s *status.Status) bool {
 		return slices.ContainsFunc(s.Warnings, func(w string) bool {
 			return strings.HasPrefix(w, "UDP sockets connected to endpoints that no longer serve") && strings.Contains(w, "Linux 6.5")
 		})

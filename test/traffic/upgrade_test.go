@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/loader"
 	"github.com/waggle-lb/waggle/test/cluster"
 	"github.com/waggle-lb/waggle/test/topo"
@@ -345,7 +345,7 @@ func TestUpgradeForeign(t *testing.T) {
 	agent.Use(binary)
 	check(t, agent.Start())
 	// until the agent has counted what is left to the kernel
-	check(t, agent.Await("a walk over the flows", func(s *control.Status) bool { return s.Flows.IPv4.Confirmed > 0 }))
+	check(t, agent.Await("a walk over the flows", func(s *status.Status) bool { return s.Flows.IPv4.Confirmed > 0 }))
 	for _, p := range all {
 		p.check(t, "after the upgrade")
 	}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"context"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/control/status"
+)
+
+// The status is written when it has changed, but at most once a second; and now and then it is looked
+// whether it has, and shown that the agent lives. Sources don't tell when their problems change; somebody
+// who corrects a file wants to see at once whether it is right now.
+const (
+	statusEvery   = 5 * time.Second
+	statusPause   = time.Second
+	statusSettle  = 100 * time.Millisecond
+	problemsEvery = 500 * time.Millisecond
+)
+
+func (a *Agent) poke() {
+	select {
+	case a.poked <- struct{}{}:
+	default:
+	}
+}
+
+func (a *Agent) reportStatus(ctx context.Context) {
+	alive, look := time.NewTicker(statusEvery), time.NewTicker(problemsEvery)
+	defer alive.Stop()
+	defer look.Stop()
+	var pause time.Duration
+	var wrote time.Time
+	reported := &status.Status{}
+	for {
+		settle := time.Duration(0)
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.poked:
+			settle = statusSettle
+		case <-look.C:
+			if slices.Equal(a.src.Problems(), reported.Problems) && a.blindness().Equal(reported.Blind) {
+				continue
+			}
+		case <-alive.C:
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(max(settle, time.Until(wrote.Add(pause)))):
+		}
+		select {
+		case <-a.poked: // what it tells of is in what is written now
+		default:
+		}
+		reported, wrote = a.writeStatus(), time.Now()
+		if !reported.Proxy.LastSync.IsZero() { // until then people, and other programs, wait for it
+			pause = statusPause
+		}
+	}
+}
+
+// blindness tells since when the source does not see changes, nil if it does.
+func (a *Agent) blindness() *status.Blindness {
+	w, ok := a.src.(source.Watcher)
+	if !ok {
+		return nil
+	}
+	since, why := w.Blind()
+	if since.IsZero() {
+		return nil
+	}
+	return &status.Blindness{Since: since, Why: why}
+}
+
+// sourceName is the source as people know it, and where it is.
+func (a *Agent) sourceName() string {
+	if l, ok := a.src.(source.Located); ok {
+		return a.cfg.SourceName + "; " + l.Location()
+	}
+	return a.cfg.SourceName
+}
+
+func (a *Agent) writeStatus() *status.Status {
+	s := &status.Status{
+		PID:      os.Getpid(),
+		Version:  a.cfg.Version,
+		Node:     a.cfg.NodeName,
+		PinDir:   a.cfg.Loader.PinDir,
+		Source:   a.sourceName(),
+		Blind:    a.blindness(),
+		Started:  a.started,
+		Proxy:    a.proxy.Status(),
+		Devices:  a.devices.Status(),
+		Flows:    a.expirer.Census(),
+		Problems: a.src.Problems(),
+		Held:     source.Held(a.src),
+	}
+	if !a.links.known() {
+		a.warn("links", a.links.look(a.dp))
+	}
+	s.Links = a.links.all()
+	a.warnOfExhaustion()
+	s.Warnings = append(a.warnings.all(), a.devices.Problems()...)
+	s.Notices = slices.Concat(a.notices.all(), a.devices.Notices(), source.Notices(a.src))
+	slices.Sort(s.Warnings)
+	if err := a.status.Write(s); err != nil {
+		a.log.WithError(err).Warn("writing the status file")
+	}
+	return s
+}

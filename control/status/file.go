@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package status
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/waggle-lb/waggle/control/atomicfile"
+	"github.com/waggle-lb/waggle/control/rundir"
+)
+
+// Writer keeps the file of one agent, which is its only writer. It is not safe for concurrent use.
+type Writer struct {
+	dir     string
+	written []byte // what the file holds
+}
+
+// NewWriter prepares to write into a run directory, which the first Write makes if need be.
+func NewWriter(runDir string) *Writer { return &Writer{dir: runDir} }
+
+// Write replaces the file in one step if the status has changed, else only the file's time.
+func (w *Writer) Write(s *Status) error {
+	raw, err := json.Marshal(s) // of many devices: it takes half as long as for people to read
+	if err != nil {
+		return err
+	}
+	file := rundir.StatusFile(w.dir)
+	if now := time.Now(); bytes.Equal(raw, w.written) && os.Chtimes(file, now, now) == nil {
+		return nil
+	}
+	if err := rundir.Make(w.dir); err != nil {
+		return err
+	}
+	if err := atomicfile.Write(file, append(raw, '\n'), 0o644); err != nil {
+		return err
+	}
+	w.written = raw
+	return nil
+}
+
+// Read returns what an agent with this run directory wrote last. Its errors are in words for people:
+// no agent has run here, or the file may not be read.
+func Read(runDir string) (*Status, error) {
+	file := rundir.StatusFile(runDir)
+	raw, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("no agent has run here yet: %s does not exist (--run-dir)", file)
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("read the agent's status: run as root: %w", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var s Status
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	info, err := os.Stat(file)
+	if err != nil {
+		return nil, err
+	}
+	s.Written = info.ModTime().UTC()
+	return &s, nil
+}

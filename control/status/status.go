@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package status is what an agent tells of itself in a file, so that it can still be read when the
+// agent is gone. It has nothing of the agent's: whoever reads a status does without that.
+package status
+
+import (
+	"time"
+)
+
+// Status is the contents of the file.
+type Status struct {
+	PID      int        `json:"pid"`
+	Version  string     `json:"version"`
+	Node     string     `json:"node"`
+	PinDir   string     `json:"pinDir"` // whoever holds it is the agent, see loader.Held
+	Source   string     `json:"source"`
+	Blind    *Blindness `json:"blind,omitempty"`
+	Started  time.Time  `json:"started"`
+	Written  time.Time  `json:"written,omitzero"` // when it was last known to be right; not in the file, but its time
+	Proxy    Proxy      `json:"proxy"`
+	Devices  []Device   `json:"devices"`
+	Links    []Link     `json:"links"`
+	Flows    FlowCensus `json:"flows"`
+	Problems []Problem  `json:"problems,omitempty"`
+	Held     []string   `json:"held,omitempty"`     // Services that the source keeps though they are gone
+	Warnings []string   `json:"warnings,omitempty"` // may keep something from working
+	Notices  []string   `json:"notices,omitempty"`  // good to know
+}
+
+// Blindness tells since when, and why, the source does not see changes.
+type Blindness struct {
+	Since time.Time `json:"since"`
+	Why   string    `json:"why"`
+}
+
+// Equal tells whether two are the same; nil is none.
+func (b *Blindness) Equal(other *Blindness) bool {
+	if b == nil || other == nil {
+		return b == other
+	}
+	return b.Since.Equal(other.Since) && b.Why == other.Why
+}
+
+// Proxy is what the proxy says of itself.
+type Proxy struct {
+	Synced   bool      `json:"synced"`   // the source has delivered everything once
+	LastSync time.Time `json:"lastSync"` // zero before the first
+	Services int       `json:"services"` // service ports in the maps, of both families
+	Failures []string  `json:"failures,omitempty"`
+}
+
+// Role is what a device is to the datapath.
+type Role string
+
+// The roles of devices.
+const (
+	RoleNone      Role = ""
+	RoleExternal  Role = "external"   // where clients outside and other nodes are
+	RoleOverlay   Role = "overlay"    // a tunnel that the CNI plugin routes pods' packets into
+	RolePod       Role = "pod"        // the host's side of a pod's device
+	RolePodBridge Role = "pod-bridge" // a bridge whose ports are pods' devices: these have the programs
+)
+
+// XDPNative is the mode of XDP that there is. A Device with another XDP has no such program.
+const XDPNative = "native"
+
+// Device is what became of one device.
+type Device struct {
+	Name    string `json:"name"`
+	Ifindex int    `json:"ifindex"`
+	Role    Role   `json:"role"`
+	XDP     string `json:"xdp"` // mode, or why there is none
+	TC      string `json:"tc"`
+	Express bool   `json:"express"`
+	Addr4   string `json:"addr4,omitempty"`
+	Addr6   string `json:"addr6,omitempty"`
+}
+
+// Link is one attachment of a program, as the kernel sees it.
+type Link struct {
+	Hook      string `json:"hook"`             // "xdp", "tc-ingress", "tc-egress", "connect4", ...
+	Kind      string `json:"kind"`             // "xdp-native", "tcx", "clsact", "cgroup"
+	Device    string `json:"device,omitempty"` // empty for sockets, and if the device is gone
+	Ifindex   int    `json:"ifindex,omitempty"`
+	Cgroup    string `json:"cgroup,omitempty"` // sockets only; empty if the cgroup is gone
+	Program   string `json:"program"`
+	ProgramID uint32 `json:"programID"`
+	LinkID    uint32 `json:"linkID,omitempty"` // 0 for clsact
+	Attached  bool   `json:"attached"`         // the device or cgroup confirms that it runs this program
+}
+
+// FlowCensus is what the last walks over the flow tables found.
+type FlowCensus struct {
+	IPv4    FamilyCensus `json:"ipv4"`
+	IPv6    FamilyCensus `json:"ipv6"`
+	Expired uint64       `json:"expired"` // records, since the agent started
+}
+
+// FamilyCensus counts the records of one family.
+type FamilyCensus struct {
+	Confirmed   uint32 `json:"confirmed"`
+	Unconfirmed uint32 `json:"unconfirmed"` // they give way to new ones
+}
+
+// Problem is one defect of one object. The last good state of that object stays in force.
+type Problem struct {
+	// File and Document (counted from 1) say where the object was read, if in a file.
+	File     string `json:"file,omitempty"`
+	Document int    `json:"document,omitempty"`
+	// Object is kind and namespace/name, as in "Service default/web".
+	Object string `json:"object,omitempty"`
+	// Field is the path of the field at fault, as in "spec.ports[0].nodePort".
+	Field   string    `json:"field,omitempty"`
+	Message string    `json:"message"`
+	Since   time.Time `json:"since"`
+}
