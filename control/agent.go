@@ -14,7 +14,9 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	v1 "k8s.io/api/core/v1"
 
+	"github.com/waggle-lb/waggle/control/node"
 	"github.com/waggle-lb/waggle/control/reconcile"
 	"github.com/waggle-lb/waggle/control/source"
 	"github.com/waggle-lb/waggle/control/status"
@@ -29,7 +31,7 @@ type Config struct {
 	// Warnings are what is wrong with the configuration, by what they are about.
 	Warnings map[string]error
 	// Conntrack is what kube-proxy would set, with the same configuration.
-	Conntrack []ConntrackParameter
+	Conntrack []node.ConntrackParameter
 
 	NodeName     string
 	Version      string
@@ -37,10 +39,10 @@ type Config struct {
 	SysctlDir    string // where the kernel's parameters are written
 	Cgroup       string // whose processes' sockets are served
 	Loader       loader.Options
-	Rules        DeviceRules
-	XDP          XDPMode
-	Express      ExpressMode
-	NodePorts    NodePortAddresses
+	Rules        node.DeviceRules
+	XDP          node.XDPMode
+	Express      node.ExpressMode
+	NodePorts    node.NodePortAddresses
 	ReservePorts bool
 	// MasqueradeAll translates the source of all that is for a cluster IP.
 	MasqueradeAll bool
@@ -57,28 +59,27 @@ type Agent struct {
 	log      *logrus.Entry
 	src      source.Source
 	dp       *loader.Datapath
-	devices  *Devices
+	devices  *node.Devices
 	proxy    *Proxy
 	expirer  *Expirer
 	stale    *StaleUDP
 	health   *Health
 	checks   *serviceHealth
 	takeover *Takeover
-	pods     *podNamespaces
+	pods     *node.PodNamespaces
 	started  time.Time
 	nodeIPs  []netip.Addr // of our Node object, the last that there were
 
 	poked      chan struct{} // the status has changed
 	status     *status.Writer
 	reconciler *reconcile.Reconciler
-	retired    int      // as at the last sync
-	settled    bool     // the first sync is over
-	judged     families // those whose forwarding was
+	retired    int           // as at the last sync
+	settled    bool          // the first sync is over
+	judged     node.Families // those whose forwarding was
 	exhaustion exhaustion
 
-	attached chan struct{} // there is something for lookAround to look at
-	around   surroundings
-	links    attachments
+	around   *node.Surroundings
+	links    *node.Attachments
 	warnings findings // what may keep something from working
 	notices  findings // what is good to know
 }
@@ -89,8 +90,7 @@ func NewAgent(cfg Config, src source.Source, log *logrus.Entry) (*Agent, error) 
 	if err := cfg.Rules.CheckDevices(); err != nil {
 		return nil, err
 	}
-	ignored := func(device string) bool { return matches(cfg.Rules.Ignore, device) }
-	if err := loader.CheckDevices(cfg.Loader.PinDir, ignored); err != nil {
+	if err := loader.CheckDevices(cfg.Loader.PinDir, cfg.Rules.Ignores); err != nil {
 		return nil, err
 	}
 	cfg.Loader.MasqueradeAll = cfg.MasqueradeAll
@@ -103,7 +103,7 @@ func NewAgent(cfg Config, src source.Source, log *logrus.Entry) (*Agent, error) 
 		started:  time.Now(),
 		status:   status.NewWriter(cfg.RunDir),
 		poked:    make(chan struct{}, 1),
-		attached: make(chan struct{}, 1),
+		links:    node.NewAttachments(dp),
 		warnings: findings{level: logrus.WarnLevel},
 		notices:  findings{level: logrus.InfoLevel},
 	}
@@ -128,18 +128,15 @@ func (a *Agent) prepare() error {
 	a.stale = newStaleUDP(a.dp, func(err error) { a.warn("UDP sockets connected to endpoints that no longer serve", err) }, a.log)
 	a.reconciler, a.retired = r, -1 // endpoints may have stopped serving while no agent ran
 	a.warn("reserved ports", a.reservePorts())
-	a.lookAtConntrack()
+	a.notices.tell(a.log, "conntrack", node.ConntrackNotices(a.cfg.Conntrack))
 	a.warn("privileges", loader.CheckOptionalPrivileges())
-	a.devices = NewDevices(a.dp, a.cfg.Rules, a.cfg.XDP, a.cfg.NodePorts, a.log)
-	a.devices.express = a.cfg.Express
-	a.devices.converted = func() {
-		a.takeover.converted()
-		a.stale.Stopped() // of these flows, too, endpoints may have stopped serving
-	}
-	a.pods = newPodNamespaces(a.dp, a.devices, a.log)
+	a.devices = node.NewDevices(a.dp, node.DeviceOptions{
+		Rules: a.cfg.Rules, XDP: a.cfg.XDP, Express: a.cfg.Express, NodePorts: a.cfg.NodePorts, Converted: a.onConverted,
+	}, a.log)
+	a.pods = node.NewPodNamespaces(a.dp, a.devices, a.log)
 	a.proxy = NewProxy(a.cfg.NodeName, r, a.onNode, a.onSync, a.log)
 	a.proxy.ServeAs(a.cfg.ServeAs)
-	a.proxy.ServeNodePorts(PortRange{a.cfg.Loader.NodePortMin, a.cfg.Loader.NodePortMax})
+	a.proxy.ServeNodePorts(node.PortRange{Min: a.cfg.Loader.NodePortMin, Max: a.cfg.Loader.NodePortMax})
 	if s, ok := a.src.(source.Recorder); ok {
 		a.proxy.RecordTo(s.Recorder())
 	}
@@ -151,6 +148,10 @@ func (a *Agent) prepare() error {
 		return err
 	}
 	a.prepareHealth()
+	a.around = node.NewSurroundings(a.dp, node.SurroundingsOptions{
+		Cgroup: a.cfg.Cgroup, Devices: a.devices, Services: a.proxy, Conntrack: a.cfg.Conntrack, Every: a.proxy.pace.Repair,
+		Warn: a.tellOf(&a.warnings), Note: a.tellOf(&a.notices),
+	}, a.log)
 	if a.cfg.Cgroup == "" {
 		return nil
 	}
@@ -166,8 +167,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	var wg sync.WaitGroup
 	hops := maps.NewNextHops(a.dp)
-	watch := &NodeWatch{
-		log:     a.log,
+	watch := &node.Watch{
+		Log:     a.log,
 		Routed:  func() { a.warn("next hops", maps.BumpGeneration(a.dp)) },
 		Changed: a.syncDevices,
 		Routes:  a.devices.IsRouted,
@@ -175,7 +176,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.warn("neighbours", hops.SetNeighbour(ifindex, addr, mac))
 		},
 	}
-	for _, run := range []func(context.Context){watch.Run, a.proxy.Run, a.expirer.Run, a.takeover.Run, a.stale.Run, a.pods.Run, a.reportStatus, a.lookForKubeProxy, a.keepAttached, a.lookAround} {
+	for _, run := range []func(context.Context){watch.Run, a.proxy.Run, a.expirer.Run, a.takeover.Run, a.stale.Run, a.pods.Run, a.reportStatus, a.lookForKubeProxy, a.keepAttached, a.around.Run} {
 		wg.Go(func() { run(ctx) })
 	}
 	a.log.WithFields(logrus.Fields{"node": a.cfg.NodeName, "pinDir": a.cfg.Loader.PinDir,
@@ -202,33 +203,58 @@ func (a *Agent) onSync() {
 	if !a.settled {
 		a.settled = true
 		giveBackMemory()
-		a.around.addChains() // which may be in the way of services
-		a.look()
+		a.around.AddChains() // which may be in the way of services
 	}
 	a.poke()
+}
+
+// onNode follows the addresses of our Node object; nil tells that there is none. A Node that has
+// lost all addresses keeps the last: its kubelet, or a cloud controller, is about to write others.
+func (a *Agent) onNode(ours *v1.Node) {
+	ips := node.IPs(ours)
+	if ours != nil && len(ips) == 0 {
+		ips = a.nodeIPs
+	}
+	a.nodeIPs = ips
+	a.takeover.begin(attaching)
+	a.devices.SetNodeIPs(ips)
+	a.checks.setNodeIPs(ips)
+	a.syncDevices(node.Change{})
+	a.takeover.end(attaching)
+}
+
+// onConverted: of the flows of the release before, too, endpoints may have stopped serving.
+func (a *Agent) onConverted() {
+	a.takeover.converted()
+	a.stale.Stopped()
 }
 
 // syncDevices follows a change of the node's devices.
-func (a *Agent) syncDevices(change nodeChange) {
-	a.warn("devices", a.devices.syncChange(change))
+func (a *Agent) syncDevices(change node.Change) {
+	a.warn("devices", a.devices.SyncChange(change))
 	a.proxy.SetNodeIPs(a.devices.Primary())
 	a.proxy.SetAssigned(a.devices.Assigned())
-	a.pods.changed()
+	a.pods.Changed()
 	a.judgeForwarding()
-	if touched := a.devices.takeTouched(); len(touched) > 0 {
-		a.warn("links", a.links.follow(a.dp, touched))
-		a.around.add(touched)
-		a.look()
+	if touched := a.devices.TakeTouched(); len(touched) > 0 {
+		a.warn("links", a.links.Follow(touched))
+		a.around.Add(touched)
 	}
 	a.poke()
 }
 
-// look has lookAround look soon.
-func (a *Agent) look() {
-	select {
-	case a.attached <- struct{}{}:
-	default:
+// judgeForwarding warns of a node that does not forward what it serves.
+func (a *Agent) judgeForwarding() {
+	a.warn("forwarding", node.CheckForwarding("/proc/sys", a.proxy.families()))
+}
+
+// reservePorts takes out the ports that SNAT uses or, with --reserve-ports=false, none any more.
+func (a *Agent) reservePorts() error {
+	if a.cfg.ReservePorts {
+		return node.ReservePorts(a.cfg.SysctlDir, a.cfg.RunDir, node.PortRange{Min: a.cfg.Loader.SNATMin, Max: a.cfg.Loader.SNATMax})
 	}
+	_, err := node.ReleasePorts(a.cfg.SysctlDir, a.cfg.RunDir)
+	return err
 }
 
 // warn remembers a trouble that does not end the agent until it is over.
@@ -238,4 +264,13 @@ func (a *Agent) warn(about string, err error) {
 		messages = []string{fmt.Sprintf("%s: %v", about, err)}
 	}
 	a.warnings.tell(a.log, about, messages)
+}
+
+// tellOf returns what others tell of what they find on the node.
+func (a *Agent) tellOf(f *findings) func(about string, messages []string) {
+	return func(about string, messages []string) {
+		if f.tell(a.log, about, messages) {
+			a.poke()
+		}
+	}
 }

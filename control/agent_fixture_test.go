@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -21,11 +20,26 @@ import (
 	logtest "github.com/sirupsen/logrus/hooks/test"
 	v1 "k8s.io/api/core/v1"
 
+	"github.com/waggle-lb/waggle/control/node"
 	"github.com/waggle-lb/waggle/control/source"
 	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/loader"
+	"github.com/waggle-lb/waggle/loader/loadertest"
 	"github.com/waggle-lb/waggle/test/topo"
 )
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func quiet() *logrus.Entry {
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	return logrus.NewEntry(log)
+}
 
 // agentFixture is a whole agent, with its datapath but without devices and sockets. The test is
 // its source.
@@ -67,16 +81,10 @@ func (s *testSource) Held() []string {
 
 func (s *testSource) Notices() []string { return []string{"a notice of the source"} }
 
-var agents atomic.Int32
-
 // newAgentFixture makes an agent; what serves listens on free ports of 127.0.0.1.
 func newAgentFixture(t *testing.T, src *testSource, edit func(*Config)) *agentFixture {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: it loads the datapath")
-	}
-	must(t, topo.MountBPFFS())
-	dir := fmt.Sprintf("/sys/fs/bpf/waggle-agent-test-%d-%d", os.Getpid(), agents.Add(1))
+	dir := loadertest.NewPinDir(t, quiet())
 	logger, hook := logtest.NewNullLogger()
 	cfg := Config{
 		NodeName: thisNode, Version: "v0", RunDir: filepath.Join(t.TempDir(), "run"),
@@ -84,7 +92,7 @@ func newAgentFixture(t *testing.T, src *testSource, edit func(*Config)) *agentFi
 			"flows4": 64, "flows6": 64, "slots": 64, "backends": 64,
 			"services4": 4, "services6": 4, "service_names": 64, "sock_flows": 64,
 		}},
-		Rules: DeviceRules{Ignore: []string{"*"}},
+		Rules: node.DeviceRules{Ignore: []string{"*"}},
 		Serve: ServeConfig{Healthz: freeAddress(t), Metrics: freeAddress(t)},
 		Pace:  Pace{Repair: 100 * time.Millisecond},
 	}
@@ -93,10 +101,6 @@ func newAgentFixture(t *testing.T, src *testSource, edit func(*Config)) *agentFi
 	}
 	a, err := NewAgent(cfg, src, logrus.NewEntry(logger))
 	must(t, err)
-	t.Cleanup(func() {
-		_, err := loader.Cleanup(dir, quiet())
-		must(t, err)
-	})
 	return &agentFixture{Agent: a, t: t, logs: hook, ended: make(chan error, 1)}
 }
 

@@ -17,10 +17,11 @@ type findings struct {
 	by map[string][]string // messages, by what they are about
 }
 
-// tell replaces what is known of one thing; no message: nothing is.
-func (f *findings) tell(log *logrus.Entry, about string, messages []string) {
+// tell replaces what is known of one thing; no message: nothing is. It reports whether that is news.
+func (f *findings) tell(log *logrus.Entry, about string, messages []string) (news bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	news = !slices.Equal(f.by[about], messages)
 	for _, message := range messages {
 		if !slices.Contains(f.by[about], message) {
 			log.Log(f.level, message)
@@ -32,6 +33,7 @@ func (f *findings) tell(log *logrus.Entry, about string, messages []string) {
 	if f.by[about] = messages; len(messages) == 0 {
 		delete(f.by, about)
 	}
+	return news
 }
 
 // all are the messages, sorted.

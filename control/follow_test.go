@@ -15,6 +15,7 @@ import (
 
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/control/conntrack"
+	"github.com/waggle-lb/waggle/control/netns/netnstest"
 	"github.com/waggle-lb/waggle/maps"
 )
 
@@ -26,7 +27,7 @@ type following struct {
 }
 
 func newFollowing(t *testing.T, flows uint32) *following {
-	newNetns(t)
+	netnstest.New(t)
 	a := newAgentFixture(t, &testSource{}, func(c *Config) {
 		c.Loader.MapSizes["flows4"], c.Loader.MapSizes["flows6"] = flows, flows
 	})

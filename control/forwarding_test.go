@@ -4,52 +4,19 @@ package control
 
 import (
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
-)
 
-func TestForwarding(t *testing.T) {
-	const v4, v6 = "net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"
-	for _, c := range []struct {
-		ipv4, ipv6 string // what the kernel has; empty: nothing
-		serves     families
-		want       []string
-	}{
-		{"0", "0", families{}, nil},
-		{"0", "0", families{ipv4: true}, []string{"net.ipv4.ip_forward is 0"}},
-		{"0", "0", families{ipv6: true}, []string{"net.ipv6.conf.all.forwarding is 0"}},
-		{"0", "0", families{true, true}, []string{"net.ipv4.ip_forward is 0", "net.ipv6.conf.all.forwarding is 0"}},
-		{"1", "0", families{ipv4: true}, nil},
-		{"1", "2", families{true, true}, nil},
-		{"1", "", families{true, true}, nil},
-	} {
-		dir := t.TempDir()
-		for name, value := range map[string]string{v4: c.ipv4, v6: c.ipv6} {
-			must(t, os.MkdirAll(filepath.Join(dir, filepath.Dir(name)), 0o755))
-			if value != "" {
-				must(t, os.WriteFile(filepath.Join(dir, name), []byte(value+"\n"), 0o644))
-			}
-		}
-		err := checkForwarding(dir, c.serves)
-		if (err == nil) != (len(c.want) == 0) {
-			t.Errorf("%+v: got %v", c, err)
-		}
-		for _, want := range c.want {
-			if err == nil || !strings.Contains(err.Error(), want) {
-				t.Errorf("%+v: got %v, want %s", c, err, want)
-			}
-		}
-	}
-}
+	"github.com/waggle-lb/waggle/control/netns/netnstest"
+)
 
 // A node that does not forward IPv6 is told so when there is a service of IPv6, and no longer when
 // there is none.
 func TestForwardingOfWhatIsServed(t *testing.T) {
-	newNetns(t)
+	netnstest.New(t)
 	set := func(name, value string) { must(t, os.WriteFile("/proc/sys/"+name, []byte(value), 0)) }
 	set("net/ipv4/ip_forward", "1")
 	set("net/ipv6/conf/all/forwarding", "0")

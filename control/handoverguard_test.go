@@ -12,14 +12,15 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/waggle-lb/waggle/control/netns/netnstest"
 	"github.com/waggle-lb/waggle/maps"
 )
 
 // TestGuard: of the tuples that it holds, and of no others, packets are dropped that begin a
 // connection; those of a connection that there is pass.
 func TestGuard(t *testing.T) {
-	n := newNetns(t)
-	must(t, netlink.LinkSetUp(n.link("lo")))
+	n := netnstest.New(t)
+	must(t, netlink.LinkSetUp(n.Link("lo")))
 	must(t, keepNAT()) // connections are tracked
 	g, err := newGuard()
 	must(t, err)

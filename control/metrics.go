@@ -35,7 +35,7 @@ func (a *Agent) metrics() (http.Handler, error) {
 	err := ours.Register(&collector{
 		maps: a.dp, version: a.cfg.Version, node: a.cfg.NodeName, src: a.src,
 		proxy: a.proxy.metrics, devices: a.devices.Status, flows: a.expirer.Census,
-		repairs: func() map[string]int { return totals(&a.proxy.repairs, &a.devices.repairs) },
+		repairs: a.repaired,
 		findings: func() map[string]map[string]int {
 			return map[string]map[string]int{"warning": a.warnings.counts(), "notice": a.notices.counts()}
 		},

@@ -223,7 +223,7 @@ func collectorOf(f *proxyFixture) *collector {
 				{Name: "eth1", Role: status.RoleOverlay, XDP: "not for this role"},
 			}
 		},
-		repairs:  func() map[string]int { return totals(&f.repairs) },
+		repairs:  func() map[string]int { return f.repairs.Totals() },
 		findings: func() map[string]map[string]int { return map[string]map[string]int{"notice": {"hooks": 2}} },
 		flows: func() status.FlowCensus {
 			return status.FlowCensus{IPv4: status.FamilyCensus{Confirmed: 2, Unconfirmed: 1}, IPv6: status.FamilyCensus{Confirmed: 2}, Expired: 7}

@@ -3,12 +3,67 @@
 package control
 
 import (
+	"net"
+	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	v1 "k8s.io/api/core/v1"
+
+	"github.com/waggle-lb/waggle/control/netns/netnstest"
+	"github.com/waggle-lb/waggle/maps"
 )
+
+// TestNodeAddressesChange, of contract 33: the agent follows its Node's addresses, with the NodePorts and
+// with the health checks of services. For as long as the Node has none the last stay in force.
+func TestNodeAddressesChange(t *testing.T) {
+	n := netnstest.New(t)
+	for parameter, value := range map[string]string{"disable_ipv6": "0", "accept_dad": "0"} {
+		must(t, os.WriteFile("/proc/sys/net/ipv6/conf/default/"+parameter, []byte(value), 0))
+	}
+	must(t, netlink.LinkSetUp(n.Link("lo"))) // which the node reaches its own addresses by
+	n.AddVeth("eth0", "10.0.0.1/24", "10.0.0.2/24", "10.0.0.3/24", "fd00::1/64")
+	f := newAgentFixture(t, &testSource{}, nil) // it doesn't run: all is done on this thread, in the namespace
+	t.Cleanup(func() { must(t, f.dp.Close()) })
+	const port = 31080
+	deliver(f.proxy, serviceObject("web", "10.96.0.1", healthChecked(port)))
+	f.proxy.OnSynced()
+	var before *v1.Node
+	for _, step := range []struct{ addresses, want string }{
+		{"internal:10.0.0.1", "10.0.0.1"},
+		{"name:node-a", "10.0.0.1"},
+		{"internal:10.0.0.2 internal:10.0.0.3", "10.0.0.2"},
+		{"external:10.0.0.3", "10.0.0.3"},
+		{"", "10.0.0.3"},
+		{"internal:10.0.0.1 internal:fd00::1", "10.0.0.1 fd00::1"},
+	} {
+		after := nodeWith(step.addresses)
+		f.proxy.OnNode(before, after)
+		before = after
+		f.proxy.sync()
+		all, err := maps.NewNodeAddrs(f.dp).All()
+		must(t, err)
+		var nodePorts, checks []string
+		for a, what := range all {
+			if what.NodePorts {
+				nodePorts = append(nodePorts, a.String())
+			}
+			if c, err := net.Dial("tcp", netip.AddrPortFrom(a, port).String()); err == nil {
+				checks = append(checks, a.String())
+				must(t, c.Close())
+			}
+		}
+		slices.Sort(nodePorts)
+		slices.Sort(checks)
+		want := strings.Fields(step.want)
+		if len(all) != 4 || !slices.Equal(nodePorts, want) || !slices.Equal(checks, want) {
+			t.Errorf("%q: of %d addresses NodePorts answer on %v, health checks on %v, want %v", step.addresses, len(all), nodePorts, checks, want)
+		}
+	}
+}
 
 // nodeWith makes a Node of addresses such as "internal:10.0.0.1".
 func nodeWith(addresses string) *v1.Node {
@@ -19,64 +74,4 @@ func nodeWith(addresses string) *v1.Node {
 		node.Status.Addresses = append(node.Status.Addresses, v1.NodeAddress{Type: types[kind], Address: address})
 	}
 	return node
-}
-
-// The node's addresses are those that kube-proxy takes: of each family the first internal one, else
-// the first external one.
-func TestNodeIPs(t *testing.T) {
-	for addresses, want := range map[string]string{
-		"":                                    "",
-		"name:node-a internal:bad":            "",
-		"internal:10.0.0.1":                   "10.0.0.1",
-		"internal:10.0.0.1 internal:10.0.0.2": "10.0.0.1",
-		"external:192.0.2.1 name:x internal:10.0.0.1":                                              "10.0.0.1",
-		"external:192.0.2.1":                                                                       "192.0.2.1",
-		"internal:fd00::1 internal:10.0.0.1":                                                       "fd00::1 10.0.0.1",
-		"internal:10.0.0.1 external:2001:db8::1":                                                   "10.0.0.1 2001:db8::1",
-		"external:2001:db8::1 external:192.0.2.1":                                                  "2001:db8::1 192.0.2.1",
-		"internal:::ffff:10.0.0.2 internal:fd00::1":                                                "10.0.0.2 fd00::1",
-		"internal:10.0.0.1 internal:10.0.0.2 internal:fd00::1 internal:fd00::2 external:192.0.2.1": "10.0.0.1 fd00::1",
-	} {
-		if got := nodeIPs(nodeWith(addresses)); !slices.Equal(got, addrs(want)) {
-			t.Errorf("%s: got %v, want %s", addresses, got, want)
-		}
-	}
-	if got := nodeIPs(nil); got != nil {
-		t.Errorf("no node: got %v", got)
-	}
-}
-
-// TestNodeAddressesChange, of contract 33: the agent follows its Node's addresses while it runs. For
-// as long as the Node has none the last stay in force.
-func TestNodeAddressesChange(t *testing.T) {
-	f := newAgentFixture(t, &testSource{}, nil).start()
-	before := nodeWith("internal:127.0.0.1")
-	f.begin(before)
-	for _, step := range []struct{ addresses, want string }{
-		{"internal:127.0.0.1", "127.0.0.1"},
-		{"name:node-a", "127.0.0.1"},
-		{"internal:127.0.0.2 internal:127.0.0.3", "127.0.0.2"},
-		{"external:127.0.0.3", "127.0.0.3"},
-		{"", "127.0.0.3"},
-		{"internal:127.0.0.1 internal:::1", "127.0.0.1 ::1"},
-	} {
-		after := nodeWith(step.addresses)
-		f.sink.OnNode(before, after)
-		before = after
-		f.devices.mu.Lock()
-		devices := f.devices.nodeIPs
-		f.devices.mu.Unlock()
-		f.checks.mu.Lock()
-		checks := f.checks.nodeIPs
-		f.checks.mu.Unlock()
-		if want := addrs(step.want); !slices.Equal(devices, want) || !slices.Equal(checks, want) {
-			t.Errorf("%q: devices have %v, health checks %v, want %v", step.addresses, devices, checks, want)
-		}
-	}
-	select {
-	case err := <-f.ended:
-		f.ended <- err
-		t.Fatalf("the agent has ended: %v", err)
-	default:
-	}
 }

@@ -17,6 +17,8 @@ import (
 	discovery "k8s.io/api/discovery/v1"
 	"k8s.io/kubernetes/pkg/proxy"
 
+	"github.com/waggle-lb/waggle/control/drift"
+	"github.com/waggle-lb/waggle/control/node"
 	"github.com/waggle-lb/waggle/control/plan"
 	"github.com/waggle-lb/waggle/control/reconcile"
 	"github.com/waggle-lb/waggle/control/status"
@@ -37,7 +39,7 @@ type Proxy struct {
 	pace       Pace
 	slice      time.Duration // for how long a look at the maps keeps others waiting
 	watch      *syncWatch
-	repairs    repairs
+	repairs    *drift.Tally
 
 	mu       sync.Mutex // guards what follows
 	node     plan.Node
@@ -70,6 +72,7 @@ func NewProxy(nodeName string, r *reconcile.Reconciler, onNode func(*v1.Node), o
 		pace:       DefaultPace,
 		slice:      500 * time.Microsecond,
 		watch:      &syncWatch{},
+		repairs:    drift.NewTally(reconcile.RepairedMaps...),
 		node:       plan.Node{Name: nodeName},
 		others:     othersServices{},
 		failures:   map[maps.Name]string{},
@@ -370,7 +373,7 @@ func (p *Proxy) repair(ctx context.Context) {
 	if err != nil {
 		p.log.WithError(err).Error("repairing the maps")
 	}
-	p.repairs.add(found, p.log)
+	p.repairs.Add(found, p.log)
 }
 
 // pauses returns what is to be called now and then in a long look at the services, while p.mu is held: it lets
@@ -386,6 +389,28 @@ func (p *Proxy) pauses() func() {
 		p.mu.Lock()
 		since = time.Now()
 	}
+}
+
+// EachFrontend is part of node.Services.
+func (p *Proxy) EachFrontend(fn func(maps.Frontend, maps.Kind)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.reconciler.EachFrontend(fn, p.pauses())
+}
+
+// EachBackend is part of node.Services.
+func (p *Proxy) EachBackend(fn func(maps.Backend)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.reconciler.EachBackend(fn, p.pauses())
+}
+
+// families returns the families that there are services of.
+func (p *Proxy) families() node.Families {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	services := p.reconciler.Size().Services
+	return node.Families{IPv4: services[maps.IPv4] > 0, IPv6: services[maps.IPv6] > 0}
 }
 
 // giveWay syncs if something has changed.

@@ -101,10 +101,10 @@ func (a *Agent) writeStatus() *status.Status {
 		Problems: a.src.Problems(),
 		Held:     source.Held(a.src),
 	}
-	if !a.links.known() {
-		a.warn("links", a.links.look(a.dp))
+	if !a.links.Known() {
+		a.warn("links", a.links.Look())
 	}
-	s.Links = a.links.all()
+	s.Links = a.links.All()
 	a.warnOfExhaustion()
 	s.Warnings = append(a.warnings.all(), a.devices.Problems()...)
 	s.Notices = slices.Concat(a.notices.all(), a.devices.Notices(), source.Notices(a.src))

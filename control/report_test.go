@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
 
+	"github.com/waggle-lb/waggle/control/node"
 	"github.com/waggle-lb/waggle/control/rundir"
 	"github.com/waggle-lb/waggle/control/status"
 )
@@ -98,5 +100,16 @@ func TestSourceName(t *testing.T) {
 	a.src = &testSource{}
 	if got := a.sourceName(); got != a.cfg.SourceName {
 		t.Errorf("got %q", got)
+	}
+}
+
+// The kernel's parameters of its table of connections are among the notices from the start.
+func TestConntrackIsTold(t *testing.T) {
+	f := newAgentFixture(t, &testSource{}, func(c *Config) {
+		c.Conntrack = []node.ConntrackParameter{{From: "conntrack.min", Name: "nf_conntrack_no_such", Want: 7, Given: true}}
+	})
+	t.Cleanup(func() { must(t, f.dp.Close()) })
+	if all := f.notices.all(); !slices.ContainsFunc(all, func(n string) bool { return strings.HasPrefix(n, "conntrack.min: kube-proxy would set") }) {
+		t.Errorf("notices %q", all)
 	}
 }

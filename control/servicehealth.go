@@ -11,6 +11,7 @@ import (
 	"k8s.io/client-go/tools/events"
 	proxyutil "k8s.io/kubernetes/pkg/proxy/util"
 
+	"github.com/waggle-lb/waggle/control/node"
 	"github.com/waggle-lb/waggle/maps"
 )
 
@@ -18,7 +19,7 @@ import (
 // LoadBalancer whose external traffic policy is Local) how many endpoints they have on this node.
 type serviceHealth struct {
 	nodeName  string
-	nodePorts NodePortAddresses
+	nodePorts node.NodePortAddresses
 	health    *Health
 	recorder  events.EventRecorder
 
@@ -30,7 +31,7 @@ type serviceHealth struct {
 
 // newServiceHealth makes a serviceHealth that listens once setNodeIPs has been called. The
 // recorder, nil for none, gets an event for each service whose port can't be had.
-func newServiceHealth(nodeName string, nodePorts NodePortAddresses, health *Health, recorder events.EventRecorder) *serviceHealth {
+func newServiceHealth(nodeName string, nodePorts node.NodePortAddresses, health *Health, recorder events.EventRecorder) *serviceHealth {
 	return &serviceHealth{
 		nodeName: nodeName, nodePorts: nodePorts, health: health, recorder: recorder,
 		servers: map[maps.Family]*healthPorts{},
@@ -50,7 +51,7 @@ func (s *serviceHealth) setNodeIPs(ips []netip.Addr) {
 	clear(s.servers)
 	s.known, s.nodeIPs = true, slices.Clone(ips)
 	for family, ipFamily := range ipFamilies {
-		cidrs, any := s.nodePorts.cidrs(family, ips)
+		cidrs, any := s.nodePorts.CIDRs(family, ips)
 		if any {
 			s.servers[family] = &healthPorts{
 				nodeName: s.nodeName, healthy: func() bool { return s.health.Health().Healthy }, recorder: s.recorder,
@@ -71,24 +72,4 @@ func (s *serviceHealth) sync(family maps.Family, ports map[types.NamespacedName]
 		return nil
 	}
 	return server.sync(ports, endpoints)
-}
-
-// cidrs lists the addresses of one family that NodePorts answer on, for the library, to which an
-// empty list means all. any is false if there are none.
-func (n NodePortAddresses) cidrs(family maps.Family, primary []netip.Addr) (list []string, any bool) {
-	if n.all || len(n.prefixes) == 0 && len(primary) == 0 {
-		return nil, true
-	}
-	prefixes := n.prefixes
-	if len(prefixes) == 0 {
-		for _, a := range primary {
-			prefixes = append(prefixes, netip.PrefixFrom(a, a.BitLen()))
-		}
-	}
-	for _, p := range prefixes {
-		if maps.FamilyOf(p.Addr()) == family {
-			list = append(list, p.String())
-		}
-	}
-	return list, len(list) > 0
 }

@@ -5,16 +5,12 @@ package control
 import (
 	"encoding/json"
 	"fmt"
-	"net/netip"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
 	"k8s.io/utils/ptr"
-
-	"github.com/waggle-lb/waggle/maps"
 )
 
 func healthChecked(port int32) func(*v1.Service) {
@@ -113,30 +109,4 @@ func TestHealthCheckAddressMoves(t *testing.T) {
 	f.awaitStatus(address, "/", 0)
 	f.sink.OnNode(away, here)
 	f.awaitStatus(address, "/", 200)
-}
-
-func TestHealthCheckAddresses(t *testing.T) {
-	primary := []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}
-	for _, c := range []struct {
-		flag    string
-		primary []netip.Addr
-		family  maps.Family
-		want    []string
-		any     bool
-	}{
-		{"primary", primary, maps.IPv4, []string{"10.0.0.1/32"}, true},
-		{"primary", primary, maps.IPv6, []string{"fd00::1/128"}, true},
-		{"primary", primary[:1], maps.IPv6, nil, false},
-		{"primary", nil, maps.IPv6, nil, true},
-		{"all", primary, maps.IPv4, nil, true},
-		{"10.0.0.0/8,192.0.2.0/24", primary, maps.IPv4, []string{"10.0.0.0/8", "192.0.2.0/24"}, true},
-		{"10.0.0.0/8", primary, maps.IPv6, nil, false},
-	} {
-		n, err := ParseNodePortAddresses(strings.Split(c.flag, ","))
-		must(t, err)
-		got, any := n.cidrs(c.family, c.primary)
-		if diff := cmp.Diff(c.want, got); diff != "" || any != c.any {
-			t.Errorf("%+v: got %v, %v", c, got, any)
-		}
-	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/waggle-lb/waggle/control/netns"
 	"github.com/waggle-lb/waggle/loader"
 )
 
@@ -86,7 +87,7 @@ func (s *StaleUDP) abortSockets() (aborted int, err error) {
 	if err := s.dp.CanAbortSockets(); err != nil {
 		return 0, err
 	}
-	err = inNamespaces(nil, func() error {
+	err = netns.Each(nil, func() error {
 		n, err := s.dp.AbortStaleSockets()
 		aborted += n
 		return err

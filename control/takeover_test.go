@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/control/conntrack"
+	"github.com/waggle-lb/waggle/control/netns/netnstest"
 	"github.com/waggle-lb/waggle/loader"
 )
 
@@ -83,7 +84,7 @@ func TestForeign(t *testing.T) {
 
 // TestKeepNAT: the kernel's NAT is kept until the last connection that needs it has ended.
 func TestKeepNAT(t *testing.T) {
-	newNetns(t)
+	netnstest.New(t)
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	var warning error
@@ -119,7 +120,7 @@ func TestKeepNAT(t *testing.T) {
 // TestTakeoverSteps: an agent that was ended between the two steps is followed by one that takes
 // over what the kernel has begun to translate meanwhile.
 func TestTakeoverSteps(t *testing.T) {
-	newNetns(t)
+	netnstest.New(t)
 	a := newAgentFixture(t, &testSource{}, nil)
 	t.Cleanup(func() { must(t, a.dp.Close()) })
 	expect := func(what string, published bool, want map[step]bool) {

@@ -5,26 +5,27 @@ package control
 import (
 	"fmt"
 
+	"github.com/waggle-lb/waggle/control/node"
 	"github.com/waggle-lb/waggle/control/plan"
 	"github.com/waggle-lb/waggle/maps"
 )
 
 // unservedNodePorts are those outside of the range that the programs look for.
 type unservedNodePorts struct {
-	served PortRange // zero: any port
+	served node.PortRange // zero: any port
 	all    map[maps.Name]string
 }
 
 // ServeNodePorts tells which ports the programs take for node ports, so that others are reported.
 // It is to be called before the source runs.
-func (p *Proxy) ServeNodePorts(served PortRange) { p.unserved.served = served }
+func (p *Proxy) ServeNodePorts(served node.PortRange) { p.unserved.served = served }
 
 // checkNodePort reports a service port whose node port is not served, and logs that when it is new.
 func (p *Proxy) checkNodePort(svc plan.Service) {
 	u := &p.unserved
 	before := u.all[svc.Name]
 	delete(u.all, svc.Name)
-	if u.served == (PortRange{}) {
+	if u.served == (node.PortRange{}) {
 		return
 	}
 	for _, f := range svc.Frontends {

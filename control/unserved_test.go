@@ -9,6 +9,8 @@ import (
 
 	"github.com/sirupsen/logrus"
 	v1 "k8s.io/api/core/v1"
+
+	"github.com/waggle-lb/waggle/control/node"
 )
 
 func onNodePort(port int32) func(*v1.Service) {
@@ -19,7 +21,7 @@ func onNodePort(port int32) func(*v1.Service) {
 // may have another range than the agent.
 func TestNodePortOutOfRange(t *testing.T) {
 	f := newProxyFixture(t, nil)
-	f.ServeNodePorts(PortRange{30000, 32767})
+	f.ServeNodePorts(node.PortRange{Min: 30000, Max: 32767})
 	a := serviceObject("a", "10.96.0.1", onNodePort(20080))
 	f.begin(a, serviceObject("b", "10.96.0.2", onNodePort(30000)), serviceObject("c", "10.96.0.3", onNodePort(32767)))
 	want := []string{"service default/a:http (TCP, IPv4): nodePort 20080 is not served, it is outside of 30000-32767 (--nodeport-range)"}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/node"
 	"github.com/waggle-lb/waggle/loader"
 )
 
@@ -137,9 +138,9 @@ func (f *agentFlags) config(g *globals, log *logrus.Entry) (control.Config, erro
 		Version:      version,
 		RunDir:       g.runDir,
 		SysctlDir:    g.sysctlDir,
-		XDP:          control.XDPMode(f.xdp),
-		Express:      control.ExpressMode(f.express),
-		Rules:        control.DeviceRules{External: f.devices, Pods: f.podDevices, Ignore: f.ignoreDevices},
+		XDP:          node.XDPMode(f.xdp),
+		Express:      node.ExpressMode(f.express),
+		Rules:        node.DeviceRules{External: f.devices, Pods: f.podDevices, Ignore: f.ignoreDevices},
 		ReservePorts: f.reservePorts,
 		SourceName:   f.from.name(),
 		ServeAs:      f.from.serviceProxyName,
@@ -159,7 +160,7 @@ func (f *agentFlags) config(g *globals, log *logrus.Entry) (control.Config, erro
 	if f.socketLB != socketLBAll && f.socketLB != socketLBHost {
 		return cfg, fmt.Errorf("--socket-lb %s: one of all, host", f.socketLB)
 	}
-	if cfg.NodePorts, err = control.ParseNodePortAddresses(f.nodePortAddresses); err != nil {
+	if cfg.NodePorts, err = node.ParseNodePortAddresses(f.nodePortAddresses); err != nil {
 		return cfg, err
 	}
 	if cfg.Cgroup, err = f.cgroupPath(); err != nil {
@@ -179,13 +180,13 @@ func (f *agentFlags) config(g *globals, log *logrus.Entry) (control.Config, erro
 
 // checkWays checks the flags that decide how packets leave.
 func (f *agentFlags) checkWays() error {
-	if !slices.Contains([]control.XDPMode{control.XDPAuto, control.XDPOff, control.XDPAlways}, control.XDPMode(f.xdp)) {
+	if !slices.Contains([]node.XDPMode{node.XDPAuto, node.XDPOff, node.XDPAlways}, node.XDPMode(f.xdp)) {
 		return fmt.Errorf("--xdp %s: one of auto, off, always", f.xdp)
 	}
-	if !slices.Contains([]control.ExpressMode{control.ExpressAuto, control.ExpressOff}, control.ExpressMode(f.express)) {
+	if !slices.Contains([]node.ExpressMode{node.ExpressAuto, node.ExpressOff}, node.ExpressMode(f.express)) {
 		return fmt.Errorf("--express %s: one of auto, off", f.express)
 	}
-	if control.ExpressMode(f.express) == control.ExpressOff && control.XDPMode(f.xdp) == control.XDPAlways {
+	if node.ExpressMode(f.express) == node.ExpressOff && node.XDPMode(f.xdp) == node.XDPAlways {
 		return fmt.Errorf("--xdp always and --express off: without the express way XDP has nothing to do")
 	}
 	return nil
@@ -199,16 +200,16 @@ const (
 )
 
 func (f *agentFlags) loaderOptions(opts *loader.Options) error {
-	nodePorts, err := control.ParsePortRange(f.nodePortRange)
+	nodePorts, err := node.ParsePortRange(f.nodePortRange)
 	if err != nil {
 		return fmt.Errorf("--nodeport-range: %w", err)
 	}
-	snat, err := control.ParsePortRange(f.snatPorts)
+	snat, err := node.ParsePortRange(f.snatPorts)
 	if err != nil {
 		return fmt.Errorf("--snat-ports: %w", err)
 	}
 	if snat.Overlaps(nodePorts) && f.snatPorts == defaultSNATPorts {
-		if snat, err = control.ParsePortRange(otherSNATPorts); err != nil {
+		if snat, err = node.ParsePortRange(otherSNATPorts); err != nil {
 			return err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/waggle-lb/waggle/control"
 	"github.com/waggle-lb/waggle/control/leftovers"
+	"github.com/waggle-lb/waggle/control/node"
 	"github.com/waggle-lb/waggle/control/rundir"
 	"github.com/waggle-lb/waggle/loader"
 )
@@ -47,7 +48,7 @@ func cleanup(g *globals, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	ports, portsErr := control.ReleasePorts(g.sysctlDir, g.runDir)
+	ports, portsErr := node.ReleasePorts(g.sysctlDir, g.runDir)
 	if ports != "" {
 		printRemoved(w, "ports "+ports+" from net.ipv4.ip_local_reserved_ports")
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/node"
 	"github.com/waggle-lb/waggle/control/rundir"
 	"github.com/waggle-lb/waggle/loader"
 )
@@ -40,7 +40,7 @@ func TestCleanupNamesAll(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "run")
 	l.must(os.MkdirAll(rundir.Cache(dir), 0o700))
 	l.writeStatus(dir, someStatus(l.pinDir))
-	l.must(control.ReservePorts("/proc/sys", dir, control.PortRange{Min: 10000, Max: 10009}))
+	l.must(node.ReservePorts("/proc/sys", dir, node.PortRange{Min: 10000, Max: 10009}))
 	nft, err := nftables.New()
 	l.must(err)
 	nft.AddTable(&nftables.Table{Name: "waggle-takeover", Family: nftables.TableFamilyINet})

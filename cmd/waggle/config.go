@@ -22,6 +22,7 @@ import (
 
 	"github.com/waggle-lb/waggle/control"
 	"github.com/waggle-lb/waggle/control/config"
+	"github.com/waggle-lb/waggle/control/node"
 )
 
 // configFlags are the flags of `waggle agent` that kube-proxy's configuration file has fields for.
@@ -213,12 +214,12 @@ func (f *configFlags) warnings() map[string]error {
 }
 
 // conntrack is what kube-proxy would set with the file; without one nobody asks for anything.
-func (f *configFlags) conntrack() (all []control.ConntrackParameter) {
+func (f *configFlags) conntrack() (all []node.ConntrackParameter) {
 	if f.read == nil {
 		return nil
 	}
 	for _, c := range f.read.Conntrack {
-		all = append(all, control.ConntrackParameter{From: c.Fields, Name: c.Parameter, Want: c.Value, Given: c.Given})
+		all = append(all, node.ConntrackParameter{From: c.Fields, Name: c.Parameter, Want: c.Value, Given: c.Given})
 	}
 	return all
 }

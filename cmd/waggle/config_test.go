@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/control/node"
 )
 
 const configHead = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
@@ -63,7 +64,7 @@ logging: {verbosity: 5, format: json}
 // Row 38: every field with a meaning gets to where it is used.
 func TestConfigFile(t *testing.T) {
 	f, cfg := configured(t, everything)
-	nodePorts, _ := control.ParseNodePortAddresses([]string{"10.0.0.0/8"})
+	nodePorts, _ := node.ParseNodePortAddresses([]string{"10.0.0.0/8"})
 	want := control.Config{
 		NodeName:      "from-file",
 		NodePorts:     nodePorts,
@@ -87,7 +88,7 @@ func TestFlagsOverConfigFile(t *testing.T) {
 	f, cfg := configured(t, everything, "--node-name=flag", "--healthz-bind-address=", "--metrics-bind-address=[::1]:3",
 		"--bind-address-hard-fail=false", "--profiling=false", "--nodeport-addresses=all", "--cluster-cidr=10.2.0.0/16,fd00::/8",
 		"--masquerade-all=false", "--min-sync-period=0s", "--sync-period=4s", "--log-level=warn", "--log-format=text")
-	nodePorts, _ := control.ParseNodePortAddresses([]string{"all"})
+	nodePorts, _ := node.ParseNodePortAddresses([]string{"all"})
 	want := control.Config{
 		NodeName:     "flag",
 		NodePorts:    nodePorts,
@@ -119,8 +120,8 @@ func TestEmptyConfigFile(t *testing.T) {
 func TestConfigFileLocalDevices(t *testing.T) {
 	for body, want := range map[string]control.Config{
 		"detectLocalMode: NodeCIDR": {},
-		"detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: cali}": {Rules: control.DeviceRules{Pods: []string{"cali*"}}},
-		"detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cni0}":         {Rules: control.DeviceRules{Pods: []string{"cni0"}}},
+		"detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: cali}": {Rules: node.DeviceRules{Pods: []string{"cali*"}}},
+		"detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cni0}":         {Rules: node.DeviceRules{Pods: []string{"cni0"}}},
 	} {
 		_, cfg := configured(t, body)
 		if !cmp.Equal(cfg.Rules.Pods, want.Rules.Pods) {
@@ -140,7 +141,7 @@ func TestConfigFileLocalDevices(t *testing.T) {
 func expectConfig(t *testing.T, want, got control.Config) {
 	t.Helper()
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(control.Config{}, "Loader", "XDP", "Express", "Rules", "ReservePorts", "SourceName", "Version", "Warnings", "Conntrack"),
-		cmpopts.IgnoreFields(control.ServeConfig{}, "Configz"), cmp.AllowUnexported(control.NodePortAddresses{}),
+		cmpopts.IgnoreFields(control.ServeConfig{}, "Configz"), cmp.AllowUnexported(node.NodePortAddresses{}),
 		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
 	}
@@ -152,7 +153,7 @@ func TestConfigFileWarnings(t *testing.T) {
 	if err := cfg.Warnings["configuration"]; err == nil || !strings.Contains(err.Error(), "config.yaml: no meaning here, and ignored: oomScoreAdj, portRange") {
 		t.Errorf("warning %v", err)
 	}
-	liberal := control.ConntrackParameter{From: "conntrack.tcpBeLiberal", Name: "nf_conntrack_tcp_be_liberal", Want: 1, Given: true}
+	liberal := node.ConntrackParameter{From: "conntrack.tcpBeLiberal", Name: "nf_conntrack_tcp_be_liberal", Want: 1, Given: true}
 	if !slices.Contains(cfg.Conntrack, liberal) {
 		t.Errorf("of the connection table's parameters %v are told, want %v", cfg.Conntrack, liberal)
 	}

@@ -19,6 +19,7 @@ import (
 	discovery "k8s.io/api/discovery/v1"
 
 	"github.com/waggle-lb/waggle/control"
+	controlnode "github.com/waggle-lb/waggle/control/node"
 	"github.com/waggle-lb/waggle/control/reconcile"
 	"github.com/waggle-lb/waggle/control/source"
 	"github.com/waggle-lb/waggle/loader"
@@ -118,9 +119,9 @@ func (n *node) startControl(config configuration) {
 		n.stop()
 	}
 	n.config, n.services, n.slices = config, map[string]*v1.Service{}, map[string]*discovery.EndpointSlice{}
-	addresses, err := control.ParseNodePortAddresses(strings.Fields(strings.Trim(config.nodePortAddresses, "[]")))
+	addresses, err := controlnode.ParseNodePortAddresses(strings.Fields(strings.Trim(config.nodePortAddresses, "[]")))
 	n.must(err)
-	devices := control.NewDevices(n.dp, control.DeviceRules{}, control.XDPAlways, addresses, quiet())
+	devices := controlnode.NewDevices(n.dp, controlnode.DeviceOptions{XDP: controlnode.XDPAlways, NodePorts: addresses}, quiet())
 	devices.SetNodeIPs([]netip.Addr{netip.MustParseAddr(config.nodeIP)})
 	n.must(devices.Sync())
 	r, err := reconcile.New(n.dp, quiet())

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package netns visits the network namespaces of the node's processes.
+package netns
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// Filter chooses among namespaces. Each namespace comes once: first to Known and then, if that does not
+// know it, to Wanted. A namespace that can't be entered comes again, if another process is in it.
+type Filter struct {
+	// Known tells what to leave out by the name that a namespace's links in /proc have
+	// ("net:[4026531840]"). Such a namespace is not opened.
+	Known func(name string) bool
+	// Wanted tells whether to enter an open namespace. It must not keep the file.
+	Wanted func(name string, ns *os.File) bool
+}
+
+// Each calls fn in each network namespace of the node's processes, ours first; or, if a filter is given,
+// in those that it wants. It sees those that /proc shows: all of the node's, if the agent is in its
+// process namespace. Each returns the errors of all calls of fn, and fails at once where other
+// namespaces can't be entered (CAP_SYS_ADMIN).
+func Each(filter *Filter, fn func() error) error {
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		own, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			result <- err
+			return
+		}
+		defer own.Close()
+		err = each(filter, fn)
+		if back := enter(own); back != nil {
+			result <- errors.Join(err, fmt.Errorf("return from other network namespaces: %w", back))
+			return // and the thread ends, being of no use to others
+		}
+		runtime.UnlockOSThread()
+		result <- err
+	}()
+	return <-result
+}
+
+func each(filter *Filter, fn func() error) error {
+	processes, err := processIDs()
+	if err != nil {
+		return err
+	}
+	own, err := os.Readlink("/proc/thread-self/ns/net")
+	if err != nil {
+		return err
+	}
+	seen := map[string]bool{own: true}
+	var errs []error
+	if filter == nil {
+		errs = append(errs, fn())
+	}
+	for _, pid := range processes {
+		link := "/proc/" + pid + "/ns/net"
+		name, err := os.Readlink(link)
+		if err != nil || seen[name] {
+			continue // the process has ended
+		}
+		if filter != nil && filter.Known(name) {
+			seen[name] = true
+			continue
+		}
+		ns, err := os.Open(link)
+		if err != nil {
+			continue
+		}
+		if filter != nil && !filter.Wanted(name, ns) {
+			seen[name] = true
+			ns.Close()
+			continue
+		}
+		err = enter(ns)
+		ns.Close()
+		if errors.Is(err, unix.EPERM) {
+			return fmt.Errorf("other network namespaces than the agent's can't be entered (CAP_SYS_ADMIN): %w", err)
+		}
+		seen[name] = true
+		if err == nil {
+			err = fn()
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// processIDs lists the names of the processes' directories in /proc.
+func processIDs() ([]string, error) {
+	proc, err := os.Open("/proc")
+	if err != nil {
+		return nil, err
+	}
+	defer proc.Close()
+	names, err := proc.Readdirnames(-1)
+	return slices.DeleteFunc(names, func(name string) bool { return name[0] < '0' || name[0] > '9' }), err
+}
+
+func enter(ns *os.File) error { return unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET) }

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"cmp"
+	gomaps "maps"
+	"slices"
+	"sync"
+
+	"github.com/waggle-lb/waggle/control/status"
+	"github.com/waggle-lb/waggle/loader"
+)
+
+// Attachments are the programs that are attached, as the agent saw them last. To list all takes time in
+// proportion to the devices, so after a change of some only these are looked at. It is safe for
+// concurrent use.
+type Attachments struct {
+	dp *loader.Datapath
+
+	mu      sync.Mutex
+	sockets []loader.LinkStatus
+	devices map[int][]loader.LinkStatus // nil: nothing is known
+	list    []status.Link               // all, sorted; nil: to be made
+	follows int                         // calls of Follow
+}
+
+// NewAttachments makes Attachments of which nothing is known yet.
+func NewAttachments(dp *loader.Datapath) *Attachments { return &Attachments{dp: dp} }
+
+// Known tells whether anything is.
+func (l *Attachments) Known() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.devices != nil
+}
+
+// Look lists all.
+func (l *Attachments) Look() (err error) {
+	l.Take(func() (all []loader.LinkStatus, ok bool) {
+		all, err = l.dp.Links()
+		return all, err == nil
+	})
+	return err
+}
+
+// Take has a function list all, if it is ok. The list does not count if a device was looked at
+// meanwhile: it may lack what was found then.
+func (l *Attachments) Take(list func() (all []loader.LinkStatus, ok bool)) {
+	l.mu.Lock()
+	since := l.follows
+	l.mu.Unlock()
+	all, ok := list()
+	if !ok {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.devices != nil && l.follows != since {
+		return
+	}
+	l.sockets, l.devices, l.list = nil, map[int][]loader.LinkStatus{}, nil
+	for _, s := range all {
+		if s.Ifindex == 0 {
+			l.sockets = append(l.sockets, s)
+			continue
+		}
+		l.devices[s.Ifindex] = append(l.devices[s.Ifindex], s)
+	}
+}
+
+// Follow looks at the devices that have got or lost programs, by ifindex, if anything is known.
+func (l *Attachments) Follow(touched map[int]status.Role) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.follows++
+	if l.devices == nil {
+		return nil
+	}
+	links, err := l.dp.LinksOf(slices.Collect(gomaps.Keys(touched))...)
+	if err != nil {
+		return err
+	}
+	l.list = nil
+	for ifindex := range touched {
+		delete(l.devices, ifindex)
+	}
+	for _, s := range links {
+		if _, is := touched[s.Ifindex]; is {
+			l.devices[s.Ifindex] = append(l.devices[s.Ifindex], s)
+		}
+	}
+	return nil
+}
+
+// All lists them: those of sockets, then those of devices by hook and device. The list must not be
+// changed.
+func (l *Attachments) All() []status.Link {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.list != nil {
+		return l.list
+	}
+	var devices []loader.LinkStatus
+	for _, links := range l.devices {
+		devices = append(devices, links...)
+	}
+	slices.SortFunc(devices, func(a, b loader.LinkStatus) int {
+		return cmp.Or(cmp.Compare(a.Hook, b.Hook), cmp.Compare(a.Device, b.Device), cmp.Compare(a.Ifindex, b.Ifindex))
+	})
+	for _, s := range slices.Concat(l.sockets, devices) {
+		l.list = append(l.list, shown(s))
+	}
+	return l.list
+}
+
+// shown is an attachment as the status shows it.
+func shown(l loader.LinkStatus) status.Link {
+	return status.Link{
+		Hook: l.Hook, Kind: l.Kind, Device: l.Device, Ifindex: l.Ifindex, Cgroup: l.Cgroup,
+		Program: l.Program, ProgramID: uint32(l.ProgramID), LinkID: uint32(l.LinkID), Attached: l.Attached,
+	}
+}

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"errors"
+	"fmt"
+	gomaps "maps"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/waggle-lb/waggle/loader/netdump"
+)
+
+// Change is what may differ from what was last read of the kernel's links, addresses and routes: by its
+// zero value nothing does.
+type Change struct {
+	all     bool
+	routes  bool         // which devices routes lead by
+	devices map[int]bool // by ifindex: the link and its addresses
+}
+
+// everything is read anew.
+var everything = Change{all: true}
+
+func (c *Change) addDevice(ifindex int) {
+	if c.devices == nil {
+		c.devices = map[int]bool{}
+	}
+	c.devices[ifindex] = true
+}
+
+func (c *Change) isEmpty() bool { return !c.all && !c.routes && len(c.devices) == 0 }
+
+// kernelView is what was last read of the kernel's links, addresses and routes. A list of all takes time
+// in proportion to the devices, so after a change only what has changed is read.
+type kernelView struct {
+	links  map[int]netlink.Link // nil: nothing is known
+	addrs  map[int][]address
+	routes routesByDevice
+}
+
+// update reads what may have changed. After a failure nothing is known, and the next call reads all.
+func (v *kernelView) update(change Change) error {
+	err := v.read(change)
+	if err != nil {
+		*v = kernelView{}
+	}
+	return err
+}
+
+func (v *kernelView) read(change Change) (err error) {
+	if change.all || v.links == nil {
+		return v.readAll()
+	}
+	for _, ifindex := range v.withPeers(change.devices) {
+		if err := v.readDevice(ifindex); err != nil {
+			return err
+		}
+		if err := v.readPeerOf(ifindex, change.devices); err != nil {
+			return err
+		}
+	}
+	if change.routes {
+		v.routes, err = listRoutes()
+	}
+	return err
+}
+
+func (v *kernelView) readAll() (err error) {
+	links, err := netdump.Whole(netlink.LinkList)
+	if err != nil {
+		return fmt.Errorf("listing devices: %w", err)
+	}
+	v.links = make(map[int]netlink.Link, len(links))
+	for _, link := range links {
+		v.links[link.Attrs().Index] = link
+	}
+	if v.addrs, err = listAddrs(0); err != nil {
+		return err
+	}
+	v.routes, err = listRoutes()
+	return err
+}
+
+// withPeers adds the devices whose other ends were among those that have changed: when one moves to another
+// namespace, the kernel tells of that one only.
+func (v *kernelView) withPeers(changed map[int]bool) []int {
+	all := gomaps.Clone(changed)
+	for ifindex, link := range v.links {
+		if changed[peerOf(link)] {
+			all[ifindex] = true
+		}
+	}
+	return slices.Sorted(gomaps.Keys(all))
+}
+
+// readPeerOf reads the other end of a device, which may have come back to our namespace just now.
+func (v *kernelView) readPeerOf(ifindex int, changed map[int]bool) error {
+	link, there := v.links[ifindex]
+	if !there {
+		return nil
+	}
+	peer := peerOf(link)
+	if known, there := v.links[peer]; !there || changed[peer] || peerOf(known) == ifindex {
+		return nil
+	}
+	return v.readDevice(peer)
+}
+
+// peerOf is the index of a device's other end, or of the device that it is made on, in our namespace; 0 if
+// there is none.
+func peerOf(link netlink.Link) int {
+	if attrs := link.Attrs(); attrs.NetNsID < 0 {
+		return attrs.ParentIndex
+	}
+	return 0
+}
+
+// readDevice reads one link and its addresses.
+func (v *kernelView) readDevice(ifindex int) error {
+	link, err := netlink.LinkByIndex(ifindex)
+	var notFound netlink.LinkNotFoundError
+	if errors.As(err, &notFound) {
+		delete(v.links, ifindex)
+		delete(v.addrs, ifindex)
+		delete(v.routes, ifindex)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("device %d: %w", ifindex, err)
+	}
+	addrs, err := listAddrs(ifindex)
+	if err != nil {
+		return err
+	}
+	v.links[ifindex], v.addrs[ifindex] = link, addrs[ifindex]
+	return nil
+}
+
+// facts are the node's devices, by their indexes.
+func (v *kernelView) facts(nodeIPs []netip.Addr) *nodeFacts {
+	var all nodeFacts
+	byIndex := make(map[int]*deviceFacts, len(v.links))
+	for _, ifindex := range slices.Sorted(gomaps.Keys(v.links)) {
+		f := &deviceFacts{link: v.links[ifindex], routes: v.routes[ifindex]}
+		for _, a := range v.addrs[ifindex] {
+			f.addAddr(a, nodeIPs)
+		}
+		byIndex[ifindex] = f
+		all.devices = append(all.devices, f)
+	}
+	for _, f := range all.devices {
+		f.relate(byIndex)
+	}
+	_, all.untold = v.routes[0]
+	return &all
+}

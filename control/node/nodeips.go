@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"net/netip"
+
+	v1 "k8s.io/api/core/v1"
+	utilnode "k8s.io/kubernetes/pkg/util/node"
+)
+
+// IPs are the addresses of a Node that kube-proxy takes for the node's: its first internal
+// address or, without one, its first external address, and the first address of the other family.
+func IPs(node *v1.Node) (ips []netip.Addr) {
+	if node == nil {
+		return nil
+	}
+	chosen, err := utilnode.GetNodeHostIPs(node)
+	if err != nil {
+		return nil // there is none
+	}
+	for _, address := range chosen {
+		if ip, ok := netip.AddrFromSlice(address); ok {
+			ips = append(ips, ip.Unmap())
+		}
+	}
+	return ips
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"unsafe"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/control/netns"
+	"github.com/waggle-lb/waggle/control/status"
+)
+
+// A veth device may hand a packet over with its checksum left to be filled in by whichever device it
+// leaves by. To XDP that is a packet with a wrong checksum, and what XDP sends on keeps it. So XDP on a
+// veth device takes a peer that fills checksums in (`ethtool -K PEER tx off`).
+
+// leavesChecksums is how the reason begins why a veth device has no XDP.
+const leavesChecksums = "its peer leaves checksums to the device"
+
+// vethWithoutXDP tells why a veth device should not run XDP, if it shouldn't. Of a peer that can't be
+// looked at it is only noted what to do.
+func (d *Devices) vethWithoutXDP(link netlink.Link) string {
+	attrs := link.Attrs()
+	peer, leaves, err := peerChecksums(link)
+	delete(d.unseen, attrs.Index)
+	if err != nil {
+		if d.unseen == nil {
+			d.unseen = map[int]string{}
+		}
+		d.unseen[attrs.Index] = fmt.Sprintf("device %s, xdp: its peer can't be looked at (%v): where it leaves checksums to the device, "+
+			"what XDP sends on is lost (ethtool -K PEER tx off, at the other end)", attrs.Name, err)
+		return ""
+	}
+	if leaves {
+		return fmt.Sprintf("%s, and what XDP sends on would be lost: ethtool -K %s tx off, at the other end", leavesChecksums, peer)
+	}
+	return ""
+}
+
+// Notices lists what is good to know of devices.
+func (d *Devices) Notices() (all []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for index, notice := range d.unseen {
+		if d.status[index].XDP == status.XDPNative {
+			all = append(all, notice)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// lookAtPeers forgets the veth devices whose peer has changed its ways: the next Sync attaches anew. No
+// event tells of it.
+func (d *Devices) lookAtPeers() {
+	for index, s := range d.status {
+		refused := strings.HasPrefix(s.XDP, leavesChecksums)
+		if d.opts.XDP != XDPAlways || s.XDP != status.XDPNative && !refused {
+			continue
+		}
+		link, err := netlink.LinkByIndex(index)
+		if err != nil || link.Type() != "veth" {
+			continue
+		}
+		if why := d.vethWithoutXDP(link); (why != "") != refused {
+			d.log.WithField("device", s.Name).Info("its peer has changed whether it leaves checksums to the device")
+			delete(d.status, index)
+		}
+	}
+}
+
+// peerChecksums tells whether the other end of a veth device leaves checksums to the device. It is
+// an error if that end is in a network namespace that can't be found or entered.
+func peerChecksums(link netlink.Link) (peer string, leaves bool, err error) {
+	attrs := link.Attrs()
+	ask := func() error {
+		other, err := netlink.LinkByIndex(attrs.ParentIndex)
+		if err != nil {
+			return err
+		}
+		peer = other.Attrs().Name
+		leaves, err = txChecksum(peer)
+		return err
+	}
+	if attrs.NetNsID < 0 {
+		err = ask()
+		return peer, leaves, err
+	}
+	node, err := netlink.NewHandle(unix.NETLINK_ROUTE) // stays in our namespace
+	if err != nil {
+		return "", false, err
+	}
+	defer node.Close()
+	found := false
+	filter := &netns.Filter{
+		Known: func(string) bool { return found },
+		Wanted: func(_ string, ns *os.File) bool {
+			id, err := node.GetNetNsIdByFd(int(ns.Fd()))
+			return err == nil && id == attrs.NetNsID
+		},
+	}
+	err = netns.Each(filter, func() error {
+		found = true
+		return ask()
+	})
+	if err == nil && !found {
+		err = errors.New("no process is in its network namespace")
+	}
+	return peer, leaves, err
+}
+
+// ethtoolValue is the kernel's of this name (linux/ethtool.h).
+type ethtoolValue struct{ command, data uint32 }
+
+// ethtoolRequest is struct ifreq with its union used as a pointer (linux/if.h).
+type ethtoolRequest struct {
+	name [unix.IFNAMSIZ]byte
+	data unsafe.Pointer
+	_    [16]byte
+}
+
+// txChecksum tells whether packets may be given to a device of the calling thread's namespace with
+// their checksums still to be filled in.
+func txChecksum(device string) (bool, error) {
+	value := ethtoolValue{command: unix.ETHTOOL_GTXCSUM}
+	if err := ethtool(device, &value); err != nil {
+		return false, fmt.Errorf("device %s: asking for its checksum offload: %w", device, err)
+	}
+	return value.data != 0, nil
+}
+
+func ethtool(device string, value *ethtoolValue) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	request := &ethtoolRequest{data: unsafe.Pointer(value)}
+	copy(request.name[:unix.IFNAMSIZ-1], device)
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(request)))
+	runtime.KeepAlive(value)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/control/netns"
+	"github.com/waggle-lb/waggle/control/status"
+	"github.com/waggle-lb/waggle/loader"
+	"github.com/waggle-lb/waggle/maps"
+)
+
+// PodNamespaces tells the datapath in which network namespaces a pod's sockets may be left to the
+// packet hook: those behind a device that has it. One is found in /proc, by the first process that
+// runs in it; until then, and for good where the agent may not look, its sockets are served as those
+// of pods without such a device.
+type PodNamespaces struct {
+	table   *maps.PodNamespaces
+	devices *Devices
+	log     *logrus.Entry
+	wake    chan struct{}
+
+	known    map[int]podNamespace // by the host's side of the device
+	compared time.Time            // when the map was last compared with what is known
+}
+
+// podNamespace is what is known of a namespace.
+type podNamespace struct {
+	id     int    // that the kernel has for it in ours
+	name   string // of its links in /proc
+	cookie uint64
+}
+
+// A pod's first process comes a moment after its device.
+const (
+	podFirstLook = 100 * time.Millisecond
+	podLastLook  = time.Minute
+	// podCompare is how long what others have changed in the map lasts at least.
+	podCompare = time.Minute
+)
+
+// NewPodNamespaces prepares the search for the namespaces behind devices; Run does the work.
+func NewPodNamespaces(dp *loader.Datapath, devices *Devices, log *logrus.Entry) *PodNamespaces {
+	return &PodNamespaces{
+		table: maps.NewPodNamespaces(dp), devices: devices, log: log,
+		wake: make(chan struct{}, 1), known: map[int]podNamespace{},
+	}
+}
+
+// Changed tells that devices have come or gone.
+func (n *PodNamespaces) Changed() {
+	select {
+	case n.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run looks for namespaces until ctx is done: soon after a change, once for those of a burst, and ever less
+// often while there are some to be found.
+func (n *PodNamespaces) Run(ctx context.Context) {
+	pause := podFirstLook
+	var again <-chan time.Time
+	var due time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-n.wake:
+			pause = podFirstLook
+			if soon := time.Now().Add(pause); again == nil || due.After(soon) {
+				again, due = time.After(pause), soon
+			}
+			continue
+		case <-again:
+		}
+		missing, err := n.sync()
+		if err != nil {
+			n.log.WithError(err).Debug("looking for the network namespaces of pods")
+		}
+		if again = nil; missing > 0 {
+			pause = min(2*pause, podLastLook)
+			again, due = time.After(pause), time.Now().Add(pause)
+		}
+	}
+}
+
+// sync tells how many devices of pods are left of which the namespace is not known.
+func (n *PodNamespaces) sync() (missing int, err error) {
+	behind := n.devices.podNamespaceIDs()
+	errs := []error{n.forget(behind)}
+	byID := map[int]podNamespace{}
+	for _, ns := range n.known {
+		byID[ns.id] = ns
+	}
+	want := map[int][]int{}
+	for index, id := range behind {
+		if _, ok := n.known[index]; ok {
+			continue
+		}
+		if ns, ok := byID[id]; ok { // a pod may have several devices
+			n.known[index] = ns
+			continue
+		}
+		want[id] = append(want[id], index)
+	}
+	if len(want) > 0 {
+		errs = append(errs, n.find(want))
+	}
+	if time.Since(n.compared) > podCompare {
+		errs = append(errs, n.compare())
+	}
+	return len(behind) - len(n.known), errors.Join(errs...)
+}
+
+// forget drops what is known of devices that are gone, or lead elsewhere.
+func (n *PodNamespaces) forget(behind map[int]int) error {
+	gone := map[uint64]bool{}
+	for index, ns := range n.known {
+		if id, ok := behind[index]; !ok || id != ns.id {
+			delete(n.known, index)
+			gone[ns.cookie] = true
+		}
+	}
+	for _, ns := range n.known {
+		delete(gone, ns.cookie)
+	}
+	var errs []error
+	for cookie := range gone {
+		errs = append(errs, n.table.Delete(cookie))
+	}
+	return errors.Join(errs...)
+}
+
+// find looks for namespaces by the ids that the kernel has for them in ours, among those that are not known.
+func (n *PodNamespaces) find(want map[int][]int) error {
+	node, err := netlink.NewHandle(unix.NETLINK_ROUTE) // stays in our namespace
+	if err != nil {
+		return err
+	}
+	defer node.Close()
+	known := map[string]bool{}
+	for _, ns := range n.known {
+		known[ns.name] = true
+	}
+	var found podNamespace
+	filter := &netns.Filter{
+		Known: func(name string) bool { return known[name] },
+		Wanted: func(name string, ns *os.File) bool {
+			id, err := node.GetNetNsIdByFd(int(ns.Fd()))
+			found = podNamespace{id: id, name: name}
+			return err == nil && len(want[id]) > 0
+		},
+	}
+	return netns.Each(filter, func() (err error) {
+		if found.cookie, err = loader.NetnsCookie(); err != nil {
+			return err
+		}
+		for _, index := range want[found.id] {
+			n.known[index] = found
+		}
+		return n.table.Put(found.cookie)
+	})
+}
+
+// compare makes the map what is known. At the start it may hold what an earlier agent knew.
+func (n *PodNamespaces) compare() error {
+	have, err := n.table.All()
+	if err != nil {
+		return err
+	}
+	want := map[uint64]bool{}
+	for _, ns := range n.known {
+		want[ns.cookie] = true
+	}
+	var errs []error
+	for _, cookie := range have {
+		if !want[cookie] {
+			errs = append(errs, n.table.Delete(cookie))
+		}
+		delete(want, cookie)
+	}
+	for cookie := range want {
+		errs = append(errs, n.table.Put(cookie))
+	}
+	n.compared = time.Now()
+	return errors.Join(errs...)
+}
+
+// podNamespaceIDs lists the pods' devices that have our hook, with the ids of the namespaces that
+// their other ends are in, as at the last Sync.
+func (d *Devices) podNamespaceIDs() map[int]int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := map[int]int{}
+	for index, s := range d.status {
+		if s.Role != status.RolePod {
+			continue
+		}
+		if link := d.kernel.links[index]; link != nil && link.Attrs().NetNsID >= 0 {
+			out[index] = link.Attrs().NetNsID
+		}
+	}
+	return out
+}

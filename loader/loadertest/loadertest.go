@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package loadertest loads the datapath for tests: the real one, but with small maps, and gone with the
+// test.
+package loadertest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+
+	"github.com/cilium/ebpf/link"
+	"github.com/sirupsen/logrus"
+
+	"github.com/waggle-lb/waggle/loader"
+	"github.com/waggle-lb/waggle/test/topo"
+)
+
+var dirs atomic.Int32
+
+// NewPinDir names a pin directory of the test's own, which is cleaned up after the test. It skips the
+// test if that is not root's.
+func NewPinDir(t *testing.T, log *logrus.Entry) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it loads the datapath")
+	}
+	if err := topo.MountBPFFS(); err != nil {
+		t.Fatal(err)
+	}
+	dir := fmt.Sprintf("/sys/fs/bpf/waggle-test-%d-%d", os.Getpid(), dirs.Add(1))
+	t.Cleanup(func() {
+		if _, err := loader.Cleanup(dir, log); err != nil {
+			t.Errorf("clean up %s: %v", dir, err)
+		}
+	})
+	return dir
+}
+
+// Load loads the datapath into a pin directory of the test's own, which it returns, too. Maps have 1024
+// elements each, unless an edit of the options says otherwise.
+func Load(t *testing.T, log *logrus.Entry, edits ...func(*loader.Options)) (dp *loader.Datapath, dir string) {
+	t.Helper()
+	dir = NewPinDir(t, log)
+	sizes := map[string]uint32{}
+	for _, name := range []string{"flows4", "flows6", "slots", "backends", "services4", "services6", "service_names", "sock_flows"} {
+		sizes[name] = 1024
+	}
+	opts := loader.Options{PinDir: dir, Log: log, MapSizes: sizes}
+	for _, edit := range edits {
+		edit(&opts)
+	}
+	dp, err := loader.Load(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := dp.Close(); err != nil {
+			t.Errorf("close the datapath: %v", err)
+		}
+	})
+	return dp, dir
+}
+
+// DetachLinks does what `bpftool link detach` does to the links whose pins in a pin directory match a
+// pattern of filepath.Match.
+func DetachLinks(t *testing.T, dir, pattern string) {
+	t.Helper()
+	pins, err := filepath.Glob(filepath.Join(dir, "links", pattern))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(pins) == 0 {
+		t.Fatalf("there are no links %s", pattern)
+	}
+	for _, pin := range pins {
+		l, err := link.LoadPinnedLink(pin, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(l.Detach(), l.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
