@@ -16,6 +16,7 @@ import (
 	"github.com/sirupsen/logrus"
 	v1 "k8s.io/api/core/v1"
 
+	"github.com/waggle-lb/waggle/control/flows"
 	"github.com/waggle-lb/waggle/control/node"
 	"github.com/waggle-lb/waggle/control/reconcile"
 	"github.com/waggle-lb/waggle/control/source"
@@ -61,8 +62,8 @@ type Agent struct {
 	dp       *loader.Datapath
 	devices  *node.Devices
 	proxy    *Proxy
-	expirer  *Expirer
-	stale    *StaleUDP
+	expirer  *flows.Expirer
+	stale    *flows.StaleUDP
 	health   *Health
 	checks   *serviceHealth
 	takeover *Takeover
@@ -76,7 +77,7 @@ type Agent struct {
 	retired    int           // as at the last sync
 	settled    bool          // the first sync is over
 	judged     node.Families // those whose forwarding was
-	exhaustion exhaustion
+	exhaustion flows.Exhaustion
 
 	around   *node.Surroundings
 	links    *node.Attachments
@@ -125,7 +126,7 @@ func (a *Agent) prepare() error {
 	if a.takeover, err = newTakeover(a.dp, published, func(err error) { a.warn("connections that the kernel translates", err) }, a.log); err != nil {
 		return err
 	}
-	a.stale = newStaleUDP(a.dp, func(err error) { a.warn("UDP sockets connected to endpoints that no longer serve", err) }, a.log)
+	a.stale = flows.NewStaleUDP(a.dp, func(err error) { a.warn("UDP sockets connected to endpoints that no longer serve", err) }, a.log)
 	a.reconciler, a.retired = r, -1 // endpoints may have stopped serving while no agent ran
 	a.warn("reserved ports", a.reservePorts())
 	a.notices.tell(a.log, "conntrack", node.ConntrackNotices(a.cfg.Conntrack))
@@ -140,7 +141,7 @@ func (a *Agent) prepare() error {
 	if s, ok := a.src.(source.Recorder); ok {
 		a.proxy.RecordTo(s.Recorder())
 	}
-	a.expirer = &Expirer{dp: a.dp, log: a.log, foreign: a.takeover.counted}
+	a.expirer = flows.NewExpirer(a.dp, a.takeover.counted, a.log)
 	if err := r.SetLocalSources(a.cfg.LocalSources); err != nil {
 		return err
 	}

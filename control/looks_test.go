@@ -4,7 +4,6 @@ package control
 
 import (
 	"testing"
-	"time"
 
 	"github.com/waggle-lb/waggle/maps"
 )
@@ -38,25 +37,4 @@ func TestLooksGiveWay(t *testing.T) {
 			return "a change waits until the look is over", false
 		}
 	})
-}
-
-// Walks over the flows are seldom where they take long, but not beyond a minute, and never more than a
-// hundredth of a CPU.
-func TestPauseAfterWalk(t *testing.T) {
-	for _, c := range []struct {
-		took   time.Duration
-		waited bool
-		want   time.Duration
-	}{
-		{time.Millisecond, false, 5 * time.Second},
-		{20 * time.Millisecond, false, 20 * time.Second},
-		{100 * time.Millisecond, false, time.Minute},
-		{2 * time.Second, false, 200 * time.Second},
-		{20 * time.Millisecond, true, 5 * time.Second},
-		{100 * time.Millisecond, true, 10 * time.Second},
-	} {
-		if got := pauseAfter(c.took, c.waited); got != c.want {
-			t.Errorf("after a walk of %v, waited for %t: a pause of %v, want %v", c.took, c.waited, got, c.want)
-		}
-	}
 }

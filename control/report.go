@@ -10,6 +10,7 @@ import (
 
 	"github.com/waggle-lb/waggle/control/source"
 	"github.com/waggle-lb/waggle/control/status"
+	"github.com/waggle-lb/waggle/maps"
 )
 
 // The status is written when it has changed, but at most once a second; and now and then it is looked
@@ -113,4 +114,16 @@ func (a *Agent) writeStatus() *status.Status {
 		a.log.WithError(err).Warn("writing the status file")
 	}
 	return s
+}
+
+// warnOfExhaustion tells what has run out lately.
+func (a *Agent) warnOfExhaustion() {
+	counters, err := maps.ReadCounters(a.dp)
+	if err != nil {
+		a.warn("counters", err)
+		return
+	}
+	for _, trouble := range a.exhaustion.Look(counters, time.Now()) {
+		a.warn(trouble.About, trouble.Err)
+	}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package control
+package flows
 
 import (
 	"testing"
@@ -13,18 +13,18 @@ import (
 // TestExhaustion: what runs out is told while it does and for a while after, not because it once
 // did, whatever else is counted.
 func TestExhaustion(t *testing.T) {
-	var e exhaustion
+	var e Exhaustion
 	now := time.Now()
 	look := func(wait time.Duration, xdp, tc, full uint64) (ports, flows bool) {
 		t.Helper()
 		now = now.Add(wait)
-		troubles := e.look([]maps.Counter{
+		troubles := e.Look([]maps.Counter{
 			{Hook: bpf.HookXDP, Verdict: bpf.VerdictDropSNATExhausted, Packets: xdp},
 			{Hook: bpf.HookTCIngress, Verdict: bpf.VerdictDropSNATExhausted, Packets: tc},
 			{Hook: bpf.HookTCIngress, Verdict: bpf.VerdictDropFlowsFull, Packets: full},
 			{Hook: bpf.HookXDP, Verdict: bpf.VerdictExpress, Packets: uint64(now.UnixNano())},
 		}, now)
-		return troubles[0] != nil, troubles[1] != nil
+		return troubles[0].Err != nil, troubles[1].Err != nil
 	}
 	for i, step := range []struct {
 		wait          time.Duration

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package control
+// Package flows has the table of flows looked after: what is dead is released, what leads to endpoints
+// that are gone is removed, and what runs out is told.
+package flows
 
 import (
 	"context"
@@ -45,7 +47,13 @@ type Expirer struct {
 	census status.FlowCensus
 }
 
-// Census returns what the last walks found.
+// NewExpirer prepares walks. After each, foreign is called with the number of records of connections that
+// the kernel translates.
+func NewExpirer(dp *loader.Datapath, foreign func(records uint32), log *logrus.Entry) *Expirer {
+	return &Expirer{dp: dp, log: log, foreign: foreign}
+}
+
+// Census returns what the last walks found. It may be called at any time.
 func (e *Expirer) Census() status.FlowCensus {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package control
+package flows
 
 import (
 	"context"
@@ -31,7 +31,8 @@ type StaleUDP struct {
 	lacks   func(error) // told what the kernel can't do, when there was something to do
 }
 
-func newStaleUDP(dp *loader.Datapath, lacks func(error), log *logrus.Entry) *StaleUDP {
+// NewStaleUDP prepares looks. After each, lacks is called with what the kernel can't do of it, or nil.
+func NewStaleUDP(dp *loader.Datapath, lacks func(error), log *logrus.Entry) *StaleUDP {
 	return &StaleUDP{dp: dp, log: log, stopped: make(chan struct{}, 1), lacks: lacks}
 }
 
