@@ -21,6 +21,7 @@ import (
 	"github.com/waggle-lb/waggle/control/reconcile"
 	"github.com/waggle-lb/waggle/control/source"
 	"github.com/waggle-lb/waggle/control/status"
+	"github.com/waggle-lb/waggle/control/takeover"
 	"github.com/waggle-lb/waggle/loader"
 	"github.com/waggle-lb/waggle/maps"
 )
@@ -66,7 +67,7 @@ type Agent struct {
 	stale    *flows.StaleUDP
 	health   *Health
 	checks   *serviceHealth
-	takeover *Takeover
+	takeover *takeover.Takeover
 	pods     *node.PodNamespaces
 	started  time.Time
 	nodeIPs  []netip.Addr // of our Node object, the last that there were
@@ -119,11 +120,7 @@ func (a *Agent) prepare() error {
 	if err != nil {
 		return err
 	}
-	published, err := hasFrontends(a.dp)
-	if err != nil {
-		return err
-	}
-	if a.takeover, err = newTakeover(a.dp, published, func(err error) { a.warn("connections that the kernel translates", err) }, a.log); err != nil {
+	if a.takeover, err = takeover.New(a.dp, func(err error) { a.warn("connections that the kernel translates", err) }, a.log); err != nil {
 		return err
 	}
 	a.stale = flows.NewStaleUDP(a.dp, func(err error) { a.warn("UDP sockets connected to endpoints that no longer serve", err) }, a.log)
@@ -141,7 +138,7 @@ func (a *Agent) prepare() error {
 	if s, ok := a.src.(source.Recorder); ok {
 		a.proxy.RecordTo(s.Recorder())
 	}
-	a.expirer = flows.NewExpirer(a.dp, a.takeover.counted, a.log)
+	a.expirer = flows.NewExpirer(a.dp, a.takeover.Counted, a.log)
 	if err := r.SetLocalSources(a.cfg.LocalSources); err != nil {
 		return err
 	}
@@ -192,7 +189,7 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // onSync follows what the proxy has written.
 func (a *Agent) onSync() {
-	a.takeover.end(publishing)
+	a.takeover.End(takeover.Publishing)
 	if stopped := a.reconciler.Retired(); stopped != a.retired {
 		a.retired = stopped
 		a.stale.Stopped()
@@ -217,16 +214,16 @@ func (a *Agent) onNode(ours *v1.Node) {
 		ips = a.nodeIPs
 	}
 	a.nodeIPs = ips
-	a.takeover.begin(attaching)
+	a.takeover.Begin(takeover.Attaching)
 	a.devices.SetNodeIPs(ips)
 	a.checks.setNodeIPs(ips)
 	a.syncDevices(node.Change{})
-	a.takeover.end(attaching)
+	a.takeover.End(takeover.Attaching)
 }
 
 // onConverted: of the flows of the release before, too, endpoints may have stopped serving.
 func (a *Agent) onConverted() {
-	a.takeover.converted()
+	a.takeover.Converted()
 	a.stale.Stopped()
 }
 
@@ -242,6 +239,14 @@ func (a *Agent) syncDevices(change node.Change) {
 		a.around.Add(touched)
 	}
 	a.poke()
+}
+
+// lookForKubeProxy warns of rules that kube-proxy has left: people remove them while we run.
+func (a *Agent) lookForKubeProxy(ctx context.Context) {
+	takeover.LookForKubeProxy(ctx, func(err error) {
+		a.warn("kube-proxy", err)
+		a.poke()
+	})
 }
 
 // judgeForwarding warns of a node that does not forward what it serves.

@@ -10,10 +10,10 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
-	"github.com/waggle-lb/waggle/control"
 	"github.com/waggle-lb/waggle/control/leftovers"
 	"github.com/waggle-lb/waggle/control/node"
 	"github.com/waggle-lb/waggle/control/rundir"
+	"github.com/waggle-lb/waggle/control/takeover"
 	"github.com/waggle-lb/waggle/loader"
 )
 
@@ -52,7 +52,7 @@ func cleanup(g *globals, w io.Writer) error {
 	if ports != "" {
 		printRemoved(w, "ports "+ports+" from net.ipv4.ip_local_reserved_ports")
 	}
-	table, natErr := control.ReleaseNAT()
+	table, natErr := takeover.ReleaseNAT()
 	if table != "" {
 		printRemoved(w, table)
 	}

@@ -13,8 +13,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/waggle-lb/waggle/control"
 	"github.com/waggle-lb/waggle/control/leftovers"
+	"github.com/waggle-lb/waggle/control/takeover"
 	"github.com/waggle-lb/waggle/loader"
 )
 
@@ -51,7 +51,7 @@ func handover(ctx context.Context, g *globals, drain, force bool, w io.Writer) (
 		return err
 	}
 	defer func() { err = errors.Join(err, dp.Close()) }()
-	h, err := control.NewHandover(dp)
+	h, err := takeover.NewHandover(dp)
 	if err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func checkSuccessor() error {
 // handoverTries is how often it is looked for flows that were being opened meanwhile.
 const handoverTries = 3
 
-func giveFlows(h *control.Handover, w io.Writer) error {
+func giveFlows(h *takeover.Handover, w io.Writer) error {
 	for range handoverTries {
 		if err := h.Give(); err != nil {
 			return err
@@ -104,7 +104,7 @@ func giveFlows(h *control.Handover, w io.Writer) error {
 
 const drainEvery = 2 * time.Second
 
-func drainFlows(ctx context.Context, h *control.Handover, w io.Writer) error {
+func drainFlows(ctx context.Context, h *takeover.Handover, w io.Writer) error {
 	last := -1
 	for {
 		left, err := h.Left()

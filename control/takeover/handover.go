@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package control
+package takeover
 
 import (
 	"errors"
@@ -50,7 +50,7 @@ func NewHandover(dp *loader.Datapath) (*Handover, error) {
 	return &Handover{dp: dp, table: table, guard: guard}, nil
 }
 
-// Close ends it.
+// Close ends it, and removes what it has written into netfilter.
 func (h *Handover) Close() error { return errors.Join(h.guard.remove(), h.table.Close()) }
 
 // withdraw takes all frontends out of the datapath, but first the ranges whose addresses it would

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package control
+package takeover
 
 import (
 	"errors"
@@ -16,6 +16,8 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/control/conntrack"
 	"github.com/waggle-lb/waggle/control/netns/netnstest"
+	"github.com/waggle-lb/waggle/loader"
+	"github.com/waggle-lb/waggle/loader/loadertest"
 	"github.com/waggle-lb/waggle/maps"
 )
 
@@ -28,11 +30,12 @@ type following struct {
 
 func newFollowing(t *testing.T, flows uint32) *following {
 	netnstest.New(t)
-	a := newAgentFixture(t, &testSource{}, func(c *Config) {
-		c.Loader.MapSizes["flows4"], c.Loader.MapSizes["flows6"] = flows, flows
+	dp, _ := loadertest.Load(t, quiet(), func(opts *loader.Options) {
+		opts.MapSizes["flows4"], opts.MapSizes["flows6"] = flows, flows
 	})
-	t.Cleanup(func() { must(t, a.dp.Close()) })
-	return &following{a.takeover, t}
+	takeover, err := New(dp, func(error) {}, quiet())
+	must(t, err)
+	return &following{takeover, t}
 }
 
 // has makes an entry of the kernel's.
@@ -122,7 +125,7 @@ func adoptedState(t *testing.T, v6 bool) {
 	for _, e := range []conntrack.Entry{open, closing, over, udp} {
 		f.has(e)
 	}
-	f.begin(attaching)
+	f.Begin(Attaching)
 	f.expectState(open, openState)
 	f.expectState(closing, openState|bpf.StateFinClient)
 	f.expectState(udp, openState)
@@ -153,7 +156,7 @@ func adoptedState(t *testing.T, v6 bool) {
 func TestAdoptedMoves(t *testing.T) {
 	f := newFollowing(t, 4096)
 	e := f.has(ofClient(unix.IPPROTO_TCP, 1, false))
-	f.begin(attaching)
+	f.Begin(Attaching)
 	moved := e
 	moved.Reply.Src = netip.MustParseAddrPort("10.1.0.2:8080")
 	f.becomes(moved)
@@ -195,7 +198,7 @@ func TestAdoptedAge(t *testing.T) {
 	e := ofClient(unix.IPPROTO_UDP, 1, false)
 	e.Timeout = 3 * time.Second
 	f.has(e)
-	f.begin(attaching)
+	f.Begin(Attaching)
 	if left, expires := f.follow(); left != 4 || expires > 4*time.Second {
 		t.Errorf("%d records left, the first may be gone after %v, want 4, and 4 s at most", left, expires)
 	}
@@ -240,8 +243,8 @@ func TestAdoptionLeavesRoom(t *testing.T) {
 	for n := range entries {
 		f.has(ofClient(unix.IPPROTO_UDP, n+1, false))
 	}
-	f.begin(attaching)
-	f.end(attaching)
+	f.Begin(Attaching)
+	f.End(Attaching)
 	census, err := f.dp.Expire(false)
 	must(t, err)
 	half := bpf.SetsForFlows(flows) * bpf.Ways / 2
@@ -267,7 +270,7 @@ func TestAdoptionMemory(t *testing.T) {
 	runtime.GC()
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	f.begin(attaching)
+	f.Begin(Attaching)
 	left, _ := f.follow()
 	runtime.GC()
 	runtime.ReadMemStats(&after)

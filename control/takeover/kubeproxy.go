@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package control
+package takeover
 
 import (
 	"context"
@@ -14,12 +14,12 @@ import (
 // kubeProxyEvery is how often kube-proxy's rules are looked for: people remove them while we run.
 const kubeProxyEvery = time.Minute
 
-// lookForKubeProxy warns of rules that kube-proxy has left: they go stale, and take what waggle
-// passes to the kernel to endpoints that are gone.
-func (a *Agent) lookForKubeProxy(ctx context.Context) {
+// LookForKubeProxy looks now and then, until ctx is done, for rules that kube-proxy has left, and has told
+// what to do about them, or nil: they go stale, and take what waggle passes to the kernel to endpoints
+// that are gone.
+func LookForKubeProxy(ctx context.Context, told func(error)) {
 	for {
-		a.warn("kube-proxy", kubeProxySeen())
-		a.poke()
+		told(kubeProxySeen())
 		select {
 		case <-ctx.Done():
 			return

@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package control
+package takeover
 
 import (
 	"fmt"
-	"io"
-	"maps"
+	stdmaps "maps"
 	"net/netip"
 	"testing"
 	"time"
 
-	"github.com/sirupsen/logrus"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/control/conntrack"
 	"github.com/waggle-lb/waggle/control/netns/netnstest"
 	"github.com/waggle-lb/waggle/loader"
+	"github.com/waggle-lb/waggle/loader/loadertest"
+	"github.com/waggle-lb/waggle/maps"
 )
 
 // entry is one of the kernel's: what came, and what answers.
@@ -85,10 +85,8 @@ func TestForeign(t *testing.T) {
 // TestKeepNAT: the kernel's NAT is kept until the last connection that needs it has ended.
 func TestKeepNAT(t *testing.T) {
 	netnstest.New(t)
-	log := logrus.New()
-	log.SetOutput(io.Discard)
 	var warning error
-	takeover := &Takeover{log: logrus.NewEntry(log), warn: func(err error) { warning = err }, pending: map[step]bool{attaching: true}}
+	takeover := &Takeover{log: quiet(), warn: func(err error) { warning = err }, pending: map[Step]bool{Attaching: true}}
 	expect := func(what string, want bool) {
 		t.Helper()
 		kept, err := keepsNAT()
@@ -104,14 +102,14 @@ func TestKeepNAT(t *testing.T) {
 	takeover.keep()
 	expect("with a connection", true)
 	must(t, keepNAT()) // as the next agent would
-	takeover.counted(0)
+	takeover.Counted(0)
 	expect("before all have been taken over", true)
-	delete(takeover.pending, attaching)
-	takeover.counted(2)
+	delete(takeover.pending, Attaching)
+	takeover.Counted(2)
 	expect("with one connection", true)
-	takeover.counted(0)
+	takeover.Counted(0)
 	expect("with none", false)
-	takeover.counted(0)
+	takeover.Counted(0)
 	_, err := ReleaseNAT()
 	must(t, err)
 	expect("at last", false)
@@ -121,21 +119,22 @@ func TestKeepNAT(t *testing.T) {
 // over what the kernel has begun to translate meanwhile.
 func TestTakeoverSteps(t *testing.T) {
 	netnstest.New(t)
-	a := newAgentFixture(t, &testSource{}, nil)
-	t.Cleanup(func() { must(t, a.dp.Close()) })
-	expect := func(what string, published bool, want map[step]bool) {
+	dp, _ := loadertest.Load(t, quiet())
+	expect := func(what string, want map[Step]bool) {
 		t.Helper()
-		takeover, err := newTakeover(a.dp, published, func(error) {}, a.log)
+		takeover, err := New(dp, func(error) {}, quiet())
 		must(t, err)
-		if !maps.Equal(takeover.pending, want) {
+		if !stdmaps.Equal(takeover.pending, want) {
 			t.Errorf("%s: pending %v, want %v", what, takeover.pending, want)
 		}
 	}
-	expect("at first", false, map[step]bool{attaching: true, publishing: true})
+	expect("at first", map[Step]bool{Attaching: true, Publishing: true})
 	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "w0"}, PeerName: "w1"}))
 	link, err := netlink.LinkByName("w0")
 	must(t, err)
-	must(t, a.dp.AttachTC(link.Attrs().Index, loader.External))
-	expect("attached", false, map[step]bool{publishing: true})
-	expect("in force", true, map[step]bool{})
+	must(t, dp.AttachTC(link.Attrs().Index, loader.External))
+	expect("attached", map[Step]bool{Publishing: true})
+	at := netip.MustParseAddrPort(frontend)
+	must(t, maps.NewServices(dp).Put(maps.Frontend{Addr: at.Addr(), Port: at.Port(), Proto: unix.IPPROTO_TCP}, maps.Service{}))
+	expect("in force", map[Step]bool{})
 }

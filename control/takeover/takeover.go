@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package control
+// Package takeover lets waggle and kube-proxy take each other's place without a broken connection: it
+// leaves to the kernel what the kernel translates already, gives flows back, and tells what kube-proxy
+// has left.
+package takeover
 
 import (
 	"errors"
@@ -30,7 +33,7 @@ type Takeover struct {
 	adopted chan struct{}    // there are records to be looked at
 
 	mu      sync.Mutex
-	pending map[step]bool
+	pending map[Step]bool
 	keeping bool // the kernel's NAT
 	keepErr error
 	leftOut int // connections for which there was no room at the last look
@@ -39,22 +42,27 @@ type Takeover struct {
 	converting, convertedSince bool
 }
 
-// step is one of the two that bring the datapath into force, in either order.
-type step int
+// Step is one of the two that bring the datapath into force, in either order.
+type Step int
 
+// The steps.
 const (
-	attaching  step = iota // programs to devices
-	publishing             // services
+	Attaching  Step = iota // programs to devices
+	Publishing             // services
 )
 
-// newTakeover finds out which of the steps an earlier agent has taken. Programs that are attached
-// leave everything to the kernel until services are there.
-func newTakeover(dp *loader.Datapath, published bool, warn func(error), log *logrus.Entry) (*Takeover, error) {
+// New finds out which of the steps an earlier agent has taken. Programs that are attached leave
+// everything to the kernel until services are there. warn is called with what is wrong with the
+// connections that the kernel translates, and with nil when nothing is any more.
+func New(dp *loader.Datapath, warn func(error), log *logrus.Entry) (*Takeover, error) {
 	t := &Takeover{
-		dp: dp, log: log, warn: warn, adopted: make(chan struct{}, 1), pending: map[step]bool{},
+		dp: dp, log: log, warn: warn, adopted: make(chan struct{}, 1), pending: map[Step]bool{},
 		converting: len(dp.OldFlows()) > 0,
 	}
-	var err error
+	published, err := hasFrontends(dp)
+	if err != nil {
+		return nil, err
+	}
 	if t.table, err = conntrack.Open(); err != nil {
 		log.WithError(err).Debug("the kernel's table of connections can't be read; none is taken over")
 	}
@@ -66,10 +74,10 @@ func newTakeover(dp *loader.Datapath, published bool, warn func(error), log *log
 		return nil, err
 	}
 	if !slices.ContainsFunc(links, func(l loader.LinkStatus) bool { return l.Ifindex != 0 && l.Attached }) {
-		t.pending[attaching], t.pending[publishing] = true, true
+		t.pending[Attaching], t.pending[Publishing] = true, true
 	}
 	if !published {
-		t.pending[publishing] = true
+		t.pending[Publishing] = true
 	}
 	return t, nil
 }
@@ -82,8 +90,8 @@ func hasFrontends(dp *loader.Datapath) (bool, error) {
 	return false, nil
 }
 
-// begin comes before a step: no packet of what is there shall be mistaken for the datapath's own.
-func (t *Takeover) begin(s step) {
+// Begin comes before a step: no packet of what is there shall be mistaken for the datapath's own.
+func (t *Takeover) Begin(s Step) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.pending[s] {
@@ -91,8 +99,8 @@ func (t *Takeover) begin(s step) {
 	}
 }
 
-// end comes after it, and finds what has come meanwhile.
-func (t *Takeover) end(s step) {
+// End comes after it, and finds what has come meanwhile.
+func (t *Takeover) End(s Step) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.pending[s] {
@@ -101,9 +109,9 @@ func (t *Takeover) end(s step) {
 	}
 }
 
-// counted is told how many records of such connections are left. The last that goes takes along
+// Counted is told how many records of such connections are left. The last that goes takes along
 // what was done for them.
-func (t *Takeover) counted(records uint32) {
+func (t *Takeover) Counted(records uint32) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.convertedSince {
@@ -122,8 +130,8 @@ func (t *Takeover) counted(records uint32) {
 	t.log.Info("the last connection that was left to the kernel has ended")
 }
 
-// converted tells that the flows of the release before are converted.
-func (t *Takeover) converted() {
+// Converted tells that the flows of the release before are converted.
+func (t *Takeover) Converted() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.convertedSince = t.converting
@@ -180,16 +188,4 @@ func (t *Takeover) poke() {
 	case t.adopted <- struct{}{}:
 	default:
 	}
-}
-
-// sink is the proxy, told of the source's end of delivery after what it must come after.
-type sink struct {
-	*Proxy
-	takeover *Takeover
-}
-
-// OnSynced is part of source.Sink.
-func (s sink) OnSynced() {
-	s.takeover.begin(publishing)
-	s.Proxy.OnSynced()
 }
