@@ -15,10 +15,12 @@ import (
 
 	"github.com/sirupsen/logrus"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/events"
 
 	"github.com/waggle-lb/waggle/control/flows"
 	"github.com/waggle-lb/waggle/control/node"
 	"github.com/waggle-lb/waggle/control/reconcile"
+	"github.com/waggle-lb/waggle/control/serve"
 	"github.com/waggle-lb/waggle/control/source"
 	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/control/takeover"
@@ -28,7 +30,7 @@ import (
 
 // Config is what an agent is told.
 type Config struct {
-	Serve ServeConfig
+	Serve serve.Config
 	Pace  Pace // zero: DefaultPace
 	// Warnings are what is wrong with the configuration, by what they are about.
 	Warnings map[string]error
@@ -65,8 +67,8 @@ type Agent struct {
 	proxy    *Proxy
 	expirer  *flows.Expirer
 	stale    *flows.StaleUDP
-	health   *Health
-	checks   *serviceHealth
+	health   *serve.Health
+	checks   *serve.ServiceHealth
 	takeover *takeover.Takeover
 	pods     *node.PodNamespaces
 	started  time.Time
@@ -156,10 +158,28 @@ func (a *Agent) prepare() error {
 	return a.dp.AttachCgroup(a.cfg.Cgroup)
 }
 
+// prepareHealth has the proxy watched, and tells what is wrong with the configuration.
+func (a *Agent) prepareHealth() {
+	if a.cfg.Pace != (Pace{}) {
+		a.proxy.pace = a.cfg.Pace
+	}
+	a.health = serve.NewHealth(a.proxy.pace.Repair)
+	var recorder events.EventRecorder
+	if r, ok := a.src.(source.Recorder); ok {
+		recorder = r.Recorder()
+	}
+	a.checks = serve.NewServiceHealth(a.cfg.NodeName, a.cfg.NodePorts, a.health, recorder)
+	w := a.proxy.watch
+	w.health, w.services, w.warn = a.health, a.checks, a.warn
+	for about, err := range a.cfg.Warnings {
+		a.warn(about, err)
+	}
+}
+
 // Run works until ctx is done or the source fails. It leaves the datapath running.
 func (a *Agent) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	if err := a.serve(ctx); err != nil {
+	if err := serve.Start(ctx, a.cfg.Serve, a.health, a.facts(), a.warn); err != nil {
 		cancel()
 		return errors.Join(err, a.dp.Close())
 	}
@@ -179,7 +199,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	a.log.WithFields(logrus.Fields{"node": a.cfg.NodeName, "pinDir": a.cfg.Loader.PinDir,
 		"source": a.cfg.SourceName}).Info("agent running")
-	err := a.src.Run(ctx, healthSink{sink{a.proxy, a.takeover}, a.cfg.NodeName, a.health.node})
+	err := a.src.Run(ctx, sink{a.proxy, a.cfg.NodeName, a.health, a.takeover})
 	cancel()
 	wg.Wait()
 	a.writeStatus()
@@ -216,7 +236,7 @@ func (a *Agent) onNode(ours *v1.Node) {
 	a.nodeIPs = ips
 	a.takeover.Begin(takeover.Attaching)
 	a.devices.SetNodeIPs(ips)
-	a.checks.setNodeIPs(ips)
+	a.checks.SetNodeIPs(ips)
 	a.syncDevices(node.Change{})
 	a.takeover.End(takeover.Attaching)
 }

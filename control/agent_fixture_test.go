@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"path/filepath"
@@ -21,11 +20,13 @@ import (
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/waggle-lb/waggle/control/node"
+	"github.com/waggle-lb/waggle/control/serve"
+	"github.com/waggle-lb/waggle/control/serve/servetest"
 	"github.com/waggle-lb/waggle/control/source"
 	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/loader"
 	"github.com/waggle-lb/waggle/loader/loadertest"
-	"github.com/waggle-lb/waggle/test/topo"
+	"github.com/waggle-lb/waggle/test/await"
 )
 
 func must(t *testing.T, err error) {
@@ -93,7 +94,7 @@ func newAgentFixture(t *testing.T, src *testSource, edit func(*Config)) *agentFi
 			"services4": 4, "services6": 4, "service_names": 64, "sock_flows": 64,
 		}},
 		Rules: node.DeviceRules{Ignore: []string{"*"}},
-		Serve: ServeConfig{Healthz: freeAddress(t), Metrics: freeAddress(t)},
+		Serve: serve.Config{Healthz: servetest.FreeAddress(t), Metrics: servetest.FreeAddress(t)},
 		Pace:  Pace{Repair: 100 * time.Millisecond},
 	}
 	if edit != nil {
@@ -125,72 +126,20 @@ func (f *agentFixture) begin(objects ...any) {
 	f.sink.OnSynced()
 }
 
-// get returns the status and body of an answer; the status is 0 while nobody answers.
-func get(address, path string) (status int, body string, header http.Header) {
-	client := http.Client{Timeout: topo.Patient(5 * time.Second), Transport: &http.Transport{DisableKeepAlives: true}}
-	r, err := client.Get("http://" + address + path)
-	if err != nil {
-		return 0, err.Error(), nil
-	}
-	defer r.Body.Close()
-	raw, err := io.ReadAll(r.Body)
-	if err != nil {
-		return 0, err.Error(), nil
-	}
-	return r.StatusCode, string(raw), r.Header
-}
-
 // awaitStatus waits for an answer with a status, and returns its body and header.
 func (f *agentFixture) awaitStatus(address, path string, want int) (string, http.Header) {
 	f.t.Helper()
-	var status int
-	var body string
-	var header http.Header
-	await(f.t, func() (string, bool) {
-		status, body, header = get(address, path)
-		return fmt.Sprintf("http://%s%s answers %d: %s\nwant %d", address, path, status, body, want), status == want
-	})
-	return body, header
+	return servetest.AwaitStatus(f.t, address, path, want)
 }
 
 // awaitWarning waits for a warning that holds a text, or until there is none.
 func (f *agentFixture) awaitWarning(text string, there bool) {
 	f.t.Helper()
-	await(f.t, func() (string, bool) {
+	await.Until(f.t, func() (string, bool) {
 		all := f.warnings.all()
 		found := slices.ContainsFunc(all, func(w string) bool { return strings.Contains(w, text) })
 		return fmt.Sprintf("warnings %q; want %q there: %v", all, text, there), found == there
 	})
-}
-
-// await polls until done, and fails with the last message if that takes too long.
-func await(t *testing.T, look func() (message string, done bool)) {
-	t.Helper()
-	for deadline := time.Now().Add(topo.Patient(20 * time.Second)); ; time.Sleep(10 * time.Millisecond) {
-		message, done := look()
-		if done {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(message)
-		}
-	}
-}
-
-// freeAddress finds a port that nobody listens on.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l := occupy(t, "127.0.0.1:0")
-	must(t, l.Close())
-	return l.Addr().String()
-}
-
-func occupy(t *testing.T, address string) net.Listener {
-	t.Helper()
-	l, err := net.Listen("tcp", address)
-	must(t, err)
-	t.Cleanup(func() { l.Close() })
-	return l
 }
 
 func portOf(address string) int32 { return int32(netip.MustParseAddrPort(address).Port()) }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/waggle-lb/waggle/control/status"
+	"github.com/waggle-lb/waggle/test/await"
 )
 
 // TestHeldServices: what keeps the services from being what the source says is told, also what it holds.
@@ -14,7 +15,7 @@ func TestHeldServices(t *testing.T) {
 	src := &testSource{}
 	f := newAgentFixture(t, src, nil).start()
 	address := f.cfg.Serve.Metrics
-	if body, _ := f.awaitStatus(address, "/readyz", 503); body != errNotDelivered.Error()+"\n" {
+	if body, _ := f.awaitStatus(address, "/readyz", 503); body != notDelivered+"\n" {
 		t.Errorf("before the first sync: %q", body)
 	}
 	f.begin()
@@ -29,7 +30,7 @@ func TestHeldServices(t *testing.T) {
 		t.Error("the metrics don't tell of the held Services")
 	}
 	f.poke()
-	await(t, func() (string, bool) {
+	await.Until(t, func() (string, bool) {
 		s, err := status.Read(f.cfg.RunDir)
 		if err != nil {
 			return err.Error(), false

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/waggle-lb/waggle/maps"
+	"github.com/waggle-lb/waggle/test/await"
 )
 
 // A long look at all services lets changes through between any two of them.
@@ -28,7 +29,7 @@ func TestLooksGiveWay(t *testing.T) {
 		close(through)
 	}()
 	pause := f.pauses()
-	await(t, func() (string, bool) {
+	await.Until(t, func() (string, bool) {
 		pause()
 		select {
 		case <-through:

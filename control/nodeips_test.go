@@ -19,6 +19,7 @@ import (
 
 	"github.com/waggle-lb/waggle/control/netns/netnstest"
 	"github.com/waggle-lb/waggle/maps"
+	"github.com/waggle-lb/waggle/test/await"
 )
 
 // TestNodeAddressesChange, of contract 33: the agent follows its Node's addresses, with the NodePorts and
@@ -52,7 +53,7 @@ func TestNodeAddressesChange(t *testing.T) {
 		f.proxy.sync()
 		all, err := maps.NewNodeAddrs(f.dp).All()
 		must(t, err)
-		await(t, func() (string, bool) { // servers end some time after they are closed
+		await.Until(t, func() (string, bool) { // servers end some time after they are closed
 			var nodePorts, checks []string
 			for a, what := range all {
 				if what.NodePorts {

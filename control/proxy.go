@@ -21,6 +21,7 @@ import (
 	"github.com/waggle-lb/waggle/control/node"
 	"github.com/waggle-lb/waggle/control/plan"
 	"github.com/waggle-lb/waggle/control/reconcile"
+	"github.com/waggle-lb/waggle/control/serve"
 	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/maps"
 )
@@ -411,6 +412,18 @@ func (p *Proxy) families() node.Families {
 	defer p.mu.Unlock()
 	services := p.reconciler.Size().Services
 	return node.Families{IPv4: services[maps.IPv4] > 0, IPv6: services[maps.IPv6] > 0}
+}
+
+// size is how much is in force, for the metrics.
+func (p *Proxy) size() serve.Size {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	size := p.reconciler.Size()
+	return serve.Size{
+		Synced:   p.synced,
+		Failures: len(p.failures) + len(p.unserved.all),
+		Services: size.Services, Frontends: size.Frontends, Backends: size.Backends,
+	}
 }
 
 // giveWay syncs if something has changed.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/waggle-lb/waggle/loader"
 	"github.com/waggle-lb/waggle/loader/loadertest"
+	"github.com/waggle-lb/waggle/test/await"
 )
 
 // Row 7: each map that was repaired is told in one line, and counted.
@@ -86,7 +87,7 @@ func TestRepairSockets(t *testing.T) {
 	f.begin()
 	inEffect := func() {
 		t.Helper()
-		await(t, func() (string, bool) {
+		await.Until(t, func() (string, bool) {
 			err := f.dp.CheckCgroup(cgroup)
 			return fmt.Sprint(err), err == nil
 		})
@@ -95,7 +96,7 @@ func TestRepairSockets(t *testing.T) {
 	f.logs.Reset()
 	loadertest.DetachLinks(t, f.cfg.Loader.PinDir, "cgroup-connect*")
 	inEffect()
-	await(t, func() (string, bool) {
+	await.Until(t, func() (string, bool) {
 		told := slices.ContainsFunc(f.logs.AllEntries(), func(e *logrus.Entry) bool {
 			return e.Level == logrus.WarnLevel && strings.HasPrefix(e.Message, "socket programs don't run") &&
 				strings.Contains(fmt.Sprint(e.Data["error"]), "not in effect: connect4, connect6")

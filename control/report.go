@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/waggle-lb/waggle/control/serve"
 	"github.com/waggle-lb/waggle/control/source"
 	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/maps"
@@ -125,5 +126,16 @@ func (a *Agent) warnOfExhaustion() {
 	}
 	for _, trouble := range a.exhaustion.Look(counters, time.Now()) {
 		a.warn(trouble.About, trouble.Err)
+	}
+}
+
+// facts are what is served of the agent.
+func (a *Agent) facts() serve.Facts {
+	return serve.Facts{
+		Version: a.cfg.Version, Node: a.cfg.NodeName, Maps: a.dp, Source: a.src,
+		Proxy: a.proxy.Status, Size: a.proxy.size, Devices: a.devices.Status, Flows: a.expirer.Census, Repairs: a.repaired,
+		Findings: func() map[string]map[string]int {
+			return map[string]map[string]int{"warning": a.warnings.counts(), "notice": a.notices.counts()}
+		},
 	}
 }

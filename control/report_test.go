@@ -18,6 +18,7 @@ import (
 	"github.com/waggle-lb/waggle/control/node"
 	"github.com/waggle-lb/waggle/control/rundir"
 	"github.com/waggle-lb/waggle/control/status"
+	"github.com/waggle-lb/waggle/test/await"
 )
 
 // Whatever changes, the status file is replaced at most once a second, and not at all if nothing has changed.
@@ -39,7 +40,7 @@ func TestStatusIsWrittenOnceASecond(t *testing.T) {
 	}()
 	shown := func(services int) {
 		t.Helper()
-		await(t, func() (string, bool) {
+		await.Until(t, func() (string, bool) {
 			s, err := status.Read(f.cfg.RunDir)
 			return fmt.Sprintf("status %+v, error %v; want %d services", s, err, services), err == nil && s.Proxy.Services == services
 		})

@@ -11,6 +11,9 @@ import (
 	v1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
 	"k8s.io/utils/ptr"
+
+	"github.com/waggle-lb/waggle/control/serve/servetest"
+	"github.com/waggle-lb/waggle/test/await"
 )
 
 func healthChecked(port int32) func(*v1.Service) {
@@ -32,7 +35,7 @@ func on(slice *discovery.EndpointSlice, nodes ...string) *discovery.EndpointSlic
 // Row 30: the health check node port answers whether there are endpoints here, and how many.
 func TestRow30HealthCheckNodePort(t *testing.T) {
 	f := newAgentFixture(t, &testSource{}, nil).start()
-	address := freeAddress(t)
+	address := servetest.FreeAddress(t)
 	svc := serviceObject("web", "10.96.0.1", healthChecked(portOf(address)))
 	slice := func(nodes ...string) *discovery.EndpointSlice {
 		return on(sliceObject("web", "10.1.0.1", "10.1.0.2", "10.1.0.3"), nodes...)
@@ -40,8 +43,8 @@ func TestRow30HealthCheckNodePort(t *testing.T) {
 	two, none := slice(thisNode, thisNode, "node-b"), slice("node-b", "node-b", "node-b")
 	expect := func(status, endpoints int) {
 		t.Helper()
-		await(t, func() (string, bool) {
-			got, body, header := get(address, "/whatever/path")
+		await.Until(t, func() (string, bool) {
+			got, body, header := servetest.Get(address, "/whatever/path")
 			var answer struct {
 				Service             struct{ Namespace, Name string }
 				LocalEndpoints      int
@@ -60,7 +63,7 @@ func TestRow30HealthCheckNodePort(t *testing.T) {
 	f.sink.OnEndpointSlice(none, two)
 	expect(200, 2)
 
-	other := freeAddress(t)
+	other := servetest.FreeAddress(t)
 	moved := serviceObject("web", "10.96.0.1", healthChecked(portOf(other)))
 	f.sink.OnService(svc, moved)
 	f.awaitStatus(address, "/", 0)
@@ -73,7 +76,7 @@ func TestRow30HealthCheckNodePort(t *testing.T) {
 // Row 30: it is 503 while the proxy is stuck.
 func TestRow30Stuck(t *testing.T) {
 	f := newAgentFixture(t, &testSource{}, nil).start()
-	address := freeAddress(t)
+	address := servetest.FreeAddress(t)
 	f.begin(nodeAt("127.0.0.1"), serviceObject("web", "10.96.0.1", healthChecked(portOf(address))), on(sliceObject("web", "10.1.0.1"), thisNode))
 	f.awaitStatus(address, "/", 200)
 	deliver(f.sink, fleet(5)...)
@@ -85,8 +88,8 @@ func TestRow30Stuck(t *testing.T) {
 // A port that is somebody else's is told, keeps nothing else from working, and is taken when free.
 func TestHealthCheckPortInUse(t *testing.T) {
 	f := newAgentFixture(t, &testSource{}, nil).start()
-	taken, free := freeAddress(t), freeAddress(t)
-	other := occupy(t, taken)
+	taken, free := servetest.FreeAddress(t), servetest.FreeAddress(t)
+	other := servetest.Occupy(t, taken)
 	f.begin(nodeAt("127.0.0.1"),
 		serviceObject("web", "10.96.0.1", healthChecked(portOf(taken))), on(sliceObject("web", "10.1.0.1"), thisNode),
 		serviceObject("wiki", "10.96.0.2", healthChecked(portOf(free))), on(sliceObject("wiki", "10.1.0.2"), thisNode))
@@ -101,7 +104,7 @@ func TestHealthCheckPortInUse(t *testing.T) {
 // The servers follow the node's addresses, where it holds them.
 func TestHealthCheckAddressMoves(t *testing.T) {
 	f := newAgentFixture(t, &testSource{}, nil).start()
-	address := freeAddress(t)
+	address := servetest.FreeAddress(t)
 	here, away := nodeAt("127.0.0.1"), nodeAt("192.0.2.1")
 	f.begin(here, serviceObject("web", "10.96.0.1", healthChecked(portOf(address))), on(sliceObject("web", "10.1.0.1"), thisNode))
 	f.awaitStatus(address, "/", 200)

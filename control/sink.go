@@ -2,16 +2,37 @@
 
 package control
 
-import "github.com/waggle-lb/waggle/control/takeover"
+import (
+	v1 "k8s.io/api/core/v1"
 
-// sink is the proxy as its source sees it: what must come before it hears of something comes before.
+	"github.com/waggle-lb/waggle/control/serve"
+	"github.com/waggle-lb/waggle/control/takeover"
+)
+
+// sink is the proxy as the source sees it: whoever must know of something before the proxy does, does.
 type sink struct {
 	*Proxy
+	nodeName string
+	health   *serve.Health
 	takeover *takeover.Takeover
+}
+
+// OnNode is part of source.Sink. The health follows our Node object.
+func (s sink) OnNode(old, new *v1.Node) {
+	switch {
+	case new != nil && new.Name == s.nodeName:
+		s.health.SetNode(new)
+	case new == nil && old != nil && old.Name == s.nodeName:
+		s.health.SetNode(nil)
+	}
+	s.Proxy.OnNode(old, new)
 }
 
 // OnSynced is part of source.Sink.
 func (s sink) OnSynced() {
+	if s.health.Node() == nil {
+		s.health.SetNode(&v1.Node{}) // a source without Node objects says nothing against the node
+	}
 	s.takeover.Begin(takeover.Publishing)
 	s.Proxy.OnSynced()
 }

@@ -12,14 +12,15 @@ import (
 
 	"github.com/waggle-lb/waggle/control/plan"
 	"github.com/waggle-lb/waggle/control/reconcile"
+	"github.com/waggle-lb/waggle/control/serve"
 	"github.com/waggle-lb/waggle/maps"
 )
 
 // syncWatch tells others of the proxy's syncs: kube-proxy's metrics, the health, and the health
 // checks of services. It has nothing to tell before the source has synced.
 type syncWatch struct {
-	health   *Health        // nil: nobody asks
-	services *serviceHealth // nil: none
+	health   *serve.Health        // nil: nobody asks
+	services *serve.ServiceHealth // nil: none
 	warn     func(about string, err error)
 	started  atomic.Bool
 	stuck    map[maps.Name]bool // failures that are the agent's trouble, not the objects'
@@ -28,7 +29,7 @@ type syncWatch struct {
 func (w *syncWatch) start() {
 	w.started.Store(true)
 	if w.health != nil {
-		w.health.started.Store(true)
+		w.health.Synced()
 	}
 }
 
@@ -37,11 +38,11 @@ func (w *syncWatch) queued() {
 	if !w.started.Load() {
 		return
 	}
-	for _, family := range ipFamilies {
+	for _, family := range plan.IPFamilies {
 		metrics.SyncProxyRulesLastQueuedTimestamp.WithLabelValues(string(family)).SetToCurrentTime()
 	}
 	if w.health != nil {
-		w.health.queued()
+		w.health.Queued()
 	}
 }
 
@@ -66,13 +67,13 @@ func (p *Proxy) watched(started time.Time, full bool) {
 		}
 	}
 	for _, t := range p.trackers {
-		family := ipFamilies[t.family]
+		family := plan.IPFamilies[t.family]
 		t.watch.observe(string(family), started, full, ok[t.family])
 		if p.watch.health != nil && ok[t.family] {
 			p.watch.health.Updated(family)
 		}
 		if p.watch.services != nil {
-			err := p.watch.services.sync(t.family, t.checks, t.localReady)
+			err := p.watch.services.Sync(t.family, t.checks, t.localReady)
 			p.watch.warn("health check node ports, "+string(family), err)
 		}
 	}

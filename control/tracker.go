@@ -46,7 +46,7 @@ func newTracker(family maps.Family, nodeName string) *tracker {
 		checks:     map[types.NamespacedName]uint16{},
 		localReady: map[types.NamespacedName]int{},
 	}
-	ipFamily := ipFamilies[family]
+	ipFamily := plan.IPFamilies[family]
 	t.services = proxy.NewServiceChangeTracker(ipFamily, plan.NewPort, t.servicesChange)
 	for i := range t.endpoints {
 		t.endpoints[i] = proxy.NewEndpointsChangeTracker(ipFamily, nodeName, nil, t.endpointsChange)

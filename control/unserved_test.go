@@ -11,6 +11,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/waggle-lb/waggle/control/node"
+	"github.com/waggle-lb/waggle/test/await"
 )
 
 func onNodePort(port int32) func(*v1.Service) {
@@ -28,7 +29,7 @@ func TestNodePortOutOfRange(t *testing.T) {
 	if got := f.Status().Failures; !slices.Equal(got, want) {
 		t.Errorf("failures %q, want %q", got, want)
 	}
-	if got := f.metrics().failures; got != 1 {
+	if got := f.size().Failures; got != 1 {
 		t.Errorf("%d failures are counted, want 1", got)
 	}
 	if f.unfinished() {
@@ -65,7 +66,7 @@ func TestNodePortRangeOfAgent(t *testing.T) {
 		c.Loader.NodePortMin, c.Loader.NodePortMax = 30000, 30100
 	}).start()
 	f.begin(serviceObject("a", "10.96.0.1", onNodePort(30101)), serviceObject("b", "10.96.0.2", onNodePort(30100)))
-	await(t, func() (string, bool) {
+	await.Until(t, func() (string, bool) {
 		failures := f.proxy.Status().Failures
 		return strings.Join(failures, "\n"), len(failures) == 1 && strings.Contains(failures[0], "30101 is not served, it is outside of 30000-30100")
 	})

@@ -23,6 +23,7 @@ import (
 	"github.com/waggle-lb/waggle/control"
 	"github.com/waggle-lb/waggle/control/config"
 	"github.com/waggle-lb/waggle/control/node"
+	"github.com/waggle-lb/waggle/control/serve"
 )
 
 // configFlags are the flags of `waggle agent` that kube-proxy's configuration file has fields for.
@@ -140,7 +141,7 @@ func (f *configFlags) apply(cfg *control.Config) error {
 			return fmt.Errorf("--%s %s: %w", flag, address, err)
 		}
 	}
-	cfg.Serve = control.ServeConfig{Healthz: f.healthz, Metrics: f.metrics, Probes: f.probes, HardFail: f.hardFail, Profiling: f.profiling}
+	cfg.Serve = serve.Config{Healthz: f.healthz, Metrics: f.metrics, Probes: f.probes, HardFail: f.hardFail, Profiling: f.profiling}
 	cfg.Pace = control.Pace{MinSync: f.minSync, Repair: f.sync}
 	if cfg.Pace == (control.Pace{}) {
 		cfg.Pace = control.DefaultPace

@@ -17,6 +17,7 @@ import (
 
 	"github.com/waggle-lb/waggle/control"
 	"github.com/waggle-lb/waggle/control/node"
+	"github.com/waggle-lb/waggle/control/serve"
 )
 
 const configHead = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
@@ -68,7 +69,7 @@ func TestConfigFile(t *testing.T) {
 	want := control.Config{
 		NodeName:      "from-file",
 		NodePorts:     nodePorts,
-		Serve:         control.ServeConfig{Healthz: "127.0.0.1:1", Metrics: "127.0.0.1:2", HardFail: true, Profiling: true},
+		Serve:         serve.Config{Healthz: "127.0.0.1:1", Metrics: "127.0.0.1:2", HardFail: true, Profiling: true},
 		Pace:          control.Pace{MinSync: 2 * time.Second, Repair: 3 * time.Second},
 		MasqueradeAll: true,
 		LocalSources:  []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")},
@@ -92,7 +93,7 @@ func TestFlagsOverConfigFile(t *testing.T) {
 	want := control.Config{
 		NodeName:     "flag",
 		NodePorts:    nodePorts,
-		Serve:        control.ServeConfig{Metrics: "[::1]:3"},
+		Serve:        serve.Config{Metrics: "[::1]:3"},
 		Pace:         control.Pace{Repair: 4 * time.Second},
 		LocalSources: []netip.Prefix{netip.MustParsePrefix("10.2.0.0/16"), netip.MustParsePrefix("fd00::/8")},
 	}
@@ -112,7 +113,7 @@ func TestEmptyConfigFile(t *testing.T) {
 	_, cfg := configured(t, "hostnameOverride: node")
 	want := control.Config{
 		NodeName: "node", Pace: control.DefaultPace,
-		Serve: control.ServeConfig{Healthz: "0.0.0.0:10256", Metrics: "127.0.0.1:10249"},
+		Serve: serve.Config{Healthz: "0.0.0.0:10256", Metrics: "127.0.0.1:10249"},
 	}
 	expectConfig(t, want, cfg)
 }
@@ -141,7 +142,7 @@ func TestConfigFileLocalDevices(t *testing.T) {
 func expectConfig(t *testing.T, want, got control.Config) {
 	t.Helper()
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(control.Config{}, "Loader", "XDP", "Express", "Rules", "ReservePorts", "SourceName", "Version", "Warnings", "Conntrack"),
-		cmpopts.IgnoreFields(control.ServeConfig{}, "Configz"), cmp.AllowUnexported(node.NodePortAddresses{}),
+		cmpopts.IgnoreFields(serve.Config{}, "Configz"), cmp.AllowUnexported(node.NodePortAddresses{}),
 		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
 	}

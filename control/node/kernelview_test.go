@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/control/netns/netnstest"
+	"github.com/waggle-lb/waggle/test/await"
 )
 
 // readFacts reads all there is.
@@ -94,7 +95,7 @@ func described(facts *nodeFacts) string {
 func (f *viewFixture) follows(what string, change func() error) {
 	f.t.Helper()
 	must(f.t, change())
-	await(f.t, func() (string, bool) {
+	await.Until(f.t, func() (string, bool) {
 		fresh, err := readFacts(nil)
 		must(f.t, err)
 		f.mu.Lock()

@@ -21,6 +21,7 @@ import (
 	"github.com/waggle-lb/waggle/loader"
 	"github.com/waggle-lb/waggle/loader/loadertest"
 	"github.com/waggle-lb/waggle/maps"
+	"github.com/waggle-lb/waggle/test/await"
 )
 
 // listen makes the log of the devices readable.
@@ -139,7 +140,7 @@ func TestRepairDetached(t *testing.T) {
 			for _, pin := range pins {
 				must(t, os.Remove(pin))
 			}
-			await(t, func() (string, bool) { // the kernel detaches some time later
+			await.Until(t, func() (string, bool) { // the kernel detaches some time later
 				eth := f.Link("eth0")
 				left := eth.Attrs().Xdp != nil && eth.Attrs().Xdp.Attached
 				for _, hook := range []ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress} {

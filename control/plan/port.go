@@ -9,6 +9,12 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
+// IPFamilies are the families under Kubernetes' names.
+var IPFamilies = map[maps.Family]v1.IPFamily{
+	maps.IPv4: v1.IPv4Protocol,
+	maps.IPv6: v1.IPv6Protocol,
+}
+
 // loadBalancerPort is a port of a Service of type LoadBalancer, which one without an address does
 // not tell by its frontends.
 type loadBalancerPort struct {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package control
+package serve
 
 import (
 	"errors"
@@ -20,10 +20,10 @@ var (
 
 // probeHandler answers the probes of the agent's own pod. /healthz is for load balancers, and at an
 // address that kube-proxy on the same node may have; these are about this process alone.
-func (a *Agent) probeHandler() http.Handler {
+func (s *servers) probeHandler() http.Handler {
 	m := http.NewServeMux()
-	m.Handle("/livez", answerProbe(a.live))
-	m.Handle("/readyz", answerProbe(a.ready))
+	m.Handle("/livez", answerProbe(s.live))
+	m.Handle("/readyz", answerProbe(s.ready))
 	return m
 }
 
@@ -42,8 +42,8 @@ func answerProbe(check func() error) http.Handler {
 }
 
 // live fails if a restart could help: the proxy does not keep up.
-func (a *Agent) live() error {
-	if !a.health.Health().Healthy {
+func (s *servers) live() error {
+	if !s.health.Health().Healthy {
 		return errBehind
 	}
 	return nil
@@ -52,14 +52,14 @@ func (a *Agent) live() error {
 // ready fails until all services of the source are in force on this node, while services are served
 // that the source has no more, and while the proxy does not keep up. That the source is away later
 // makes no difference: the datapath works.
-func (a *Agent) ready() error {
-	switch s := a.proxy.Status(); {
-	case !s.Synced:
+func (s *servers) ready() error {
+	switch p := s.facts.Proxy(); {
+	case !p.Synced:
 		return errNotDelivered
-	case s.LastSync.IsZero():
+	case p.LastSync.IsZero():
 		return errNotWritten
 	}
-	return errors.Join(errHeld(source.Held(a.src)), a.live())
+	return errors.Join(errHeld(source.Held(s.facts.Source)), s.live())
 }
 
 func errHeld(services []string) error {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package control
+// Package serve answers over HTTP, as kube-proxy does: whether the node's proxy keeps up, whether services
+// have endpoints here, and what is measured.
+package serve
 
 import (
 	"context"
@@ -15,10 +17,14 @@ import (
 	"k8s.io/kube-proxy/config/v1alpha1"
 	kubeproxy "k8s.io/kubernetes/pkg/proxy/apis/config"
 	netutils "k8s.io/utils/net"
+
+	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/control/status"
+	"github.com/waggle-lb/waggle/maps"
 )
 
-// ServeConfig tells what an agent serves over HTTP. An address is IP:port; none, no server.
-type ServeConfig struct {
+// Config tells what an agent serves over HTTP. An address is IP:port; none, no server.
+type Config struct {
 	Healthz   string // /healthz and /livez
 	Metrics   string // /metrics, /healthz, /readyz, /proxyMode, /configz and, with Profiling, /debug/pprof/
 	Probes    string // /livez and /readyz, for the pod's own probes
@@ -34,66 +40,93 @@ const proxyMode = "waggle"
 // serveAgain is when an address that could not be had is tried again, as in kube-proxy.
 const serveAgain = 5 * time.Second
 
+// Facts are what is served of an agent. Its functions are called for each request.
+type Facts struct {
+	Version string
+	Node    string // its name
+	Maps    maps.Provider
+	Source  source.Source
+	Proxy   func() status.Proxy
+	Size    func() Size
+	Devices func() []status.Device
+	Flows   func() status.FlowCensus
+	// Repairs counts by map what others have changed, and what was repaired.
+	Repairs func() map[string]int
+	// Findings counts what was found on the node by severity, and by what it is about.
+	Findings func() map[string]map[string]int
+}
+
+// Size is how much the proxy has in force.
+type Size struct {
+	Synced              bool // the source has delivered everything once
+	Failures            int  // service ports that could not be written as they should be
+	Services, Frontends map[maps.Family]int
+	Backends            int // endpoints, counted for each service port that has them
+}
+
 // server is one HTTP server of the agent.
 type server struct {
 	name    string
 	address string
-	run     func(context.Context) error // listens, and serves until ctx is done or it fails
+	handler http.Handler
 }
 
-// servers lists what the agent is to serve.
-func (a *Agent) servers() ([]server, error) {
-	var out []server
-	if a.cfg.Serve.Healthz != "" {
-		out = append(out, server{"healthz", a.cfg.Serve.Healthz, func(ctx context.Context) error {
-			return listenAndServe(ctx, a.cfg.Serve.Healthz, a.health.handler())
-		}})
-	}
-	if a.cfg.Serve.Metrics != "" {
-		handler, err := a.metricsHandler()
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, server{"metrics", a.cfg.Serve.Metrics, func(ctx context.Context) error {
-			return listenAndServe(ctx, a.cfg.Serve.Metrics, handler)
-		}})
-	}
-	if a.cfg.Serve.Probes != "" {
-		out = append(out, server{"probes", a.cfg.Serve.Probes, func(ctx context.Context) error {
-			return listenAndServe(ctx, a.cfg.Serve.Probes, a.probeHandler())
-		}})
-	}
-	return out, nil
+// servers are those of one agent.
+type servers struct {
+	cfg    Config
+	health *Health
+	facts  Facts
+	warn   func(about string, err error)
 }
 
-// serve starts the servers, which last until ctx is done. It fails only if an address can't be had
-// and that is to be fatal.
-func (a *Agent) serve(ctx context.Context) error {
-	all, err := a.servers()
+// Start starts the servers, which last until ctx is done. It fails only if an address can't be had
+// and that is to be fatal; else warn is called with what is wrong with a server, and with nil when it
+// serves.
+func Start(ctx context.Context, cfg Config, health *Health, facts Facts, warn func(about string, err error)) error {
+	s := &servers{cfg, health, facts, warn}
+	all, err := s.list()
 	if err != nil {
 		return err
 	}
-	if a.cfg.Serve.HardFail {
-		for _, s := range all {
-			if err := probe(ctx, s.address); err != nil {
-				return fmt.Errorf("serving %s: %w", s.name, err)
+	if cfg.HardFail {
+		for _, one := range all {
+			if err := probe(ctx, one.address); err != nil {
+				return fmt.Errorf("serving %s: %w", one.name, err)
 			}
 		}
 	}
-	for _, s := range all {
-		go a.keepServing(ctx, s)
+	for _, one := range all {
+		go s.keepServing(ctx, one)
 	}
 	return nil
 }
 
-func (a *Agent) keepServing(ctx context.Context, s server) {
+// list is of what the agent is to serve.
+func (s *servers) list() (all []server, err error) {
+	if s.cfg.Healthz != "" {
+		all = append(all, server{"healthz", s.cfg.Healthz, s.health.handler()})
+	}
+	if s.cfg.Metrics != "" {
+		handler, err := s.metricsHandler()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, server{"metrics", s.cfg.Metrics, handler})
+	}
+	if s.cfg.Probes != "" {
+		all = append(all, server{"probes", s.cfg.Probes, s.probeHandler()})
+	}
+	return all, nil
+}
+
+func (s *servers) keepServing(ctx context.Context, one server) {
 	for ctx.Err() == nil {
 		// A server does not tell when it has begun to listen, and the warning is to go when it has.
-		err := probe(ctx, s.address)
-		a.warn("serving "+s.name, err)
+		err := probe(ctx, one.address)
+		s.warn("serving "+one.name, err)
 		if err == nil {
-			if err = s.run(ctx); err != nil {
-				a.warn("serving "+s.name, err)
+			if err = listenAndServe(ctx, one.address, one.handler); err != nil {
+				s.warn("serving "+one.name, err)
 			}
 		}
 		select {
@@ -149,8 +182,8 @@ func listenAndServe(ctx context.Context, address string, handler http.Handler) e
 }
 
 // metricsHandler answers as the metrics server of kube-proxy does.
-func (a *Agent) metricsHandler() (http.Handler, error) {
-	metrics, err := a.metrics()
+func (s *servers) metricsHandler() (http.Handler, error) {
+	metrics, err := metricsOf(s.facts)
 	if err != nil {
 		return nil, err
 	}
@@ -159,23 +192,23 @@ func (a *Agent) metricsHandler() (http.Handler, error) {
 	m.HandleFunc("/healthz/ping", answerPing)
 	slis.SLIMetricsWithReset{}.Install(m)
 	m.Handle("/metrics", metrics)
-	m.Handle("/readyz", answerProbe(a.ready))
+	m.Handle("/readyz", answerProbe(s.ready))
 	m.HandleFunc("/proxyMode", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		_, _ = fmt.Fprint(w, proxyMode)
 	})
-	if a.cfg.Serve.Profiling {
+	if s.cfg.Profiling {
 		serveProfiles(m)
 	}
-	if a.cfg.Serve.Configz != nil {
+	if s.cfg.Configz != nil {
 		// It is the process's: of several agents in one, the last one's is shown.
 		configz.Delete(kubeproxy.GroupName)
 		shown, err := configz.New(kubeproxy.GroupName)
 		if err != nil {
 			return nil, err
 		}
-		if err := shown.Set(a.cfg.Serve.Configz); err != nil {
+		if err := shown.Set(s.cfg.Configz); err != nil {
 			return nil, fmt.Errorf("configz: %w", err)
 		}
 	}

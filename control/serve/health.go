@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package control
+package serve
 
 import (
 	"encoding/json"
@@ -12,14 +12,12 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/tools/events"
 	compbasemetrics "k8s.io/component-base/metrics"
 	"k8s.io/kubernetes/pkg/proxy/healthcheck"
 	"k8s.io/kubernetes/pkg/proxy/metrics"
 	"k8s.io/utils/ptr"
 
-	"github.com/waggle-lb/waggle/control/source"
-	wagglemaps "github.com/waggle-lb/waggle/maps"
+	"github.com/waggle-lb/waggle/control/plan"
 )
 
 // Health tells whether the proxy keeps up, with kube-proxy's own library: it is unhealthy while a
@@ -31,30 +29,34 @@ type Health struct {
 	started atomic.Bool
 }
 
-// NewHealth makes a Health; handler serves it. (The library's own server gives its clients any time.)
+// NewHealth makes a Health; Start serves it. (The library's own server gives its clients any time.)
 func NewHealth(syncPeriod time.Duration) *Health {
 	node := &nodeHealth{}
 	h := &Health{healthcheck.NewProxyHealthServer("", 2*syncPeriod, node), node, atomic.Bool{}}
-	for _, family := range ipFamilies {
+	for _, family := range plan.IPFamilies {
 		h.Updated(family) // or else a first sync that never succeeds would go unnoticed
 	}
 	return h
 }
 
-// ipFamilies are the families under Kubernetes' names.
-var ipFamilies = map[wagglemaps.Family]v1.IPFamily{
-	wagglemaps.IPv4: v1.IPv4Protocol,
-	wagglemaps.IPv6: v1.IPv6Protocol,
-}
+// Synced tells that the source has delivered everything: from now on changes are to be written.
+func (h *Health) Synced() { h.started.Store(true) }
 
-// queued tells that there is something to be written.
-func (h *Health) queued() {
+// Queued tells that there is something to be written. Before Synced nothing is.
+func (h *Health) Queued() {
 	if h.started.Load() {
-		for family := range maps.Values(ipFamilies) {
+		for family := range maps.Values(plan.IPFamilies) {
 			h.QueuedUpdate(family)
 		}
 	}
 }
+
+// Node returns our Node object, and nil while there is none.
+func (h *Health) Node() *v1.Node { return h.node.Node() }
+
+// SetNode tells our Node object, or by nil that it has been deleted. An empty one says nothing against
+// the node.
+func (h *Health) SetNode(node *v1.Node) { h.node.set(node) }
 
 // handler answers /healthz and /livez as kube-proxy does.
 func (h *Health) handler() http.Handler {
@@ -103,48 +105,4 @@ func (n *nodeHealth) set(node *v1.Node) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.node = node
-}
-
-// healthSink lets the health follow our Node object, on its way to the proxy.
-type healthSink struct {
-	source.Sink
-	nodeName string
-	node     *nodeHealth
-}
-
-// OnNode is part of source.Sink.
-func (s healthSink) OnNode(old, new *v1.Node) {
-	switch {
-	case new != nil && new.Name == s.nodeName:
-		s.node.set(new)
-	case new == nil && old != nil && old.Name == s.nodeName:
-		s.node.set(nil)
-	}
-	s.Sink.OnNode(old, new)
-}
-
-// OnSynced is part of source.Sink.
-func (s healthSink) OnSynced() {
-	if s.node.Node() == nil {
-		s.node.set(&v1.Node{}) // a source without Node objects says nothing against the node
-	}
-	s.Sink.OnSynced()
-}
-
-// prepareHealth has the proxy watched, and tells what is wrong with the configuration.
-func (a *Agent) prepareHealth() {
-	if a.cfg.Pace != (Pace{}) {
-		a.proxy.pace = a.cfg.Pace
-	}
-	a.health = NewHealth(a.proxy.pace.Repair)
-	var recorder events.EventRecorder
-	if r, ok := a.src.(source.Recorder); ok {
-		recorder = r.Recorder()
-	}
-	a.checks = newServiceHealth(a.cfg.NodeName, a.cfg.NodePorts, a.health, recorder)
-	w := a.proxy.watch
-	w.health, w.services, w.warn = a.health, a.checks, a.warn
-	for about, err := range a.cfg.Warnings {
-		a.warn(about, err)
-	}
 }

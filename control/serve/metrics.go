@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package control
+package serve
 
 import (
 	"net/http"
@@ -16,31 +16,25 @@ import (
 	proxymetrics "k8s.io/kubernetes/pkg/proxy/metrics"
 
 	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/control/plan"
 	"github.com/waggle-lb/waggle/control/source"
 	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// registerKubeProxyMetrics makes kube-proxy's metrics known, once in a process. No mode of its
-// has what is ours; the one that is taken is the one that adds nothing of netfilter's.
-var registerKubeProxyMetrics = sync.OnceFunc(func() {
+// RegisterKubeProxyMetrics makes kube-proxy's metrics known, once in a process: what is set of them before
+// is lost. No mode of its has what is ours; the one that is taken is the one that adds nothing of
+// netfilter's.
+var RegisterKubeProxyMetrics = sync.OnceFunc(func() {
 	proxymetrics.RegisterMetrics(kubeproxy.ProxyModeKernelspace)
 	legacyregistry.MustRegister(proxymetrics.SyncFullProxyRulesLatency, proxymetrics.SyncPartialProxyRulesLatency)
 })
 
-// metrics returns the handler of /metrics: kube-proxy's and the Go runtime's metrics, and ours.
-func (a *Agent) metrics() (http.Handler, error) {
-	registerKubeProxyMetrics()
+// metricsOf returns the handler of /metrics: kube-proxy's and the Go runtime's metrics, and ours.
+func metricsOf(facts Facts) (http.Handler, error) {
+	RegisterKubeProxyMetrics()
 	ours := prometheus.NewRegistry()
-	err := ours.Register(&collector{
-		maps: a.dp, version: a.cfg.Version, node: a.cfg.NodeName, src: a.src,
-		proxy: a.proxy.metrics, devices: a.devices.Status, flows: a.expirer.Census,
-		repairs: a.repaired,
-		findings: func() map[string]map[string]int {
-			return map[string]map[string]int{"warning": a.warnings.counts(), "notice": a.notices.counts()}
-		},
-	})
-	if err != nil {
+	if err := ours.Register(&collector{facts}); err != nil {
 		return nil, err
 	}
 	return promhttp.HandlerFor(prometheus.Gatherers{legacyregistry.DefaultGatherer, ours},
@@ -74,16 +68,7 @@ var (
 )
 
 // collector reads our metrics when they are asked for.
-type collector struct {
-	maps          maps.Provider
-	version, node string
-	src           source.Source
-	proxy         func() proxyMetrics
-	devices       func() []status.Device
-	flows         func() status.FlowCensus
-	repairs       func() map[string]int            // by map
-	findings      func() map[string]map[string]int // by severity, and by what they are about
-}
+type collector struct{ Facts }
 
 // Describe is part of prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
@@ -100,27 +85,27 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	set := func(d *prometheus.Desc, value float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
 	}
-	set(descAgent, 1, c.version, c.node)
+	set(descAgent, 1, c.Version, c.Node)
 	c.collectCounters(ch)
 	c.collectSource(set)
-	flows := c.flows()
+	flows := c.Flows()
 	ch <- prometheus.MustNewConstMetric(descExpired, prometheus.CounterValue, float64(flows.Expired))
 	for family, census := range map[string]status.FamilyCensus{"IPv4": flows.IPv4, "IPv6": flows.IPv6} {
 		set(descRecords, float64(census.Confirmed), family, "confirmed")
 		set(descRecords, float64(census.Unconfirmed), family, "unconfirmed")
 	}
-	p := c.proxy()
+	p := c.Size()
 	c.collectProxy(set, p)
 	c.collectMaps(set, p, flows)
-	for table, n := range c.repairs() {
+	for table, n := range c.Repairs() {
 		ch <- prometheus.MustNewConstMetric(descRepairs, prometheus.CounterValue, float64(n), table)
 	}
-	for severity, counts := range c.findings() {
+	for severity, counts := range c.Findings() {
 		for about, n := range counts {
 			set(descFindings, float64(n), severity, about)
 		}
 	}
-	for _, d := range c.devices() {
+	for _, d := range c.Devices() {
 		xdp := "none"
 		if d.XDP == status.XDPNative {
 			xdp = status.XDPNative
@@ -130,7 +115,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (c *collector) collectCounters(ch chan<- prometheus.Metric) {
-	counters, err := maps.ReadCounters(c.maps)
+	counters, err := maps.ReadCounters(c.Maps)
 	if err != nil {
 		ch <- prometheus.NewInvalidMetric(descPackets, err)
 		return
@@ -145,10 +130,10 @@ func (c *collector) collectCounters(ch chan<- prometheus.Metric) {
 type setGauge func(d *prometheus.Desc, value float64, labels ...string)
 
 func (c *collector) collectSource(set setGauge) {
-	set(descProblems, float64(len(c.src.Problems())))
-	set(descHeld, float64(len(source.Held(c.src))))
+	set(descProblems, float64(len(c.Source.Problems())))
+	set(descHeld, float64(len(source.Held(c.Source))))
 	blind := 0.0
-	if w, ok := c.src.(source.Watcher); ok {
+	if w, ok := c.Source.(source.Watcher); ok {
 		if since, _ := w.Blind(); !since.IsZero() {
 			blind = time.Since(since).Seconds()
 		}
@@ -156,51 +141,32 @@ func (c *collector) collectSource(set setGauge) {
 	set(descBlind, blind)
 }
 
-// proxyMetrics is what the proxy tells of itself for the metrics.
-type proxyMetrics struct {
-	synced              bool
-	failures            int // of service ports, and of node ports
-	services, frontends map[maps.Family]int
-	backends            int
-}
-
-func (p *Proxy) metrics() proxyMetrics {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	size := p.reconciler.Size()
-	return proxyMetrics{
-		synced:   p.synced,
-		failures: len(p.failures) + len(p.unserved.all),
-		services: size.Services, frontends: size.Frontends, backends: size.Backends,
-	}
-}
-
-func (c *collector) collectProxy(set setGauge, p proxyMetrics) {
+func (c *collector) collectProxy(set setGauge, p Size) {
 	synced := 0.0
-	if p.synced {
+	if p.Synced {
 		synced = 1
 	}
 	set(descSynced, synced)
-	set(descFailures, float64(p.failures))
-	set(descBackends, float64(p.backends))
-	for family, name := range ipFamilies {
-		set(descServices, float64(p.services[family]), string(name))
-		set(descFronts, float64(p.frontends[family]), string(name))
+	set(descFailures, float64(p.Failures))
+	set(descBackends, float64(p.Backends))
+	for family, name := range plan.IPFamilies {
+		set(descServices, float64(p.Services[family]), string(name))
+		set(descFronts, float64(p.Frontends[family]), string(name))
 	}
 }
 
 // collectMaps tells how full the maps are whose elements somebody counts anyway.
-func (c *collector) collectMaps(set setGauge, p proxyMetrics, flows status.FlowCensus) {
+func (c *collector) collectMaps(set setGauge, p Size, flows status.FlowCensus) {
 	for name, elements := range map[string]int{
-		"services4": p.frontends[maps.IPv4], "services6": p.frontends[maps.IPv6],
-		"service_names": p.services[maps.IPv4] + p.services[maps.IPv6], "backends": p.backends,
+		"services4": p.Frontends[maps.IPv4], "services6": p.Frontends[maps.IPv6],
+		"service_names": p.Services[maps.IPv4] + p.Services[maps.IPv6], "backends": p.Backends,
 	} {
 		set(descElements, float64(elements), name)
-		set(descCapacity, float64(c.maps.Map(name).MaxEntries()), name)
+		set(descCapacity, float64(c.Maps.Map(name).MaxEntries()), name)
 	}
 	// Of these an element is a set of records, and a record is what is counted.
 	for name, census := range map[string]status.FamilyCensus{"flows4": flows.IPv4, "flows6": flows.IPv6} {
 		set(descElements, float64(census.Confirmed+census.Unconfirmed), name)
-		set(descCapacity, float64(c.maps.Map(name).MaxEntries())*float64(bpf.Ways), name)
+		set(descCapacity, float64(c.Maps.Map(name).MaxEntries())*float64(bpf.Ways), name)
 	}
 }

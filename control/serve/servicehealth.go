@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package control
+package serve
 
 import (
 	"net/netip"
@@ -11,15 +11,22 @@ import (
 	"k8s.io/client-go/tools/events"
 	proxyutil "k8s.io/kubernetes/pkg/proxy/util"
 
-	"github.com/waggle-lb/waggle/control/node"
+	"github.com/waggle-lb/waggle/control/plan"
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// serviceHealth answers on the health check node ports of services (KEP-27: those of type
+// NodePortAddresses tells on which of the node's addresses NodePorts answer.
+type NodePortAddresses interface {
+	// CIDRs lists those of one family, of which primary are the node's own; an empty list means all. any
+	// is false if there are none.
+	CIDRs(family maps.Family, primary []netip.Addr) (list []string, any bool)
+}
+
+// ServiceHealth answers on the health check node ports of services (KEP-27: those of type
 // LoadBalancer whose external traffic policy is Local) how many endpoints they have on this node.
-type serviceHealth struct {
+type ServiceHealth struct {
 	nodeName  string
-	nodePorts node.NodePortAddresses
+	nodePorts NodePortAddresses
 	health    *Health
 	recorder  events.EventRecorder
 
@@ -29,17 +36,17 @@ type serviceHealth struct {
 	servers map[maps.Family]*healthPorts
 }
 
-// newServiceHealth makes a serviceHealth that listens once setNodeIPs has been called. The
+// NewServiceHealth makes a ServiceHealth that listens once SetNodeIPs has been called. The
 // recorder, nil for none, gets an event for each service whose port can't be had.
-func newServiceHealth(nodeName string, nodePorts node.NodePortAddresses, health *Health, recorder events.EventRecorder) *serviceHealth {
-	return &serviceHealth{
+func NewServiceHealth(nodeName string, nodePorts NodePortAddresses, health *Health, recorder events.EventRecorder) *ServiceHealth {
+	return &ServiceHealth{
 		nodeName: nodeName, nodePorts: nodePorts, health: health, recorder: recorder,
 		servers: map[maps.Family]*healthPorts{},
 	}
 }
 
-// setNodeIPs tells the node's addresses, or that it has none of its own. Servers on others end.
-func (s *serviceHealth) setNodeIPs(ips []netip.Addr) {
+// SetNodeIPs tells the node's addresses, or that it has none of its own. Servers on others end.
+func (s *ServiceHealth) SetNodeIPs(ips []netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.known && slices.Equal(s.nodeIPs, ips) {
@@ -50,7 +57,7 @@ func (s *serviceHealth) setNodeIPs(ips []netip.Addr) {
 	}
 	clear(s.servers)
 	s.known, s.nodeIPs = true, slices.Clone(ips)
-	for family, ipFamily := range ipFamilies {
+	for family, ipFamily := range plan.IPFamilies {
 		cidrs, any := s.nodePorts.CIDRs(family, ips)
 		if any {
 			s.servers[family] = &healthPorts{
@@ -62,9 +69,10 @@ func (s *serviceHealth) setNodeIPs(ips []netip.Addr) {
 	}
 }
 
-// sync listens on the ports of one family's services, and on no others, and answers with the
-// numbers of their local endpoints that are ready. Ports that were somebody else's are tried again.
-func (s *serviceHealth) sync(family maps.Family, ports map[types.NamespacedName]uint16, endpoints map[types.NamespacedName]int) error {
+// Sync listens on the ports of one family's services, and on no others, and answers with the
+// numbers of their local endpoints that are ready. Ports that were somebody else's are tried again. The error
+// tells which can't be had.
+func (s *ServiceHealth) Sync(family maps.Family, ports map[types.NamespacedName]uint16, endpoints map[types.NamespacedName]int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	server, ok := s.servers[family]
