@@ -3,7 +3,6 @@
 package main
 
 import (
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -19,22 +18,11 @@ var light = []string{"k8s.io/apiserver/pkg/features", "k8s.io/apiserver/pkg/util
 
 // TestDependencies names the chain of imports by which a heavy package comes back.
 func TestDependencies(t *testing.T) {
-	const self = "github.com/waggle-lb/waggle/cmd/waggle"
-	imports := map[string][]string{}
-	out, err := exec.Command("go", "list", "-deps", "-f", `{{.ImportPath}} {{join .Imports " "}}`, self).Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(out)) {
-		fields := strings.Fields(line)
-		imports[fields[0]] = fields[1:]
-	}
-	if len(imports[self]) == 0 {
-		t.Fatalf("go list says nothing of %s: %s", self, out)
-	}
-	for _, module := range heavy {
-		if chain := shortestChain(imports, self, module); chain != nil {
-			t.Errorf("%s is back:\n\t%s", module, strings.Join(chain, "\n\t"))
+	const self = module + "cmd/waggle"
+	imports := importsOf(t, "-deps", self)
+	for _, unwanted := range heavy {
+		if chain := shortestChain(imports, self, unwanted); chain != nil {
+			t.Errorf("%s is back:\n\t%s", unwanted, strings.Join(chain, "\n\t"))
 		}
 	}
 }
