@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package control keeps the datapath in step with the cluster: sources of Kubernetes objects,
-// kube-proxy's change trackers, the planner, the reconciler, and the care of the node's devices.
+// Package control keeps the datapath in step with the cluster and the node. A source tells of Kubernetes
+// objects, kube-proxy's change trackers of what has changed of them, the planner what that means for the
+// maps, and the reconciler writes it: the Proxy is that loop, and the Agent runs it with the parts that are
+// packages of their own below this one.
 package control
 
 import (

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package node is what the node is: its devices and their roles, its addresses, routes and next hops, its
+// pods' namespaces, the ports that are reserved on it, and what others have beside waggle there. It keeps
+// the maps that describe the node, and the programs on its devices, in step with that.
 package node
 
 import (

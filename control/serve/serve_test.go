@@ -70,6 +70,7 @@ func TestAddressInUse(t *testing.T) {
 	f.start()
 	f.awaitWarning("serving healthz: listen tcp "+f.cfg.Healthz+": bind: address already in use", true)
 	f.awaitWarning("serving metrics: listen tcp "+f.cfg.Metrics+": bind: address already in use", true)
+	f.health.SetNode(&v1.Node{})
 	must(t, one.Close())
 	must(t, two.Close())
 	servetest.AwaitStatus(t, f.cfg.Healthz, "/healthz", 200)
