@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -124,7 +125,7 @@ func (a *Agent) prepare() error {
 	if err != nil {
 		return err
 	}
-	if a.takeover, err = takeover.New(a.dp, func(err error) { a.warn("connections that the kernel translates", err) }, a.log); err != nil {
+	if a.takeover, err = takeover.New(a.dp, a.sharedPorts, func(err error) { a.warn("connections that the kernel translates", err) }, a.log); err != nil {
 		return err
 	}
 	a.stale = flows.NewStaleUDP(a.dp, func(err error) { a.warn("UDP sockets connected to endpoints that no longer serve", err) }, a.log)
@@ -176,6 +177,23 @@ func (a *Agent) prepareHealth() {
 	for about, err := range a.cfg.Warnings {
 		a.warn(about, err)
 	}
+}
+
+// sharedPorts looks at the addresses that the node has, and returns what recognizes those of its ports that
+// flows of ours take, too.
+func (a *Agent) sharedPorts() (func(netip.AddrPort) bool, error) {
+	addrs, err := node.Addresses()
+	if err != nil {
+		return nil, err
+	}
+	ranges := []node.PortRange{
+		{Min: a.cfg.Loader.NodePortMin, Max: a.cfg.Loader.NodePortMax},
+		{Min: a.cfg.Loader.SNATMin, Max: a.cfg.Loader.SNATMax},
+	}
+	return func(from netip.AddrPort) bool {
+		return addrs[from.Addr()] && !from.Addr().IsLoopback() &&
+			slices.ContainsFunc(ranges, func(r node.PortRange) bool { return r.Holds(from.Port()) })
+	}, nil
 }
 
 // Run works until ctx is done or the source fails. It leaves the datapath running.

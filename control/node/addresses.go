@@ -20,6 +20,21 @@ type address struct {
 	scope  uint8
 }
 
+// Addresses are those that the devices of the node have now.
+func Addresses() (map[netip.Addr]bool, error) {
+	devices, err := listAddrs(0)
+	if err != nil {
+		return nil, err
+	}
+	all := map[netip.Addr]bool{}
+	for _, addrs := range devices {
+		for _, a := range addrs {
+			all[a.ip] = true
+		}
+	}
+	return all, nil
+}
+
 // listAddrs lists the addresses of one device, or of all if the index is 0, by the indexes of their devices.
 // The kernel looks at that device only; netlink.AddrList has it list all, and leaves out the others.
 func listAddrs(ifindex int) (map[int][]address, error) {

@@ -5,6 +5,7 @@ package takeover
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,12 +16,14 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// adoption makes records of the connections that the kernel translates.
+// adoption makes records of the connections that the kernel has had since before the agent: those
+// that it translates, and the node's own from ports that flows of ours use, too.
 type adoption struct {
 	dp      *loader.Datapath
-	room    int // for so many records
-	adopted int // connections that were not known before
-	leftOut int // for want of room
+	shared  func(netip.AddrPort) bool // see SharedPorts; nil: not known
+	room    int                       // for so many records
+	adopted int                       // connections that the kernel translates, and that were not known before
+	leftOut int                       // for want of room
 	failed  int
 	failure error // the first
 }
@@ -34,7 +37,7 @@ func (a *adoption) run(table *conntrack.Table, f maps.Family) (err error) {
 	if f == maps.IPv6 {
 		family = unix.AF_INET6
 	}
-	bad, err := table.Each(family, conntrack.StatusDstNAT, a.take)
+	bad, err := table.Each(family, 0, a.take)
 	if bad > 0 {
 		err = errors.Join(err, fmt.Errorf("%d entries of the kernel's table can't be understood", bad))
 	}
@@ -57,10 +60,17 @@ func roomForAdopted(dp *loader.Datapath, f maps.Family) (int, error) {
 
 // take adopts one entry. One that can't be is no reason to leave the others.
 func (a *adoption) take(e conntrack.Entry) {
-	if !isServed(e) || isEnding(e) {
+	var records []maps.Flow
+	switch {
+	case isEnding(e):
+		return
+	case isServed(e):
+		records = foreign(e)
+	case isOwn(e, a.shared):
+		records = own(e)
+	default:
 		return
 	}
-	records := foreign(e)
 	known, err := a.dp.Follow(records[0].Adoption())
 	if err == nil && !known && len(records) > a.room {
 		a.leftOut++
@@ -78,7 +88,7 @@ func (a *adoption) take(e conntrack.Entry) {
 		if a.failed++; a.failure == nil {
 			a.failure = fmt.Errorf("%s: %w", e, err)
 		}
-	case made > 0:
+	case made > 0 && isServed(e):
 		a.adopted++
 	}
 }

@@ -33,7 +33,7 @@ func newFollowing(t *testing.T, flows uint32) *following {
 	dp, _ := loadertest.Load(t, quiet(), func(opts *loader.Options) {
 		opts.MapSizes["flows4"], opts.MapSizes["flows6"] = flows, flows
 	})
-	takeover, err := New(dp, func(error) {}, quiet())
+	takeover, err := New(dp, noShared, func(error) {}, quiet())
 	must(t, err)
 	return &following{takeover, t}
 }

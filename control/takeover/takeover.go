@@ -22,6 +22,7 @@ import (
 // Takeover leaves to the kernel the connections that the kernel translates already, as those that
 // kube-proxy's rules have opened: it goes on with them by its table of connections, whether or not
 // the rules are still there. The datapath has a pair of records for each, which follow that table.
+// The node's own connections from ports that it shares with flows of ours have records, too.
 //
 // They are made while the datapath comes into force on a node where it wasn't. From then on there
 // are no new ones that it could be asked about.
@@ -30,7 +31,8 @@ type Takeover struct {
 	log     *logrus.Entry
 	warn    func(error)
 	table   *conntrack.Table // nil: the kernel has none
-	adopted chan struct{}    // there are records to be looked at
+	shared  SharedPorts
+	adopted chan struct{} // there are records to be looked at
 
 	mu      sync.Mutex
 	pending map[Step]bool
@@ -52,11 +54,11 @@ const (
 )
 
 // New finds out which of the steps an earlier agent has taken. Programs that are attached leave
-// everything to the kernel until services are there. warn is called with what is wrong with the
+// everything to the kernel until services are there. shared is asked before each step. warn is called with what is wrong with the
 // connections that the kernel translates, and with nil when nothing is any more.
-func New(dp *loader.Datapath, warn func(error), log *logrus.Entry) (*Takeover, error) {
+func New(dp *loader.Datapath, shared SharedPorts, warn func(error), log *logrus.Entry) (*Takeover, error) {
 	t := &Takeover{
-		dp: dp, log: log, warn: warn, adopted: make(chan struct{}, 1), pending: map[Step]bool{},
+		dp: dp, log: log, warn: warn, shared: shared, adopted: make(chan struct{}, 1), pending: map[Step]bool{},
 		converting: len(dp.OldFlows()) > 0,
 	}
 	published, err := hasFrontends(dp)
@@ -143,8 +145,12 @@ func (t *Takeover) adopt() {
 		return
 	}
 	t.leftOut = 0
+	shared, err := t.shared()
+	if err != nil {
+		t.log.WithError(err).Error("connections of the node's own that are older than the agent are not known")
+	}
 	for _, family := range maps.Families {
-		a := adoption{dp: t.dp}
+		a := adoption{dp: t.dp, shared: shared}
 		err := a.run(t.table, family)
 		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
 			t.log.WithError(err).Debug("the kernel has no table of connections; none is taken over")

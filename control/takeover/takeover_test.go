@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/control/conntrack"
 	"github.com/waggle-lb/waggle/control/netns/netnstest"
 	"github.com/waggle-lb/waggle/loader"
@@ -82,6 +83,40 @@ func TestForeign(t *testing.T) {
 	}
 }
 
+func noShared() (func(netip.AddrPort) bool, error) {
+	return func(netip.AddrPort) bool { return false }, nil
+}
+
+// TestOwnConnections: of what is not to a service, connections from shared ports are known.
+func TestOwnConnections(t *testing.T) {
+	const peer, self = "192.0.2.9:443", "10.0.0.1:30080"
+	shared := func(from netip.AddrPort) bool { return from == netip.MustParseAddrPort(self) }
+	for _, c := range []struct {
+		name  string
+		entry conntrack.Entry
+		want  bool
+	}{
+		{"the node's own", entry(unix.IPPROTO_TCP, self, peer, peer, self), true},
+		{"a masqueraded pod's", entry(unix.IPPROTO_UDP, "10.244.0.5:40000", peer, peer, self), true},
+		{"from another port", entry(unix.IPPROTO_TCP, "10.0.0.1:40000", peer, peer, "10.0.0.1:40000"), false},
+		{"a pod's", entry(unix.IPPROTO_TCP, "10.244.0.5:30080", peer, peer, "10.244.0.5:30080"), false},
+		{"to a service", entry(unix.IPPROTO_TCP, "10.244.0.5:40000", frontend, peer, self), false},
+		{"ICMP", entry(unix.IPPROTO_ICMP, self, peer, peer, self), false},
+	} {
+		if got := isOwn(c.entry, shared); got != c.want {
+			t.Errorf("%s: got %t, want %t", c.name, got, c.want)
+		}
+	}
+	for i, want := range []string{
+		"10.0.0.1:30080 > 192.0.2.9:443, leaving", "192.0.2.9:443 > 10.0.0.1:30080, outside",
+	} {
+		r := own(entry(unix.IPPROTO_UDP, "10.244.0.5:40000", peer, peer, self))[i]
+		if got := fmt.Sprintf("%s > %s, %s", r.Key.Src, r.Key.Dst, bpf.ZoneName(r.Key.Zone)); got != want || r.To != r.Key {
+			t.Errorf("got %s, to %+v, want %s", got, r.To, want)
+		}
+	}
+}
+
 // TestKeepNAT: the kernel's NAT is kept until the last connection that needs it has ended.
 func TestKeepNAT(t *testing.T) {
 	netnstest.New(t)
@@ -122,7 +157,7 @@ func TestTakeoverSteps(t *testing.T) {
 	dp, _ := loadertest.Load(t, quiet())
 	expect := func(what string, want map[Step]bool) {
 		t.Helper()
-		takeover, err := New(dp, func(error) {}, quiet())
+		takeover, err := New(dp, noShared, func(error) {}, quiet())
 		must(t, err)
 		if !stdmaps.Equal(takeover.pending, want) {
 			t.Errorf("%s: pending %v, want %v", what, takeover.pending, want)

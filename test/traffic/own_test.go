@@ -36,7 +36,7 @@ func (o *ownConnection) exchange(t *testing.T) {
 	}
 }
 
-// TestOwnConnections, of contract 42: they get their answers, also those that are older than the
+// TestOwnConnections, of contract 42 and 43: they get their answers, also those that are older than the
 // agent, and the NodePorts go on serving others.
 func TestOwnConnections(t *testing.T) {
 	for _, m := range modes[:2] {
@@ -56,13 +56,16 @@ func ownConnections(t *testing.T, m mode) {
 	c := s.addClients(t)
 	node := client(t, s.Nodes[0].Host)
 	var older, newer []*ownConnection
+	var masquerade [2]string // rules for the older ones, and for the newer
 	for i, v6 := range bothFamilies {
 		mine, masqueraded := services[i], services[1-i] // a port is bound for both families
 		laptop, self := addrOf(s.Laptop, v6), addrOf(s.Nodes[0].Host, v6)
-		nft(t, s.Nodes[0].Host, masqueradeTo(laptop, masqueraded.nodePort(self, echo).Port(), masqueraded.nodePort(self, dns).Port()))
 		tcp, udp := netip.AddrPortFrom(laptop, podPorts.Echo[0]), netip.AddrPortFrom(laptop, podPorts.UDP[0])
 		older = append(older, &ownConnection{name: "older, of the node, to " + tcp.String(), open: node.OpenTCP,
-			to: topo.Request{To: tcp, SourcePort: mine.nodePort(self, http).Port()}})
+			to: topo.Request{To: tcp, SourcePort: mine.nodePort(self, http).Port()}},
+			&ownConnection{name: "older, of a pod, to " + tcp.String(), open: c.inside.OpenTCP, to: topo.Request{To: tcp}})
+		masquerade[0] += masqueradeTo(laptop, masqueraded.nodePort(self, http).Port(), masqueraded.nodePort(self, http).Port())
+		masquerade[1] += masqueradeTo(laptop, masqueraded.nodePort(self, echo).Port(), masqueraded.nodePort(self, dns).Port())
 		newer = append(newer,
 			&ownConnection{name: "of the node, to tcp " + tcp.String(), open: node.OpenTCP,
 				to: topo.Request{To: tcp, SourcePort: mine.nodePort(self, echo).Port()}},
@@ -71,9 +74,11 @@ func ownConnections(t *testing.T, m mode) {
 			&ownConnection{name: "of a pod, to tcp " + tcp.String(), open: c.inside.OpenTCP, to: topo.Request{To: tcp}},
 			&ownConnection{name: "of a pod, to udp " + udp.String(), open: c.inside.OpenUDP, to: topo.Request{To: udp}})
 	}
+	nft(t, s.Nodes[0].Host, masquerade[0])
 	for _, o := range older {
 		o.start(t)
 	}
+	nft(t, s.Nodes[0].Host, "delete table ip owner\ndelete table ip6 owner\n"+masquerade[1])
 	s.startAgents(t)
 	s.awaitServices(t, len(services)*portsOfService)
 	for _, o := range newer {
