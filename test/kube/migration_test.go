@@ -24,9 +24,46 @@ import (
 // seconds, or is reset, is broken, and none may be. The way is that of docs/kubernetes.md.
 func TestMigration(t *testing.T) {
 	m := newMigration(t)
+	m.toWaggle(t, m.newAgents(t))
+	m.restart(t)
+	m.open(t, "after the restarts")
+	m.wait()
+	m.back(t)
+}
+
+// TestMigrationUpgraded: likewise, but the release before takes over, and is upgraded after the restarts.
+func TestMigrationUpgraded(t *testing.T) {
+	previous := cluster.PreviousRelease()
+	if previous == "" {
+		t.Skip("there is no release before this one: make test-upgrade")
+	}
+	current, err := buildWaggle()
+	check(t, err)
+	m := newMigration(t)
+	agents := m.newAgents(t)
+	for _, a := range agents {
+		a.Use(previous)
+	}
+	m.toWaggle(t, agents)
+	m.restart(t)
+	m.open(t, "after the restarts")
+	m.wait()
+	for _, a := range agents {
+		check(t, a.Stop())
+		a.Use(current)
+		check(t, a.Start())
+	}
+	m.open(t, "after the upgrade")
+	m.wait()
+	m.back(t)
+}
+
+// toWaggle has agents take over from kube-proxy.
+func (m *migration) toWaggle(t *testing.T, agents []*cluster.Agent) {
+	t.Helper()
+	m.agents = agents
 	m.startKubeProxies(t)
 	m.open(t, "of kube-proxy")
-	agents := m.newAgents(t)
 	for _, a := range agents {
 		check(t, a.Start())
 	}
@@ -39,9 +76,14 @@ func TestMigration(t *testing.T) {
 		}
 	}
 	m.open(t, "of waggle")
+}
+
+// restart ends the agents, and starts them again, three times.
+func (m *migration) restart(t *testing.T) {
+	t.Helper()
 	for round := range 3 {
 		m.wait()
-		for _, a := range agents {
+		for _, a := range m.agents {
 			if round == 1 {
 				a.Kill()
 			} else {
@@ -50,11 +92,14 @@ func TestMigration(t *testing.T) {
 			check(t, a.Start())
 		}
 	}
-	m.open(t, "after the restarts")
-	m.wait()
+}
+
+// back has kube-proxy take over from the agents. No connection may be broken in the end.
+func (m *migration) back(t *testing.T) {
+	t.Helper()
 	m.startKubeProxies(t)
 	m.wait()
-	for _, a := range agents {
+	for _, a := range m.agents {
 		check(t, a.Stop())
 		out, err := a.CLI("handover")
 		check(t, err)
@@ -62,7 +107,7 @@ func TestMigration(t *testing.T) {
 	}
 	m.open(t, "after the handover")
 	m.wait()
-	for _, a := range agents {
+	for _, a := range m.agents {
 		_, err := a.CLI("cleanup")
 		check(t, err)
 	}
@@ -77,6 +122,7 @@ type migration struct {
 	services []service
 	clients  map[string]*topo.Client
 	proxies  []*cluster.KubeProxy
+	agents   []*cluster.Agent
 	talks    []*talk
 }
 

@@ -19,22 +19,19 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// previousVariable names an environment variable: the command of the release before this one.
-// `make test-upgrade` builds it from the repository's history.
-const previousVariable = "WAGGLE_PREVIOUS"
-
 func previousRelease(t *testing.T) string {
 	t.Helper()
-	path := os.Getenv(previousVariable)
+	path := cluster.PreviousRelease()
 	if path == "" {
-		t.Skipf("%s does not name the release before this one: make test-upgrade", previousVariable)
+		t.Skip("there is no release before this one: make test-upgrade")
 	}
 	return path
 }
 
 // TestUpgrade: an agent of the release before has opened flows of every way, and one of this release
 // takes its place, under traffic. No connection breaks, and each stays with its endpoint. The
-// release before refuses to come back, and changes nothing.
+// release before refuses to come back, and changes nothing. It is the same if agents of this release are
+// killed while they convert.
 //
 // Contract: 6, 23.
 func TestUpgrade(t *testing.T) {
@@ -43,19 +40,22 @@ func TestUpgrade(t *testing.T) {
 		pods  topo.PodNetwork
 		mode  mode
 		flags []string
+		kill  bool
 	}{
-		{"routed/xdp", topo.Routed, modes[0], nil},
-		{"routed/tc", topo.Routed, modes[1], nil},
-		{"vxlan/xdp", topo.VXLAN, modes[0], nil},
-		{"vxlan/tc", topo.VXLAN, modes[1], nil},
-		{"masquerade-all", topo.Routed, modes[1], []string{"--masquerade-all"}},
-		{"same-ports", topo.Routed, modes[1], []string{"--snat-ports=49152-65535"}},
+		{"routed/xdp", topo.Routed, modes[0], nil, false},
+		{"routed/tc", topo.Routed, modes[1], nil, false},
+		{"vxlan/xdp", topo.VXLAN, modes[0], nil, false},
+		{"vxlan/tc", topo.VXLAN, modes[1], nil, false},
+		{"masquerade-all", topo.Routed, modes[1], []string{"--masquerade-all"}, false},
+		{"same-ports", topo.Routed, modes[1], []string{"--snat-ports=49152-65535"}, false},
+		{"killed/xdp", topo.Routed, modes[0], nil, true},
+		{"killed/tc", topo.VXLAN, modes[1], nil, true},
 	} {
-		t.Run(variant.name, func(t *testing.T) { upgrade(t, variant.pods, variant.mode, variant.flags) })
+		t.Run(variant.name, func(t *testing.T) { upgrade(t, variant.pods, variant.mode, variant.flags, variant.kill) })
 	}
 }
 
-func upgrade(t *testing.T, network topo.PodNetwork, m mode, flags []string) {
+func upgrade(t *testing.T, network topo.PodNetwork, m mode, flags []string, kill bool) {
 	previous := previousRelease(t)
 	s := newSetup(t, network, m)
 	services, ways := s.addUpgraded(t)
@@ -72,6 +72,9 @@ func upgrade(t *testing.T, network topo.PodNetwork, m mode, flags []string) {
 	}
 	check(t, agent.Stop())
 	agent.Use(binary)
+	if kill {
+		killConverting(t, agent, flags)
+	}
 	check(t, agent.Start(flags...))
 	young.report(t)
 	for svc, ways := range ways {
@@ -93,6 +96,21 @@ func upgrade(t *testing.T, network topo.PodNetwork, m mode, flags []string) {
 	for _, f := range flows {
 		f.reopen(t)
 	}
+}
+
+// killConverting starts agents and kills each a little later after its start than the one before, until
+// one has converted the flows.
+func killConverting(t *testing.T, agent *cluster.Agent, flags []string) {
+	t.Helper()
+	const step = 50 * time.Millisecond
+	killed := 0
+	for len(oldPins(t, agent)) > 0 {
+		killed++
+		check(t, agent.Launch(flags...))
+		time.Sleep(time.Duration(killed) * step)
+		agent.Kill()
+	}
+	t.Logf("%d agents were killed", killed)
 }
 
 // report ends connections that were opened all the time. Of those that are as old as some packets when
@@ -220,13 +238,22 @@ func (f *lasting) reopen(t *testing.T) {
 // checkConverted: nothing is left of the release before.
 func checkConverted(t *testing.T, a *cluster.Agent) {
 	t.Helper()
+	for _, pin := range oldPins(t, a) {
+		t.Errorf("after the upgrade there is still %s", pin)
+	}
+}
+
+// oldPins are maps that only the release before has, and those that are being replaced.
+func oldPins(t *testing.T, a *cluster.Agent) (old []string) {
+	t.Helper()
 	pins, err := filepath.Glob(filepath.Join(a.PinDir, "maps", "*"))
 	check(t, err)
 	for _, pin := range pins {
 		if name := filepath.Base(pin); strings.HasPrefix(name, "flows_new") || strings.Contains(name, "-") {
-			t.Errorf("after the upgrade there is still %s", pin)
+			old = append(old, pin)
 		}
 	}
+	return old
 }
 
 // checkNoWayBack: the release before refuses what this one has left, and leaves it as it is.
