@@ -98,19 +98,38 @@ func upgrade(t *testing.T, network topo.PodNetwork, m mode, flags []string, kill
 	}
 }
 
-// killConverting starts agents and kills each a little later after its start than the one before, until
-// one has converted the flows.
+// killConverting starts agents and kills them: while they load their programs, and then each at twice the
+// time after that than the one before, until one has converted the flows.
 func killConverting(t *testing.T, agent *cluster.Agent, flags []string) {
 	t.Helper()
-	const step = 50 * time.Millisecond
 	killed := 0
-	for len(oldPins(t, agent)) > 0 {
-		killed++
+	launchAndKill := func(loaded bool, after time.Duration) {
+		runs := running(t, agent)
 		check(t, agent.Launch(flags...))
-		time.Sleep(time.Duration(killed) * step)
+		for deadline := time.Now().Add(topo.Patient(time.Minute)); loaded && running(t, agent) == runs; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("the agent does not get as far as running")
+			}
+		}
+		time.Sleep(after)
 		agent.Kill()
+		killed++
+	}
+	for after := 100 * time.Millisecond; after < time.Second; after *= 2 {
+		launchAndKill(false, after)
+	}
+	for after := 5 * time.Millisecond; len(oldPins(t, agent)) > 0; after *= 2 {
+		launchAndKill(true, after)
 	}
 	t.Logf("%d agents were killed", killed)
+}
+
+// running is how often an agent has logged that it has loaded all that it needs.
+func running(t *testing.T, agent *cluster.Agent) int {
+	t.Helper()
+	log, err := os.ReadFile(agent.LogFile)
+	check(t, err)
+	return strings.Count(string(log), `"agent running"`)
 }
 
 // report ends connections that were opened all the time. Of those that are as old as some packets when
