@@ -52,20 +52,20 @@ func (f *Flows) Convert(roles map[int]loader.Role, pod map[int]bool) error {
 }
 
 // A flow that is opened while the last pass runs may be missed by it. So the programs are exchanged
-// after one that was not interrupted, as a busy machine does.
+// after one that nothing interrupted. On a machine that is too busy for that, the agent does not try for
+// longer than quickFor: meanwhile it does nothing else for its devices.
 const (
-	quickPass  = 5 * time.Millisecond
-	quickTries = 50
+	quickPass = 5 * time.Millisecond
+	quickFor  = 2 * time.Second
 )
 
 func (f *Flows) passQuickly(z *zones) error {
-	for range quickTries {
+	for began := time.Now(); ; {
 		started := time.Now()
-		if err := f.pass(z); err != nil || time.Since(started) < quickPass {
+		if err := f.pass(z); err != nil || time.Since(started) < quickPass || time.Since(began) > quickFor {
 			return err
 		}
 	}
-	return nil
 }
 
 // Finish converts what the last packets on their way through the old programs have changed, and
