@@ -73,7 +73,7 @@ func upgrade(t *testing.T, network topo.PodNetwork, m mode, flags []string, kill
 	check(t, agent.Stop())
 	agent.Use(binary)
 	if kill {
-		killConverting(t, agent, flags)
+		killConverting(t, agent, flags, flows)
 	}
 	check(t, agent.Start(flags...))
 	young.report(t)
@@ -100,7 +100,7 @@ func upgrade(t *testing.T, network topo.PodNetwork, m mode, flags []string, kill
 
 // killConverting starts agents and kills them: while they load their programs, and then each at twice the
 // time after that than the one before, until one has converted the flows.
-func killConverting(t *testing.T, agent *cluster.Agent, flags []string) {
+func killConverting(t *testing.T, agent *cluster.Agent, flags []string, flows []*lasting) {
 	t.Helper()
 	killed := 0
 	launchAndKill := func(loaded bool, after time.Duration) {
@@ -114,6 +114,7 @@ func killConverting(t *testing.T, agent *cluster.Agent, flags []string) {
 		time.Sleep(after)
 		agent.Kill()
 		killed++
+		checkAll(t, flows, fmt.Sprintf("with %d agents killed", killed))
 	}
 	for after := 100 * time.Millisecond; after < time.Second; after *= 2 {
 		launchAndKill(false, after)
