@@ -5,7 +5,6 @@ package control
 import (
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"net/netip"
 	"path/filepath"
@@ -34,12 +33,6 @@ func must(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-func quiet() *logrus.Entry {
-	log := logrus.New()
-	log.SetOutput(io.Discard)
-	return logrus.NewEntry(log)
 }
 
 // agentFixture is a whole agent, with its datapath but without devices and sockets. The test is
@@ -85,11 +78,11 @@ func (s *testSource) Notices() []string { return []string{"a notice of the sourc
 // newAgentFixture makes an agent; what serves listens on free ports of 127.0.0.1.
 func newAgentFixture(t *testing.T, src *testSource, edit func(*Config)) *agentFixture {
 	t.Helper()
-	dir := loadertest.NewPinDir(t, quiet())
+	dir := loadertest.NewPinDir(t)
 	logger, hook := logtest.NewNullLogger()
 	cfg := Config{
 		NodeName: thisNode, Version: "v0", RunDir: filepath.Join(t.TempDir(), "run"),
-		Loader: loader.Options{PinDir: dir, Log: quiet(), MapSizes: map[string]uint32{
+		Loader: loader.Options{PinDir: dir, Log: loadertest.Quiet(), MapSizes: map[string]uint32{
 			"flows4": 64, "flows6": 64, "slots": 64, "backends": 64,
 			"services4": 4, "services6": 4, "service_names": 64, "sock_flows": 64,
 		}},

@@ -22,10 +22,10 @@ import (
 func TestOtherAgent(t *testing.T) {
 	n := netnstest.New(t)
 	eth := n.AddVeth("eth0", "10.0.0.1/24")
-	dp, dir := loadertest.Load(t, quiet())
+	dp, dir := loadertest.Load(t)
 	must(t, dp.AttachTC(eth.Attrs().Index, loader.External))
 	other := dir + "-other"
-	_, err := NewAgent(Config{NodeName: thisNode, Loader: loader.Options{PinDir: other, Log: quiet()}}, &testSource{}, quiet())
+	_, err := NewAgent(Config{NodeName: thisNode, Loader: loader.Options{PinDir: other, Log: loadertest.Quiet()}}, &testSource{}, loadertest.Quiet())
 	if !errors.Is(err, loader.ErrServed) || !strings.Contains(err.Error(), "device eth0: ") || !strings.Contains(err.Error(), "--pin-dir "+dir) {
 		t.Errorf("got %v, want %v with the device and the pin directory %s", err, loader.ErrServed, dir)
 	}

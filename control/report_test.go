@@ -18,6 +18,7 @@ import (
 	"github.com/waggle-lb/waggle/control/node"
 	"github.com/waggle-lb/waggle/control/rundir"
 	"github.com/waggle-lb/waggle/control/status"
+	"github.com/waggle-lb/waggle/loader/loadertest"
 	"github.com/waggle-lb/waggle/test/await"
 )
 
@@ -71,7 +72,7 @@ func TestStatusIsWrittenOnceASecond(t *testing.T) {
 }
 
 func TestWarn(t *testing.T) {
-	a := &Agent{log: quiet(), warnings: findings{level: logrus.WarnLevel}}
+	a := &Agent{log: loadertest.Quiet(), warnings: findings{level: logrus.WarnLevel}}
 	a.warn("links", os.ErrPermission)
 	a.warn("links", os.ErrPermission)
 	a.warn("devices", os.ErrNotExist)

@@ -41,12 +41,12 @@ func newDevicesFixture(t *testing.T, rules DeviceRules, xdp XDPMode) *devicesFix
 
 func (f *devicesFixture) load(edits ...func(*loader.Options)) {
 	f.t.Helper()
-	f.dp, f.dir = loadertest.Load(f.t, quiet(), edits...)
+	f.dp, f.dir = loadertest.Load(f.t, edits...)
 }
 
 // restart gives the devices to a new agent, which knows nothing of what the last one did.
 func (f *devicesFixture) restart(rules DeviceRules, xdp XDPMode) {
-	f.Devices = NewDevices(f.dp, DeviceOptions{Rules: rules, XDP: xdp}, quiet())
+	f.Devices = NewDevices(f.dp, DeviceOptions{Rules: rules, XDP: xdp}, loadertest.Quiet())
 }
 
 func (f *devicesFixture) sync() {
@@ -273,7 +273,7 @@ func TestDevicesFollow(t *testing.T) {
 func TestServedByOther(t *testing.T) {
 	f := newDevicesFixture(t, DeviceRules{Ignore: []string{"*-peer"}}, XDPOff)
 	eth := f.AddVeth("eth0", "10.0.0.1/24")
-	other, dir := loadertest.Load(t, quiet())
+	other, dir := loadertest.Load(t)
 	must(t, other.AttachTC(eth.Attrs().Index, loader.External))
 	f.SetNodeIPs(nil)
 	if err := f.Sync(); !errors.Is(err, loader.ErrServed) || !strings.Contains(err.Error(), "device eth0: ") || !strings.Contains(err.Error(), "--pin-dir "+dir) {

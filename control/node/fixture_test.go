@@ -3,10 +3,7 @@
 package node
 
 import (
-	"io"
 	"testing"
-
-	"github.com/sirupsen/logrus"
 )
 
 func must(t *testing.T, err error) {
@@ -14,10 +11,4 @@ func must(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-func quiet() *logrus.Entry {
-	log := logrus.New()
-	log.SetOutput(io.Discard)
-	return logrus.NewEntry(log)
 }

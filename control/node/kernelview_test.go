@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/control/netns/netnstest"
+	"github.com/waggle-lb/waggle/loader/loadertest"
 	"github.com/waggle-lb/waggle/test/await"
 )
 
@@ -48,7 +49,7 @@ func newViewFixture(t *testing.T) *viewFixture {
 	go func() { other <- netnstest.New(t) }()
 	f.elsewhere = <-other
 	w := &Watch{
-		Log:    quiet(),
+		Log:    loadertest.Quiet(),
 		Routed: func() {},
 		Moved:  func(int, netip.Addr, net.HardwareAddr) {},
 		Routes: func(ifindex int) bool {

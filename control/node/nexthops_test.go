@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/control/netns/netnstest"
+	"github.com/waggle-lb/waggle/loader/loadertest"
 )
 
 func neighbourEvent(family int, ip, mac string, state int) netlink.NeighUpdate {
@@ -82,7 +83,7 @@ func (f *watchFixture) start() {
 	f.t.Helper()
 	w := &Watch{
 		Routes:  func(int) bool { return true },
-		Log:     quiet(),
+		Log:     loadertest.Quiet(),
 		Routed:  func() { f.routed.Add(1) },
 		Moved:   func(int, netip.Addr, net.HardwareAddr) { f.moved.Add(1) },
 		Changed: func(Change) { f.changed.Add(1) },

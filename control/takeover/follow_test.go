@@ -30,10 +30,10 @@ type following struct {
 
 func newFollowing(t *testing.T, flows uint32) *following {
 	netnstest.New(t)
-	dp, _ := loadertest.Load(t, quiet(), func(opts *loader.Options) {
+	dp, _ := loadertest.Load(t, func(opts *loader.Options) {
 		opts.MapSizes["flows4"], opts.MapSizes["flows6"] = flows, flows
 	})
-	takeover, err := New(dp, noShared, func(error) {}, quiet())
+	takeover, err := New(dp, noShared, func(error) {}, loadertest.Quiet())
 	must(t, err)
 	return &following{takeover, t}
 }

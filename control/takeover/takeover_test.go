@@ -121,7 +121,7 @@ func TestOwnConnections(t *testing.T) {
 func TestKeepNAT(t *testing.T) {
 	netnstest.New(t)
 	var warning error
-	takeover := &Takeover{log: quiet(), warn: func(err error) { warning = err }, pending: map[Step]bool{Attaching: true}}
+	takeover := &Takeover{log: loadertest.Quiet(), warn: func(err error) { warning = err }, pending: map[Step]bool{Attaching: true}}
 	expect := func(what string, want bool) {
 		t.Helper()
 		kept, err := keepsNAT()
@@ -154,10 +154,10 @@ func TestKeepNAT(t *testing.T) {
 // over what the kernel has begun to translate meanwhile.
 func TestTakeoverSteps(t *testing.T) {
 	netnstest.New(t)
-	dp, _ := loadertest.Load(t, quiet())
+	dp, _ := loadertest.Load(t)
 	expect := func(what string, want map[Step]bool) {
 		t.Helper()
-		takeover, err := New(dp, noShared, func(error) {}, quiet())
+		takeover, err := New(dp, noShared, func(error) {}, loadertest.Quiet())
 		must(t, err)
 		if !stdmaps.Equal(takeover.pending, want) {
 			t.Errorf("%s: pending %v, want %v", what, takeover.pending, want)

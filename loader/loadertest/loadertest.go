@@ -7,6 +7,7 @@ package loadertest
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -19,11 +20,18 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
+// Quiet makes a log that nobody reads.
+func Quiet() *logrus.Entry {
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	return logrus.NewEntry(log)
+}
+
 var dirs atomic.Int32
 
 // NewPinDir names a pin directory of the test's own, which is cleaned up after the test. It skips the
 // test if that is not root's.
-func NewPinDir(t *testing.T, log *logrus.Entry) string {
+func NewPinDir(t *testing.T) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it loads the datapath")
@@ -33,7 +41,7 @@ func NewPinDir(t *testing.T, log *logrus.Entry) string {
 	}
 	dir := fmt.Sprintf("/sys/fs/bpf/waggle-test-%d-%d", os.Getpid(), dirs.Add(1))
 	t.Cleanup(func() {
-		if _, err := loader.Cleanup(dir, log); err != nil {
+		if _, err := loader.Cleanup(dir, Quiet()); err != nil {
 			t.Errorf("clean up %s: %v", dir, err)
 		}
 	})
@@ -42,14 +50,14 @@ func NewPinDir(t *testing.T, log *logrus.Entry) string {
 
 // Load loads the datapath into a pin directory of the test's own, which it returns, too. Maps have 1024
 // elements each, unless an edit of the options says otherwise.
-func Load(t *testing.T, log *logrus.Entry, edits ...func(*loader.Options)) (dp *loader.Datapath, dir string) {
+func Load(t *testing.T, edits ...func(*loader.Options)) (dp *loader.Datapath, dir string) {
 	t.Helper()
-	dir = NewPinDir(t, log)
+	dir = NewPinDir(t)
 	sizes := map[string]uint32{}
 	for _, name := range []string{"flows4", "flows6", "slots", "backends", "services4", "services6", "service_names", "sock_flows"} {
 		sizes[name] = 1024
 	}
-	opts := loader.Options{PinDir: dir, Log: log, MapSizes: sizes}
+	opts := loader.Options{PinDir: dir, Log: Quiet(), MapSizes: sizes}
 	for _, edit := range edits {
 		edit(&opts)
 	}
