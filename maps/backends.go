@@ -8,8 +8,6 @@ import (
 	"time"
 	"unsafe"
 
-	"github.com/cilium/ebpf"
-
 	"github.com/waggle-lb/waggle/bpf"
 )
 
@@ -32,16 +30,16 @@ const backendSize = int(unsafe.Sizeof(bpf.Backend{}))
 
 // Backends is the array of backends, by id. Element 0 is never used.
 type Backends struct {
-	memory *ebpf.Memory
+	memory *memory
 	ids    *IDs
 	grace  grace[uint32]
 	looked []bpf.Backend // of Strays, kept for its memory
 }
 
-// NewBackends maps the array and takes all of it as free.
+// NewBackends opens the array and takes all of it as free.
 func NewBackends(p Provider) (*Backends, error) {
 	m := p.Map("backends")
-	memory, err := m.Memory()
+	memory, err := mapHead(m, backendSize)
 	if err != nil {
 		return nil, fmt.Errorf("mapping the backends array: %w", err)
 	}
@@ -71,7 +69,7 @@ func (b *Backends) Write(id uint32, backend Backend) error {
 func (b *Backends) write(id uint32, c *bpf.Backend) error {
 	raw := unsafe.Slice((*byte)(unsafe.Pointer(c)), backendSize)
 	beforeWrite()
-	if _, err := b.memory.WriteAt(raw, int64(id)*int64(backendSize)); err != nil {
+	if err := b.memory.write(raw, int(id)*backendSize); err != nil {
 		return fmt.Errorf("writing backend %d: %w", id, err)
 	}
 	return nil
@@ -99,7 +97,7 @@ func (b *Backends) Clear(id uint32) error { return b.write(id, &bpf.Backend{}) }
 func (b *Backends) Holds(id uint32, backend Backend) (bool, error) {
 	var have bpf.Backend
 	raw := unsafe.Slice((*byte)(unsafe.Pointer(&have)), backendSize)
-	if _, err := b.memory.ReadAt(raw, int64(id)*int64(backendSize)); err != nil {
+	if err := b.memory.read(raw, int(id)*backendSize); err != nil {
 		return false, fmt.Errorf("reading backend %d: %w", id, err)
 	}
 	return have == backend.encode(), nil
@@ -145,7 +143,7 @@ func (b *Backends) eachRaw(fn func(id uint32, c *bpf.Backend)) error {
 
 func (b *Backends) readRaw(first uint32, into []bpf.Backend) error {
 	raw := unsafe.Slice((*byte)(unsafe.Pointer(&into[0])), len(into)*backendSize)
-	if _, err := b.memory.ReadAt(raw, int64(first)*int64(backendSize)); err != nil {
+	if err := b.memory.read(raw, int(first)*backendSize); err != nil {
 		return fmt.Errorf("reading the backends array: %w", err)
 	}
 	return nil

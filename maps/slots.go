@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"time"
-
-	"github.com/cilium/ebpf"
 )
 
 // slotStride is the distance of two elements in the mapped array, which the kernel pads.
@@ -17,15 +15,15 @@ const slotStride = 8
 // Slots is the array of backend ids. It is written as plain memory: nothing reads a block
 // before a service refers to it, and the syscall that makes it do so orders the writes.
 type Slots struct {
-	memory *ebpf.Memory
+	memory *memory
 	blocks *blocks
 	wait   func() error // until no program that runs now runs any more
 }
 
-// NewSlots maps the array and takes all of it as free.
+// NewSlots opens the array and takes all of it as free.
 func NewSlots(p Provider) (*Slots, error) {
 	m := p.Map("slots")
-	memory, err := m.Memory()
+	memory, err := mapHead(m, slotStride)
 	if err != nil {
 		return nil, fmt.Errorf("mapping the slots array: %w", err)
 	}
@@ -70,7 +68,7 @@ func (s *Slots) Write(block Block, ids []uint32) error {
 		binary.NativeEndian.PutUint32(buf[slotStride*i:], id)
 	}
 	beforeWrite()
-	if _, err := s.memory.WriteAt(buf, int64(block.First)*slotStride); err != nil {
+	if err := s.memory.write(buf, int(block.First)*slotStride); err != nil {
 		return fmt.Errorf("writing slots %d-%d: %w", block.First, block.First+block.Count-1, err)
 	}
 	return nil
@@ -79,7 +77,7 @@ func (s *Slots) Write(block Block, ids []uint32) error {
 // Read returns the backend ids in a block.
 func (s *Slots) Read(block Block) ([]uint32, error) {
 	buf := make([]byte, slotStride*block.Count)
-	if _, err := s.memory.ReadAt(buf, int64(block.First)*slotStride); err != nil {
+	if err := s.memory.read(buf, int(block.First)*slotStride); err != nil {
 		return nil, fmt.Errorf("reading slots %d-%d: %w", block.First, block.First+block.Count-1, err)
 	}
 	ids := make([]uint32, block.Count)
