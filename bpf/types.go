@@ -4,9 +4,7 @@ package bpf
 
 import (
 	"fmt"
-	"maps"
 	"runtime"
-	"slices"
 
 	"github.com/cilium/ebpf"
 )
@@ -267,12 +265,15 @@ var optional = []string{AbortProgram, ShowProgram4, ShowProgram6}
 
 // Spec returns the compiled datapath.
 func Spec() (*ebpf.CollectionSpec, error) {
-	spec, err := loadWaggle()
+	spec, err := Whole()
 	if err == nil {
 		DropOptional(spec)
 	}
 	return spec, err
 }
+
+// Whole returns the datapath and the programs that are no part of it, which share its maps.
+func Whole() (*ebpf.CollectionSpec, error) { return loadWaggle() }
 
 // DropOptional leaves the datapath in the spec of its whole object.
 func DropOptional(spec *ebpf.CollectionSpec) {
@@ -292,14 +293,4 @@ func Fit(spec *ebpf.CollectionSpec) error {
 		}
 	}
 	return nil
-}
-
-// OptionalSpec returns the programs of these names, with the maps that they share with the datapath.
-func OptionalSpec(names ...string) (*ebpf.CollectionSpec, error) {
-	spec, err := loadWaggle()
-	if err != nil {
-		return nil, err
-	}
-	maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool { return !slices.Contains(names, name) })
-	return spec, nil
 }

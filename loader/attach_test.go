@@ -190,6 +190,7 @@ func TestAttachToNoDevice(t *testing.T) {
 func TestDeviceVanishesDuringAttach(t *testing.T) {
 	newNetns(t)
 	d := mustLoad(t, small(newPinDir(t)))
+	must(t, d.need(xdpProgram))
 	ifindex := addVeth(t, "w0", "w1")
 	dev, err := device(ifindex)
 	must(t, err)

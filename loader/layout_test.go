@@ -123,7 +123,7 @@ func TestLaterLayoutRefused(t *testing.T) {
 	dir := newPinDir(t)
 	mustClose(t, mustLoad(t, small(dir)))
 	setLayout(t, dir, "services4", 7)
-	pins, program := pinsBelow(t, dir), pinDir(dir).programPin("waggle_xdp")
+	pins, program := pinsBelow(t, dir), pinDir(dir).programPin("waggle_ingress")
 	id, err := pinnedProgramID(program)
 	must(t, err)
 
@@ -262,7 +262,9 @@ func TestOldFlowsStay(t *testing.T) {
 // TestConvert: a record is made once, learns what has happened to it since, and takes nobody's place.
 func TestConvert(t *testing.T) {
 	newNetns(t)
-	d := mustLoad(t, small(newPinDir(t)))
+	dir := newPinDir(t)
+	pinOldFlows(t, dir)
+	d := mustLoad(t, small(dir))
 	for _, family := range []uint32{unix.AF_INET, unix.AF_INET6} {
 		c := bpf.Conversion{
 			Key:    bpf.Tuple{Sport: 1, Dport: 2, Proto: unix.IPPROTO_TCP},

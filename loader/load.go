@@ -26,7 +26,9 @@ type Datapath struct {
 	pins       pinDir
 	lock       *os.File
 	collection *ebpf.Collection
-	old        map[string]*ebpf.Map // of the release before, whose flows are to be converted
+	programs   sync.RWMutex                         // guards collection.Programs, which more come to
+	compiled   func() (*ebpf.CollectionSpec, error) // bpf.Whole, or a test's
+	old        map[string]*ebpf.Map                 // of the release before, whose flows are to be converted
 	aborter    *aborter
 	hz         uint32
 	clsact     bool         // TCX is missing, or not wanted
@@ -57,16 +59,17 @@ func Load(opts Options) (*Datapath, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Datapath{pins: pins, lock: lock, clsact: opts.ForceClsact, log: opts.Log}
+	d := &Datapath{pins: pins, lock: lock, compiled: bpf.Whole, clsact: opts.ForceClsact, log: opts.Log}
 	if err := d.load(opts); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
 }
 
-// configured is the spec of the datapath, with what is known before anything of an earlier process is.
+// configured is the spec of the datapath and of the optional programs, with what is known before anything of
+// an earlier process is.
 func (d *Datapath) configured(opts Options, types *btf.Cache) (*ebpf.CollectionSpec, error) {
-	spec, err := bpf.Spec()
+	spec, err := d.compiled()
 	if err != nil {
 		return nil, err
 	}
@@ -100,17 +103,18 @@ func (d *Datapath) load(opts Options) error {
 	if err := bpf.Fit(spec); err != nil {
 		return err
 	}
-	if d.collection, err = newCollection(spec, found.pinned, types); err != nil {
-		return fmt.Errorf("load the datapath: %w", err)
+	if d.collection, err = newMaps(spec, found.pinned, types); err != nil {
+		return fmt.Errorf("make the maps of the datapath: %w", err)
 	}
-	if err := d.seed(); err != nil {
-		return err
-	}
-	optional, err := newOptional(d.collection.Maps, types)
+	extra, err := d.loadAtStart(spec, types)
 	if err != nil {
 		return err
 	}
-	d.aborter = loadAborter(optional)
+	defer extra.close()
+	if err := d.seed(); err != nil {
+		return err
+	}
+	d.aborter = newAborter(extra)
 	if layouts, err = d.pins.makeLayouts(layouts); err != nil {
 		return err
 	}
@@ -120,11 +124,24 @@ func (d *Datapath) load(opts Options) error {
 	if err := d.convertMaps(names, found.pinned, layouts); err != nil {
 		return err
 	}
-	if err := d.pinShown(optional); err != nil {
+	if err := d.pinShown(extra); err != nil {
 		d.log.Warn(err)
 	}
 	d.sweep()
 	return nil
+}
+
+// loadAtStart loads the programs, but for those that no device needs yet. What is returned are the optional
+// ones.
+func (d *Datapath) loadAtStart(spec *ebpf.CollectionSpec, types *btf.Cache) (extraPrograms, error) {
+	loaded, refused := loadPrograms(spec, wantedAtStart(spec, len(d.old) > 0), d.collection.Maps, types)
+	extra := takeOptional(loaded, refused)
+	d.collection.Programs = loaded
+	if len(refused) > 0 {
+		extra.close()
+		return extraPrograms{}, refusal(refused)
+	}
+	return extra, nil
 }
 
 // configure sets the programs' constants.
@@ -206,8 +223,13 @@ func NetnsCookie() (uint64, error) {
 // Map returns a map by its name in bpf/*.h, or nil. It is closed by Close.
 func (d *Datapath) Map(name string) *ebpf.Map { return d.collection.Maps[name] }
 
-// Program returns a program by its name in bpf/*.c, or nil. It is closed by Close.
-func (d *Datapath) Program(name string) *ebpf.Program { return d.collection.Programs[name] }
+// Program returns a program by its name in bpf/*.c, or nil if it is not loaded: some are with the first device
+// that runs them. It is closed by Close.
+func (d *Datapath) Program(name string) *ebpf.Program {
+	d.programs.RLock()
+	defer d.programs.RUnlock()
+	return d.collection.Programs[name]
+}
 
 // Close gives up the pin directory. What is attached goes on working.
 func (d *Datapath) Close() error {

@@ -5,10 +5,7 @@ package loader
 import (
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 
-	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/waggle-lb/waggle/bpf"
@@ -37,7 +34,7 @@ func Maintain(pinDirectory string) (*Datapath, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Datapath{pins: pins, lock: lock, log: opts.Log}
+	d := &Datapath{pins: pins, lock: lock, compiled: bpf.Whole, log: opts.Log}
 	if err := d.loadMaintenance(opts); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
@@ -50,7 +47,6 @@ func (d *Datapath) loadMaintenance(opts Options) error {
 	if err != nil {
 		return err
 	}
-	maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool { return !slices.Contains(maintenance, name) })
 	layouts, err := d.pins.openLayouts(nil)
 	if err != nil {
 		return err
@@ -73,8 +69,10 @@ func (d *Datapath) loadMaintenance(opts Options) error {
 	if err := bpf.Fit(spec); err != nil {
 		return err
 	}
-	if d.collection, err = newCollection(spec, found.pinned, types); err != nil {
-		return fmt.Errorf("load what maintains the flows: %w", err)
+	if d.collection, err = newMaps(spec, found.pinned, types); err != nil {
+		return fmt.Errorf("open the maps of the flows: %w", err)
 	}
-	return nil
+	var refused map[string]error
+	d.collection.Programs, refused = loadPrograms(spec, maintenance, d.collection.Maps, types)
+	return refusal(refused)
 }

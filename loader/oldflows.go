@@ -113,15 +113,15 @@ const (
 )
 
 // Convert makes a record, or lets the one that an earlier call has made know what has happened
-// since.
+// since. It is for a datapath that OldFlows were found for.
 func (d *Datapath) Convert(c bpf.Conversion) (added bool, err error) {
 	d.walk.Lock()
 	defer d.walk.Unlock()
 	var code int32
 	for range convertTries {
-		ret, err := d.Program("waggle_convert").Run(&ebpf.RunOptions{Context: c})
+		ret, err := d.Program(convertProgram).Run(&ebpf.RunOptions{Context: c})
 		if err != nil {
-			return false, fmt.Errorf("waggle_convert: %w", err)
+			return false, fmt.Errorf(convertProgram+": %w", err)
 		}
 		if code = int32(ret); code != -int32(unix.EBUSY) {
 			break
@@ -134,7 +134,7 @@ func (d *Datapath) Convert(c bpf.Conversion) (added bool, err error) {
 	case code == -int32(unix.ENOSPC):
 		return false, ErrTableFull
 	case code < 0:
-		return false, fmt.Errorf("waggle_convert: %w", unix.Errno(-code))
+		return false, fmt.Errorf(convertProgram+": %w", unix.Errno(-code))
 	}
 	return code != 0, nil
 }

@@ -2,35 +2,35 @@
 
 package loader
 
-import (
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/btf"
+import "github.com/cilium/ebpf"
 
-	"github.com/waggle-lb/waggle/bpf"
-)
-
-// optional are the programs that the datapath can do without, to be loaded over its maps.
-type optional struct {
-	spec   *ebpf.CollectionSpec
-	shared map[string]*ebpf.Map
-	types  *btf.Cache
+// extraPrograms are the optional programs, by their names, or why the kernel refuses them.
+type extraPrograms struct {
+	loaded  map[string]*ebpf.Program
+	refused map[string]error
 }
 
-func newOptional(shared map[string]*ebpf.Map, types *btf.Cache) (*optional, error) {
-	spec, err := bpf.OptionalSpec(bpf.AbortProgram, bpf.ShowProgram4, bpf.ShowProgram6)
-	if err != nil {
-		return nil, err
-	}
-	for name, m := range shared {
-		if used := spec.Maps[name]; used != nil && resizable(used) {
-			used.MaxEntries = m.MaxEntries()
+// takeOptional takes the optional programs out of those that were loaded, and out of those that were refused.
+func takeOptional(loaded map[string]*ebpf.Program, refused map[string]error) extraPrograms {
+	extra := extraPrograms{map[string]*ebpf.Program{}, map[string]error{}}
+	for _, name := range optional {
+		if program := loaded[name]; program != nil {
+			extra.loaded[name] = program
 		}
+		if err := refused[name]; err != nil {
+			extra.refused[name] = err
+		}
+		delete(loaded, name)
+		delete(refused, name)
 	}
-	takePinning(spec)
-	return &optional{spec, shared, types}, nil
+	return extra
 }
 
-// load loads one of the programs.
-func (o *optional) load(name string) (*ebpf.Program, error) {
-	return newProgram(o.spec, name, o.shared, o.types)
+// take hands out a program, for the caller to close.
+func (e extraPrograms) take(name string) (*ebpf.Program, error) {
+	program := e.loaded[name]
+	delete(e.loaded, name)
+	return program, e.refused[name]
 }
+
+func (e extraPrograms) close() { closeAll(e.loaded) }

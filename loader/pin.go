@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -110,7 +111,7 @@ func replacePin(object pinner, path string) error {
 	return s.commit()
 }
 
-// pinAll pins the maps that are new, and all programs. What a new map replaces and the agent is to
+// pinAll pins the maps that are new, and the programs. What a new map replaces and the agent is to
 // convert gets another pin first.
 func (d *Datapath) pinAll(names []string, found foundMaps, layouts layoutTable) error {
 	var s staging
@@ -129,10 +130,8 @@ func (d *Datapath) pinAll(names []string, found foundMaps, layouts layoutTable) 
 			return err
 		}
 	}
-	for name, program := range d.collection.Programs {
-		if err := s.add(program, d.pins.programPin(name)); err != nil {
-			return err
-		}
+	if err := s.addPrograms(d.pins, d.collection.Programs); err != nil {
+		return err
 	}
 	if err := s.commit(); err != nil {
 		return err
@@ -145,7 +144,26 @@ func (d *Datapath) pinAll(names []string, found foundMaps, layouts layoutTable) 
 	})
 }
 
-// unpinOthers removes the pins of what only another version had.
+func (s *staging) addPrograms(pins pinDir, programs map[string]*ebpf.Program) error {
+	for name, program := range programs {
+		if err := s.add(program, pins.programPin(name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pinPrograms pins programs that were loaded later.
+func (d *Datapath) pinPrograms(programs map[string]*ebpf.Program) error {
+	var s staging
+	defer s.abort()
+	if err := s.addPrograms(d.pins, programs); err != nil {
+		return err
+	}
+	return s.commit()
+}
+
+// unpinOthers removes the pins of what only another version had, and of what is not loaded yet.
 func unpinOthers(dir string, ours func(name string) bool) error {
 	names, err := listDir(dir)
 	if err != nil {

@@ -20,7 +20,7 @@ func (p pinDir) showPin(name string) string { return filepath.Join(string(p), na
 
 // pinShown makes the files. Kernels without type information of themselves can't have them: the
 // error is no reason to fail.
-func (d *Datapath) pinShown(from *optional) error {
+func (d *Datapath) pinShown(from extraPrograms) error {
 	var errs []error
 	for name := range shown {
 		if err := d.pinShow(from, name); err != nil {
@@ -30,8 +30,8 @@ func (d *Datapath) pinShown(from *optional) error {
 	return errors.Join(errs...)
 }
 
-func (d *Datapath) pinShow(from *optional, name string) error {
-	program, err := from.load(shown[name])
+func (d *Datapath) pinShow(from extraPrograms, name string) error {
+	program, err := from.take(shown[name])
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/bpf"
@@ -20,9 +19,9 @@ func TestShow(t *testing.T) {
 	newNetns(t)
 	opts := small(newPinDir(t))
 	d := mustLoad(t, opts)
-	if from, err := newOptional(d.collection.Maps, btf.NewCache()); err != nil {
+	if again, err := d.loadMore([]string{bpf.ShowProgram4}); err != nil {
 		t.Fatal(err)
-	} else if err := d.pinShow(from, "flows4"); errors.Is(err, unix.EPERM) {
+	} else if err := d.pinShow(extraPrograms{loaded: again}, "flows4"); errors.Is(err, unix.EPERM) {
 		t.Skipf("this host permits no iterators: %v", err)
 	}
 	v4 := bpf.Adoption{Family: unix.AF_INET, State: bpf.StateAnswered | bpf.StateConfirmed, Flags: bpf.FlowExpress}

@@ -31,18 +31,12 @@ type aborter struct {
 	err     error // why there is none
 }
 
-func loadAborter(from *optional) *aborter {
+func newAborter(from extraPrograms) *aborter {
 	var a aborter
-	a.err = a.load(from)
-	return &a
-}
-
-func (a *aborter) load(from *optional) (err error) {
-	if a.program, err = from.load(bpf.AbortProgram); err != nil {
-		return err
+	if a.program, a.err = from.take(bpf.AbortProgram); a.err == nil {
+		a.iter, a.err = link.AttachIter(link.IterOptions{Program: a.program})
 	}
-	a.iter, err = link.AttachIter(link.IterOptions{Program: a.program})
-	return err
+	return &a
 }
 
 // CanAbortSockets tells why AbortStaleSockets can't work, or nil.

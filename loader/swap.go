@@ -34,7 +34,8 @@ type filterSwap struct {
 
 // Swap puts the programs into everything that is attached to devices of these roles, by ifindex, all
 // in as short a time as can be: until now they have programs that use other tables of flows. `last` is
-// called when nothing but the exchange itself is left to do; it may convert, and do nothing else here.
+// called when nothing but the exchange itself is left to do; it may convert, and do nothing else here. All
+// programs are loaded: Load does so where there are such tables.
 //
 // Ingress comes first: a flow that an old program opens has its answer rewritten by an old one.
 func (d *Datapath) Swap(roles map[int]Role, last func() error) error {
@@ -81,7 +82,7 @@ func (s *swap) prepare(dev netlink.Link, role Role) error {
 		program string
 		in      *[]replacement
 	}{
-		{hookTCXIngress, ingress, &s.ingress}, {hookXDP, "waggle_xdp", &s.ingress}, {hookTCXEgress, egress, &s.egress},
+		{hookTCXIngress, ingress, &s.ingress}, {hookXDP, xdpProgram, &s.ingress}, {hookTCXEgress, egress, &s.egress},
 	} {
 		l, path, err := s.d.pins.attachedLink(place.hook, dev)
 		if err != nil {

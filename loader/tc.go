@@ -56,6 +56,9 @@ func (r Role) programs() (ingress, egress string, err error) {
 // another program sees packets as netfilter's hooks in the node do at ingress (destination
 // rewritten), and as the wire does at egress (source rewritten).
 //
+// The first device of a role may need programs that are not loaded yet. If the kernel refuses them, the device
+// stays as it is, and the error names them.
+//
 // A device that another waggle serves is refused with ErrServed.
 func (d *Datapath) AttachTC(ifindex int, role Role) error {
 	d.mu.Lock()
@@ -70,6 +73,9 @@ func (d *Datapath) AttachTC(ifindex int, role Role) error {
 	}
 	if err := d.pins.checkOthers(dev); err != nil {
 		return err
+	}
+	if err := d.need(ingress, egress); err != nil {
+		return explain(dev, "tc", err)
 	}
 	if !d.clsact {
 		err = d.attachTCX(dev, d.Program(ingress), d.Program(egress))

@@ -4,6 +4,7 @@ package loader
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/cilium/ebpf"
@@ -15,9 +16,12 @@ import (
 
 var hookXDP = hook{"xdp", ebpf.AttachXDP}
 
+const xdpProgram = "waggle_xdp"
+
 // AttachXDP attaches the XDP program in the driver. It never attaches in generic mode, which is
 // slower than tc alone. The error says why the driver refuses; a device with another XDP program
-// keeps it.
+// keeps it. The first call loads the program: where the kernel refuses that, the device has no XDP of
+// ours, also not what an earlier process has attached.
 func (d *Datapath) AttachXDP(ifindex int) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -25,7 +29,10 @@ func (d *Datapath) AttachXDP(ifindex int) error {
 	if err != nil {
 		return err
 	}
-	_, err = d.attach(hookXDP, dev, d.Program("waggle_xdp"), func() (link.Link, error) {
+	if err := d.need(xdpProgram); err != nil {
+		return explain(dev, "xdp", errors.Join(err, d.detach(hookXDP, ifindex)))
+	}
+	_, err = d.attach(hookXDP, dev, d.Program(xdpProgram), func() (link.Link, error) {
 		return d.createXDP(dev)
 	})
 	return explain(dev, "xdp", err)
@@ -36,7 +43,7 @@ func (d *Datapath) createXDP(dev netlink.Link) (link.Link, error) {
 		return nil, fmt.Errorf("the device runs %s already: detach it (ip link set dev %s xdp off), "+
 			"or leave XDP on this device to it: %w", programName(xdp.ProgId), dev.Attrs().Name, unix.EBUSY)
 	}
-	program := d.Program("waggle_xdp")
+	program := d.Program(xdpProgram)
 	l, err := link.AttachXDP(link.XDPOptions{
 		Program:   program,
 		Interface: dev.Attrs().Index,

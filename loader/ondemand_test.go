@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+// firstUses are what loads the programs that are loaded on demand, and what is attached then, by hook.
+var firstUses = []struct {
+	name   string
+	attach func(d *Datapath, ifindex int) error
+	want   map[string]string
+}{
+	{"XDP", (*Datapath).AttachXDP, map[string]string{"xdp": xdpProgram}},
+	{"no link layer", func(d *Datapath, ifindex int) error { return d.AttachTC(ifindex, ExternalL3) },
+		map[string]string{"tc-ingress": "waggle_ingress_l3", "tc-egress": "waggle_egress_l3"}},
+}
+
+// expectPinned compares the ids of pinned programs with those that are loaded.
+func expectPinned(t *testing.T, d *Datapath, programs map[string]string, want bool) {
+	t.Helper()
+	for _, name := range programs {
+		id, err := pinnedProgramID(d.pins.programPin(name))
+		switch {
+		case want && (err != nil || id != programID(t, d, name)):
+			t.Errorf("%s is pinned as %d (%v), want %d", name, id, err, programID(t, d, name))
+		case !want && (d.Program(name) != nil || !errors.Is(err, os.ErrNotExist)):
+			t.Errorf("%s is loaded, or pinned (%v), before a device needs it", name, err)
+		}
+	}
+}
+
+// TestOnDemand: a program is loaded when the first device needs it, and anew by the next agent; until then the
+// device runs the one that it has.
+func TestOnDemand(t *testing.T) {
+	for _, tt := range firstUses {
+		t.Run(tt.name, func(t *testing.T) {
+			newNetns(t)
+			dir := newPinDir(t)
+			ifindex := addVeth(t, "w0", "w1")
+			d := mustLoad(t, small(dir))
+			expectPinned(t, d, tt.want, false)
+			must(t, tt.attach(d, ifindex))
+			expectPinned(t, d, tt.want, true)
+			expectPrograms(t, d, tt.want)
+			before := linksOf(t, d)
+			mustClose(t, d)
+
+			d = mustLoad(t, small(dir))
+			expectPinned(t, d, tt.want, false)
+			for hook, status := range linksOf(t, d) {
+				if !status.Attached || status.ProgramID != before[hook].ProgramID {
+					t.Errorf("after Load: %s: %+v, before: %+v", hook, status, before[hook])
+				}
+			}
+			must(t, tt.attach(d, ifindex))
+			expectPinned(t, d, tt.want, true)
+			expectPrograms(t, d, tt.want)
+			for hook, status := range linksOf(t, d) {
+				if status.LinkID != before[hook].LinkID {
+					t.Errorf("%s: %+v is not the link that was there: %+v", hook, status, before[hook])
+				}
+			}
+			mustClose(t, d)
+			if _, err := Cleanup(dir, quiet()); err != nil {
+				t.Error(err)
+			}
+			if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("%s is still there: %v", dir, err)
+			}
+		})
+	}
+}
+
+// broken is the datapath with programs that no verifier takes.
+func broken(names map[string]string) func() (*ebpf.CollectionSpec, error) {
+	return func() (*ebpf.CollectionSpec, error) {
+		spec, err := bpf.Whole()
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			spec.Programs[name].Instructions = asm.Instructions{asm.Return()} // of nothing
+		}
+		return spec, nil
+	}
+}
+
+// TestOnDemandRefused: the error names each program that the kernel refuses, nothing is attached or pinned, and
+// other devices go on. Later it may work.
+func TestOnDemandRefused(t *testing.T) {
+	for _, tt := range firstUses {
+		t.Run(tt.name, func(t *testing.T) {
+			newNetns(t)
+			d := mustLoad(t, small(newPinDir(t)))
+			served, ifindex := addVeth(t, "w0", "w1"), addVeth(t, "w2", "w3")
+			must(t, d.AttachTC(served, External))
+			others := linksOf(t, d)
+			d.compiled = broken(tt.want)
+
+			err := tt.attach(d, ifindex)
+			for _, name := range tt.want {
+				if err == nil || !strings.Contains(err.Error(), "load the program "+name+":") || !strings.Contains(err.Error(), "w2") {
+					t.Errorf("got %v, want an error that names %s and the device", err, name)
+				}
+			}
+			expectPinned(t, d, tt.want, false)
+			for hook, status := range linksOf(t, d) {
+				if status != others[hook] || !status.Attached {
+					t.Errorf("%s: %+v, before: %+v", hook, status, others[hook])
+				}
+			}
+
+			d.compiled = bpf.Whole
+			must(t, tt.attach(d, ifindex))
+			expectPinned(t, d, tt.want, true)
+		})
+	}
+}
+
+// TestOldXDPGoesWhereNewIsRefused: tc does the work then, and no program of an earlier agent beside it.
+func TestOldXDPGoesWhereNewIsRefused(t *testing.T) {
+	newNetns(t)
+	dir := newPinDir(t)
+	ifindex := addVeth(t, "w0", "w1")
+	d := mustLoad(t, small(dir))
+	must(t, d.AttachXDP(ifindex))
+	mustClose(t, d)
+
+	d = mustLoad(t, small(dir))
+	d.compiled = broken(firstUses[0].want)
+	if err := d.AttachXDP(ifindex); err == nil {
+		t.Error("a broken program was taken")
+	}
+	must(t, d.AttachTC(ifindex, External))
+	expectPrograms(t, d, map[string]string{"tc-ingress": "waggle_ingress", "tc-egress": "waggle_egress"})
+}
+
+// TestUpgradeLoadsAll: where flows are converted, all programs are exchanged at a time, so none may be refused later.
+func TestUpgradeLoadsAll(t *testing.T) {
+	newNetns(t)
+	dir := newPinDir(t)
+	pinOldFlows(t, dir)
+	d := mustLoad(t, small(dir))
+	spec, err := bpf.Spec()
+	must(t, err)
+	for name := range spec.Programs {
+		if d.Program(name) == nil {
+			t.Errorf("%s is not loaded", name)
+		}
+	}
+}
