@@ -21,6 +21,8 @@ type Filter struct {
 	Known func(name string) bool
 	// Wanted tells whether to enter an open namespace. It must not keep the file.
 	Wanted func(name string, ns *os.File) bool
+	// Enough tells, if it is not nil, that no more are wanted.
+	Enough func() bool
 }
 
 // Each calls fn in each network namespace of the node's processes, ours first; or, if a filter is given,
@@ -62,7 +64,11 @@ func each(filter *Filter, fn func() error) error {
 	if filter == nil {
 		errs = append(errs, fn())
 	}
-	for _, pid := range processes {
+	// The namespaces that are looked for are mostly new, as are their processes: /proc lists these last.
+	for _, pid := range slices.Backward(processes) {
+		if filter != nil && filter.Enough != nil && filter.Enough() {
+			break
+		}
 		link := "/proc/" + pid + "/ns/net"
 		name, err := os.Readlink(link)
 		if err != nil || seen[name] {

@@ -101,7 +101,8 @@ func peerChecksums(link netlink.Link) (peer string, leaves bool, err error) {
 	defer node.Close()
 	found := false
 	filter := &netns.Filter{
-		Known: func(string) bool { return found },
+		Known:  func(string) bool { return false },
+		Enough: func() bool { return found },
 		Wanted: func(_ string, ns *os.File) bool {
 			id, err := node.GetNetNsIdByFd(int(ns.Fd()))
 			return err == nil && id == attrs.NetNsID

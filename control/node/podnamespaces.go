@@ -158,6 +158,7 @@ func (n *PodNamespaces) find(want map[int][]int) error {
 			found = podNamespace{id: id, name: name}
 			return err == nil && len(want[id]) > 0
 		},
+		Enough: func() bool { return len(want) == 0 },
 	}
 	return netns.Each(filter, func() (err error) {
 		if found.cookie, err = loader.NetnsCookie(); err != nil {
@@ -166,6 +167,7 @@ func (n *PodNamespaces) find(want map[int][]int) error {
 		for _, index := range want[found.id] {
 			n.known[index] = found
 		}
+		delete(want, found.id)
 		return n.table.Put(found.cookie)
 	})
 }
