@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -282,4 +283,46 @@ func TestServedByOther(t *testing.T) {
 	if devices := f.Status(); len(devices) > 0 {
 		t.Errorf("it serves %+v", devices)
 	}
+}
+
+// refusePin keeps a program from being pinned.
+func (f *devicesFixture) refusePin(program string) (undo func()) {
+	f.t.Helper()
+	inTheWay := fmt.Sprintf("%s/programs/%s-new", f.dir, program)
+	must(f.t, os.MkdirAll(inTheWay+"/a", 0o700))
+	return func() {
+		must(f.t, os.Remove(inTheWay+"/a"))
+		must(f.t, os.Remove(inTheWay))
+	}
+}
+
+// TestDevicesGetProgramsLater: a device whose programs are loaded for it alone gets them while the agent runs. If
+// it can't have them the error names them, and other devices stay as they are.
+func TestDevicesGetProgramsLater(t *testing.T) {
+	rules := DeviceRules{Ignore: []string{"*-peer"}}
+	f := newDevicesFixture(t, rules, XDPAlways)
+	f.AddVeth("eth0", "10.0.0.1/24") // its peer leaves checksums to it
+	f.SetNodeIPs(addrs("10.0.0.1"))
+	f.sync()
+	f.expect("eth0 external: " + tcHooks)
+
+	undoL3, undoXDP := f.refusePin("waggle_ingress_l3"), f.refusePin("waggle_xdp")
+	must(t, netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "tun0"}, Mode: netlink.TUNTAP_MODE_TUN}))
+	f.addXDPVeth("eth1", "10.1.0.1/24")
+	if err := f.Sync(); err == nil || !strings.Contains(err.Error(), "tun0") || !strings.Contains(err.Error(), "waggle_ingress_l3") {
+		t.Errorf("got %v, want an error that names the device and the program", err)
+	}
+	f.expect("eth0 external: "+tcHooks, "eth1 external: "+tcHooks)
+	if why := f.Status()[1].XDP; !strings.Contains(why, "waggle_xdp") {
+		t.Errorf("eth1 has no XDP because %q", why)
+	}
+
+	undoL3()
+	undoXDP()
+	f.sync()
+	f.expect("eth0 external: "+tcHooks, "eth1 external: "+tcHooks, "tun0 overlay: "+tcHooks)
+	f.restart(rules, XDPAlways)
+	f.SetNodeIPs(addrs("10.0.0.1"))
+	f.sync()
+	f.expect("eth0 external: "+tcHooks, "eth1 external: "+tcHooks+" xdp", "tun0 overlay: "+tcHooks)
 }
