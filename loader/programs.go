@@ -22,7 +22,7 @@ import (
 var optional = []string{bpf.AbortProgram, bpf.ShowProgram4, bpf.ShowProgram6}
 
 // onDemand are the programs that are loaded with the first device that runs them. Most nodes have no device
-// for some of these, and the verifier takes a third of an agent's start for them.
+// for some of these, and the verifier would take a fifth of an agent's start for them.
 var onDemand = []string{xdpProgram, "waggle_ingress_l3", "waggle_egress_l3"}
 
 // convertProgram is loaded where there are flows to be converted.
