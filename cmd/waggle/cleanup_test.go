@@ -50,7 +50,7 @@ func TestCleanupNamesAll(t *testing.T) {
 	want := []string{
 		"ports 10000-10009 from net.ipv4.ip_local_reserved_ports", "nftables table inet waggle-takeover",
 		rundir.Cache(dir), filepath.Join(dir, "status.json"), dir,
-		"map flows4", "program waggle_xdp", "directory " + l.pinDir,
+		"map flows4", "program waggle_ingress", "directory " + l.pinDir,
 	}
 	for _, link := range links {
 		if link.Kind == "clsact" {
