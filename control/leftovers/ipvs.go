@@ -5,11 +5,13 @@ package leftovers
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"strings"
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/waggle-lb/waggle/control/ipvs"
 	"github.com/waggle-lb/waggle/loader/netdump"
 )
 
@@ -52,11 +54,7 @@ func removeIPVS(r *Report) error {
 	}
 	var errs []error
 	if device != nil {
-		if err := netlink.LinkDel(device); err != nil {
-			errs = append(errs, fmt.Errorf("remove the device %s: %w", IPVSDevice, err))
-		} else {
-			r.removed("device %s", IPVSDevice)
-		}
+		errs = append(errs, removeIPVSDevice(r, device))
 	}
 	if _, err := os.Stat("/sys/module/ip_set"); err == nil { // asking a kernel without would load it
 		errs = append(errs, removeIPSets(r))
@@ -66,6 +64,44 @@ func removeIPVS(r *Report) error {
 		r.left("IPVS' virtual servers: nothing tells kube-proxy's from others. If there are no others: ipvsadm --clear")
 	}
 	return errors.Join(errs...)
+}
+
+// removeIPVSDevice leaves the device as long as connections need it: IPVS translates what comes for an address
+// of the node, and these are on the device.
+func removeIPVSDevice(r *Report, device netlink.Link) error {
+	using, err := usingDevice(device, ipvs.Each)
+	if err != nil {
+		return err
+	}
+	if using > 0 {
+		r.left("device %s: IPVS translates %d connections to the addresses that it holds. Repeat the cleanup when they have ended", IPVSDevice, using)
+		return nil
+	}
+	if err := netlink.LinkDel(device); err != nil {
+		return fmt.Errorf("remove the device %s: %w", IPVSDevice, err)
+	}
+	r.removed("device %s", IPVSDevice)
+	return nil
+}
+
+// usingDevice counts those connections of a table that are open, and whose address is on the device.
+func usingDevice(device netlink.Link, each func(func(ipvs.Connection)) (bad int, err error)) (using int, err error) {
+	held, err := netdump.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(device, netlink.FAMILY_ALL) })
+	if err != nil {
+		return 0, fmt.Errorf("list the addresses of %s: %w", IPVSDevice, err)
+	}
+	addrs := map[netip.Addr]bool{}
+	for _, a := range held {
+		if addr, ok := netip.AddrFromSlice(a.IP); ok {
+			addrs[addr.Unmap()] = true
+		}
+	}
+	_, err = each(func(c ipvs.Connection) {
+		if addrs[c.Virtual.Addr()] && (c.State == ipvs.Open || c.State == ipvs.HalfClosed) {
+			using++
+		}
+	})
+	return using, err
 }
 
 // ipvsHeader is how many lines /proc/net/ip_vs has without virtual servers.

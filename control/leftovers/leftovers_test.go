@@ -3,6 +3,7 @@
 package leftovers
 
 import (
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
@@ -13,6 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/control/ipvs"
 )
 
 // inNetns puts the thread of the test into a network namespace of its own.
@@ -203,6 +206,38 @@ func TestIPVSDevice(t *testing.T) {
 	}
 	if _, err := netlink.LinkByName("other"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestIPVSDeviceInUse: the device counts as used by open connections to its addresses, and by no others.
+func TestIPVSDeviceInUse(t *testing.T) {
+	inNetns(t)
+	must(t, netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: IPVSDevice}}))
+	device, err := netlink.LinkByName(IPVSDevice)
+	must(t, err)
+	for _, cidr := range []string{"10.96.0.1/32", "fd00:10:96::1/128"} {
+		addr, err := netlink.ParseAddr(cidr)
+		must(t, err)
+		must(t, netlink.AddrAdd(device, addr))
+	}
+	for _, c := range []struct {
+		virtual string
+		state   ipvs.State
+		want    int
+	}{
+		{"10.96.0.1:80", ipvs.Open, 1},
+		{"[fd00:10:96::1]:80", ipvs.HalfClosed, 1},
+		{"10.96.0.1:80", ipvs.Closed, 0},
+		{"10.96.0.1:80", ipvs.Reset, 0},
+		{"192.0.2.1:30080", ipvs.Open, 0}, // a node port
+	} {
+		using, err := usingDevice(device, func(fn func(ipvs.Connection)) (int, error) {
+			fn(ipvs.Connection{Virtual: netip.MustParseAddrPort(c.virtual), State: c.state})
+			return 0, nil
+		})
+		if using != c.want || err != nil {
+			t.Errorf("%s, state %d: %d connections, %v, want %d", c.virtual, c.state, using, err, c.want)
+		}
 	}
 }
 

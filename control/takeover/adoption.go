@@ -41,10 +41,21 @@ func (a *adoption) run(table *conntrack.Table, f maps.Family) (err error) {
 	if bad > 0 {
 		err = errors.Join(err, fmt.Errorf("%d entries of the kernel's table can't be understood", bad))
 	}
-	if a.failed > 0 {
-		err = errors.Join(err, fmt.Errorf("%d connections, the first of which is %w", a.failed, a.failure))
+	return errors.Join(err, a.failures())
+}
+
+// failures is what went wrong with connections.
+func (a *adoption) failures() error {
+	if a.failed == 0 {
+		return nil
 	}
-	return err
+	return fmt.Errorf("%d connections, the first of which is %w", a.failed, a.failure)
+}
+
+func (a *adoption) fail(e conntrack.Entry, err error) {
+	if a.failed++; a.failure == nil {
+		a.failure = fmt.Errorf("%s: %w", e, err)
+	}
 }
 
 // roomForAdopted is how many records may be made: the half of the table that a load of one half
@@ -85,9 +96,7 @@ func (a *adoption) take(e conntrack.Entry) {
 	case errors.Is(err, unix.ENOSPC): // in the sets that its records may be in
 		a.leftOut++
 	case err != nil:
-		if a.failed++; a.failure == nil {
-			a.failure = fmt.Errorf("%s: %w", e, err)
-		}
+		a.fail(e, err)
 	case made > 0 && isServed(e):
 		a.adopted++
 	}

@@ -51,7 +51,7 @@ func (t *Takeover) Run(ctx context.Context) {
 // follow looks at each adopted record. It returns how many are left, and after what time the first
 // of their entries may be gone.
 func (t *Takeover) follow() (left int, expires time.Duration) {
-	f := follower{t: t, expires: followEvery}
+	f := follower{t: t, expires: followEvery, virtual: virtuals{each: t.virtual}}
 	now, hz, err := t.dp.Jiffies()
 	if err != nil {
 		t.log.WithError(err).Error("adopted connections are not followed")
@@ -86,6 +86,8 @@ type follower struct {
 	proto uint8
 	entry conntrack.Entry
 	err   error
+
+	virtual virtuals
 }
 
 func (f *follower) note(err error) {
@@ -99,7 +101,7 @@ func (f *follower) note(err error) {
 
 // look does to one record what the kernel's entry of its tuple says.
 func (f *follower) look(r maps.Flow) error {
-	entry, err := f.get(conntrack.Tuple{Src: r.Key.Src, Dst: r.Key.Dst}, r.Key.Proto)
+	entry, err := f.followed(r)
 	switch {
 	case errors.Is(err, conntrack.ErrNotFound):
 		return f.end(r)

@@ -87,6 +87,11 @@ func (f *following) expectNone(e conntrack.Entry) {
 	if all := f.records(e); len(all) > 0 {
 		f.t.Errorf("%s: there are still %+v", e, all)
 	}
+	f.expectNoAnswers(e)
+}
+
+func (f *following) expectNoAnswers(e conntrack.Entry) {
+	f.t.Helper()
 	var left []maps.Flow
 	must(f.t, maps.Foreign(f.dp, maps.FamilyOf(e.Orig.Src.Addr()), func(r maps.Flow) {
 		if r.Key.Src == e.Reply.Src && r.Key.Dst == e.Reply.Dst {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/control/conntrack"
+	"github.com/waggle-lb/waggle/control/ipvs"
 	"github.com/waggle-lb/waggle/loader"
 	"github.com/waggle-lb/waggle/maps"
 )
@@ -33,6 +34,8 @@ type Takeover struct {
 	table   *conntrack.Table // nil: the kernel has none
 	shared  SharedPorts
 	adopted chan struct{} // there are records to be looked at
+
+	virtual func(func(ipvs.Connection)) (bad int, err error) // ipvs.Each
 
 	mu      sync.Mutex
 	pending map[Step]bool
@@ -54,11 +57,12 @@ const (
 )
 
 // New finds out which of the steps an earlier agent has taken. Programs that are attached leave
-// everything to the kernel until services are there. shared is asked before each step. warn is called with what is wrong with the
-// connections that the kernel translates, and with nil when nothing is any more.
+// everything to the kernel until services are there. shared is asked before each step. warn is called
+// with what is wrong with the connections that the kernel translates, and with nil when nothing is any more.
 func New(dp *loader.Datapath, shared SharedPorts, warn func(error), log *logrus.Entry) (*Takeover, error) {
 	t := &Takeover{
-		dp: dp, log: log, warn: warn, shared: shared, adopted: make(chan struct{}, 1), pending: map[Step]bool{},
+		dp: dp, log: log, warn: warn, shared: shared, virtual: ipvs.Each,
+		adopted: make(chan struct{}, 1), pending: map[Step]bool{},
 		converting: len(dp.OldFlows()) > 0,
 	}
 	published, err := hasFrontends(dp)
@@ -157,14 +161,20 @@ func (t *Takeover) adopt() {
 		} else if err != nil {
 			t.log.WithError(err).Error("taking over the kernel's connections: some break")
 		}
-		t.leftOut += a.leftOut
-		if a.adopted > 0 {
-			t.keep()
-			t.log.WithField("connections", a.adopted).Info("connections that the kernel translates are left to it")
-			t.poke()
-		}
+		t.took(&a)
 	}
+	t.adoptVirtual()
 	t.tell()
+}
+
+// took does what follows from an adoption.
+func (t *Takeover) took(a *adoption) {
+	t.leftOut += a.leftOut
+	if a.adopted > 0 {
+		t.keep()
+		t.log.WithField("connections", a.adopted).Info("connections that the kernel translates are left to it")
+		t.poke()
+	}
 }
 
 func (t *Takeover) keep() {

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package takeover
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"math"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/control/conntrack"
+	"github.com/waggle-lb/waggle/control/ipvs"
+	"github.com/waggle-lb/waggle/maps"
+)
+
+// adoptVirtual makes records of the connections that virtual servers (IPVS) translate. What IPVS does to a
+// destination shows in the tuples of the kernel's entry only (ip_vs_nfct.c), not in the status that adoption.run asks
+// for; and where net.ipv4.vs.conntrack is 0 there is no entry at all.
+func (t *Takeover) adoptVirtual() {
+	all := map[maps.Family]*adoption{}
+	var errs []error
+	bad, err := t.virtual(func(c ipvs.Connection) {
+		family := maps.FamilyOf(c.Virtual.Addr())
+		a := all[family]
+		if a == nil {
+			room, err := roomForAdopted(t.dp, family)
+			errs = append(errs, err)
+			a = &adoption{dp: t.dp, room: room}
+			all[family] = a
+		}
+		if e, err := virtualEntry(t.table, c); err != nil {
+			a.fail(e, err)
+		} else {
+			a.take(e)
+		}
+	})
+	if bad > 0 {
+		errs = append(errs, fmt.Errorf("%d lines can't be understood", bad))
+	}
+	for _, a := range all {
+		errs = append(errs, a.failures())
+		t.took(a)
+	}
+	if err := errors.Join(append(errs, err)...); err != nil {
+		t.log.WithError(err).Error("taking over IPVS' connections: some break")
+	}
+}
+
+// virtualEntry is the kernel's entry of a connection of IPVS: the one that there is, which shows a masquerade, or one
+// made up of what IPVS knows.
+func virtualEntry(table *conntrack.Table, c ipvs.Connection) (conntrack.Entry, error) {
+	orig := conntrack.Tuple{Src: c.Client, Dst: c.Virtual}
+	e, err := table.Get(orig, c.Proto)
+	if err != nil || e.Orig != orig || !e.Translated() {
+		e = conntrack.Entry{
+			Proto: c.Proto, Orig: orig, Reply: conntrack.Tuple{Src: c.Real, Dst: c.Client},
+			State: stateInTable(c.Proto, c.State),
+		}
+	}
+	e.Timeout = c.Expires // for so long IPVS translates, whether or not there is an entry
+	if errors.Is(err, conntrack.ErrNotFound) {
+		err = nil
+	}
+	return e, err
+}
+
+// followed returns what an adopted record follows: an entry of the kernel's, or else what IPVS has.
+func (f *follower) followed(r maps.Flow) (conntrack.Entry, error) {
+	lacks := func(e conntrack.Entry, err error) bool {
+		return errors.Is(err, conntrack.ErrNotFound) || err == nil && !e.Translated()
+	}
+	e, err := f.get(conntrack.Tuple{Src: r.Key.Src, Dst: r.Key.Dst}, r.Key.Proto)
+	if lacks(e, err) && r.Flags&bpf.FlowReply != 0 {
+		// Made anew, an entry may have another tuple of answers, as masqueraded from another port.
+		e, err = f.get(entryOf(r).Orig, r.Key.Proto)
+	}
+	if lacks(e, err) {
+		return f.virtual.entry(r)
+	}
+	return e, err
+}
+
+// stateInTable says in the terms of the table of connections what state IPVS has a connection in.
+func stateInTable(proto uint8, s ipvs.State) uint8 {
+	switch proto {
+	case unix.IPPROTO_TCP:
+		return [...]uint8{
+			ipvs.Open: conntrack.TCPEstablished, ipvs.HalfClosed: conntrack.TCPFinWait,
+			ipvs.Closed: conntrack.TCPTimeWait, ipvs.Reset: conntrack.TCPClose,
+		}[s]
+	case unix.IPPROTO_SCTP:
+		return [...]uint8{
+			ipvs.Open: conntrack.SCTPEstablished, ipvs.HalfClosed: conntrack.SCTPShutdownSent,
+			ipvs.Closed: conntrack.SCTPShutdownAckSent, ipvs.Reset: conntrack.SCTPClosed,
+		}[s]
+	}
+	return 0
+}
+
+// virtuals are IPVS' connections at one moment. They are read when the first is asked for: most records have an entry
+// in the kernel's table of connections, and IPVS can't be asked for a single one.
+type virtuals struct {
+	each func(func(ipvs.Connection)) (bad int, err error)
+	read bool
+	err  error
+	seed maphash.Seed
+	all  []virtual // by hash
+}
+
+// virtual is a connection in 16 bytes, since there may be hundreds of thousands.
+type virtual struct {
+	hash    uint64 // of its protocol and addresses
+	expires uint32 // seconds
+	state   ipvs.State
+}
+
+// entry is what the kernel's table would have of an adopted record's connection, if IPVS has it.
+func (v *virtuals) entry(r maps.Flow) (conntrack.Entry, error) {
+	if !v.read {
+		v.load()
+	}
+	e := entryOf(r)
+	hash := v.hash(ipvs.Connection{Proto: e.Proto, Client: e.Orig.Src, Virtual: e.Orig.Dst, Real: e.Reply.Src})
+	i, found := slices.BinarySearchFunc(v.all, hash, func(c virtual, hash uint64) int { return cmp.Compare(c.hash, hash) })
+	switch {
+	case found:
+		e.State, e.Timeout = stateInTable(e.Proto, v.all[i].state), time.Duration(v.all[i].expires)*time.Second
+		return e, nil
+	case v.err != nil:
+		return e, v.err
+	}
+	return e, conntrack.ErrNotFound
+}
+
+func (v *virtuals) load() {
+	v.read, v.seed = true, maphash.MakeSeed()
+	_, v.err = v.each(func(c ipvs.Connection) {
+		expires := min(c.Expires/time.Second, math.MaxUint32)
+		v.all = append(v.all, virtual{hash: v.hash(c), expires: uint32(expires), state: c.State})
+	})
+	slices.SortFunc(v.all, func(a, b virtual) int { return cmp.Compare(a.hash, b.hash) })
+}
+
+func (v *virtuals) hash(c ipvs.Connection) uint64 {
+	const one = 16 + 2
+	var b [3*one + 1]byte
+	for i, a := range [...]netip.AddrPort{c.Client, c.Virtual, c.Real} {
+		addr := a.Addr().As16()
+		copy(b[i*one:], addr[:])
+		binary.NativeEndian.PutUint16(b[i*one+16:], a.Port())
+	}
+	b[3*one] = c.Proto
+	return maphash.Bytes(v.seed, b[:])
+}
+
+// entryOf is the entry that an adopted record was made of, as far as it says.
+func entryOf(r maps.Flow) conntrack.Entry {
+	key, to := conntrack.Tuple{Src: r.Key.Src, Dst: r.Key.Dst}, conntrack.Tuple{Src: r.To.Src, Dst: r.To.Dst}
+	e := conntrack.Entry{Proto: r.Key.Proto, Orig: key, Reply: to.Reversed()}
+	if r.Flags&bpf.FlowReply != 0 {
+		e.Orig, e.Reply = to.Reversed(), key
+	}
+	return e
+}
