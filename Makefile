@@ -60,7 +60,7 @@ test-kube: require-root require-netfilter require-etcd kubernetes ## Run those o
 
 KERNEL ?= 6.1
 # Emulated, a network with its agents takes half a minute. VM_TRAFFIC=. runs all there are, for hours.
-VM_TRAFFIC ?= TestMatrix|TestLinks|TestBesideIPVS|TestFragmentedUDP|TestPathMTU|TestRefuse$$
+VM_TRAFFIC ?= TestMatrix|TestLinks|TestBesideIPVS|TestTakeoverIPVS|TestFragmentedUDP|TestPathMTU|TestRefuse$$
 
 .PHONY: test-vm
 test-vm: require-root require-netfilter require-vm ## Run the tests of datapath and traffic on Linux KERNEL (6.1, 6.12, host-like, ...), emulated
