@@ -50,7 +50,8 @@ func TestBesideIPVS(t *testing.T) {
 
 // TestTakeoverIPVS: connections that kube-proxy in IPVS mode has opened, masqueraded and not, go on when waggle
 // starts, when kube-proxy's rules are cleaned up, and while an agent restarts. Each sends 16 bytes every 50 ms, and is
-// broken if it gets no answer within 2 s, or another pod's, or if its pod sees another client. They end with IPVS' entries; and without the records that a takeover makes they break at once.
+// broken if it gets no answer within 2 s, or another pod's, or if its pod sees another client. They end with IPVS'
+// entries; and without the records that a takeover makes they break at once.
 func TestTakeoverIPVS(t *testing.T) {
 	for _, m := range modes[:2] {
 		t.Run(m.name, func(t *testing.T) { takeoverIPVS(t, m) })
