@@ -244,21 +244,29 @@ func TestAdoptionLeavesRoom(t *testing.T) {
 	f := newFollowing(t, flows)
 	var warning error
 	f.warn = func(err error) { warning = err }
-	const entries, records = 100, 4
+	const entries = 100
 	for n := range entries {
 		f.has(ofClient(unix.IPPROTO_UDP, n+1, false))
 	}
 	f.Begin(Attaching)
 	f.End(Attaching)
+	f.expectHalfFull(flows, entries, warning)
+}
+
+// expectHalfFull: of so many connections, records have been made until half of a table for so many flows was
+// full, and a warning says how many are left out.
+func (f *following) expectHalfFull(flows, connections uint32, warning error) {
+	f.t.Helper()
+	const records = 4 // of a connection
 	census, err := f.dp.Expire(false)
-	must(t, err)
+	must(f.t, err)
 	half := bpf.SetsForFlows(flows) * bpf.Ways / 2
 	if census.Foreign != half {
-		t.Errorf("%d adopted records in a table of %d, want %d", census.Foreign, 2*half, half)
+		f.t.Errorf("%d adopted records in a table of %d, want %d", census.Foreign, 2*half, half)
 	}
-	want := fmt.Sprintf("%d of them break", entries-half/records)
+	want := fmt.Sprintf("%d of them break", connections-half/records)
 	if warning == nil || !strings.Contains(warning.Error(), want) {
-		t.Errorf("the warning is %v, want %q", warning, want)
+		f.t.Errorf("the warning is %v, want %q", warning, want)
 	}
 }
 

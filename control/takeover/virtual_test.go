@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
-	"strings"
 	"testing"
 	"time"
 
@@ -156,7 +155,7 @@ func TestVirtualLeavesRoom(t *testing.T) {
 	f, table := newVirtualFollowing(t, flows)
 	var warning error
 	f.warn = func(err error) { warning = err }
-	const entries, records = 100, 4
+	const entries = 100
 	for n := range entries {
 		e := ofClient(unix.IPPROTO_UDP, n+1, false)
 		if n%2 == 0 {
@@ -166,16 +165,7 @@ func TestVirtualLeavesRoom(t *testing.T) {
 		}
 	}
 	f.Begin(Attaching)
-	census, err := f.dp.Expire(false)
-	must(t, err)
-	half := bpf.SetsForFlows(flows) * bpf.Ways / 2
-	if census.Foreign != half {
-		t.Errorf("%d adopted records in a table of %d, want %d", census.Foreign, 2*half, half)
-	}
-	want := fmt.Sprintf("%d of them break", entries-half/records)
-	if warning == nil || !strings.Contains(warning.Error(), want) {
-		t.Errorf("the warning is %v, want %q", warning, want)
-	}
+	f.expectHalfFull(flows, entries, warning)
 }
 
 // TestVirtualMemory: what is kept of IPVS' connections during a look is small.
