@@ -10,7 +10,8 @@
 #define PORT_TRIES 24
 /*
  * From this try on, flows that are not confirmed give way. In a flood nearly all
- * ports are theirs, and each try waits for memory.
+ * ports are theirs, and each try waits for memory. On the try before it those do
+ * that are silent for a second: the answers of others may be on their way.
  */
 #define PORT_TAKE 2
 /* Coprime to any range's length that is not a multiple of it. */
@@ -131,18 +132,24 @@ static __always_inline __u64 reply_hop(const struct scratch *s, __u16 flags)
 	return (__u64)s->ifindex << 32 | HOP_INDEX_MASK;
 }
 
+/* Whether an unconfirmed flow gives up its source port to one that makes the given try. */
+static __always_inline bool unconfirmed_gives_way(const struct record *r, int try)
+{
+	return try >= PORT_TAKE || (try && (__s32)(now() - r->last_seen) >= (__s32)hz);
+}
+
 /*
  * Whether the packet's flow, which is new, may have the tuple of the record
  * s->other: one that is dead; one that an earlier flow of this client left
  * behind, but that the backend may be in TIME_WAIT; or, to let strangers'
  * packets not use up all ports, one that is not confirmed.
  */
-static __always_inline bool other_gives_way(int family, bool take, struct scratch *s)
+static __always_inline bool other_gives_way(int family, int try, struct scratch *s)
 {
 	const struct record *other = &s->other.record, *r = &s->record;
 	bool confirmed = other->tag & STATE_CONFIRMED;
 
-	if (take && !confirmed)
+	if (!confirmed && unconfirmed_gives_way(other, try))
 		return true;
 	if (!(confirmed && r->flags & (FLOW_EXPRESS | FLOW_SPLIT)) &&
 	    flow_mirrors(family, other, &s->packet.tuple, r))
@@ -151,10 +158,10 @@ static __always_inline bool other_gives_way(int family, bool take, struct scratc
 }
 
 /*
- * Claims the reply's tuple, as the client's record has it. 1: it is ours; 0: it
- * is another's; -ENOSPC.
+ * Claims the reply's tuple, as the client's record has it, with the port of the given
+ * try. 1: it is ours; 0: it is another's; -ENOSPC.
  */
-__noinline int claim_reply(struct scratch *s, int take)
+__noinline int claim_reply(struct scratch *s, int try)
 {
 	struct record *reply;
 	int family, ret;
@@ -171,7 +178,7 @@ __noinline int claim_reply(struct scratch *s, int take)
 	tuple_reverse(family, &s->packet.tuple, 0, &reply->to);
 	if (flow_find_or_fetch(family, &s->mirror.key, &s->other.record)) {
 		s->other.key = s->mirror.key;
-		if (!other_gives_way(family, take, s))
+		if (!other_gives_way(family, try, s))
 			return 0;
 		reply->where = s->other.record.where;
 		reply->tag = s->other.record.tag;
@@ -198,7 +205,7 @@ static __always_inline int open_reply(int family, struct scratch *s)
 		if (snat || i)
 			port = bpf_htons(snat_min + (pick + i * PORT_STRIDE) % span);
 		prepared_set_sport(family, &s->record, port);
-		ret = claim_reply(s, i >= PORT_TAKE);
+		ret = claim_reply(s, i);
 		if (ret > 0 || (ret && !flow_make_room(family, &s->mirror.key, &s->work)))
 			return ret;
 	}

@@ -12,10 +12,9 @@ import (
 const fewPorts = 4
 
 // withFewPorts leaves SNAT next to nothing.
-func withFewPorts(t *testing.T) *node {
+func withFewPorts(t *testing.T, more ...setting) *node {
 	t.Helper()
-	return newNode(t,
-		variable("snat_min", uint16(50000)), variable("snat_max", uint16(50000+fewPorts-1)))
+	return newNode(t, append(more, variable("snat_min", uint16(50000)), variable("snat_max", uint16(50000+fewPorts-1)))...)
 }
 
 // useAllPorts establishes as many flows as there are ports, each with its own.
@@ -98,6 +97,33 @@ func TestSNATHalfOpen(t *testing.T) {
 		next.request(acked, payload(5))
 		next.reply(flags("A"), payload(5))
 		next.standsConfirmed()
+	})
+}
+
+// TestSNATPortOfFreshFlow: where all ports are those of half-open flows, one that has been silent for a second
+// gives way, not the one whose answer may be on its way.
+func TestSNATPortOfFreshFlow(t *testing.T) {
+	const jiffies = 1000 // a second, shorter than any timeout
+	forEach(t, func(t *testing.T, v variant) {
+		c := converse(withFewPorts(t, variable("hz", uint32(jiffies))), v, otherDevice)
+		owners := map[netip.AddrPort]*conversation{}
+		for _, c = range halfOpen(c) {
+			owners[c.source] = c
+		}
+		fresh := c
+		for range 10 {
+			for _, owner := range owners {
+				if owner != fresh {
+					owner.ageBy(jiffies, 0, 1)
+				}
+			}
+			c = c.again()
+			c.request()
+			if c.source == fresh.source {
+				t.Fatalf("a flow lost its port %s at once, beside silent ones", fresh.source)
+			}
+			owners[c.source], fresh = c, c
+		}
 	})
 }
 
