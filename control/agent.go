@@ -161,7 +161,7 @@ func (a *Agent) prepare() error {
 	return a.dp.AttachCgroup(a.cfg.Cgroup)
 }
 
-// prepareHealth has the proxy watched, and tells what is wrong with the configuration.
+// prepareHealth has the proxy watched, and reports what is wrong with the configuration.
 func (a *Agent) prepareHealth() {
 	if a.cfg.Pace != (Pace{}) {
 		a.proxy.pace = a.cfg.Pace
@@ -246,7 +246,7 @@ func (a *Agent) onSync() {
 	a.poke()
 }
 
-// onNode follows the addresses of our Node object; nil tells that there is none. A Node that has
+// onNode follows the addresses of our Node object; nil: there is none. A Node that has
 // lost all addresses keeps the last: its kubelet, or a cloud controller, is about to write others.
 func (a *Agent) onNode(ours *v1.Node) {
 	ips := node.IPs(ours)
@@ -312,7 +312,7 @@ func (a *Agent) warn(about string, err error) {
 	a.warnings.tell(a.log, about, messages)
 }
 
-// tellOf returns what others tell of what they find on the node.
+// tellOf returns the function by which others report what they find on the node.
 func (a *Agent) tellOf(f *findings) func(about string, messages []string) {
 	return func(about string, messages []string) {
 		if f.tell(a.log, about, messages) {

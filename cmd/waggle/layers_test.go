@@ -65,7 +65,7 @@ func TestLayers(t *testing.T) {
 	}
 }
 
-// TestStatusIsLight: whoever reads an agent's status, or starts agents in tests, compiles no agent.
+// TestStatusIsLight: a package that reads an agent's status, or starts agents in tests, does not compile the agent.
 func TestStatusIsLight(t *testing.T) {
 	for _, c := range []struct {
 		pkg     string

@@ -21,9 +21,9 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// adoptVirtual makes records of the connections that virtual servers (IPVS) translate. What IPVS does to a
-// destination shows in the tuples of the kernel's entry only (ip_vs_nfct.c), not in the status that adoption.run asks
-// for; and where net.ipv4.vs.conntrack is 0 there is no entry at all.
+// adoptVirtual makes records of the connections that virtual servers (IPVS) translate. adoption.run finds
+// those that have an entry in the kernel's table: IPVS writes the endpoint into its tuples (ip_vs_nfct.c). Others
+// have none: where net.ipv4.vs.conntrack is 0, and UDP clients that are silent for longer than the table keeps them.
 func (t *Takeover) adoptVirtual() {
 	all := map[maps.Family]*adoption{}
 	var errs []error
