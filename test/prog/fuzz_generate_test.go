@@ -12,11 +12,12 @@ import (
 // generator makes scripts. All of them come from one seed each.
 type generator struct {
 	*rand.Rand
-	s script
+	s    script
+	aged int // seconds
 }
 
 func generate(seed uint64) script {
-	g := generator{rand.New(rand.NewPCG(seed, 0)), script{Seed: seed}}
+	g := generator{Rand: rand.New(rand.NewPCG(seed, 0)), s: script{Seed: seed}}
 	g.s.Settings = g.IntN(len(fuzzSettings))
 	g.clusters()
 	for range 1 + g.IntN(4) {
@@ -178,10 +179,20 @@ func (g *generator) destination(v6 bool, proto uint8) netip.AddrPort {
 	return at(a, pick[uint16](g, 80, 81, 443, 30080, 8080, snatMin))
 }
 
+// age lets time pass, but not so much in all that 32 bits of jiffies come round: the agent forgets what is
+// dead long before.
+func (g *generator) age() {
+	seconds := pick(g, 5, 5, 10, 15, 30, 60, 65, 120, 3600, 86400)
+	if g.aged+seconds <= 2*86400 {
+		g.aged += seconds
+		g.step("age", seconds)
+	}
+}
+
 func (g *generator) event() {
 	switch g.IntN(40) {
 	case 0:
-		g.step("age", pick(g, 5, 5, 10, 15, 30, 60, 65, 120, 3600, 86400))
+		g.age()
 	case 1, 19:
 		g.step("evict", g.IntN(100))
 	case 2:
