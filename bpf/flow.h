@@ -32,6 +32,7 @@ enum flow_flags {
 	FLOW_MIRROR_ZONE = 32, /* 2 bits: the zone of the mirror's key */
 	FLOW_MIRROR_ZONE_MASK = 3 * FLOW_MIRROR_ZONE,
 	FLOW_TURN = 128, /* express, back out of the device that it came in by */
+	FLOW_BEGUN = 256, /* by a SYN, with the client's source: see answers_directly() */
 };
 
 static __always_inline enum zone mirror_zone(__u16 flags)

@@ -80,7 +80,8 @@ struct flow_ways {
 	__u16 used[WAYS]; /* `ticks` when an unconfirmed record was used last */
 	__u32 spilled; /* records that passed this set on the way to a later choice */
 	__u32 ticks; /* counts uses of unconfirmed records */
-	__u32 pad[2];
+	__u32 datagrams; /* of the first set: see flow_note_datagrams() */
+	__u32 pad;
 };
 
 /*
@@ -262,6 +263,26 @@ static __always_inline struct flow_ways *flow_set(int family, __u32 index)
 	set = bpf_map_lookup_elem(&flows6, &index);
 	asm volatile("" : "+r"(set) : "i"(AF_INET6));
 	return set;
+}
+
+/*
+ * That the table has, or has had, flows of datagrams that keep their source: only
+ * then need a datagram that has no record be looked at once more. It is never
+ * taken back, and lives as long as the records do.
+ */
+static __always_inline void flow_note_datagrams(int family)
+{
+	struct flow_ways *first = flow_set(family, 0);
+
+	if (first && !first->datagrams)
+		first->datagrams = 1;
+}
+
+static __always_inline bool flow_has_datagrams(int family)
+{
+	const struct flow_ways *first = flow_set(family, 0);
+
+	return first && first->datagrams;
 }
 
 static __always_inline struct flow *way_flow(int family, const struct flow_ways *set, __u32 way)

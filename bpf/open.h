@@ -4,6 +4,7 @@
 
 #include "affinity.h"
 #include "nexthop.h"
+#include "owner.h"
 #include "sources.h"
 
 /* How many source ports are tried before a flow is given up. */
@@ -79,8 +80,11 @@ static __always_inline bool route_new(void *ctx, int family, __u32 ifindex, __u3
 
 	addr_copy(family, r->to.saddr.word, p->tuple.saddr.word);
 	r->flags = ZONE_LEAVING * FLOW_MIRROR_ZONE;
-	if (!hairpin && !o->masquerade && (o->keep_source || o->local))
+	if (!hairpin && !o->masquerade && (o->keep_source || o->local)) {
+		if (p->tuple.proto == IPPROTO_TCP && p->tcp_flags & TCP_SYN)
+			r->flags |= FLOW_BEGUN;
 		return true;
+	}
 	if (hairpin && o->pod) {
 		r->flags = FLOW_EXPRESS | FLOW_TURN | ZONE_POD * FLOW_MIRROR_ZONE;
 		return snat_source(family, device_get(ifindex), r->to.saddr.word);
@@ -114,7 +118,7 @@ static __always_inline bool route_new(void *ctx, int family, __u32 ifindex, __u3
 /* What the backend's record is, by the client's, whose packets are seen in `zone`. */
 static __always_inline __u16 reply_flags(__u16 flags, enum zone zone)
 {
-	__u16 reply = FLOW_REPLY | zone * FLOW_MIRROR_ZONE;
+	__u16 reply = FLOW_REPLY | zone * FLOW_MIRROR_ZONE | (flags & FLOW_BEGUN);
 
 	if (flags & (FLOW_EXPRESS | FLOW_SPLIT))
 		reply |= FLOW_EXPRESS | (flags & (FLOW_SPLIT | FLOW_TURN));
@@ -191,9 +195,9 @@ __noinline int claim_reply(struct scratch *s, int try)
  * Finds the source port under which the backend will know the flow, and
  * records the reply under it. Where the address is the client's own, so is
  * the port if possible: it is not if the same client port already reaches
- * this backend through another frontend.
+ * this backend through another frontend, or directly: `taken`.
  */
-static __always_inline int open_reply(int family, struct scratch *s)
+static __always_inline int open_reply(int family, bool taken, struct scratch *s)
 {
 	bool snat = s->record.flags & (FLOW_EXPRESS | FLOW_SPLIT);
 	__u32 span = snat_max - snat_min + 1;
@@ -202,7 +206,7 @@ static __always_inline int open_reply(int family, struct scratch *s)
 	int i, ret;
 
 	for (i = 0; i < PORT_TRIES; i++) {
-		if (snat || i)
+		if (snat || taken || i)
 			port = bpf_htons(snat_min + (pick + i * PORT_STRIDE) % span);
 		prepared_set_sport(family, &s->record, port);
 		ret = claim_reply(s, i);
@@ -304,9 +308,9 @@ __noinline int open_join(struct scratch *s, bool split)
  * the source port. If another processor has opened the flow meanwhile, that
  * one's stands there after, and the verdict is VERDICT_NONE. The client's
  * record is written first, so that what it waits for in memory is there when
- * the reply's is; but it is seen last.
+ * the reply's is; but it is seen last. `taken`: not with the client's port.
  */
-__noinline int open_records(struct scratch *s)
+__noinline int open_records(struct scratch *s, bool taken)
 {
 	const struct tuple *t;
 	struct record *client;
@@ -321,7 +325,7 @@ __noinline int open_records(struct scratch *s)
 	split = client->flags & FLOW_SPLIT;
 	if (!open_client(family, s))
 		return VERDICT_DROP_FLOWS_FULL;
-	ret = open_reply(family, s);
+	ret = open_reply(family, taken, s);
 	if (ret <= 0) {
 		flow_abandon(family, t, client);
 		return ret ? VERDICT_DROP_FLOWS_FULL : VERDICT_DROP_SNAT_EXHAUSTED;
@@ -386,17 +390,71 @@ __noinline int open_choose(struct scratch *s, const struct service *svc)
 	return VERDICT_NONE;
 }
 
+/*
+ * Whether the client of a flow of datagrams, which is new and is to keep its source,
+ * has spoken to the endpoint directly from that port: the answers of both would
+ * have one tuple. (With TCP the endpoint shows it, see answers_directly().) A
+ * tuple that has a record was the service's before, and netfilter follows that too.
+ */
+static __always_inline bool source_is_taken(void *ctx, enum hook hook, int family,
+					    struct scratch *s)
+{
+	struct entry *answer = &s->other;
+
+	s->record.to.sport = s->packet.tuple.sport;
+	flow_mirror(family, &s->record, &answer->key);
+	return !flow_lookup(family, &answer->key, &answer->record) &&
+	       conntrack_has(ctx, hook, family, &answer->key, s);
+}
+
+/*
+ * Whether a packet from outside has the source of one of this node's pods: one that
+ * the kernel would send there. It is the stack's to judge (rp_filter). That is asked
+ * where something rests on the source, a source range or being inside of the cluster.
+ */
+static __always_inline bool source_is_pod(void *ctx, int family, __u32 ifindex,
+					  const struct service *svc, struct scratch *s)
+{
+	const struct tuple *t = &s->packet.tuple;
+	struct bpf_fib_lookup *fib = &s->fib;
+	struct device *device;
+	long ret;
+
+	if (t->zone != ZONE_OUTSIDE || !(svc->flags & SERVICE_SOURCE_RANGES || s->opening.internal))
+		return false;
+	__builtin_memset(fib, 0, sizeof(*fib));
+	fib->family = family;
+	fib->ifindex = ifindex;
+	fib->tot_len = 1; /* see fib_lookup() */
+	addr_copy(family, fib->ipv6_src, t->daddr.word);
+	addr_copy(family, fib->ipv6_dst, t->saddr.word);
+	ret = bpf_fib_lookup(ctx, fib, sizeof(*fib), 0);
+	if ((ret != BPF_FIB_LKUP_RET_SUCCESS && ret != BPF_FIB_LKUP_RET_NO_NEIGH) ||
+	    fib->ifindex == ifindex)
+		return false;
+	device = device_get(fib->ifindex);
+	return device && device->flags & DEVICE_POD;
+}
+
 /* Opens a flow for a packet to a frontend, as open_records() says. */
 static __always_inline int flow_open(void *ctx, int family, __u32 ifindex, __u32 mark,
-				     const struct service *svc, struct scratch *s)
+				     enum hook hook, const struct service *svc, struct scratch *s)
 {
 	int verdict = open_choose(s, svc);
+	bool taken = false;
 
 	if (verdict != VERDICT_NONE)
 		return verdict;
+	if (source_is_pod(ctx, family, ifindex, svc, s))
+		return VERDICT_NOT_OURS;
 	if (!route_new(ctx, family, ifindex, mark, s))
 		return VERDICT_DROP_NO_ROUTE;
-	return open_records(s);
+	if (s->packet.tuple.proto == IPPROTO_UDP &&
+	    !(s->record.flags & (FLOW_EXPRESS | FLOW_SPLIT))) {
+		flow_note_datagrams(family);
+		taken = source_is_taken(ctx, hook, family, s);
+	}
+	return open_records(s, taken);
 }
 
 #endif

@@ -22,14 +22,6 @@ static __always_inline bool port_is_shared(__be16 port)
 	return is_nodeport(port) || (host >= snat_min && host <= snat_max);
 }
 
-/* An answer of a server is no beginning: its client's packets opened no flow either. */
-static __always_inline bool begins_here(const struct packet *p)
-{
-	if (p->fragment == FRAGMENT_LATER)
-		return false;
-	return p->tuple.proto == IPPROTO_UDP || (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
-}
-
 /*
  * Whether a packet that leaves is of such a connection: VERDICT_NONE, and its
  * record is begun. `reply` is where its answers come in.

@@ -3,7 +3,6 @@
 #define WAGGLE_TRACK_H
 
 #include "open.h"
-#include "owner.h"
 
 /* A first ACK further ahead than this was not sent by who got the SYN-ACK. */
 #define ACK_WINDOW 65536
@@ -291,6 +290,45 @@ static __always_inline bool starts_anew(const struct packet *p, const struct rec
 }
 
 /*
+ * Whether the packet at hand, an answer by its record, belongs to a connection that
+ * the client has directly with the endpoint, from the port that a flow to the
+ * service has taken since. What answers a SYN is a SYN-ACK or a reset; but an
+ * endpoint that has the connection already sends an ACK (RFC 5961, 4.2), or what
+ * the connection carries.
+ */
+static __always_inline bool answers_directly(const struct packet *p, const struct record *r)
+{
+	if ((r->flags & (FLOW_REPLY | FLOW_EXPRESS | FLOW_BEGUN)) != (FLOW_REPLY | FLOW_BEGUN))
+		return false;
+	return !(r->tag & (STATE_ANSWERED | STATE_CONFIRMED)) && p->fragment != FRAGMENT_LATER &&
+	       !(p->tcp_flags & (TCP_SYN | TCP_RST));
+}
+
+/*
+ * Gives the tuple of the answer at hand to the direct connection. The flow to the
+ * service has lost it: the client's next SYN opens another, with another source port.
+ */
+static __always_inline bool give_to_direct(int family, struct scratch *s)
+{
+	const struct tuple *t = &s->packet.tuple;
+	struct record *r = &s->record;
+
+	r->service = 0;
+	r->backend = 0;
+	r->last_seen = r->time;
+	r->state = 0;
+	r->hop = 0;
+	r->flags = FLOW_REPLY | (r->flags & FLOW_MIRROR_ZONE_MASK);
+	addr_copy(family, r->to.saddr.word, t->saddr.word);
+	addr_copy(family, r->to.daddr.word, t->daddr.word);
+	tuple_set_word(&r->to, tuple_ports(t), t->proto, t->zone);
+	if (flow_claim(family, t, r, SPARE_NONE, &s->work) == SETTLED_OWNER)
+		return true;
+	/* another processor has done it */
+	return flow_lookup(family, t, r);
+}
+
+/*
  * Whether the record that was found may be used; see track_is_due() for who
  * need not ask. One that may not is ended. What goes with an unconfirmed
  * client's record may have been replaced, and is made anew. Where the backend
@@ -312,6 +350,8 @@ __noinline int record_usable(struct scratch *s)
 	if (r->tag & STATE_CONFIRMED)
 		return 1;
 	flow_touch(family, r->where);
+	if (answers_directly(p, r))
+		return give_to_direct(family, s);
 	if (r->flags & (FLOW_REPLY | FLOW_SPLIT_SOURCE))
 		return 1;
 	if (!mirror_get(s, r->tag))
@@ -367,17 +407,27 @@ static __always_inline void choose_untranslated(int family, struct scratch *s, e
 /* As open_records(), of such a record: what can't be recorded is left to the stack. */
 static __always_inline int open_untranslated(struct scratch *s)
 {
-	int verdict = open_records(s);
+	int verdict = open_records(s, false);
 
 	return verdict == VERDICT_FLOW_OPENED || verdict == VERDICT_NONE ? verdict
 									 : VERDICT_NOT_OURS;
 }
 
+/* An answer of a server is no beginning: its client's packets opened no flow either. */
+static __always_inline bool begins_here(const struct packet *p)
+{
+	if (p->fragment == FRAGMENT_LATER)
+		return false;
+	return p->tuple.proto == IPPROTO_UDP || (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
 /*
- * A client connects to an endpoint directly, from the port that it has a flow
+ * A client speaks to an endpoint directly, from the port that it has a flow
  * to a service with, which leads to the same endpoint: that one could not tell
  * the two apart, and the answers of both would be taken for the service's. So
  * the newcomer gets another port. VERDICT_NONE: it is one, and its record is begun.
+ * Any datagram may be a newcomer, and the look costs as much as all else that
+ * is done for one that is not ours: most nodes have no flows that ask for it.
  */
 __noinline int choose_beside(struct scratch *s)
 {
@@ -389,9 +439,9 @@ __noinline int choose_beside(struct scratch *s)
 		return VERDICT_NOT_OURS;
 	p = &s->packet;
 	reply = &s->other;
-	if ((p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
-		return VERDICT_NOT_OURS;
 	family = packet_family(p);
+	if (!begins_here(p) || (p->tuple.proto == IPPROTO_UDP && !flow_has_datagrams(family)))
+		return VERDICT_NOT_OURS;
 	tuple_reverse(family, &p->tuple, ZONE_LEAVING, &reply->key);
 	if (!flow_lookup(family, &reply->key, &reply->record) ||
 	    !(reply->record.flags & FLOW_REPLY) || flow_dead(family, reply, &s->work.mirror))
@@ -422,7 +472,7 @@ static __always_inline enum verdict ingress_flow(void *ctx, int family, __u32 if
 	else if (socket_owns(ctx, family, s))
 		verdict = VERDICT_NOT_OURS;
 	else
-		verdict = flow_open(ctx, family, ifindex, mark, svc, s);
+		verdict = flow_open(ctx, family, ifindex, mark, hook, svc, s);
 	if (verdict == VERDICT_FLOW_OPENED)
 		count(hook, VERDICT_FLOW_OPENED, 0);
 	else if (verdict == VERDICT_NONE)

@@ -58,6 +58,7 @@ const (
 	FlowSplitSource    = uint16(waggleFlowFlagsFLOW_SPLIT_SOURCE)
 	FlowForeign        = uint16(waggleFlowFlagsFLOW_FOREIGN)
 	FlowTurn           = uint16(waggleFlowFlagsFLOW_TURN)
+	FlowBegun          = uint16(waggleFlowFlagsFLOW_BEGUN)
 	FlowMirrorZone     = uint16(waggleFlowFlagsFLOW_MIRROR_ZONE)
 	FlowMirrorZoneMask = uint16(waggleFlowFlagsFLOW_MIRROR_ZONE_MASK)
 )

@@ -189,6 +189,7 @@ const (
 	waggleFlowFlagsFLOW_MIRROR_ZONE      waggleFlowFlags = 32
 	waggleFlowFlagsFLOW_MIRROR_ZONE_MASK waggleFlowFlags = 96
 	waggleFlowFlagsFLOW_TURN             waggleFlowFlags = 128
+	waggleFlowFlagsFLOW_BEGUN            waggleFlowFlags = 256
 )
 
 type waggleFlowSet4 struct {
@@ -226,12 +227,13 @@ const (
 )
 
 type waggleFlowWays struct {
-	_       structs.HostLayout
-	Tag     [8]uint32
-	Used    [8]uint16
-	Spilled uint32
-	Ticks   uint32
-	Pad     [2]uint32
+	_         structs.HostLayout
+	Tag       [8]uint32
+	Used      [8]uint16
+	Spilled   uint32
+	Ticks     uint32
+	Datagrams uint32
+	Pad       uint32
 }
 
 type waggleHook uint32

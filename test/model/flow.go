@@ -131,15 +131,35 @@ func (n *Node) isDue(r *Record, flags uint8) bool {
 }
 
 // find looks up what can still be used; what can't is forgotten.
-func (n *Node) find(t Tuple, flags uint8) *Record {
-	table := n.table(t)
+func (n *Node) find(p *packet) *Record {
+	t, table := p.tuple, n.table(p.tuple)
 	r := table[t]
-	if r == nil || !n.isDue(r, flags) {
+	switch {
+	case r == nil || !n.isDue(r, p.flags):
 		return r
-	}
-	if startsAnew(r, flags) || n.dead(t, r) || !r.isConfirmed() && !n.repair(t, r) {
+	case startsAnew(r, p.flags) || n.dead(t, r):
+		delete(table, t)
+		return nil
+	case p.answersDirectly(r):
+		return n.giveToDirect(t, r)
+	case !r.isConfirmed() && !n.repair(t, r):
 		delete(table, t)
 		return nil
 	}
 	return r
+}
+
+// answersDirectly: an endpoint that answers a SYN by something else than a SYN-ACK or a reset has a
+// connection of this tuple, which the client has opened directly.
+func (p *packet) answersDirectly(r *Record) bool {
+	answered := r.State&(bpf.StateAnswered|bpf.StateConfirmed) != 0
+	return r.is(bpf.FlowReply) && r.is(bpf.FlowBegun) && !r.is(bpf.FlowExpress) && !answered &&
+		p.part != later && p.flags&(Syn|Rst) == 0
+}
+
+// giveToDirect records the direct connection in place of the flow to the service.
+func (n *Node) giveToDirect(t Tuple, r *Record) *Record {
+	return n.table(t).insert(t, Record{
+		Src: t.Src, Dst: t.Dst, Seen: n.Clock, Flags: bpf.FlowReply | r.Flags&bpf.FlowMirrorZoneMask,
+	})
 }

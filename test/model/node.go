@@ -178,7 +178,7 @@ var unread = map[reading]bpf.Verdict{
 // flow finds or makes the record of a packet that enters the node.
 func (n *Node) flow(p *packet) (*Record, bpf.Verdict) {
 	t := p.tuple
-	if r := n.find(t, p.flags); r != nil {
+	if r := n.find(p); r != nil {
 		return r, bpf.VerdictNone
 	}
 	policy := n.frontend(t.Dst, t.Proto)
@@ -355,7 +355,7 @@ func (n *Node) egress(p *packet, how reading) Result {
 	if how != understood {
 		return left(unread[how], p)
 	}
-	r := n.find(p.tuple, p.flags)
+	r := n.find(p)
 	if r == nil {
 		r = n.openOwn(p)
 	}

@@ -35,6 +35,7 @@ type origin struct {
 	inside     bool // internal policy applies
 	keep       bool // its address is kept wherever the backend is
 	masquerade bool // or never
+	pretends   bool // it has the address of one of our pods, and something rests on its address
 }
 
 func (n *Node) origin(p *packet, policy *Policy, pod bool) origin {
@@ -42,8 +43,10 @@ func (n *Node) origin(p *packet, policy *Policy, pod bool) origin {
 	if policy.Kind == ClusterIP || policy.ExternalLocal {
 		local = pod || contains(n.Local, p.tuple.Src.Addr())
 	}
+	trusted := local || policy.Kind == LoadBalancer && policy.HasRanges(p.v6)
 	return origin{
 		onNode:     pod,
+		pretends:   !pod && trusted && n.isPod(p.tuple.Src.Addr()),
 		inside:     local,
 		keep:       pod || local && policy.Kind == ClusterIP,
 		masquerade: n.MasqueradeAll && policy.Kind == ClusterIP,
@@ -76,6 +79,9 @@ func (n *Node) open(p *packet, policy *Policy, pod bool) bpf.Verdict {
 		return bpf.VerdictDropError
 	}
 	n.remember(policy.Service, client, backend)
+	if o.pretends {
+		return bpf.VerdictNotOurs
+	}
 	w, ok := n.way(p, backend, o)
 	if !ok {
 		return bpf.VerdictDropNoRoute
@@ -83,15 +89,25 @@ func (n *Node) open(p *packet, policy *Policy, pod bool) bpf.Verdict {
 	return n.record(p, policy.Service, backend, w)
 }
 
+// isPod: the kernel would send what is for the address to a pod, and the packet at hand came in elsewhere.
+func (n *Node) isPod(a netip.Addr) bool {
+	device := n.Devices[n.Route(a).Device]
+	return device != nil && device.Pod && device != n.device
+}
+
 // sharesPort: connections of the node leave from a port that flows of ours use, too.
 func (n *Node) sharesPort(port uint16) bool {
 	return port >= n.NodePortMin && port <= n.NodePortMax || port >= n.SNATMin && port <= n.SNATMax
 }
 
+// begins: an answer of a server is no beginning.
+func (p *packet) begins() bool {
+	return p.part != later && (p.proto() == UDP || p.flags&(Syn|Ack) == Syn)
+}
+
 // openOwn records a connection of the node itself, so that its answers are known.
 func (n *Node) openOwn(p *packet) *Record {
-	begins := p.part != later && (p.proto() == UDP || p.flags&(Syn|Ack) == Syn)
-	if !n.sharesPort(p.tuple.Src.Port()) || !begins || !n.IsOwn(p.tuple.Src.Addr()) {
+	if !n.sharesPort(p.tuple.Src.Port()) || !p.begins() || !n.IsOwn(p.tuple.Src.Addr()) {
 		return nil
 	}
 	reply := bpf.ZoneOutside
@@ -105,12 +121,12 @@ func (n *Node) openOwn(p *packet) *Record {
 	return n.untranslated(p, reply)
 }
 
-// openBeside: a client connects to an endpoint directly, from the port of its flow to a service that
+// openBeside: a client speaks to an endpoint directly, from the port of its flow to a service that
 // leads there as well.
 func (n *Node) openBeside(p *packet) *Record {
 	reply := p.tuple.reversed(bpf.ZoneLeaving)
 	r := n.table(reply)[reply]
-	if p.flags&(Syn|Ack) != Syn || r == nil || !r.is(bpf.FlowReply) || n.dead(reply, r) {
+	if !p.begins() || r == nil || !r.is(bpf.FlowReply) || n.dead(reply, r) {
 		return nil
 	}
 	return n.untranslated(p, bpf.ZoneLeaving)
@@ -190,6 +206,9 @@ func (n *Node) way(p *packet, b *Backend, o origin) (way, bool) {
 	stack := way{source: client, flags: uint16(bpf.ZoneLeaving) * bpf.FlowMirrorZone}
 	itself := client == b.Addr.Addr()
 	if !itself && !o.masquerade && (o.keep || b.Local) {
+		if p.proto() == TCP && p.flags&Syn != 0 {
+			stack.flags |= bpf.FlowBegun
+		}
 		return stack, true
 	}
 	if itself && o.onNode {
@@ -220,7 +239,7 @@ func (n *Node) way(p *packet, b *Backend, o origin) (way, bool) {
 
 func (n *Node) cannotOpen(p *packet, b *Backend, o origin) bool {
 	w, ok := n.way(p, b, o)
-	return !ok || len(n.freePorts(p, b, w)) == 0
+	return !ok || o.pretends || len(n.freePorts(p, b, w)) == 0
 }
 
 // portTries is how many source ports are tried before one is taken that an unconfirmed flow holds.
@@ -270,7 +289,7 @@ func (n *Node) isHeld(t Tuple, b *Backend, w way, port uint16) bool {
 
 // replyFlags are those of the backend's half, by the client's, whose packets are seen in a zone.
 func replyFlags(flags uint16, zone bpf.Zone) uint16 {
-	reply := bpf.FlowReply | uint16(zone)*bpf.FlowMirrorZone
+	reply := bpf.FlowReply | uint16(zone)*bpf.FlowMirrorZone | flags&bpf.FlowBegun
 	if flags&(bpf.FlowExpress|bpf.FlowSplit) != 0 {
 		reply |= bpf.FlowExpress | flags&(bpf.FlowSplit|bpf.FlowTurn)
 	}

@@ -82,3 +82,24 @@ func TestOwnSources(t *testing.T) {
 		equal(t, "records", 0, n.size(v))
 	})
 }
+
+// TestPodSources, of contract 62: nor from one of its pods, if a source range or the cluster's own policy
+// is to rest on that.
+func TestPodSources(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		n := newNode(t)
+		backend := at(v.pod2, backendPort)
+		id := n.serve(v, at(v.vip, 80), backend)
+		n.also(at(v.vip, 80), v.proto, bpf.ServiceLoadBalancer|bpf.ServiceSourceRanges)
+		n.also(at(v.vip2, 80), v.proto, bpf.ServiceClusterIP)
+		n.admit(id, around(v.pod, 4))
+		n.admit(localSources, around(v.pod, 4))
+		for _, frontend := range []netip.Addr{v.vip, v.vip2} {
+			p := v.packet(at(v.pod, clientPort), at(frontend, 80))
+			n.xdp(front, p).passed(bpf.VerdictNotOurs)
+			equal(t, "records", 0, n.size(v))
+			n.podIngress(pod0, p).became(bpf.VerdictStack, tcNext, to(backend))
+			n.emptyFlows()
+		}
+	})
+}

@@ -5,8 +5,13 @@ package prog
 import (
 	"net/netip"
 	"testing"
+	"time"
+
+	"github.com/gopacket/gopacket/layers"
+	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/control/conntrack"
 )
 
 // own is a connection of the node itself, or one that netfilter has given the node's address, which
@@ -154,6 +159,89 @@ func TestDirectlyBesideService(t *testing.T) {
 			c.standsConfirmed()
 		})
 	}
+}
+
+// TestServiceBesideDirectly, of contract 44: the other way round. What the endpoint answers to the
+// service's SYN belongs to the connection that it has; the SYN that is repeated leaves from another port.
+// But a refusal is the service's.
+func TestServiceBesideDirectly(t *testing.T) {
+	answers := map[string][]change{
+		"a challenge": {flags("A")}, "data": {flags("A"), payload(20)}, "its end": {flags("AF")},
+	}
+	for name, answer := range answers {
+		for _, v := range connected {
+			if v.proto != layers.IPProtocolTCP {
+				continue
+			}
+			t.Run(name+", "+v.name, func(t *testing.T) {
+				c := converse(newNode(t), v, stack)
+				c.ingress(front, c.packet(c.client, c.backend)).passed(bpf.VerdictNotOurs)
+				c.egress(front, c.packet(c.backend, c.client, synAck)).passed(bpf.VerdictNotOurs)
+
+				c.ingress(front, c.packet(c.client, c.frontend)).became(bpf.VerdictStack, tcNext, to(c.backend))
+				for range 2 {
+					c.egress(front, c.packet(c.backend, c.client, answer...)).passed(bpf.VerdictSource)
+				}
+				c.ingress(front, c.packet(c.client, c.backend, acked)).passed(bpf.VerdictStack)
+
+				r := c.ingress(front, c.packet(c.client, c.frontend))
+				port, _ := addresses(r.out)
+				if port.Port() == c.client.Port() {
+					t.Fatalf("the service's connection keeps port %d", port.Port())
+				}
+				r.became(bpf.VerdictStack, tcNext, from(port), to(c.backend))
+				c.egress(front, c.packet(c.backend, port, synAck)).
+					became(bpf.VerdictSource, tcNext, from(c.frontend), to(c.client))
+				c.ingress(front, c.packet(c.client, c.frontend, acked)).
+					became(bpf.VerdictStack, tcNext, from(port), to(c.backend))
+				c.egress(front, c.packet(c.backend, c.client, flags("A"), payload(50))).passed(bpf.VerdictSource)
+
+				refused := c.again()
+				refused.request()
+				refused.reply(flags("RA"))
+			})
+		}
+	}
+}
+
+// TestDatagramsDirectlyFirst, of contract 44: netfilter knows that a client has sent datagrams to the endpoint
+// from a port. So its flow to a service has another one there; but not one that the service had before.
+func TestDatagramsDirectlyFirst(t *testing.T) {
+	for _, v := range udpVariants {
+		t.Run(v.name, func(t *testing.T) {
+			c := converse(newNode(t), v, stack)
+			tracked(t, c.client, c.backend)
+			c.request()
+			if c.source.Port() == c.client.Port() {
+				t.Errorf("the service's flow keeps port %d", c.client.Port())
+			}
+			c.reply()
+
+			next := c.again()
+			next.request()
+			equal(t, "source without an entry", next.client, next.source)
+			tracked(t, next.client, c.backend) // the stack makes it of the service's packets
+			next.remove(next.clientKey())
+			next.request()
+			equal(t, "source of a flow that has been there", next.client, next.source)
+			next.reply()
+		})
+	}
+}
+
+// tracked makes an entry of netfilter's.
+func tracked(t *testing.T, from, to netip.AddrPort) {
+	t.Helper()
+	table, err := conntrack.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = table.Close() })
+	there := conntrack.Tuple{Src: from, Dst: to}
+	if err := table.Create(conntrack.Entry{Orig: there, Reply: there.Reversed(), Proto: unix.IPPROTO_UDP, Timeout: time.Minute}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = table.Delete(there, unix.IPPROTO_UDP) })
 }
 
 // TestAnswersAreNotOwn: an answer that is translated already meets one more egress hook, as between a

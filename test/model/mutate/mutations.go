@@ -38,6 +38,7 @@ type suite struct {
 var suites = []suite{
 	{"^TestModel$", ofModel},
 	{"^Test(FlowsFull.*|FlowsFillUp|ConfirmedStays|DatagramsLeaveRoom|Spilled.*|NewFlowsGiveWay|AnsweredGivesWay|LeastRecentGivesWay|Tenants|SNATPortOfBackend|AnswersAreNotOwn)$", ofFullTables},
+	{"^Test(DatagramsDirectlyFirst|ServiceBesideDirectly)$", ofDirectConnections},
 	{"^Test(TwoCPUs.*|OneOwner|RepairInFullTable)$", ofTwoCPUs},
 }
 
@@ -79,6 +80,8 @@ var ofModel = []mutation{
 	{"answer of a turn restored as express", "track.h", " | (r->flags & FLOW_TURN) |\n", " |\n"},
 	{"own connection from a NodePort not recorded", "own.h", "is_nodeport(port) || ", ""},
 	{"direct connection keeps the port of one to a service", "track.h", "\treply = &s->other;\n", "\treply = &s->other;\n\tif (1)\n\t\treturn VERDICT_NOT_OURS;\n"},
+	{"pod's address from outside trusted", "open.h", "if (source_is_pod(ctx, family, ifindex, svc, s))", "if (0)"},
+	{"datagrams to an endpoint not looked at", "track.h", " && !flow_has_datagrams(family)", ""},
 	{"own connection from an address of others", "own.h", " || !node_has_addr(family, p->tuple.saddr.word)", ""},
 	{"answer leaves by the uplink that it was routed to", "return.h", "\tif (!ifindex || ifindex == skb->ifindex", "\tif (1 || !ifindex || ifindex == skb->ifindex"},
 	{"client with the node's address", "open.h", "p->tuple.zone == ZONE_OUTSIDE && node_has_addr(", "0 && node_has_addr("},
@@ -166,6 +169,15 @@ var ofFullTables = []mutation{
 	{"answer of a service taken for an own connection", "own.h", "(other->record.flags & (FLOW_REPLY | FLOW_FOREIGN)) != FLOW_REPLY)", "0)"},
 	{"third record takes the place of another flow's", "open.h", "if (!(other->flags & FLOW_SPLIT_SOURCE) &&\n", "if (0 &&\n"},
 	{"what lives gives room as if it had expired", "claim.h", "\t\t    flow_dead(family, &w->judged, &w->mirror))\n", "\t\t    1)\n"},
+}
+
+// ofDirectConnections are mutations of how a service and its endpoint share a client's port.
+var ofDirectConnections = []mutation{
+	{"answer to a direct connection taken for the service's", "track.h", "if (answers_directly(p, r))", "if (0 && answers_directly(p, r))"},
+	{"refusal taken for a direct connection's", "track.h", "!(p->tcp_flags & (TCP_SYN | TCP_RST));", "!(p->tcp_flags & TCP_SYN);"},
+	{"netfilter not asked about a datagram's source", "open.h", "taken = source_is_taken(", "taken = 0 && source_is_taken("},
+	{"netfilter asked about a flow that has been there", "open.h", "!flow_lookup(family, &answer->key, &answer->record) &&\n", ""},
+	{"netfilter asked about the other direction's tuple", "open.h", "\tflow_mirror(family, &s->record, &answer->key);\n\treturn", "\tflow_mirror(family, &s->record, &answer->key);\n\tanswer->key.sport = 0;\n\treturn"},
 }
 
 // ofTwoCPUs are mutations of what processors do about each other, which are noticed by chance.

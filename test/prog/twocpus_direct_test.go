@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package prog
+
+import "testing"
+
+// TestTwoCPUsDirect, of contract 44: an endpoint answers a service's SYN by an ACK of the connection that the
+// client has with it directly, and sends its data, while the client repeats the SYN. The direct connection gets
+// what is its own, and the SYN after that leaves from another port.
+func TestTwoCPUsDirect(t *testing.T) {
+	forEachRace(t, tcpVariants, []path{stack}, func(t *testing.T, v variant, p path) {
+		r := newRace(t, v, p, roomy)
+		r.serve(v, at(v.any(), nodePort), at(p.backend(v.plan), backendPort))
+		r.batches(func(size int) {
+			var acks, data, repeated []*shot
+			all := r.flows(size)
+			for _, c := range all {
+				c.backend = at(p.backend(v.plan), backendPort)
+				r.fire(c.requestShot())
+				acks = append(acks, r.directShot(c, flags("A")))
+				data = append(data, r.directShot(c, flags("A"), payload(20)))
+				repeated = append(repeated, c.requestShot())
+			}
+			r.inStep(size, each(acks, repeated), each(data))
+			for i, c := range all {
+				r.directly(c, acks[i], data[i], repeated[i])
+			}
+		})
+	})
+}
+
+// directShot is a packet of the direct connection, from the endpoint.
+func (r *race) directShot(c *conversation, changes ...change) *shot {
+	return r.tcShot("waggle_egress", front, c.packet(c.backend, c.client, changes...))
+}
+
+func (r *race) directly(c *conversation, ack, data, repeated *shot) {
+	for _, s := range []*shot{ack, data, r.fire(r.directShot(c, flags("A"), payload(30)))} {
+		if !s.untouched() {
+			r.wrong("the direct connection loses a packet", "%v", s)
+		}
+	}
+	again := r.fire(c.requestShot())
+	if source, _ := again.ends(); !again.moved() || source == c.client {
+		r.wrong("the service has the direct connection's tuple", "%v, after %v", again, repeated)
+		return
+	}
+	c.source, _ = again.ends()
+	answer := r.fire(r.tcShot("waggle_egress", front, c.packet(c.backend, c.source, synAck)))
+	if !answer.became(from(c.frontend), to(c.client)) {
+		r.wrong("the service's answer does not arrive", "%v", answer)
+	}
+}
