@@ -13,7 +13,7 @@ static __always_inline __u16 mirror_flags(const struct record *r, enum zone zone
 	if (!(r->flags & FLOW_REPLY))
 		return reply_flags(r->flags, zone);
 	if (!(r->flags & FLOW_EXPRESS))
-		return zone * FLOW_MIRROR_ZONE;
+		return zone * FLOW_MIRROR_ZONE | (r->flags & FLOW_BEGUN);
 	return (r->flags & FLOW_SPLIT ? FLOW_SPLIT : FLOW_EXPRESS) | (r->flags & FLOW_TURN) |
 	       zone * FLOW_MIRROR_ZONE;
 }

@@ -142,7 +142,7 @@ func (n *Node) restore(t Tuple, r *Record) *Record {
 	case !r.is(bpf.FlowReply):
 		lost.Flags, lost.In = replyFlags(r.Flags, t.Zone), n.cameIn(r.Flags, t.Zone)
 	case !r.is(bpf.FlowExpress):
-		lost.Flags = zone
+		lost.Flags = zone | r.Flags&bpf.FlowBegun
 	case r.is(bpf.FlowSplit):
 		lost.Flags = bpf.FlowSplit | zone
 	default:
