@@ -85,28 +85,30 @@ func TestMasqueradeAtRandom(t *testing.T) {
 	s.start(t, 2*nodePorts)
 
 	masqueraded, laptop := client(t, pod.Host), client(t, s.Laptop)
-	var made atomic.Uint64
+	var made, asked atomic.Uint64 // masqueraded TCP connections, and requests to NodePorts
 	echo := func(c *topo.Client, to netip.AddrPort) topo.Reply {
 		stream, reply := c.OpenTCP(topo.Request{To: to, Reset: true})
 		if !reply.OK() {
 			return reply
 		}
 		defer stream.Close()
-		made.Add(1)
 		return stream.Exchange(100)
 	}
 	nodePort := func() netip.AddrPort {
-		return netip.AddrPortFrom(s.node.IP4, uint16(firstNodePort+made.Load()%nodePorts))
+		return netip.AddrPortFrom(s.node.IP4, uint16(firstNodePort+asked.Add(1)%nodePorts))
 	}
+	const workers = 4
+	pause := *spread * workers / time.Duration(connections)
 	loads := map[string]*topo.Load{
-		"masqueraded, TCP": topo.StartLoad(4, 0, func(int) topo.Reply {
+		"masqueraded, TCP": topo.StartLoad(workers, pause, func(int) topo.Reply {
+			defer made.Add(1)
 			return echo(masqueraded, netip.AddrPortFrom(s.Laptop.IP4, podPorts.Echo[0]))
 		}),
-		"masqueraded, UDP": topo.StartLoad(2, 0, func(int) topo.Reply {
+		"masqueraded, UDP": topo.StartLoad(2, pause, func(int) topo.Reply {
 			return masqueraded.UDPConnected(topo.Request{To: netip.AddrPortFrom(s.Laptop.IP4, podPorts.UDP[0])})
 		}),
-		"to NodePorts, TCP": topo.StartLoad(2, 0, func(int) topo.Reply { return echo(laptop, nodePort()) }),
-		"to NodePorts, UDP": topo.StartLoad(2, 0, func(int) topo.Reply {
+		"to NodePorts, TCP": topo.StartLoad(2, pause, func(int) topo.Reply { return echo(laptop, nodePort()) }),
+		"to NodePorts, UDP": topo.StartLoad(2, pause, func(int) topo.Reply {
 			return laptop.UDPConnected(topo.Request{To: nodePort()})
 		}),
 	}
