@@ -155,8 +155,9 @@ func (g *generator) flow() {
 	g.s.Flows = append(g.s.Flows, f)
 }
 
+// clientPort is one that is a client's alone, one of those for SNAT, or a NodePort.
 func (g *generator) clientPort() uint16 {
-	return pick[uint16](g, 1000, 1001, 1002, snatMin, snatMin+1, snatMin+20)
+	return pick[uint16](g, 1000, 1001, 1002, snatMin, snatMin+1, snatMin+20, 30080)
 }
 
 func (g *generator) frontendOf(s scriptService) netip.AddrPort {
