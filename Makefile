@@ -98,7 +98,7 @@ soak: require-root ## Churn services for DURATION and fail if the agent grows
 
 FUZZERS := control/reconcile:FuzzRestore control:FuzzObjects control/manifest:FuzzManifest \
 	control/manifest:FuzzAllocations control/manifest:FuzzLastGood control/config:FuzzParse \
-	control/kube:FuzzParseAPIServer control/kube:FuzzAddressFile cmd/waggle:FuzzStatus
+	control/kube:FuzzParseAPIServer control/kube:FuzzAddressFile cmd/waggle:FuzzStatus control/explain:FuzzCapture
 
 .PHONY: fuzz-inputs
 fuzz-inputs: DURATION ?= 1m

@@ -4,6 +4,7 @@
 
 #include "runtime.h"
 #include "service.h"
+#include "trace.h"
 
 /*
  * Session affinity: the backend that a client was led to last. The key knows
@@ -30,6 +31,26 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } affinity SEC(".maps");
 
+/*
+ * The id of one random backend of a scope. 0: the scope is empty; or this program was
+ * held up (preempted, as socket hooks can be, or on a stolen CPU) for so long that the
+ * slot or the backend are others' by now.
+ */
+static __always_inline __u32 backend_select(const struct service *svc, const struct scope *scope)
+{
+	__u32 count = scope->count;
+	struct backend *backend;
+	__u32 index, *slot, id;
+
+	if (!count)
+		return 0;
+	index = scope->first + choice_number() % count;
+	slot = bpf_map_lookup_elem(&slots, &index);
+	id = slot ? *slot : 0;
+	backend = backend_get(id);
+	return backend && backend->service == svc->id ? id : 0;
+}
+
 /* Whether a client may be led to the backend where it was led before. */
 static __always_inline bool affinity_holds(const struct service *svc,
 					   const struct affinity_entry *known, __u32 id,
@@ -52,7 +73,7 @@ static __always_inline void affinity_remember(const struct affinity_key *key, __
 		.last_used = now(),
 	};
 
-	if (!backend)
+	if (!backend || explain)
 		return;
 	addr_copy(AF_INET6, fresh.addr, backend->addr);
 	fresh.port = backend->port;
@@ -69,6 +90,7 @@ __noinline int backend_choose(const struct service *svc, const struct addr *clie
 {
 	struct affinity_key key = {};
 	struct affinity_entry *known;
+	bool holds;
 	__u32 id;
 
 	if (!svc || !client)
@@ -79,8 +101,12 @@ __noinline int backend_choose(const struct service *svc, const struct addr *clie
 		known = bpf_map_lookup_elem(&affinity, &key);
 		/* read once: the element may become another client's meanwhile */
 		id = known ? known->backend : 0;
-		if (known && affinity_holds(svc, known, id, internal)) {
-			known->last_used = now();
+		holds = known && affinity_holds(svc, known, id, internal);
+		if (known)
+			note_affinity(id, now() - known->last_used, holds);
+		if (holds) {
+			if (!explain)
+				known->last_used = now();
 			return id;
 		}
 	}

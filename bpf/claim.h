@@ -62,10 +62,11 @@ __noinline int way_choose_in(int family, __u32 index, __u32 first, __u32 spare, 
 		way = (first + i) & (WAYS - 1);
 		tag = tag_read(set, way);
 		age = (__u16)(set->ticks - set->used[way]) + 1;
+		if (index * WAYS + way == spare) /* the explain twin may see it FREE */
+			continue;
 		if ((tag & WAY_MASK) == WAY_FREE)
 			age = ~0U;
-		else if ((tag & (WAY_MASK | STATE_CONFIRMED)) != WAY_LIVE ||
-			 index * WAYS + way == spare)
+		else if ((tag & (WAY_MASK | STATE_CONFIRMED)) != WAY_LIVE)
 			continue;
 		if (age <= best->age)
 			continue;
@@ -171,6 +172,10 @@ static __always_inline bool way_take(int family, __u64 hash, bool same_key, stru
 
 	tag = ((old + TAG_VERSION) & TAG_VERSION_MASK) | hash_tag(hash) | WAY_BUSY |
 	      w->chosen.choice * TAG_CHOICE;
+	if (explain) { /* as if it were taken */
+		w->chosen.tag = tag;
+		return true;
+	}
 	if (!at || __sync_val_compare_and_swap(at, old, tag) != old)
 		return false;
 	w->chosen.tag = tag;
@@ -234,7 +239,7 @@ __noinline int flow_prepare(int family, const struct tuple *t, struct record *r,
 	r->expect = hash ^ r->tag ^ now();
 	r->hop = hop_stamp(r->hop, r->tag);
 	f = flow_at(family, r->where);
-	if (f)
+	if (f && !explain)
 		flow_write(family, f, t, r);
 	flow_touch_new(family, r->where);
 	return 0;
@@ -246,7 +251,7 @@ static __always_inline void prepared_set_sport(int family, struct record *r, __b
 	struct flow *f = flow_at(family, r->where);
 
 	r->to.sport = sport;
-	if (f)
+	if (f && !explain)
 		f->to_sport = sport;
 }
 
@@ -451,6 +456,10 @@ __noinline int flow_settle(int family, const struct tuple *t, struct record *r, 
 		return SETTLED_LOST;
 	family = family_of(family);
 	hash = key_hash(family, t);
+	if (explain) { /* nobody else claims it */
+		r->tag |= WAY_LIVE;
+		return SETTLED_OWNER;
+	}
 	if (!way_offer(family, r))
 		return SETTLED_LOST;
 	if (twin_find(family, hash, t, r->where, &w->settling.twin) ||

@@ -3,6 +3,7 @@
 #define WAGGLE_CLUSTER_H
 
 #include "addr.h"
+#include "trace.h"
 #include "verdict.h"
 
 /*
@@ -125,9 +126,11 @@ static __always_inline enum verdict cluster_verdict(int family, const __be32 *ad
 	__u32 flags = cluster_flags(family, addr);
 	const __u8 *owner;
 
+	note_cluster(flags, 0);
 	if (!flags)
 		return VERDICT_NOT_OURS;
 	owner = cluster_addr_lookup(family, addr);
+	note_cluster(flags, owner ? *owner : 0);
 	if (owner)
 		return *owner == CLUSTER_ADDR_OTHERS ? VERDICT_NOT_OURS : VERDICT_REFUSED;
 	return flags & CLUSTER_RANGE_DROP ? VERDICT_DROP_UNALLOCATED : VERDICT_NOT_OURS;

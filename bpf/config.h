@@ -32,6 +32,13 @@ volatile const bool socket_lb_host = false;
 /* Whether the kernel has MPTCP, without which it refuses the helper for it. */
 volatile const bool kernel_has_mptcp = false;
 
+/*
+ * Whether this is the explain twin, which decides and writes nothing: see trace.h.
+ * What writes to a map asks it, and the verifier then takes the write away, here
+ * or there.
+ */
+volatile const bool explain = false;
+
 /* SO_NETNS_COOKIE of the node's own network namespace. */
 volatile const __u64 host_netns_cookie = 0;
 

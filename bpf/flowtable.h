@@ -3,6 +3,7 @@
 #define WAGGLE_FLOWTABLE_H
 
 #include <linux/errno.h>
+#include "config.h"
 #include "runtime.h"
 #include "tuple.h"
 
@@ -274,7 +275,7 @@ static __always_inline void flow_note_datagrams(int family)
 {
 	struct flow_ways *first = flow_set(family, 0);
 
-	if (first && !first->datagrams)
+	if (first && !first->datagrams && !explain)
 		first->datagrams = 1;
 }
 
@@ -575,6 +576,8 @@ __noinline int flow_mark(int family, __u32 where, __u32 tag, __u32 bits)
 
 	if (!at)
 		return 0;
+	if (explain) /* also of a record that would have been made just now */
+		return 1;
 	/* the others change it at most once for each bit */
 	for (i = 0; i < 8; i++) {
 		seen = *(volatile __u32 *)at;
@@ -623,7 +626,7 @@ static __always_inline void flow_touch(int family, __u32 where)
 {
 	struct flow_ways *set = flow_set(family, where / WAYS);
 
-	if (!set)
+	if (!set || explain)
 		return;
 	asm volatile("" : "+r"(set));
 	if (set->used[where & (WAYS - 1)] != (__u16)set->ticks)
@@ -635,7 +638,7 @@ static __always_inline void flow_touch_new(int family, __u32 where)
 {
 	struct flow_ways *set = flow_set(family, where / WAYS);
 
-	if (!set)
+	if (!set || explain)
 		return;
 	asm volatile("" : "+r"(set));
 	set->used[where & (WAYS - 1)] = ++set->ticks;
@@ -646,7 +649,7 @@ static __always_inline void flow_seen(int family, const struct record *r)
 {
 	struct flow *f = flow_at(family, r->where);
 
-	if (f)
+	if (f && !explain)
 		f->last_seen = now();
 }
 
@@ -655,7 +658,7 @@ static __always_inline void flow_expect(int family, const struct record *r, __u3
 {
 	struct flow *f = flow_at(family, r->where);
 
-	if (f)
+	if (f && !explain)
 		__sync_val_compare_and_swap(&f->expect, r->expect, expect);
 }
 
@@ -676,7 +679,7 @@ static __always_inline void flow_set_hop(int family, struct record *r, __u64 hop
 	struct flow *f = flow_at(family, r->where);
 
 	hop = hop_stamp(hop, r->tag);
-	if (f)
+	if (f && !explain)
 		__sync_val_compare_and_swap(&f->hop, r->hop, hop);
 	r->hop = hop;
 }
@@ -717,6 +720,8 @@ static __always_inline bool way_free(int family, __u64 hash, __u32 where, __u32 
 {
 	__u32 *at = tag_at(family, where);
 
+	if (explain) /* as if it were freed */
+		return true;
 	if (!at || __sync_val_compare_and_swap(at, tag, tag & TAG_VERSION_MASK) != tag)
 		return false;
 	spilled_add(family, hash, tag_choice(tag), -1);

@@ -154,7 +154,7 @@ __noinline int fragment_note(const struct packet *p)
 	struct fragment_ports ports = {};
 	struct fragment_key key;
 
-	if (!p)
+	if (!p || explain)
 		return 0;
 	ports.sport = p->tuple.sport;
 	ports.dport = p->tuple.dport;

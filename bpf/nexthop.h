@@ -3,6 +3,7 @@
 #define WAGGLE_NEXTHOP_H
 
 #include "scratch.h"
+#include "trace.h"
 
 enum device_flags {
 	DEVICE_TC_TRANSMITS = 1, /* tc may send by redirect, past the stack */
@@ -94,6 +95,7 @@ static __always_inline long fib_lookup(void *ctx, int family, __u32 ifindex, __u
 	const struct tuple *to = &s->record.to;
 	struct bpf_fib_lookup *fib = &s->fib;
 	__be32 word = s->packet.ip_word;
+	long ret;
 
 	__builtin_memset(fib, 0, sizeof(*fib));
 	fib->family = family;
@@ -117,7 +119,9 @@ static __always_inline long fib_lookup(void *ctx, int family, __u32 ifindex, __u
 		*(__u32 *)fib->smac = mark;
 		flags |= BPF_FIB_LOOKUP_MARK;
 	}
-	return bpf_fib_lookup(ctx, fib, sizeof(*fib), flags);
+	ret = bpf_fib_lookup(ctx, fib, sizeof(*fib), flags);
+	note_fib(ret, fib);
+	return ret;
 }
 
 static __always_inline bool hop_is(const struct nexthop *n, const struct bpf_fib_lookup *fib)
@@ -175,7 +179,7 @@ __noinline __u64 nexthop_store(const struct bpf_fib_lookup *fib, __u32 flags, __
 	__u32 i, index, hash, seen;
 	struct nexthop *n;
 
-	if (!fib || !generation)
+	if (!fib || !generation || explain)
 		return 0;
 	hash = hop_hash(fib);
 	for (i = 0; i < HOP_TRIES; i++) {

@@ -3,6 +3,7 @@
 #define WAGGLE_OWNER_H
 
 #include "scratch.h"
+#include "trace.h"
 
 /*
  * What the kernel's own tables know of a tuple: the sockets of the node, and the
@@ -69,6 +70,8 @@ static __always_inline bool socket_owns(void *ctx, int family, struct scratch *s
 		return false;
 	owns = sk->state != BPF_TCP_LISTEN;
 	bpf_sk_release(sk);
+	if (owns)
+		note(TRACE_SOCKET);
 	return owns;
 }
 

@@ -253,24 +253,4 @@ static __always_inline bool backend_keeps(int family, __u32 id, __u32 service, c
 	       backend->port == port && addr_equal(family, backend->addr, addr);
 }
 
-/*
- * The id of one random backend of a scope. 0: the scope is empty; or this program was
- * held up (preempted, as socket hooks can be, or on a stolen CPU) for so long that the
- * slot or the backend are others' by now.
- */
-static __always_inline __u32 backend_select(const struct service *svc, const struct scope *scope)
-{
-	__u32 count = scope->count;
-	struct backend *backend;
-	__u32 index, *slot, id;
-
-	if (!count)
-		return 0;
-	index = scope->first + bpf_get_prandom_u32() % count;
-	slot = bpf_map_lookup_elem(&slots, &index);
-	id = slot ? *slot : 0;
-	backend = backend_get(id);
-	return backend && backend->service == svc->id ? id : 0;
-}
-
 #endif

@@ -12,6 +12,7 @@
 #include "cluster.h"
 #include "nexthop.h"
 #include "sources.h"
+#include "trace.h"
 
 #define VERDICT_CONTINUE 1
 #define VERDICT_FAIL 0
@@ -127,10 +128,16 @@ static __always_inline void addr_write(struct bpf_sock_addr *ctx, int family, bo
 	ctx->user_ip6[3] = addr[3];
 }
 
+/* The cookie of the socket's network namespace. There is no socket where one is asked about. */
+static __always_inline __u64 sock_netns(struct bpf_sock_addr *ctx)
+{
+	return explain ? trace.socket.netns : bpf_get_netns_cookie(ctx);
+}
+
 /* Whether it is of the node's own namespace, where no packet hook comes after us. */
 static __always_inline bool sock_on_host(struct bpf_sock_addr *ctx)
 {
-	return bpf_get_netns_cookie(ctx) == host_netns_cookie;
+	return sock_netns(ctx) == host_netns_cookie;
 }
 
 /* Whether we serve it at all. Those of pods may be left to the hooks on their devices. */
@@ -142,7 +149,7 @@ static __always_inline bool sock_served(struct bpf_sock_addr *ctx)
 /* Whether it is in a pod whose packets meet a hook after us. */
 static __always_inline bool sock_has_hook(struct bpf_sock_addr *ctx)
 {
-	__u64 cookie = bpf_get_netns_cookie(ctx);
+	__u64 cookie = sock_netns(ctx);
 
 	return bpf_map_lookup_elem(&pod_namespaces, &cookie);
 }
@@ -161,13 +168,16 @@ static __always_inline struct service *sock_service(struct bpf_sock_addr *ctx, i
 						    const __be32 *addr)
 {
 	__be16 port = ctx->user_port;
+	struct service *svc;
 	bool loopback = false;
 
 	if (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP)
 		return NULL;
 	if (is_nodeport(port) && addr_is_loopback(family, addr))
 		loopback = sock_on_host(ctx);
-	return service_lookup(family, addr, port, ctx->protocol, loopback);
+	svc = service_lookup(family, addr, port, ctx->protocol, loopback);
+	note_frontend(svc);
+	return svc;
 }
 
 /*
@@ -287,7 +297,7 @@ static __always_inline __u32 backend_on_node(int family, const struct service *s
 
 	if (!s.scope.count)
 		return 0;
-	s.start = bpf_get_prandom_u32() % s.scope.count;
+	s.start = choice_number() % s.scope.count;
 	bpf_loop(s.scope.count, search_on_node, &s, 0);
 	return s.found;
 }
@@ -309,7 +319,7 @@ static __always_inline bool bound_to_loopback(struct bpf_sock_addr *ctx, int fam
 static __always_inline enum verdict sock_choose(struct bpf_sock_addr *ctx, int family,
 						const struct service *svc, bool connects, __u32 *id)
 {
-	__u64 cookie = bpf_get_netns_cookie(ctx);
+	__u64 cookie = sock_netns(ctx);
 	bool host = cookie == host_netns_cookie;
 	struct addr client = {
 		.word = { bpf_htonl(0xff000000), 0, (__u32)cookie, cookie >> 32 },
@@ -395,9 +405,12 @@ static __always_inline bool peer_remember(struct bpf_sock_addr *ctx, int family,
 	return true;
 }
 
-/* The verdict on a socket that connects; VERDICT_NONE: to the backend *id. */
-static __always_inline enum verdict connect_verdict(struct bpf_sock_addr *ctx, int family,
-						    const __be32 *addr, __u32 *id)
+/*
+ * The verdict on a socket that connects, or sends a datagram and has no backend yet.
+ * VERDICT_NONE: to the backend *id.
+ */
+static __always_inline enum verdict socket_verdict(struct bpf_sock_addr *ctx, int family,
+						   const __be32 *addr, bool connects, __u32 *id)
 {
 	struct service *svc;
 
@@ -405,8 +418,8 @@ static __always_inline enum verdict connect_verdict(struct bpf_sock_addr *ctx, i
 		return VERDICT_NOT_OURS;
 	svc = sock_service(ctx, family, addr);
 	if (!svc)
-		return sock_cluster(ctx, family, addr, ctx->protocol == IPPROTO_TCP);
-	return sock_choose(ctx, family, svc, true, id);
+		return sock_cluster(ctx, family, addr, !connects || ctx->protocol == IPPROTO_TCP);
+	return sock_choose(ctx, family, svc, connects, id);
 }
 
 static __always_inline int sock_connect(struct bpf_sock_addr *ctx, int family, bool v6_hook)
@@ -417,7 +430,7 @@ static __always_inline int sock_connect(struct bpf_sock_addr *ctx, int family, b
 	__u32 id = 0;
 
 	addr_read(ctx, family, v6_hook, addr);
-	verdict = connect_verdict(ctx, family, addr, &id);
+	verdict = socket_verdict(ctx, family, addr, true, &id);
 	if (verdict != VERDICT_NONE) {
 		peer_forget(ctx, family, addr);
 		return sock_end(verdict);

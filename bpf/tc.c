@@ -179,7 +179,10 @@ __noinline int tc_icmp(struct __sk_buff *skb, struct scratch *s)
 		return VERDICT_DROP_ERROR;
 	family = packet_family(&s->packet);
 	leaving = s->packet.tuple.zone == ZONE_LEAVING;
-	if (!icmp_read(skb, s) || !icmp_flow(s))
+	if (!icmp_read(skb, s))
+		return VERDICT_NOT_OURS;
+	note(TRACE_ICMP);
+	if (!icmp_flow(s))
 		return VERDICT_NOT_OURS;
 	if (s->record.flags & FLOW_FOREIGN)
 		return VERDICT_NONE;
@@ -316,8 +319,22 @@ static __always_inline int frame_verdict(struct __sk_buff *skb, __u32 l3_off, en
 	return VERDICT_NONE;
 }
 
+/*
+ * The explain twin is run on packets that begin with the IP header, where
+ * BPF_PROG_TEST_RUN takes an EtherType from the source address.
+ */
+static __always_inline __be16 tc_protocol(struct __sk_buff *skb)
+{
+	__u8 version;
+
+	if (!explain || bpf_skb_load_bytes(skb, 0, &version, sizeof(version)))
+		return skb->protocol;
+	return bpf_htons(version >> 4 == 4 ? ETH_P_IP : ETH_P_IPV6);
+}
+
 static __always_inline int tc(struct __sk_buff *skb, __u32 l3_off, enum hook hook)
 {
+	__be16 protocol = l3_off ? skb->protocol : tc_protocol(skb);
 	int verdict;
 
 	if (hook == HOOK_TC_EGRESS && was_sent_by_us(skb)) {
@@ -329,9 +346,9 @@ static __always_inline int tc(struct __sk_buff *skb, __u32 l3_off, enum hook hoo
 		count(hook, verdict, skb->len);
 		return TC_ACT_UNSPEC;
 	}
-	if (skb->protocol == bpf_htons(ETH_P_IP))
+	if (protocol == bpf_htons(ETH_P_IP))
 		return tc_family(skb, AF_INET, l3_off, hook);
-	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+	if (protocol == bpf_htons(ETH_P_IPV6))
 		return tc_family(skb, AF_INET6, l3_off, hook);
 	count(hook, VERDICT_NOT_IP, skb->len);
 	return TC_ACT_UNSPEC;

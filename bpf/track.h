@@ -360,6 +360,7 @@ __noinline int record_usable(struct scratch *s)
 		goto end;
 	return 1;
 end:
+	note_ended(r);
 	flow_release(family, &p->tuple, r->where, r->tag);
 	return 0;
 }
@@ -466,6 +467,7 @@ static __always_inline enum verdict ingress_flow(void *ctx, int family, __u32 if
 	if (flow_of_packet(family, s))
 		return VERDICT_NONE;
 	svc = service_lookup(family, t->daddr.word, t->dport, t->proto, false);
+	note_frontend(svc);
 	if (!svc)
 		verdict = choose_beside(s) == VERDICT_NONE ? open_untranslated(s)
 							   : VERDICT_NOT_OURS;

@@ -32,6 +32,10 @@ type (
 	FlowWays        = waggleFlowWays
 	Hop             = waggleHop
 	Nexthop         = waggleNexthop
+	Notes           = waggleNotes
+	Opening         = waggleOpening
+	Packet          = wagglePacket
+	Record          = waggleRecord
 	RuntimeState    = waggleRuntimeState
 	Scope           = waggleScope
 	Service         = waggleService
@@ -43,6 +47,7 @@ type (
 	SourceKey6      = waggleSourceKey6
 	SockFlowKey     = waggleSockFlowKey
 	SockPeer        = waggleSockPeer
+	SocketQuestion  = waggleSocketQuestion
 	StaleCensus     = waggleStaleCensus
 	Tuple           = waggleTuple
 	Zone            = waggleZone
@@ -164,6 +169,27 @@ const (
 	ClusterRangeDrop = uint32(waggleClusterRangeFlagsCLUSTER_RANGE_DROP)
 )
 
+// Members of Notes.Steps; bpf/trace.h says what each means.
+const (
+	TraceService    = uint32(waggleTraceStepTRACE_SERVICE)
+	TraceFrontend   = uint32(waggleTraceStepTRACE_FRONTEND)
+	TraceEnded      = uint32(waggleTraceStepTRACE_ENDED)
+	TraceSocket     = uint32(waggleTraceStepTRACE_SOCKET)
+	TraceAffinity   = uint32(waggleTraceStepTRACE_AFFINITY)
+	TraceRemembered = uint32(waggleTraceStepTRACE_REMEMBERED)
+	TraceRandom     = uint32(waggleTraceStepTRACE_RANDOM)
+	TraceFIB        = uint32(waggleTraceStepTRACE_FIB)
+	TraceCluster    = uint32(waggleTraceStepTRACE_CLUSTER)
+	TraceICMP       = uint32(waggleTraceStepTRACE_ICMP)
+)
+
+// Values of Packet.Fragment.
+const (
+	FragmentNone  = uint8(waggleFragmentFRAGMENT_NONE)
+	FragmentFirst = uint8(waggleFragmentFRAGMENT_FIRST)
+	FragmentLater = uint8(waggleFragmentFRAGMENT_LATER)
+)
+
 // Where decisions are made.
 const (
 	HookXDP       = waggleHookHOOK_XDP
@@ -255,14 +281,16 @@ var verdictNames = [VerdictCount]string{
 func VerdictName(v Verdict) string { return verdictNames[v] }
 
 // Programs that are no part of the datapath: a kernel that refuses them (without type information
-// of itself; AbortProgram: before 6.5) can run all the others.
+// of itself; AbortProgram: before 6.5) can run all the others. ExplainProgram is loaded only as a part of the
+// explain twin.
 const (
-	AbortProgram = "waggle_abort_udp"
-	ShowProgram4 = "waggle_show4"
-	ShowProgram6 = "waggle_show6"
+	AbortProgram   = "waggle_abort_udp"
+	ShowProgram4   = "waggle_show4"
+	ShowProgram6   = "waggle_show6"
+	ExplainProgram = "waggle_explain_socket"
 )
 
-var optional = []string{AbortProgram, ShowProgram4, ShowProgram6}
+var optional = []string{AbortProgram, ShowProgram4, ShowProgram6, ExplainProgram}
 
 // Spec returns the compiled datapath.
 func Spec() (*ebpf.CollectionSpec, error) {

@@ -12,6 +12,7 @@
 #include "adopt.c"
 #include "convert.c"
 #include "expire.c"
+#include "explain.c"
 #include "show.c"
 #include "stale.c"
 
@@ -27,6 +28,8 @@ const enum backend_flags *unused_backend_flags __attribute__((unused));
 const enum device_flags *unused_device_flags __attribute__((unused));
 const enum node_addr_flags *unused_node_addr_flags __attribute__((unused));
 const enum cluster_addr *unused_cluster_addr __attribute__((unused));
+const enum trace_step *unused_trace_step __attribute__((unused));
+const enum fragment *unused_fragment __attribute__((unused));
 const enum cluster_range_flags *unused_cluster_range_flags __attribute__((unused));
 
 char _license[] SEC("license") = "GPL";

@@ -236,6 +236,14 @@ type waggleFlowWays struct {
 	Pad       uint32
 }
 
+type waggleFragment uint32
+
+const (
+	waggleFragmentFRAGMENT_NONE  waggleFragment = 0
+	waggleFragmentFRAGMENT_FIRST waggleFragment = 1
+	waggleFragmentFRAGMENT_LATER waggleFragment = 2
+)
+
 type waggleHook uint32
 
 const (
@@ -280,6 +288,66 @@ const (
 	waggleNodeAddrFlagsNODE_ADDR_NODE_PORTS waggleNodeAddrFlags = 1
 	waggleNodeAddrFlagsNODE_ADDR_LOCAL      waggleNodeAddrFlags = 2
 )
+
+type waggleNotes struct {
+	_             structs.HostLayout
+	Socket        waggleSocketQuestion
+	Pick          uint32
+	Steps         uint32
+	Fib           int32
+	FibIfindex    uint32
+	FibVia        [4]uint32
+	ClusterFlags  uint32
+	ClusterOwner  uint32
+	Remembered    uint32
+	RememberedFor uint32
+	Service       waggleService
+	_             [4]byte
+	Ended         waggleRecord
+}
+
+type waggleOpening struct {
+	_          structs.HostLayout
+	Pod        bool
+	Internal   bool
+	KeepSource bool
+	Masquerade bool
+	Local      bool
+}
+
+type wagglePacket struct {
+	_          structs.HostLayout
+	Tuple      waggleTuple
+	L4Off      uint32
+	Len        uint32
+	Seq        uint32
+	Ack        uint32
+	FragmentId uint32
+	IpWord     uint32
+	TcpFlags   uint8
+	Ttl        uint8
+	L4Len      uint8
+	Fragment   uint8
+	Family     uint8
+	L3Off      uint8
+	_          [2]byte
+}
+
+type waggleRecord struct {
+	_        structs.HostLayout
+	Hop      uint64
+	Where    uint32
+	Tag      uint32
+	Service  uint32
+	Backend  uint32
+	LastSeen uint32
+	Expect   uint32
+	Time     uint32
+	State    uint32
+	To       waggleTuple
+	Flags    uint16
+	Pad      [3]uint16
+}
 
 type waggleRuntimeState struct {
 	_          structs.HostLayout
@@ -373,6 +441,19 @@ type waggleSockPeer struct {
 	Family      uint32
 }
 
+type waggleSocketQuestion struct {
+	_        structs.HostLayout
+	Netns    uint64
+	Source   [4]uint32
+	Addr     [4]uint32
+	Port     uint16
+	Protocol uint8
+	Family   uint8
+	Sends    uint32
+	Verdict  uint32
+	Backend  uint32
+}
+
 type waggleSourceKey4 struct {
 	_         structs.HostLayout
 	Prefixlen uint32
@@ -392,6 +473,21 @@ type waggleStaleCensus struct {
 	Kept     uint32
 	Released uint32
 }
+
+type waggleTraceStep uint32
+
+const (
+	waggleTraceStepTRACE_SERVICE    waggleTraceStep = 1
+	waggleTraceStepTRACE_FRONTEND   waggleTraceStep = 2
+	waggleTraceStepTRACE_ENDED      waggleTraceStep = 4
+	waggleTraceStepTRACE_SOCKET     waggleTraceStep = 8
+	waggleTraceStepTRACE_AFFINITY   waggleTraceStep = 16
+	waggleTraceStepTRACE_REMEMBERED waggleTraceStep = 32
+	waggleTraceStepTRACE_RANDOM     waggleTraceStep = 64
+	waggleTraceStepTRACE_FIB        waggleTraceStep = 128
+	waggleTraceStepTRACE_CLUSTER    waggleTraceStep = 256
+	waggleTraceStepTRACE_ICMP       waggleTraceStep = 512
+)
 
 type waggleTuple struct {
 	_     structs.HostLayout
@@ -485,6 +581,7 @@ const (
 	waggleProgWaggleEgressL3         = "waggle_egress_l3"
 	waggleProgWaggleExpire4          = "waggle_expire4"
 	waggleProgWaggleExpire6          = "waggle_expire6"
+	waggleProgWaggleExplainSocket    = "waggle_explain_socket"
 	waggleProgWaggleFollow           = "waggle_follow"
 	waggleProgWaggleGetpeername4     = "waggle_getpeername4"
 	waggleProgWaggleGetpeername6     = "waggle_getpeername6"
@@ -503,6 +600,7 @@ const (
 	waggleProgWaggleStale6           = "waggle_stale6"
 	waggleProgWaggleXdp              = "waggle_xdp"
 	waggleVarAnswerPing              = "answer_ping"
+	waggleVarExplain                 = "explain"
 	waggleVarFibTakesMark            = "fib_takes_mark"
 	waggleVarFlowSets4               = "flow_sets4"
 	waggleVarFlowSets6               = "flow_sets6"
@@ -522,16 +620,19 @@ const (
 	waggleVarTimeoutTcpHalfClosed    = "timeout_tcp_half_closed"
 	waggleVarTimeoutTcpReset         = "timeout_tcp_reset"
 	waggleVarTimeoutUdp              = "timeout_udp"
+	waggleVarTrace                   = "trace"
 	waggleVarUnusedBackendFlags      = "unused_backend_flags"
 	waggleVarUnusedClusterAddr       = "unused_cluster_addr"
 	waggleVarUnusedClusterRangeFlags = "unused_cluster_range_flags"
 	waggleVarUnusedDeviceFlags       = "unused_device_flags"
 	waggleVarUnusedFlowFlags         = "unused_flow_flags"
 	waggleVarUnusedFlowTag           = "unused_flow_tag"
+	waggleVarUnusedFragment          = "unused_fragment"
 	waggleVarUnusedHook              = "unused_hook"
 	waggleVarUnusedHopFlags          = "unused_hop_flags"
 	waggleVarUnusedNodeAddrFlags     = "unused_node_addr_flags"
 	waggleVarUnusedServiceFlags      = "unused_service_flags"
+	waggleVarUnusedTraceStep         = "unused_trace_step"
 	waggleVarUnusedVerdict           = "unused_verdict"
 	waggleVarUnusedZone              = "unused_zone"
 	waggleVarWeaklyOrdered           = "weakly_ordered"
@@ -579,32 +680,33 @@ type waggleSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type waggleProgramSpecs struct {
-	WaggleAbortUdp     *ebpf.ProgramSpec `ebpf:"waggle_abort_udp"`
-	WaggleAdopt        *ebpf.ProgramSpec `ebpf:"waggle_adopt"`
-	WaggleConnect4     *ebpf.ProgramSpec `ebpf:"waggle_connect4"`
-	WaggleConnect6     *ebpf.ProgramSpec `ebpf:"waggle_connect6"`
-	WaggleConvert      *ebpf.ProgramSpec `ebpf:"waggle_convert"`
-	WaggleEgress       *ebpf.ProgramSpec `ebpf:"waggle_egress"`
-	WaggleEgressL3     *ebpf.ProgramSpec `ebpf:"waggle_egress_l3"`
-	WaggleExpire4      *ebpf.ProgramSpec `ebpf:"waggle_expire4"`
-	WaggleExpire6      *ebpf.ProgramSpec `ebpf:"waggle_expire6"`
-	WaggleFollow       *ebpf.ProgramSpec `ebpf:"waggle_follow"`
-	WaggleGetpeername4 *ebpf.ProgramSpec `ebpf:"waggle_getpeername4"`
-	WaggleGetpeername6 *ebpf.ProgramSpec `ebpf:"waggle_getpeername6"`
-	WaggleIngress      *ebpf.ProgramSpec `ebpf:"waggle_ingress"`
-	WaggleIngressL3    *ebpf.ProgramSpec `ebpf:"waggle_ingress_l3"`
-	WaggleJiffies      *ebpf.ProgramSpec `ebpf:"waggle_jiffies"`
-	WaggleLeave        *ebpf.ProgramSpec `ebpf:"waggle_leave"`
-	WagglePod          *ebpf.ProgramSpec `ebpf:"waggle_pod"`
-	WaggleRecvmsg4     *ebpf.ProgramSpec `ebpf:"waggle_recvmsg4"`
-	WaggleRecvmsg6     *ebpf.ProgramSpec `ebpf:"waggle_recvmsg6"`
-	WaggleSendmsg4     *ebpf.ProgramSpec `ebpf:"waggle_sendmsg4"`
-	WaggleSendmsg6     *ebpf.ProgramSpec `ebpf:"waggle_sendmsg6"`
-	WaggleShow4        *ebpf.ProgramSpec `ebpf:"waggle_show4"`
-	WaggleShow6        *ebpf.ProgramSpec `ebpf:"waggle_show6"`
-	WaggleStale4       *ebpf.ProgramSpec `ebpf:"waggle_stale4"`
-	WaggleStale6       *ebpf.ProgramSpec `ebpf:"waggle_stale6"`
-	WaggleXdp          *ebpf.ProgramSpec `ebpf:"waggle_xdp"`
+	WaggleAbortUdp      *ebpf.ProgramSpec `ebpf:"waggle_abort_udp"`
+	WaggleAdopt         *ebpf.ProgramSpec `ebpf:"waggle_adopt"`
+	WaggleConnect4      *ebpf.ProgramSpec `ebpf:"waggle_connect4"`
+	WaggleConnect6      *ebpf.ProgramSpec `ebpf:"waggle_connect6"`
+	WaggleConvert       *ebpf.ProgramSpec `ebpf:"waggle_convert"`
+	WaggleEgress        *ebpf.ProgramSpec `ebpf:"waggle_egress"`
+	WaggleEgressL3      *ebpf.ProgramSpec `ebpf:"waggle_egress_l3"`
+	WaggleExpire4       *ebpf.ProgramSpec `ebpf:"waggle_expire4"`
+	WaggleExpire6       *ebpf.ProgramSpec `ebpf:"waggle_expire6"`
+	WaggleExplainSocket *ebpf.ProgramSpec `ebpf:"waggle_explain_socket"`
+	WaggleFollow        *ebpf.ProgramSpec `ebpf:"waggle_follow"`
+	WaggleGetpeername4  *ebpf.ProgramSpec `ebpf:"waggle_getpeername4"`
+	WaggleGetpeername6  *ebpf.ProgramSpec `ebpf:"waggle_getpeername6"`
+	WaggleIngress       *ebpf.ProgramSpec `ebpf:"waggle_ingress"`
+	WaggleIngressL3     *ebpf.ProgramSpec `ebpf:"waggle_ingress_l3"`
+	WaggleJiffies       *ebpf.ProgramSpec `ebpf:"waggle_jiffies"`
+	WaggleLeave         *ebpf.ProgramSpec `ebpf:"waggle_leave"`
+	WagglePod           *ebpf.ProgramSpec `ebpf:"waggle_pod"`
+	WaggleRecvmsg4      *ebpf.ProgramSpec `ebpf:"waggle_recvmsg4"`
+	WaggleRecvmsg6      *ebpf.ProgramSpec `ebpf:"waggle_recvmsg6"`
+	WaggleSendmsg4      *ebpf.ProgramSpec `ebpf:"waggle_sendmsg4"`
+	WaggleSendmsg6      *ebpf.ProgramSpec `ebpf:"waggle_sendmsg6"`
+	WaggleShow4         *ebpf.ProgramSpec `ebpf:"waggle_show4"`
+	WaggleShow6         *ebpf.ProgramSpec `ebpf:"waggle_show6"`
+	WaggleStale4        *ebpf.ProgramSpec `ebpf:"waggle_stale4"`
+	WaggleStale6        *ebpf.ProgramSpec `ebpf:"waggle_stale6"`
+	WaggleXdp           *ebpf.ProgramSpec `ebpf:"waggle_xdp"`
 }
 
 // waggleMapSpecs contains maps before they are loaded into the kernel.
@@ -643,6 +745,7 @@ type waggleMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type waggleVariableSpecs struct {
 	AnswerPing              *ebpf.VariableSpec `ebpf:"answer_ping"`
+	Explain                 *ebpf.VariableSpec `ebpf:"explain"`
 	FibTakesMark            *ebpf.VariableSpec `ebpf:"fib_takes_mark"`
 	FlowSets4               *ebpf.VariableSpec `ebpf:"flow_sets4"`
 	FlowSets6               *ebpf.VariableSpec `ebpf:"flow_sets6"`
@@ -662,16 +765,19 @@ type waggleVariableSpecs struct {
 	TimeoutTcpHalfClosed    *ebpf.VariableSpec `ebpf:"timeout_tcp_half_closed"`
 	TimeoutTcpReset         *ebpf.VariableSpec `ebpf:"timeout_tcp_reset"`
 	TimeoutUdp              *ebpf.VariableSpec `ebpf:"timeout_udp"`
+	Trace                   *ebpf.VariableSpec `ebpf:"trace"`
 	UnusedBackendFlags      *ebpf.VariableSpec `ebpf:"unused_backend_flags"`
 	UnusedClusterAddr       *ebpf.VariableSpec `ebpf:"unused_cluster_addr"`
 	UnusedClusterRangeFlags *ebpf.VariableSpec `ebpf:"unused_cluster_range_flags"`
 	UnusedDeviceFlags       *ebpf.VariableSpec `ebpf:"unused_device_flags"`
 	UnusedFlowFlags         *ebpf.VariableSpec `ebpf:"unused_flow_flags"`
 	UnusedFlowTag           *ebpf.VariableSpec `ebpf:"unused_flow_tag"`
+	UnusedFragment          *ebpf.VariableSpec `ebpf:"unused_fragment"`
 	UnusedHook              *ebpf.VariableSpec `ebpf:"unused_hook"`
 	UnusedHopFlags          *ebpf.VariableSpec `ebpf:"unused_hop_flags"`
 	UnusedNodeAddrFlags     *ebpf.VariableSpec `ebpf:"unused_node_addr_flags"`
 	UnusedServiceFlags      *ebpf.VariableSpec `ebpf:"unused_service_flags"`
+	UnusedTraceStep         *ebpf.VariableSpec `ebpf:"unused_trace_step"`
 	UnusedVerdict           *ebpf.VariableSpec `ebpf:"unused_verdict"`
 	UnusedZone              *ebpf.VariableSpec `ebpf:"unused_zone"`
 	WeaklyOrdered           *ebpf.VariableSpec `ebpf:"weakly_ordered"`
@@ -759,6 +865,7 @@ func (m *waggleMaps) Close() error {
 // It can be passed to loadWaggleObjects or ebpf.CollectionSpec.LoadAndAssign.
 type waggleVariables struct {
 	AnswerPing              *ebpf.Variable `ebpf:"answer_ping"`
+	Explain                 *ebpf.Variable `ebpf:"explain"`
 	FibTakesMark            *ebpf.Variable `ebpf:"fib_takes_mark"`
 	FlowSets4               *ebpf.Variable `ebpf:"flow_sets4"`
 	FlowSets6               *ebpf.Variable `ebpf:"flow_sets6"`
@@ -778,16 +885,19 @@ type waggleVariables struct {
 	TimeoutTcpHalfClosed    *ebpf.Variable `ebpf:"timeout_tcp_half_closed"`
 	TimeoutTcpReset         *ebpf.Variable `ebpf:"timeout_tcp_reset"`
 	TimeoutUdp              *ebpf.Variable `ebpf:"timeout_udp"`
+	Trace                   *ebpf.Variable `ebpf:"trace"`
 	UnusedBackendFlags      *ebpf.Variable `ebpf:"unused_backend_flags"`
 	UnusedClusterAddr       *ebpf.Variable `ebpf:"unused_cluster_addr"`
 	UnusedClusterRangeFlags *ebpf.Variable `ebpf:"unused_cluster_range_flags"`
 	UnusedDeviceFlags       *ebpf.Variable `ebpf:"unused_device_flags"`
 	UnusedFlowFlags         *ebpf.Variable `ebpf:"unused_flow_flags"`
 	UnusedFlowTag           *ebpf.Variable `ebpf:"unused_flow_tag"`
+	UnusedFragment          *ebpf.Variable `ebpf:"unused_fragment"`
 	UnusedHook              *ebpf.Variable `ebpf:"unused_hook"`
 	UnusedHopFlags          *ebpf.Variable `ebpf:"unused_hop_flags"`
 	UnusedNodeAddrFlags     *ebpf.Variable `ebpf:"unused_node_addr_flags"`
 	UnusedServiceFlags      *ebpf.Variable `ebpf:"unused_service_flags"`
+	UnusedTraceStep         *ebpf.Variable `ebpf:"unused_trace_step"`
 	UnusedVerdict           *ebpf.Variable `ebpf:"unused_verdict"`
 	UnusedZone              *ebpf.Variable `ebpf:"unused_zone"`
 	WeaklyOrdered           *ebpf.Variable `ebpf:"weakly_ordered"`
@@ -797,32 +907,33 @@ type waggleVariables struct {
 //
 // It can be passed to loadWaggleObjects or ebpf.CollectionSpec.LoadAndAssign.
 type wagglePrograms struct {
-	WaggleAbortUdp     *ebpf.Program `ebpf:"waggle_abort_udp"`
-	WaggleAdopt        *ebpf.Program `ebpf:"waggle_adopt"`
-	WaggleConnect4     *ebpf.Program `ebpf:"waggle_connect4"`
-	WaggleConnect6     *ebpf.Program `ebpf:"waggle_connect6"`
-	WaggleConvert      *ebpf.Program `ebpf:"waggle_convert"`
-	WaggleEgress       *ebpf.Program `ebpf:"waggle_egress"`
-	WaggleEgressL3     *ebpf.Program `ebpf:"waggle_egress_l3"`
-	WaggleExpire4      *ebpf.Program `ebpf:"waggle_expire4"`
-	WaggleExpire6      *ebpf.Program `ebpf:"waggle_expire6"`
-	WaggleFollow       *ebpf.Program `ebpf:"waggle_follow"`
-	WaggleGetpeername4 *ebpf.Program `ebpf:"waggle_getpeername4"`
-	WaggleGetpeername6 *ebpf.Program `ebpf:"waggle_getpeername6"`
-	WaggleIngress      *ebpf.Program `ebpf:"waggle_ingress"`
-	WaggleIngressL3    *ebpf.Program `ebpf:"waggle_ingress_l3"`
-	WaggleJiffies      *ebpf.Program `ebpf:"waggle_jiffies"`
-	WaggleLeave        *ebpf.Program `ebpf:"waggle_leave"`
-	WagglePod          *ebpf.Program `ebpf:"waggle_pod"`
-	WaggleRecvmsg4     *ebpf.Program `ebpf:"waggle_recvmsg4"`
-	WaggleRecvmsg6     *ebpf.Program `ebpf:"waggle_recvmsg6"`
-	WaggleSendmsg4     *ebpf.Program `ebpf:"waggle_sendmsg4"`
-	WaggleSendmsg6     *ebpf.Program `ebpf:"waggle_sendmsg6"`
-	WaggleShow4        *ebpf.Program `ebpf:"waggle_show4"`
-	WaggleShow6        *ebpf.Program `ebpf:"waggle_show6"`
-	WaggleStale4       *ebpf.Program `ebpf:"waggle_stale4"`
-	WaggleStale6       *ebpf.Program `ebpf:"waggle_stale6"`
-	WaggleXdp          *ebpf.Program `ebpf:"waggle_xdp"`
+	WaggleAbortUdp      *ebpf.Program `ebpf:"waggle_abort_udp"`
+	WaggleAdopt         *ebpf.Program `ebpf:"waggle_adopt"`
+	WaggleConnect4      *ebpf.Program `ebpf:"waggle_connect4"`
+	WaggleConnect6      *ebpf.Program `ebpf:"waggle_connect6"`
+	WaggleConvert       *ebpf.Program `ebpf:"waggle_convert"`
+	WaggleEgress        *ebpf.Program `ebpf:"waggle_egress"`
+	WaggleEgressL3      *ebpf.Program `ebpf:"waggle_egress_l3"`
+	WaggleExpire4       *ebpf.Program `ebpf:"waggle_expire4"`
+	WaggleExpire6       *ebpf.Program `ebpf:"waggle_expire6"`
+	WaggleExplainSocket *ebpf.Program `ebpf:"waggle_explain_socket"`
+	WaggleFollow        *ebpf.Program `ebpf:"waggle_follow"`
+	WaggleGetpeername4  *ebpf.Program `ebpf:"waggle_getpeername4"`
+	WaggleGetpeername6  *ebpf.Program `ebpf:"waggle_getpeername6"`
+	WaggleIngress       *ebpf.Program `ebpf:"waggle_ingress"`
+	WaggleIngressL3     *ebpf.Program `ebpf:"waggle_ingress_l3"`
+	WaggleJiffies       *ebpf.Program `ebpf:"waggle_jiffies"`
+	WaggleLeave         *ebpf.Program `ebpf:"waggle_leave"`
+	WagglePod           *ebpf.Program `ebpf:"waggle_pod"`
+	WaggleRecvmsg4      *ebpf.Program `ebpf:"waggle_recvmsg4"`
+	WaggleRecvmsg6      *ebpf.Program `ebpf:"waggle_recvmsg6"`
+	WaggleSendmsg4      *ebpf.Program `ebpf:"waggle_sendmsg4"`
+	WaggleSendmsg6      *ebpf.Program `ebpf:"waggle_sendmsg6"`
+	WaggleShow4         *ebpf.Program `ebpf:"waggle_show4"`
+	WaggleShow6         *ebpf.Program `ebpf:"waggle_show6"`
+	WaggleStale4        *ebpf.Program `ebpf:"waggle_stale4"`
+	WaggleStale6        *ebpf.Program `ebpf:"waggle_stale6"`
+	WaggleXdp           *ebpf.Program `ebpf:"waggle_xdp"`
 }
 
 func (p *wagglePrograms) Close() error {
@@ -836,6 +947,7 @@ func (p *wagglePrograms) Close() error {
 		p.WaggleEgressL3,
 		p.WaggleExpire4,
 		p.WaggleExpire6,
+		p.WaggleExplainSocket,
 		p.WaggleFollow,
 		p.WaggleGetpeername4,
 		p.WaggleGetpeername6,

@@ -32,7 +32,7 @@ const convertProgram = "waggle_convert"
 // be refused after the first has been exchanged.
 func wantedAtStart(spec *ebpf.CollectionSpec, converts bool) []string {
 	return slices.DeleteFunc(slices.Collect(maps.Keys(spec.Programs)), func(name string) bool {
-		return !converts && (name == convertProgram || slices.Contains(onDemand, name))
+		return name == bpf.ExplainProgram || !converts && (name == convertProgram || slices.Contains(onDemand, name))
 	})
 }
 

@@ -115,3 +115,26 @@ func ReadSlots(p Provider, block Block) ([]uint32, error) {
 	}
 	return ids, nil
 }
+
+// ReadBackend reads one backend; ok is whether the element is in use.
+func ReadBackend(p Provider, id uint32) (b Backend, ok bool, err error) {
+	var c bpf.Backend
+	err = p.Map("backends").Lookup(id, &c)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return Backend{}, false, nil
+	}
+	if err != nil {
+		return Backend{}, false, fmt.Errorf("reading backend %d: %w", id, err)
+	}
+	return decodeBackend(&c), c.Service != 0, nil
+}
+
+// ReadName reads the name of one service; the zero Name if it has none.
+func ReadName(p Provider, id uint32) (Name, error) {
+	var c bpf.ServiceName
+	ok, err := (&Names{m: p.Map("service_names")}).read(id, &c)
+	if err != nil || !ok {
+		return Name{}, err
+	}
+	return decodeName(&c), nil
+}

@@ -15,7 +15,7 @@ var layers = [][]string{
 	{"bpf"},
 	{"maps", "loader/netdump"},
 	{"loader"},
-	{"control/atomicfile", "control/conntrack", "control/drift", "control/ipvs", "control/netns", "control/xtables"},
+	{"control/atomicfile", "control/conntrack", "control/drift", "control/explain", "control/ipvs", "control/netns", "control/xtables"},
 	{"control/config", "control/leftovers", "control/netfilter", "control/plan", "control/rundir", "control/upgrade"},
 	{"control/reconcile", "control/status"},
 	{"control/source"},

@@ -40,6 +40,11 @@ type table struct {
 
 // print writes objects as JSON or YAML, or their table.
 func (o *output) print(w io.Writer, objects any, t func(wide bool) table) error {
+	return o.printAs(w, objects, func(w io.Writer) error { return t(o.wide()).write(w) })
+}
+
+// printAs writes objects as JSON or YAML, or calls a function that writes them for people.
+func (o *output) printAs(w io.Writer, objects any, words func(io.Writer) error) error {
 	switch o.format {
 	case "json":
 		raw, err := json.MarshalIndent(objects, "", "  ")
@@ -56,7 +61,7 @@ func (o *output) print(w io.Writer, objects any, t func(wide bool) table) error 
 		_, err = w.Write(raw)
 		return err
 	}
-	return t(o.wide()).write(w)
+	return words(w)
 }
 
 func (t table) write(w io.Writer) error {

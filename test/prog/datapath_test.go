@@ -12,6 +12,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/loader"
 )
 
 // Maps are made small, so that making them costs nothing.
@@ -46,6 +47,7 @@ type datapath struct {
 	maps     map[string]*ebpf.Map
 	tables   map[string]table // flows4 and flows6
 	programs map[string]*ebpf.Program
+	twin     *loader.Twin
 }
 
 // unused are the datapaths in no test's hands.
@@ -115,7 +117,7 @@ func newDatapath(key string, settings []setting) (*datapath, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &datapath{key, spec, coll.Maps, make(map[string]table), make(map[string]*ebpf.Program)}
+	d := &datapath{settings: key, spec: spec, maps: coll.Maps, tables: make(map[string]table), programs: make(map[string]*ebpf.Program)}
 	for _, name := range []string{"flows4", "flows6"} {
 		if d.tables[name], err = newTable(d.maps[name]); err != nil {
 			return nil, err

@@ -64,7 +64,7 @@ func keysOf(records []record) (keys []string) {
 func TestFlowsFull(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		for room := range p.halves {
-			c := converse(newNode(t, oneSet), v, p)
+			c := converse(newNode(t, oneSet).withTwin(), v, p)
 			c.fill(v, room)
 			c.refused()
 		}
@@ -91,7 +91,7 @@ func TestFlowsFillUp(t *testing.T) {
 func TestFlowsFullExpired(t *testing.T) {
 	forConnected(t, func(t *testing.T, v variant, p path) {
 		for room := range p.halves {
-			c := converse(newNode(t, oneSet), v, p)
+			c := converse(newNode(t, oneSet).withTwin(), v, p)
 			keys := c.fill(v, room)
 			c.refused()
 			missing := p.halves - room
@@ -111,7 +111,7 @@ func TestFlowsFullExpired(t *testing.T) {
 func TestFlowsFullRepair(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		for lost := 1; lost < p.halves; lost++ {
-			c := converse(newNode(t, oneSet), v, p)
+			c := converse(newNode(t, oneSet).withTwin(), v, p)
 			c.request()
 			c.remove(c.keys()[lost])
 			c.fill(v, 0)

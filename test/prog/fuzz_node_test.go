@@ -64,6 +64,7 @@ type fuzzNode struct {
 	limits   model.Limits
 	programs map[bpf.Hook]*ebpf.Program
 	walks    map[string]*ebpf.Program
+	guard    func(ask func() error) error // around each question to the twin
 	counted  []bpf.Counter
 	reached  tally // by the last script
 	out      []byte

@@ -435,6 +435,7 @@ func (r *fuzzRun) from(d *device, frame []byte, _ netip.Addr) error {
 // one sends a frame to one hook, and compares what comes out, and what it did, with the model.
 func (r *fuzzRun) one(hook bpf.Hook, d *device, frame []byte) (model.Result, error) {
 	sum := r.packets%2 == 0 && model.CanSum(frame)
+	explained, explainErr := r.explain(hook, d.index, frame)
 	got, err := r.run(hook, d.index, frame, sum)
 	if errors.Is(err, unix.EINVAL) && hook != bpf.HookXDP && len(frame) < 14+40 {
 		return model.Result{Action: model.Drop}, nil // not so much as an IP header, which test runs refuse
@@ -470,7 +471,10 @@ func (r *fuzzRun) one(hook bpf.Hook, d *device, frame []byte) (model.Result, err
 	case want.Action != model.Drop:
 		err = r.invariants(want.Verdict, frame, got.Frame)
 	}
-	err = errors.Join(err, r.stays(hook, want.Verdict, opened != 0, frame, got.Frame))
+	err = errors.Join(err, explainErr, r.stays(hook, want.Verdict, opened != 0, frame, got.Frame))
+	if now := (outcome{want.Verdict, got.Action}); !slices.Contains(explained, now) {
+		err = errors.Join(err, fmt.Errorf("it was explained as %v, and is %s", explained, now))
+	}
 	if err != nil {
 		return got, fmt.Errorf("%s at %s: %s, %w\n  in   % x", bpf.HookName(hook), d.name, bpf.VerdictName(want.Verdict), err, frame)
 	}

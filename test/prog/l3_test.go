@@ -32,7 +32,7 @@ func (r result) becameHeadless(verdict bpf.Verdict, action uint32, changes ...ch
 // TestNoLinkLayer: the same work, 14 bytes further to the front.
 func TestNoLinkLayer(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
-		n := newNode(t)
+		n := newNode(t).withTwin()
 		client, local, remote := at(v.headless, clientPort), at(v.vip, 80), at(v.vip2, 80)
 		n.serve(v, local, at(v.pod, backendPort))
 		n.serve(v, remote, at(v.far, backendPort))
@@ -57,7 +57,7 @@ func TestNoLinkLayer(t *testing.T) {
 // way round, because the source is where a test run looks.
 func TestNoLinkLayerEgress(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
-		n := newNode(t)
+		n := newNode(t).withTwin()
 		client, frontend, backend := at(v.pod, clientPort), at(v.vip, 80), at(v.headless, backendPort)
 		n.serve(v, frontend, backend)
 		n.podIngress(pod0, v.packet(client, frontend)).became(bpf.VerdictStack, tcNext, to(backend))
@@ -70,7 +70,7 @@ func TestNoLinkLayerEgress(t *testing.T) {
 // be in the way, when the packet is moved).
 func TestNoLinkLayerRefusal(t *testing.T) {
 	for _, v := range variants[:2] {
-		n := newNode(t)
+		n := newNode(t).withTwin()
 		client, frontend := at(v.headless, clientPort), at(v.vip, 80)
 		n.serve(v, frontend)
 		r := n.headless(bpf.HookTCIngress, "waggle_ingress_l3", tcp(client, frontend, seq(7), payload(33)))

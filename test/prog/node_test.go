@@ -23,12 +23,13 @@ const (
 // node is the datapath of one test: maps and programs that nobody else uses.
 type node struct {
 	*datapath
-	t        *testing.T
-	counted  []uint64    // packets by hook and verdict, as last seen
-	slots    uint32      // in use
-	backends uint32      // in use; element 0 stays free
-	services uint32      // ids in use
-	last     bpf.Service // that was published
+	t         *testing.T
+	explained bool        // each packet, see withTwin
+	counted   []uint64    // packets by hook and verdict, as last seen
+	slots     uint32      // in use
+	backends  uint32      // in use; element 0 stays free
+	services  uint32      // ids in use
+	last      bpf.Service // that was published
 }
 
 func newNode(t *testing.T, settings ...setting) *node {

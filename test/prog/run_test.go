@@ -43,7 +43,8 @@ func (n *node) xdp(in *device, p packet) result {
 
 func (n *node) xdpFrame(in *device, frame []byte) result {
 	n.t.Helper()
-	return n.run(bpf.HookXDP, "waggle_xdp", frame, xdpContext(in, frame), 0)
+	asExplained := n.explain(bpf.HookXDP, "waggle_xdp", in, frame)
+	return asExplained(n.run(bpf.HookXDP, "waggle_xdp", frame, xdpContext(in, frame), 0))
 }
 
 // xdpContext is struct xdp_md, as far as the kernel wants to know.
@@ -92,7 +93,8 @@ func deviceSums(p packet) uint32 {
 
 func (n *node) tcFrame(hook bpf.Hook, program string, d *device, frame []byte, flags uint32) result {
 	n.t.Helper()
-	return n.run(hook, program, frame, skbContext{ingress: uint32(d.index), ifindex: uint32(d.index)}, flags)
+	asExplained := n.explain(hook, program, d, frame)
+	return asExplained(n.run(hook, program, frame, skbContext{ingress: uint32(d.index), ifindex: uint32(d.index)}, flags))
 }
 
 // skbContext is struct __sk_buff, up to the members that are ours to set.

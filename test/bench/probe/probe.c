@@ -8,8 +8,8 @@
 
 #include "bare.h"
 #include "own.h"
+#include "../../../bpf/affinity.h"
 #include "../../../bpf/hop.h"
-#include "../../../bpf/service.h"
 
 /* What the limits rewrite to, and where they transmit. */
 struct target {

@@ -36,6 +36,7 @@ type probeDrive struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	probeMapAffinity             = "affinity"
 	probeMapBackends             = "backends"
 	probeMapBareHash4            = "bare_hash4"
 	probeMapBareHash6            = "bare_hash6"
@@ -82,6 +83,7 @@ const (
 	probeProgRewriteXdp6         = "rewrite_xdp6"
 	probeVarAnswerPing           = "answer_ping"
 	probeVarDriven               = "driven"
+	probeVarExplain              = "explain"
 	probeVarFilling              = "filling"
 	probeVarFlowSets4            = "flow_sets4"
 	probeVarFlowSets6            = "flow_sets6"
@@ -101,6 +103,7 @@ const (
 	probeVarTimeoutTcpHalfClosed = "timeout_tcp_half_closed"
 	probeVarTimeoutTcpReset      = "timeout_tcp_reset"
 	probeVarTimeoutUdp           = "timeout_udp"
+	probeVarTrace                = "trace"
 	probeVarValue4               = "value4"
 	probeVarValue6               = "value6"
 	probeVarWeaklyOrdered        = "weakly_ordered"
@@ -179,6 +182,7 @@ type probeProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type probeMapSpecs struct {
+	Affinity     *ebpf.MapSpec `ebpf:"affinity"`
 	Backends     *ebpf.MapSpec `ebpf:"backends"`
 	BareHash4    *ebpf.MapSpec `ebpf:"bare_hash4"`
 	BareHash6    *ebpf.MapSpec `ebpf:"bare_hash6"`
@@ -206,6 +210,7 @@ type probeMapSpecs struct {
 type probeVariableSpecs struct {
 	AnswerPing           *ebpf.VariableSpec `ebpf:"answer_ping"`
 	Driven               *ebpf.VariableSpec `ebpf:"driven"`
+	Explain              *ebpf.VariableSpec `ebpf:"explain"`
 	Filling              *ebpf.VariableSpec `ebpf:"filling"`
 	FlowSets4            *ebpf.VariableSpec `ebpf:"flow_sets4"`
 	FlowSets6            *ebpf.VariableSpec `ebpf:"flow_sets6"`
@@ -225,6 +230,7 @@ type probeVariableSpecs struct {
 	TimeoutTcpHalfClosed *ebpf.VariableSpec `ebpf:"timeout_tcp_half_closed"`
 	TimeoutTcpReset      *ebpf.VariableSpec `ebpf:"timeout_tcp_reset"`
 	TimeoutUdp           *ebpf.VariableSpec `ebpf:"timeout_udp"`
+	Trace                *ebpf.VariableSpec `ebpf:"trace"`
 	Value4               *ebpf.VariableSpec `ebpf:"value4"`
 	Value6               *ebpf.VariableSpec `ebpf:"value6"`
 	WeaklyOrdered        *ebpf.VariableSpec `ebpf:"weakly_ordered"`
@@ -250,6 +256,7 @@ func (o *probeObjects) Close() error {
 //
 // It can be passed to loadProbeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type probeMaps struct {
+	Affinity     *ebpf.Map `ebpf:"affinity"`
 	Backends     *ebpf.Map `ebpf:"backends"`
 	BareHash4    *ebpf.Map `ebpf:"bare_hash4"`
 	BareHash6    *ebpf.Map `ebpf:"bare_hash6"`
@@ -273,6 +280,7 @@ type probeMaps struct {
 
 func (m *probeMaps) Close() error {
 	return _ProbeClose(
+		m.Affinity,
 		m.Backends,
 		m.BareHash4,
 		m.BareHash6,
@@ -301,6 +309,7 @@ func (m *probeMaps) Close() error {
 type probeVariables struct {
 	AnswerPing           *ebpf.Variable `ebpf:"answer_ping"`
 	Driven               *ebpf.Variable `ebpf:"driven"`
+	Explain              *ebpf.Variable `ebpf:"explain"`
 	Filling              *ebpf.Variable `ebpf:"filling"`
 	FlowSets4            *ebpf.Variable `ebpf:"flow_sets4"`
 	FlowSets6            *ebpf.Variable `ebpf:"flow_sets6"`
@@ -320,6 +329,7 @@ type probeVariables struct {
 	TimeoutTcpHalfClosed *ebpf.Variable `ebpf:"timeout_tcp_half_closed"`
 	TimeoutTcpReset      *ebpf.Variable `ebpf:"timeout_tcp_reset"`
 	TimeoutUdp           *ebpf.Variable `ebpf:"timeout_udp"`
+	Trace                *ebpf.Variable `ebpf:"trace"`
 	Value4               *ebpf.Variable `ebpf:"value4"`
 	Value6               *ebpf.Variable `ebpf:"value6"`
 	WeaklyOrdered        *ebpf.Variable `ebpf:"weakly_ordered"`

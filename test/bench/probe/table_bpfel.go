@@ -63,6 +63,7 @@ const (
 	tableProgOwnRemove6          = "own_remove6"
 	tableVarAnswerPing           = "answer_ping"
 	tableVarDriven               = "driven"
+	tableVarExplain              = "explain"
 	tableVarFlowSets4            = "flow_sets4"
 	tableVarFlowSets6            = "flow_sets6"
 	tableVarHostNetnsCookie      = "host_netns_cookie"
@@ -186,6 +187,7 @@ type tableMapSpecs struct {
 type tableVariableSpecs struct {
 	AnswerPing           *ebpf.VariableSpec `ebpf:"answer_ping"`
 	Driven               *ebpf.VariableSpec `ebpf:"driven"`
+	Explain              *ebpf.VariableSpec `ebpf:"explain"`
 	FlowSets4            *ebpf.VariableSpec `ebpf:"flow_sets4"`
 	FlowSets6            *ebpf.VariableSpec `ebpf:"flow_sets6"`
 	HostNetnsCookie      *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
@@ -263,6 +265,7 @@ func (m *tableMaps) Close() error {
 type tableVariables struct {
 	AnswerPing           *ebpf.Variable `ebpf:"answer_ping"`
 	Driven               *ebpf.Variable `ebpf:"driven"`
+	Explain              *ebpf.Variable `ebpf:"explain"`
 	FlowSets4            *ebpf.Variable `ebpf:"flow_sets4"`
 	FlowSets6            *ebpf.Variable `ebpf:"flow_sets6"`
 	HostNetnsCookie      *ebpf.Variable `ebpf:"host_netns_cookie"`

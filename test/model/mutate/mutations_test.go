@@ -10,7 +10,7 @@ import (
 
 // TestMutationsApply: what mutations break is still there to be broken.
 func TestMutationsApply(t *testing.T) {
-	for _, m := range slices.Concat(ofModel, ofFullTables, ofTwoCPUs, ofNone) {
+	for _, m := range slices.Concat(ofModel, ofFullTables, ofExplain, ofTwoCPUs, ofNone) {
 		dir := t.TempDir()
 		if err := os.CopyFS(dir, os.DirFS("../../../bpf")); err != nil {
 			t.Fatal(err)

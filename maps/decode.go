@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package maps
+
+import (
+	"net/netip"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+// What the programs leave outside of the maps, as explain's twin does, for those who read it.
+
+// DecodeTuple is a tuple as the programs hold it.
+func DecodeTuple(f Family, t bpf.Tuple) Tuple {
+	addr := func(w [4]uint32) netip.Addr { return DecodeAddr(f, w) }
+	return Tuple{
+		Src:   netip.AddrPortFrom(addr(t.Saddr.Word), netPort(t.Sport)),
+		Dst:   netip.AddrPortFrom(addr(t.Daddr.Word), netPort(t.Dport)),
+		Proto: t.Proto, Zone: bpf.Zone(t.Zone),
+	}
+}
+
+// DecodeAddr is an address as the programs hold it: IPv4 in the first four bytes.
+func DecodeAddr(f Family, w [4]uint32) netip.Addr {
+	if f == IPv4 {
+		return addr4(w[0])
+	}
+	return addr6(w)
+}
+
+// EncodeAddr is its inverse.
+func EncodeAddr(a netip.Addr) [4]uint32 { return wordsOf(a) }
+
+// NetPort converts a port between host and network byte order, either way.
+func NetPort(p uint16) uint16 { return netPort(p) }
+
+// DecodeService is a frontend's element as the programs hold it.
+func DecodeService(c bpf.Service) Service { return decodeService(&c) }

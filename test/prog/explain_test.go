@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package prog
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/loader"
+	"github.com/waggle-lb/waggle/test/model"
+)
+
+// explained are the programs that the explain twin has: those of packets, and the one about sockets.
+var explained = []string{"waggle_xdp", "waggle_ingress", "waggle_egress", "waggle_pod", "waggle_ingress_l3", "waggle_egress_l3"}
+
+// wholeSpec is the datapath with the program about sockets, which only the twin has.
+func wholeSpec(t *testing.T) *ebpf.CollectionSpec {
+	t.Helper()
+	spec, err := bpf.Whole()
+	if *object != "" {
+		spec, err = ebpf.LoadCollectionSpec(*object)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range spec.Maps {
+		m.Pinning = ebpf.PinNone
+		if m.Name != "counters" {
+			m.MaxEntries = min(m.MaxEntries, mapSize)
+		}
+	}
+	return spec
+}
+
+// writable are the maps that a test can't have the verifier protect: those of its own of the twin, and those of
+// which values are given to functions that the verifier proves alone, where it takes a pointer for one to memory
+// that may be written. No kernel lets programs write to a devmap by a pointer, or has a read-only kind of
+// sk_storage.
+var writable = []string{
+	"scratch_map", "counters", ".data.trace", ".rodata", "walk_map", "services4", "services6", "xdp_devices", "sock_peers",
+}
+
+// TestExplainTwinHasNoWrites: the verifier takes the programs of the twin on maps that programs may only read. So
+// no instruction of theirs, and no call, writes to one. It refuses the running programs there.
+func TestExplainTwinHasNoWrites(t *testing.T) {
+	enter(t)
+	spec := wholeSpec(t)
+	for name, m := range spec.Maps {
+		if !slices.Contains(writable, name) {
+			m.Flags |= unix.BPF_F_RDONLY_PROG
+		}
+	}
+	must(bpf.Fit(spec))
+	onlyMaps := spec.Copy()
+	clear(onlyMaps.Programs)
+	live, err := ebpf.NewCollection(onlyMaps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer live.Close()
+	twin, err := loader.NewTwin(spec, live.Maps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer twin.Close()
+	for _, name := range explained {
+		onlyReads(t, twin, name)
+		one := spec.Copy()
+		maps.DeleteFunc(one.Programs, func(other string, _ *ebpf.ProgramSpec) bool { return other != name })
+		coll, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: live.Maps})
+		if err == nil {
+			coll.Close()
+			t.Errorf("%s: the verifier takes the running program on maps that it may not write to", name)
+		} else if !forbidden(err) {
+			t.Errorf("%s: the verifier refuses the running program for another reason: %v", name, err)
+		}
+	}
+	if *object == "" {
+		onlyReads(t, twin, bpf.ExplainProgram)
+	}
+}
+
+// onlyReads loads a program of the twin on maps that programs may only read.
+func onlyReads(t *testing.T, twin *loader.Twin, name string) {
+	t.Helper()
+	switch err := twin.Load(name); {
+	case forbidden(err):
+		t.Errorf("the twin of %s writes to a map", name)
+	case err != nil:
+		t.Errorf("%+v", err)
+	}
+}
+
+// forbidden: the verifier refuses a program for a write to a map.
+func forbidden(err error) bool {
+	return err != nil && strings.Contains(fmt.Sprintf("%+v", err), "write into map forbidden")
+}
+
+// outcome is what becomes of a packet.
+type outcome struct {
+	verdict bpf.Verdict
+	action  model.Action
+}
+
+func (o outcome) String() string { return fmt.Sprintf("%s, %s", verdictName(o.verdict), o.action) }
+
+func verdictName(v bpf.Verdict) string {
+	if v >= bpf.VerdictCount {
+		return "none"
+	}
+	return bpf.VerdictName(v)
+}
+
+// ask asks the twin what may become of a packet: one outcome, or one for each backend that may be chosen.
+func (d *datapath) ask(hook bpf.Hook, program string, device int, frame []byte) (outcomes []outcome, err error) {
+	if d.twin == nil {
+		if d.twin, err = loader.NewTwin(d.spec, d.maps); err != nil {
+			return nil, err
+		}
+	}
+	for pick := uint32(0); ; pick++ {
+		trace, err := d.twin.Packet(program, device, frame, pick)
+		if err != nil {
+			return nil, err
+		}
+		action, err := actionOf(hook, trace.Action)
+		if err != nil {
+			return nil, err
+		}
+		outcomes = append(outcomes, outcome{trace.Verdict, action})
+		scope := trace.Notes.Service.External
+		if trace.Opening.Internal {
+			scope = trace.Notes.Service.Internal
+		}
+		if trace.Notes.Steps&bpf.TraceRandom == 0 || pick+1 >= scope.Count {
+			return outcomes, nil
+		}
+	}
+}
+
+// TestExplainChangesNothing: not a bit of any map is another after the twin has run, on all packets of some
+// scripts.
+func TestExplainChangesNothing(t *testing.T) {
+	enter(t)
+	nodes := make(fuzzNodes)
+	packets := 0
+	for seed := range uint64(12) {
+		s := generate(seed)
+		node := nodes.get(t, s.Settings)
+		node.guard = func(ask func() error) error {
+			packets++
+			return node.unchanged(ask)
+		}
+		if _, err := node.play(s, false, quiet); err != nil {
+			t.Errorf("seed %d: %v", seed, err)
+		}
+		node.guard = nil
+	}
+	if packets < 100 {
+		t.Errorf("only %d packets were explained", packets)
+	}
+	t.Logf("%d packets", packets)
+}
+
+// unchanged fails if a call changes any map.
+func (n *fuzzNode) unchanged(call func() error) error {
+	before, err := n.bits()
+	if err != nil {
+		return err
+	}
+	called := call()
+	after, err := n.bits()
+	if err != nil {
+		return err
+	}
+	for name := range before {
+		if !bytes.Equal(before[name], after[name]) {
+			return fmt.Errorf("explaining a packet has changed the map %s", name)
+		}
+	}
+	return called
+}
+
+// withTwin has the twin asked about each packet of a node from now on. TestModel does so with all that it sends; this is
+// for what it does not meet, such as full tables.
+func (n *node) withTwin() *node {
+	n.explained = true
+	return n
+}
+
+// explain asks the twin about a packet, and returns a check that the program comes to a verdict that the twin has
+// named.
+func (n *node) explain(hook bpf.Hook, program string, d *device, frame []byte) func(result) result {
+	n.t.Helper()
+	if !n.explained {
+		return func(r result) result { return r }
+	}
+	explained, failed := n.ask(hook, program, d.index, frame)
+	return func(r result) result {
+		r.t.Helper()
+		action, err := actionOf(hook, r.action)
+		must(err)
+		if now := (outcome{r.verdict, action}); !slices.Contains(explained, now) {
+			r.t.Errorf("%s: it was explained as %v (%v), and is %s", program, explained, failed, now)
+		}
+		return r
+	}
+}
+
+// explain is what the twin says may become of a packet.
+func (n *fuzzNode) explain(hook bpf.Hook, device int, frame []byte) (outcomes []outcome, err error) {
+	ask := func() error {
+		outcomes, err = n.ask(hook, fuzzPrograms[hook], device, frame)
+		return err
+	}
+	if n.guard != nil {
+		err = n.guard(ask)
+	} else {
+		err = ask()
+	}
+	return outcomes, err
+}
+
+// bits is the content of all maps that can be read.
+func (n *fuzzNode) bits() (map[string][]byte, error) {
+	all := map[string][]byte{}
+	for name, m := range n.maps {
+		var content []byte
+		switch m.Type() {
+		case ebpf.SkStorage:
+			continue
+		case ebpf.Array, ebpf.PerCPUArray:
+			for i := range m.MaxEntries() {
+				value, err := m.LookupBytes(i)
+				if err != nil {
+					return nil, fmt.Errorf("%s: %w", name, err)
+				}
+				content = append(content, value...)
+			}
+		default:
+			keys, values, err := contents(m)
+			if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+				return nil, fmt.Errorf("%s: %w", name, err)
+			}
+			content = bytes.Join(slices.Concat(keys, values), nil)
+		}
+		all[name] = content
+	}
+	return all, nil
+}
