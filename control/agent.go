@@ -175,7 +175,7 @@ func (a *Agent) prepareHealth() {
 	}
 	a.checks = serve.NewServiceHealth(a.cfg.NodeName, a.cfg.NodePorts, a.health, recorder)
 	a.canary = canary.New(canary.Options{
-		Datapath: a.dp, Services: a.proxy, Links: a.links.All, Cgroup: a.cfg.Cgroup, Ready: a.inForce,
+		Datapath: a.dp, Services: a.proxy, Links: a.links.All, Cgroup: a.cfg.Cgroup, Ready: a.inForce, Loaded: giveBackMemory,
 		Report: func(err error) {
 			a.warn("the datapath", err)
 			a.poke()

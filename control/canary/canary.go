@@ -47,6 +47,8 @@ type Options struct {
 	Cgroup string
 	// Report is called when what Err returns changes.
 	Report func(error)
+	// Loaded is called when twins have been loaded, which takes much memory for a moment.
+	Loaded func()
 	// Ready: everything is in force for the first time. Before, there is nothing to ask.
 	Ready func() bool
 }
@@ -125,6 +127,7 @@ func (c *Canary) prepare(links []status.Link) error {
 		return fmt.Errorf("%w: %w", errCannotAsk, err)
 	}
 	c.asker = asker
+	c.Loaded()
 	return nil
 }
 
