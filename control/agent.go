@@ -20,6 +20,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/events"
 
+	"github.com/waggle-lb/waggle/control/canary"
 	"github.com/waggle-lb/waggle/control/flows"
 	"github.com/waggle-lb/waggle/control/node"
 	"github.com/waggle-lb/waggle/control/reconcile"
@@ -74,6 +75,7 @@ type Agent struct {
 	checks   *serve.ServiceHealth
 	takeover *takeover.Takeover
 	pods     *node.PodNamespaces
+	canary   *canary.Canary
 	started  time.Time
 	nodeIPs  []netip.Addr // of our Node object, the last that there were
 
@@ -172,12 +174,23 @@ func (a *Agent) prepareHealth() {
 		recorder = r.Recorder()
 	}
 	a.checks = serve.NewServiceHealth(a.cfg.NodeName, a.cfg.NodePorts, a.health, recorder)
+	a.canary = canary.New(canary.Options{
+		Datapath: a.dp, Services: a.proxy, Links: a.links.All, Cgroup: a.cfg.Cgroup, Ready: a.inForce, Loaded: giveBackMemory,
+		Report: func(err error) {
+			a.warn("the datapath", err)
+			a.poke()
+		},
+	}, a.log)
+	a.health.Datapath(a.canary.Err)
 	w := a.proxy.watch
 	w.health, w.services, w.warn = a.health, a.checks, a.warn
 	for about, err := range a.cfg.Warnings {
 		a.warn(about, err)
 	}
 }
+
+// inForce tells whether the services of the source have been written once.
+func (a *Agent) inForce() bool { return !a.proxy.Status().LastSync.IsZero() }
 
 // sharedPorts looks at the addresses that the node has, and returns what recognizes those of its ports that
 // flows of ours take, too.
@@ -214,7 +227,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.warn("neighbours", hops.SetNeighbour(ifindex, addr, mac))
 		},
 	}
-	for _, run := range []func(context.Context){watch.Run, a.proxy.Run, a.expirer.Run, a.takeover.Run, a.stale.Run, a.pods.Run, a.reportStatus, a.lookForKubeProxy, a.keepAttached, a.around.Run} {
+	for _, run := range []func(context.Context){watch.Run, a.proxy.Run, a.expirer.Run, a.takeover.Run, a.stale.Run, a.pods.Run, a.canary.Run, a.reportStatus, a.lookForKubeProxy, a.keepAttached, a.around.Run} {
 		wg.Go(func() { run(ctx) })
 	}
 	a.log.WithFields(logrus.Fields{"node": a.cfg.NodeName, "pinDir": a.cfg.Loader.PinDir,

@@ -406,6 +406,20 @@ func (p *Proxy) EachBackend(fn func(maps.Backend)) {
 	p.reconciler.EachBackend(fn, p.pauses())
 }
 
+// Sample is part of canary.Services.
+func (p *Proxy) Sample() (reconcile.Sample, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.reconciler.Sample()
+}
+
+// SampleOf is part of canary.Services.
+func (p *Proxy) SampleOf(s reconcile.Sample) (reconcile.Sample, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.reconciler.SampleOf(s.Frontend)
+}
+
 // families returns the families that there are services of.
 func (p *Proxy) families() node.Families {
 	p.mu.Lock()

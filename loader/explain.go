@@ -296,14 +296,8 @@ func (v *View) Twin() (*Twin, error) {
 	if err != nil {
 		return nil, err
 	}
-	for name, variable := range spec.Variables {
-		if variable.SectionName != rodataMap {
-			continue
-		}
-		if end := int(variable.Offset) + len(variable.Value); end > len(constants) {
-			return nil, fmt.Errorf("the programs that run have no constant %s: %w", name, errOtherBuild)
-		}
-		copy(variable.Value, constants[variable.Offset:])
+	if err := setConstants(spec, constants); err != nil {
+		return nil, err
 	}
 	t, err := NewTwin(spec, v.maps)
 	if err != nil {
@@ -311,6 +305,43 @@ func (v *View) Twin() (*Twin, error) {
 	}
 	t.running = v.pins.tagOf
 	return t, nil
+}
+
+// Twin loads a twin of the datapath's programs, with their constants.
+func (d *Datapath) Twin() (*Twin, error) {
+	spec, err := d.compiled()
+	if err != nil {
+		return nil, err
+	}
+	constants, err := d.collection.Maps[rodataMap].LookupBytes(uint32(0))
+	if err != nil {
+		return nil, fmt.Errorf("read the map %s: %w", rodataMap, err)
+	}
+	if err := setConstants(spec, constants); err != nil {
+		return nil, err
+	}
+	return NewTwin(spec, d.collection.Maps)
+}
+
+// setConstants gives a spec the constants of programs that run.
+func setConstants(spec *ebpf.CollectionSpec, constants []byte) error {
+	for name, variable := range spec.Variables {
+		if variable.SectionName != rodataMap {
+			continue
+		}
+		if end := int(variable.Offset) + len(variable.Value); end > len(constants) {
+			return fmt.Errorf("the programs that run have no constant %s: %w", name, errOtherBuild)
+		}
+		copy(variable.Value, constants[variable.Offset:])
+	}
+	return nil
+}
+
+// Loaded lets go of what only loading needs: no further program, and no constant, can be had.
+func (t *Twin) Loaded() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.spec, t.types = &ebpf.CollectionSpec{}, nil
 }
 
 // Programs that were loaded before netfilter's module lack its functions (bpf/owner.h), so their instructions are

@@ -27,12 +27,14 @@ type Health struct {
 	node *nodeHealth
 	// started: the source has synced, so changes are to be written.
 	started atomic.Bool
+	// datapath says what is wrong with the datapath, as far as it is asked.
+	datapath atomic.Pointer[func() error]
 }
 
 // NewHealth makes a Health; Start serves it. (The library's own server gives its clients any time.)
 func NewHealth(syncPeriod time.Duration) *Health {
 	node := &nodeHealth{}
-	h := &Health{healthcheck.NewProxyHealthServer("", 2*syncPeriod, node), node, atomic.Bool{}}
+	h := &Health{ProxyHealthServer: healthcheck.NewProxyHealthServer("", 2*syncPeriod, node), node: node}
 	for _, family := range plan.IPFamilies {
 		h.Updated(family) // or else a first sync that never succeeds would go unnoticed
 	}
@@ -51,6 +53,17 @@ func (h *Health) Queued() {
 	}
 }
 
+// Datapath has a function asked what is wrong with the datapath.
+func (h *Health) Datapath(wrong func() error) { h.datapath.Store(&wrong) }
+
+// errDatapath is what is wrong with the datapath; nil: nothing is known.
+func (h *Health) errDatapath() error {
+	if wrong := h.datapath.Load(); wrong != nil {
+		return (*wrong)()
+	}
+	return nil
+}
+
 // Node returns our Node object, and nil while there is none.
 func (h *Health) Node() *v1.Node { return h.node.Node() }
 
@@ -58,23 +71,34 @@ func (h *Health) Node() *v1.Node { return h.node.Node() }
 // the node.
 func (h *Health) SetNode(node *v1.Node) { h.node.set(node) }
 
-// handler answers /healthz and /livez as kube-proxy does.
+// handler answers /healthz and /livez as kube-proxy does. To /healthz also belongs that the datapath does what
+// it should: load balancers are to go elsewhere if not, while a restart need not help.
 func (h *Health) handler() http.Handler {
 	m := http.NewServeMux()
 	m.HandleFunc("/livez", func(w http.ResponseWriter, _ *http.Request) {
 		health := h.Health()
-		answerHealth(w, health, health.Healthy, metrics.ProxyLivezTotal)
+		answerHealth(w, answer{ProxyHealth: health}, health.Healthy, metrics.ProxyLivezTotal)
 	})
 	m.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) {
 		health := h.Health()
 		health.NodeEligible = ptr.To(h.NodeEligible())
-		answerHealth(w, health, health.Healthy && *health.NodeEligible, metrics.ProxyHealthzTotal)
+		a := answer{ProxyHealth: health}
+		if err := h.errDatapath(); err != nil {
+			a.Healthy, a.Datapath = false, err.Error()
+		}
+		answerHealth(w, a, a.Healthy && *health.NodeEligible, metrics.ProxyHealthzTotal)
 	})
 	return m
 }
 
+// answer is kube-proxy's, and what is wrong with the datapath, if anything is.
+type answer struct {
+	healthcheck.ProxyHealth
+	Datapath string `json:"datapath,omitempty"`
+}
+
 // answerHealth counts the answer. While all is well there is nothing older than now, as in kube-proxy.
-func answerHealth(w http.ResponseWriter, health healthcheck.ProxyHealth, well bool, count *compbasemetrics.CounterVec) {
+func answerHealth(w http.ResponseWriter, health answer, well bool, count *compbasemetrics.CounterVec) {
 	status := http.StatusServiceUnavailable
 	if well {
 		status = http.StatusOK

@@ -50,7 +50,7 @@ func (s *servers) live() error {
 }
 
 // ready fails until all services of the source are in force on this node, while services are served
-// that the source has no more, and while the proxy does not keep up. That the source is away later
+// that the source has no more, while the proxy does not keep up, and while the datapath does not do what it should. That the source is away later
 // makes no difference: the datapath works.
 func (s *servers) ready() error {
 	switch p := s.facts.Proxy(); {
@@ -59,7 +59,7 @@ func (s *servers) ready() error {
 	case p.LastSync.IsZero():
 		return errNotWritten
 	}
-	return errors.Join(errHeld(source.Held(s.facts.Source)), s.live())
+	return errors.Join(errHeld(source.Held(s.facts.Source)), s.live(), s.health.errDatapath())
 }
 
 func errHeld(services []string) error {
