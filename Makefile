@@ -36,7 +36,7 @@ demo: build require-root ## Make a small network, balance real traffic in it, an
 	@CGO_ENABLED=0 go run $(GO_FLAGS) ./test/demo -waggle $(BINARY)
 
 .PHONY: test
-test: require-root require-netfilter ## Run all tests
+test: require-root require-netfilter require-prometheus ## Run all tests
 	go vet ./...
 	go test -count=1 -timeout 25m ./...
 
@@ -193,6 +193,12 @@ require-netfilter:
 	@which nft conntrack iptables-nft iptables-legacy >/dev/null || { \
 		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
 			nftables conntrack iptables; }
+
+# What scrapes an agent in tests, and tests the alerts.
+.PHONY: require-prometheus
+require-prometheus:
+	@which prometheus promtool >/dev/null || { \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends prometheus; }
 
 # The CNI plugins that attach pods in tests.
 .PHONY: require-cni

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"strings"
 	"time"
 
@@ -30,72 +31,125 @@ type flowView struct {
 	Backend uint32         `json:"backend"`
 	Ifindex int            `json:"ifindex,omitempty"`
 	NextHop string         `json:"nextHop,omitempty"`
+	idle    time.Duration
 }
 
 type flowFilter struct {
 	service string
-	addr    string
+	address string
 	limit   int
+}
+
+// flowID is what tells a record from others.
+type flowID struct {
+	proto, seen string
+	src, dst    netip.AddrPort
 }
 
 func newFlow(g *globals) *cobra.Command {
 	var out output
 	var filter flowFilter
+	var again watchFlags
+	sorted := sortFlag[flowView]{keys: flowOrders}
 	list := &cobra.Command{
 		Use:   "list",
 		Short: "List flow records: two for each flow, or three if its source is rewritten on its way through the stack",
-		Args:  cobra.NoArgs,
+		Long: "List flow records: two for each flow, or three if its source is rewritten on its way through the stack.\n\n" +
+			"With --watch, a record is printed again when its rewrite, path, state, service or backend has\n" +
+			"changed, and once more when it is gone; its idle time and next hop are no change.",
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			flows, err := fromPins(g, func(p *loader.View) ([]flowView, error) { return readFlows(p, filter) })
-			if err != nil {
+			if again.watch {
+				w := watch[flowID, flowView]{
+					out: &out, events: again.events, limit: filter.limit, order: sorted.order(),
+					read:  func(fn func(flowView) bool) error { return openFlows(g, filter, fn) },
+					id:    func(f flowView) flowID { return flowID{f.Proto, f.Seen, f.Src, f.Dst} },
+					same:  sameFlow,
+					table: flowTable,
+				}
+				return w.run(cmd)
+			}
+			flows := selection[flowView]{limit: filter.limit, order: sorted.order(), objects: []flowView{}}
+			if err := openFlows(g, filter, flows.add); err != nil {
 				return err
 			}
-			return out.print(cmd.OutOrStdout(), flows, func(wide bool) table { return flowTable(flows, wide) })
+			return out.print(cmd.OutOrStdout(), flows.all(), func(wide bool) table { return flowTable(flows.all(), wide) })
 		},
 	}
 	out.addFlag(list)
-	list.Flags().StringVar(&filter.service, "service", "", "only flows of this service, as namespace/name")
-	list.Flags().StringVar(&filter.addr, "address", "", "only records that contain this address")
-	list.Flags().IntVar(&filter.limit, "limit", 1000, "show at most so many records; 0 for all")
+	again.add(list)
+	sorted.add(list, "", "order by a column, before --limit counts (default: as they are in the table)")
+	filter.add(list)
 	return newGroup("flow", []string{"flows"}, "Show the flows that the datapath follows", list)
 }
 
-func readFlows(p *loader.View, filter flowFilter) ([]flowView, error) {
+// add comes after output.addFlag.
+func (f *flowFilter) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.service, "service", "", "only flows of this service, as namespace/name")
+	cmd.Flags().StringVar(&f.address, "address", "", "only records that contain this address")
+	cmd.Flags().IntVar(&f.limit, "limit", 1000, "show at most so many records; 0 for all")
+	alsoCheck(cmd, func() error {
+		if _, err := netip.ParseAddr(f.address); f.address != "" && err != nil {
+			return fmt.Errorf("--address %s: not an IP address", f.address)
+		}
+		if f.limit < 0 {
+			return fmt.Errorf("--limit %d: a number of records, or 0 for all", f.limit)
+		}
+		return nil
+	})
+}
+
+// openFlows calls fn, until it returns false, with each record that passes the filter. The limit is fn's to keep.
+func openFlows(g *globals, filter flowFilter, fn func(flowView) bool) error {
+	_, err := fromPins(g, func(p *loader.View) (struct{}, error) { return struct{}{}, readFlows(p, filter, fn) })
+	return err
+}
+
+func readFlows(p *loader.View, filter flowFilter, fn func(flowView) bool) error {
 	names, err := maps.NewNames(p).All()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	now, hz, err := p.Jiffies()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var addr netip.Addr
-	if filter.addr != "" {
-		if addr, err = netip.ParseAddr(filter.addr); err != nil {
-			return nil, fmt.Errorf("--address %s: not an IP address", filter.addr)
-		}
-	}
-	out := []flowView{}
+	addr, _ := netip.ParseAddr(filter.address) // checked with the flags
 	for _, family := range maps.Families {
+		again := true
 		err := maps.Flows(p, family, func(f maps.Flow) bool {
 			view := viewFlow(f, names[f.Service], now, hz)
 			if filter.service != "" && filter.service != view.Service || addr.IsValid() && !mentions(f, addr) {
 				return true
 			}
-			out = append(out, view)
-			return !filter.full(out)
+			again = fn(view)
+			return again
 		})
-		if err != nil {
-			return nil, err
-		}
-		if filter.full(out) {
-			break
+		if err != nil || !again {
+			return err
 		}
 	}
-	return out, nil
+	return nil
 }
 
-func (f flowFilter) full(out []flowView) bool { return f.limit > 0 && len(out) >= f.limit }
+// flowOrders are the columns that records can be sorted by.
+var flowOrders = []sortKey[flowView]{
+	{"protocol", func(a, b flowView) int { return cmp.Compare(a.Proto, b.Proto) }},
+	{"source", func(a, b flowView) int { return a.Src.Compare(b.Src) }},
+	{"destination", func(a, b flowView) int { return a.Dst.Compare(b.Dst) }},
+	{"to-destination", func(a, b flowView) int { return a.ToDst.Compare(b.ToDst) }},
+	{"path", func(a, b flowView) int { return cmp.Compare(a.Path, b.Path) }},
+	{"idle", func(a, b flowView) int { return cmp.Compare(a.idle, b.idle) }},
+	{"service", func(a, b flowView) int { return cmp.Compare(a.Service, b.Service) }},
+}
+
+// sameFlow tells whether a record is as it was, but for what each packet and each route may change.
+func sameFlow(a, b flowView) bool {
+	for _, f := range []*flowView{&a, &b} {
+		f.Idle, f.idle, f.Ifindex, f.NextHop = "", 0, 0, ""
+	}
+	return reflect.DeepEqual(a, b)
+}
 
 func mentions(f maps.Flow, a netip.Addr) bool {
 	for _, ap := range []netip.AddrPort{f.Key.Src, f.Key.Dst, f.To.Src, f.To.Dst} {
@@ -107,14 +161,16 @@ func mentions(f maps.Flow, a netip.Addr) bool {
 }
 
 func viewFlow(f maps.Flow, name maps.Name, now, hz uint32) flowView {
-	idle := max(int32(now-f.LastSeen), 0) // a packet may have come after we read the clock
+	ticks := max(int32(now-f.LastSeen), 0) // a packet may have come after we read the clock
+	idle := time.Duration(ticks) * time.Second / time.Duration(hz)
 	v := flowView{
 		Proto: maps.ProtoName(f.Key.Proto), Seen: bpf.ZoneName(f.Key.Zone),
 		Src: f.Key.Src, Dst: f.Key.Dst, ToSrc: f.To.Src, ToDst: f.To.Dst,
 		Path: flowPath(f.Flags), State: flowState(f.State),
-		Idle:    (time.Duration(idle) * time.Second / time.Duration(hz)).Round(time.Second).String(),
+		Idle:    idle.Round(time.Second).String(),
 		Service: serviceName(name),
 		Backend: f.Backend,
+		idle:    idle,
 	}
 	if f.NextHop.Ifindex != 0 {
 		v.Ifindex, v.NextHop = f.NextHop.Ifindex, f.NextHop.MAC.String()

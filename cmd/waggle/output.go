@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
@@ -31,6 +31,9 @@ func (o *output) addFlag(cmd *cobra.Command) {
 
 func (o *output) wide() bool { return o.format == "wide" }
 
+// tabular: for people, not as objects.
+func (o *output) tabular() bool { return o.format == "table" || o.wide() }
+
 // table is what is shown to people; its rows have as many cells as the header.
 type table struct {
 	header []string
@@ -45,23 +48,36 @@ func (o *output) print(w io.Writer, objects any, t func(wide bool) table) error 
 
 // printAs writes objects as JSON or YAML, or calls a function that writes them for people.
 func (o *output) printAs(w io.Writer, objects any, words func(io.Writer) error) error {
-	switch o.format {
-	case "json":
-		raw, err := json.MarshalIndent(objects, "", "  ")
-		if err != nil {
-			return err
-		}
-		_, err = fmt.Fprintln(w, string(raw))
-		return err
-	case "yaml":
-		raw, err := yaml.Marshal(objects)
-		if err != nil {
-			return err
-		}
-		_, err = w.Write(raw)
+	if o.tabular() {
+		return words(w)
+	}
+	raw, err := o.marshal(objects)
+	if err != nil {
 		return err
 	}
-	return words(w)
+	_, err = w.Write(raw)
+	return err
+}
+
+// printNext writes one object of several that come one after the other, each a document.
+func (o *output) printNext(w io.Writer, object any) error {
+	raw, err := o.marshal(object)
+	if err != nil {
+		return err
+	}
+	if o.format == "yaml" {
+		raw = append([]byte("---\n"), raw...)
+	}
+	_, err = w.Write(raw)
+	return err
+}
+
+func (o *output) marshal(object any) ([]byte, error) {
+	if o.format == "yaml" {
+		return yaml.Marshal(object)
+	}
+	raw, err := json.MarshalIndent(object, "", "  ")
+	return append(raw, '\n'), err
 }
 
 func (t table) write(w io.Writer) error {
@@ -69,13 +85,35 @@ func (t table) write(w io.Writer) error {
 		_, err := fmt.Fprintln(w, t.empty)
 		return err
 	}
-	tw := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
-	for _, row := range append([][]string{t.header}, t.rows...) {
-		if _, err := fmt.Fprintln(tw, strings.Join(row, "\t")); err != nil {
-			return err
+	var c columns
+	return c.write(w, append([][]string{t.header}, t.rows...))
+}
+
+// columns pads rows, all of them of the same number of cells. The widths only grow, so that rows which
+// are written later stand below the first.
+type columns struct{ widths []int }
+
+// columnGap are the blanks between two columns.
+const columnGap = 3
+
+func (c *columns) write(w io.Writer, rows [][]string) error {
+	for _, row := range rows {
+		for i, cell := range row {
+			if i == len(c.widths) {
+				c.widths = append(c.widths, 0)
+			}
+			c.widths[i] = max(c.widths[i], utf8.RuneCountInString(cell))
 		}
 	}
-	return tw.Flush()
+	var text strings.Builder
+	for _, row := range rows {
+		for i, cell := range row[:len(row)-1] {
+			fmt.Fprintf(&text, "%-*s", c.widths[i]+columnGap, cell)
+		}
+		fmt.Fprintln(&text, row[len(row)-1])
+	}
+	_, err := io.WriteString(w, text.String())
+	return err
 }
 
 // orNone spells an empty cell as kubectl does.

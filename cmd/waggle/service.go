@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -22,28 +23,75 @@ func newService(g *globals) *cobra.Command {
 
 func newServiceList(g *globals) *cobra.Command {
 	var out output
-	var namespace string
-	var all bool
+	var again watchFlags
+	var in namespaceFlags
+	sorted := sortFlag[serviceView]{keys: serviceOrders}
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List services",
-		Args:  cobra.NoArgs,
+		Long: "List services.\n\n" +
+			"With --watch, a service is printed again when it has changed: its frontends, their backends, or\n" +
+			"what clients they are for; and once more when it is gone.",
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			services, err := openServices(g)
-			if err != nil {
-				return err
+			services := selection[serviceView]{order: sorted.order(), objects: []serviceView{}}
+			if !again.watch {
+				if err := in.read(g, services.add); err != nil {
+					return err
+				}
+				return out.print(cmd.OutOrStdout(), services.all(), func(wide bool) table { return serviceTable(services.all(), wide) })
 			}
-			services = slices.DeleteFunc(services, func(s serviceView) bool {
-				return namespace != "" && s.Namespace != namespace
-			})
-			return out.print(cmd.OutOrStdout(), services, func(wide bool) table { return serviceTable(services, wide) })
+			w := watch[[2]string, serviceView]{
+				out: &out, events: again.events, order: sorted.order(),
+				read:  func(fn func(serviceView) bool) error { return in.read(g, fn) },
+				id:    func(s serviceView) [2]string { return [2]string{s.Namespace, s.Name} },
+				same:  func(a, b serviceView) bool { return reflect.DeepEqual(a, b) },
+				table: serviceTable,
+			}
+			return w.run(cmd)
 		},
 	}
 	out.addFlag(cmd)
-	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "only this namespace (default: all)")
-	cmd.Flags().BoolVarP(&all, "all-namespaces", "A", false, "all namespaces, as without any flag")
-	cmd.MarkFlagsMutuallyExclusive("namespace", "all-namespaces")
+	again.add(cmd)
+	sorted.add(cmd, "namespace", "order by a column")
+	in.add(cmd)
 	return cmd
+}
+
+// namespaceFlags select the services of a list.
+type namespaceFlags struct {
+	one string
+	all bool
+}
+
+func (f *namespaceFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&f.one, "namespace", "n", "", "only this namespace (default: all)")
+	cmd.Flags().BoolVarP(&f.all, "all-namespaces", "A", false, "all namespaces, as without any flag")
+	cmd.MarkFlagsMutuallyExclusive("namespace", "all-namespaces")
+}
+
+func (f *namespaceFlags) read(g *globals, fn func(serviceView) bool) error {
+	services, err := openServices(g)
+	if err != nil {
+		return err
+	}
+	for _, s := range services {
+		if (f.one == "" || s.Namespace == f.one) && !fn(s) {
+			break
+		}
+	}
+	return nil
+}
+
+// serviceOrders are the columns that services can be sorted by. The order by namespace is also that of
+// services which are equal in another column.
+var serviceOrders = []sortKey[serviceView]{
+	{"namespace", func(a, b serviceView) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	}},
+	{"name", func(a, b serviceView) int { return cmp.Compare(a.Name, b.Name) }},
+	{"type", func(a, b serviceView) int { return cmp.Compare(a.Type, b.Type) }},
+	{"endpoints", func(a, b serviceView) int { return cmp.Compare(summarize(a).count, summarize(b).count) }},
 }
 
 func newServiceGet(g *globals) *cobra.Command {

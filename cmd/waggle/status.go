@@ -55,15 +55,21 @@ func readStatus(g *globals) (*statusView, error) {
 	if err != nil {
 		return nil, err
 	}
-	view := &statusView{Agent: agent, Running: loader.Held(agent.PinDir), Counters: []counterView{}}
+	view := &statusView{Agent: agent, Running: loader.Held(agent.PinDir)}
 	counters, err := fromPins(g, func(p *loader.View) ([]maps.Counter, error) { return maps.ReadCounters(p) })
 	if err != nil {
 		return nil, err
 	}
-	for _, c := range counters {
-		view.Counters = append(view.Counters, counterView{bpf.HookName(c.Hook), bpf.VerdictName(c.Verdict), c.Packets, c.Bytes})
-	}
+	view.Counters = viewCounters(counters)
 	return view, nil
+}
+
+func viewCounters(counters []maps.Counter) []counterView {
+	all := []counterView{}
+	for _, c := range counters {
+		all = append(all, counterView{bpf.HookName(c.Hook), bpf.VerdictName(c.Verdict), c.Packets, c.Bytes})
+	}
+	return all
 }
 
 func (v *statusView) write(w io.Writer, wide bool) error {
