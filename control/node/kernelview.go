@@ -70,6 +70,15 @@ func (v *kernelView) read(change Change) (err error) {
 }
 
 func (v *kernelView) readAll() (err error) {
+	if err := v.readLinks(); err != nil {
+		return err
+	}
+	v.routes, err = listRoutes()
+	return err
+}
+
+// readLinks reads all links and their addresses.
+func (v *kernelView) readLinks() error {
 	links, err := netdump.Whole(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("listing devices: %w", err)
@@ -78,10 +87,7 @@ func (v *kernelView) readAll() (err error) {
 	for _, link := range links {
 		v.links[link.Attrs().Index] = link
 	}
-	if v.addrs, err = listAddrs(0); err != nil {
-		return err
-	}
-	v.routes, err = listRoutes()
+	v.addrs, err = listAddrs(0)
 	return err
 }
 

@@ -246,3 +246,29 @@ func TestListAddrs(t *testing.T) {
 		t.Errorf("of no device: %v, error %v", none, err)
 	}
 }
+
+// TestExpectPods: a device whose other end is elsewhere looks like a pod's, unless it has a network's address.
+func TestExpectPods(t *testing.T) {
+	here := netnstest.New(t)
+	other := make(chan netnstest.Namespace)
+	go func() { other <- netnstest.New(t) }()
+	elsewhere := <-other
+	expect := func(what string, rules DeviceRules, want bool) {
+		t.Helper()
+		got, err := rules.ExpectPods()
+		must(t, err)
+		if got != want {
+			t.Errorf("%s: got %t, want %t", what, got, want)
+		}
+	}
+	pair := func(name string, addrs ...string) {
+		t.Helper()
+		here.Add(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: name + "-peer", PeerNamespace: netlink.NsFd(elsewhere.FD())}, addrs...)
+	}
+	expect("no device", DeviceRules{}, false)
+	pair("uplink", "10.0.0.1/24")
+	expect("an uplink", DeviceRules{}, false)
+	pair("pod")
+	expect("a pod", DeviceRules{}, true)
+	expect("a pod that is to be ignored", DeviceRules{Ignore: []string{"pod"}}, false)
+}
