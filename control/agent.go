@@ -295,11 +295,17 @@ func (a *Agent) onConverted() {
 
 // syncDevices follows a change of the node's devices.
 func (a *Agent) syncDevices(change node.Change) {
-	a.warn("devices", a.devices.SyncChange(change))
+	changed, err := a.devices.SyncChange(change)
+	if !changed {
+		return
+	}
+	a.warn("devices", err)
 	a.proxy.SetNodeIPs(a.devices.Primary())
 	a.proxy.SetAssigned(a.devices.Assigned())
 	a.pods.Changed()
-	a.judgeForwarding()
+	if change.IsLook() {
+		a.judgeForwarding() // of which no event tells
+	}
 	if touched := a.devices.TakeTouched(); len(touched) > 0 {
 		a.warn("links", a.links.Follow(touched))
 		a.around.Add(touched)

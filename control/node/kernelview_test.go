@@ -27,7 +27,7 @@ import (
 // readFacts reads all there is.
 func readFacts(nodeIPs []netip.Addr) (*nodeFacts, error) {
 	var v kernelView
-	err := v.update(everything)
+	_, err := v.update(everything)
 	return v.facts(nodeIPs), err
 }
 
@@ -62,7 +62,7 @@ func newViewFixture(t *testing.T) *viewFixture {
 			defer f.mu.Unlock()
 			change.devices = gomaps.Clone(change.devices)
 			f.changes = append(f.changes, change)
-			if err := f.view.update(change); err != nil {
+			if _, err := f.view.update(change); err != nil {
 				t.Error(err)
 			}
 		},
