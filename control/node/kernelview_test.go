@@ -62,8 +62,13 @@ func newViewFixture(t *testing.T) *viewFixture {
 			defer f.mu.Unlock()
 			change.devices = gomaps.Clone(change.devices)
 			f.changes = append(f.changes, change)
-			if _, err := f.view.update(change); err != nil {
+			before := described(f.view.facts(nil))
+			changed, err := f.view.update(change)
+			if err != nil {
 				t.Error(err)
+			}
+			if after := described(f.view.facts(nil)); !changed && after != before {
+				t.Errorf("by %+v nothing is said to have changed, but there was\n%s, and is\n%s", change, before, after)
 			}
 		},
 	}
@@ -271,4 +276,37 @@ func TestExpectPods(t *testing.T) {
 	pair("pod")
 	expect("a pod", DeviceRules{}, true)
 	expect("a pod that is to be ignored", DeviceRules{Ignore: []string{"pod"}}, false)
+}
+
+// TestAlike: two states of a link differ by all that roles hang on, and by nothing that changes all the time.
+func TestAlike(t *testing.T) {
+	link := func(edits ...func(*netlink.LinkAttrs)) netlink.Link {
+		attrs := netlink.LinkAttrs{Name: "a", Index: 5, NetNsID: -1, EncapType: "ether", Flags: net.FlagUp,
+			Statistics: &netlink.LinkStatistics{RxPackets: 1}}
+		for _, edit := range edits {
+			edit(&attrs)
+		}
+		return &netlink.Veth{LinkAttrs: attrs}
+	}
+	for what, edit := range map[string]func(*netlink.LinkAttrs){
+		"name":       func(a *netlink.LinkAttrs) { a.Name = "b" },
+		"master":     func(a *netlink.LinkAttrs) { a.MasterIndex = 7 },
+		"other end":  func(a *netlink.LinkAttrs) { a.ParentIndex = 8 },
+		"namespace":  func(a *netlink.LinkAttrs) { a.NetNsID = 0 },
+		"link layer": func(a *netlink.LinkAttrs) { a.EncapType = "none" },
+		"down":       func(a *netlink.LinkAttrs) { a.Flags = 0 },
+		"unused":     func(a *netlink.LinkAttrs) { a.Statistics = nil },
+		"XDP":        func(a *netlink.LinkAttrs) { a.Xdp = &netlink.LinkXdp{Attached: true} },
+	} {
+		if alike(link(), link(edit)) {
+			t.Errorf("%s: no difference", what)
+		}
+	}
+	busy := link(func(a *netlink.LinkAttrs) { a.Statistics = &netlink.LinkStatistics{RxPackets: 9}; a.TxQLen = 3 })
+	if !alike(link(), busy) {
+		t.Error("a link differs from itself, after some packets")
+	}
+	if alike(link(), &netlink.Dummy{LinkAttrs: *link().Attrs()}) {
+		t.Error("kind: no difference")
+	}
 }
