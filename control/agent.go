@@ -12,11 +12,13 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/errgroup"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/events"
 
@@ -77,13 +79,16 @@ type Agent struct {
 	pods     *node.PodNamespaces
 	canary   *canary.Canary
 	started  time.Time
-	nodeIPs  []netip.Addr // of our Node object, the last that there were
+	// endFetching ends what the source has fetched ahead and nobody has asked for.
+	endFetching context.CancelFunc
+	nodeIPs     []netip.Addr // of our Node object, the last that there were
 
 	poked      chan struct{} // the status has changed
+	firstSync  chan struct{} // closed when it is over
 	status     *status.Writer
 	reconciler *reconcile.Reconciler
 	retired    int           // as at the last sync
-	settled    bool          // the first sync is over
+	settled    bool          // firstSync is closed
 	judged     node.Families // those whose forwarding was
 	exhaustion flows.Exhaustion
 
@@ -103,50 +108,70 @@ func NewAgent(cfg Config, src source.Source, log *logrus.Entry) (*Agent, error) 
 		return nil, err
 	}
 	cfg.Loader.MasqueradeAll = cfg.MasqueradeAll
-	dp, err := loader.Load(cfg.Loader)
+	pods, err := cfg.Rules.ExpectPods()
 	if err != nil {
 		return nil, err
 	}
+	cfg.Loader.PodsLater = !pods
+	fetching, end := context.WithCancel(context.Background())
+	if s, ok := src.(source.Ahead); ok {
+		cfg.Loader.Claimed = func() { s.FetchAhead(fetching) }
+	}
+	dp, err := loader.Load(cfg.Loader)
+	if err != nil {
+		end()
+		return nil, err
+	}
 	a := &Agent{
-		cfg: cfg, log: log, src: src, dp: dp,
-		started:  time.Now(),
-		status:   status.NewWriter(cfg.RunDir),
-		poked:    make(chan struct{}, 1),
+		cfg: cfg, log: log, src: src, dp: dp, endFetching: end,
+		started: time.Now(),
+		status:  status.NewWriter(cfg.RunDir),
+		poked:   make(chan struct{}, 1), firstSync: make(chan struct{}),
 		links:    node.NewAttachments(dp),
 		warnings: findings{level: logrus.WarnLevel},
 		notices:  findings{level: logrus.InfoLevel},
 	}
 	if err := a.prepare(); err != nil {
+		end()
 		return nil, errors.Join(err, dp.Close())
 	}
 	return a, nil
 }
 
 func (a *Agent) prepare() error {
-	r, err := reconcile.New(a.dp, a.log)
-	if err != nil {
+	var looks errgroup.Group // at what an earlier agent has left
+	looks.Go(func() (err error) {
+		a.reconciler, err = reconcile.New(a.dp, a.log)
+		return err
+	})
+	looks.Go(func() (err error) {
+		warn := func(err error) { a.warn("connections that the kernel translates", err) }
+		a.takeover, err = takeover.New(a.dp, a.sharedPorts, warn, a.log)
+		return err
+	})
+	looks.Go(func() error {
+		a.warn("reserved ports", a.reservePorts())
+		return nil
+	})
+	if err := looks.Wait(); err != nil {
 		return err
 	}
-	if a.takeover, err = takeover.New(a.dp, a.sharedPorts, func(err error) { a.warn("connections that the kernel translates", err) }, a.log); err != nil {
-		return err
-	}
+	a.retired = -1 // endpoints may have stopped serving while no agent ran
 	a.stale = flows.NewStaleUDP(a.dp, func(err error) { a.warn("UDP sockets connected to endpoints that no longer serve", err) }, a.log)
-	a.reconciler, a.retired = r, -1 // endpoints may have stopped serving while no agent ran
-	a.warn("reserved ports", a.reservePorts())
 	a.notices.tell(a.log, "conntrack", node.ConntrackNotices(a.cfg.Conntrack))
 	a.warn("privileges", loader.CheckOptionalPrivileges())
 	a.devices = node.NewDevices(a.dp, node.DeviceOptions{
 		Rules: a.cfg.Rules, XDP: a.cfg.XDP, Express: a.cfg.Express, NodePorts: a.cfg.NodePorts, Converted: a.onConverted,
 	}, a.log)
 	a.pods = node.NewPodNamespaces(a.dp, a.devices, a.log)
-	a.proxy = NewProxy(a.cfg.NodeName, r, a.onNode, a.onSync, a.log)
+	a.proxy = NewProxy(a.cfg.NodeName, a.reconciler, a.onNode, a.onSync, a.log)
 	a.proxy.ServeAs(a.cfg.ServeAs)
 	a.proxy.ServeNodePorts(node.PortRange{Min: a.cfg.Loader.NodePortMin, Max: a.cfg.Loader.NodePortMax})
 	if s, ok := a.src.(source.Recorder); ok {
 		a.proxy.RecordTo(s.Recorder())
 	}
 	a.expirer = flows.NewExpirer(a.dp, a.takeover.Counted, a.log)
-	if err := r.SetLocalSources(a.cfg.LocalSources); err != nil {
+	if err := a.reconciler.SetLocalSources(a.cfg.LocalSources); err != nil {
 		return err
 	}
 	if err := maps.BumpGeneration(a.dp); err != nil {
@@ -175,7 +200,7 @@ func (a *Agent) prepareHealth() {
 	}
 	a.checks = serve.NewServiceHealth(a.cfg.NodeName, a.cfg.NodePorts, a.health, recorder)
 	a.canary = canary.New(canary.Options{
-		Datapath: a.dp, Services: a.proxy, Links: a.links.All, Cgroup: a.cfg.Cgroup, Ready: a.inForce, Loaded: giveBackMemory,
+		Datapath: a.dp, Services: a.proxy, Links: a.links.All, Cgroup: a.cfg.Cgroup, Ready: a.inForce, Loaded: debug.FreeOSMemory,
 		Report: func(err error) {
 			a.warn("the datapath", err)
 			a.poke()
@@ -211,6 +236,7 @@ func (a *Agent) sharedPorts() (func(netip.AddrPort) bool, error) {
 
 // Run works until ctx is done or the source fails. It leaves the datapath running.
 func (a *Agent) Run(ctx context.Context) error {
+	defer a.endFetching()
 	ctx, cancel := context.WithCancel(ctx)
 	if err := serve.Start(ctx, a.cfg.Serve, a.health, a.facts(), a.warn); err != nil {
 		cancel()
@@ -227,7 +253,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.warn("neighbours", hops.SetNeighbour(ifindex, addr, mac))
 		},
 	}
-	for _, run := range []func(context.Context){watch.Run, a.proxy.Run, a.expirer.Run, a.takeover.Run, a.stale.Run, a.pods.Run, a.canary.Run, a.reportStatus, a.lookForKubeProxy, a.keepAttached, a.around.Run} {
+	for _, run := range []func(context.Context){watch.Run, a.proxy.Run, a.expirer.Run, a.takeover.Run, a.stale.Run, a.pods.Run, a.reportStatus, a.lookForKubeProxy, a.keepAttached, a.around.Run, a.afterStart} {
 		wg.Go(func() { run(ctx) })
 	}
 	a.log.WithFields(logrus.Fields{"node": a.cfg.NodeName, "pinDir": a.cfg.Loader.PinDir,
@@ -253,7 +279,7 @@ func (a *Agent) onSync() {
 	}
 	if !a.settled {
 		a.settled = true
-		giveBackMemory()
+		close(a.firstSync)
 		a.around.AddChains() // which may be in the way of services
 	}
 	a.poke()
@@ -282,11 +308,17 @@ func (a *Agent) onConverted() {
 
 // syncDevices follows a change of the node's devices.
 func (a *Agent) syncDevices(change node.Change) {
-	a.warn("devices", a.devices.SyncChange(change))
+	changed, err := a.devices.SyncChange(change)
+	if !changed {
+		return
+	}
+	a.warn("devices", err)
 	a.proxy.SetNodeIPs(a.devices.Primary())
 	a.proxy.SetAssigned(a.devices.Assigned())
 	a.pods.Changed()
-	a.judgeForwarding()
+	if change.IsLook() {
+		a.judgeForwarding() // of which no event tells
+	}
 	if touched := a.devices.TakeTouched(); len(touched) > 0 {
 		a.warn("links", a.links.Follow(touched))
 		a.around.Add(touched)
@@ -305,6 +337,32 @@ func (a *Agent) lookForKubeProxy(ctx context.Context) {
 // judgeForwarding warns of a node that does not forward what it serves.
 func (a *Agent) judgeForwarding() {
 	a.warn("forwarding", node.CheckForwarding("/proc/sys", a.proxy.families()))
+}
+
+// restAfter is when the rest of the programs is loaded though the source has not delivered everything yet: an
+// API server may be away for long.
+const restAfter = 5 * time.Second
+
+// afterStart does what nobody waits for while services are not in force yet: it loads the rest of the programs, and
+// returns to the kernel the memory that it took to load, to decode and to plan everything at once.
+func (a *Agent) afterStart(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-a.firstSync:
+	case <-time.After(restAfter):
+	}
+	debug.FreeOSMemory()                    // lest both take memory at the same time
+	if err := a.dp.LoadRest(); err != nil { // the first device of a pod is refused for the same
+		a.log.WithError(err).Debug("loading the rest of the programs")
+	}
+	select {
+	case <-ctx.Done():
+		return
+	case <-a.firstSync:
+		debug.FreeOSMemory()
+	}
+	a.canary.Run(ctx) // it loads programs, too
 }
 
 // reservePorts takes out the ports that SNAT uses or, with --reserve-ports=false, none any more.

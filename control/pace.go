@@ -20,11 +20,16 @@ type Pace struct {
 // DefaultPace is what agents have that are not told another.
 var DefaultPace = Pace{MinSync: 20 * time.Millisecond, Repair: time.Minute}
 
-// settle waits until the next sync is due.
+// settle waits until the next sync is due. The first is due as soon as the source has
+// delivered everything.
 func (p *Proxy) settle(ctx context.Context) {
 	p.mu.Lock()
-	due := time.Until(p.lastSync.Add(p.pace.MinSync))
+	last := p.lastSync
 	p.mu.Unlock()
+	if last.IsZero() {
+		return
+	}
+	due := time.Until(last.Add(p.pace.MinSync))
 	wait := max(due, min(p.pace.MinSync, DefaultPace.MinSync))
 	if wait <= 0 {
 		return

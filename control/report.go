@@ -35,6 +35,7 @@ func (a *Agent) reportStatus(ctx context.Context) {
 	alive, look := time.NewTicker(statusEvery), time.NewTicker(problemsEvery)
 	defer alive.Stop()
 	defer look.Stop()
+	first := a.firstSync
 	var pause time.Duration
 	var wrote time.Time
 	reported := &status.Status{}
@@ -43,6 +44,7 @@ func (a *Agent) reportStatus(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-first:
 		case <-a.poked:
 			settle = statusSettle
 		case <-look.C:
@@ -54,6 +56,8 @@ func (a *Agent) reportStatus(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-first: // which people, and other programs, wait for
+			first = nil
 		case <-time.After(max(settle, time.Until(wrote.Add(pause)))):
 		}
 		select {
@@ -61,7 +65,7 @@ func (a *Agent) reportStatus(ctx context.Context) {
 		default:
 		}
 		reported, wrote = a.writeStatus(), time.Now()
-		if !reported.Proxy.LastSync.IsZero() { // until then people, and other programs, wait for it
+		if !reported.Proxy.LastSync.IsZero() {
 			pause = statusPause
 		}
 	}

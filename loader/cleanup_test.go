@@ -38,6 +38,7 @@ func TestCleanup(t *testing.T) {
 	must(t, d.AttachCgroup(cgroup))
 	d.clsact = true // a machine has the one or the other; Cleanup need not know
 	must(t, d.AttachTC(clsact, Pod))
+	must(t, d.LoadRest())
 	links, err := d.Links()
 	must(t, err)
 	mustClose(t, d)

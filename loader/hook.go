@@ -45,24 +45,34 @@ func (h hook) parse(pin string) (devicePin, bool) {
 
 // pinsOf lists a hook's pins that match.
 func (p pinDir) pinsOf(h hook, match func(devicePin) bool) ([]devicePin, error) {
+	names, err := p.linkNames()
+	return h.among(names, match), err
+}
+
+// linkNames lists the directory of links, which takes time in proportion to the devices.
+func (p pinDir) linkNames() ([]string, error) {
 	names, err := listDir(p.links())
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
-	var pins []devicePin
+	return names, nil
+}
+
+// among picks a hook's pins that match.
+func (h hook) among(names []string, match func(devicePin) bool) (pins []devicePin) {
 	for _, name := range names {
 		if pin, ok := h.parse(name); ok && match(pin) {
 			pins = append(pins, pin)
 		}
 	}
-	return pins, nil
+	return pins
 }
 
 // attach puts the program into the link that an earlier process pinned, else makes one. New is
-// whether it did.
-func (d *Datapath) attach(h hook, dev netlink.Link, program *ebpf.Program,
+// whether it did. names are those in the directory of links.
+func (d *Datapath) attach(h hook, names []string, dev netlink.Link, program *ebpf.Program,
 	create func() (link.Link, error)) (isNew bool, err error) {
-	updated, err := d.update(h, dev, program)
+	updated, err := d.update(h, names, dev, program)
 	if updated || err != nil {
 		return false, err
 	}
@@ -76,14 +86,11 @@ func (d *Datapath) attach(h hook, dev netlink.Link, program *ebpf.Program,
 
 // update swaps the program inside the device's link, if it has one. Links that the device's index
 // or name is all they have in common with are removed: their device is gone.
-func (d *Datapath) update(h hook, dev netlink.Link, program *ebpf.Program) (bool, error) {
+func (d *Datapath) update(h hook, names []string, dev netlink.Link, program *ebpf.Program) (bool, error) {
 	attrs := dev.Attrs()
-	pins, err := d.pins.pinsOf(h, func(pin devicePin) bool {
+	pins := h.among(names, func(pin devicePin) bool {
 		return pin.ifindex == attrs.Index || pin.device == legal(attrs.Name)
 	})
-	if err != nil {
-		return false, err
-	}
 	updated := false
 	for _, pin := range pins {
 		done, err := d.updatePin(h, dev, d.pins.linkPin(pin.pin), program)

@@ -13,6 +13,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/bpf"
@@ -38,7 +39,7 @@ type Datapath struct {
 	log        *logrus.Entry
 }
 
-// Load verifies and pins the datapath, and attaches nothing. Only one process at a time holds a pin
+// Load verifies and pins the datapath, and attaches nothing. LoadRest completes that. Only one process at a time holds a pin
 // directory. When Load fails, what an earlier process left running is as it was.
 func Load(opts Options) (*Datapath, error) {
 	opts, err := opts.complete()
@@ -48,6 +49,7 @@ func Load(opts Options) (*Datapath, error) {
 	if err := checkPrivileges(); err != nil {
 		return nil, err
 	}
+	read := readParts(bpf.Whole) // beside what waits for the kernel
 	if err := checkKernel(); err != nil {
 		return nil, err
 	}
@@ -59,35 +61,62 @@ func Load(opts Options) (*Datapath, error) {
 	if err != nil {
 		return nil, err
 	}
+	if opts.Claimed != nil {
+		opts.Claimed()
+	}
 	d := &Datapath{pins: pins, lock: lock, compiled: bpf.Whole, clsact: opts.ForceClsact, log: opts.Log}
-	if err := d.load(opts); err != nil {
+	if err := d.load(opts, read); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
 }
 
-// configured is the spec of the datapath and of the optional programs, with what is known before anything of
-// an earlier process is.
-func (d *Datapath) configured(opts Options, types *btf.Cache) (*ebpf.CollectionSpec, error) {
-	spec, err := d.compiled()
-	if err != nil {
-		return nil, err
-	}
-	if d.hz, err = tickRate(); err != nil {
-		return nil, err
-	}
-	if err := configure(spec, opts, d.hz, types); err != nil {
-		return nil, err
-	}
-	return spec, resizeMaps(spec, opts.MapSizes)
+// parts are what programs are made of.
+type parts struct {
+	spec  *ebpf.CollectionSpec
+	types *btf.Cache // the kernel's, which are read once, and given back when all is loaded
 }
 
-func (d *Datapath) load(opts Options) error {
-	types := btf.NewCache() // the kernel's, which are read once, and given back when all is loaded
-	spec, err := d.configured(opts, types)
+// readParts reads both at the same time. What it returns waits for them.
+func readParts(compiled func() (*ebpf.CollectionSpec, error)) (wait func() (parts, error)) {
+	p := parts{types: btf.NewCache()}
+	var group errgroup.Group
+	group.Go(func() (err error) {
+		p.spec, err = compiled()
+		return err
+	})
+	group.Go(func() error {
+		_, _ = p.types.Kernel() // whoever can't do without asks again, and fails then
+		return nil
+	})
+	return func() (parts, error) {
+		err := group.Wait()
+		return p, err
+	}
+}
+
+// configured is the spec of the datapath and of the optional programs, with what is known before anything of
+// an earlier process is.
+func (d *Datapath) configured(opts Options, read func() (parts, error)) (parts, error) {
+	p, err := read()
+	if err != nil {
+		return p, err
+	}
+	if d.hz, err = tickRate(); err != nil {
+		return p, err
+	}
+	if err := configure(p.spec, opts, d.hz, p.types); err != nil {
+		return p, err
+	}
+	return p, resizeMaps(p.spec, opts.MapSizes)
+}
+
+func (d *Datapath) load(opts Options, read func() (parts, error)) error {
+	parts, err := d.configured(opts, read)
 	if err != nil {
 		return err
 	}
+	spec, types := parts.spec, parts.types
 	layouts, err := d.pins.openLayouts(nil)
 	if err != nil {
 		return err
@@ -103,10 +132,10 @@ func (d *Datapath) load(opts Options) error {
 	if err := bpf.Fit(spec); err != nil {
 		return err
 	}
-	if d.collection, err = newMaps(spec, found.pinned, types); err != nil {
+	if d.collection, err = makeMaps(spec, names, found.pinned, types); err != nil {
 		return fmt.Errorf("make the maps of the datapath: %w", err)
 	}
-	extra, err := d.loadAtStart(spec, types)
+	extra, err := d.loadAtStart(spec, types, opts.PodsLater)
 	if err != nil {
 		return err
 	}
@@ -124,17 +153,14 @@ func (d *Datapath) load(opts Options) error {
 	if err := d.convertMaps(names, found.pinned, layouts); err != nil {
 		return err
 	}
-	if err := d.pinShown(extra); err != nil {
-		d.log.Warn(err)
-	}
 	d.sweep()
 	return nil
 }
 
-// loadAtStart loads the programs, but for those that no device needs yet. What is returned are the optional
-// ones.
-func (d *Datapath) loadAtStart(spec *ebpf.CollectionSpec, types *btf.Cache) (extraPrograms, error) {
-	loaded, refused := loadPrograms(spec, wantedAtStart(spec, len(d.old) > 0), d.collection.Maps, types)
+// loadAtStart loads the programs, but for those that LoadRest or a device loads. What is returned are the
+// optional ones.
+func (d *Datapath) loadAtStart(spec *ebpf.CollectionSpec, types *btf.Cache, podsLater bool) (extraPrograms, error) {
+	loaded, refused := loadPrograms(spec, wantedAtStart(spec, len(d.old) > 0, podsLater), d.collection.Maps, types)
 	extra := takeOptional(loaded, refused)
 	d.collection.Programs = loaded
 	if len(refused) > 0 {

@@ -28,7 +28,7 @@ func TestLoadFromNothing(t *testing.T) {
 
 	spec, err := bpf.Spec()
 	must(t, err)
-	for _, name := range wantedAtStart(spec, false) {
+	for _, name := range wantedAtStart(spec, false, false) {
 		id, err := pinnedProgramID(filepath.Join(dir, "programs", name))
 		if err != nil || id != programID(t, d, name) {
 			t.Errorf("program %s is pinned as %d (%v), want %d", name, id, err, programID(t, d, name))
@@ -256,7 +256,7 @@ func TestLoadRemovesLeftovers(t *testing.T) {
 	must(t, err)
 	got, err := listDir(filepath.Join(dir, "programs"))
 	must(t, err)
-	if want := wantedAtStart(spec, false); len(got) != len(want) {
+	if want := wantedAtStart(spec, false, false); len(got) != len(want) {
 		t.Errorf("pinned programs: %v, want %v", got, want)
 	}
 }

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/cilium/ebpf/btf"
-
 	"github.com/waggle-lb/waggle/bpf"
 )
 
@@ -42,11 +40,11 @@ func Maintain(pinDirectory string) (*Datapath, error) {
 }
 
 func (d *Datapath) loadMaintenance(opts Options) error {
-	types := btf.NewCache()
-	spec, err := d.configured(opts, types)
+	parts, err := d.configured(opts, readParts(d.compiled))
 	if err != nil {
 		return err
 	}
+	spec, types := parts.spec, parts.types
 	layouts, err := d.pins.openLayouts(nil)
 	if err != nil {
 		return err

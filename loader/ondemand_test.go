@@ -81,6 +81,51 @@ func TestOnDemand(t *testing.T) {
 	}
 }
 
+// TestPodsLater: where there is no pod yet, the program of pods' devices is loaded with the first or, if none comes,
+// with the rest.
+func TestPodsLater(t *testing.T) {
+	program := map[string]string{"tc-ingress": podProgram}
+	for _, first := range []bool{true, false} {
+		newNetns(t)
+		opts := small(newPinDir(t))
+		opts.PodsLater = true
+		d := mustLoad(t, opts)
+		expectPinned(t, d, program, false)
+		if !first {
+			must(t, d.LoadRest())
+			expectPinned(t, d, program, true)
+		}
+		loaded := d.Program(podProgram)
+		must(t, d.AttachTC(addVeth(t, "w0", "w1"), Pod))
+		if !first && d.Program(podProgram) != loaded {
+			t.Error("the program was loaded once more")
+		}
+		expectPinned(t, d, program, true)
+		expectPrograms(t, d, map[string]string{"tc-ingress": podProgram, "tc-egress": "waggle_egress"})
+		attached := d.Program(podProgram)
+		must(t, d.LoadRest())
+		if d.Program(podProgram) != attached {
+			t.Error("LoadRest has replaced the program of a device")
+		}
+	}
+}
+
+// TestClaimed: who is told that the pin directory is ours is told before the verifier is asked, and not if another
+// process has it.
+func TestClaimed(t *testing.T) {
+	newNetns(t)
+	opts := small(newPinDir(t))
+	claims := 0
+	opts.Claimed = func() { claims++ }
+	mustLoad(t, opts)
+	if _, err := Load(opts); !errors.Is(err, ErrHeld) {
+		t.Errorf("the second has %v, want %v", err, ErrHeld)
+	}
+	if claims != 1 {
+		t.Errorf("claimed %d times, want once", claims)
+	}
+}
+
 // broken is the datapath with programs that no verifier takes.
 func broken(names map[string]string) func() (*ebpf.CollectionSpec, error) {
 	return func() (*ebpf.CollectionSpec, error) {

@@ -32,6 +32,11 @@ type Options struct {
 	SocketLBHost bool
 	// MapSizes overrides max_entries, by the map's name.
 	MapSizes map[string]uint32
+	// PodsLater leaves the program of pods' devices to the first of them, or to LoadRest: there is none yet.
+	PodsLater bool
+	// Claimed is called once the pin directory is this process's, before the programs are loaded, which takes
+	// a while; nil for nothing.
+	Claimed func()
 	// ForceClsact attaches tc programs as clsact filters even if the kernel has TCX.
 	ForceClsact bool
 	// Log is logrus' standard logger if nil.

@@ -95,16 +95,14 @@ func filterOwner(name string) pinDir {
 
 // hasForeign tells whether a device has programs that no link of ours has attached.
 func (p pinDir) hasForeign(dev netlink.Link) bool {
-	own := map[link.ID]bool{}
-	for _, h := range deviceHooks {
-		for _, l := range p.linksOn(dev, h) {
-			own[l.link] = true
-		}
-	}
 	for _, h := range []hook{hookTCXIngress, hookTCXEgress} {
 		result, err := link.QueryPrograms(link.QueryOptions{Target: dev.Attrs().Index, Attach: h.attach})
-		if err != nil {
-			continue // the kernel has no TCX
+		if err != nil || len(result.Programs) == 0 {
+			continue // the kernel has no TCX, or as on a new device nothing runs there
+		}
+		own := map[link.ID]bool{}
+		for _, l := range p.linksOn(dev, h) {
+			own[l.link] = true
 		}
 		if slices.ContainsFunc(result.Programs, func(r link.AttachedProgram) bool {
 			id, known := r.LinkID()

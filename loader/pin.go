@@ -182,18 +182,17 @@ func unpinOthers(dir string, ours func(name string) bool) error {
 
 // listDir gives the names in a directory, none if there is no such directory.
 func listDir(dir string) ([]string, error) {
-	entries, err := os.ReadDir(dir)
+	entries, err := os.Open(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	names := make([]string, 0, len(entries))
-	for _, entry := range entries {
-		names = append(names, entry.Name())
-	}
-	return names, nil
+	defer entries.Close()
+	names, err := entries.Readdirnames(-1)
+	slices.Sort(names)
+	return names, err
 }
 
 // legal makes a name that a bpf file system takes: it reserves the dot for itself.

@@ -25,15 +25,52 @@ var optional = []string{bpf.AbortProgram, bpf.ShowProgram4, bpf.ShowProgram6}
 // for some of these, and the verifier would take a fifth of an agent's start for them.
 var onDemand = []string{xdpProgram, "waggle_ingress_l3", "waggle_egress_l3"}
 
+// podProgram is loaded on demand, too, where there is no pod yet: see Options.PodsLater.
+const podProgram = "waggle_pod"
+
 // convertProgram is loaded where there are flows to be converted.
 const convertProgram = "waggle_convert"
 
-// wantedAtStart are the programs that Load loads. Where a release before has left flows, they are all: none may
-// be refused after the first has been exchanged.
-func wantedAtStart(spec *ebpf.CollectionSpec, converts bool) []string {
+// wantedAtStart are the programs that Load loads. Where a release before has left flows, they are all that packets
+// meet: none may be refused after the first has been exchanged.
+func wantedAtStart(spec *ebpf.CollectionSpec, converts, podsLater bool) []string {
 	return slices.DeleteFunc(slices.Collect(maps.Keys(spec.Programs)), func(name string) bool {
-		return name == bpf.ExplainProgram || !converts && (name == convertProgram || slices.Contains(onDemand, name))
+		switch name {
+		case bpf.ShowProgram4, bpf.ShowProgram6, bpf.ExplainProgram:
+			return true
+		}
+		return !converts && (name == convertProgram || slices.Contains(onDemand, name) || podsLater && name == podProgram)
 	})
+}
+
+// makeMaps makes the maps of a spec, but for those that are there already. Those that are named are made at the same
+// time: they have 150 MB in all, which the kernel clears.
+func makeMaps(spec *ebpf.CollectionSpec, names []string, have map[string]*ebpf.Map, types *btf.Cache) (*ebpf.Collection, error) {
+	made := map[string]*ebpf.Map{}
+	defer func() { closeMaps(made) }() // the collection has clones
+	var mu sync.Mutex
+	var group errgroup.Group
+	for _, name := range names {
+		if have[name] != nil {
+			continue
+		}
+		group.Go(func() error {
+			m, err := ebpf.NewMap(spec.Maps[name])
+			if err != nil {
+				return fmt.Errorf("map %s: %w", name, err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			made[name] = m
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	all := maps.Clone(made)
+	maps.Copy(all, have)
+	return newMaps(spec, all, types)
 }
 
 // newMaps makes the maps of a spec, but for those that are there already.
@@ -97,11 +134,12 @@ func newProgram(spec *ebpf.CollectionSpec, name string, made map[string]*ebpf.Ma
 	return coll.DetachProgram(name), nil
 }
 
-// loadMore loads further programs over the maps of the datapath, and with them its constants: all or none.
-func (d *Datapath) loadMore(names []string) (map[string]*ebpf.Program, error) {
+// loadMore loads further programs over the maps of the datapath, and with them its constants, and says why others
+// are refused.
+func (d *Datapath) loadMore(names []string) (loaded map[string]*ebpf.Program, refused map[string]error, err error) {
 	spec, err := d.compiled()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for name, m := range d.collection.Maps {
 		if resizable(spec.Maps[name]) {
@@ -109,12 +147,8 @@ func (d *Datapath) loadMore(names []string) (map[string]*ebpf.Program, error) {
 		}
 	}
 	takePinning(spec)
-	loaded, refused := loadPrograms(spec, names, d.collection.Maps, btf.NewCache())
-	if len(refused) > 0 {
-		closeAll(loaded)
-		return nil, refusal(refused)
-	}
-	return loaded, nil
+	loaded, refused = loadPrograms(spec, names, d.collection.Maps, btf.NewCache())
+	return loaded, refused, nil
 }
 
 // refusal says why the kernel refuses programs, in the order of their names.
@@ -126,21 +160,63 @@ func refusal(refused map[string]error) error {
 	return errors.Join(errs...)
 }
 
+// LoadRest loads what Load has left for a time when nobody waits: the files in the pin directory that show flows,
+// which are there in the end if the kernel permits them; and with Options.PodsLater the program of pods' devices, so
+// that the first pod need not wait for the verifier. The error says why that is refused.
+func (d *Datapath) LoadRest() error {
+	loaded, refused, err := d.loadMore(append(d.missing(podProgram), bpf.ShowProgram4, bpf.ShowProgram6))
+	if err != nil {
+		return err
+	}
+	extra := takeOptional(loaded, refused)
+	defer extra.close()
+	d.mu.Lock() // not before: devices are attached meanwhile
+	defer d.mu.Unlock()
+	if err := d.pinShown(extra); err != nil {
+		d.log.Warn(err)
+	}
+	if len(refused) > 0 {
+		return refusal(refused)
+	}
+	if len(loaded) > 0 && d.Program(podProgram) != nil { // a device has needed it
+		closeAll(loaded)
+		return nil
+	}
+	return d.add(loaded)
+}
+
+// missing are those of the programs that are not loaded.
+func (d *Datapath) missing(names ...string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return d.Program(name) != nil })
+}
+
 // need loads and pins those of the programs that are not loaded yet. The caller holds d.mu.
 func (d *Datapath) need(names ...string) error {
-	missing := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return d.Program(name) != nil })
+	missing := d.missing(names...)
 	if len(missing) == 0 {
 		return nil
 	}
-	loaded, err := d.loadMore(missing)
+	loaded, refused, err := d.loadMore(missing)
 	if err != nil {
 		return err
+	}
+	if len(refused) > 0 {
+		closeAll(loaded)
+		return refusal(refused)
+	}
+	return d.add(loaded)
+}
+
+// add pins programs that were loaded later, and takes them over. The caller holds d.mu.
+func (d *Datapath) add(loaded map[string]*ebpf.Program) error {
+	if len(loaded) == 0 {
+		return nil
 	}
 	if err := d.pinPrograms(loaded); err != nil {
 		closeAll(loaded)
 		return err
 	}
-	d.log.WithField("programs", missing).Debug("programs loaded")
+	d.log.WithField("programs", slices.Sorted(maps.Keys(loaded))).Debug("programs loaded")
 	d.programs.Lock()
 	defer d.programs.Unlock()
 	maps.Copy(d.collection.Programs, loaded)

@@ -19,8 +19,9 @@ func TestShow(t *testing.T) {
 	newNetns(t)
 	opts := small(newPinDir(t))
 	d := mustLoad(t, opts)
-	if again, err := d.loadMore([]string{bpf.ShowProgram4}); err != nil {
-		t.Fatal(err)
+	must(t, d.LoadRest())
+	if again, refused, err := d.loadMore([]string{bpf.ShowProgram4}); err != nil || len(refused) > 0 {
+		t.Fatal(err, refused)
 	} else if err := d.pinShow(extraPrograms{loaded: again}, "flows4"); errors.Is(err, unix.EPERM) {
 		t.Skipf("this host permits no iterators: %v", err)
 	}

@@ -41,7 +41,7 @@ func (r Role) programs() (ingress, egress string, err error) {
 	case ExternalL3:
 		return "waggle_ingress_l3", "waggle_egress_l3", nil
 	case Pod:
-		return "waggle_pod", "waggle_egress", nil
+		return podProgram, "waggle_egress", nil
 	}
 	return "", "", fmt.Errorf("there is no %v", r)
 }

@@ -19,11 +19,15 @@ var (
 
 // attachTCX begins with egress: alone, it acts on no packet, because ingress makes the records.
 func (d *Datapath) attachTCX(dev netlink.Link, ingress, egress *ebpf.Program) error {
-	isNew, err := d.attachTCXHook(hookTCXEgress, dev, egress)
+	names, err := d.pins.linkNames()
 	if err != nil {
 		return err
 	}
-	if _, err = d.attachTCXHook(hookTCXIngress, dev, ingress); err != nil && isNew {
+	isNew, err := d.attachTCXHook(hookTCXEgress, names, dev, egress)
+	if err != nil {
+		return err
+	}
+	if _, err = d.attachTCXHook(hookTCXIngress, names, dev, ingress); err != nil && isNew {
 		err = errors.Join(err, d.detach(hookTCXEgress, dev.Attrs().Index))
 	}
 	return err
@@ -31,7 +35,7 @@ func (d *Datapath) attachTCX(dev netlink.Link, ingress, egress *ebpf.Program) er
 
 // attachTCXHook puts ours first, also where an earlier process attached it and others have gone
 // before it since.
-func (d *Datapath) attachTCXHook(h hook, dev netlink.Link, program *ebpf.Program) (isNew bool, err error) {
+func (d *Datapath) attachTCXHook(h hook, names []string, dev netlink.Link, program *ebpf.Program) (isNew bool, err error) {
 	create := func() (link.Link, error) {
 		return link.AttachTCX(link.TCXOptions{
 			Interface: dev.Attrs().Index,
@@ -44,7 +48,7 @@ func (d *Datapath) attachTCXHook(h hook, dev netlink.Link, program *ebpf.Program
 	if first || err != nil {
 		return false, err
 	}
-	return d.attach(h, dev, program, create)
+	return d.attach(h, names, dev, program, create)
 }
 
 // goFirst replaces the link that an earlier process pinned by one at the head of the hook, if it is

@@ -3,7 +3,10 @@
 package maps
 
 import (
+	"errors"
 	"fmt"
+
+	"github.com/cilium/ebpf"
 
 	"github.com/waggle-lb/waggle/bpf"
 )
@@ -18,23 +21,26 @@ type Counter struct {
 
 // ReadCounters reads all counters that are not zero, by hook and verdict.
 func ReadCounters(p Provider) ([]Counter, error) {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, fmt.Errorf("reading the map counters: %w", err)
+	}
+	const count = int(bpf.HookCount) * int(bpf.VerdictCount)
+	indexes, perCPU := make([]uint32, count), make([]bpf.Counter, count*cpus)
+	var cursor ebpf.MapBatchCursor
+	read, err := p.Map("counters").BatchLookup(&cursor, indexes, perCPU, nil) // all by one system call
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {                   // which says that there are no more
+		return nil, fmt.Errorf("reading the map counters: %w", err)
+	}
 	var out []Counter
-	m := p.Map("counters")
-	for hook := bpf.Hook(0); hook < bpf.HookCount; hook++ {
-		for verdict := bpf.Verdict(0); verdict < bpf.VerdictCount; verdict++ {
-			var perCPU []bpf.Counter
-			index := uint32(hook)*uint32(bpf.VerdictCount) + uint32(verdict)
-			if err := m.Lookup(index, &perCPU); err != nil {
-				return nil, fmt.Errorf("reading the map counters: %w", err)
-			}
-			c := Counter{Hook: hook, Verdict: verdict}
-			for _, v := range perCPU {
-				c.Packets += v.Packets
-				c.Bytes += v.Bytes
-			}
-			if c.Packets > 0 {
-				out = append(out, c)
-			}
+	for i, index := range indexes[:read] {
+		c := Counter{Hook: bpf.Hook(index / uint32(bpf.VerdictCount)), Verdict: bpf.Verdict(index % uint32(bpf.VerdictCount))}
+		for _, v := range perCPU[i*cpus : (i+1)*cpus] {
+			c.Packets += v.Packets
+			c.Bytes += v.Bytes
+		}
+		if c.Packets > 0 {
+			out = append(out, c)
 		}
 	}
 	return out, nil

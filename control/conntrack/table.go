@@ -119,7 +119,8 @@ func (a answer) result() (final bool, err error) {
 	return true, errno
 }
 
-// Each calls fn with the entries of a family, AF_INET or AF_INET6, that have all bits of status. It
+// Each calls fn with the entries of a family, AF_INET or AF_INET6, or of all (AF_UNSPEC), that have all bits of
+// status. The kernel walks the whole table for each call. It
 // reads some at a time, so that memory does not depend on how many there are. Entries that come or
 // go meanwhile may be missed. Those that can't be understood are counted.
 func (t *Table) Each(family uint8, status uint32, fn func(Entry)) (bad int, err error) {

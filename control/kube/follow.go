@@ -13,71 +13,97 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// followed are the informers of one run.
+// followed are the informers of a source: what they list is kept, also while nobody is told of it.
 type followed struct {
 	factories []informers.SharedInformerFactory
-	needed    []cache.InformerSynced // before anything may be said to be complete
+	informers map[string]cache.SharedIndexInformer // by kind
+	stop      context.CancelFunc                   // ends those that run
 }
 
-// informers prepares to follow the cluster. Of what is for other proxies the endpoints are not even
+// newFollowed prepares to follow the cluster. Of what is for other proxies the endpoints are not even
 // sent to us; the services are, because their cluster IPs are not ours to drop.
-func (r *run) informers() (*followed, error) {
-	named := r.factory(func(o *metav1.ListOptions) { o.LabelSelector = selector(true).String() })
-	selected := r.factory(func(o *metav1.ListOptions) { o.LabelSelector = selector(r.opts.ServiceProxyName != "").String() })
-	own := r.factory(func(o *metav1.ListOptions) {
-		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, r.opts.NodeName).String()
+func (s *Source) newFollowed() (*followed, error) {
+	named := s.factory(func(o *metav1.ListOptions) { o.LabelSelector = selector(true).String() })
+	selected := s.factory(func(o *metav1.ListOptions) { o.LabelSelector = selector(s.opts.ServiceProxyName != "").String() })
+	own := s.factory(func(o *metav1.ListOptions) {
+		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, s.opts.NodeName).String()
 	})
-	all := r.factory(nil)
-	f := &followed{factories: []informers.SharedInformerFactory{named, selected, own, all}}
-	need := func(synced cache.InformerSynced, err error) error {
-		f.needed = append(f.needed, synced)
+	all := s.factory(nil)
+	f := &followed{
+		factories: []informers.SharedInformerFactory{named, selected, own, all},
+		informers: map[string]cache.SharedIndexInformer{
+			services:       named.Core().V1().Services().Informer(),
+			endpointSlices: selected.Discovery().V1().EndpointSlices().Informer(),
+			nodes:          own.Core().V1().Nodes().Informer(),
+			serviceCIDRs:   all.Networking().V1().ServiceCIDRs().Informer(),
+		},
+	}
+	for kind, informer := range f.informers {
+		if err := informer.SetWatchErrorHandlerWithContext(s.onWatchError(kind)); err != nil {
+			return nil, fmt.Errorf("following %s: %w", kind, err)
+		}
+	}
+	return f, nil
+}
+
+func (s *Source) onWatchError(kind string) cache.WatchErrorHandlerWithContext {
+	return func(_ context.Context, _ *cache.Reflector, err error) {
+		s.opts.Log.WithField("kind", kind).WithError(err).Debug("following")
+		s.sight.explain(kind, reason(err))
+	}
+}
+
+func (s *Source) factory(tweak func(*metav1.ListOptions)) informers.SharedInformerFactory {
+	options := []informers.SharedInformerOption{informers.WithTransform(trim(s.opts.NodeName))}
+	if tweak != nil {
+		options = append(options, informers.WithTweakListOptions(tweak))
+	}
+	return informers.NewSharedInformerFactoryWithOptions(s.client, 0, options...)
+}
+
+// start lets them run, if they don't yet, until ctx is done or stop is called.
+func (f *followed) start(ctx context.Context) {
+	if f.stop != nil {
+		return
+	}
+	ctx, f.stop = context.WithCancel(ctx)
+	for _, factory := range f.factories {
+		factory.StartWithContext(ctx)
+	}
+}
+
+// end stops them, and waits until nothing of them runs any more.
+func (f *followed) end() {
+	f.stop()
+	for _, factory := range f.factories {
+		factory.Shutdown()
+	}
+}
+
+// tell has the sink told what the informers know, and each change. What is returned is done when all has been
+// told without which nothing may be said to be complete.
+func (r *run) tell(f *followed) (needed []cache.DoneChecker, err error) {
+	need := func(synced cache.DoneChecker, err error) error {
+		needed = append(needed, synced)
 		return err
 	}
 	if err := errors.Join(
-		need(follow(r, services, named.Core().V1().Services().Informer(), r.sink.OnService)),
-		need(follow(r, endpointSlices, selected.Discovery().V1().EndpointSlices().Informer(), r.onSlice)),
-		need(follow(r, nodes, own.Core().V1().Nodes().Informer(), r.onNode)),
+		need(follow(r, services, f.informers[services], r.sink.OnService)),
+		need(follow(r, endpointSlices, f.informers[endpointSlices], r.onSlice)),
+		need(follow(r, nodes, f.informers[nodes], r.onNode)),
 	); err != nil {
 		return nil, err
 	}
 	// Nobody waits for these: older API servers have none.
-	_, err := follow(r, serviceCIDRs, all.Networking().V1().ServiceCIDRs().Informer(), r.ranges.follow)
-	return f, err
-}
-
-func (r *run) factory(tweak func(*metav1.ListOptions)) informers.SharedInformerFactory {
-	options := []informers.SharedInformerOption{informers.WithTransform(trim(r.opts.NodeName))}
-	if tweak != nil {
-		options = append(options, informers.WithTweakListOptions(tweak))
-	}
-	return informers.NewSharedInformerFactoryWithOptions(r.client, 0, options...)
-}
-
-// start lets them run; the function that it returns waits, once ctx is done, until nothing of
-// them runs any more.
-func (f *followed) start(ctx context.Context) (wait func()) {
-	for _, factory := range f.factories {
-		factory.StartWithContext(ctx)
-	}
-	return func() {
-		for _, factory := range f.factories {
-			factory.Shutdown()
-		}
-	}
+	_, err = follow(r, serviceCIDRs, f.informers[serviceCIDRs], r.ranges.follow)
+	return needed, err
 }
 
 // follow has the changes of a kind of object told, one at a time among all kinds.
 func follow[T any, P interface {
 	*T
 	metav1.Object
-}](r *run, kind string, informer cache.SharedIndexInformer, tell func(old, new P)) (cache.InformerSynced, error) {
-	err := informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) {
-		r.log.WithField("kind", kind).WithError(err).Debug("following")
-		r.sight.explain(kind, reason(err))
-	})
-	if err != nil {
-		return nil, err
-	}
+}](r *run, kind string, informer cache.SharedIndexInformer, tell func(old, new P)) (cache.DoneChecker, error) {
 	one := func(old, new any) {
 		before, after := object[P](old), object[P](new)
 		if before != nil && after != nil && before.GetUID() == after.GetUID() && before.GetResourceVersion() == after.GetResourceVersion() {
@@ -95,7 +121,7 @@ func follow[T any, P interface {
 	if err != nil {
 		return nil, fmt.Errorf("following %s: %w", kind, err)
 	}
-	return registration.HasSynced, nil
+	return registration.HasSyncedChecker(), nil
 }
 
 // object is what a handler was given, also where it was deleted while nobody watched.

@@ -37,8 +37,8 @@ func newRun(s *Source, sink source.Sink, cancel context.CancelCauseFunc) *run {
 
 // start waits for what must be known before anything may be deleted, and says so. It returns
 // false if that did not come about.
-func (r *run) start(ctx context.Context, f *followed) bool {
-	if !cache.WaitForCacheSync(ctx.Done(), f.needed...) {
+func (r *run) start(ctx context.Context, needed []cache.DoneChecker) bool {
+	if !cache.WaitFor(ctx, "", needed...) {
 		return false
 	}
 	if !r.awaitNode(ctx) {

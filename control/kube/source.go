@@ -20,8 +20,8 @@ import (
 	"github.com/waggle-lb/waggle/control/status"
 )
 
-// Source follows an API server. It implements source.Source, source.Watcher, source.Recorder and
-// source.Located.
+// Source follows an API server. It implements source.Source, source.Watcher, source.Recorder,
+// source.Located and source.Ahead.
 type Source struct {
 	opts     Options
 	client   kubernetes.Interface
@@ -31,6 +31,7 @@ type Source struct {
 	probe    *probe
 	pace     pace
 	end      context.CancelFunc // of what waits in a request
+	ahead    *followed          // since FetchAhead; nil without it
 
 	broadcaster events.EventBroadcaster
 	recorder    events.EventRecorder
@@ -41,6 +42,7 @@ var (
 	_ source.Watcher  = (*Source)(nil)
 	_ source.Recorder = (*Source)(nil)
 	_ source.Located  = (*Source)(nil)
+	_ source.Ahead    = (*Source)(nil)
 )
 
 // component names us in events.
@@ -109,6 +111,14 @@ func (s *Source) Location() string { return s.learning.dialer.whereabouts() }
 // Recorder is source.Recorder's. Events are sent while the source runs.
 func (s *Source) Recorder() events.EventRecorder { return s.recorder }
 
+// FetchAhead is source.Ahead's: the lists come in, and are decoded, while nobody is told of them.
+func (s *Source) FetchAhead(ctx context.Context) {
+	if f, err := s.newFollowed(); err == nil { // Run tells why not
+		f.start(ctx)
+		s.ahead = f
+	}
+}
+
 // Run tells the sink all objects, then OnSynced, then each change, until ctx is done. It returns
 // an error if our Node does not appear in time, or is deleted. It is to be called once.
 func (s *Source) Run(ctx context.Context, sink source.Sink) error {
@@ -120,7 +130,16 @@ func (s *Source) Run(ctx context.Context, sink source.Sink) error {
 	}
 	defer s.broadcaster.Shutdown()
 	r := newRun(s, sink, cancel)
-	informers, err := r.informers()
+	f := s.ahead
+	if f == nil {
+		var err error
+		if f, err = s.newFollowed(); err != nil {
+			return err
+		}
+	}
+	f.start(ctx)
+	defer f.end()
+	needed, err := r.tell(f)
 	if err != nil {
 		return err
 	}
@@ -128,10 +147,8 @@ func (s *Source) Run(ctx context.Context, sink source.Sink) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { s.probe.run(ctx) })
-	stop := informers.start(ctx)
-	defer stop()
 	defer cancel(nil)
-	if r.start(ctx, informers) {
+	if r.start(ctx, needed) {
 		<-ctx.Done()
 	}
 	return r.failure()

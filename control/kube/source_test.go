@@ -3,6 +3,7 @@
 package kube
 
 import (
+	"context"
 	"net/http"
 	"net/netip"
 	"os"
@@ -15,6 +16,45 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
 )
+
+// TestFetchAhead: what has been fetched before Run is told without another question, and followed from there.
+func TestFetchAhead(t *testing.T) {
+	c := newCluster(t)
+	c.put(nodeObject("10.0.0.1"), serviceObject("a"), sliceObject("a", "10.1.0.1:8080"))
+	s, err := New(c.options(c.kubeconfig(c.serve("").address)))
+	must(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	s.FetchAhead(ctx)
+	watched := func() int {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return len(c.watchers)
+	}
+	for deadline := time.Now().Add(20 * time.Second); watched() < len(kinds); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d kinds are watched before Run, want %d", watched(), len(kinds))
+		}
+	}
+	for _, kind := range kinds {
+		c.refuse(kind, http.StatusInternalServerError)
+	}
+	f := follows(t, s)
+	f.until("synced", func() bool { return slices.Contains(f.all(), "synced") })
+	if calls := f.all(); calls[len(calls)-1] != "synced" {
+		t.Errorf("synced is not the last: %q", calls)
+	}
+	f.expect("add node node-a", "add service a", "add slice a-1", "synced")
+	c.put(serviceObject("b"))
+	f.expect("add service b")
+	f.stop()
+	must(t, f.fails())
+	for deadline := time.Now().Add(20 * time.Second); watched() > 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d kinds are watched after Run", watched())
+		}
+	}
+}
 
 // Row 1: what is headless is not seen, nor are the endpoints of what is for other proxies.
 func TestFollow(t *testing.T) {

@@ -49,6 +49,19 @@ func (r DeviceRules) role(f *deviceFacts) (role status.Role, why string) {
 	return role, why
 }
 
+// ExpectPods tells whether a device of the node looks like a pod's. It goes by links and addresses alone, before
+// the addresses of our Node object are known, so it may be wrong about a device that leads out.
+func (r DeviceRules) ExpectPods() (bool, error) {
+	var view kernelView
+	if err := view.readLinks(); err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(view.facts(nil).devices, func(f *deviceFacts) bool {
+		role, _ := r.role(f)
+		return role == status.RolePod
+	}), nil
+}
+
 // found decides by what a device does.
 func (r DeviceRules) found(f *deviceFacts) (role status.Role, why string) {
 	kind := f.link.Type()

@@ -68,6 +68,7 @@ type Devices struct {
 
 	mu           sync.Mutex
 	kernel       kernelView
+	inStep       bool         // the last Sync has done all that there was to do, by kernel
 	ready        bool         // nodeIPs is known
 	nodeIPs      []netip.Addr // of our Node object
 	status       map[int]status.Device
@@ -136,19 +137,32 @@ func (d *Devices) Status() []status.Device {
 // Sync looks at all links, addresses and routes and does what is missing. Before the node's addresses
 // are known it does nothing: it would take the role from a device that has it by them, and break
 // the connections that an earlier agent left there.
-func (d *Devices) Sync() error { return d.SyncChange(everything) }
+func (d *Devices) Sync() error {
+	_, err := d.SyncChange(everything)
+	return err
+}
 
 // SyncChange does the same after a change that the kernel has told of, and reads only what that may
-// have changed.
-func (d *Devices) SyncChange(change Change) error {
+// have changed. It reports whether there was anything to do: the kernel tells of much that makes no difference.
+func (d *Devices) SyncChange(change Change) (changed bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.ready {
-		return nil
+		return false, nil
 	}
-	if err := d.kernel.update(change); err != nil {
-		return err
+	changed, err = d.kernel.update(change)
+	if err == nil && d.inStep && !changed && !change.isEmpty() {
+		return false, nil
 	}
+	if err == nil {
+		err = d.sync()
+	}
+	d.inStep = err == nil
+	return true, err
+}
+
+// sync does what is missing, by what was last read of the kernel.
+func (d *Devices) sync() error {
 	facts := d.kernel.facts(d.nodeIPs)
 	d.assigned = assigned(facts.devices)
 	var errs []error
@@ -363,6 +377,9 @@ func tcRole(link netlink.Link, role status.Role) loader.Role {
 func (d *Devices) attachXDP(link netlink.Link, role status.Role) string {
 	log := d.log.WithField("device", link.Attrs().Name)
 	if why := d.withoutXDP(link, role); why != "" {
+		if xdp := link.Attrs().Xdp; (xdp == nil || !xdp.Attached) && !d.written[link.Attrs().Index].XDPTransmits {
+			return why // as on most devices, and to look for a link takes time in proportion to the devices
+		}
 		// The device may have it from another role, or from an agent with another --xdp.
 		if err := d.dp.DetachXDP(link.Attrs().Index); err != nil {
 			log.WithError(err).Warn("XDP stays on this device")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	gomaps "maps"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -32,6 +33,9 @@ func (c *Change) addDevice(ifindex int) {
 	c.devices[ifindex] = true
 }
 
+// IsLook tells whether the change is no event, but a look at everything, or at what others may have changed.
+func (c *Change) IsLook() bool { return c.all || c.isEmpty() }
+
 func (c *Change) isEmpty() bool { return !c.all && !c.routes && len(c.devices) == 0 }
 
 // kernelView is what was last read of the kernel's links, addresses and routes. A list of all takes time
@@ -42,34 +46,48 @@ type kernelView struct {
 	routes routesByDevice
 }
 
-// update reads what may have changed. After a failure nothing is known, and the next call reads all.
-func (v *kernelView) update(change Change) error {
-	err := v.read(change)
-	if err != nil {
+// update reads what may have changed. changed tells whether something that is gone by may have: most events
+// tell of what is known, or of what matters to nobody here. After a failure nothing is known, and the next call
+// reads all.
+func (v *kernelView) update(change Change) (changed bool, err error) {
+	if changed, err = v.read(change); err != nil {
 		*v = kernelView{}
 	}
-	return err
+	return changed, err
 }
 
-func (v *kernelView) read(change Change) (err error) {
+func (v *kernelView) read(change Change) (changed bool, err error) {
 	if change.all || v.links == nil {
-		return v.readAll()
+		return true, v.readAll()
 	}
 	for _, ifindex := range v.withPeers(change.devices) {
-		if err := v.readDevice(ifindex); err != nil {
-			return err
+		other, err := v.readDevice(ifindex)
+		if err != nil {
+			return changed, err
 		}
-		if err := v.readPeerOf(ifindex, change.devices); err != nil {
-			return err
+		otherPeer, err := v.readPeerOf(ifindex, change.devices)
+		if err != nil {
+			return changed, err
 		}
+		changed = changed || other || otherPeer
 	}
 	if change.routes {
+		changed = true
 		v.routes, err = listRoutes()
 	}
-	return err
+	return changed, err
 }
 
 func (v *kernelView) readAll() (err error) {
+	if err := v.readLinks(); err != nil {
+		return err
+	}
+	v.routes, err = listRoutes()
+	return err
+}
+
+// readLinks reads all links and their addresses.
+func (v *kernelView) readLinks() error {
 	links, err := netdump.Whole(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("listing devices: %w", err)
@@ -78,10 +96,7 @@ func (v *kernelView) readAll() (err error) {
 	for _, link := range links {
 		v.links[link.Attrs().Index] = link
 	}
-	if v.addrs, err = listAddrs(0); err != nil {
-		return err
-	}
-	v.routes, err = listRoutes()
+	v.addrs, err = listAddrs(0)
 	return err
 }
 
@@ -98,14 +113,14 @@ func (v *kernelView) withPeers(changed map[int]bool) []int {
 }
 
 // readPeerOf reads the other end of a device, which may have come back to our namespace just now.
-func (v *kernelView) readPeerOf(ifindex int, changed map[int]bool) error {
+func (v *kernelView) readPeerOf(ifindex int, changed map[int]bool) (other bool, err error) {
 	link, there := v.links[ifindex]
 	if !there {
-		return nil
+		return false, nil
 	}
 	peer := peerOf(link)
 	if known, there := v.links[peer]; !there || changed[peer] || peerOf(known) == ifindex {
-		return nil
+		return false, nil
 	}
 	return v.readDevice(peer)
 }
@@ -119,25 +134,46 @@ func peerOf(link netlink.Link) int {
 	return 0
 }
 
-// readDevice reads one link and its addresses.
-func (v *kernelView) readDevice(ifindex int) error {
+// readDevice reads one link and its addresses, and tells whether they are other than before.
+func (v *kernelView) readDevice(ifindex int) (other bool, err error) {
+	before, known := v.links[ifindex]
 	link, err := netlink.LinkByIndex(ifindex)
 	var notFound netlink.LinkNotFoundError
 	if errors.As(err, &notFound) {
 		delete(v.links, ifindex)
 		delete(v.addrs, ifindex)
 		delete(v.routes, ifindex)
-		return nil
+		return known, nil
 	}
 	if err != nil {
-		return fmt.Errorf("device %d: %w", ifindex, err)
+		return false, fmt.Errorf("device %d: %w", ifindex, err)
 	}
 	addrs, err := listAddrs(ifindex)
 	if err != nil {
-		return err
+		return false, err
 	}
+	other = !known || !alike(before, link) || !slices.Equal(v.addrs[ifindex], addrs[ifindex])
 	v.links[ifindex], v.addrs[ifindex] = link, addrs[ifindex]
-	return nil
+	return other, nil
+}
+
+// alike tells whether two states of a link are the same in all that its role, and what is reported of it, hang on.
+func alike(a, b netlink.Link) bool {
+	of := func(link netlink.Link) any {
+		attrs := link.Attrs()
+		return struct {
+			kind, name, encapsulation string
+			master, parent, namespace int
+			up, carries               bool
+			xdp                       bool
+		}{
+			link.Type(), attrs.Name, attrs.EncapType,
+			attrs.MasterIndex, attrs.ParentIndex, attrs.NetNsID,
+			attrs.Flags&net.FlagUp != 0, attrs.Statistics != nil && attrs.Statistics.RxPackets > 0,
+			attrs.Xdp != nil && attrs.Xdp.Attached,
+		}
+	}
+	return of(a) == of(b)
 }
 
 // facts are the node's devices, by their indexes.

@@ -27,7 +27,7 @@ import (
 // readFacts reads all there is.
 func readFacts(nodeIPs []netip.Addr) (*nodeFacts, error) {
 	var v kernelView
-	err := v.update(everything)
+	_, err := v.update(everything)
 	return v.facts(nodeIPs), err
 }
 
@@ -62,8 +62,13 @@ func newViewFixture(t *testing.T) *viewFixture {
 			defer f.mu.Unlock()
 			change.devices = gomaps.Clone(change.devices)
 			f.changes = append(f.changes, change)
-			if err := f.view.update(change); err != nil {
+			before := described(f.view.facts(nil))
+			changed, err := f.view.update(change)
+			if err != nil {
 				t.Error(err)
+			}
+			if after := described(f.view.facts(nil)); !changed && after != before {
+				t.Errorf("by %+v nothing is said to have changed, but there was\n%s, and is\n%s", change, before, after)
 			}
 		},
 	}
@@ -244,5 +249,64 @@ func TestListAddrs(t *testing.T) {
 	}
 	if none, err := listAddrs(4711); err != nil || len(none) > 0 {
 		t.Errorf("of no device: %v, error %v", none, err)
+	}
+}
+
+// TestExpectPods: a device whose other end is elsewhere looks like a pod's, unless it has a network's address.
+func TestExpectPods(t *testing.T) {
+	here := netnstest.New(t)
+	other := make(chan netnstest.Namespace)
+	go func() { other <- netnstest.New(t) }()
+	elsewhere := <-other
+	expect := func(what string, rules DeviceRules, want bool) {
+		t.Helper()
+		got, err := rules.ExpectPods()
+		must(t, err)
+		if got != want {
+			t.Errorf("%s: got %t, want %t", what, got, want)
+		}
+	}
+	pair := func(name string, addrs ...string) {
+		t.Helper()
+		here.Add(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: name + "-peer", PeerNamespace: netlink.NsFd(elsewhere.FD())}, addrs...)
+	}
+	expect("no device", DeviceRules{}, false)
+	pair("uplink", "10.0.0.1/24")
+	expect("an uplink", DeviceRules{}, false)
+	pair("pod")
+	expect("a pod", DeviceRules{}, true)
+	expect("a pod that is to be ignored", DeviceRules{Ignore: []string{"pod"}}, false)
+}
+
+// TestAlike: two states of a link differ by all that roles hang on, and by nothing that changes all the time.
+func TestAlike(t *testing.T) {
+	link := func(edits ...func(*netlink.LinkAttrs)) netlink.Link {
+		attrs := netlink.LinkAttrs{Name: "a", Index: 5, NetNsID: -1, EncapType: "ether", Flags: net.FlagUp,
+			Statistics: &netlink.LinkStatistics{RxPackets: 1}}
+		for _, edit := range edits {
+			edit(&attrs)
+		}
+		return &netlink.Veth{LinkAttrs: attrs}
+	}
+	for what, edit := range map[string]func(*netlink.LinkAttrs){
+		"name":       func(a *netlink.LinkAttrs) { a.Name = "b" },
+		"master":     func(a *netlink.LinkAttrs) { a.MasterIndex = 7 },
+		"other end":  func(a *netlink.LinkAttrs) { a.ParentIndex = 8 },
+		"namespace":  func(a *netlink.LinkAttrs) { a.NetNsID = 0 },
+		"link layer": func(a *netlink.LinkAttrs) { a.EncapType = "none" },
+		"down":       func(a *netlink.LinkAttrs) { a.Flags = 0 },
+		"unused":     func(a *netlink.LinkAttrs) { a.Statistics = nil },
+		"XDP":        func(a *netlink.LinkAttrs) { a.Xdp = &netlink.LinkXdp{Attached: true} },
+	} {
+		if alike(link(), link(edit)) {
+			t.Errorf("%s: no difference", what)
+		}
+	}
+	busy := link(func(a *netlink.LinkAttrs) { a.Statistics = &netlink.LinkStatistics{RxPackets: 9}; a.TxQLen = 3 })
+	if !alike(link(), busy) {
+		t.Error("a link differs from itself, after some packets")
+	}
+	if alike(link(), &netlink.Dummy{LinkAttrs: *link().Attrs()}) {
+		t.Error("kind: no difference")
 	}
 }

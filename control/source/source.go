@@ -39,6 +39,14 @@ type Source interface {
 	Problems() []status.Problem
 }
 
+// Ahead is a Source that can have what exists ready before there is a Sink, as an API server's lists, which
+// take a while to come and to be decoded.
+type Ahead interface {
+	// FetchAhead begins to fetch, and returns at once. Run goes on with that, and reports what fails. It may be
+	// called once, before Run. What it has begun ends with ctx or with Run.
+	FetchAhead(ctx context.Context)
+}
+
 // Watcher is a Source that may lose sight of what it follows, as an API server may be away. What
 // it delivered stays in force meanwhile.
 type Watcher interface {

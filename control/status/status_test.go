@@ -42,7 +42,9 @@ func TestStatusFile(t *testing.T) {
 	}
 	file, w := rundir.StatusFile(dir), NewWriter(dir)
 	for version := range 2 { // the second replaces the first
-		want.Version = fmt.Sprint("v", version)
+		next := *want
+		next.Version = fmt.Sprint("v", version)
+		want = &next
 		must(t, w.Write(want))
 		first, err := os.Stat(file)
 		must(t, err)

@@ -21,23 +21,16 @@ import (
 type adoption struct {
 	dp      *loader.Datapath
 	shared  func(netip.AddrPort) bool // see SharedPorts; nil: not known
-	room    int                       // for so many records
+	room    map[maps.Family]int       // for so many records; counted when the first is to be made
 	adopted int                       // connections that the kernel translates, and that were not known before
 	leftOut int                       // for want of room
 	failed  int
 	failure error // the first
 }
 
-// run reads the kernel's table of one family.
-func (a *adoption) run(table *conntrack.Table, f maps.Family) (err error) {
-	if a.room, err = roomForAdopted(a.dp, f); err != nil {
-		return err
-	}
-	family := uint8(unix.AF_INET)
-	if f == maps.IPv6 {
-		family = unix.AF_INET6
-	}
-	bad, err := table.Each(family, 0, a.take)
+// run reads the kernel's table.
+func (a *adoption) run(table *conntrack.Table) error {
+	bad, err := table.Each(unix.AF_UNSPEC, 0, a.take)
 	if bad > 0 {
 		err = errors.Join(err, fmt.Errorf("%d entries of the kernel's table can't be understood", bad))
 	}
@@ -58,15 +51,22 @@ func (a *adoption) fail(e conntrack.Entry, err error) {
 	}
 }
 
-// roomForAdopted is how many records may be made: the half of the table that a load of one half
-// leaves free is for flows that open later.
-func roomForAdopted(dp *loader.Datapath, f maps.Family) (int, error) {
-	census, err := dp.Expire(f == maps.IPv6)
-	if err != nil {
-		return 0, err
+// hasRoom tells whether so many more records of a family may be made: the half of the table that a load of
+// one half leaves free is for flows that open later. To count those that there are takes a walk, which most
+// nodes do without, having nothing to adopt.
+func (a *adoption) hasRoom(f maps.Family, records int) (bool, error) {
+	if _, counted := a.room[f]; !counted {
+		census, err := a.dp.Expire(f == maps.IPv6)
+		if err != nil {
+			return false, err
+		}
+		if a.room == nil {
+			a.room = map[maps.Family]int{}
+		}
+		half := a.dp.Map(fmt.Sprintf("flows%d", f)).MaxEntries() * bpf.Ways / 2
+		a.room[f] = int(half) - int(census.Confirmed+census.Unconfirmed)
 	}
-	half := dp.Map(fmt.Sprintf("flows%d", f)).MaxEntries() * bpf.Ways / 2
-	return int(half) - int(census.Confirmed+census.Unconfirmed), nil
+	return records <= a.room[f], nil
 }
 
 // take adopts one entry. One that can't be is no reason to leave the others.
@@ -82,17 +82,21 @@ func (a *adoption) take(e conntrack.Entry) {
 	default:
 		return
 	}
-	known, err := a.dp.Follow(records[0].Adoption())
-	if err == nil && !known && len(records) > a.room {
-		a.leftOut++
-		return
+	family := maps.FamilyOf(e.Orig.Src.Addr())
+	fits, err := a.dp.Follow(records[0].Adoption()) // known already
+	if err == nil && !fits {
+		fits, err = a.hasRoom(family, len(records))
 	}
 	made := 0
-	if err == nil {
+	if err == nil && fits {
 		made, err = adoptAll(a.dp, records)
 	}
-	a.room -= made
+	if _, counted := a.room[family]; counted {
+		a.room[family] -= made
+	}
 	switch {
+	case err == nil && !fits:
+		a.leftOut++
 	case errors.Is(err, unix.ENOSPC): // in the sets that its records may be in
 		a.leftOut++
 	case err != nil:

@@ -22,6 +22,9 @@ const (
 	followEvery = 5 * time.Second
 	// followSoonest is how often, at most, where an entry is about to expire.
 	followSoonest = 500 * time.Millisecond
+	// followFirst is when records are looked at that an earlier agent has left: after the busiest part of a
+	// start.
+	followFirst = time.Second
 	// followDuty bounds what it costs: one part in so many of a CPU.
 	followDuty = 20
 	// refreshAfter is for how long a record does without being refreshed: shorter than any timeout
@@ -31,21 +34,39 @@ const (
 
 // Run has adopted records follow the kernel's table until ctx is done.
 func (t *Takeover) Run(ctx context.Context) {
-	for t.table != nil {
-		began := time.Now()
-		left, expires := t.follow()
-		var again <-chan time.Time
-		if left > 0 {
-			wait := max(min(expires, followEvery), followSoonest, followDuty*time.Since(began))
-			again = time.After(wait)
-		}
+	if t.table == nil {
+		return
+	}
+	again := time.After(followFirst)
+	left := 0
+	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.adopted:
 		case <-again:
 		}
+		began := time.Now()
+		expires := followEvery
+		if left > 0 || t.hasAdopted() {
+			left, expires = t.follow()
+		}
+		if again = nil; left > 0 {
+			wait := max(min(expires, followEvery), followSoonest, followDuty*time.Since(began))
+			again = time.After(wait)
+		}
 	}
+}
+
+// hasAdopted tells whether there are adopted records, as far as is known. The kernel counts them in a third of the
+// time that it takes to read the tables.
+func (t *Takeover) hasAdopted() bool {
+	for _, family := range maps.Families {
+		if census, err := t.dp.Expire(family == maps.IPv6); err != nil || census.Foreign > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // follow looks at each adopted record. It returns how many are left, and after what time the first

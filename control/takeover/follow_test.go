@@ -300,7 +300,7 @@ func TestAdoptionMemory(t *testing.T) {
 // TestOneBadConnection: what can't be adopted is told, and does not keep the others from it.
 func TestOneBadConnection(t *testing.T) {
 	f := newFollowing(t, 64)
-	a := adoption{dp: f.dp, room: 8}
+	a := adoption{dp: f.dp, room: map[maps.Family]int{maps.IPv4: 8}}
 	bad := ofClient(unix.IPPROTO_TCP, 1, false)
 	must(t, f.dp.Close())
 	a.take(bad)

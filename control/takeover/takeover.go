@@ -105,14 +105,18 @@ func (t *Takeover) Begin(s Step) {
 	}
 }
 
-// End comes after it, and finds what has come meanwhile.
+// End comes after it, and finds what has come meanwhile. Where the other step is still to come, nothing is
+// translated before that, whose Begin finds it.
 func (t *Takeover) End(s Step) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.pending[s] {
-		t.adopt()
-		delete(t.pending, s)
+	if !t.pending[s] {
+		return
 	}
+	if len(t.pending) == 1 {
+		t.adopt()
+	}
+	delete(t.pending, s)
 }
 
 // Counted is told how many records of such connections are left. The last that goes takes along
@@ -153,16 +157,14 @@ func (t *Takeover) adopt() {
 	if err != nil {
 		t.log.WithError(err).Error("connections of the node's own that are older than the agent are not known")
 	}
-	for _, family := range maps.Families {
-		a := adoption{dp: t.dp, shared: shared}
-		err := a.run(t.table, family)
-		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
-			t.log.WithError(err).Debug("the kernel has no table of connections; none is taken over")
-		} else if err != nil {
-			t.log.WithError(err).Error("taking over the kernel's connections: some break")
-		}
-		t.took(&a)
+	a := adoption{dp: t.dp, shared: shared}
+	err = a.run(t.table)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
+		t.log.WithError(err).Debug("the kernel has no table of connections; none is taken over")
+	} else if err != nil {
+		t.log.WithError(err).Error("taking over the kernel's connections: some break")
 	}
+	t.took(&a)
 	t.adoptVirtual()
 	t.tell()
 }

@@ -25,17 +25,8 @@ import (
 // those that have an entry in the kernel's table: IPVS writes the endpoint into its tuples (ip_vs_nfct.c). Others
 // have none: where net.ipv4.vs.conntrack is 0, and UDP clients that are silent for longer than the table keeps them.
 func (t *Takeover) adoptVirtual() {
-	all := map[maps.Family]*adoption{}
-	var errs []error
+	a := adoption{dp: t.dp}
 	bad, err := t.virtual(func(c ipvs.Connection) {
-		family := maps.FamilyOf(c.Virtual.Addr())
-		a := all[family]
-		if a == nil {
-			room, err := roomForAdopted(t.dp, family)
-			errs = append(errs, err)
-			a = &adoption{dp: t.dp, room: room}
-			all[family] = a
-		}
 		if e, err := virtualEntry(t.table, c); err != nil {
 			a.fail(e, err)
 		} else {
@@ -43,13 +34,10 @@ func (t *Takeover) adoptVirtual() {
 		}
 	})
 	if bad > 0 {
-		errs = append(errs, fmt.Errorf("%d lines can't be understood", bad))
+		err = errors.Join(err, fmt.Errorf("%d lines can't be understood", bad))
 	}
-	for _, a := range all {
-		errs = append(errs, a.failures())
-		t.took(a)
-	}
-	if err := errors.Join(append(errs, err)...); err != nil {
+	t.took(&a)
+	if err := errors.Join(err, a.failures()); err != nil {
 		t.log.WithError(err).Error("taking over IPVS' connections: some break")
 	}
 }

@@ -27,8 +27,10 @@ type agentLoad struct {
 	*churned
 	agent *cluster.Agent
 	pods  []*topo.Pod
-	idle  float64 // seconds of processor time in a second
 }
+
+// agentLoads are the nodes of a run, one for each build.
+type agentLoads []*agentLoad
 
 // agentSizes are how much there is, and how long it is looked at.
 type agentSizes struct {
@@ -37,54 +39,70 @@ type agentSizes struct {
 }
 
 // measureAgentTime measures the processor time of an agent by what changes on its node: nothing, services,
-// pods. A minute holds all that it does once in a while.
+// pods. A minute holds all that it does once in a while. With another build of the command there are two nodes,
+// each with as much on it: what takes time is measured on both at once, pods come and go on each in turns.
 func measureAgentTime(o options) (results []Result, err error) {
 	size := agentSizes{pods: 250, services: 1000, rate: 12, moved: 20, rest: 20 * time.Second, window: time.Minute, each: 3 * time.Second}
 	if o.quick {
 		size.pods, size.services, size.moved = 50, 200, 5
 		size.rest, size.window = 5*time.Second, 15*time.Second
 	}
-	f, err := newFabric(o, 1)
+	builds := []string{""}
+	if o.before != "" {
+		builds, size.moved, size.each = append(builds, o.before), size.moved/2, 5*size.each/6
+	}
+	f, err := newFabric(o, len(builds))
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	l, err := f.newAgentLoad(size)
-	if err != nil {
-		return nil, err
+	var loads agentLoads
+	for i, build := range builds {
+		l, err := f.newAgentLoad(f.Nodes[i], build, size)
+		if err != nil {
+			return nil, err
+		}
+		loads = append(loads, l)
 	}
 	time.Sleep(size.rest)
-	idle, err := l.during(size.window, func() error { return nil })
+	idle, err := loads.during(size.window)
 	if err != nil {
 		return nil, err
 	}
-	l.idle = idle
-	stop := l.churn(time.Second / time.Duration(size.rate))
-	changes, err := l.during(size.window, func() error { return nil })
+	stop := loads[0].churn(time.Second / time.Duration(size.rate)) // of the objects that all have
+	changes, err := loads.during(size.window)
 	stop()
 	if err != nil {
 		return nil, err
 	}
-	gone, err := l.eachPod(size, l.removePod)
+	gone, err := loads.eachPod(size, idle, (*agentLoad).removePod)
 	if err != nil {
 		return nil, err
 	}
-	added, err := l.eachPod(size, l.addPod)
+	added, err := loads.eachPod(size, idle, (*agentLoad).addPod)
 	if err != nil {
 		return nil, err
 	}
 	name := fmt.Sprintf("%d pods, %d services", size.pods, size.services)
 	return []Result{
-		{Metric: "nothing changes, " + name, Unit: "% of a CPU", Waggle: 100 * idle, Limit: aimIdle, Runs: []float64{100 * idle}},
-		{Metric: fmt.Sprintf("%d services change a second, %s", size.rate, name), Unit: "% of a CPU", Waggle: 100 * changes, Limit: aimChanges, Runs: []float64{100 * changes}},
-		{Metric: "a new pod, beside " + name, Unit: "ms", Waggle: median(added), Limit: aimPod, Runs: added},
-		{Metric: "a pod that goes, beside " + name, Unit: "ms", Waggle: median(gone), Limit: aimPod, Runs: gone},
+		agentResult("nothing changes, "+name, "% of a CPU", aimIdle, idle),
+		agentResult(fmt.Sprintf("%d services change a second, %s", size.rate, name), "% of a CPU", aimChanges, changes),
+		agentResult("a new pod, beside "+name, "ms", aimPod, added),
+		agentResult("a pod that goes, beside "+name, "ms", aimPod, gone),
 	}, nil
 }
 
+// agentResult is a line of the table, of the values of each build.
+func agentResult(metric, unit string, aim float64, of [][]float64) Result {
+	r := Result{Metric: metric, Unit: unit, Waggle: median(of[0]), Limit: aim, Runs: of[0]}
+	if len(of) > 1 {
+		r.Peers = map[string]float64{"before": median(of[1])}
+	}
+	return r
+}
+
 // newAgentLoad makes the pods, with a process in each, and starts the agent.
-func (f *fabric) newAgentLoad(size agentSizes) (*agentLoad, error) {
-	node := f.Nodes[0]
+func (f *fabric) newAgentLoad(node *topo.Node, build string, size agentSizes) (*agentLoad, error) {
 	l := &agentLoad{churned: &churned{store: f.store, node: node, services: size.services}}
 	for range size.pods {
 		if err := l.addPod(); err != nil {
@@ -93,7 +111,7 @@ func (f *fabric) newAgentLoad(size agentSizes) (*agentLoad, error) {
 	}
 	f.store.Put(fillers(0, size.services, programEndpoints, corev1.ProtocolTCP)...)
 	var err error
-	if l.agent, err = f.startWaggle(node, "--xdp=off"); err != nil {
+	if l.agent, err = f.startBuild(build, node, "--xdp=off"); err != nil {
 		return nil, err
 	}
 	return l, l.agent.Await("all services and devices", func(s *status.Status) bool {
@@ -103,7 +121,7 @@ func (f *fabric) newAgentLoad(size agentSizes) (*agentLoad, error) {
 
 func (l *agentLoad) addPod() error {
 	number := len(l.pods)
-	pod, err := l.node.AddPod(fmt.Sprintf("pod-%d", number), topo.PodOptions{Number: number + 2})
+	pod, err := l.node.AddPod(fmt.Sprintf("%s-%d", l.node.Name, number), topo.PodOptions{Number: number + 2})
 	if err != nil {
 		return err
 	}
@@ -118,29 +136,50 @@ func (l *agentLoad) removePod() error {
 	return l.node.RemovePod(pod)
 }
 
-// during returns the agent's processor time in a second while something is done, for at least so long.
-func (l *agentLoad) during(window time.Duration, do func() error) (float64, error) {
-	before, err := processorTime(l.agent.Pid())
-	if err != nil {
-		return 0, err
-	}
-	started := time.Now()
-	if err := do(); err != nil {
-		return 0, err
-	}
-	time.Sleep(window - time.Since(started))
-	after, err := processorTime(l.agent.Pid())
-	return (after - before).Seconds() / time.Since(started).Seconds(), err
-}
-
-// eachPod returns, for each of some pods that come or go, the milliseconds beyond those of a rest as long.
-func (l *agentLoad) eachPod(size agentSizes, do func() error) (ms []float64, err error) {
-	for range size.moved {
-		share, err := l.during(size.each, do)
+// during returns, in per cent of a CPU, the processor time of each agent in a window.
+func (all agentLoads) during(window time.Duration) (shares [][]float64, err error) {
+	var before []time.Duration
+	for _, l := range all {
+		used, err := processorTime(l.agent.Pid())
 		if err != nil {
 			return nil, err
 		}
-		ms = append(ms, 1000*(share-l.idle)*size.each.Seconds())
+		before = append(before, used)
+	}
+	started := time.Now()
+	time.Sleep(window)
+	for i, l := range all {
+		used, err := processorTime(l.agent.Pid())
+		if err != nil {
+			return nil, err
+		}
+		shares = append(shares, []float64{100 * (used - before[i]).Seconds() / time.Since(started).Seconds()})
+	}
+	return shares, nil
+}
+
+// eachPod returns for each agent, of some pods that come or go on its node, the milliseconds beyond those of a rest
+// as long.
+func (all agentLoads) eachPod(size agentSizes, idle [][]float64, do func(*agentLoad) error) ([][]float64, error) {
+	ms := make([][]float64, len(all))
+	for range size.moved {
+		for i, l := range all {
+			before, err := processorTime(l.agent.Pid())
+			if err != nil {
+				return nil, err
+			}
+			started := time.Now()
+			if err := do(l); err != nil {
+				return nil, err
+			}
+			time.Sleep(size.each - time.Since(started))
+			used, err := processorTime(l.agent.Pid())
+			if err != nil {
+				return nil, err
+			}
+			rest := idle[i][0] / 100 * time.Since(started).Seconds()
+			ms[i] = append(ms[i], 1000*((used-before).Seconds()-rest))
+		}
 	}
 	return ms, nil
 }

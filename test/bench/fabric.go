@@ -102,11 +102,22 @@ current-context: c
 
 // startWaggle runs an agent on a node until Close.
 func (f *fabric) startWaggle(node *topo.Node, args ...string) (*cluster.Agent, error) {
+	return f.startBuild("", node, args...)
+}
+
+// startBuild runs an agent by a build of the command, "" for the one that is measured.
+func (f *fabric) startBuild(build string, node *topo.Node, args ...string) (*cluster.Agent, error) {
 	kubeconfig, err := f.kubeconfig(node)
 	if err != nil {
 		return nil, err
 	}
-	a := cluster.NewAgent(f.Network, node, cluster.AgentOptions{Binary: f.waggle, Kubeconfig: kubeconfig, Dir: f.dir,
+	binary := f.waggle
+	if build != "" {
+		if binary, err = filepath.Abs(build); err != nil {
+			return nil, err
+		}
+	}
+	a := cluster.NewAgent(f.Network, node, cluster.AgentOptions{Binary: binary, Kubeconfig: kubeconfig, Dir: f.dir,
 		Args: append([]string{"--log-level=warn"}, args...)})
 	f.close = append(f.close, func() error {
 		a.Kill()
@@ -132,8 +143,8 @@ type kubeProxy struct {
 }
 
 // havePeers tells whether kube-proxy can be measured.
-func (f *fabric) havePeers() bool {
-	_, err := os.Stat(filepath.Join(f.peers, "kube-proxy"))
+func (o options) havePeers() bool {
+	_, err := os.Stat(filepath.Join(o.peers, "kube-proxy"))
 	return err == nil
 }
 
