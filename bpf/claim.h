@@ -3,6 +3,7 @@
 #define WAGGLE_CLAIM_H
 
 #include "flow.h"
+#include "trace.h"
 
 /*
  * How a record gets into the table: the steps `prepare` and `settle` of
@@ -62,11 +63,14 @@ __noinline int way_choose_in(int family, __u32 index, __u32 first, __u32 spare, 
 		way = (first + i) & (WAYS - 1);
 		tag = tag_read(set, way);
 		age = (__u16)(set->ticks - set->used[way]) + 1;
-		if (index * WAYS + way == spare) /* the explain twin may see it FREE */
+		if (explain && would_be_taken(index * WAYS + way))
 			continue;
+		if (explain && would_be_free(index * WAYS + way))
+			tag = WAY_FREE;
 		if ((tag & WAY_MASK) == WAY_FREE)
 			age = ~0U;
-		else if ((tag & (WAY_MASK | STATE_CONFIRMED)) != WAY_LIVE)
+		else if ((tag & (WAY_MASK | STATE_CONFIRMED)) != WAY_LIVE ||
+			 index * WAYS + way == spare)
 			continue;
 		if (age <= best->age)
 			continue;
@@ -173,6 +177,7 @@ static __always_inline bool way_take(int family, __u64 hash, bool same_key, stru
 	tag = ((old + TAG_VERSION) & TAG_VERSION_MASK) | hash_tag(hash) | WAY_BUSY |
 	      w->chosen.choice * TAG_CHOICE;
 	if (explain) { /* as if it were taken */
+		note_taken(hash, w->chosen.where);
 		w->chosen.tag = tag;
 		return true;
 	}
@@ -199,6 +204,10 @@ __noinline int way_take_any(int family, __u64 hash, const struct record *r, __u3
 	if (!r || !w)
 		return 0;
 	family = family_of(family);
+	if (explain && taken_for(hash, &w->chosen.where)) {
+		w->chosen.tag = hash_tag(hash) | WAY_BUSY;
+		return 1;
+	}
 	if (r->tag) {
 		w->chosen.where = r->where;
 		w->chosen.tag = r->tag;
@@ -262,7 +271,8 @@ __noinline int flow_abandon(int family, const struct tuple *t, struct record *r)
 		return 0;
 	family = family_of(family);
 	/* its tag in the table has no state yet */
-	way_free(family, key_hash(family, t), r->where, r->tag & ~STATE_MASK);
+	if (!explain)
+		way_free(family, key_hash(family, t), r->where, r->tag & ~STATE_MASK);
 	r->tag = 0;
 	return 0;
 }

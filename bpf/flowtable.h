@@ -715,13 +715,14 @@ static __always_inline __u32 tag_choice(__u32 tag)
 	return (tag & TAG_CHOICE_MASK) / TAG_CHOICE;
 }
 
+/* See trace.h. */
+int note_freed(__u32 where);
+
 /* Frees a way whose tag is exactly this. 0: it no longer is. */
 static __always_inline bool way_free(int family, __u64 hash, __u32 where, __u32 tag)
 {
 	__u32 *at = tag_at(family, where);
 
-	if (explain) /* as if it were freed */
-		return true;
 	if (!at || __sync_val_compare_and_swap(at, tag, tag & TAG_VERSION_MASK) != tag)
 		return false;
 	spilled_add(family, hash, tag_choice(tag), -1);
@@ -733,6 +734,8 @@ __noinline int flow_release(int family, const struct tuple *t, __u32 where, __u3
 {
 	if (!t)
 		return 0;
+	if (explain)
+		return note_freed(where);
 	family = family_of(family);
 	return way_free(family, key_hash(family, t), where, tag);
 }
@@ -745,6 +748,8 @@ __noinline int flow_end(int family, const struct tuple *t, __u32 where, __u32 ta
 
 	if (!t)
 		return 0;
+	if (explain)
+		return note_freed(where);
 	hash = key_hash(family, t);
 	family = family_of(family);
 	at = tag_at(family, where);

@@ -212,8 +212,6 @@ static __always_inline int open_reply(int family, bool taken, struct scratch *s)
 		ret = claim_reply(s, i);
 		if (ret > 0 || (ret && !flow_make_room(family, &s->mirror.key, &s->work)))
 			return ret;
-		if (ret && explain) /* it would be there now */
-			return 1;
 	}
 	return 0;
 }
@@ -225,7 +223,7 @@ static __always_inline bool open_client(int family, struct scratch *s)
 
 	return !flow_prepare(family, t, &s->record, SPARE_NONE, &s->work) ||
 	       (flow_make_room(family, t, &s->work) &&
-		(explain || !flow_prepare(family, t, &s->record, SPARE_NONE, &s->work)));
+		!flow_prepare(family, t, &s->record, SPARE_NONE, &s->work));
 }
 
 /*
@@ -267,7 +265,7 @@ static __always_inline int open_source(int family, struct scratch *s)
 	int ret = open_split_source(s, s->mirror.record.where);
 
 	if (ret == -ENOSPC && flow_make_room(family, &s->source.key, &s->work))
-		ret = explain ? SETTLED_OWNER : open_split_source(s, s->mirror.record.where);
+		ret = open_split_source(s, s->mirror.record.where);
 	if (ret == SETTLED_LOST) /* to one of the same flow, on another processor */
 		s->source.record.tag = 0;
 	return ret;

@@ -45,6 +45,14 @@ struct socket_question {
 	__u32 backend; /* id */
 };
 
+/* A way that the twin would have taken by now, and for which key: a part of its hash. */
+struct taken {
+	__u32 where;
+	__u32 key;
+};
+
+#define TAKEN_MAX 8
+
 struct notes {
 	/* set by who asks */
 	struct socket_question socket;
@@ -60,6 +68,11 @@ struct notes {
 	__u32 remembered_for; /* jiffies since it was chosen last */
 	struct service service;
 	struct record ended;
+	/* what the next steps have to know, since no map does */
+	struct taken taken[TAKEN_MAX];
+	__u32 takes;
+	__u32 freed[TAKEN_MAX]; /* ways */
+	__u32 frees;
 };
 
 struct notes trace SEC(".data.trace");
@@ -118,6 +131,63 @@ static __always_inline void note_cluster(__u32 flags, __u32 owner)
 	trace.steps |= TRACE_CLUSTER;
 	trace.cluster_flags = flags;
 	trace.cluster_owner = owner;
+}
+
+static __always_inline void note_taken(__u64 key, __u32 where)
+{
+	__u32 i = trace.takes;
+
+	if (i >= TAKEN_MAX)
+		return;
+	trace.taken[i].where = where;
+	trace.taken[i].key = key;
+	trace.takes = i + 1;
+}
+
+static __always_inline bool would_be_taken(__u32 where)
+{
+	__u32 i;
+
+	for (i = 0; i < TAKEN_MAX && i < trace.takes; i++)
+		if (trace.taken[i].where == where)
+			return true;
+	return false;
+}
+
+/* The way that the twin would have taken for a key before. False: none. */
+static __always_inline bool taken_for(__u64 key, __u32 *where)
+{
+	__u32 i;
+
+	for (i = 0; i < TAKEN_MAX && i < trace.takes; i++) {
+		if (trace.taken[i].key != (__u32)key)
+			continue;
+		*where = trace.taken[i].where;
+		return true;
+	}
+	return false;
+}
+
+static __always_inline bool would_be_free(__u32 where)
+{
+	__u32 i;
+
+	for (i = 0; i < TAKEN_MAX && i < trace.frees; i++)
+		if (trace.freed[i] == where)
+			return true;
+	return false;
+}
+
+/* The twin would have freed a way. False: it would have done so before. */
+__noinline int note_freed(__u32 where)
+{
+	__u32 i = trace.frees;
+
+	if (i >= TAKEN_MAX || would_be_free(where))
+		return false;
+	trace.freed[i] = where;
+	trace.frees = i + 1;
+	return true;
 }
 
 /* The number by which a backend is chosen. */

@@ -304,6 +304,14 @@ type waggleNotes struct {
 	Service       waggleService
 	_             [4]byte
 	Ended         waggleRecord
+	Taken         [8]struct {
+		_     structs.HostLayout
+		Where uint32
+		Key   uint32
+	}
+	Takes uint32
+	Freed [8]uint32
+	Frees uint32
 }
 
 type waggleOpening struct {

@@ -111,7 +111,7 @@ func TestFlowsFullExpired(t *testing.T) {
 func TestFlowsFullRepair(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		for lost := 1; lost < p.halves; lost++ {
-			c := converse(newNode(t, oneSet).withTwin(), v, p)
+			c := converse(newNode(t, oneSet), v, p)
 			c.request()
 			c.remove(c.keys()[lost])
 			c.fill(v, 0)

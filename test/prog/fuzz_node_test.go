@@ -65,6 +65,7 @@ type fuzzNode struct {
 	programs map[bpf.Hook]*ebpf.Program
 	walks    map[string]*ebpf.Program
 	guard    func(ask func() error) error // around each question to the twin
+	memories map[string]*ebpf.Memory      // of arrays
 	counted  []bpf.Counter
 	reached  tally // by the last script
 	out      []byte

@@ -147,9 +147,9 @@ var ofModel = []mutation{
 
 // ofFullTables are mutations of what gives way to whom.
 var ofFullTables = []mutation{
-	{"confirmed record replaced", "claim.h", "(tag & (WAY_MASK | STATE_CONFIRMED)) != WAY_LIVE)", "(tag & WAY_MASK) != WAY_LIVE)"},
+	{"confirmed record replaced", "claim.h", "(tag & (WAY_MASK | STATE_CONFIRMED)) != WAY_LIVE ||", "(tag & WAY_MASK) != WAY_LIVE ||"},
 	{"version not counted", "claim.h", "tag = ((old + TAG_VERSION) & TAG_VERSION_MASK)", "tag = (old & TAG_VERSION_MASK)"},
-	{"unconfirmed record not replaced", "claim.h", "(tag & (WAY_MASK | STATE_CONFIRMED)) != WAY_LIVE)", "(tag & WAY_MASK) == WAY_LIVE)"},
+	{"unconfirmed record not replaced", "claim.h", "(tag & (WAY_MASK | STATE_CONFIRMED)) != WAY_LIVE ||", "(tag & WAY_MASK) == WAY_LIVE ||"},
 	{"unconfirmed record not replaced by age", "claim.h", "age = (__u16)(set->ticks - set->used[way]) + 1;", "age = 1;"},
 	{"record that is used does not get younger", "flowtable.h", "\tif (set->used[where & (WAYS - 1)] != (__u16)set->ticks)\n\t\tset->used[where & (WAYS - 1)] = ++set->ticks;\n", ""},
 	{"record is as old as its place's last tenant", "claim.h", "\tflow_touch_new(family, r->where);\n", ""},
@@ -192,11 +192,11 @@ var ofTwoCPUs = []mutation{
 var ofExplain = []mutation{
 	{"twin marks a record", "flowtable.h", "\tif (explain) /* also of a record that would have been made just now */\n\t\treturn 1;\n", ""},
 	{"twin finds no record to mark", "flowtable.h", "just now */\n\t\treturn 1;", "just now */\n\t\treturn 0;"},
-	{"twin frees a way", "flowtable.h", "\tif (explain) /* as if it were freed */\n\t\treturn true;\n\tif (!at || __sync", "\tif (!at || __sync"},
+	{"twin frees a way", "flowtable.h", "\tif (explain)\n\t\treturn note_freed(where);\n\tfamily = family_of(family);\n\treturn way_free", "\tfamily = family_of(family);\n\treturn way_free"},
 	{"twin uses an unconfirmed record", "flowtable.h", "\tif (!set || explain)\n\t\treturn;\n\tasm volatile(\"\" : \"+r\"(set));\n\tif (set->used", "\tif (!set)\n\t\treturn;\n\tasm volatile(\"\" : \"+r\"(set));\n\tif (set->used"},
 	{"twin sees a packet", "flowtable.h", "if (f && !explain)\n\t\tf->last_seen", "if (f)\n\t\tf->last_seen"},
 	{"twin keeps a next hop", "flowtable.h", "if (f && !explain)\n\t\t__sync_val_compare_and_swap(&f->hop", "if (f)\n\t\t__sync_val_compare_and_swap(&f->hop"},
-	{"twin takes a way", "claim.h", "\tif (explain) { /* as if it were taken */\n\t\tw->chosen.tag = tag;\n\t\treturn true;\n\t}\n", ""},
+	{"twin takes a way", "claim.h", "\tif (explain) { /* as if it were taken */\n\t\tnote_taken(hash, w->chosen.where);\n\t\tw->chosen.tag = tag;\n\t\treturn true;\n\t}\n", ""},
 	{"twin writes a record", "claim.h", "if (f && !explain)\n\t\tflow_write", "if (f)\n\t\tflow_write"},
 	{"twin loses what it claims", "claim.h", "\t\tr->tag |= WAY_LIVE;\n\t\treturn SETTLED_OWNER;\n\t}\n\tif (!way_offer", "\t\treturn SETTLED_LOST;\n\t}\n\tif (!way_offer"},
 	{"twin renews affinity", "affinity.h", "\t\t\tif (!explain)\n\t\t\t\tknown->last_used", "\t\t\t\tknown->last_used"},
@@ -209,7 +209,7 @@ var ofExplain = []mutation{
 // Broken variants of test/model/checkprotocol are their like.
 var ofNone = []mutation{
 	{"no look at the tag after reading", "flowtable.h", "return !((tag ^ r->tag) & TAG_IDENTITY);", "return (tag ^ tag) == 0;"},
-	{"release ignores the state", "flowtable.h", "\tif (explain) /* as if it were freed */\n\t\treturn true;\n\tif (!at || __sync_val_compare_and_swap(at, tag, ", "\tif (at && !((*at ^ tag) & ~STATE_MASK))\n\t\ttag = *at;\n\tif (!at || __sync_val_compare_and_swap(at, tag, "},
+	{"release ignores the state", "flowtable.h", "\t__u32 *at = tag_at(family, where);\n\n\tif (!at || __sync_val_compare_and_swap(at, tag, ", "\t__u32 *at = tag_at(family, where);\n\n\tif (at && !((*at ^ tag) & ~STATE_MASK))\n\t\ttag = *at;\n\tif (!at || __sync_val_compare_and_swap(at, tag, "},
 	{"mark ignores the version", "flowtable.h", "if ((seen ^ tag) & TAG_IDENTITY)\n", "if ((seen ^ tag) & TAG_IDENTITY & ~TAG_VERSION_MASK)\n"},
 	{"client's record confirmed though it was replaced", "track.h", "\tif (!record_mark(family, r, STATE_CONFIRMED) && !client_restore(family, state, s)) {", "\tif (!record_mark(family, r, STATE_CONFIRMED) && 0) {"},
 	{"who loses the race keeps its reply", "open.h", "\tflow_release(family, &s->mirror.key, reply->where, reply->tag);\n\tif (split", "\tif (split"},
