@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	tableMapBackends             = "backends"
 	tableMapCounters             = "counters"
 	tableMapFlows4               = "flows4"
 	tableMapFlows6               = "flows6"
@@ -25,8 +26,14 @@ const (
 	tableMapLru6                 = "lru6"
 	tableMapMeasuredTc           = "measured_tc"
 	tableMapMeasuredXdp          = "measured_xdp"
+	tableMapNodeAddrs4           = "node_addrs4"
+	tableMapNodeAddrs6           = "node_addrs6"
 	tableMapOwnMemoryMap         = "own_memory_map"
 	tableMapRuntime              = "runtime"
+	tableMapServiceNames         = "service_names"
+	tableMapServices4            = "services4"
+	tableMapServices6            = "services6"
+	tableMapSlots                = "slots"
 	tableProgDriveTc             = "drive_tc"
 	tableProgDriveXdp            = "drive_xdp"
 	tableProgHashFill4           = "hash_fill4"
@@ -81,6 +88,7 @@ const (
 	tableVarTimeoutTcpHalfClosed = "timeout_tcp_half_closed"
 	tableVarTimeoutTcpReset      = "timeout_tcp_reset"
 	tableVarTimeoutUdp           = "timeout_udp"
+	tableVarTrace                = "trace"
 	tableVarValue4               = "value4"
 	tableVarValue6               = "value6"
 	tableVarWeaklyOrdered        = "weakly_ordered"
@@ -168,6 +176,7 @@ type tableProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tableMapSpecs struct {
+	Backends     *ebpf.MapSpec `ebpf:"backends"`
 	Counters     *ebpf.MapSpec `ebpf:"counters"`
 	Flows4       *ebpf.MapSpec `ebpf:"flows4"`
 	Flows6       *ebpf.MapSpec `ebpf:"flows6"`
@@ -177,8 +186,14 @@ type tableMapSpecs struct {
 	Lru6         *ebpf.MapSpec `ebpf:"lru6"`
 	MeasuredTc   *ebpf.MapSpec `ebpf:"measured_tc"`
 	MeasuredXdp  *ebpf.MapSpec `ebpf:"measured_xdp"`
+	NodeAddrs4   *ebpf.MapSpec `ebpf:"node_addrs4"`
+	NodeAddrs6   *ebpf.MapSpec `ebpf:"node_addrs6"`
 	OwnMemoryMap *ebpf.MapSpec `ebpf:"own_memory_map"`
 	Runtime      *ebpf.MapSpec `ebpf:"runtime"`
+	ServiceNames *ebpf.MapSpec `ebpf:"service_names"`
+	Services4    *ebpf.MapSpec `ebpf:"services4"`
+	Services6    *ebpf.MapSpec `ebpf:"services6"`
+	Slots        *ebpf.MapSpec `ebpf:"slots"`
 }
 
 // tableVariableSpecs contains global variables before they are loaded into the kernel.
@@ -205,6 +220,7 @@ type tableVariableSpecs struct {
 	TimeoutTcpHalfClosed *ebpf.VariableSpec `ebpf:"timeout_tcp_half_closed"`
 	TimeoutTcpReset      *ebpf.VariableSpec `ebpf:"timeout_tcp_reset"`
 	TimeoutUdp           *ebpf.VariableSpec `ebpf:"timeout_udp"`
+	Trace                *ebpf.VariableSpec `ebpf:"trace"`
 	Value4               *ebpf.VariableSpec `ebpf:"value4"`
 	Value6               *ebpf.VariableSpec `ebpf:"value6"`
 	WeaklyOrdered        *ebpf.VariableSpec `ebpf:"weakly_ordered"`
@@ -230,6 +246,7 @@ func (o *tableObjects) Close() error {
 //
 // It can be passed to loadTableObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tableMaps struct {
+	Backends     *ebpf.Map `ebpf:"backends"`
 	Counters     *ebpf.Map `ebpf:"counters"`
 	Flows4       *ebpf.Map `ebpf:"flows4"`
 	Flows6       *ebpf.Map `ebpf:"flows6"`
@@ -239,12 +256,19 @@ type tableMaps struct {
 	Lru6         *ebpf.Map `ebpf:"lru6"`
 	MeasuredTc   *ebpf.Map `ebpf:"measured_tc"`
 	MeasuredXdp  *ebpf.Map `ebpf:"measured_xdp"`
+	NodeAddrs4   *ebpf.Map `ebpf:"node_addrs4"`
+	NodeAddrs6   *ebpf.Map `ebpf:"node_addrs6"`
 	OwnMemoryMap *ebpf.Map `ebpf:"own_memory_map"`
 	Runtime      *ebpf.Map `ebpf:"runtime"`
+	ServiceNames *ebpf.Map `ebpf:"service_names"`
+	Services4    *ebpf.Map `ebpf:"services4"`
+	Services6    *ebpf.Map `ebpf:"services6"`
+	Slots        *ebpf.Map `ebpf:"slots"`
 }
 
 func (m *tableMaps) Close() error {
 	return _TableClose(
+		m.Backends,
 		m.Counters,
 		m.Flows4,
 		m.Flows6,
@@ -254,8 +278,14 @@ func (m *tableMaps) Close() error {
 		m.Lru6,
 		m.MeasuredTc,
 		m.MeasuredXdp,
+		m.NodeAddrs4,
+		m.NodeAddrs6,
 		m.OwnMemoryMap,
 		m.Runtime,
+		m.ServiceNames,
+		m.Services4,
+		m.Services6,
+		m.Slots,
 	)
 }
 
@@ -283,6 +313,7 @@ type tableVariables struct {
 	TimeoutTcpHalfClosed *ebpf.Variable `ebpf:"timeout_tcp_half_closed"`
 	TimeoutTcpReset      *ebpf.Variable `ebpf:"timeout_tcp_reset"`
 	TimeoutUdp           *ebpf.Variable `ebpf:"timeout_udp"`
+	Trace                *ebpf.Variable `ebpf:"trace"`
 	Value4               *ebpf.Variable `ebpf:"value4"`
 	Value6               *ebpf.Variable `ebpf:"value6"`
 	WeaklyOrdered        *ebpf.Variable `ebpf:"weakly_ordered"`
