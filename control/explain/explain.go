@@ -136,8 +136,8 @@ func (e *Explainer) frame(d device, frame []byte, leaving bool) (*Answer, error)
 		if err != nil {
 			return nil, err
 		}
-		t := telling{Explainer: e, hook: name, program: program, device: d, frame: frame, recorded: recorded}
-		h, err := t.tell(traces)
+		t := report{Explainer: e, hook: name, program: program, device: d, frame: frame, recorded: recorded}
+		h, err := t.describeHook(traces)
 		if err != nil {
 			return nil, err
 		}

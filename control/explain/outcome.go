@@ -23,7 +23,7 @@ const (
 	tcNext  = 1<<32 - 1
 )
 
-func (t *telling) action(code uint32) string {
+func (t *report) action(code uint32) string {
 	drop, on := uint32(tcShot), uint32(tcNext)
 	if t.hook == hookXDP {
 		drop, on = xdpDrop, xdpPass
@@ -37,7 +37,7 @@ func (t *telling) action(code uint32) string {
 	return actionSent
 }
 
-func (t *telling) outcome(trace *loader.Trace) (Outcome, error) {
+func (t *report) outcome(trace *loader.Trace) (Outcome, error) {
 	o := Outcome{
 		Verdict: verdictName(trace.Verdict), Action: t.action(trace.Action), Opens: opened(trace) && !t.recorded,
 		Confirms: slices.Contains(trace.Events, bpf.VerdictFlowConfirmed),
@@ -64,7 +64,7 @@ func verdictName(v bpf.Verdict) string {
 }
 
 // endpoint is the backend's address: where a client's packets go, or a backend's come from.
-func (t *telling) endpoint(trace *loader.Trace) netip.AddrPort {
+func (t *report) endpoint(trace *loader.Trace) netip.AddrPort {
 	if trace.Record.Flags&bpf.FlowReply != 0 {
 		return tupleOf(trace).Src
 	}
@@ -82,7 +82,7 @@ func translated(trace *loader.Trace) bool {
 	return false
 }
 
-func (t *telling) rewrite(trace *loader.Trace, o *Outcome) {
+func (t *report) rewrite(trace *loader.Trace, o *Outcome) {
 	from, to := tupleOf(trace), maps.DecodeTuple(familyOf(trace), trace.Record.To)
 	if to.Src != from.Src && trace.Verdict != bpf.VerdictStack {
 		o.Source = to.Src.String()

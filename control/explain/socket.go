@@ -26,19 +26,19 @@ func (e *Explainer) Socket(s Socket) (*Answer, error) {
 	if s.Netns == 0 {
 		s.Netns = e.host
 	}
-	t := socketTelling{Explainer: e, Socket: s, host: s.Netns == e.host}
+	t := socketReport{Explainer: e, Socket: s, host: s.Netns == e.host}
 	return t.answer()
 }
 
-// socketTelling puts into words what the hooks do with a socket.
-type socketTelling struct {
+// socketReport puts into words what the hooks do with a socket.
+type socketReport struct {
 	*Explainer
 	Socket
 	host  bool
-	steps telling // of which only the steps are used
+	steps report // of which only the steps are used
 }
 
-func (t *socketTelling) question() bpf.SocketQuestion {
+func (t *socketReport) question() bpf.SocketQuestion {
 	q := bpf.SocketQuestion{
 		Netns: t.Netns, Addr: maps.EncodeAddr(t.To.Addr()), Port: maps.NetPort(t.To.Port()), Protocol: protocols[t.Proto], Family: unix.AF_INET6,
 	}
@@ -55,7 +55,7 @@ func (t *socketTelling) question() bpf.SocketQuestion {
 }
 
 // call is the system call that is asked about, and the program that sees it.
-func (t *socketTelling) call() (call, program string) {
+func (t *socketReport) call() (call, program string) {
 	family := "6"
 	if t.To.Addr().Is4() {
 		family = "4"
@@ -66,7 +66,7 @@ func (t *socketTelling) call() (call, program string) {
 	return "connect", "waggle_connect" + family
 }
 
-func (t *socketTelling) answer() (*Answer, error) {
+func (t *socketReport) answer() (*Answer, error) {
 	t.steps.Explainer = t.Explainer
 	call, program := t.call()
 	who := "a process of this node"
@@ -81,7 +81,7 @@ func (t *socketTelling) answer() (*Answer, error) {
 			return nil, err
 		}
 		if pick == 0 {
-			if err := t.tell(notes); err != nil {
+			if err := t.describeHook(notes); err != nil {
 				return nil, err
 			}
 		}
@@ -103,7 +103,7 @@ func (t *socketTelling) answer() (*Answer, error) {
 	return a, nil
 }
 
-func (t *socketTelling) tell(n bpf.Notes) error {
+func (t *socketReport) describeHook(n bpf.Notes) error {
 	s := &t.steps
 	if n.Steps&bpf.TraceFrontend == 0 {
 		if n.Steps&bpf.TraceService != 0 {
@@ -139,7 +139,7 @@ func (t *socketTelling) tell(n bpf.Notes) error {
 	return s.choice(n, svc, n.Service.Internal)
 }
 
-func (t *socketTelling) outcome(n bpf.Notes) (Outcome, error) {
+func (t *socketReport) outcome(n bpf.Notes) (Outcome, error) {
 	q := n.Socket
 	verdict := bpf.Verdict(q.Verdict)
 	o := Outcome{Verdict: verdictName(verdict), Action: actionOn}
@@ -163,7 +163,7 @@ func (t *socketTelling) outcome(n bpf.Notes) (Outcome, error) {
 	return o, err
 }
 
-func (t *socketTelling) notOurs(n bpf.Notes) (reason, advice string) {
+func (t *socketReport) notOurs(n bpf.Notes) (reason, advice string) {
 	switch {
 	case n.Steps&bpf.TraceService == 0 && t.hostsAlone && !t.host:
 		return "the agent leaves the sockets of pods to the hooks on their devices (--socket-lb-host)", "Ask with --from POD:PORT instead of --socket."
@@ -179,7 +179,7 @@ func (t *socketTelling) notOurs(n bpf.Notes) (reason, advice string) {
 }
 
 // failure says how a call fails, and why.
-func (t *socketTelling) failure(v bpf.Verdict, n bpf.Notes) (reason, advice string, err error) {
+func (t *socketReport) failure(v bpf.Verdict, n bpf.Notes) (reason, advice string, err error) {
 	switch v {
 	case bpf.VerdictRefused:
 		if n.Steps&bpf.TraceFrontend == 0 {

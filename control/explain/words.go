@@ -13,7 +13,7 @@ import (
 )
 
 // verdictWords says why a packet's verdict is what it is, and what can be done about it.
-func (t *telling) verdictWords(trace *loader.Trace) (reason, advice string, err error) {
+func (t *report) verdictWords(trace *loader.Trace) (reason, advice string, err error) {
 	switch trace.Verdict {
 	case bpf.VerdictNotOurs:
 		return t.notOurs(trace)
@@ -63,7 +63,7 @@ var plainWords = map[bpf.Verdict]words{
 	bpf.VerdictDropError: {"the packet can't be made into what it should become", "Report it, with the packet: explain --pcap FILE."},
 }
 
-func (t *telling) notOurs(trace *loader.Trace) (reason, advice string, err error) {
+func (t *report) notOurs(trace *loader.Trace) (reason, advice string, err error) {
 	steps, tuple := trace.Notes.Steps, tupleOf(trace)
 	switch {
 	case trace.Packet.Family == 0:
@@ -116,7 +116,7 @@ func (e *Explainer) nearMisses(tuple maps.Tuple) (string, error) {
 	return "", nil
 }
 
-func (t *telling) refused(trace *loader.Trace) (reason, advice string, err error) {
+func (t *report) refused(trace *loader.Trace) (reason, advice string, err error) {
 	if !understood(trace) {
 		return "no host has the cluster IP: the sender gets \"destination unreachable\"",
 			"Services answer to TCP, UDP and SCTP only. With the agent's --answer-ping cluster IPs answer pings, too.", nil
@@ -135,7 +135,7 @@ func endpointsAdvice(name maps.Name) string {
 		"If they are ready: has the Service's targetPort a name that the pods' containers don't have?", name.Namespace, name.Name)
 }
 
-func (t *telling) leftToTC(trace *loader.Trace) string {
+func (t *report) leftToTC(trace *loader.Trace) string {
 	r := trace.Record
 	switch {
 	case r.Tag == 0:
@@ -153,7 +153,7 @@ func (t *telling) leftToTC(trace *loader.Trace) string {
 }
 
 // routed: the kernel sends the packet on.
-func (t *telling) routed(trace *loader.Trace) string {
+func (t *report) routed(trace *loader.Trace) string {
 	switch {
 	case trace.Record.Service == 0 && bpf.Zone(trace.Packet.Tuple.Zone) == bpf.ZoneLeaving && trace.Record.Flags&bpf.FlowReply == 0:
 		return "a connection of this node, from a port that waggle's flows use too: it is recorded, so that its answers are not taken for theirs"
@@ -172,7 +172,7 @@ func (t *telling) routed(trace *loader.Trace) string {
 const noFlowAdvice = "After a restart of the client or of the node such packets are late ones of connections that are over. If they come again and again, " +
 	"the client and this node do not see the same packets: look for another path of the answers."
 
-func (t *telling) noFlow(trace *loader.Trace) (reason, advice string) {
+func (t *report) noFlow(trace *loader.Trace) (reason, advice string) {
 	switch {
 	case trace.Packet.TcpFlags&tcpFlags["rst"] != 0:
 		return "a reset of no known flow", noFlowAdvice
@@ -182,7 +182,7 @@ func (t *telling) noFlow(trace *loader.Trace) (reason, advice string) {
 	return fmt.Sprintf("no single host has the source address %s", tupleOf(trace).Src.Addr()), ""
 }
 
-func (t *telling) noRoute(trace *loader.Trace) (reason, advice string, err error) {
+func (t *report) noRoute(trace *loader.Trace) (reason, advice string, err error) {
 	to := maps.DecodeTuple(familyOf(trace), trace.Record.To)
 	if trace.Notes.Steps&bpf.TraceFIB != 0 {
 		return fmt.Sprintf("no way leads to the endpoint %s: %s", to.Dst, fibWords(trace)),
@@ -192,7 +192,7 @@ func (t *telling) noRoute(trace *loader.Trace) (reason, advice string, err error
 		"Give the device an address, or the Node object an internal one of this family.", nil
 }
 
-func (t *telling) icmpError(trace *loader.Trace) string {
+func (t *report) icmpError(trace *loader.Trace) string {
 	if t.action(trace.Action) == actionSent {
 		return "the error and the packet that it quotes are rewritten, and sent to the flow's other side"
 	}
