@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/loader/netdump"
 )
 
 // device is where a packet is, and the programs that it meets there.
@@ -120,7 +122,7 @@ func (e *Explainer) onlyExternal() (d device, ok bool) {
 // known.
 func portOf(bridge *netlink.Bridge, neighbour netip.Addr) netlink.Link {
 	mac := neighbourMAC(bridge.Index, neighbour)
-	ports, err := netlink.NeighList(0, unix.AF_BRIDGE)
+	ports, err := netdump.Whole(func() ([]netlink.Neigh, error) { return netlink.NeighList(0, unix.AF_BRIDGE) })
 	if mac == nil || err != nil {
 		return bridge
 	}
@@ -140,7 +142,7 @@ func neighbourMAC(ifindex int, addr netip.Addr) net.HardwareAddr {
 	if addr.Is6() {
 		family = netlink.FAMILY_V6
 	}
-	known, err := netlink.NeighList(ifindex, family)
+	known, err := netdump.Whole(func() ([]netlink.Neigh, error) { return netlink.NeighList(ifindex, family) })
 	if err != nil {
 		return nil
 	}
