@@ -2,6 +2,7 @@
 #ifndef WAGGLE_OWNER_H
 #define WAGGLE_OWNER_H
 
+#include "config.h"
 #include "scratch.h"
 #include "trace.h"
 
@@ -83,7 +84,7 @@ static __always_inline bool conntrack_has(void *ctx, enum hook hook, int family,
 	struct nf_conn *entry;
 	__u32 size;
 
-	if (!bpf_ct_release)
+	if (!kernel_has_conntrack)
 		return false;
 	size = socket_tuple(family, t, &s->socket);
 	if (hook == HOOK_XDP)

@@ -614,6 +614,7 @@ const (
 	waggleVarFlowSets6               = "flow_sets6"
 	waggleVarHostNetnsCookie         = "host_netns_cookie"
 	waggleVarHz                      = "hz"
+	waggleVarKernelHasConntrack      = "kernel_has_conntrack"
 	waggleVarKernelHasMptcp          = "kernel_has_mptcp"
 	waggleVarMasqueradeAll           = "masquerade_all"
 	waggleVarNexthopsSize            = "nexthops_size"
@@ -759,6 +760,7 @@ type waggleVariableSpecs struct {
 	FlowSets6               *ebpf.VariableSpec `ebpf:"flow_sets6"`
 	HostNetnsCookie         *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
 	Hz                      *ebpf.VariableSpec `ebpf:"hz"`
+	KernelHasConntrack      *ebpf.VariableSpec `ebpf:"kernel_has_conntrack"`
 	KernelHasMptcp          *ebpf.VariableSpec `ebpf:"kernel_has_mptcp"`
 	MasqueradeAll           *ebpf.VariableSpec `ebpf:"masquerade_all"`
 	NexthopsSize            *ebpf.VariableSpec `ebpf:"nexthops_size"`
@@ -879,6 +881,7 @@ type waggleVariables struct {
 	FlowSets6               *ebpf.Variable `ebpf:"flow_sets6"`
 	HostNetnsCookie         *ebpf.Variable `ebpf:"host_netns_cookie"`
 	Hz                      *ebpf.Variable `ebpf:"hz"`
+	KernelHasConntrack      *ebpf.Variable `ebpf:"kernel_has_conntrack"`
 	KernelHasMptcp          *ebpf.Variable `ebpf:"kernel_has_mptcp"`
 	MasqueradeAll           *ebpf.Variable `ebpf:"masquerade_all"`
 	NexthopsSize            *ebpf.Variable `ebpf:"nexthops_size"`

@@ -89,6 +89,7 @@ const (
 	probeVarFlowSets6            = "flow_sets6"
 	probeVarHostNetnsCookie      = "host_netns_cookie"
 	probeVarHz                   = "hz"
+	probeVarKernelHasConntrack   = "kernel_has_conntrack"
 	probeVarKernelHasMptcp       = "kernel_has_mptcp"
 	probeVarMasqueradeAll        = "masquerade_all"
 	probeVarNodeportMax          = "nodeport_max"
@@ -216,6 +217,7 @@ type probeVariableSpecs struct {
 	FlowSets6            *ebpf.VariableSpec `ebpf:"flow_sets6"`
 	HostNetnsCookie      *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
 	Hz                   *ebpf.VariableSpec `ebpf:"hz"`
+	KernelHasConntrack   *ebpf.VariableSpec `ebpf:"kernel_has_conntrack"`
 	KernelHasMptcp       *ebpf.VariableSpec `ebpf:"kernel_has_mptcp"`
 	MasqueradeAll        *ebpf.VariableSpec `ebpf:"masquerade_all"`
 	NodeportMax          *ebpf.VariableSpec `ebpf:"nodeport_max"`
@@ -315,6 +317,7 @@ type probeVariables struct {
 	FlowSets6            *ebpf.Variable `ebpf:"flow_sets6"`
 	HostNetnsCookie      *ebpf.Variable `ebpf:"host_netns_cookie"`
 	Hz                   *ebpf.Variable `ebpf:"hz"`
+	KernelHasConntrack   *ebpf.Variable `ebpf:"kernel_has_conntrack"`
 	KernelHasMptcp       *ebpf.Variable `ebpf:"kernel_has_mptcp"`
 	MasqueradeAll        *ebpf.Variable `ebpf:"masquerade_all"`
 	NodeportMax          *ebpf.Variable `ebpf:"nodeport_max"`
