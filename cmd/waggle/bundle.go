@@ -102,7 +102,7 @@ func (b *bundle) node() string {
 	return strings.ReplaceAll(host, "/", "-")
 }
 
-// writeFile makes the file anew: what is there is somebody's.
+// writeFile makes a new file. It does not overwrite one that exists.
 func (b *bundle) writeFile(path string, out io.Writer) error {
 	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, os.ErrExist) {

@@ -40,7 +40,7 @@ type flowFilter struct {
 	limit   int
 }
 
-// flowID is what tells a record from others.
+// flowID identifies a record.
 type flowID struct {
 	proto, seen string
 	src, dst    netip.AddrPort
@@ -143,7 +143,7 @@ var flowOrders = []sortKey[flowView]{
 	{"service", func(a, b flowView) int { return cmp.Compare(a.Service, b.Service) }},
 }
 
-// sameFlow tells whether a record is as it was, but for what each packet and each route may change.
+// sameFlow reports whether a record is unchanged, apart from what each packet and each route may change.
 func sameFlow(a, b flowView) bool {
 	for _, f := range []*flowView{&a, &b} {
 		f.Idle, f.idle, f.Ifindex, f.NextHop = "", 0, 0, ""

@@ -88,7 +88,7 @@ func (r *redactor) hideKubeconfig(c *clientcmdapi.Config) {
 	}
 }
 
-// What looks like a secret, whoever's it is.
+// What looks like a secret, of waggle or of another program.
 var secretLooks = []struct {
 	looks *regexp.Regexp
 	mark  string
