@@ -200,7 +200,7 @@ func (a *Agent) prepareHealth() {
 	}
 	a.checks = serve.NewServiceHealth(a.cfg.NodeName, a.cfg.NodePorts, a.health, recorder)
 	a.canary = canary.New(canary.Options{
-		Datapath: a.dp, Services: a.proxy, Links: a.links.All, Cgroup: a.cfg.Cgroup, Ready: a.inForce, Loaded: debug.FreeOSMemory,
+		Datapath: a.dp, Services: a.proxy, Links: a.links.All, Cgroup: a.cfg.Cgroup, Loaded: debug.FreeOSMemory,
 		Report: func(err error) {
 			a.warn("the datapath", err)
 			a.poke()
@@ -213,9 +213,6 @@ func (a *Agent) prepareHealth() {
 		a.warn(about, err)
 	}
 }
-
-// inForce tells whether the services of the source have been written once.
-func (a *Agent) inForce() bool { return !a.proxy.Status().LastSync.IsZero() }
 
 // sharedPorts looks at the addresses that the node has, and returns what recognizes those of its ports that
 // flows of ours take, too.

@@ -58,22 +58,16 @@ func (a *asker) covers(links []status.Link) bool {
 
 func (a *asker) close() { a.twin.Close() }
 
-// A client that never was: RFC 5737, RFC 3849. No flow of its is ever recorded.
-var (
-	client4 = netip.MustParseAddrPort("192.0.2.1:1")
-	client6 = netip.MustParseAddrPort("[2001:db8:ffff::1]:1")
-)
-
 var protocols = map[uint8]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp", unix.IPPROTO_SCTP: "sctp"}
 
 // ask asks each program where a frontend leads: the one that it has led astray in the round before, if it did.
-func (c *Canary) ask() error {
+func (c *Canary) ask(links []status.Link) error {
 	sample, ok := c.sample()
 	c.misled = nil
 	if !ok {
 		return nil
 	}
-	links := c.turn(c.Links())
+	links = c.turn(links)
 	var errs []error
 	for _, l := range links {
 		if l.Ifindex != 0 && !strings.HasSuffix(l.Hook, "egress") {
@@ -112,9 +106,9 @@ func (c *Canary) askDevice(l status.Link, s reconcile.Sample) error {
 	if strings.HasSuffix(l.Program, "_l3") {
 		mac = nil
 	}
-	q := explain.Question{To: netip.AddrPortFrom(s.Frontend.Addr, s.Frontend.Port), From: client4, Proto: protocols[s.Frontend.Proto], Flags: []string{"syn"}}
-	if s.Frontend.Addr.Is6() {
-		q.From = client6
+	q := explain.Question{
+		To: netip.AddrPortFrom(s.Frontend.Addr, s.Frontend.Port), From: explain.Outside(s.Frontend.Addr),
+		Proto: protocols[s.Frontend.Proto], Flags: []string{"syn"},
 	}
 	trace, err := c.asker.twin.Packet(l.Program, l.Ifindex, explain.Frame(q, mac), uint32(c.round))
 	if err == nil {
@@ -134,11 +128,7 @@ func answers(s reconcile.Sample, t *loader.Trace) error {
 	case t.Notes.Service.Id != s.Service:
 		return fmt.Errorf("%s leads to service %d, want %d", s.Frontend, t.Notes.Service.Id, s.Service)
 	}
-	scope := t.Notes.Service.External
-	if t.Opening.Internal {
-		scope = t.Notes.Service.Internal
-	}
-	return leads(s, scope, t.Record.Backend, t.Verdict)
+	return leads(s, explain.ScopeOf(t), t.Record.Backend, t.Verdict)
 }
 
 // leads fails if a backend is none of those planned, or if there is none though the frontend has some. A client

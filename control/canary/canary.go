@@ -49,8 +49,6 @@ type Options struct {
 	Report func(error)
 	// Loaded is called when twins have been loaded, which takes much memory for a moment.
 	Loaded func()
-	// Ready: everything is in force for the first time. Before, there is nothing to ask.
-	Ready func() bool
 }
 
 // Canary asks the datapath. It is safe for concurrent use.
@@ -80,7 +78,7 @@ func (c *Canary) Err() error {
 	return c.err
 }
 
-// Run asks until ctx is done.
+// Run asks until ctx is done. It is called once the services are in force: before, there is nothing to ask.
 func (c *Canary) Run(ctx context.Context) {
 	defer c.forget()
 	tick := time.NewTicker(period)
@@ -90,9 +88,6 @@ func (c *Canary) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-		}
-		if !c.Ready() {
-			continue
 		}
 		c.round++
 		err := c.look()
@@ -113,7 +108,7 @@ func (c *Canary) look() error {
 	if err := c.prepare(links); err != nil {
 		return err
 	}
-	return errors.Join(c.attached(links), c.Datapath.CheckWritable(), c.ask())
+	return errors.Join(c.attached(links), c.Datapath.CheckWritable(), c.ask(links))
 }
 
 // prepare loads the twins of the programs that are attached, again when there are more.

@@ -63,7 +63,8 @@ var (
 
 const outsidePort = 40000
 
-func outside(to netip.Addr) netip.AddrPort {
+// Outside is a client outside of the cluster, which does not exist.
+func Outside(to netip.Addr) netip.AddrPort {
 	if to.Is4() {
 		return netip.AddrPortFrom(outside4, outsidePort)
 	}

@@ -70,7 +70,7 @@ func (e *Explainer) Packet(q Question) (*Answer, error) {
 	}
 	named := q.From.IsValid()
 	if !named {
-		q.From = outside(q.To.Addr())
+		q.From = Outside(q.To.Addr())
 	}
 	d, err := e.place(q, named)
 	if err != nil {
@@ -175,7 +175,7 @@ func (e *Explainer) ask(program string, d device, frame []byte, picks []uint32) 
 		return all, nil
 	}
 	if picks == nil {
-		for pick := range min(scopeOf(trace).Count, maxCandidates) {
+		for pick := range min(ScopeOf(trace).Count, maxCandidates) {
 			picks = append(picks, pick)
 		}
 	}
@@ -188,8 +188,8 @@ func (e *Explainer) ask(program string, d device, frame []byte, picks []uint32) 
 	return all, nil
 }
 
-// scopeOf is where the packet's endpoints are, as far as a frontend was found.
-func scopeOf(t *loader.Trace) bpf.Scope {
+// ScopeOf is where the packet's endpoints are, as far as a frontend was found.
+func ScopeOf(t *loader.Trace) bpf.Scope {
 	if t.Opening.Internal {
 		return t.Notes.Service.Internal
 	}

@@ -51,7 +51,7 @@ func (t *report) frontend(trace *loader.Trace) error {
 		return err
 	}
 	t.client(trace, svc)
-	return t.choice(trace.Notes, svc, scopeOf(trace))
+	return t.choice(trace.Notes, svc, ScopeOf(trace))
 }
 
 // chose: a backend was looked for.
@@ -100,7 +100,7 @@ func (t *report) client(trace *loader.Trace, svc maps.Service) {
 			who = "a pod of this node"
 		}
 	}
-	t.scope(who, local, policy, scopeOf(trace).Count)
+	t.scope(who, local, policy, ScopeOf(trace).Count)
 }
 
 func (t *report) scope(who string, local bool, policy string, count uint32) {

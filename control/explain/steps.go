@@ -44,7 +44,7 @@ func (t *report) describeHook(traces []asked) (Hook, error) {
 		if err != nil {
 			return Hook{}, err
 		}
-		if total := scopeOf(trace).Count; trace.Notes.Steps&bpf.TraceRandom != 0 && total > 0 {
+		if total := ScopeOf(trace).Count; trace.Notes.Steps&bpf.TraceRandom != 0 && total > 0 {
 			o.Share = 1 / float64(total)
 		}
 		h.Outcomes = append(h.Outcomes, o)
