@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/test/topo"
 )
 
 // network is a node's network namespace: an uplink, behind whose router all clients and other nodes
@@ -97,6 +99,10 @@ func (n *network) makePairs(to *os.File, names []string) (err error) {
 		veth.PeerName, veth.PeerNamespace = name, netlink.NsFd(to.Fd())
 		if err := errors.Join(netlink.LinkAdd(veth), netlink.LinkSetUp(veth)); err != nil {
 			return fmt.Errorf("device %s: %w", name, err)
+		}
+		// The control plane refuses XDP beside a peer that leaves checksums to the device, if it can look at the peer.
+		if err := topo.DisableTxOffload(name); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -22,6 +22,7 @@ import (
 	controlnode "github.com/waggle-lb/waggle/control/node"
 	"github.com/waggle-lb/waggle/control/reconcile"
 	"github.com/waggle-lb/waggle/control/source"
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/loader"
 	"github.com/waggle-lb/waggle/maps"
 	"github.com/waggle-lb/waggle/test/topo"
@@ -124,6 +125,11 @@ func (n *node) startControl(config configuration) {
 	devices := controlnode.NewDevices(n.dp, controlnode.DeviceOptions{XDP: controlnode.XDPAlways, NodePorts: addresses}, quiet())
 	devices.SetNodeIPs([]netip.Addr{netip.MustParseAddr(config.nodeIP)})
 	n.must(devices.Sync())
+	for _, device := range devices.Status() {
+		if device.Name == n.uplink.Attrs().Name && device.XDP != status.XDPNative {
+			n.t.Fatalf("device %s has no XDP: %s", device.Name, device.XDP)
+		}
+	}
 	r, err := reconcile.New(n.dp, quiet())
 	n.must(err)
 	n.must(r.SetLocalSources(prefixes(config.localDetector)))

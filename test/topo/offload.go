@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// disableTxOffload makes a device send what XDP at the other end must see: no
-// checksum left to be filled in, and no packet beyond the MTU.
-func (h *Host) disableTxOffload(ifname string) error {
+// DisableTxOffload makes a device of the calling thread's network namespace send what XDP at the other end
+// must see: no checksum left to be filled in, and no packet beyond the MTU.
+func DisableTxOffload(ifname string) error {
 	for _, command := range []uint32{unix.ETHTOOL_STXCSUM, unix.ETHTOOL_STSO, unix.ETHTOOL_SGSO} {
-		if err := h.setEthtool(ifname, command, 0); err != nil {
+		if err := setEthtool(ifname, command, 0); err != nil {
 			return err
 		}
 	}
@@ -28,7 +28,7 @@ func (h *Host) SetGRO(ifname string, on bool) error {
 	if on {
 		value = 1
 	}
-	return h.setEthtool(ifname, unix.ETHTOOL_SGRO, value)
+	return h.ns.do(func() error { return setEthtool(ifname, unix.ETHTOOL_SGRO, value) })
 }
 
 type ethtoolValue struct{ command, data uint32 }
@@ -40,25 +40,19 @@ type ethtoolRequest struct {
 	_    [16]byte
 }
 
-func (h *Host) setEthtool(ifname string, command, data uint32) error {
-	err := h.ns.do(func() error {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		value := &ethtoolValue{command, data}
-		request := &ethtoolRequest{data: unsafe.Pointer(value)}
-		copy(request.name[:unix.IFNAMSIZ-1], ifname)
-		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(request)))
-		runtime.KeepAlive(value)
-		if errno != 0 {
-			return errno
-		}
-		return nil
-	})
+func setEthtool(ifname string, command, data uint32) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("%s: ethtool setting %#x of %s to %d: %w", h.Name, command, ifname, data, err)
+		return err
+	}
+	defer unix.Close(fd)
+	value := &ethtoolValue{command, data}
+	request := &ethtoolRequest{data: unsafe.Pointer(value)}
+	copy(request.name[:unix.IFNAMSIZ-1], ifname)
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(request)))
+	runtime.KeepAlive(value)
+	if errno != 0 {
+		return fmt.Errorf("ethtool setting %#x of %s to %d: %w", command, ifname, data, errno)
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ func (n *Network) connect(a, b end, mtu int) error {
 	}
 	for _, e := range []end{a, b} {
 		if !n.opts.TxOffload {
-			if err := e.host.disableTxOffload(e.ifname); err != nil {
+			if err := e.host.ns.do(func() error { return DisableTxOffload(e.ifname) }); err != nil {
 				return err
 			}
 		}

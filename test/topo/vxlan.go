@@ -31,7 +31,7 @@ func (n *Network) addVXLAN(node *Node) error {
 		return fmt.Errorf("%s: %s: %w", node.Name, vxlanName, err)
 	}
 	if !n.opts.TxOffload {
-		if err := node.disableTxOffload(vxlanName); err != nil {
+		if err := node.ns.do(func() error { return DisableTxOffload(vxlanName) }); err != nil {
 			return err
 		}
 	}
