@@ -21,7 +21,8 @@ import (
 
 type explainFlags struct {
 	to, from, proto, flags string
-	device, pcap, netns    string
+	device, pod            string
+	pcap, netns            string
 	socket, sends, leaving bool
 	ttl                    uint8
 	size                   int
@@ -39,6 +40,7 @@ The programs that run are loaded once more, such that they write nothing, and ar
 live maps. Run it on the node, in its network namespace, with the build of the command that the agent runs.`,
 		Example: `  waggle explain --to 192.168.1.2:30008 --from 192.168.1.10:4000
   waggle explain --to 10.96.0.10:53 --proto udp --socket
+  waggle explain --to 10.96.0.10:80 --pod web-7d4b9
   tcpdump -i eth0 -w file.pcap; waggle explain --pcap file.pcap --device eth0`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -62,6 +64,7 @@ live maps. Run it on the node, in its network namespace, with the build of the c
 	flags.StringVar(&f.proto, "proto", "tcp", "protocol: tcp, udp, sctp, or icmp for a ping")
 	flags.StringVar(&f.flags, "flags", "syn", "flags of TCP: some of syn, ack, fin, rst, psh; of SCTP chunks of that meaning")
 	flags.StringVar(&f.device, "device", "", "the device that the packet comes in by (default: the one that leads to its source)")
+	flags.StringVar(&f.pod, "pod", "", "the packet, or with --socket the process, is of this pod of the node, by its name")
 	flags.BoolVar(&f.leaving, "leaving", false, "the packet is about to leave by --device")
 	flags.Uint8Var(&f.ttl, "ttl", 64, "TTL or hop limit of the packet")
 	flags.IntVar(&f.size, "size", 0, "size of the packet in bytes, from its IP header on (default: headers only)")
@@ -76,7 +79,7 @@ live maps. Run it on the node, in its network namespace, with the build of the c
 func (f *explainFlags) check(cmd *cobra.Command) error {
 	set := cmd.Flags().Changed
 	if f.pcap != "" {
-		for _, other := range []string{"to", "from", "proto", "flags", "ttl", "size", "socket"} {
+		for _, other := range []string{"to", "from", "proto", "flags", "ttl", "size", "socket", "pod"} {
 			if set(other) {
 				return fmt.Errorf("--%s: not with --pcap, which has whole packets", other)
 			}
@@ -92,7 +95,15 @@ func (f *explainFlags) check(cmd *cobra.Command) error {
 				return fmt.Errorf("--%s: only with --socket", other)
 			}
 		}
+		for _, other := range []string{"device", "leaving"} {
+			if set("pod") && set(other) {
+				return fmt.Errorf("--%s: not with --pod, whose packets come in by its device", other)
+			}
+		}
 		return nil
+	}
+	if set("pod") && set("netns") {
+		return errors.New("--netns: not with --pod, which has its own")
 	}
 	for _, other := range []string{"device", "leaving", "flags", "ttl", "size"} {
 		if set(other) {
@@ -160,14 +171,14 @@ func (f *explainFlags) question() (func(*explain.Explainer) (*explain.Answer, er
 		}
 	}
 	if f.socket {
-		netns, err := netnsCookie(f.netns)
+		netns, err := f.namespace()
 		if err != nil {
 			return nil, err
 		}
 		s := explain.Socket{To: to, From: from.Addr(), Proto: f.proto, Netns: netns, Sends: f.sends}
 		return func(e *explain.Explainer) (*explain.Answer, error) { return e.Socket(s) }, nil
 	}
-	q := explain.Question{To: to, From: from, Proto: f.proto, TTL: f.ttl, Size: f.size, Device: f.device, Leaving: f.leaving}
+	q := explain.Question{To: to, From: from, Proto: f.proto, TTL: f.ttl, Size: f.size, Device: f.device, Pod: f.pod, Leaving: f.leaving}
 	if f.flags != "" {
 		q.Flags = strings.Split(strings.ToLower(f.flags), ",")
 	}
@@ -175,6 +186,14 @@ func (f *explainFlags) question() (func(*explain.Explainer) (*explain.Answer, er
 		return nil, errors.New("--ttl 0: no host sends such a packet")
 	}
 	return func(e *explain.Explainer) (*explain.Answer, error) { return e.Packet(q) }, q.Check()
+}
+
+// namespace is the cookie of the network namespace of the socket that is asked about. 0: the node's.
+func (f *explainFlags) namespace() (uint64, error) {
+	if f.pod != "" {
+		return explain.PodNetns(f.pod)
+	}
+	return netnsCookie(f.netns)
 }
 
 // parseEnd reads an address with or without a port.

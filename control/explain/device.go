@@ -61,14 +61,14 @@ var (
 	outside6 = netip.MustParseAddr("2001:db8:ffff::1")
 )
 
-const outsidePort = 40000
+const clientPort = 40000 // of a client whose port is not named
 
 // Outside is a client outside of the cluster, which does not exist.
 func Outside(to netip.Addr) netip.AddrPort {
 	if to.Is4() {
-		return netip.AddrPortFrom(outside4, outsidePort)
+		return netip.AddrPortFrom(outside4, clientPort)
 	}
-	return netip.AddrPortFrom(outside6, outsidePort)
+	return netip.AddrPortFrom(outside6, clientPort)
 }
 
 // deviceTowards finds the device that leads to an address, by which packets from there come in.

@@ -68,11 +68,11 @@ func (e *Explainer) Packet(q Question) (*Answer, error) {
 	if err := q.Check(); err != nil {
 		return nil, err
 	}
-	named := q.From.IsValid()
+	named := q.From.IsValid() || q.Pod != ""
 	if !named {
 		q.From = Outside(q.To.Addr())
 	}
-	d, err := e.place(q, named)
+	d, err := e.place(&q, named)
 	if err != nil {
 		return nil, err
 	}
@@ -95,8 +95,11 @@ func (e *Explainer) Packet(q Question) (*Answer, error) {
 	return a, nil
 }
 
-func (e *Explainer) place(q Question, named bool) (device, error) {
+// place finds where the packet is, and of a pod's also its source.
+func (e *Explainer) place(q *Question, named bool) (device, error) {
 	switch {
+	case q.Pod != "":
+		return e.fromPod(q)
 	case q.Device != "":
 		return e.deviceNamed(q.Device)
 	case q.Leaving:

@@ -24,6 +24,7 @@ type Question struct {
 	Size  int   // in bytes from the IP header on; 0: as few as possible
 
 	Device  string // "": the one that leads to From
+	Pod     string // a pod of this node that the packet comes from, instead of Device and perhaps of From
 	Leaving bool   // the packet is about to leave by the device, and does not come in by it
 }
 

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -74,6 +75,9 @@ var situations = []situation{
 	{name: "socket-bound-to-loopback", args: "--socket --to 10.96.0.1:80 --from 127.0.0.1"},
 	{name: "socket-sends", args: "--socket --to 10.96.0.12:53 --proto udp --sendto"},
 	{name: "socket-of-pod", args: "--socket --to 10.96.0.12:53 --proto udp", before: inPod},
+	{name: "pod-by-name", args: "--to 10.96.0.1:80", before: named},
+	{name: "pod-by-name-ipv6", args: "--to [fd00:10:96::1]:80 --from [fd00:10:244::2]:4000", before: named},
+	{name: "socket-of-pod-by-name", args: "--socket --to 10.96.0.12:53 --proto udp", before: named},
 	{name: "socket-no-service", args: "--socket --to 192.168.1.3:22"},
 	{name: "objects", args: "--to 192.168.1.2:30003 -o json" + client},
 	{name: "capture", args: "--device eth0", before: capture},
@@ -114,6 +118,20 @@ func beSticky(t *testing.T, s *setup) []string {
 }
 
 func inPod(_ *testing.T, s *setup) []string { return []string{"--netns", s.local.NamespacePath()} }
+
+// named gives the pod `local` a process with a host name, as the kubelet does.
+func named(t *testing.T, s *setup) []string {
+	t.Helper()
+	name := "web-" + strings.Repeat("7d4b9-", 12) + "x"
+	process := s.local.Command("unshare", "--uts", "sh", "-c", "echo "+name[:63]+" > /proc/sys/kernel/hostname && echo && exec sleep 1000")
+	out, err := process.StdoutPipe()
+	check(t, err)
+	check(t, process.Start())
+	t.Cleanup(func() { _ = process.Stop(time.Second) }) // "terminated", as we know
+	_, err = out.Read(make([]byte, 1))
+	check(t, err)
+	return []string{"--pod", name}
+}
 
 // TestSituations: what is said in each situation is in testdata.
 func TestSituations(t *testing.T) {
