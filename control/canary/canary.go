@@ -27,6 +27,9 @@ const (
 	badRounds = 2
 	// goodRounds in a row say that it works again.
 	goodRounds = 5
+	// restRounds pass before twins are loaded again that the kernel has refused: that takes time, and may be for want
+	// of memory.
+	restRounds = 60
 )
 
 // Services is what the control plane has planned.
@@ -56,10 +59,12 @@ type Canary struct {
 	Options
 	log *logrus.Entry
 
-	round int // counts rounds, and so takes turns
-	asker *asker
-	good  int // rounds in a row
-	bad   int
+	round     int // counts rounds, and so takes turns
+	asker     *asker
+	isRefused bool // by the kernel: the last twins
+	rest      int  // rounds until twins are loaded again
+	good      int  // rounds in a row
+	bad       int
 	// What was wrong in the round before is looked at again, whosever turn it is.
 	detached map[attachment]bool
 	misled   *reconcile.Sample
@@ -90,40 +95,50 @@ func (c *Canary) Run(ctx context.Context) {
 		case <-tick.C:
 		}
 		c.round++
-		err := c.look()
-		if errors.Is(err, errCannotAsk) {
-			c.log.WithError(err).Warn("the datapath is not asked what it does; /healthz goes by the agent alone")
-			return
-		}
-		c.judge(err)
+		c.judge(c.look())
 	}
 }
-
-// errCannotAsk: no answer can be had, right or wrong.
-var errCannotAsk = errors.New("no explain twin")
 
 // look is one round.
 func (c *Canary) look() error {
 	links := c.Links()
-	if err := c.prepare(links); err != nil {
-		return err
+	errs := []error{c.attached(links), c.Datapath.CheckWritable()}
+	if c.prepare(links) {
+		errs = append(errs, c.ask(links))
 	}
-	return errors.Join(c.attached(links), c.Datapath.CheckWritable(), c.ask(links))
+	return errors.Join(errs...)
 }
 
-// prepare loads the twins of the programs that are attached, again when there are more.
-func (c *Canary) prepare(links []status.Link) error {
-	if c.asker != nil && c.asker.covers(links) {
-		return nil
+// prepare loads the twins of the programs that are attached, again when there are more. False: the kernel refuses.
+func (c *Canary) prepare(links []status.Link) bool {
+	switch {
+	case c.asker != nil && c.asker.covers(links):
+		return true
+	case c.rest > 0:
+		c.rest--
+		return false
 	}
 	c.forget()
 	asker, err := newAsker(c.Datapath, links)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errCannotAsk, err)
+		c.refused(err)
+		return false
 	}
 	c.asker = asker
+	if c.isRefused {
+		c.log.Info("the programs are asked again what they do")
+	}
+	c.isRefused = false
 	c.Loaded()
-	return nil
+	return true
+}
+
+// refused puts the next try off. Only the first of a row is logged.
+func (c *Canary) refused(err error) {
+	if !c.isRefused {
+		c.log.WithError(err).Warn("the programs are not asked what they do: /healthz checks that they are attached, and the maps writable")
+	}
+	c.isRefused, c.rest = true, restRounds
 }
 
 func (c *Canary) forget() {
