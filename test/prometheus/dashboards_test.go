@@ -23,7 +23,10 @@ import (
 // query is one of a dashboard's, or the expression of an alert.
 type query struct{ from, expr string }
 
-// dashboardQueries are those of all dashboards, with what Grafana would put in the place of variables.
+// grafanaVariables puts values in the place of what Grafana would.
+var grafanaVariables = strings.NewReplacer("$__rate_interval", "30s", "$instance", ".*")
+
+// dashboardQueries are those of all dashboards.
 func dashboardQueries(t *testing.T) (all []query) {
 	t.Helper()
 	files, err := filepath.Glob("../../deploy/grafana/*.json")
@@ -46,8 +49,7 @@ func dashboardQueries(t *testing.T) (all []query) {
 				t.Errorf("%s: panel %s asks nothing", file, p.Title)
 			}
 			for _, target := range p.Targets {
-				expr := strings.NewReplacer("$__rate_interval", "30s", "$instance", ".*").Replace(target.Expr)
-				all = append(all, query{filepath.Base(file) + ": " + p.Title, expr})
+				all = append(all, query{filepath.Base(file) + ": " + p.Title, grafanaVariables.Replace(target.Expr)})
 			}
 		}
 	}
