@@ -31,6 +31,7 @@ var bundleParts = []part{
 	{"maps/addresses.txt", "node addresses, cluster IPs and their ranges, source ranges", writeMapAddresses},
 	{"maps/devices.txt", "devices, and pods' network namespaces", writeMapDevices},
 	{"maps/nexthops.txt", "next hops", writeNextHops},
+	{"explain.txt", "what becomes of a packet to one frontend of each kind, and why", writeExplain},
 	{"maps/sizes.txt", "the maps' sizes", writeMapSizes},
 	{"metrics.txt", "/metrics of the agent", writeMetrics},
 	{"health.txt", "answers of /livez, /readyz and /healthz", writeHealth},
@@ -42,7 +43,7 @@ var bundleParts = []part{
 	{"net/rules.txt", "rules of routing", writeRules},
 	{"net/neighbours.txt", "neighbours", writeNeighbours},
 	{"net/netfilter.txt", "chains and rules of nf_tables; tables of iptables-legacy", writeNetfilter},
-	{"programs.txt", "programs at waggle's hooks, whoever's, by device and cgroup", writePrograms},
+	{"programs.txt", "programs at waggle's hooks, also those of others, by device and cgroup", writePrograms},
 	{"kernel.txt", "kernel version, configuration and parameters that matter, mounts", writeKernel},
 	{"log.txt", "end of the agent's log, or where it is", writeLog},
 }
