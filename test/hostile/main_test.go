@@ -4,12 +4,9 @@ package hostile
 
 import (
 	"flag"
-	"fmt"
-	"os"
 	"testing"
 
 	"github.com/waggle-lb/waggle/test/cluster"
-	"github.com/waggle-lb/waggle/test/topo"
 )
 
 // full asks for everything, as `make test-hostile` does.
@@ -24,30 +21,4 @@ var soak = flag.Duration("soak", 0, "churn for so long, and watch what the agent
 // binary is the command under test.
 var binary string
 
-func TestMain(m *testing.M) {
-	topo.Main()
-	flag.Parse()
-	if os.Getuid() != 0 {
-		fmt.Println("skipping the hostile tests: they make network namespaces, which needs root")
-		return
-	}
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "waggle-hostile")
-	if err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	if binary, err = cluster.Build(dir); err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	if err := topo.MountBPFFS(); err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	return m.Run()
-}
+func TestMain(m *testing.M) { cluster.Main(m, &binary) }

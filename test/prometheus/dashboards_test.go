@@ -73,12 +73,8 @@ const prometheusAt = "127.0.0.1:9090"
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("needs root: it makes network namespaces")
-	}
 	needs(t, "prometheus")
 	needs(t, "nft")
-	check(t, topo.MountBPFFS())
 	n, err := topo.New(topo.Options{Nodes: 1, PodNetwork: topo.Routed, XDPPeers: true})
 	check(t, err)
 	t.Cleanup(func() { check(t, n.Close()) })

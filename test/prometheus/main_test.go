@@ -5,36 +5,16 @@
 package prometheus
 
 import (
-	"fmt"
-	"os"
 	"os/exec"
 	"testing"
 
 	"github.com/waggle-lb/waggle/test/cluster"
-	"github.com/waggle-lb/waggle/test/topo"
 )
 
 // binary is the command under test.
 var binary string
 
-func TestMain(m *testing.M) {
-	topo.Main()
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "waggle-prometheus")
-	if err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	if binary, err = cluster.Build(dir); err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	return m.Run()
-}
+func TestMain(m *testing.M) { cluster.Main(m, &binary) }
 
 func needs(t *testing.T, command string) {
 	t.Helper()
