@@ -26,7 +26,7 @@ const (
 // filterName is "<program>:<pin directory>".
 func (p pinDir) filterName(program string) string { return program + ":" + string(p) }
 
-// mayHaveFilters tells whether a device may have filters of ours, without a look at it where TCX
+// mayHaveFilters reports whether a device may have filters of ours, without a look at it where TCX
 // serves: an earlier run, which had no TCX, has left some only on devices that there were then.
 func (d *Datapath) mayHaveFilters(ifindex int) (bool, error) {
 	if d.clsact || d.leftClsact[ifindex] {
@@ -133,7 +133,7 @@ func (d *Datapath) replaceFilter(dev netlink.Link, parent uint32, program string
 	return nil
 }
 
-// currentFilters finds our filters at a hook, and tells whether others run before the first of them.
+// currentFilters finds our filters at a hook, and reports whether others run before the first of them.
 func (d *Datapath) currentFilters(dev netlink.Link, parent uint32) (ours []*netlink.BpfFilter, behind bool, err error) {
 	filters, err := firstFilters(dev, parent)
 	for i, filter := range filters {

@@ -23,7 +23,7 @@ func device(ifindex int) (netlink.Link, error) {
 	return dev, nil
 }
 
-// explain names the device in an error, and tells whether it vanished meanwhile: each hook has
+// explain names the device in an error, and reports whether it vanished meanwhile: each hook has
 // another errno for that.
 func explain(dev netlink.Link, what string, err error) error {
 	if err == nil {

@@ -125,7 +125,7 @@ func deleteDevice(t *testing.T, name string) {
 	must(t, netlink.LinkDel(dev))
 }
 
-// hasTCX tells whether tc programs are attached by TCX here, or as clsact filters.
+// hasTCX reports whether tc programs are attached by TCX here, or as clsact filters.
 func hasTCX(t *testing.T) bool {
 	t.Helper()
 	_, err := link.QueryPrograms(link.QueryOptions{Target: ifindexOf(t, "lo"), Attach: ebpf.AttachTCXIngress})

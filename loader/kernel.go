@@ -154,14 +154,14 @@ func checkNeeds(needs []need) error {
 		kernelRelease(), strings.Join(missing, ", "), OldestTested, ebpf.ErrNotSupported)
 }
 
-// fibTakesMark tells whether bpf_fib_lookup() takes a packet's mark, as ip rules do: since Linux
+// fibTakesMark reports whether bpf_fib_lookup() takes a packet's mark, as ip rules do: since Linux
 // 6.10. No probe is possible: what it is run on is a packet.
 func fibTakesMark() bool {
 	version, err := features.LinuxVersionCode()
 	return err == nil && version >= 6<<16|10<<8
 }
 
-// kernelHasMPTCP tells whether sockets can be MPTCP's. A kernel without it has the helper for its
+// kernelHasMPTCP reports whether sockets can be MPTCP's. A kernel without it has the helper for its
 // sockets, but no type that it could return.
 func kernelHasMPTCP(types *btf.Cache) bool {
 	spec, err := types.Kernel()
@@ -180,7 +180,7 @@ func kernelRelease() string {
 	return unix.ByteSliceToString(name.Release[:])
 }
 
-// kernelHasConntrack tells whether programs may ask netfilter's connection table: the kernel has the functions, built in
+// kernelHasConntrack reports whether programs may ask netfilter's connection table: the kernel has the functions, built in
 // or in a module that is loaded.
 func kernelHasConntrack(types *btf.Cache) bool {
 	var function *btf.Func

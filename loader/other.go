@@ -93,7 +93,7 @@ func filterOwner(name string) pinDir {
 	return pinDir(dir)
 }
 
-// hasForeign tells whether a device has programs that no link of ours has attached.
+// hasForeign reports whether a device has programs that no link of ours has attached.
 func (p pinDir) hasForeign(dev netlink.Link) bool {
 	for _, h := range []hook{hookTCXIngress, hookTCXEgress} {
 		result, err := link.QueryPrograms(link.QueryOptions{Target: dev.Attrs().Index, Attach: h.attach})
@@ -115,7 +115,7 @@ func (p pinDir) hasForeign(dev netlink.Link) bool {
 	return xdp != nil && xdp.Attached && len(p.linksOn(dev, hookXDP)) == 0
 }
 
-// isOn tells whether a link of this pin directory is attached to the device.
+// isOn reports whether a link of this pin directory is attached to the device.
 func (p pinDir) isOn(dev netlink.Link) bool {
 	return slices.ContainsFunc(deviceHooks, func(h hook) bool { return len(p.linksOn(dev, h)) > 0 })
 }

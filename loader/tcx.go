@@ -78,7 +78,7 @@ func (d *Datapath) goFirst(h hook, dev netlink.Link, program *ebpf.Program, crea
 	return true, old.Detach()
 }
 
-// isBehind tells whether others run before a link's program, which is not the given one.
+// isBehind reports whether others run before a link's program, which is not the given one.
 func isBehind(l link.Link, h hook, dev netlink.Link, program *ebpf.Program) (bool, error) {
 	target, err := inspect(l)
 	if err != nil || target.ifindex != dev.Attrs().Index || !target.attachedTo(h, dev) {

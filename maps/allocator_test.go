@@ -68,7 +68,7 @@ func (m *slotModel) anyLive() (id int, ok bool) {
 	return 0, false
 }
 
-// fits tells whether an aligned run of the size that count needs is free.
+// fits reports whether an aligned run of the size that count needs is free.
 func (m *slotModel) fits(count uint32) bool {
 	step := uint32(1) << orderOf(count)
 	for first := uint32(0); first+step <= m.size; first += step {

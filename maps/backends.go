@@ -23,7 +23,7 @@ type Backend struct {
 	Kept               bool // in no set any more, but its endpoint serves the flows it has
 }
 
-// Serving tells whether new flows may be sent to the backend: it is in some set.
+// Serving reports whether new flows may be sent to the backend: it is in some set.
 func (b Backend) Serving() bool { return b.InCluster || b.InLocal }
 
 const backendSize = int(unsafe.Sizeof(bpf.Backend{}))
@@ -93,7 +93,7 @@ func (b *Backends) Collect(now time.Time) {
 // Clear empties an element that is in use by nobody.
 func (b *Backends) Clear(id uint32) error { return b.write(id, &bpf.Backend{}) }
 
-// Holds tells whether an element is as Write would leave it, byte by byte.
+// Holds reports whether an element is as Write would leave it, byte by byte.
 func (b *Backends) Holds(id uint32, backend Backend) (bool, error) {
 	var have bpf.Backend
 	raw := unsafe.Slice((*byte)(unsafe.Pointer(&have)), backendSize)

@@ -97,7 +97,7 @@ func (b *blocks) reserve(block Block) error {
 // giveBack frees a block once no packet can still be reading it.
 func (b *blocks) giveBack(block Block, now time.Time) { b.grace.add(block, now) }
 
-// resting tells whether any block was given back and is not free yet.
+// resting reports whether any block was given back and is not free yet.
 func (b *blocks) resting() bool { return len(b.grace.items) > 0 }
 
 // releaseResting frees all that was given back. No program may be running that ran before.

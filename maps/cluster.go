@@ -45,7 +45,7 @@ func (c *ClusterAddrs) Delete(a netip.Addr) error {
 	return nil
 }
 
-// Get tells whether an address is there, and whether it is another proxy's.
+// Get reports whether an address is there, and whether it is another proxy's.
 func (c *ClusterAddrs) Get(a netip.Addr) (ok, others bool, err error) {
 	var owner uint8
 	err = c.p.Map("cluster_addrs").Lookup(clusterKey(a), &owner)
@@ -124,7 +124,7 @@ func (c *ClusterAddrs) guard() (guard bpf.ClusterGuard, err error) {
 // inForce is the set that the programs read.
 func inForce(guard *bpf.ClusterGuard) *bpf.ClusterRangeSet { return &guard.Sets[guard.Current&1] }
 
-// HasRanges tells whether the ranges are these, as SetRanges would write them.
+// HasRanges reports whether the ranges are these, as SetRanges would write them.
 func (c *ClusterAddrs) HasRanges(ranges []ClusterRange) (bool, error) {
 	want, err := encodeRanges(ranges)
 	if err != nil {

@@ -112,13 +112,13 @@ func records6(set *bpf.FlowSet6, flags uint16, fn func(Flow, uint64) bool) bool 
 	return true
 }
 
-// Closed tells whether both sides, or a reset, have ended the flow.
+// Closed reports whether both sides, or a reset, have ended the flow.
 func (f Flow) Closed() bool {
 	const fins = bpf.StateFinClient | bpf.StateFinBackend
 	return f.State&bpf.StateReset != 0 || f.State&fins == fins
 }
 
-// Confirmed tells whether the flow's client has acknowledged its backend's answer.
+// Confirmed reports whether the flow's client has acknowledged its backend's answer.
 func (f Flow) Confirmed() bool { return f.State&bpf.StateConfirmed != 0 }
 
 // Others are what else the datapath has recorded of a flow, by its client's record: keys, rewrites and

@@ -87,7 +87,7 @@ func (a *IDs) Free(id uint32, now time.Time) {
 	a.grace.add(id, now)
 }
 
-// Has tells whether an id is in use.
+// Has reports whether an id is in use.
 func (a *IDs) Has(id uint32) bool { return id < uint32(len(a.state)) && a.state[id] == idInUse }
 
 // InUse counts the ids that are in use.

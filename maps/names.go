@@ -90,13 +90,13 @@ func (n *Names) Types() (map[uint32]Type, error) {
 	return out, err
 }
 
-// Has tells whether a service has any name.
+// Has reports whether a service has any name.
 func (n *Names) Has(id uint32) (bool, error) {
 	var c bpf.ServiceName
 	return n.read(id, &c)
 }
 
-// Holds tells whether a service's name is as Put would leave it.
+// Holds reports whether a service's name is as Put would leave it.
 func (n *Names) Holds(id uint32, name Name, t Type) (bool, error) {
 	var have bpf.ServiceName
 	ok, err := n.read(id, &have)

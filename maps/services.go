@@ -92,7 +92,7 @@ func (s *Services) Delete(f Frontend) error {
 	return nil
 }
 
-// Get reads a frontend; ok tells whether it is there.
+// Get reads a frontend; ok reports whether it is there.
 func (s *Services) Get(f Frontend) (svc Service, ok bool, err error) {
 	var c bpf.Service
 	err = pick(s.p, "services", FamilyOf(f.Addr)).Lookup(f.key(), &c)

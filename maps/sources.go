@@ -36,7 +36,7 @@ func (s *Sources) Put(id uint32, prefix netip.Prefix) error {
 	return nil
 }
 
-// PutMissing adds a prefix to a set unless it is there, and tells whether it wasn't.
+// PutMissing adds a prefix to a set unless it is there, and reports whether it wasn't.
 func (s *Sources) PutMissing(r SourceRange) (missing bool, err error) {
 	beforeWrite()
 	err = pick(s.p, "source_ranges", FamilyOf(r.Prefix.Addr())).Update(sourceKey(r.ID, r.Prefix), uint8(1), ebpf.UpdateNoExist)
@@ -55,7 +55,7 @@ func (s *Sources) Delete(id uint32, prefix netip.Prefix) error {
 	return err
 }
 
-// DeletePresent takes a prefix out of a set, and tells whether it was there.
+// DeletePresent takes a prefix out of a set, and reports whether it was there.
 func (s *Sources) DeletePresent(r SourceRange) (present bool, err error) {
 	beforeWrite()
 	err = pick(s.p, "source_ranges", FamilyOf(r.Prefix.Addr())).Delete(sourceKey(r.ID, r.Prefix))

@@ -40,7 +40,7 @@ func (e Entry) String() string {
 	return fmt.Sprintf("protocol %d, %s, answered by %s", e.Proto, e.Orig, e.Reply)
 }
 
-// Translated tells whether the destination of the client's packets is rewritten.
+// Translated reports whether the destination of the client's packets is rewritten.
 func (e Entry) Translated() bool { return e.Orig.Dst != e.Reply.Src }
 
 // Bits of Entry.Status: include/uapi/linux/netfilter/nf_conntrack_common.h, enum ip_conntrack_status.
@@ -72,7 +72,7 @@ const (
 	SCTPShutdownAckSent uint8 = 7
 )
 
-// Known tells whether a protocol is one of those that this package knows.
+// Known reports whether a protocol is one of those that this package knows.
 func Known(proto uint8) bool {
 	return proto == unix.IPPROTO_TCP || proto == unix.IPPROTO_UDP || proto == unix.IPPROTO_SCTP
 }

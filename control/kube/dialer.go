@@ -82,7 +82,7 @@ func (d *dialer) addresses() []string {
 	return all
 }
 
-// learn replaces the addresses that were learnt, and tells whether they differ from before.
+// learn replaces the addresses that were learnt, and reports whether they differ from before.
 func (d *dialer) learn(addresses []string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

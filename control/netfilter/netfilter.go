@@ -55,7 +55,7 @@ type table struct {
 	chains map[string]*Chain
 }
 
-// rule tells whether it applies to a packet, and what it does then: one of several things, where
+// rule reports whether it applies to a packet, and what it does then: one of several things, where
 // that can't be known.
 type rule func(p *Packet) (applies truth, does []action)
 

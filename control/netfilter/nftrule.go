@@ -50,7 +50,7 @@ func (r *run) take(register uint32) value {
 
 func (r *run) do(kind kind, chain string) { r.does = append(r.does, action{kind, chain}) }
 
-// step tells whether an expression holds; one that only does something does.
+// step reports whether an expression holds; one that only does something does.
 func (r *run) step(e expr.Any) truth {
 	switch e := e.(type) {
 	case *expr.Counter, *expr.Log, *expr.Notrack, *expr.FlowOffload:

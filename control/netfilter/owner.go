@@ -21,7 +21,7 @@ func isOthers(chain string) bool {
 	return slices.ContainsFunc(others, func(prefix string) bool { return strings.HasPrefix(chain, prefix) })
 }
 
-// Filters tells whether rules that the owner of the node has put into a chain, or where it leads,
+// Filters reports whether rules that the owner of the node has put into a chain, or where it leads,
 // would drop or mark some of these packets, or hand them to a process. An unconditional policy counts
 // unless another program has chains in the same table: it may have set that.
 func (c *Chain) Filters(packets []Packet) (bool, error) {
@@ -44,7 +44,7 @@ func (c *Chain) Filters(packets []Packet) (bool, error) {
 	return false, nil
 }
 
-// shared tells whether programs have chains in a table.
+// shared reports whether programs have chains in a table.
 func (t *table) shared() bool {
 	for name := range t.chains {
 		if isOthers(name) {
@@ -60,7 +60,7 @@ type walk struct {
 	filters bool
 }
 
-// enter tells whether the packet may come to the end of the chain.
+// enter reports whether the packet may come to the end of the chain.
 func (w *walk) enter(c *Chain, depth int) (goesOn bool, err error) {
 	rules, err := c.rules()
 	if err != nil || depth > maxDepth {

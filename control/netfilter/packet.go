@@ -101,7 +101,7 @@ func (p *Packet) state() uint32 {
 	return stateNew
 }
 
-// truth tells whether something holds.
+// truth reports whether something holds.
 type truth int
 
 const (

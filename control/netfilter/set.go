@@ -30,7 +30,7 @@ func newSet(about *nftables.Set, elements []nftables.SetElement) *set {
 	return &set{elements: elements, interval: about.Interval, concatenation: about.Concatenation}
 }
 
-// find tells whether a value is in the set, and which element it is; all, where that is not known.
+// find reports whether a value is in the set, and which element it is; all, where that is not known.
 func (s *set) find(v value) ([]nftables.SetElement, truth) {
 	if len(s.elements) == 0 {
 		return nil, no

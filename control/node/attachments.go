@@ -28,7 +28,7 @@ type Attachments struct {
 // NewAttachments makes Attachments of which nothing is known yet.
 func NewAttachments(dp *loader.Datapath) *Attachments { return &Attachments{dp: dp} }
 
-// Known tells whether anything is.
+// Known reports whether anything is.
 func (l *Attachments) Known() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -49,7 +49,7 @@ func (r DeviceRules) role(f *deviceFacts) (role status.Role, why string) {
 	return role, why
 }
 
-// ExpectPods tells whether a device of the node looks like a pod's. It goes by links and addresses alone, before
+// ExpectPods reports whether a device of the node looks like a pod's. It goes by links and addresses alone, before
 // the addresses of our Node object are known, so it may be wrong about a device that leads out.
 func (r DeviceRules) ExpectPods() (bool, error) {
 	var view kernelView
@@ -112,10 +112,10 @@ func (f *deviceFacts) ofPort() status.Role {
 	return status.RoleNone
 }
 
-// isPort tells whether a device gives its packets to another one. A VRF's get them after it.
+// isPort reports whether a device gives its packets to another one. A VRF's get them after it.
 func (f *deviceFacts) isPort() bool { return f.master != nil && f.master.link.Type() != "vrf" }
 
-// isUplink tells whether a bridge leads farther than to what is on it.
+// isUplink reports whether a bridge leads farther than to what is on it.
 func (f *deviceFacts) isUplink() bool { return f.holdsNodeIP || f.routes.gateway || f.routes.isDefault }
 
 // hasPairsOnly: of the ports of an uplink one leads out, and if all look like pods', any may.
@@ -123,7 +123,7 @@ func (f *deviceFacts) hasPairsOnly() bool {
 	return !slices.ContainsFunc(f.ports, func(port *deviceFacts) bool { return !pairTypes[port.link.Type()] })
 }
 
-// leadsOut tells whether more is behind a device than one pod. CNI plugins give a pod's device a
+// leadsOut reports whether more is behind a device than one pod. CNI plugins give a pod's device a
 // single address to be the pod's gateway, and routes to the pod's own addresses.
 func (f *deviceFacts) leadsOut() bool {
 	if f.holdsNodeIP || f.routes.elsewhere {
@@ -135,18 +135,18 @@ func (f *deviceFacts) leadsOut() bool {
 	return len(f.addrs) > 0
 }
 
-// leadsToPod tells whether a device's other end is in another network namespace.
+// leadsToPod reports whether a device's other end is in another network namespace.
 func (f *deviceFacts) leadsToPod() bool {
 	return pairTypes[f.link.Type()] && f.link.Attrs().NetNsID >= 0
 }
 
-// carriesPackets tells whether a device is in use.
+// carriesPackets reports whether a device is in use.
 func (f *deviceFacts) carriesPackets() bool {
 	attrs := f.link.Attrs()
 	return attrs.Flags&net.FlagUp != 0 && attrs.Statistics != nil && attrs.Statistics.RxPackets > 0
 }
 
-// hasLinkLayer tells whether a device's packets begin with an Ethernet header.
+// hasLinkLayer reports whether a device's packets begin with an Ethernet header.
 func hasLinkLayer(link netlink.Link) bool {
 	return strings.HasPrefix(link.Attrs().EncapType, "ether")
 }

@@ -102,7 +102,7 @@ func hopsOf(r netlink.Route) []*netlink.NexthopInfo {
 	return []*netlink.NexthopInfo{{LinkIndex: r.LinkIndex, Gw: r.Gw, Via: r.Via}}
 }
 
-// add tells whether a route is one to more than the hosts on the device.
+// add reports whether a route is one to more than the hosts on the device.
 func (d *deviceRoutes) add(r netlink.Route, hop *netlink.NexthopInfo) bool {
 	if !leadsElsewhere(r.Dst, hop) {
 		return false

@@ -50,7 +50,7 @@ func (d *Devices) Problems() []string {
 	return slices.Clone(d.problems)
 }
 
-// IsRouted tells whether routes led elsewhere by a device when Sync looked last.
+// IsRouted reports whether routes led elsewhere by a device when Sync looked last.
 func (d *Devices) IsRouted(ifindex int) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

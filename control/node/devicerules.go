@@ -55,7 +55,7 @@ func (r DeviceRules) Validate() error {
 	return nil
 }
 
-// contains tells whether a pattern names all that another one does, as far as that can be seen.
+// contains reports whether a pattern names all that another one does, as far as that can be seen.
 func contains(pattern, other string) bool {
 	if pattern == other {
 		return true
@@ -112,7 +112,7 @@ func namesAny(pattern string, names []string) bool {
 	return false
 }
 
-// Ignores tells whether a device is to be left alone.
+// Ignores reports whether a device is to be left alone.
 func (r DeviceRules) Ignores(name string) bool { return matches(r.Ignore, name) }
 
 // match returns the pattern that names a device.

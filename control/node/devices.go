@@ -35,7 +35,7 @@ const (
 	XDPAlways XDPMode = "always" // veth too, whose peer must then run XDP, and fill checksums in
 )
 
-// ExpressMode tells whether flows may pass the node's stack by.
+// ExpressMode reports whether flows may pass the node's stack by.
 type ExpressMode string
 
 // The modes of --express.
@@ -445,7 +445,7 @@ func (d *Devices) dropUnseen(seen map[int]bool) error {
 	return errors.Join(errs...)
 }
 
-// hasIPsec tells whether the kernel has transform policies: what they match must pass through
+// hasIPsec reports whether the kernel has transform policies: what they match must pass through
 // the stack, and no redirect may take it past them.
 func hasIPsec() bool {
 	policies, err := netdump.Whole(func() ([]netlink.XfrmPolicy, error) { return netlink.XfrmPolicyList(netlink.FAMILY_ALL) })

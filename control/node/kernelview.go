@@ -33,7 +33,7 @@ func (c *Change) addDevice(ifindex int) {
 	c.devices[ifindex] = true
 }
 
-// IsLook tells whether the change is no event, but a look at everything, or at what others may have changed.
+// IsLook reports whether the change is no event, but a look at everything, or at what others may have changed.
 func (c *Change) IsLook() bool { return c.all || c.isEmpty() }
 
 func (c *Change) isEmpty() bool { return !c.all && !c.routes && len(c.devices) == 0 }
@@ -46,7 +46,7 @@ type kernelView struct {
 	routes routesByDevice
 }
 
-// update reads what may have changed. changed tells whether something that is gone by may have: most events
+// update reads what may have changed. changed reports whether something that is gone by may have: most events
 // tell of what is known, or of what matters to nobody here. After a failure nothing is known, and the next call
 // reads all.
 func (v *kernelView) update(change Change) (changed bool, err error) {
@@ -134,7 +134,7 @@ func peerOf(link netlink.Link) int {
 	return 0
 }
 
-// readDevice reads one link and its addresses, and tells whether they are other than before.
+// readDevice reads one link and its addresses, and reports whether they are other than before.
 func (v *kernelView) readDevice(ifindex int) (other bool, err error) {
 	before, known := v.links[ifindex]
 	link, err := netlink.LinkByIndex(ifindex)
@@ -157,7 +157,7 @@ func (v *kernelView) readDevice(ifindex int) (other bool, err error) {
 	return other, nil
 }
 
-// alike tells whether two states of a link are the same in all that its role, and what is reported of it, hang on.
+// alike reports whether two states of a link are the same in all that its role, and what is reported of it, hang on.
 func alike(a, b netlink.Link) bool {
 	of := func(link netlink.Link) any {
 		attrs := link.Attrs()

@@ -173,7 +173,7 @@ func (w *Watch) watch(ctx context.Context) error {
 	}
 }
 
-// follow takes note of a link. isNew tells whether it has not been seen before, or has a carrier for the
+// follow takes note of a link. isNew reports whether it has not been seen before, or has a carrier for the
 // first time: the other end of a pod's device may have come to its namespace meanwhile. Where a link comes
 // up, goes down or is gone, the kernel does not tell of all routes that it takes along.
 func (w *Watch) follow(link netlink.LinkUpdate) (isNew, mayMoveRoutes bool) {
@@ -189,7 +189,7 @@ func (w *Watch) follow(link netlink.LinkUpdate) (isNew, mayMoveRoutes bool) {
 	return !known || now.ran && !before.ran, now.flags != before.flags && w.Routes(int(link.Index))
 }
 
-// leadsAnew tells whether a route may change what its devices are. That the last of many routes is
+// leadsAnew reports whether a route may change what its devices are. That the last of many routes is
 // gone is noticed later, but what becomes of a default route at once.
 func (w *Watch) leadsAnew(r netlink.RouteUpdate) bool {
 	for _, hop := range hopsOf(r.Route) {

@@ -77,7 +77,7 @@ func (d *Devices) lookAtPeers() {
 	}
 }
 
-// peerChecksums tells whether the other end of a veth device leaves checksums to the device. It is
+// peerChecksums reports whether the other end of a veth device leaves checksums to the device. It is
 // an error if that end is in a network namespace that can't be found or entered.
 func peerChecksums(link netlink.Link) (peer string, leaves bool, err error) {
 	attrs := link.Attrs()
@@ -128,7 +128,7 @@ type ethtoolRequest struct {
 	_    [16]byte
 }
 
-// txChecksum tells whether packets may be given to a device of the calling thread's namespace with
+// txChecksum reports whether packets may be given to a device of the calling thread's namespace with
 // their checksums still to be filled in.
 func txChecksum(device string) (bool, error) {
 	value := ethtoolValue{command: unix.ETHTOOL_GTXCSUM}

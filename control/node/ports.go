@@ -13,10 +13,10 @@ type PortRange struct {
 	Min, Max uint16
 }
 
-// Overlaps tells whether two ranges have a port in common.
+// Overlaps reports whether two ranges have a port in common.
 func (r PortRange) Overlaps(other PortRange) bool { return r.Min <= other.Max && other.Min <= r.Max }
 
-// Holds tells whether a port is one of the range.
+// Holds reports whether a port is one of the range.
 func (r PortRange) Holds(port uint16) bool { return r.Min <= port && port <= r.Max }
 
 func (r PortRange) String() string { return fmt.Sprintf("%d-%d", r.Min, r.Max) }

@@ -172,7 +172,7 @@ func (r *Reconciler) dropBackends(svc *service, want plan.Service) error {
 	return errors.Join(errs...)
 }
 
-// inBlock tells whether a published block leads to a backend.
+// inBlock reports whether a published block leads to a backend.
 func (s *service) inBlock(id uint32) bool {
 	return slices.ContainsFunc(s.blocks, func(b block) bool { return slices.Contains(b.ids, id) })
 }

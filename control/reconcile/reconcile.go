@@ -86,7 +86,7 @@ func (r *Reconciler) Services() []maps.Name {
 // Len counts the services in the maps.
 func (r *Reconciler) Len() int { return len(r.services) }
 
-// Has tells whether a service of that name is in the maps.
+// Has reports whether a service of that name is in the maps.
 func (r *Reconciler) Has(name maps.Name) bool { return r.services[name] != nil }
 
 // ErrTaken tells that another service holds a frontend. The rest of the service works.

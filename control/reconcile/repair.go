@@ -70,7 +70,7 @@ func (p *repair) done(table string, err error) {
 	p.found[table]++
 }
 
-// failed notes an error, and tells whether it was one.
+// failed notes an error, and reports whether it was one.
 func (p *repair) failed(err error) bool {
 	if err != nil {
 		p.errs = append(p.errs, err)
@@ -121,7 +121,7 @@ func (p *repair) lookAtBlock(b block) error {
 	return nil
 }
 
-// readRanges reads all source ranges: of a single one its map does not tell whether it is there.
+// readRanges reads all source ranges: of a single one its map does not report whether it is there.
 func (p *repair) readRanges() map[maps.SourceRange]bool {
 	have := map[maps.SourceRange]bool{}
 	for r, err := range p.sources.Ranges() {

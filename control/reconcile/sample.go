@@ -17,7 +17,7 @@ type Sample struct {
 	Backends []uint32      // ids of those that new flows may be sent to, sorted
 }
 
-// Equal tells whether nothing has changed between two samples.
+// Equal reports whether nothing has changed between two samples.
 func (s Sample) Equal(other Sample) bool {
 	return s.Frontend == other.Frontend && s.Service == other.Service && slices.Equal(s.Backends, other.Backends)
 }

@@ -48,7 +48,7 @@ func (r *Reconciler) dropRanges(svc *service, want plan.Service) error {
 	return errors.Join(errs...)
 }
 
-// guarded tells whether a frontend in the map asks for source ranges.
+// guarded reports whether a frontend in the map asks for source ranges.
 func (s *service) guarded() bool {
 	return slices.ContainsFunc(s.frontends, func(f frontend) bool { return f.element.SourceRanges })
 }

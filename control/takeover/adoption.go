@@ -51,7 +51,7 @@ func (a *adoption) fail(e conntrack.Entry, err error) {
 	}
 }
 
-// hasRoom tells whether so many more records of a family may be made: the half of the table that a load of
+// hasRoom reports whether so many more records of a family may be made: the half of the table that a load of
 // one half leaves free is for flows that open later. To count those that there are takes a walk, which most
 // nodes do without, having nothing to adopt.
 func (a *adoption) hasRoom(f maps.Family, records int) (bool, error) {
@@ -129,7 +129,7 @@ func isServed(e conntrack.Entry) bool {
 // once.
 const soonGone = 2 * time.Second
 
-// isEnding tells whether an entry is of a connection that is over, or will be gone in a moment.
+// isEnding reports whether an entry is of a connection that is over, or will be gone in a moment.
 func isEnding(e conntrack.Entry) bool {
 	if e.Timeout < soonGone {
 		return true

@@ -58,7 +58,7 @@ func (t *Takeover) Run(ctx context.Context) {
 	}
 }
 
-// hasAdopted tells whether there are adopted records, as far as is known. The kernel counts them in a third of the
+// hasAdopted reports whether there are adopted records, as far as is known. The kernel counts them in a third of the
 // time that it takes to read the tables.
 func (t *Takeover) hasAdopted() bool {
 	for _, family := range maps.Families {
@@ -157,7 +157,7 @@ func (f *follower) get(tuple conntrack.Tuple, proto uint8) (conntrack.Entry, err
 	return f.entry, f.err
 }
 
-// describes tells whether a record does to packets what an entry does.
+// describes reports whether a record does to packets what an entry does.
 func describes(r maps.Flow, e conntrack.Entry) bool {
 	key, to := conntrack.Tuple{Src: r.Key.Src, Dst: r.Key.Dst}, conntrack.Tuple{Src: r.To.Src, Dst: r.To.Dst}
 	if r.Flags&bpf.FlowReply != 0 {
@@ -166,7 +166,7 @@ func describes(r maps.Flow, e conntrack.Entry) bool {
 	return key == e.Orig && to == e.Reply.Reversed()
 }
 
-// isOpen tells whether no side has begun to end a connection.
+// isOpen reports whether no side has begun to end a connection.
 func isOpen(e conntrack.Entry) bool { return stateOf(e)&(bothFINs|bpf.StateReset) == 0 }
 
 // end ends a record whose entry is gone: a packet that comes opens a flow of ours.

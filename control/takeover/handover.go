@@ -107,7 +107,7 @@ func isOurs(r maps.Flow) bool {
 	return r.Flags&others == 0 && !r.Closed() && (r.To.Src != r.Key.Src || r.To.Dst != r.Key.Dst)
 }
 
-// bypasses tells whether neither the client's packets nor the answers meet netfilter with the
+// bypasses reports whether neither the client's packets nor the answers meet netfilter with the
 // tuples that they have beyond the datapath.
 func bypasses(r maps.Flow) bool { return r.Flags&(bpf.FlowExpress|bpf.FlowSplit) != 0 }
 

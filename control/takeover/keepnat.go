@@ -48,7 +48,7 @@ func keepNAT() error {
 	return nil
 }
 
-// keepsNAT tells whether keepNAT is in force.
+// keepsNAT reports whether keepNAT is in force.
 func keepsNAT() (bool, error) {
 	c, err := nftables.New()
 	if err != nil {

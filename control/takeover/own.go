@@ -10,7 +10,7 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// SharedPorts looks at the node as it is now, and returns what tells whether an address and a port are
+// SharedPorts looks at the node as it is now, and returns what reports whether an address and a port are
 // the node's, and flows of ours may use them, too: node ports, and those for SNAT.
 type SharedPorts func() (func(netip.AddrPort) bool, error)
 

@@ -88,7 +88,7 @@ func New(dp *loader.Datapath, shared SharedPorts, warn func(error), log *logrus.
 	return t, nil
 }
 
-// hasFrontends tells whether services have been published, and not withdrawn by a handover.
+// hasFrontends reports whether services have been published, and not withdrawn by a handover.
 func hasFrontends(dp *loader.Datapath) (bool, error) {
 	for _, err := range maps.NewServices(dp).Frontends() {
 		return err == nil, err

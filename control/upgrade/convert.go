@@ -50,7 +50,7 @@ func (r *record) ends(zoneOf func(bpf.Addr) bpf.Zone) (client, backend bpf.Zone)
 	return zoneOf(r.to.Daddr), zoneOf(r.key.Saddr)
 }
 
-// isHairpin tells whether a flow leads back to its client, by any of its records.
+// isHairpin reports whether a flow leads back to its client, by any of its records.
 func (r *record) isHairpin() bool { return r.key.Saddr == r.to.Daddr }
 
 func (r *record) clientFlags(client, backend bpf.Zone) uint16 {

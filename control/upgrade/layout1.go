@@ -138,7 +138,7 @@ func walk[K, V any](m *ebpf.Map, fn func(*K, *V) error) error {
 	}
 }
 
-// holds tells whether a way has a record: its tag is even, and not 0.
+// holds reports whether a way has a record: its tag is even, and not 0.
 func holds(tag uint32) bool { return tag != 0 && tag&1 == 0 }
 
 // tables are the maps, in the order in which they are read: a record that is confirmed goes from the

@@ -142,7 +142,7 @@ type kubeProxy struct {
 	cmd  *topo.Command
 }
 
-// havePeers tells whether kube-proxy can be measured.
+// havePeers reports whether kube-proxy can be measured.
 func (o options) havePeers() bool {
 	_, err := os.Stat(filepath.Join(o.peers, "kube-proxy"))
 	return err == nil

@@ -101,7 +101,7 @@ func (c *crashing) request(way int) topo.Reply {
 	return c.inside.UDPUnconnected(topo.Request{To: web.clusterIP(53, v6)})
 }
 
-// dieDuring changes the service with the agent set to die at a write, and tells whether it did. It
+// dieDuring changes the service with the agent set to die at a write, and reports whether it did. It
 // doesn't if the change takes less writes.
 func (c *crashing) dieDuring(t *testing.T, write int, app string) bool {
 	t.Helper()
@@ -140,7 +140,7 @@ func (c *crashing) awaitApp(t *testing.T, app string) {
 	awaitTrue(t, "the endpoints "+app, func() bool { return c.leadsTo(t, app) })
 }
 
-// leadsTo tells whether all frontends lead to the pods of an app, and to no others.
+// leadsTo reports whether all frontends lead to the pods of an app, and to no others.
 func (c *crashing) leadsTo(t *testing.T, app string) bool {
 	t.Helper()
 	contents, err := c.agent.Contents()

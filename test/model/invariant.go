@@ -39,7 +39,7 @@ func CanSum(frame []byte) bool {
 		p.part != later && binary.BigEndian.Uint16(p.frame[p.l4+6:]) != 0
 }
 
-// Sound tells whether all checksums of a frame that can be verified are right: one way of summing,
+// Sound reports whether all checksums of a frame that can be verified are right: one way of summing,
 // whatever the packet. Of what is cut, or a fragment, only the IP header's is looked at.
 func Sound(frame []byte) bool {
 	kind := binary.BigEndian.Uint16(frame[12:])

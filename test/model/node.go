@@ -228,7 +228,7 @@ func (n *Node) xdp(p *packet, how reading) Result {
 	return Result{action, bpf.VerdictExpress, out}
 }
 
-// quiet tells whether nothing has been heard of a flow for a while. One packet of such is left to
+// quiet reports whether nothing has been heard of a flow for a while. One packet of such is left to
 // the kernel, so that it hears that the next hop is in use.
 func (n *Node) quiet(r *Record) bool { return n.Clock > r.Seen }
 

@@ -182,7 +182,7 @@ func (c *crowd) exchanges() (all []exchange) {
 	return all
 }
 
-// ledOrLost tells whether a client's packet goes to its backend, from a source that is ours. It may be
+// ledOrLost reports whether a client's packet goes to its backend, from a source that is ours. It may be
 // dropped or left to tc as well, but go nowhere else.
 func (c *crowd) ledOrLost(client *conversation, s *shot) bool {
 	c.t.Helper()

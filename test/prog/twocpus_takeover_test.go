@@ -99,7 +99,7 @@ func (r *race) notConfirmed(c contest) {
 	}
 }
 
-// holds tells whether a client's data goes out by the port. If so, the answer must come back.
+// holds reports whether a client's data goes out by the port. If so, the answer must come back.
 func (r *race) holds(who string, c *conversation) bool {
 	r.t.Helper()
 	s := r.fire(c.requestShot(data))

@@ -81,7 +81,7 @@ type Reply struct {
 	Elapsed time.Duration
 }
 
-// OK tells whether the request succeeded.
+// OK reports whether the request succeeded.
 func (r Reply) OK() bool { return r.Err == "" }
 
 // Error is the request's failure, or nil.

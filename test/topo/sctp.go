@@ -10,13 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// KernelSpeaksSCTP tells whether the module is loaded. The kernel then answers what no socket does.
+// KernelSpeaksSCTP reports whether the module is loaded. The kernel then answers what no socket does.
 func KernelSpeaksSCTP() bool {
 	_, err := os.Stat("/proc/net/sctp")
 	return err == nil
 }
 
-// HaveSCTP tells whether the kernel has SCTP's sockets. If they are in a module, that loads it.
+// HaveSCTP reports whether the kernel has SCTP's sockets. If they are in a module, that loads it.
 func HaveSCTP() bool {
 	fd, err := sctpSocket(unix.AF_INET)
 	if err == nil {

@@ -152,7 +152,7 @@ func (c conversation) cannotMove(t *testing.T, s *setup, name string) {
 	c.stays.Close()
 }
 
-// canAbortSockets tells whether the kernel has bpf_sock_destroy (Linux 6.5).
+// canAbortSockets reports whether the kernel has bpf_sock_destroy (Linux 6.5).
 var canAbortSockets = sync.OnceValue(func() bool {
 	kernel, err := btf.LoadKernelSpec()
 	if err != nil {
