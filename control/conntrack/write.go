@@ -14,7 +14,7 @@ const ErrExists = unix.EEXIST
 // connection whose beginning it has not seen (nf_conntrack_tcp.h, IP_CT_TCP_FLAG_BE_LIBERAL).
 const beLiberal = 1 << 3
 
-// Create makes an entry from all members of e. From then on the kernel translates its packets, in a
+// Create makes an entry from all members of e but Zone. From then on the kernel translates its packets, in a
 // network namespace that has chains of type nat. The state of an SCTP association can't be given:
 // Create would have to know its tags. It fails with ErrExists if another entry has one of the
 // tuples.
