@@ -20,7 +20,7 @@ type backend struct {
 	addr netip.Addr
 	port uint16
 	flags
-	id uint32
+	id uint32 // 0 in Reconciler.wanted: not allocated
 }
 
 // flags are the members of a backend that may change.

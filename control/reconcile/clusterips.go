@@ -21,7 +21,7 @@ type clusterIPs struct {
 	node    map[netip.Addr]bool  // those assigned to the node's own devices
 	written map[netip.Addr]owner // the content of the map
 	dirty   map[netip.Addr]bool  // may differ from the map
-	cidrs   []netip.Prefix
+	cidrs   []netip.Prefix       // the service CIDRs in force
 	cover   map[maps.Family]netip.Prefix
 }
 

@@ -31,14 +31,14 @@ type frontend struct {
 // service is the state of one service port in the maps. There are many of them, and most are small,
 // so it has slices, which take less memory than maps.
 type service struct {
-	id        uint32
-	leaving   bool // to be deleted: other services may take its frontends over
+	id        uint32 // in service_names; in use as long as the service is in Reconciler.services
+	leaving   bool   // since Leave, until Apply: other services may take its frontends over
 	kind      maps.Type
 	name      maps.Name
-	backends  []backend // sorted, see backend.compare
-	blocks    []block
-	frontends []frontend
-	ranges    []netip.Prefix
+	backends  []backend      // written, and not removed yet; sorted, see backend.compare
+	blocks    []block        // published, and not given back yet
+	frontends []frontend     // written, and not deleted yet
+	ranges    []netip.Prefix // written, and not deleted yet
 }
 
 // Reconciler owns the contents of the maps that describe services. It is not safe for concurrent
@@ -51,14 +51,14 @@ type Reconciler struct {
 	sources    *maps.Sources
 	clusterIPs *clusterIPs
 
-	services map[maps.Name]*service
-	byID     map[uint32]*service
-	owners   map[maps.Frontend]*service
+	services map[maps.Name]*service     // every service that has its name in the map
+	byID     map[uint32]*service        // the same, by service.id
+	owners   map[maps.Frontend]*service // of every frontend in the map
 	size     Size
-	wanted   []backend      // of the service at hand; kept for its memory
+	wanted   []backend      // of the service at hand, valid during Apply and Delete; kept for its memory
 	local    []netip.Prefix // the cluster's own addresses; nil before SetLocalSources
-	writes   Writes
-	retired  int
+	writes   Writes         // since the start
+	retired  int            // since the start, see Retired
 	now      func() time.Time
 }
 

@@ -40,8 +40,8 @@ func (r *Reconciler) Repair(pause func()) (Repairs, error) {
 type repair struct {
 	*Reconciler
 	pause func()
-	found Repairs
-	errs  []error
+	found Repairs // over all runs of the pass
+	errs  []error // of the last run
 }
 
 func (p *repair) run() error {
