@@ -5,10 +5,11 @@ package netfilter
 // Fate is what happens to a packet at a hook.
 type Fate int
 
+// What can happen to a packet.
 const (
-	Passes  Fate = iota
-	MayDrop      // it depends on what can't be known beforehand
-	Drops
+	Passes  Fate = iota // in every case
+	MayDrop             // it depends on what can't be known beforehand
+	Drops               // in every case
 )
 
 // outcomes are the possible ends of a packet in a chain.

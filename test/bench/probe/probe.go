@@ -22,7 +22,7 @@ const Frame = 96
 // PortBits is how many bits of a flow's number count its port; the others count its address.
 const PortBits = 14
 
-// Drive tells a driver which packets to make. Host byte order, except for Frame, which is memory.
+// Drive describes the packets that a driver makes. Host byte order, except for Frame, which is memory.
 type Drive = probeDrive
 
 // Target is the limits' rewrite, and the device by which they transmit.
