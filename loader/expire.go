@@ -11,8 +11,8 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// Expire walks one family's flows, releases the expired ones, and counts all. It takes time in
-// proportion to the table.
+// Expire walks one family's flows, releases the dead, and counts all. It takes time in proportion
+// to the table.
 func (d *Datapath) Expire(ipv6 bool) (bpf.Census, error) {
 	d.walk.Lock()
 	defer d.walk.Unlock()

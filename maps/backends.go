@@ -33,7 +33,7 @@ type Backends struct {
 	memory *memory
 	ids    *IDs
 	grace  grace[uint32]
-	looked []bpf.Backend // memory for Strays, kept between its calls
+	looked []bpf.Backend // of Strays, kept for its memory
 }
 
 // NewBackends opens the array. It takes all of it as free: see Reserve.

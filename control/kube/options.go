@@ -36,7 +36,7 @@ type Options struct {
 	ServiceProxyName string
 	// ServiceCIDRs are the ranges of cluster IPs, if the API server does not report them.
 	ServiceCIDRs []netip.Prefix
-	// AddressFile keeps the learnt addresses of API servers; empty: they are not kept.
+	// AddressFile keeps the addresses of API servers that were learnt; empty: not kept.
 	AddressFile string
 	// UserAgent is the client's name in requests; client-go's if empty.
 	UserAgent string

@@ -99,7 +99,7 @@ func (s *Source) connect(cfg *rest.Config, d *dialer) error {
 	return err
 }
 
-// Problems lists the kinds of object that can't be had although the API server works.
+// Problems lists what of the cluster can't be had, though the API server works.
 func (s *Source) Problems() []status.Problem { return s.problems.list() }
 
 // Blind implements source.Watcher.

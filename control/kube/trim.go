@@ -49,8 +49,8 @@ func trim(nodeName string) cache.TransformFunc {
 	}
 }
 
-// trimEndpoint keeps of the node's name only whether it is ours. Values that many endpoints share
-// are kept once.
+// trimEndpoint leaves of the node's name whether it is ours. What many endpoints have in common is
+// kept once.
 func trimEndpoint(e *discovery.Endpoint, nodeName string) {
 	e.Hostname, e.TargetRef, e.DeprecatedTopology, e.Zone = nil, nil, nil, nil
 	if e.NodeName != nil && *e.NodeName != nodeName {
