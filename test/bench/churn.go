@@ -114,7 +114,7 @@ func (f *fabric) churnPlaces(services, events int) (places []*churnPlace, err er
 			return nil, fmt.Errorf("%s: %w", p.name, err)
 		}
 	}
-	beside := *places[0] // the same changes, on a node that does not serve the packets
+	beside := *places[0] // the same changes, but its packets go directly to a server
 	beside.name, beside.events = "direct beside waggle", 0
 	beside.tcp = []netip.AddrPort{netip.AddrPortFrom(beside.servers[0], targetPort)}
 	beside.udp, beside.measured = beside.tcp, map[string]*subject{}

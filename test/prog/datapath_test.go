@@ -20,7 +20,7 @@ const mapSize = 256
 
 // setting changes the datapath before it is loaded.
 type setting struct {
-	name  string // names all of the change
+	name  string // unique to the change: datapaths are reused by it
 	apply func(*ebpf.CollectionSpec) error
 }
 

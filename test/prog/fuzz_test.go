@@ -113,7 +113,7 @@ func (t tally) String() string {
 // failed shortens a failing script, and reports what is wrong with the rest.
 func failed(t *testing.T, nodes fuzzNodes, s script, err error) {
 	t.Errorf("seed %d: %v", s.Seed, err)
-	if *fuzzOnly { // the caller only wants to know that a script fails
+	if *fuzzOnly { // a failure is enough, it need not be explained
 		return
 	}
 	node := nodes.get(t, s.Settings)

@@ -35,7 +35,7 @@ func (n *Network) AddMachine(name string) (*Host, error) {
 		return nil, err
 	}
 	if n.opts.PodNetwork != Routed {
-		return h, nil // unrouted pods appear with a node's address, or not at all
+		return h, nil // pods' packets arrive with a node's address, or not at all
 	}
 	for _, node := range n.Nodes {
 		if err := errors.Join(h.AddRoute(node.PodCIDR4, node.IP4), h.AddRoute(node.PodCIDR6, node.IP6)); err != nil {
