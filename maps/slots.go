@@ -46,8 +46,8 @@ func (s *Slots) Publish(ids []uint32, now time.Time) (Block, error) {
 	return block, nil
 }
 
-// alloc takes a block. Large services that change often may have all the room rest: then it does
-// not wait for the grace period to pass, but for what that stands for.
+// alloc takes a block. Large services that change often may have all the room rest. Then alloc does
+// not wait for the grace period, but for the programs that may still read the blocks.
 func (s *Slots) alloc(count uint32, now time.Time) (Block, error) {
 	block, err := s.blocks.alloc(count, now)
 	if err == nil || !s.blocks.resting() {
