@@ -11,23 +11,23 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// Adopt makes a record, unless there is one of the same key.
+// Adopt makes a record, unless there is one with the same key. added says whether it did.
 func (d *Datapath) Adopt(a bpf.Adoption) (added bool, err error) {
 	return d.record("waggle_adopt", a)
 }
 
-// Follow has a record of the same key, rewrite and flags live on as if a packet had been seen just
-// now, and sets the bits of a.State in its state. It returns whether there is such a record.
+// Follow keeps a record with the same key, rewrite and flags alive, as if a packet had been seen
+// just now, and sets the bits of a.State in its state. It returns whether there is such a record.
 func (d *Datapath) Follow(a bpf.Adoption) (found bool, err error) {
 	return d.record("waggle_follow", a)
 }
 
-// Leave ends a record of the same key, rewrite and flags. It returns whether there was one.
+// Leave ends a record with the same key, rewrite and flags. It returns whether there was one.
 func (d *Datapath) Leave(a bpf.Adoption) (found bool, err error) {
 	return d.record("waggle_leave", a)
 }
 
-// record runs a program about one record.
+// record runs a program on one record.
 func (d *Datapath) record(program string, a bpf.Adoption) (bool, error) {
 	d.walk.Lock()
 	defer d.walk.Unlock()

@@ -130,7 +130,7 @@ func TestDeviceMadeAnew(t *testing.T) {
 			t.Errorf("%s: the device is gone, but %+v", hook, status)
 		}
 	}
-	// Another device of that name, then another of that name and index.
+	// Another device with that name, then another one with that name and index.
 	ifindex := addVeth(t, "w0", "w1")
 	attachExternal(t, d, ifindex)
 	expectPrograms(t, d, external)
@@ -140,7 +140,8 @@ func TestDeviceMadeAnew(t *testing.T) {
 	expectPrograms(t, d, external)
 }
 
-// The same directory, used from another network namespace: what is there called the same is not.
+// The same directory, used from another network namespace: a device with the same name there is
+// another device.
 func TestDeviceOfAnotherNetns(t *testing.T) {
 	newNetns(t)
 	dir := newPinDir(t)
@@ -186,7 +187,7 @@ func TestAttachToNoDevice(t *testing.T) {
 	}
 }
 
-// A device that goes between being found and being attached to.
+// The device goes after it was found and before the attachment.
 func TestDeviceVanishesDuringAttach(t *testing.T) {
 	newNetns(t)
 	d := mustLoad(t, small(newPinDir(t)))
@@ -248,7 +249,7 @@ func needTCX(t *testing.T) {
 	}
 }
 
-// Somebody else's programs are behind ours, and stay.
+// Other programs run behind ours, and stay.
 func TestTCXOrder(t *testing.T) {
 	newNetns(t)
 	needTCX(t)

@@ -15,18 +15,19 @@ import (
 	"github.com/waggle-lb/waggle/loader/netdump"
 )
 
-// Attached is a program at one of the hooks that waggle uses, whoever has attached it.
+// Attached is a program at one of the hooks that waggle uses. It may be any program's, not only
+// waggle's.
 type Attached struct {
 	At      string // a device, or a cgroup's directory
 	Hook    string // "xdp", "tc-ingress", "tc-egress", "connect4", ...
-	Kind    string // "tcx", "clsact", "cgroup"; of XDP how it is attached
-	Program string // as the kernel knows it, 15 bytes at most; empty if it may not be asked
+	Kind    string // "tcx", "clsact", "cgroup"; for XDP the mode, as in LinkStatus
+	Program string // the kernel's name, at most 15 bytes; empty if the caller may not ask for it
 	ID      ebpf.ProgramID
 }
 
 // AttachedPrograms lists them for all devices of this network namespace and, if cgroup is not empty, for
-// a cgroup with all above it, in the order in which they run. What can't be read is left out of the list
-// and is in the error.
+// a cgroup with all cgroups above it, in the order in which they run. The list leaves out what can't be
+// read; the error names it.
 func AttachedPrograms(cgroup string) ([]Attached, error) {
 	devices, err := netdump.Whole(netlink.LinkList)
 	if err != nil {
@@ -90,7 +91,7 @@ func attachedToCgroup(path string) (all []Attached, err error) {
 			Target: int(dir.Fd()), Attach: h.attach, QueryFlags: unix.BPF_F_QUERY_EFFECTIVE,
 		})
 		if err != nil {
-			return all, fmt.Errorf("cgroup %s: %s: %w", path, h.name, err) // so will the others
+			return all, fmt.Errorf("cgroup %s: %s: %w", path, h.name, err) // the other hooks would fail in the same way
 		}
 		for _, id := range idsOf(result) {
 			all = append(all, Attached{At: path, Hook: h.name, Kind: "cgroup", ID: id})

@@ -21,8 +21,8 @@ type cgroupHook struct {
 func (h cgroupHook) pin() string     { return "cgroup-" + h.name }
 func (h cgroupHook) program() string { return "waggle_" + h.name }
 
-// What is shown to the application comes first: until the address is rewritten, that does nothing,
-// and after it, it must be there.
+// The hooks that show addresses to the application are attached first. They do nothing until an
+// address has been rewritten, and from then on they have to be there.
 var cgroupHooks = []cgroupHook{
 	{"getpeername4", ebpf.AttachCgroupInet4GetPeername},
 	{"getpeername6", ebpf.AttachCgroupInet6GetPeername},
@@ -34,9 +34,9 @@ var cgroupHooks = []cgroupHook{
 	{"connect6", ebpf.AttachCGroupInet6Connect},
 }
 
-// AttachCgroup attaches the socket programs to a cgroup2 directory: all or, if one cannot be, none.
-// Called again, it replaces them in place; with another cgroup, or one made anew under the same
-// path, it attaches there before it detaches from the old one.
+// AttachCgroup attaches the socket programs to a cgroup2 directory: all of them or, if one can't be
+// attached, none. A second call replaces them in place. If the cgroup is another one, or was made
+// anew under the same path, AttachCgroup attaches there before it detaches from the old one.
 func (d *Datapath) AttachCgroup(path string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -48,7 +48,7 @@ func (d *Datapath) AttachCgroup(path string) error {
 	attached := make(map[cgroupHook]link.Link)
 	defer func() {
 		for _, l := range attached {
-			l.Close() // detaches what has not been pinned
+			l.Close() // detaches those that were not pinned
 		}
 	}()
 	for _, h := range cgroupHooks {
@@ -90,7 +90,8 @@ func openCgroup(path string) (dir *os.File, id uint64, err error) {
 	return dir, stat.Ino, nil
 }
 
-// pinnedTo: whether the hook's pinned link is attached to this very cgroup. An id is not used twice.
+// pinnedTo reports whether the hook's pinned link is attached to this very cgroup. The kernel does
+// not use an id twice.
 func (d *Datapath) pinnedTo(h cgroupHook, id uint64) bool {
 	l, err := link.LoadPinnedLink(d.pins.linkPin(h.pin()), nil)
 	if err != nil {
@@ -102,7 +103,8 @@ func (d *Datapath) pinnedTo(h cgroupHook, id uint64) bool {
 }
 
 func (d *Datapath) createCgroup(h cgroupHook, dir *os.File) (link.Link, error) {
-	// Not link.AttachCgroup: where there are no links, it attaches what cannot be pinned.
+	// link.AttachCgroup would not do: where the kernel has no links, it attaches programs that can't
+	// be pinned.
 	l, err := link.AttachRawLink(link.RawLinkOptions{
 		Target:  int(dir.Fd()),
 		Program: d.Program(h.program()),
@@ -118,7 +120,7 @@ func (d *Datapath) createCgroup(h cgroupHook, dir *os.File) (link.Link, error) {
 	return l, nil
 }
 
-// putCgroup puts a new link in the place of the pinned one, or the program into the pinned one.
+// putCgroup replaces the pinned link by a new one, or the program inside the pinned one.
 func (d *Datapath) putCgroup(h cgroupHook, attached link.Link) error {
 	path := d.pins.linkPin(h.pin())
 	old, err := link.LoadPinnedLink(path, nil)

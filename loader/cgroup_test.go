@@ -21,7 +21,7 @@ var sockets = map[string]string{
 	"getpeername4": "waggle_getpeername4", "getpeername6": "waggle_getpeername6",
 }
 
-// newCgroup makes an empty cgroup, so that no process on the machine meets our programs.
+// newCgroup makes an empty cgroup, so that our programs affect no process on the machine.
 func newCgroup(t *testing.T, name string) string {
 	t.Helper()
 	needRoot(t)
@@ -81,7 +81,7 @@ func TestCgroup(t *testing.T) {
 	}
 }
 
-// dropCapabilities takes capabilities from the test's thread, which ends with it.
+// dropCapabilities removes capabilities from the test's thread, which ends with the test.
 func dropCapabilities(t *testing.T, capabilities ...int) {
 	t.Helper()
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
@@ -93,7 +93,7 @@ func dropCapabilities(t *testing.T, capabilities ...int) {
 	must(t, unix.Capset(&header, &data[0]))
 }
 
-// In a container an agent may not look for a cgroup by its id, and tells all the same what is attached.
+// In a container an agent may not find a cgroup by its id. The status must still show what is attached.
 func TestCgroupStatusInContainer(t *testing.T) {
 	newNetns(t)
 	dir := newPinDir(t)

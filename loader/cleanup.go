@@ -18,9 +18,9 @@ import (
 	"github.com/waggle-lb/waggle/loader/netdump"
 )
 
-// Cleanup detaches, unpins and removes everything of a pin directory, and our clsact filters from
-// the devices of this network namespace. Connections through the node break. It refuses while an
-// agent runs, does as much as it can, and may be repeated.
+// Cleanup detaches, unpins and removes everything in a pin directory, and waggle's clsact filters
+// on the devices of this network namespace. Connections through the node break. It refuses with
+// ErrHeld while an agent runs. It does as much as it can, and may be repeated.
 func Cleanup(pinDirectory string, log *logrus.Entry) (removed []string, err error) {
 	if log == nil {
 		log = logrus.NewEntry(logrus.StandardLogger())
@@ -34,7 +34,7 @@ func Cleanup(pinDirectory string, log *logrus.Entry) (removed []string, err erro
 		c.filters()
 		return c.removed, errors.Join(c.errs...)
 	}
-	if err := checkBPFFS(dir); err != nil { // else we would remove somebody's files
+	if err := checkBPFFS(dir); err != nil { // else it would remove files of other programs
 		return nil, err
 	}
 	lock, err := c.pins.lock()
@@ -58,7 +58,7 @@ type cleaner struct {
 	errs    []error
 }
 
-// did takes note of what was removed, or why not.
+// did notes what was removed, or why it was not.
 func (c *cleaner) did(what string, err error) {
 	if err != nil {
 		c.errs = append(c.errs, fmt.Errorf("remove the %s: %w", what, err))
@@ -68,7 +68,7 @@ func (c *cleaner) did(what string, err error) {
 	c.removed = append(c.removed, what)
 }
 
-// links removes the socket programs first, and of them first what rewrites.
+// links removes the socket programs first, and of these first the ones that rewrite addresses.
 func (c *cleaner) links() {
 	names, err := listDir(c.pins.links())
 	if err != nil {
@@ -78,7 +78,7 @@ func (c *cleaner) links() {
 	for _, name := range names {
 		path := c.pins.linkPin(name)
 		err := detachPin(path)
-		if err != nil { // no link at all, perhaps: but whatever it is, it is pinned here
+		if err != nil { // the pin may be no link at all, but it is in the directory of links
 			c.log.Warn(err)
 			err = os.Remove(path)
 		}
@@ -121,7 +121,8 @@ func (c *cleaner) unpin(kind, dir string) {
 	}
 }
 
-// directories removes ours only: a foreign file among our pins keeps the directory, and is named.
+// directories removes only waggle's own directories. A foreign file among the pins keeps its
+// directory, and is named.
 func (c *cleaner) directories() {
 	for _, dir := range []string{c.pins.links(), c.pins.programs(), c.pins.maps(), string(c.pins)} {
 		err := os.Remove(dir)

@@ -36,7 +36,7 @@ func TestCleanup(t *testing.T) {
 	d := mustLoad(t, small(dir))
 	attachExternal(t, d, tcx)
 	must(t, d.AttachCgroup(cgroup))
-	d.clsact = true // a machine has the one or the other; Cleanup need not know
+	d.clsact = true // a machine has links or filters; Cleanup need not know which
 	must(t, d.AttachTC(clsact, Pod))
 	must(t, d.LoadRest())
 	links, err := d.Links()
@@ -86,7 +86,7 @@ func TestCleanup(t *testing.T) {
 	}
 }
 
-// Pins that somebody has removed by hand, or has put there.
+// Some pins were removed by hand, others were added.
 func TestCleanupOfAMess(t *testing.T) {
 	newNetns(t)
 	dir := newPinDir(t)
@@ -103,7 +103,7 @@ func TestCleanupOfAMess(t *testing.T) {
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%s is still there: %v", dir, err)
 	}
-	// And with nothing left but filters.
+	// Nothing is left but filters.
 	d = mustLoad(t, clsactOptions(dir))
 	must(t, d.AttachTC(ifindex, External))
 	mustClose(t, d)

@@ -14,9 +14,9 @@ import (
 	"github.com/waggle-lb/waggle/loader/netdump"
 )
 
-// Filters have no pins. They are known by their name, which says whose they are, and replaced in
-// place by having the same priority (the first there is) and handle. Of filters of one priority the
-// newest runs first: to go before others, ours takes the other handle.
+// Filters have no pins. A filter is recognised by its name, which contains its pin directory. It is
+// replaced in place, by the same priority (the first there is) and handle. Of filters with one
+// priority the newest runs first, so to go before others a new filter takes the other handle.
 const (
 	filterPriority    = 1
 	filterHandle      = 0x77616767
@@ -26,8 +26,8 @@ const (
 // filterName is "<program>:<pin directory>".
 func (p pinDir) filterName(program string) string { return program + ":" + string(p) }
 
-// mayHaveFilters tells whether a device may have filters of ours, without a look at it where TCX
-// serves: an earlier run, which had no TCX, has left some only on devices that there were then.
+// mayHaveFilters reports whether a device may have filters of ours. Where TCX serves, it need not look
+// at most devices: an earlier run without TCX can have left filters only on devices that existed then.
 func (d *Datapath) mayHaveFilters(ifindex int) (bool, error) {
 	if d.clsact || d.leftClsact[ifindex] {
 		return true, nil
@@ -82,7 +82,7 @@ func (d *Datapath) attachFilters(dev netlink.Link, ingress, egress string) error
 	}
 	if err != nil && len(before) == 0 {
 		_, undo := removeFilters(dev, d.pins)
-		if made { // else it may be empty, but was so before
+		if made { // a qdisc that was there before may be empty, but is not ours to remove
 			netlink.QdiscDel(clsactOf(dev))
 		}
 		err = errors.Join(err, undo)
@@ -90,7 +90,7 @@ func (d *Datapath) attachFilters(dev netlink.Link, ingress, egress string) error
 	return err
 }
 
-// replaceFilter puts a program in the place of the filter of ours that is there, or before all others.
+// replaceFilter replaces our filter if there is one, else adds one before all others.
 func (d *Datapath) replaceFilter(dev netlink.Link, parent uint32, program string) error {
 	ours, behind, err := d.currentFilters(dev, parent)
 	if err != nil {
@@ -133,7 +133,7 @@ func (d *Datapath) replaceFilter(dev netlink.Link, parent uint32, program string
 	return nil
 }
 
-// currentFilters finds our filters at a hook, and tells whether others run before the first of them.
+// currentFilters finds our filters at a hook, and reports whether others run before the first of them.
 func (d *Datapath) currentFilters(dev netlink.Link, parent uint32) (ours []*netlink.BpfFilter, behind bool, err error) {
 	filters, err := firstFilters(dev, parent)
 	for i, filter := range filters {
@@ -156,7 +156,7 @@ func clsactOf(dev netlink.Link) *netlink.GenericQdisc {
 	}
 }
 
-// ingressQdisc gives the type of what sits where clsact does, "" if nothing.
+// ingressQdisc returns the type of the qdisc at the place of clsact, "" if there is none.
 func ingressQdisc(dev netlink.Link) (string, error) {
 	qdiscs, err := netdump.Whole(func() ([]netlink.Qdisc, error) { return netlink.QdiscList(dev) })
 	if err != nil {
@@ -186,7 +186,7 @@ func ensureClsact(dev netlink.Link) (made bool, err error) {
 	return err == nil, nil
 }
 
-// clsactFilters lists all filters of a device's clsact qdisc, none if it has no such qdisc.
+// clsactFilters lists all filters of a device's clsact qdisc, and none if it has no such qdisc.
 func clsactFilters(dev netlink.Link) ([]netlink.Filter, error) {
 	var all []netlink.Filter
 	for parent := range filterParents {
@@ -207,8 +207,8 @@ func listFilters(dev netlink.Link, parent uint32) ([]netlink.Filter, error) {
 	return filters, nil
 }
 
-// firstFilters lists the programs that a device has as filters at one hook, in the order in which
-// they run. Filters of chains other than the first run only where one of these leads there.
+// firstFilters lists the programs that a device has as filters at one hook, in the order in which they
+// run. Filters in later chains run only if one of these leads there.
 func firstFilters(dev netlink.Link, parent uint32) ([]*netlink.BpfFilter, error) {
 	filters, err := listFilters(dev, parent)
 	if err != nil {
@@ -252,8 +252,8 @@ func ourFilters(dev netlink.Link, pins pinDir) ([]*netlink.BpfFilter, error) {
 	return ours, nil
 }
 
-// removeFilters removes our filters from a device, and the qdisc if that leaves it empty: then
-// nobody needs it, whoever made it.
+// removeFilters removes our filters from a device, and the qdisc if it is empty then: an empty qdisc
+// has no use, even if another program made it.
 func removeFilters(dev netlink.Link, pins pinDir) (removed []string, err error) {
 	ours, err := ourFilters(dev, pins)
 	if err != nil || len(ours) == 0 {
@@ -277,7 +277,7 @@ func removeFilters(dev netlink.Link, pins pinDir) (removed []string, err error) 
 	return append(removed, "clsact qdisc on "+name), nil
 }
 
-// filterStatus is the part of Links that is about filters.
+// filterStatus is the part of Links about filters.
 func filterStatus(pins pinDir, devices []netlink.Link) ([]LinkStatus, error) {
 	var status []LinkStatus
 	for _, dev := range devices {

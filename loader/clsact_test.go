@@ -40,7 +40,7 @@ func TestClsact(t *testing.T) {
 	dir := newPinDir(t)
 	ifindex := addVeth(t, "w0", "w1")
 	tc := map[string]string{"tc-ingress": "waggle_ingress", "tc-egress": "waggle_egress"}
-	for range 2 { // the second replaces
+	for range 2 { // the second call replaces
 		d := mustLoad(t, clsactOptions(dir))
 		must(t, d.AttachTC(ifindex, External))
 		expectPrograms(t, d, tc)
@@ -61,7 +61,7 @@ func TestClsact(t *testing.T) {
 	expectQdisc(t, "w0", "")
 }
 
-// From clsact to TCX, as after the removal of an option, and back.
+// The switch from clsact to TCX, as after the removal of an option, and back.
 func TestClsactToTCX(t *testing.T) {
 	newNetns(t)
 	needTCX(t)
@@ -100,7 +100,7 @@ func TestClsactOfSomebodyElse(t *testing.T) {
 	if got := filtersOf(t, "w0"); len(got) != 3 {
 		t.Errorf("filters: %+v, want 3", got)
 	}
-	// Nor are filters of another pin directory ours.
+	// Filters of another pin directory are not ours either.
 	if removed, err := Cleanup(dir+"-other", quiet()); err != nil || len(removed) != 0 {
 		t.Errorf("Cleanup of another directory removed %v, %v", removed, err)
 	}

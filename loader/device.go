@@ -23,8 +23,8 @@ func device(ifindex int) (netlink.Link, error) {
 	return dev, nil
 }
 
-// explain names the device in an error, and tells whether it vanished meanwhile: each hook has
-// another errno for that.
+// explain names the device in an error. If the device vanished meanwhile, the error is unix.ENODEV:
+// each hook has another errno for that.
 func explain(dev netlink.Link, what string, err error) error {
 	if err == nil {
 		return nil

@@ -3,13 +3,13 @@
 // Package loader loads the datapath into the kernel, attaches it, upgrades it in place and takes it
 // away again.
 //
-// What runs does not depend on the process that started it: maps, links and programs are pinned in
-// one directory of a bpf file system, and the pins are the only state there is.
+// The datapath does not depend on the process that started it: maps, links and programs are pinned
+// in one directory of a bpf file system. The pins are the only state.
 //
-//	PinDir/maps/<name>       what the programs share, and what survives an upgrade
-//	PinDir/links/<hook>-...  what is attached where; removing a pin detaches
-//	PinDir/programs/<name>   the programs of the last successful Load, for bpftool's readers
+//	PinDir/maps/<name>       maps that the programs share, and that survive an upgrade
+//	PinDir/links/<hook>-...  attachments; removing a pin detaches
+//	PinDir/programs/<name>   the programs of the last successful Load, for readers with bpftool
 //
-// Attaching where an earlier process had attached swaps the program inside the link, so that no
-// packet passes without one.
+// If an earlier process attached a program, the next one swaps the program inside the link, so that
+// every packet passes one of them.
 package loader

@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CheckCgroup tells whether sockets of processes in a cgroup2 directory meet our socket programs,
-// by the programs that are in effect there: those of the cgroup and of all above it. A link does not
-// tell: it stays with a cgroup that has been removed, whatever is made under that path afterwards.
-// The error names the hooks that lack their program.
+// CheckCgroup reports whether sockets of processes in a cgroup2 directory run our socket programs,
+// by the programs that are in effect there: those of the cgroup and of all cgroups above it. A link
+// is no proof: it stays with a cgroup that has been removed, even if another one is made under that
+// path afterwards. The error names the hooks without their program.
 func (d *Datapath) CheckCgroup(path string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -53,7 +53,7 @@ func inEffect(cgroup int, attach ebpf.AttachType, program *ebpf.Program) (bool, 
 	return slices.ContainsFunc(result.Programs, func(p link.AttachedProgram) bool { return p.ID == id }), nil
 }
 
-// IsCgroupRoot tells whether a directory is the root of the cgroup2 hierarchy, so that programs
+// IsCgroupRoot reports whether a directory is the root of the cgroup2 hierarchy, so that programs
 // there are in effect for all processes.
 func IsCgroupRoot(path string) bool {
 	var stat unix.Stat_t

@@ -47,7 +47,7 @@ func expectNotInEffect(t *testing.T, d *Datapath, cgroup string, hooks ...string
 	}
 }
 
-// The trap: links of a cgroup that is gone, or beside the one that matters, look well.
+// Links of a cgroup that is gone, or beside the one that matters, look intact.
 func TestCheckCgroup(t *testing.T) {
 	newNetns(t)
 	dir := newPinDir(t)
@@ -90,7 +90,7 @@ func TestIsCgroupRoot(t *testing.T) {
 	}
 }
 
-// What has been detached from a device can be attached again, and is the only thing there then.
+// A program that was detached from a device can be attached again, and is the only one there then.
 func TestAttachAgain(t *testing.T) {
 	newNetns(t)
 	dir := newPinDir(t)

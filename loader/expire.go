@@ -43,8 +43,8 @@ func familyProgram(program string, ipv6 bool) string {
 	return program + "4"
 }
 
-// runWalk runs a program that walks over the flows. Such programs share memory: one runs at a
-// time, the others fail with EBUSY.
+// runWalk runs a program that walks over the flows. Such programs share memory: one runs at a time,
+// and others fail with EBUSY.
 func runWalk(program *ebpf.Program, in, out any) error {
 	ret, err := program.Run(&ebpf.RunOptions{Context: in, ContextOut: out})
 	if err == nil && int32(ret) < 0 {

@@ -27,7 +27,7 @@ func TestTickRate(t *testing.T) {
 	}
 }
 
-// A stack flow, and how long ago each of its records was seen.
+// testFlow is a stack flow, with the time since each of its records was seen.
 type testFlow struct {
 	client         uint32
 	forward, reply time.Duration
@@ -35,7 +35,7 @@ type testFlow struct {
 
 const service, backend = 100, 200
 
-// put records the flow, the way that the agent does, and ages its records in place.
+// put records the flow in the way that the agent does, and ages its records in place.
 func (f testFlow) put(t *testing.T, d *Datapath) {
 	t.Helper()
 	state := bpf.StateAnswered | bpf.StateConfirmed

@@ -17,36 +17,37 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// Twin is the datapath loaded once more, with `explain` set: its programs decide about a packet as the running
-// ones do, on the same maps, and write to none of them (bpf/trace.h). It is run by test runs only, in the
-// network namespace of the caller, and is gone with Close.
+// Twin is the datapath loaded once more, with `explain` set: its programs decide about a packet as the running ones
+// do, on the same maps, and write to none of them (bpf/trace.h). The twin runs only by test runs, in the network
+// namespace of the caller. Close unloads it.
 type Twin struct {
-	mu       sync.Mutex // held while a program runs: what it leaves behind is one packet's
+	mu       sync.Mutex // held while a program runs: the scratch memory has room for one packet
 	spec     *ebpf.CollectionSpec
 	types    *btf.Cache
-	maps     map[string]*ebpf.Map // the live ones, and its own
+	maps     map[string]*ebpf.Map // the live maps, and the twin's own
 	programs map[string]*ebpf.Program
-	running  func(program string) (tag string, err error) // nil: there is nothing to compare with
+	running  func(program string) (tag string, err error) // nil: there are no running programs to compare with
 	counted  []bpf.Counter
 	scratch  *btf.Struct
 }
 
-// Trace is what the twin of a packet program has decided, and by what. Members that the packet did not come to
-// are zero.
+// Trace is what the twin of a packet program has decided, and on which grounds. Members for steps that the packet
+// did not reach are zero.
 type Trace struct {
 	Verdict bpf.Verdict
-	Events  []bpf.Verdict // FlowOpened: it would be
+	Events  []bpf.Verdict // FlowOpened: the running program would open one
 	Action  uint32        // what the program returned: XDP_*, TC_ACT_*
 	Out     []byte        // the frame as it would leave the program
 	Notes   bpf.Notes
 	Packet  bpf.Packet // as parsed
-	Record  bpf.Record // of its flow: what is found, or would be made
-	Hop     bpf.Hop    // if it is sent past the stack
+	Record  bpf.Record // of its flow: found, or as it would be made
+	Hop     bpf.Hop    // if the packet is sent past the stack
 	Opening bpf.Opening
-	Quoted  bpf.Tuple // by an ICMP error
+	Quoted  bpf.Tuple // the tuple that an ICMP error quotes
 }
 
-// The maps that the twin has of its own, as arrays of one element for each key: it runs on one CPU at a time.
+// The maps of which the twin has its own, as arrays with one element for each key: the twin runs on one CPU at a
+// time.
 const (
 	scratchMap  = "scratch_map"
 	countersMap = "counters"
@@ -54,7 +55,7 @@ const (
 	rodataMap   = ".rodata"
 )
 
-// NewTwin makes a twin of the programs of a spec, whose constants are set, over maps that they run on.
+// NewTwin makes a twin of the programs of a spec, whose constants are set, over the maps of the running programs.
 func NewTwin(spec *ebpf.CollectionSpec, live map[string]*ebpf.Map) (*Twin, error) {
 	t := &Twin{spec: spec.Copy(), types: btf.NewCache(), maps: map[string]*ebpf.Map{}, programs: map[string]*ebpf.Program{}}
 	if err := t.spec.Variables["explain"].Set(true); err != nil {
@@ -84,7 +85,7 @@ func NewTwin(spec *ebpf.CollectionSpec, live map[string]*ebpf.Map) (*Twin, error
 	return t, nil
 }
 
-// Load loads a program of the twin, which is else done when it is first run.
+// Load loads a program of the twin. Without Load, the first run loads it.
 func (t *Twin) Load(name string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -110,9 +111,9 @@ func (t *Twin) program(name string) (*ebpf.Program, error) {
 	return p, nil
 }
 
-// compare refuses the twin of another program than the one that runs. The kernel's tag is a hash of the instructions
-// before it has folded the constants, so both have the same. The program about sockets has none that runs beside it;
-// what it calls is in those that do.
+// compare refuses a twin of another program than the running one. The kernel's tag is a hash of the instructions
+// before it has folded the constants, so both have the same. The program about sockets has no running counterpart.
+// The functions that it calls are in programs that have one.
 func (t *Twin) compare(p *ebpf.Program, name string) error {
 	if t.running == nil || name == bpf.ExplainProgram {
 		return nil
@@ -131,15 +132,15 @@ func (t *Twin) compare(p *ebpf.Program, name string) error {
 	return nil
 }
 
-// maxTestRun is how much of a frame is given to a program: the kernel takes less than a page.
+// maxTestRun is how much of a frame a program gets, in bytes: the kernel takes less than a page.
 const maxTestRun = 2048
 
-// leastFrame is what the kernel takes for a frame at least: an Ethernet header, and since Linux 6.18 what could be
-// an IP header.
+// leastFrame is the least that the kernel takes for a frame, in bytes: an Ethernet header and, since Linux 6.18,
+// bytes that could be an IP header.
 const leastFrame = 64
 
-// Packet asks what a program would do with a frame that is at a device. Where backends are chosen at random it
-// takes the one of number `pick`. A frame of a device with no link layer begins with the IP header.
+// Packet returns what a program would do with a frame at a device. Where a program chooses a backend at random, it
+// uses the number `pick`. A frame of a device without a link layer begins with the IP header.
 func (t *Twin) Packet(program string, ifindex int, frame []byte, pick uint32) (*Trace, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -163,7 +164,7 @@ func (t *Twin) Packet(program string, ifindex int, frame []byte, pick uint32) (*
 	return trace, t.end(trace)
 }
 
-// testContext is struct xdp_md or struct __sk_buff, as far as a test run wants to know.
+// testContext is struct xdp_md or struct __sk_buff, with the members that a test run reads.
 func testContext(p *ebpf.Program, ifindex, size int) any {
 	if p.Type() == ebpf.XDP {
 		return struct{ Data, DataEnd, DataMeta, Ingress, Queue, Egress uint32 }{DataEnd: uint32(size), Ingress: uint32(ifindex)}
@@ -175,11 +176,11 @@ func testContext(p *ebpf.Program, ifindex, size int) any {
 	}{Ingress: uint32(ifindex), Ifindex: uint32(ifindex)}
 }
 
-// Socket asks what would become of a socket. The answer is in Notes.Socket.
+// Socket returns what the socket hooks would do about a socket. The answer is in Notes.Socket.
 func (t *Twin) Socket(q bpf.SocketQuestion, pick uint32) (bpf.Notes, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, err := t.program("waggle_connect4"); err != nil { // the program that is asked calls what this one does
+	if _, err := t.program("waggle_connect4"); err != nil { // the program of the twin calls the functions of this one
 		return bpf.Notes{}, err
 	}
 	p, err := t.program(bpf.ExplainProgram)
@@ -212,7 +213,7 @@ func (t *Twin) notes() (n bpf.Notes, err error) {
 	return n, nil
 }
 
-// end reads what a packet program has left.
+// end reads what a packet program has left in its scratch memory.
 func (t *Twin) end(trace *Trace) (err error) {
 	if trace.Notes, err = t.notes(); err != nil {
 		return err
@@ -280,7 +281,7 @@ func (t *Twin) Constant(name string, into any) error {
 // Close unloads the twin. The maps that it shares stay.
 func (t *Twin) Close() {
 	closeAll(t.programs)
-	closeMaps(t.maps) // duplicates of the live ones' descriptors
+	closeMaps(t.maps) // duplicates of the live maps' descriptors
 }
 
 // Twin loads a twin of the programs that run, with their constants.
@@ -337,15 +338,15 @@ func setConstants(spec *ebpf.CollectionSpec, constants []byte) error {
 	return nil
 }
 
-// Loaded lets go of what only loading needs: no further program, and no constant, can be had.
+// Loaded frees what only loading needs. After it no further program, and no constant, is available.
 func (t *Twin) Loaded() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.spec, t.types = &ebpf.CollectionSpec{}, nil
 }
 
-// Programs that were loaded before netfilter's module lack its functions (bpf/owner.h), so their instructions are
-// others, too.
+// Programs that were loaded before netfilter's module lack its functions (bpf/owner.h), so their instructions
+// differ, too.
 var errOtherBuild = errors.New("what runs is of another build of waggle than this command, or was loaded before the kernel's nf_conntrack: " +
 	"use the command that the agent runs, or start the agent anew")
 
@@ -372,10 +373,10 @@ func (p pinDir) programInfo(name string) (*ebpf.ProgramInfo, error) {
 	return info, nil
 }
 
-// constantsOf is the program whose constants are read: all have the same, and it is always there.
+// constantsOf is the program whose constants are read: all programs have the same, and this one is always loaded.
 const constantsOf = "waggle_ingress"
 
-// constants are those of the programs that run, as they lie in memory.
+// constants returns those of the running programs, as they lie in memory.
 func (v *View) constants() ([]byte, error) {
 	info, err := v.pins.programInfo(constantsOf)
 	if err != nil {

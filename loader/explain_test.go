@@ -13,7 +13,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// TestTwinConstants: the twin has the constants of the programs that run, whatever options they were loaded with.
+// TestTwinConstants: the twin has the constants of the running programs, with whatever options those were loaded.
 func TestTwinConstants(t *testing.T) {
 	newNetns(t)
 	dir := newPinDir(t)
@@ -39,7 +39,7 @@ func TestTwinConstants(t *testing.T) {
 	}
 }
 
-// TestTwinAsksLiveMaps: the twin sees what is in the maps at that moment, and counts nothing there.
+// TestTwinAsksLiveMaps: the twin reads the maps' present content, and counts nothing there.
 func TestTwinAsksLiveMaps(t *testing.T) {
 	newNetns(t)
 	dir := newPinDir(t)
@@ -79,7 +79,7 @@ func TestTwinAsksLiveMaps(t *testing.T) {
 	}
 }
 
-// TestTwinOfAnotherBuild: other programs than those that run are not explained.
+// TestTwinOfAnotherBuild: programs that differ from the running ones are not explained.
 func TestTwinOfAnotherBuild(t *testing.T) {
 	newNetns(t)
 	dir := newPinDir(t)
@@ -105,7 +105,7 @@ func twinOf(t *testing.T, dir string) *Twin {
 	return twin
 }
 
-// synFrame is a SYN from 10.0.0.5:4000 to 10.96.0.1:80 in a frame to the MAC that newest devices don't have: a pod's
+// synFrame is a SYN from 10.0.0.5:4000 to 10.96.0.1:80, in a frame to a MAC that new devices don't have. A pod's
 // hook takes it all the same.
 func synFrame(t *testing.T) []byte {
 	t.Helper()

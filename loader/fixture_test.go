@@ -66,7 +66,7 @@ func quiet() *logrus.Entry {
 	return logrus.NewEntry(log)
 }
 
-// small keeps the tables from taking a test machine's memory.
+// small keeps the tables small, so that tests fit a machine's memory.
 func small(dir string) Options {
 	return Options{
 		PinDir: dir,
@@ -125,7 +125,7 @@ func deleteDevice(t *testing.T, name string) {
 	must(t, netlink.LinkDel(dev))
 }
 
-// hasTCX tells whether tc programs are attached by TCX here, or as clsact filters.
+// hasTCX reports whether tc programs are attached by TCX here. Otherwise they are clsact filters.
 func hasTCX(t *testing.T) bool {
 	t.Helper()
 	_, err := link.QueryPrograms(link.QueryOptions{Target: ifindexOf(t, "lo"), Attach: ebpf.AttachTCXIngress})
@@ -204,7 +204,7 @@ func programID(t *testing.T, d *Datapath, name string) ebpf.ProgramID {
 	return id
 }
 
-// otherProgram is somebody else's.
+// otherProgram is a program that is not waggle's.
 func otherProgram(t *testing.T, typ ebpf.ProgramType, ret int32) *ebpf.Program {
 	t.Helper()
 	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Held tells whether an agent holds a pin directory, that is, runs.
+// Held reports whether an agent holds a pin directory: an agent holds it while it runs.
 func Held(pinDirectory string) bool {
 	dir, err := os.Open(pinDirectory)
 	if err != nil {

@@ -21,12 +21,13 @@ type hook struct {
 	attach ebpf.AttachType
 }
 
-// pin names the hook's link on a device. The index makes it unique, the name is for people.
+// pin names the hook's link on a device. The index makes the name unique; the device's name is for
+// readers.
 func (h hook) pin(dev *netlink.LinkAttrs) string {
 	return fmt.Sprintf("%s-%s-%d", h.name, legal(dev.Name), dev.Index)
 }
 
-// devicePin is what a pin's name says.
+// devicePin is what a pin's name contains.
 type devicePin struct {
 	pin     string
 	device  string
@@ -49,7 +50,7 @@ func (p pinDir) pinsOf(h hook, match func(devicePin) bool) ([]devicePin, error) 
 	return h.among(names, match), err
 }
 
-// linkNames lists the directory of links, which takes time in proportion to the devices.
+// linkNames lists the directory of links. This takes time in proportion to the devices.
 func (p pinDir) linkNames() ([]string, error) {
 	names, err := listDir(p.links())
 	if err != nil {
@@ -68,8 +69,8 @@ func (h hook) among(names []string, match func(devicePin) bool) (pins []devicePi
 	return pins
 }
 
-// attach puts the program into the link that an earlier process pinned, else makes one. New is
-// whether it did. names are those in the directory of links.
+// attach puts the program into the link that an earlier process pinned. Without one it makes a
+// link, and isNew is true. names are those in the directory of links.
 func (d *Datapath) attach(h hook, names []string, dev netlink.Link, program *ebpf.Program,
 	create func() (link.Link, error)) (isNew bool, err error) {
 	updated, err := d.update(h, names, dev, program)
@@ -80,12 +81,12 @@ func (d *Datapath) attach(h hook, names []string, dev netlink.Link, program *ebp
 	if err != nil {
 		return false, err
 	}
-	defer l.Close() // its pin keeps it; unpinned, it is gone
+	defer l.Close() // the pin keeps it; without a pin it is gone
 	return true, replacePin(l, d.pins.linkPin(h.pin(dev.Attrs())))
 }
 
-// update swaps the program inside the device's link, if it has one. Links that the device's index
-// or name is all they have in common with are removed: their device is gone.
+// update swaps the program inside the device's link, if it has one. It removes links that share
+// only the index or only the name with the device: their own device is gone.
 func (d *Datapath) update(h hook, names []string, dev netlink.Link, program *ebpf.Program) (bool, error) {
 	attrs := dev.Attrs()
 	pins := h.among(names, func(pin devicePin) bool {
@@ -121,13 +122,13 @@ func (d *Datapath) updatePin(h hook, dev netlink.Link, path string, program *ebp
 			return false, fmt.Errorf("replace the program of %s: %w", path, err)
 		}
 	} else if target.ifindex != 0 && target.ifindex != dev.Attrs().Index {
-		return false, nil // another device's: the two once had the same name
+		return false, nil // the link of another device, which once had the same name
 	}
 	d.log.Infof("removing link %s: its device is gone, or somebody detached it", path)
 	return false, removeLink(l, path)
 }
 
-// removeLink detaches at once; removing the pin alone would do so some time later.
+// removeLink detaches at once. Removing the pin alone would detach some time later.
 func removeLink(l link.Link, path string) error {
 	if err := l.Detach(); err != nil && !errors.Is(err, ebpf.ErrNotSupported) && !errors.Is(err, unix.ENOLINK) {
 		return fmt.Errorf("detach %s: %w", path, err)
@@ -164,7 +165,7 @@ func detachPin(path string) error {
 	return removeLink(l, path)
 }
 
-// DetachDevice removes everything of ours from a device. It need not exist any more.
+// DetachDevice removes everything of waggle's from a device. The device need not exist any more.
 func (d *Datapath) DetachDevice(ifindex int) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -181,7 +182,7 @@ func (d *Datapath) DetachDevice(ifindex int) error {
 	return errors.Join(append(errs, err)...)
 }
 
-// sweep removes the links whose device or cgroup vanished while no agent ran, and those that a
+// sweep removes the links of devices and cgroups that vanished while no agent ran, and links that a
 // process did not live to put in force.
 func (d *Datapath) sweep() {
 	names, err := listDir(d.pins.links())

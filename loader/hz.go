@@ -10,15 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The bounds of what any architecture's kernel can be configured with.
+// The bounds of HZ in any architecture's kernel configuration.
 const (
 	minHZ = 24
 	maxHZ = 1200
 )
 
-// tickRate is the kernel's HZ, which no interface names. The coarse clocks advance once a tick, and
-// their resolution is exactly that: no need to count jiffies against a clock for a while, nor to
-// mistrust the count on a loaded machine.
+// tickRate returns the kernel's HZ, which no interface reports. The coarse clocks advance once a
+// tick, so their resolution is exactly one tick. A count of jiffies against a clock would take a
+// while, and be wrong on a loaded machine.
 func tickRate() (uint32, error) {
 	var tick unix.Timespec
 	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &tick); err != nil {
@@ -31,7 +31,7 @@ func tickRate() (uint32, error) {
 	return uint32(hz), nil
 }
 
-// Jiffies is what the times in the maps are compared with, and how many there are in a second.
+// Jiffies returns the present time in the maps' unit, and how many jiffies a second has.
 func (d *Datapath) Jiffies() (now, hz uint32, err error) {
 	now, err = runJiffies(d.Program(jiffiesProgram))
 	return now, d.hz, err

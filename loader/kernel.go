@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// checkPrivileges says which capabilities are missing, before some system call says only EPERM.
+// checkPrivileges names the missing capabilities. A failing system call would only return EPERM.
 func checkPrivileges() error {
 	effective, err := effectiveCapabilities()
 	if err != nil {
@@ -29,7 +29,7 @@ func checkPrivileges() error {
 		strings.Join(missing, ", "), unix.EPERM)
 }
 
-// optionalCapabilities are those without which only a part does not work, which is reported.
+// optionalCapabilities are those without which only a part does not work. The agent reports that part.
 var optionalCapabilities = []struct {
 	capability int
 	name, what string
@@ -38,8 +38,8 @@ var optionalCapabilities = []struct {
 	{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE", "find the network namespaces of pods in /proc"},
 }
 
-// CheckOptionalPrivileges names the capabilities that are missing although the datapath does without
-// them, and what can't be done.
+// CheckOptionalPrivileges names missing capabilities that the datapath works without, and what does not work then.
+// nil: none is missing.
 func CheckOptionalPrivileges() error {
 	effective, err := effectiveCapabilities()
 	if err != nil {
@@ -76,7 +76,7 @@ func missingCapabilities(effective uint64) []string {
 	if !has(unix.CAP_NET_ADMIN) {
 		missing = append(missing, "CAP_NET_ADMIN")
 	}
-	if has(unix.CAP_SYS_ADMIN) { // what was split into the two below, in Linux 5.8
+	if has(unix.CAP_SYS_ADMIN) { // Linux 5.8 split the two below off this one
 		return missing
 	}
 	if !has(unix.CAP_BPF) {
@@ -88,7 +88,7 @@ func missingCapabilities(effective uint64) []string {
 	return missing
 }
 
-// need is something that the programs cannot be without.
+// need is a feature of the kernel that the programs require.
 type need struct {
 	what  string
 	since string
@@ -126,12 +126,11 @@ var needs = []need{
 	needMap(ebpf.SkStorage, "5.2"),
 }
 
-// OldestTested is the oldest kernel that the tests are run on: `make test-vm`. All that the programs
-// need has been in Linux since 5.18.
+// OldestTested is the oldest kernel that the tests run on: `make test-vm`. Linux has all that the programs need since
+// 5.18.
 const OldestTested = "6.1"
 
-// checkKernel names what the running kernel lacks. It trusts probes, not version numbers: vendors
-// port features back.
+// checkKernel names what the running kernel lacks. It trusts probes, not version numbers: vendors backport features.
 func checkKernel() error { return checkNeeds(needs) }
 
 func checkNeeds(needs []need) error {
@@ -145,7 +144,7 @@ func checkNeeds(needs []need) error {
 			return fmt.Errorf("the bpf system call is not permitted: look for a seccomp profile, "+
 				"an LSM, or kernel lockdown that forbids it: %w", err)
 		}
-		// Any other failure is the probe's own: loading will tell.
+		// Any other failure is the probe's own: loading the programs shows the cause.
 	}
 	if len(missing) == 0 {
 		return nil
@@ -154,15 +153,15 @@ func checkNeeds(needs []need) error {
 		kernelRelease(), strings.Join(missing, ", "), OldestTested, ebpf.ErrNotSupported)
 }
 
-// fibTakesMark tells whether bpf_fib_lookup() takes a packet's mark, as ip rules do: since Linux
-// 6.10. No probe is possible: what it is run on is a packet.
+// fibTakesMark reports whether bpf_fib_lookup() takes a packet's mark, as ip rules do: since Linux 6.10. No probe is
+// possible, because the helper takes a packet.
 func fibTakesMark() bool {
 	version, err := features.LinuxVersionCode()
 	return err == nil && version >= 6<<16|10<<8
 }
 
-// kernelHasMPTCP tells whether sockets can be MPTCP's. A kernel without it has the helper for its
-// sockets, but no type that it could return.
+// kernelHasMPTCP reports whether sockets can be MPTCP's. A kernel without MPTCP has the helper for its sockets, but
+// lacks the type that the helper returns.
 func kernelHasMPTCP(types *btf.Cache) bool {
 	spec, err := types.Kernel()
 	if err != nil {
@@ -180,8 +179,8 @@ func kernelRelease() string {
 	return unix.ByteSliceToString(name.Release[:])
 }
 
-// kernelHasConntrack tells whether programs may ask netfilter's connection table: the kernel has the functions, built in
-// or in a module that is loaded.
+// kernelHasConntrack reports whether programs may query netfilter's connection table: the kernel has the functions,
+// built in or in a module that is loaded.
 func kernelHasConntrack(types *btf.Cache) bool {
 	var function *btf.Func
 	if kernel, err := types.Kernel(); err == nil && kernel.TypeByName("bpf_ct_release", &function) == nil {

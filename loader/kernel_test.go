@@ -55,7 +55,7 @@ func TestKernelHasWhatIsNeeded(t *testing.T) {
 	}
 }
 
-// What the README promises is what is tested.
+// The README names the kernel that is tested.
 func TestOldestKernel(t *testing.T) {
 	readme, err := os.ReadFile("../README.md")
 	must(t, err)

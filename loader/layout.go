@@ -10,42 +10,43 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// firstLayout is that of maps which agents have made that knew of no layouts.
+// firstLayout is the layout of maps that were made by agents without layout versions.
 const firstLayout = 1
 
-// layout is how a pinned map's elements are laid out and what they mean: its version, and what is
-// done with a map of the version before. TestLayouts notices a layout that changes without it.
+// layout is how a pinned map's elements are laid out, and what they mean: its version, and what to
+// do with a map of the version before. TestLayouts notices a layout that changes without a new
+// version.
 type layout struct {
 	version uint32
 	change  change
 }
 
-// change is how a map of the layout before becomes one of this layout.
+// change says how a map of the layout before becomes one of this layout.
 type change int
 
 const (
-	// unchanged: the map stays. What its elements mean has been added to, and the agent writes
-	// them all before a program that reads more is attached.
+	// unchanged: the map stays. Its elements have got further meanings, and the agent writes all
+	// elements before it attaches a program that reads more of them.
 	unchanged change = iota
-	// anew: the map is a cache, and a new one is made in its place.
+	// anew: the map is a cache. A new one replaces it.
 	anew
-	// addressesLocal: the map stays, and its elements are rewritten. See addressesAreLocal.
+	// addressesLocal: the map stays, and the agent rewrites its elements. See addressesAreLocal.
 	addressesLocal
 	// flowsConverted: a new map is made. The old one stays for as long as programs use it, and the
-	// agent converts its records: see OldFlows.
+	// agent converts its records. See OldFlows.
 	flowsConverted
 )
 
-// layouts are those of maps that no longer have the first one.
+// layouts are those of maps that no longer have the first layout.
 var layouts = map[string]layout{
-	"counters":    {2, anew},           // verdicts are numbered otherwise
+	"counters":    {2, anew},           // verdicts have other numbers
 	"devices":     {2, unchanged},      // more flags
-	"flows4":      {2, flowsConverted}, // one table of sets, not a hash and a cache of sets
+	"flows4":      {2, flowsConverted}, // one table of sets; before, a hash and a cache of sets
 	"flows6":      {2, flowsConverted},
-	"fragments":   {2, anew}, // the key has the zone, not the direction
+	"fragments":   {2, anew}, // the key has the zone in place of the direction
 	"node_addrs4": {2, addressesLocal},
 	"node_addrs6": {2, addressesLocal},
-	"runtime":     {2, unchanged}, // what was padding counts neighbours
+	"runtime":     {2, unchanged}, // former padding counts changes of neighbours
 }
 
 func layoutOf(name string) layout {
@@ -55,7 +56,7 @@ func layoutOf(name string) layout {
 	return layout{version: firstLayout}
 }
 
-// check refuses what can't be converted.
+// check refuses layouts that can't be converted.
 func (l layout) check(path string, version uint32) error {
 	switch {
 	case version == l.version, version+1 == l.version:
@@ -70,14 +71,14 @@ func (l layout) check(path string, version uint32) error {
 		"or run its `waggle cleanup` and start this one, which breaks established connections", path, version, l.version)
 }
 
-// layoutsPin is a map of the agent's own: the layouts of all pinned maps, by their ids. An id is not
-// used twice, so a map that another agent has put under a known name is not taken for ours.
+// layoutsPin is a map of the agent's own: the layouts of all pinned maps, by their ids. The kernel
+// uses no id twice, so a map that another agent has pinned under a known name is not taken for ours.
 const layoutsPin = "layouts"
 
-// maxLayouts is more than there are maps, of two releases.
+// maxLayouts is more than the number of maps of two releases.
 const maxLayouts = 256
 
-// layoutTable is that map, or nil where none of the maps has another than the first layout.
+// layoutTable is that map. m is nil where all maps have the first layout.
 type layoutTable struct{ m *ebpf.Map }
 
 func (p pinDir) openLayouts(opts *ebpf.LoadPinOptions) (layoutTable, error) {
@@ -142,7 +143,7 @@ func (l layoutTable) set(m *ebpf.Map, version uint32) error {
 	return nil
 }
 
-// prune forgets the maps that are not among these.
+// prune removes the maps that are not among these from the table.
 func (l layoutTable) prune(maps ...*ebpf.Map) error {
 	known := map[uint32]bool{}
 	for _, m := range maps {

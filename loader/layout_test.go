@@ -21,7 +21,7 @@ import (
 
 var updateLayouts = flag.Bool("update", false, "write the layouts of maps anew to testdata/layouts.txt")
 
-// meanings are the enumerations that say what the elements of a map mean.
+// meanings are the enumerations that define what the elements of a map mean.
 var meanings = map[string][]string{
 	"backends":       {"backend_flags"},
 	"cluster_addrs":  {"cluster_addr"},
@@ -38,9 +38,9 @@ var meanings = map[string][]string{
 	"services6":      {"service_flags"},
 }
 
-// TestLayouts: a map whose layout changes, or the meaning of its elements, gets another version of
-// its layout in layout.go, with what becomes of maps of the one before. Then, and where a change
-// keeps what was there before: go test ./loader -run TestLayouts -update.
+// TestLayouts: a map whose layout or whose elements' meaning changes needs a new version in layout.go, which
+// says what to do with maps of the version before. Then, and where a change keeps what was there before,
+// run: go test ./loader -run TestLayouts -update.
 func TestLayouts(t *testing.T) {
 	spec, err := bpf.Spec()
 	must(t, err)
@@ -93,7 +93,7 @@ func describeType(typ btf.Type, depth int) string {
 	}
 }
 
-// setLayout pretends that another release has made a pinned map.
+// setLayout marks a pinned map as one of another release.
 func setLayout(t *testing.T, dir, name string, version uint32) {
 	t.Helper()
 	layouts, err := pinDir(dir).openLayouts(nil)
@@ -117,7 +117,7 @@ func mapIDOf(t *testing.T, m *ebpf.Map) ebpf.MapID {
 	return id
 }
 
-// TestLaterLayoutRefused: what a later release has left is refused, with the reason, and nothing is touched.
+// TestLaterLayoutRefused: maps of a later release are refused, with the reason, and stay unchanged.
 func TestLaterLayoutRefused(t *testing.T) {
 	newNetns(t)
 	dir := newPinDir(t)
@@ -155,7 +155,7 @@ func TestTooOldLayoutRefused(t *testing.T) {
 	}
 }
 
-// TestEarlierLayouts: of maps of the layout before, caches begin anew, and the others keep what they hold.
+// TestEarlierLayouts: of maps of the layout before, caches start empty, and the others keep their content.
 func TestEarlierLayouts(t *testing.T) {
 	newNetns(t)
 	dir := newPinDir(t)
@@ -196,7 +196,7 @@ func TestEarlierLayouts(t *testing.T) {
 		t.Errorf("flows to be converted: %v", d.OldFlows())
 	}
 	mustClose(t, d)
-	d = mustLoad(t, small(dir)) // from now on they are of this layout
+	d = mustLoad(t, small(dir)) // from now on the maps have this layout
 	for name, id := range before {
 		if layoutOf(name).change != anew && mapIDOf(t, d.Map(name)) != id {
 			t.Errorf("the map %s does not stay", name)
@@ -204,7 +204,7 @@ func TestEarlierLayouts(t *testing.T) {
 	}
 }
 
-// pinOldFlows leaves tables of flows as the release before did.
+// pinOldFlows leaves tables of flows as the release before does.
 func pinOldFlows(t *testing.T, dir string) map[string]ebpf.MapID {
 	t.Helper()
 	must(t, pinDir(dir).create())
@@ -224,8 +224,8 @@ func pinOldFlows(t *testing.T, dir string) map[string]ebpf.MapID {
 	return ids
 }
 
-// TestOldFlowsStay: the tables of the release before stay until they have been converted, also when
-// the agent dies over that.
+// TestOldFlowsStay: the tables of the release before stay until they have been converted, even if the agent
+// dies meanwhile.
 func TestOldFlowsStay(t *testing.T) {
 	newNetns(t)
 	dir := newPinDir(t)
@@ -259,7 +259,7 @@ func TestOldFlowsStay(t *testing.T) {
 	}
 }
 
-// TestConvert: a record is made once, learns what has happened to it since, and takes nobody's place.
+// TestConvert: a record is made once, follows later changes of the old one, and replaces no other record.
 func TestConvert(t *testing.T) {
 	newNetns(t)
 	dir := newPinDir(t)
@@ -304,7 +304,7 @@ func expectConverted(t *testing.T, d *Datapath, c bpf.Conversion, added bool, wa
 	expectRecord(t, d, c)
 }
 
-// expectRecord wants one record, made of c.
+// expectRecord expects one record, made from c.
 func expectRecord(t *testing.T, d *Datapath, c bpf.Conversion) {
 	t.Helper()
 	var flows []bpf.Flow

@@ -126,7 +126,7 @@ func TestLoadRefusedWhileHeld(t *testing.T) {
 	mustLoad(t, small(dir))
 }
 
-// Looking whether an agent runs must not keep one from starting.
+// A check whether an agent runs must not keep one from starting.
 func TestLoadDespiteHeld(t *testing.T) {
 	newNetns(t)
 	dir := newPinDir(t)
@@ -167,7 +167,7 @@ func TestLoadKeepsMapSize(t *testing.T) {
 	}
 }
 
-// The programs before and after an upgrade have to look for a flow in the same place.
+// The programs before and after an upgrade must look for a flow in the same place.
 func TestLoadKeepsSeed(t *testing.T) {
 	newNetns(t)
 	dir := newPinDir(t)
@@ -200,7 +200,7 @@ func TestLoadRefusesIncompatibleMap(t *testing.T) {
 		!strings.Contains(err.Error(), foreign) || !strings.Contains(err.Error(), "waggle cleanup") {
 		t.Errorf("Load: got %v, want an error that names %s and the cure", err, foreign)
 	}
-	// What ran before runs on.
+	// The programs that ran before still run.
 	status, err := pinDir(dir).status(pinDir(dir).programNames(), "")
 	must(t, err)
 	for _, s := range status {
@@ -223,7 +223,7 @@ func pinForeignMap(t *testing.T, path string, spec *ebpf.MapSpec) string {
 	return path
 }
 
-// Another version counts other things: its counters must not keep it from loading.
+// Another version has other counters: they must not keep it from loading.
 func TestLoadRenewsCounters(t *testing.T) {
 	newNetns(t)
 	dir := newPinDir(t)
@@ -247,7 +247,7 @@ func TestLoadRemovesLeftovers(t *testing.T) {
 	newNetns(t)
 	dir := newPinDir(t)
 	d := mustLoad(t, small(dir))
-	// As if a process had been killed before it put these in force.
+	// As if a process had been killed before it put these pins in force.
 	must(t, d.Program("waggle_pod").Pin(filepath.Join(dir, "programs", "waggle_pod"+stagedSuffix)))
 	must(t, d.Map("runtime").Pin(filepath.Join(dir, "programs", "no_longer_there")))
 	mustClose(t, d)

@@ -13,11 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrHeld is what Load and Cleanup fail with while an agent holds the pin directory.
+// ErrHeld is returned by Load, Maintain and Cleanup while an agent holds the pin directory.
 var ErrHeld = errors.New("another agent holds the pin directory")
 
-// lock takes the directory itself, so that there is no lock file to go stale. The kernel releases
-// it with the descriptor.
+// lock locks the directory itself, so that no lock file can go stale. The kernel releases the lock
+// with the descriptor.
 func (p pinDir) lock() (*os.File, error) {
 	for {
 		dir, err := os.Open(string(p))
@@ -38,7 +38,7 @@ func (p pinDir) lock() (*os.File, error) {
 		if sameFile(dir, string(p)) {
 			return dir, nil
 		}
-		// A Cleanup removed it between open and flock: what we hold is nobody's any more.
+		// A Cleanup removed the directory between open and flock: this lock protects nothing.
 		dir.Close()
 		if err := p.create(); err != nil {
 			return nil, err
@@ -69,7 +69,7 @@ func sameFile(file *os.File, path string) bool {
 	return err == nil && os.SameFile(held, named)
 }
 
-// lockHolder says who holds the lock, as far as this process's pid namespace lets us see.
+// lockHolder describes the lock's holder, as far as this process's pid namespace shows it.
 func lockHolder(file *os.File) string {
 	var stat unix.Stat_t
 	if err := unix.Fstat(int(file.Fd()), &stat); err != nil {

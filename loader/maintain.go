@@ -9,12 +9,12 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// maintenance are the programs about records, which nothing attaches.
+// maintenance are the programs that work on records, and are never attached.
 var maintenance = []string{"waggle_adopt", "waggle_follow", "waggle_leave", "waggle_expire4", "waggle_expire6", jiffiesProgram}
 
 // Maintain opens a pinned datapath that no agent holds, to change what is in its maps. It loads none
-// of the programs that packets meet, and pins nothing: what is attached goes on as it is. It fails
-// with ErrNotLoaded if nothing is pinned, with ErrHeld while an agent runs.
+// of the programs that packets run through, and pins nothing. Attached programs go on. It fails with
+// ErrNotLoaded if nothing is pinned, and with ErrHeld while an agent runs.
 func Maintain(pinDirectory string) (*Datapath, error) {
 	view, err := Open(pinDirectory)
 	if err != nil {
@@ -51,7 +51,7 @@ func (d *Datapath) loadMaintenance(opts Options) error {
 	}
 	defer layouts.close()
 	names := takePinning(spec)
-	for _, name := range names { // their sizes are as they are
+	for _, name := range names { // the pinned maps keep their sizes
 		m, err := d.pins.viewMap(spec.Maps[name], name, layouts)
 		if err != nil {
 			return err

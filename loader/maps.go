@@ -40,10 +40,10 @@ func resizeMaps(spec *ebpf.CollectionSpec, sizes map[string]uint32) error {
 	return nil
 }
 
-// isFlowTable: the size of the map is told in flows; its elements are sets of records.
+// isFlowTable reports whether a map's size is given in flows: its elements are sets of records.
 func isFlowTable(name string) bool { return name == "flows4" || name == "flows6" }
 
-// sizeOf says how large a map is, in what its size is told in.
+// sizeOf returns a map's size in the unit of Options.MapSizes.
 func sizeOf(name string, elements uint32) uint32 {
 	if isFlowTable(name) {
 		return bpf.FlowsOfSets(elements)
@@ -51,8 +51,8 @@ func sizeOf(name string, elements uint32) uint32 {
 	return elements
 }
 
-// takePinning lists the maps to be pinned, and keeps the library from doing so: it would pin new
-// maps before it is known that the programs can be loaded.
+// takePinning lists the maps to be pinned, and keeps the library from pinning them: it would pin
+// new maps before it is known that the programs can be loaded.
 func takePinning(spec *ebpf.CollectionSpec) []string {
 	var names []string
 	for name, m := range spec.Maps {
@@ -65,10 +65,10 @@ func takePinning(spec *ebpf.CollectionSpec) []string {
 	return names
 }
 
-// foundMaps are what is pinned when an agent starts, by the maps' names.
+// foundMaps are the pinned maps that an agent finds when it starts, by the maps' names.
 type foundMaps struct {
 	pinned map[string]*ebpf.Map // those that stay
-	old    map[string]*ebpf.Map // those whose flows are to be converted
+	old    map[string]*ebpf.Map // those with flows to be converted
 }
 
 func (f foundMaps) close() {
@@ -76,8 +76,8 @@ func (f foundMaps) close() {
 	closeMaps(f.old)
 }
 
-// openMaps opens those of the maps that are pinned, and adapts their specs to them. It changes
-// nothing, so that an agent that can't go on from there leaves all as it is.
+// openMaps opens the pinned maps among these, and adapts their specs to them. It changes nothing,
+// so an agent that can't continue from there leaves all as it is.
 func (p pinDir) openMaps(spec *ebpf.CollectionSpec, names []string, layouts layoutTable, log *logrus.Entry) (foundMaps, error) {
 	found := foundMaps{map[string]*ebpf.Map{}, map[string]*ebpf.Map{}}
 	for _, name := range names {
@@ -93,7 +93,7 @@ func (p pinDir) openMaps(spec *ebpf.CollectionSpec, names []string, layouts layo
 	return found, nil
 }
 
-// openMap finds the pinned map, if there is one and no new one is to be made.
+// openMap opens the pinned map, if there is one and it is not to be replaced.
 func (p pinDir) openMap(spec *ebpf.MapSpec, name string, layouts layoutTable, found foundMaps, log *logrus.Entry) error {
 	path := p.mapPin(name)
 	m, err := ebpf.LoadPinnedMap(path, nil)

@@ -15,17 +15,17 @@ import (
 	"github.com/waggle-lb/waggle/loader/netdump"
 )
 
-// Neighbour is a program of somebody else's that sees packets, or calls of sockets, before ours does.
+// Neighbour is another program that runs on packets, or on calls of sockets, before ours.
 type Neighbour struct {
 	Hook    string // as in LinkStatus
 	Device  string // empty for sockets
 	Ifindex int    // 0 for sockets
 	Cgroup  string // sockets only
-	Name    string // empty if it has none, or we may not ask (CAP_SYS_ADMIN)
+	Name    string // empty if the program has none, or the caller may not ask for it (CAP_SYS_ADMIN)
 	ID      ebpf.ProgramID
 }
 
-// Program names it.
+// Program describes the program, for messages.
 func (n Neighbour) Program() string {
 	if n.Name == "" {
 		return fmt.Sprintf("a program without a name (id %d)", n.ID)
@@ -33,8 +33,8 @@ func (n Neighbour) Program() string {
 	return fmt.Sprintf("the program %q (id %d)", n.Name, n.ID)
 }
 
-// Neighbours looks at the devices that have our programs and, if it is not empty, at a cgroup2
-// directory. Where our own program does not run, there is none before it.
+// Neighbours lists them for the devices that have our programs and, if cgroup is not empty, for that
+// cgroup2 directory. Where our own program does not run, no program counts as before it.
 func (d *Datapath) Neighbours(cgroup string) ([]Neighbour, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -64,7 +64,7 @@ func (d *Datapath) Neighbours(cgroup string) ([]Neighbour, error) {
 	return append(all, sockets...), errors.Join(append(errs, err)...)
 }
 
-// NeighboursOf looks at one device, which may be gone.
+// NeighboursOf lists them for one device. The device may be gone.
 func (d *Datapath) NeighboursOf(ifindex int) ([]Neighbour, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -110,7 +110,7 @@ func (d *Datapath) served() (map[int]bool, error) {
 	return served, err
 }
 
-// beforeOurs is no error for a device that has just gone.
+// beforeOurs returns no error for a device that has just gone.
 func (d *Datapath) beforeOurs(dev netlink.Link, ours programNames) ([]Neighbour, error) {
 	var all []Neighbour
 	var errs []error
@@ -138,7 +138,7 @@ func (d *Datapath) beforeOurs(dev netlink.Link, ours programNames) ([]Neighbour,
 	return all, err
 }
 
-// cutAtOurs returns what runs before the first program of ours, if there is one.
+// cutAtOurs returns the programs that run before the first of ours, if there is one.
 func cutAtOurs(ids []ebpf.ProgramID, ours programNames) (before []ebpf.ProgramID, found bool) {
 	for i, id := range ids {
 		if _, is := ours[id]; is {
@@ -148,7 +148,7 @@ func cutAtOurs(ids []ebpf.ProgramID, ours programNames) (before []ebpf.ProgramID
 	return nil, false
 }
 
-// tcPrograms lists what runs at a tc hook, in that order.
+// tcPrograms lists the programs at a tc hook, in the order in which they run.
 func tcPrograms(dev netlink.Link, h hook, clsact bool) ([]ebpf.ProgramID, error) {
 	if clsact {
 		return filterPrograms(dev, h)
@@ -168,7 +168,8 @@ func idsOf(result *link.QueryResult) []ebpf.ProgramID {
 	return ids
 }
 
-// socketsBeforeOurs looks at what is in effect in a cgroup, in the order in which it runs.
+// socketsBeforeOurs looks at the programs that are in effect in a cgroup, in the order in which they
+// run.
 func socketsBeforeOurs(cgroup string, ours programNames) ([]Neighbour, error) {
 	if cgroup == "" {
 		return nil, nil

@@ -24,7 +24,7 @@ func expectNeighbours(t *testing.T, d *Datapath, cgroup string, want ...Neighbou
 	}
 }
 
-// attachOther attaches somebody else's program to a TCX hook.
+// attachOther attaches a program that is not waggle's to a TCX hook.
 func attachOther(t *testing.T, ifindex int, attach ebpf.AttachType, anchor link.Anchor) ebpf.ProgramID {
 	t.Helper()
 	program := otherProgram(t, ebpf.SchedCLS, tcActOK)
@@ -42,8 +42,8 @@ func idOf(t *testing.T, program *ebpf.Program) ebpf.ProgramID {
 	return id
 }
 
-// TestNeighboursTCX, of contract 56: ours goes first, whoever was there; who goes before it later
-// is found; and the next agent's goes first again, by another link.
+// TestNeighboursTCX, of contract 56: our program goes first, before any that was there. One that
+// goes before it later is found. The next agent's program goes first again, by another link.
 func TestNeighboursTCX(t *testing.T) {
 	newNetns(t)
 	needTCX(t)
@@ -73,8 +73,8 @@ func TestNeighboursTCX(t *testing.T) {
 	}
 }
 
-// TestNeighboursClsact, of contract 56: likewise where ours are filters; there a new filter of the
-// same priority goes first, others' and ours.
+// TestNeighboursClsact, of contract 56: likewise where our programs are filters. There a new filter
+// of the same priority goes first, ours or another.
 func TestNeighboursClsact(t *testing.T) {
 	newNetns(t)
 	dir := newPinDir(t)
@@ -92,7 +92,7 @@ func TestNeighboursClsact(t *testing.T) {
 	}
 	addFilter(1, filterPriority+1)
 	expectNeighbours(t, d, "")
-	for handle := range uint32(3) { // ours changes its handle to and fro
+	for handle := range uint32(3) { // our filter alternates between two handles
 		id := addFilter(2+handle, filterPriority)
 		expectNeighbours(t, d, "", Neighbour{Hook: "tc-ingress", Device: "w0", Ifindex: ifindex, Name: "somebody_else", ID: id})
 		mustClose(t, d)
@@ -109,7 +109,7 @@ func TestNeighboursClsact(t *testing.T) {
 	}
 }
 
-// TestNeighboursXDP, of contract 56: another XDP program on a device that ours serve by tc.
+// TestNeighboursXDP, of contract 56: another XDP program on a device that our programs serve by tc.
 func TestNeighboursXDP(t *testing.T) {
 	newNetns(t)
 	d := mustLoad(t, small(newPinDir(t)))
@@ -126,7 +126,8 @@ func TestNeighboursXDP(t *testing.T) {
 	expectNeighbours(t, d, "")
 }
 
-// TestNeighboursCgroup, of contract 56: what runs before ours in a cgroup, but not after.
+// TestNeighboursCgroup, of contract 56: programs before ours in a cgroup are found, those after it
+// are not.
 func TestNeighboursCgroup(t *testing.T) {
 	newNetns(t)
 	cgroup := newCgroup(t, t.Name())

@@ -16,15 +16,15 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// The flows of the release before this one are in maps of two names each: flows4, which has another
-// pin while they are converted, and flows_new4, which has no successor.
+// The flows of the release before are in maps with two names for each family: flows4, which has
+// another pin while its flows are converted, and flows_new4, which has no successor.
 const oldSuffix = "-old"
 
 var flowTables = []string{"flows4", "flows6"}
 
 var newFlowTables = []string{"flows_new4", "flows_new6"}
 
-// oldFlowPins are the pins of all of them while they are converted, by the names of the maps.
+// oldFlowPins are the pins of these maps during the conversion, by the names of the maps.
 func oldFlowPins() map[string]string {
 	pins := map[string]string{}
 	for _, name := range flowTables {
@@ -40,8 +40,8 @@ func isOldFlows(pin string) bool {
 	return slices.Contains(slices.Collect(maps.Values(oldFlowPins())), pin)
 }
 
-// openOldFlows adds what is pinned already to the tables that were found: an agent before this one
-// may have died while it converted them.
+// openOldFlows adds tables that are pinned already: an earlier agent may have died during the
+// conversion.
 func (p pinDir) openOldFlows(old map[string]*ebpf.Map) error {
 	for name, pin := range oldFlowPins() {
 		if old[name] != nil {
@@ -59,13 +59,13 @@ func (p pinDir) openOldFlows(old map[string]*ebpf.Map) error {
 	return nil
 }
 
-// addOldFlows gives the tables the pins that they have while they are converted.
+// addOldFlows gives the tables the pins that they have during the conversion.
 func (s *staging) addOldFlows(pins pinDir, old map[string]*ebpf.Map) error {
 	for _, name := range flowTables {
 		if old[name] == nil {
 			continue
 		}
-		again, err := old[name].Clone() // which knows nothing of a pin, so that this one is not moved
+		again, err := old[name].Clone() // the clone has no pin, so the library does not move the original's
 		if err != nil {
 			return fmt.Errorf("pin the map %s once more: %w", name, err)
 		}
@@ -77,16 +77,16 @@ func (s *staging) addOldFlows(pins pinDir, old map[string]*ebpf.Map) error {
 	return nil
 }
 
-// OldFlows are the tables of flows that the release before this one has left, by their names there,
-// and that are not converted yet: flows4, flows6, flows_new4 and flows_new6. Programs of that
-// release may still use them. There may be none.
+// OldFlows returns the tables of flows that the release before has left and that are not converted
+// yet, by their names there: flows4, flows6, flows_new4 and flows_new6. Programs of that release may
+// still use them. There may be none.
 func (d *Datapath) OldFlows() map[string]*ebpf.Map {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return maps.Clone(d.old)
 }
 
-// DropOldFlows ends the conversion: no program that is attached uses the old tables any more.
+// DropOldFlows ends the conversion. No attached program may use the old tables any more.
 func (d *Datapath) DropOldFlows() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -100,20 +100,20 @@ func (d *Datapath) DropOldFlows() error {
 	return nil
 }
 
-// What Convert fails with if there is no place for the record.
+// The errors that Convert returns if there is no place for the record.
 var (
 	ErrOtherFlow = errors.New("the tuple is another flow's by now")
 	ErrTableFull = errors.New("all records in reach are of confirmed flows")
 )
 
-// How often, and how long apart, Convert tries while the command walks over the flows.
+// How often, and at which interval, Convert tries while a command walks over the flows.
 const (
 	convertTries = 1000
 	convertPause = time.Millisecond
 )
 
-// Convert makes a record, or lets the one that an earlier call has made know what has happened
-// since. It is for a datapath that OldFlows were found for.
+// Convert makes a record, or copies what has happened since into the record that an earlier call has
+// made. added says whether it made one. It needs a datapath with OldFlows.
 func (d *Datapath) Convert(c bpf.Conversion) (added bool, err error) {
 	d.walk.Lock()
 	defer d.walk.Unlock()
@@ -140,7 +140,7 @@ func (d *Datapath) Convert(c bpf.Conversion) (added bool, err error) {
 }
 
 // convertMaps rewrites the elements of maps that stay, where their meaning has changed, and notes
-// the layouts of all.
+// the layouts of all maps.
 func (d *Datapath) convertMaps(names []string, pinned map[string]*ebpf.Map, layouts layoutTable) error {
 	all := slices.Collect(maps.Values(d.old))
 	for _, name := range names {
@@ -163,8 +163,8 @@ func (d *Datapath) convertMaps(names []string, pinned map[string]*ebpf.Map, layo
 	return layouts.prune(all...)
 }
 
-// addressesAreLocal: what was the set of addresses that NodePorts answer on also tells which are the
-// node's own, as all of these are.
+// addressesAreLocal marks all addresses as local. The map was the set of addresses that NodePorts
+// answer on, and all of these are the node's own.
 func addressesAreLocal(m *ebpf.Map) error {
 	var key, flags []byte
 	converted := map[string]uint8{}

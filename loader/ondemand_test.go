@@ -14,7 +14,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// firstUses are what loads the programs that are loaded on demand, and what is attached then, by hook.
+// firstUses are calls that need a program loaded on demand, with what is attached then, by hook.
 var firstUses = []struct {
 	name   string
 	attach func(d *Datapath, ifindex int) error
@@ -39,8 +39,8 @@ func expectPinned(t *testing.T, d *Datapath, programs map[string]string, want bo
 	}
 }
 
-// TestOnDemand: a program is loaded when the first device needs it, and anew by the next agent; until then the
-// device runs the one that it has.
+// TestOnDemand: a program is loaded when the first device needs it, and anew by the next agent. Until then the device
+// runs the old one.
 func TestOnDemand(t *testing.T) {
 	for _, tt := range firstUses {
 		t.Run(tt.name, func(t *testing.T) {
@@ -81,8 +81,8 @@ func TestOnDemand(t *testing.T) {
 	}
 }
 
-// TestPodsLater: where there is no pod yet, the program of pods' devices is loaded with the first or, if none comes,
-// with the rest.
+// TestPodsLater: if the node has no pod yet, the program of pods' devices is loaded with the first pod or, without
+// one, by LoadRest.
 func TestPodsLater(t *testing.T) {
 	program := map[string]string{"tc-ingress": podProgram}
 	for _, first := range []bool{true, false} {
@@ -110,8 +110,8 @@ func TestPodsLater(t *testing.T) {
 	}
 }
 
-// TestClaimed: who is told that the pin directory is ours is told before the verifier is asked, and not if another
-// process has it.
+// TestClaimed: Options.Claimed is called before the verifier runs, and not if another process holds the pin
+// directory.
 func TestClaimed(t *testing.T) {
 	newNetns(t)
 	opts := small(newPinDir(t))
@@ -126,7 +126,7 @@ func TestClaimed(t *testing.T) {
 	}
 }
 
-// broken is the datapath with programs that no verifier takes.
+// broken is the datapath with programs that no verifier accepts.
 func broken(names map[string]string) func() (*ebpf.CollectionSpec, error) {
 	return func() (*ebpf.CollectionSpec, error) {
 		spec, err := bpf.Whole()
@@ -140,8 +140,8 @@ func broken(names map[string]string) func() (*ebpf.CollectionSpec, error) {
 	}
 }
 
-// TestOnDemandRefused: the error names each program that the kernel refuses, nothing is attached or pinned, and
-// other devices go on. Later it may work.
+// TestOnDemandRefused: the error names each program that the kernel refuses, nothing is attached or pinned, and other
+// devices stay. A later try may work.
 func TestOnDemandRefused(t *testing.T) {
 	for _, tt := range firstUses {
 		t.Run(tt.name, func(t *testing.T) {
@@ -172,7 +172,7 @@ func TestOnDemandRefused(t *testing.T) {
 	}
 }
 
-// TestOldXDPGoesWhereNewIsRefused: tc does the work then, and no program of an earlier agent beside it.
+// TestOldXDPGoesWhereNewIsRefused: tc does the work then, and no XDP program of an earlier agent stays beside it.
 func TestOldXDPGoesWhereNewIsRefused(t *testing.T) {
 	newNetns(t)
 	dir := newPinDir(t)
@@ -190,7 +190,7 @@ func TestOldXDPGoesWhereNewIsRefused(t *testing.T) {
 	expectPrograms(t, d, map[string]string{"tc-ingress": "waggle_ingress", "tc-egress": "waggle_egress"})
 }
 
-// TestUpgradeLoadsAll: where flows are converted, all programs are exchanged at a time, so none may be refused later.
+// TestUpgradeLoadsAll: where flows are converted, all programs are exchanged at once, so all are loaded before.
 func TestUpgradeLoadsAll(t *testing.T) {
 	newNetns(t)
 	dir := newPinDir(t)

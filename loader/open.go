@@ -12,14 +12,14 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// View is a read-only look at a pinned datapath, whether an agent runs or not.
+// View is a read-only view of a pinned datapath. An agent may run or not.
 type View struct {
 	pins pinDir
 	maps map[string]*ebpf.Map
 	hz   uint32
 }
 
-// ErrNotLoaded is what Open fails with if nothing is pinned.
+// ErrNotLoaded is returned by Open and Maintain if nothing is pinned.
 var ErrNotLoaded = errors.New("the datapath is not loaded")
 
 // Open opens the pinned maps. It loads nothing and locks nothing.
@@ -80,10 +80,10 @@ func (p pinDir) viewMap(spec *ebpf.MapSpec, name string, layouts layoutTable) (*
 // Map returns a map by its name in bpf/*.h, or nil. It is closed by Close.
 func (v *View) Map(name string) *ebpf.Map { return v.maps[name] }
 
-// Links lists what is attached.
+// Links lists the attached programs.
 func (v *View) Links() ([]LinkStatus, error) { return v.pins.status(v.pins.programNames(), "") }
 
-// Jiffies is what the times in the maps are compared with, and how many there are in a second.
+// Jiffies returns the present time in the maps' unit, and how many jiffies a second has.
 func (v *View) Jiffies() (now, hz uint32, err error) {
 	program, err := ebpf.LoadPinnedProgram(v.pins.programPin(jiffiesProgram), nil)
 	if err != nil {

@@ -4,13 +4,13 @@ package loader
 
 import "github.com/cilium/ebpf"
 
-// extraPrograms are the optional programs, by their names, or why the kernel refuses them.
+// extraPrograms are the optional programs by their names, with the kernel's reasons to refuse the others.
 type extraPrograms struct {
 	loaded  map[string]*ebpf.Program
 	refused map[string]error
 }
 
-// takeOptional takes the optional programs out of those that were loaded, and out of those that were refused.
+// takeOptional moves the optional programs out of the loaded and the refused ones.
 func takeOptional(loaded map[string]*ebpf.Program, refused map[string]error) extraPrograms {
 	extra := extraPrograms{map[string]*ebpf.Program{}, map[string]error{}}
 	for _, name := range optional {
@@ -26,7 +26,7 @@ func takeOptional(loaded map[string]*ebpf.Program, refused map[string]error) ext
 	return extra
 }
 
-// take hands out a program, for the caller to close.
+// take returns a program, which the caller closes.
 func (e extraPrograms) take(name string) (*ebpf.Program, error) {
 	program := e.loaded[name]
 	delete(e.loaded, name)

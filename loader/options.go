@@ -15,7 +15,7 @@ import (
 // DefaultPinDir is where the datapath is pinned unless Options say otherwise.
 const DefaultPinDir = "/sys/fs/bpf/waggle"
 
-// Options are what Load can be told. The zero value is a working configuration.
+// Options are the parameters of Load. The zero value is a working configuration.
 type Options struct {
 	// PinDir is on a bpf file system; DefaultPinDir if empty.
 	PinDir string
@@ -24,18 +24,19 @@ type Options struct {
 	// SNATMin and SNATMax are 49152 and 65535 if both are 0.
 	SNATMin, SNATMax uint16
 	Timeouts         Timeouts
-	// MasqueradeAll translates the source of all that is for a cluster IP.
+	// MasqueradeAll translates the source of all packets for a cluster IP.
 	MasqueradeAll bool
-	// AnswerPing replies to pings of cluster IPs, which are refused otherwise.
+	// AnswerPing replies to pings of cluster IPs. Without it they are refused.
 	AnswerPing bool
 	// SocketLBHost leaves the sockets of pods to the hooks on their devices.
 	SocketLBHost bool
 	// MapSizes overrides max_entries, by the map's name.
 	MapSizes map[string]uint32
-	// PodsLater leaves the program of pods' devices to the first of them, or to LoadRest: there is none yet.
+	// PodsLater leaves the program of pods' devices to the first such device, or to LoadRest: the node has
+	// none yet.
 	PodsLater bool
-	// Claimed is called once the pin directory is this process's, before the programs are loaded, which takes
-	// a while; nil for nothing.
+	// Claimed is called once this process holds the pin directory, before it loads the programs, which takes
+	// a while. nil: no call.
 	Claimed func()
 	// ForceClsact attaches tc programs as clsact filters even if the kernel has TCX.
 	ForceClsact bool
@@ -53,7 +54,7 @@ type Timeouts struct {
 	UDP           time.Duration // answered: 120s
 }
 
-// The programs note a flow's last packet once a second, and compare jiffies in signed 32 bits.
+// The programs note a flow's last packet once a second, and compare jiffies as signed 32 bits.
 const (
 	minTimeout  = 2 * time.Second
 	maxTimeouts = math.MaxInt32
@@ -108,7 +109,7 @@ func (t Timeouts) complete() Timeouts {
 	return t
 }
 
-// inJiffies gives the timeouts by the names of the programs' variables.
+// inJiffies returns the timeouts by the names of the programs' variables.
 func (t Timeouts) inJiffies(hz uint32) (map[string]uint32, error) {
 	jiffies := make(map[string]uint32)
 	for name, d := range map[string]time.Duration{
@@ -128,7 +129,7 @@ func (t Timeouts) inJiffies(hz uint32) (map[string]uint32, error) {
 	return jiffies, nil
 }
 
-// cleanPinDir makes the one spelling of the path by which clsact filters know their owner.
+// cleanPinDir normalises the path, because clsact filters know their owner by it.
 func cleanPinDir(dir string) (string, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {

@@ -20,12 +20,12 @@ import (
 	"github.com/waggle-lb/waggle/loader/netdump"
 )
 
-// ErrServed is what fails on a device that another waggle serves, one with another pin directory:
-// each would translate what the other has translated already.
+// ErrServed is returned for a device that another waggle serves, with another pin directory: each
+// would translate packets that the other has translated already.
 var ErrServed = errors.New("another waggle serves the device")
 
-// CheckDevices looks for another waggle on the devices of this network namespace. Those that skip
-// tells to skip may have one. The error names the device, and the other pin directory.
+// CheckDevices looks for another waggle on the devices of this network namespace. It does not look at
+// devices for which skip returns true. The error names the device and the other pin directory.
 func CheckDevices(pinDirectory string, skip func(device string) bool) error {
 	dir, err := cleanPinDir(cmp.Or(pinDirectory, DefaultPinDir))
 	if err != nil {
@@ -93,12 +93,12 @@ func filterOwner(name string) pinDir {
 	return pinDir(dir)
 }
 
-// hasForeign tells whether a device has programs that no link of ours has attached.
+// hasForeign reports whether a device has programs that no link of ours has attached.
 func (p pinDir) hasForeign(dev netlink.Link) bool {
 	for _, h := range []hook{hookTCXIngress, hookTCXEgress} {
 		result, err := link.QueryPrograms(link.QueryOptions{Target: dev.Attrs().Index, Attach: h.attach})
 		if err != nil || len(result.Programs) == 0 {
-			continue // the kernel has no TCX, or as on a new device nothing runs there
+			continue // the kernel has no TCX or, as on a new device, nothing runs there
 		}
 		own := map[link.ID]bool{}
 		for _, l := range p.linksOn(dev, h) {
@@ -115,7 +115,7 @@ func (p pinDir) hasForeign(dev netlink.Link) bool {
 	return xdp != nil && xdp.Attached && len(p.linksOn(dev, hookXDP)) == 0
 }
 
-// isOn tells whether a link of this pin directory is attached to the device.
+// isOn reports whether a link of this pin directory is attached to the device.
 func (p pinDir) isOn(dev netlink.Link) bool {
 	return slices.ContainsFunc(deviceHooks, func(h hook) bool { return len(p.linksOn(dev, h)) > 0 })
 }
@@ -140,18 +140,18 @@ func (p pinDir) linksOn(dev netlink.Link, h hook) (on []target) {
 	return on
 }
 
-// otherDirs lists the pin directories of other waggles, in all bpf file systems that are mounted. Ours
-// may be seen at several places.
+// otherDirs lists the pin directories of other waggles, in all bpf file systems that are mounted. Our
+// own directory may appear at several places.
 func (p pinDir) otherDirs() (dirs []pinDir, err error) {
 	mounts, err := bpfMounts()
 	if err != nil {
 		return nil, err
 	}
-	own, _ := os.Stat(string(p)) // there may be none yet
+	own, _ := os.Stat(string(p)) // it may not exist yet
 	for _, mount := range mounts {
 		_ = filepath.WalkDir(mount, func(path string, entry fs.DirEntry, err error) error {
 			if err != nil || !entry.IsDir() {
-				return nil // another's directory, perhaps: what can't be read is not ours
+				return nil // may be another program's directory: what can't be read is not ours
 			}
 			dir := pinDir(path)
 			if _, err := os.Lstat(dir.programPin("waggle_ingress")); err != nil {

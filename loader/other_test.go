@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// expectRefused wants the device and the other pin directory named.
+// expectRefused expects an error that names the device and the other pin directory.
 func expectRefused(t *testing.T, err error, device, dir string) {
 	t.Helper()
 	if !errors.Is(err, ErrServed) || !strings.Contains(err.Error(), "device "+device+":") || !strings.Contains(err.Error(), "--pin-dir "+dir+")") {
@@ -16,8 +16,8 @@ func expectRefused(t *testing.T, err error, device, dir string) {
 	}
 }
 
-// Two agents with different pin directories don't serve one device, whichever way the first does, and
-// whether it still runs.
+// Two agents with different pin directories don't serve one device, by whichever hooks the first
+// serves it, and whether it still runs or not.
 func TestOtherPinDirectory(t *testing.T) {
 	for name, attach := range map[string]func(t *testing.T, d *Datapath, ifindex int){
 		"tc":     func(t *testing.T, d *Datapath, ifindex int) { must(t, d.AttachTC(ifindex, Pod)) },

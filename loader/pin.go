@@ -26,7 +26,7 @@ func (p pinDir) programPin(name string) string {
 	return filepath.Join(p.programs(), name)
 }
 
-// create makes the directories, on a bpf file system or not at all.
+// create makes the directories. It fails unless they are on a bpf file system.
 func (p pinDir) create() error {
 	if err := checkBPFFS(string(p)); err != nil {
 		return err
@@ -39,7 +39,7 @@ func (p pinDir) create() error {
 	return nil
 }
 
-// checkBPFFS looks at the path, or at as much of it as exists.
+// checkBPFFS checks the path, or as much of it as exists.
 func checkBPFFS(path string) error {
 	var stat unix.Statfs_t
 	existing := path
@@ -63,16 +63,16 @@ func checkBPFFS(path string) error {
 
 type pinner interface{ Pin(path string) error }
 
-// stagedSuffix marks pins that are not in force yet. It ends no name of ours.
+// stagedSuffix marks pins that are not in force yet. No name of ours ends with it.
 const stagedSuffix = "-new"
 
-// staging puts pins in force all together: each is made under another name first, so that whatever
-// can fail fails before anything is replaced.
+// staging puts all pins in force together: each is made under another name first, so that every
+// step that can fail comes before anything is replaced.
 type staging []string
 
 func (s *staging) add(object pinner, path string) error {
 	staged := path + stagedSuffix
-	// What a process that was killed half way has left.
+	// A pin that a killed process has left.
 	if err := os.Remove(staged); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove the leftover %s: %w", staged, err)
 	}
@@ -94,14 +94,14 @@ func (s *staging) commit() error {
 	return nil
 }
 
-// abort removes what was not committed.
+// abort removes the pins that were not committed.
 func (s *staging) abort() {
 	for _, path := range *s {
 		os.Remove(path + stagedSuffix)
 	}
 }
 
-// replacePin puts object under path, whatever was there before.
+// replacePin pins object at path, in place of any pin there.
 func replacePin(object pinner, path string) error {
 	var s staging
 	defer s.abort()
@@ -111,8 +111,8 @@ func replacePin(object pinner, path string) error {
 	return s.commit()
 }
 
-// pinAll pins the maps that are new, and the programs. What a new map replaces and the agent is to
-// convert gets another pin first.
+// pinAll pins the maps that are new, and the programs. A map that a new one replaces, and that the
+// agent is to convert, gets another pin first.
 func (d *Datapath) pinAll(names []string, found foundMaps, layouts layoutTable) error {
 	var s staging
 	defer s.abort()
@@ -163,7 +163,8 @@ func (d *Datapath) pinPrograms(programs map[string]*ebpf.Program) error {
 	return s.commit()
 }
 
-// unpinOthers removes the pins of what only another version had, and of what is not loaded yet.
+// unpinOthers removes pins that only another version had, and pins of programs that are not loaded
+// yet.
 func unpinOthers(dir string, ours func(name string) bool) error {
 	names, err := listDir(dir)
 	if err != nil {
@@ -180,7 +181,7 @@ func unpinOthers(dir string, ours func(name string) bool) error {
 	return nil
 }
 
-// listDir gives the names in a directory, none if there is no such directory.
+// listDir returns the names in a directory, none if there is no such directory.
 func listDir(dir string) ([]string, error) {
 	entries, err := os.Open(dir)
 	if errors.Is(err, os.ErrNotExist) {

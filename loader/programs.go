@@ -18,21 +18,21 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// optional are the programs that the datapath can do without.
+// optional are the programs that the datapath can work without.
 var optional = []string{bpf.AbortProgram, bpf.ShowProgram4, bpf.ShowProgram6}
 
 // onDemand are the programs that are loaded with the first device that runs them. Most nodes have no device
 // for some of these, and the verifier would take a fifth of an agent's start for them.
 var onDemand = []string{xdpProgram, "waggle_ingress_l3", "waggle_egress_l3"}
 
-// podProgram is loaded on demand, too, where there is no pod yet: see Options.PodsLater.
+// podProgram is loaded on demand, too, if the node has no pod yet: see Options.PodsLater.
 const podProgram = "waggle_pod"
 
 // convertProgram is loaded where there are flows to be converted.
 const convertProgram = "waggle_convert"
 
-// wantedAtStart are the programs that Load loads. Where a release before has left flows, they are all that packets
-// meet: none may be refused after the first has been exchanged.
+// wantedAtStart are the programs that Load loads. Where a release before has left flows, these are all programs that
+// packets run through: no program may be refused after the first one has been exchanged.
 func wantedAtStart(spec *ebpf.CollectionSpec, converts, podsLater bool) []string {
 	return slices.DeleteFunc(slices.Collect(maps.Keys(spec.Programs)), func(name string) bool {
 		switch name {
@@ -43,8 +43,8 @@ func wantedAtStart(spec *ebpf.CollectionSpec, converts, podsLater bool) []string
 	})
 }
 
-// makeMaps makes the maps of a spec, but for those that are there already. Those that are named are made at the same
-// time: they have 150 MB in all, which the kernel clears.
+// makeMaps makes the maps of a spec that do not exist yet. It makes the named ones at the same time: they have 150
+// MB in all, which the kernel clears.
 func makeMaps(spec *ebpf.CollectionSpec, names []string, have map[string]*ebpf.Map, types *btf.Cache) (*ebpf.Collection, error) {
 	made := map[string]*ebpf.Map{}
 	defer func() { closeMaps(made) }() // the collection has clones
@@ -73,14 +73,14 @@ func makeMaps(spec *ebpf.CollectionSpec, names []string, have map[string]*ebpf.M
 	return newMaps(spec, all, types)
 }
 
-// newMaps makes the maps of a spec, but for those that are there already.
+// newMaps makes the maps of a spec that do not exist yet.
 func newMaps(spec *ebpf.CollectionSpec, replacements map[string]*ebpf.Map, types *btf.Cache) (*ebpf.Collection, error) {
 	onlyMaps := *spec
 	onlyMaps.Programs = nil
 	return ebpf.NewCollectionWithOptions(&onlyMaps, ebpf.CollectionOptions{MapReplacements: replacements, Cache: types})
 }
 
-// loadPrograms loads programs of a spec, over maps that are there, and says why others are refused. The
+// loadPrograms loads programs of a spec over existing maps, and returns the reasons for those that are refused. The
 // verifier takes most of an agent's start, and works on each program alone, so all processors are used.
 func loadPrograms(spec *ebpf.CollectionSpec, names []string, made map[string]*ebpf.Map, types *btf.Cache) (loaded map[string]*ebpf.Program, refused map[string]error) {
 	loaded, refused = map[string]*ebpf.Program{}, map[string]error{}
@@ -100,11 +100,11 @@ func loadPrograms(spec *ebpf.CollectionSpec, names []string, made map[string]*eb
 			return nil
 		})
 	}
-	_ = group.Wait() // fails never
+	_ = group.Wait() // never fails
 	return loaded, refused
 }
 
-// largestFirst orders programs such that none is begun last that takes long.
+// largestFirst orders programs by size, so that no slow one begins last.
 func largestFirst(spec *ebpf.CollectionSpec, names []string) []string {
 	size := func(name string) int { return len(spec.Programs[name].Instructions) }
 	return slices.SortedFunc(slices.Values(names), func(a, b string) int {
@@ -112,7 +112,7 @@ func largestFirst(spec *ebpf.CollectionSpec, names []string) []string {
 	})
 }
 
-// newProgram loads one program of a spec, over maps that are there.
+// newProgram loads one program of a spec, over existing maps.
 func newProgram(spec *ebpf.CollectionSpec, name string, made map[string]*ebpf.Map, types *btf.Cache) (*ebpf.Program, error) {
 	program := spec.Programs[name]
 	one := &ebpf.CollectionSpec{
@@ -134,8 +134,8 @@ func newProgram(spec *ebpf.CollectionSpec, name string, made map[string]*ebpf.Ma
 	return coll.DetachProgram(name), nil
 }
 
-// loadMore loads further programs over the maps of the datapath, and with them its constants, and says why others
-// are refused.
+// loadMore loads further programs over the maps of the datapath, with its constants, and returns the reasons for
+// those that are refused.
 func (d *Datapath) loadMore(names []string) (loaded map[string]*ebpf.Program, refused map[string]error, err error) {
 	spec, err := d.compiled()
 	if err != nil {
@@ -151,7 +151,7 @@ func (d *Datapath) loadMore(names []string) (loaded map[string]*ebpf.Program, re
 	return loaded, refused, nil
 }
 
-// refusal says why the kernel refuses programs, in the order of their names.
+// refusal joins the reasons to refuse programs, in the order of their names.
 func refusal(refused map[string]error) error {
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(refused)) {
@@ -160,9 +160,9 @@ func refusal(refused map[string]error) error {
 	return errors.Join(errs...)
 }
 
-// LoadRest loads what Load has left for a time when nobody waits: the files in the pin directory that show flows,
-// which are there in the end if the kernel permits them; and with Options.PodsLater the program of pods' devices, so
-// that the first pod need not wait for the verifier. The error says why that is refused.
+// LoadRest loads what Load has put off: the files in the pin directory that show flows, if the kernel permits them;
+// and with Options.PodsLater the program of pods' devices, so that the first pod need not wait for the verifier. The
+// error says why the kernel refuses that program.
 func (d *Datapath) LoadRest() error {
 	loaded, refused, err := d.loadMore(append(d.missing(podProgram), bpf.ShowProgram4, bpf.ShowProgram6))
 	if err != nil {
@@ -178,14 +178,14 @@ func (d *Datapath) LoadRest() error {
 	if len(refused) > 0 {
 		return refusal(refused)
 	}
-	if len(loaded) > 0 && d.Program(podProgram) != nil { // a device has needed it
+	if len(loaded) > 0 && d.Program(podProgram) != nil { // a device has loaded it meanwhile
 		closeAll(loaded)
 		return nil
 	}
 	return d.add(loaded)
 }
 
-// missing are those of the programs that are not loaded.
+// missing returns those of the programs that are not loaded.
 func (d *Datapath) missing(names ...string) []string {
 	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return d.Program(name) != nil })
 }
@@ -207,7 +207,7 @@ func (d *Datapath) need(names ...string) error {
 	return d.add(loaded)
 }
 
-// add pins programs that were loaded later, and takes them over. The caller holds d.mu.
+// add pins programs that were loaded later, and keeps them. The caller holds d.mu.
 func (d *Datapath) add(loaded map[string]*ebpf.Program) error {
 	if len(loaded) == 0 {
 		return nil

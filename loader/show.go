@@ -18,8 +18,8 @@ var shown = map[string]string{"flows4": bpf.ShowProgram4, "flows6": bpf.ShowProg
 
 func (p pinDir) showPin(name string) string { return filepath.Join(string(p), name) }
 
-// pinShown makes the files. Kernels without type information of themselves can't have them: the
-// error is no reason to fail.
+// pinShown makes the files. Kernels without type information of their own can't have them: this
+// error is not fatal.
 func (d *Datapath) pinShown(from extraPrograms) error {
 	var errs []error
 	for name := range shown {

@@ -14,7 +14,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// TestShow: the files in the pin directory show the live records, and go with the rest.
+// TestShow: the files in the pin directory show the live records, and are removed with the rest.
 func TestShow(t *testing.T) {
 	newNetns(t)
 	opts := small(newPinDir(t))

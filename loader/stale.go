@@ -13,8 +13,8 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// DropStale walks one family's UDP flows, takes the clients' records of those away whose endpoint
-// no longer serves, and counts the flows of both kinds. It takes time in proportion to the table.
+// DropStale walks one family's UDP flows, removes the clients' records of those whose endpoint no
+// longer serves, and counts the flows of both kinds. It takes time in proportion to the table.
 func (d *Datapath) DropStale(ipv6 bool) (bpf.StaleCensus, error) {
 	d.walk.Lock()
 	defer d.walk.Unlock()
@@ -23,12 +23,11 @@ func (d *Datapath) DropStale(ipv6 bool) (bpf.StaleCensus, error) {
 	return census, err
 }
 
-// aborter is the one program that is not everywhere. It isn't pinned: without an agent nothing
-// starts it.
+// aborter is the one program that some kernels lack. It isn't pinned: only an agent starts it.
 type aborter struct {
 	program *ebpf.Program
 	iter    *link.Iter
-	err     error // why there is none
+	err     error // why the program is not loaded
 }
 
 func newAborter(from extraPrograms) *aborter {
@@ -39,7 +38,7 @@ func newAborter(from extraPrograms) *aborter {
 	return &a
 }
 
-// CanAbortSockets tells why AbortStaleSockets can't work, or nil.
+// CanAbortSockets returns nil if AbortStaleSockets works, else the reason why it can't.
 func (d *Datapath) CanAbortSockets() error {
 	if d.aborter.err == nil {
 		return nil
@@ -47,9 +46,9 @@ func (d *Datapath) CanAbortSockets() error {
 	return fmt.Errorf("the kernel can't abort them (Linux 6.5, with CONFIG_DEBUG_INFO_BTF): %w", d.aborter.err)
 }
 
-// AbortStaleSockets aborts the connected UDP sockets of the calling thread's network namespace
-// that the socket hooks have led to an endpoint which no longer serves: their applications get
-// ECONNABORTED. It returns how many there were.
+// AbortStaleSockets aborts the connected UDP sockets of the calling thread's network namespace that
+// the socket hooks have connected to an endpoint which no longer serves: their applications get
+// ECONNABORTED. It returns the number of these sockets.
 func (d *Datapath) AbortStaleSockets() (aborted int, err error) {
 	if err := d.CanAbortSockets(); err != nil {
 		return 0, err

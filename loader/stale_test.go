@@ -15,7 +15,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// words are an address as the maps hold it, and netOrder a port.
+// words is an address as the maps hold it; netOrder is a port.
 func words(a netip.Addr) (w [4]uint32) {
 	b := a.AsSlice()
 	for i := range len(b) / 4 {
@@ -28,7 +28,7 @@ func netOrder(port uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, port))
 }
 
-// connected makes a UDP socket, and notes on it that it was led to a backend of service 7.
+// connected makes a UDP socket, and marks it as connected to a backend of service 7.
 func connected(t *testing.T, d *Datapath, to, backend netip.AddrPort, id uint32) int {
 	t.Helper()
 	family, mapFamily := unix.AF_INET6, uint32(unix.AF_INET)

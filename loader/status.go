@@ -19,7 +19,7 @@ import (
 	"github.com/waggle-lb/waggle/loader/netdump"
 )
 
-// LinkStatus is one attachment as the kernel sees it.
+// LinkStatus is one attachment, as the kernel reports it.
 type LinkStatus struct {
 	Hook      string // "xdp", "tc-ingress", "tc-egress", "connect4", ...
 	Kind      string // "xdp-native", "tcx", "clsact", "cgroup"
@@ -32,7 +32,7 @@ type LinkStatus struct {
 	Attached  bool    // the device or cgroup confirms that it runs this program
 }
 
-// Links lists what is attached, in the order of the pins' names, in this network namespace.
+// Links lists what is attached in this network namespace, in the order of the pins' names.
 func (d *Datapath) Links() ([]LinkStatus, error) {
 	d.mu.Lock()
 	programs, err := d.programNames()
@@ -44,7 +44,7 @@ func (d *Datapath) Links() ([]LinkStatus, error) {
 	return d.pins.status(programs, cgroup)
 }
 
-// LinksOf is the part of Links that is about some devices. It takes time in proportion to these.
+// LinksOf is the part of Links about some devices. It takes time in proportion to their number.
 func (d *Datapath) LinksOf(ifindexes ...int) ([]LinkStatus, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -74,8 +74,8 @@ func (d *Datapath) LinksOf(ifindexes ...int) ([]LinkStatus, error) {
 }
 
 // status lists everything. Where TCX serves there are no filters of ours: AttachTC removes those of
-// earlier runs. It asks the cgroup at a path, if it is that of the links, and else finds it by its id: a
-// container that sees the hierarchy anywhere but at its root may not do so.
+// earlier runs. status asks the cgroup at the path, if it is the cgroup of the links. Else it finds that
+// cgroup by its id, which a container may not do unless it sees the hierarchy at its root.
 func (p pinDir) status(programs programNames, cgroup string) ([]LinkStatus, error) {
 	devices, err := netdump.Whole(netlink.LinkList)
 	if err != nil {
@@ -89,7 +89,7 @@ func (p pinDir) status(programs programNames, cgroup string) ([]LinkStatus, erro
 	return append(all, filters...), err
 }
 
-// linkStatuses lists the pinned links that are wanted. What it knows of devices is what it is given.
+// linkStatuses lists the pinned links that are wanted. It knows only the devices that it is given.
 func (p pinDir) linkStatuses(devices []netlink.Link, programs programNames, cgroup string, wanted func(pin string) bool) ([]LinkStatus, error) {
 	names, err := listDir(p.links())
 	if err != nil {
@@ -106,7 +106,7 @@ func (p pinDir) linkStatuses(devices []netlink.Link, programs programNames, cgro
 		}
 		status, err := p.linkStatus(name, cgroup, byIndex)
 		if errors.Is(err, os.ErrNotExist) || strings.HasSuffix(name, stagedSuffix) {
-			continue // the agent is at work
+			continue // the agent changes it at this moment
 		}
 		if err != nil {
 			return nil, err
@@ -117,7 +117,7 @@ func (p pinDir) linkStatuses(devices []netlink.Link, programs programNames, cgro
 	return all, nil
 }
 
-// pinnedIfindex is the index of the device that a link was pinned for; 0 of those of sockets.
+// pinnedIfindex is the index of the device that a link was pinned for; 0 for links of sockets.
 func pinnedIfindex(pin string) int {
 	for _, h := range deviceHooks {
 		if p, ok := h.parse(pin); ok {
@@ -162,7 +162,7 @@ func (h hook) describe() (hook, kind string) {
 	return strings.Replace(h.name, "tcx", "tc", 1), kindTCX
 }
 
-// deviceStatus describes the link of a device, which is nil if there is none of that index.
+// deviceStatus describes the link of a device. dev is nil if no device has that index.
 func (s *LinkStatus) deviceStatus(h hook, t target, dev netlink.Link) {
 	s.Ifindex = t.ifindex
 	if dev == nil {
@@ -181,7 +181,7 @@ func cgroupHookOf(pin string) (cgroupHook, bool) {
 	return cgroupHook{}, false
 }
 
-// cgroupStatus finds a cgroup by its id, and asks the cgroup what it runs.
+// cgroupStatus finds a cgroup by its id, and asks the cgroup which programs it runs.
 func (t target) cgroupStatus(h cgroupHook, known string) (path string, attached bool) {
 	if t.cgroup == 0 {
 		return "", false
@@ -231,9 +231,9 @@ func cgroupByID(id uint64) (*os.File, error) {
 // cgroupRootID is the id of the root of the cgroup2 hierarchy.
 const cgroupRootID = 1
 
-// CgroupRoot finds where the cgroup2 hierarchy is mounted, also on hosts that have it beside v1.
-// A container sees its own cgroup first; a mount of the whole hierarchy, which it may have been
-// given at any place, is preferred to that.
+// CgroupRoot finds where the cgroup2 hierarchy is mounted, also on hosts that have it beside v1. A
+// container sees its own cgroup first. A mount of the whole hierarchy, which may be anywhere in the
+// container, takes precedence.
 func CgroupRoot() (string, error) {
 	mounts, err := os.Open("/proc/self/mounts")
 	if err != nil {
@@ -259,7 +259,7 @@ func CgroupRoot() (string, error) {
 	return first, nil
 }
 
-// programNames gives programs the names they have in the source: the kernel keeps 15 bytes only.
+// programNames gives programs their names in the source: the kernel keeps only 15 bytes.
 type programNames map[ebpf.ProgramID]string
 
 func (p pinDir) programNames() programNames {
@@ -290,7 +290,7 @@ func pinnedProgramID(path string) (ebpf.ProgramID, error) {
 	return id, nil
 }
 
-// name falls back on what the kernel knows: a link not attached anew since an upgrade still runs
+// name falls back on the kernel's name: a link that was not attached anew since an upgrade still runs
 // the old program.
 func (n programNames) name(id ebpf.ProgramID) string {
 	if name, ok := n[id]; ok {

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// swap is what is done about all devices at a time.
+// swap is a change of all devices at a time.
 type swap struct {
 	d       *Datapath
 	ingress []replacement // and XDP
@@ -32,12 +32,12 @@ type filterSwap struct {
 	ingress, egress string
 }
 
-// Swap puts the programs into everything that is attached to devices of these roles, by ifindex, all
-// in as short a time as can be: until now they have programs that use other tables of flows. `last` is
-// called when nothing but the exchange itself is left to do; it may convert, and do nothing else here. All
-// programs are loaded: Load does so where there are such tables.
+// Swap puts the programs into everything that is attached to devices of these roles, by ifindex, in as
+// short a time as possible: until then the devices have programs that use other tables of flows. It calls
+// `last` when nothing but the exchange itself is left to do. `last` may convert flows, and do nothing else
+// here. All programs have to be loaded: Load does so where there are such tables.
 //
-// Ingress comes first: a flow that an old program opens has its answer rewritten by an old one.
+// Ingress comes first: an old program rewrites the answers of a flow that an old program opens.
 func (d *Datapath) Swap(roles map[int]Role, last func() error) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -71,7 +71,7 @@ func update(all []replacement) error {
 	return errors.Join(errs...)
 }
 
-// prepare finds what is attached to a device.
+// prepare finds the attachments of a device.
 func (s *swap) prepare(dev netlink.Link, role Role) error {
 	ingress, egress, err := role.programs()
 	if err != nil {
@@ -105,7 +105,7 @@ func (s *swap) close() {
 	}
 }
 
-// attachedLink opens the link of a hook that is pinned and attached to this very device, nil if
+// attachedLink opens the link of a hook that is pinned and attached to this very device. It returns nil if
 // there is none.
 func (p pinDir) attachedLink(h hook, dev netlink.Link) (l link.Link, path string, err error) {
 	path = p.linkPin(h.pin(dev.Attrs()))

@@ -11,7 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// target is what the kernel says a link is attached to. Both members are 0 once that is gone.
+// target is what the kernel reports a link is attached to. Both members are 0 once that is gone.
 type target struct {
 	link    link.ID
 	program ebpf.ProgramID
@@ -37,7 +37,7 @@ func inspect(l link.Link) (target, error) {
 	return t, nil
 }
 
-// attachedTo asks the device whether it runs the link's program. The link's word is not enough: its
+// attachedTo asks the device whether it runs the link's program. The link itself is no proof: its
 // index may be that of a device in another network namespace.
 func (t target) attachedTo(h hook, dev netlink.Link) bool {
 	if h == hookXDP {

@@ -9,13 +9,13 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// Role is what a device is to the datapath, and decides on the programs it runs.
+// Role is a device's role in the datapath. It decides which programs the device runs.
 type Role int
 
 const (
-	// External devices lead out of the node: what arrives is rewritten, at egress the sources are.
+	// External devices lead out of the node. Ingress rewrites packets that arrive, egress rewrites sources.
 	External Role = iota
-	// ExternalL3 devices do as well, and have no link layer: tun, wireguard, ipip.
+	// ExternalL3 devices lead out as well, and have no link layer: tun, wireguard, ipip.
 	ExternalL3
 	// Pod is the node's side of a pod's device: its clients are inside the cluster.
 	Pod
@@ -33,7 +33,7 @@ func (r Role) String() string {
 	return fmt.Sprintf("role %d", int(r))
 }
 
-// programs names what runs at ingress and at egress.
+// programs returns the names of the programs at ingress and at egress.
 func (r Role) programs() (ingress, egress string, err error) {
 	switch r {
 	case External:
@@ -46,15 +46,15 @@ func (r Role) programs() (ingress, egress string, err error) {
 	return "", "", fmt.Errorf("there is no %v", r)
 }
 
-// AttachTC attaches the programs of a role, both or none. Called again, it replaces them in place,
-// also by those of another role.
+// AttachTC attaches the programs of a role, both or none. A second call replaces them in place, also by those
+// of another role.
 //
-// Ours run first, both ways. A verdict such as TC_ACT_OK ends the chain: behind a program that
-// gives one, we would not see the packet, and a source that egress does not rewrite breaks the
-// connection. Who goes before ours later stays there until the next process attaches ours; Neighbours
-// finds it. Ours themselves always let the next one run, except for what they transmit or drop. So
-// another program sees packets as netfilter's hooks in the node do at ingress (destination
-// rewritten), and as the wire does at egress (source rewritten).
+// Our programs run first, in both directions. A verdict such as TC_ACT_OK ends the chain: behind a program
+// that returns one, our program would not see the packet, and a source that egress does not rewrite breaks the
+// connection. A program that goes before ours later stays there until the next process attaches ours;
+// Neighbours finds it. Our programs let the next one run, except for packets that they transmit or drop. So
+// another program sees packets as netfilter's hooks in the node do at ingress (destination rewritten), and as
+// the wire does at egress (source rewritten).
 //
 // The first device of a role may need programs that are not loaded yet. If the kernel refuses them, the device
 // stays as it is, and the error names them.

@@ -17,7 +17,7 @@ var (
 	deviceHooks = []hook{hookXDP, hookTCXIngress, hookTCXEgress}
 )
 
-// attachTCX begins with egress: alone, it acts on no packet, because ingress makes the records.
+// attachTCX begins with egress. Alone it acts on no packet, because ingress makes the records.
 func (d *Datapath) attachTCX(dev netlink.Link, ingress, egress *ebpf.Program) error {
 	names, err := d.pins.linkNames()
 	if err != nil {
@@ -33,8 +33,8 @@ func (d *Datapath) attachTCX(dev netlink.Link, ingress, egress *ebpf.Program) er
 	return err
 }
 
-// attachTCXHook puts ours first, also where an earlier process attached it and others have gone
-// before it since.
+// attachTCXHook puts our program first, also where an earlier process attached it and others have
+// gone before it since.
 func (d *Datapath) attachTCXHook(h hook, names []string, dev netlink.Link, program *ebpf.Program) (isNew bool, err error) {
 	create := func() (link.Link, error) {
 		return link.AttachTCX(link.TCXOptions{
@@ -52,13 +52,14 @@ func (d *Datapath) attachTCXHook(h hook, names []string, dev netlink.Link, progr
 }
 
 // goFirst replaces the link that an earlier process pinned by one at the head of the hook, if it is
-// behind others. For a moment both run: what the first has rewritten is nothing to the second. A
-// program that the link has already stays where it is: no hook takes one twice.
+// behind others. For a moment both links run: the second finds nothing to do on packets that the
+// first has rewritten. If the link has this very program already, it stays where it is: no hook
+// takes a program twice.
 func (d *Datapath) goFirst(h hook, dev netlink.Link, program *ebpf.Program, create func() (link.Link, error)) (bool, error) {
 	path := d.pins.linkPin(h.pin(dev.Attrs()))
 	old, err := link.LoadPinnedLink(path, nil)
 	if err != nil {
-		return false, nil // there is none, or update tells
+		return false, nil // there is no link, or update reports the error
 	}
 	defer old.Close()
 	behind, err := isBehind(old, h, dev, program)
@@ -78,7 +79,7 @@ func (d *Datapath) goFirst(h hook, dev netlink.Link, program *ebpf.Program, crea
 	return true, old.Detach()
 }
 
-// isBehind tells whether others run before a link's program, which is not the given one.
+// isBehind reports whether others run before a link's program, if that is not the given one.
 func isBehind(l link.Link, h hook, dev netlink.Link, program *ebpf.Program) (bool, error) {
 	target, err := inspect(l)
 	if err != nil || target.ifindex != dev.Attrs().Index || !target.attachedTo(h, dev) {

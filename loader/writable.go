@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CheckWritable fails if the kernel lets nobody write to a map by system call, as to one that is frozen: the error
-// names it. It writes nothing. The programs' constants are frozen on purpose.
+// CheckWritable fails if the kernel refuses all writes to a map by system call, as it does for a frozen one. The
+// error names the map. CheckWritable writes nothing. The programs' constants are frozen on purpose.
 func (d *Datapath) CheckWritable() error {
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(d.collection.Maps)) {
@@ -28,8 +28,8 @@ func (d *Datapath) CheckWritable() error {
 	return errors.Join(errs...)
 }
 
-// probeWrite asks for an update from no memory. The kernel looks at permissions first, and fails with EPERM; else
-// with EFAULT (kernel/bpf/syscall.c, map_update_elem).
+// probeWrite requests an update from no memory. The kernel checks permissions first, and fails with EPERM;
+// otherwise it fails with EFAULT (kernel/bpf/syscall.c, map_update_elem).
 func probeWrite(fd int) error {
 	attr := struct {
 		fd, _             uint32

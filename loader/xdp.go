@@ -19,9 +19,9 @@ var hookXDP = hook{"xdp", ebpf.AttachXDP}
 const xdpProgram = "waggle_xdp"
 
 // AttachXDP attaches the XDP program in the driver. It never attaches in generic mode, which is
-// slower than tc alone. The error says why the driver refuses; a device with another XDP program
-// keeps it. The first call loads the program: where the kernel refuses that, the device has no XDP of
-// ours, also not what an earlier process has attached.
+// slower than tc alone. The error gives the driver's reason. A device with another XDP program keeps
+// that. The first call loads the program. If the kernel refuses it, AttachXDP also removes the XDP
+// program that an earlier process has attached.
 func (d *Datapath) AttachXDP(ifindex int) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -76,8 +76,8 @@ const (
 	xdpFlagDriverMode      = 4
 )
 
-// driverReason repeats an attachment that failed the other way, by netlink, which hands on the
-// driver's own words; creating a link gives an errno only.
+// driverReason repeats a failed attachment by netlink, which passes on the driver's own message;
+// creating a link returns an errno only.
 func driverReason(dev netlink.Link, program *ebpf.Program) error {
 	socket, err := nl.Subscribe(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -98,7 +98,7 @@ func driverReason(dev netlink.Link, program *ebpf.Program) error {
 		binary.NativeEndian.AppendUint32(nil, xdpFlagUpdateIfNoExist|xdpFlagDriverMode))
 	req.AddData(xdp)
 	if _, err = req.Execute(unix.NETLINK_ROUTE, 0); err == nil {
-		// It has become possible meanwhile; but a link is what we want, and the caller may retry.
+		// The attachment works now. But waggle needs a link, and the caller may retry.
 		err = netlink.LinkSetXdpFdWithFlags(dev, -1, xdpFlagDriverMode)
 	}
 	return err

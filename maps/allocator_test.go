@@ -12,8 +12,8 @@ import (
 
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// slotModel is the naive model of the buddy allocator: the owner of each slot, and since when it
-// rests. A block owns its rounded size, as a buddy allocator's does.
+// slotModel is a naive model of the buddy allocator: the owner of each slot, and since when a freed
+// slot rests. A block owns its size rounded up, as in a buddy allocator.
 type slotModel struct {
 	t     *testing.T
 	size  uint32
@@ -27,7 +27,8 @@ func newSlotModel(t *testing.T, size uint32) *slotModel {
 	return &slotModel{t: t, size: size, owner: make([]int, size), live: map[int]Block{}, rests: map[int]time.Time{}}
 }
 
-// take checks that nobody has, or had a moment ago, what the allocator handed out.
+// take checks that the slots that the allocator handed out are free, and were not in use a moment
+// ago.
 func (m *slotModel) take(b Block) {
 	m.t.Helper()
 	m.next++
@@ -43,7 +44,7 @@ func (m *slotModel) take(b Block) {
 	m.live[m.next] = b
 }
 
-// rested gives back what the grace period is over for.
+// rested frees the slots whose grace period is over.
 func (m *slotModel) rested(now time.Time) {
 	for id, since := range m.rests {
 		if now.Sub(since) < gracePeriod {
@@ -58,7 +59,7 @@ func (m *slotModel) rested(now time.Time) {
 	}
 }
 
-// anyLive picks a block that is in use.
+// anyLive returns a block that is in use.
 func (m *slotModel) anyLive() (id int, ok bool) {
 	for id := range m.live {
 		if _, resting := m.rests[id]; !resting {
@@ -68,7 +69,7 @@ func (m *slotModel) anyLive() (id int, ok bool) {
 	return 0, false
 }
 
-// fits tells whether an aligned run of the size that count needs is free.
+// fits reports whether an aligned free run has the size that count needs.
 func (m *slotModel) fits(count uint32) bool {
 	step := uint32(1) << orderOf(count)
 	for first := uint32(0); first+step <= m.size; first += step {
@@ -129,7 +130,7 @@ func churnBlocks(t *testing.T, size uint32, random *rand.Rand) {
 	expectWhole(t, b, size, now)
 }
 
-// expectWhole checks that all has merged again: the table is as it was at first.
+// expectWhole checks that all blocks have merged again: the table is as it was at first.
 func expectWhole(t *testing.T, b *blocks, size uint32, now time.Time) {
 	t.Helper()
 	for _, old := range b.grace.expired(now.Add(gracePeriod)) {
@@ -140,7 +141,7 @@ func expectWhole(t *testing.T, b *blocks, size uint32, now time.Time) {
 	}
 }
 
-// What one allocator handed out, another can reserve: that is a restart.
+// A restart: what one allocator handed out, another can reserve.
 func TestBlocksReserve(t *testing.T) {
 	for seed := range uint64(20) {
 		random := rand.New(rand.NewPCG(seed, 1))
@@ -223,7 +224,7 @@ func TestBlocksGrace(t *testing.T) {
 	}
 }
 
-// idModel is the naive model of the ids: who uses them, and until when others rest.
+// idModel is a naive model of the ids: which are in use, and until when others rest.
 type idModel struct {
 	used  map[uint32]bool
 	rests map[uint32]time.Time
@@ -275,7 +276,7 @@ func TestIDsAgainstModel(t *testing.T) {
 func freeOne(ids *IDs, m *idModel, now time.Time) {
 	for id := range m.used {
 		ids.Free(id, now)
-		ids.Free(id, now) // once more is no harm
+		ids.Free(id, now) // a second time does no harm
 		delete(m.used, id)
 		m.rests[id] = now
 		return
@@ -315,8 +316,8 @@ func TestIDsOutOfRange(t *testing.T) {
 	}
 }
 
-// A restart reserves ids in the order of a hash map. One that was passed over at first must not
-// be taken for free once it is given back: it rests as any other.
+// A restart reserves ids in the order of a hash map. An id that was passed over at first must not
+// be taken for free once it is given back: it rests like any other.
 func TestIDsReservedRestToo(t *testing.T) {
 	ids := NewIDs("test", 3)
 	for _, id := range []uint32{3, 1, 2} {

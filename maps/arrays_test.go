@@ -19,7 +19,7 @@ import (
 
 var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// rested is when what was given back at the start may be used again.
+// rested is the time when ids and blocks given back at the start may be used again.
 var rested = start.Add(time.Second)
 
 func must(t *testing.T, err error) {
@@ -77,8 +77,8 @@ func readSlots(t *testing.T, p maps.Provider, block maps.Block) []uint32 {
 	return ids
 }
 
-// A block that a packet may be reading is not written to: what would need it waits for the
-// programs first, and only where there is no other room.
+// A block that a packet may be reading is not written to. Only if there is no other room, the
+// allocator waits for the running programs, and then uses such a block.
 func TestSlotsRest(t *testing.T) {
 	slots, err := maps.NewSlots(mapstest.New(t, map[string]uint32{"slots": 8}))
 	must(t, err)

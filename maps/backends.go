@@ -20,10 +20,10 @@ type Backend struct {
 	Local   bool
 	// The sets of its service that it is in.
 	InCluster, InLocal bool
-	Kept               bool // in no set any more, but its endpoint serves the flows it has
+	Kept               bool // in no set any more, but its endpoint still serves its flows
 }
 
-// Serving tells whether new flows may be sent to the backend: it is in some set.
+// Serving reports whether new flows may go to the backend: it is in some set.
 func (b Backend) Serving() bool { return b.InCluster || b.InLocal }
 
 const backendSize = int(unsafe.Sizeof(bpf.Backend{}))
@@ -36,7 +36,7 @@ type Backends struct {
 	looked []bpf.Backend // of Strays, kept for its memory
 }
 
-// NewBackends opens the array and takes all of it as free.
+// NewBackends opens the array. It takes all of it as free: see Reserve.
 func NewBackends(p Provider) (*Backends, error) {
 	m := p.Map("backends")
 	memory, err := mapHead(m, backendSize)
@@ -75,14 +75,14 @@ func (b *Backends) write(id uint32, c *bpf.Backend) error {
 	return nil
 }
 
-// Remove takes a backend out of service at once and forgets it after a grace period.
+// Remove takes a backend out of service at once and frees its id after a grace period.
 func (b *Backends) Remove(id uint32, backend Backend, now time.Time) error {
 	backend.InCluster, backend.InLocal, backend.Kept = false, false, false
 	b.grace.add(id, now)
 	return b.Write(id, backend)
 }
 
-// Collect forgets removed backends whose grace period is over.
+// Collect clears removed backends whose grace period is over.
 func (b *Backends) Collect(now time.Time) {
 	for _, id := range b.grace.expired(now) {
 		_ = b.write(id, &bpf.Backend{})
@@ -90,10 +90,10 @@ func (b *Backends) Collect(now time.Time) {
 	}
 }
 
-// Clear empties an element that is in use by nobody.
+// Clear empties an element that is not in use.
 func (b *Backends) Clear(id uint32) error { return b.write(id, &bpf.Backend{}) }
 
-// Holds tells whether an element is as Write would leave it, byte by byte.
+// Holds reports whether an element has exactly the bytes that Write would leave.
 func (b *Backends) Holds(id uint32, backend Backend) (bool, error) {
 	var have bpf.Backend
 	raw := unsafe.Slice((*byte)(unsafe.Pointer(&have)), backendSize)
@@ -103,8 +103,8 @@ func (b *Backends) Holds(id uint32, backend Backend) (bool, error) {
 	return have == backend.encode(), nil
 }
 
-// Strays looks at some elements, from one on, and finds those that hold something, but are neither
-// in use nor resting after their removal. Next is where to go on; 0, when that was all.
+// Strays looks at some elements, from one on. It returns those that are not empty although they are
+// neither in use nor resting after their removal. next is where to go on; 0 after the last.
 func (b *Backends) Strays(from uint32) (strays []uint32, next uint32, err error) {
 	if b.looked == nil {
 		b.looked = make([]bpf.Backend, 1024)

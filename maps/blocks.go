@@ -13,8 +13,8 @@ type Block struct {
 	First, Count uint32
 }
 
-// blocks is a buddy allocator: a block takes a power of two of slots, aligned to its size, so
-// freed neighbours always merge and the table does not silt up under churn.
+// blocks is a buddy allocator. A block takes a power of two of slots, aligned to its size, so freed
+// neighbours always merge, and frequent changes do not fragment the table.
 type blocks struct {
 	size  uint32
 	free  []map[uint32]bool // by order: where free runs of 1<<order slots begin
@@ -58,7 +58,7 @@ func (b *blocks) alloc(count uint32, now time.Time) (Block, error) {
 	return Block{}, fmt.Errorf("no %d contiguous slots are free of %d", count, b.size)
 }
 
-// split gives back the upper halves of a run until its lower part has the wanted order.
+// split frees the upper halves of a run until its lower part has the wanted order.
 func (b *blocks) split(at uint32, order, want int) {
 	for order > want {
 		order--
@@ -66,7 +66,7 @@ func (b *blocks) split(at uint32, order, want int) {
 	}
 }
 
-// reserve takes a particular block, found in the maps at start.
+// reserve takes a particular block, found in the maps at the start.
 func (b *blocks) reserve(block Block) error {
 	want := orderOf(block.Count)
 	for order := want; order < len(b.free); order++ {
@@ -94,13 +94,14 @@ func (b *blocks) reserve(block Block) error {
 		block.Count, block.First, b.size)
 }
 
-// giveBack frees a block once no packet can still be reading it.
+// giveBack frees a block after the grace period, when no packet can still be reading it.
 func (b *blocks) giveBack(block Block, now time.Time) { b.grace.add(block, now) }
 
-// resting tells whether any block was given back and is not free yet.
+// resting reports whether blocks were given back that are not free yet.
 func (b *blocks) resting() bool { return len(b.grace.items) > 0 }
 
-// releaseResting frees all that was given back. No program may be running that ran before.
+// releaseResting frees all blocks that were given back. The caller has waited for all programs that
+// ran before.
 func (b *blocks) releaseResting() {
 	for _, item := range b.grace.items {
 		b.release(item.value)

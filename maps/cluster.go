@@ -14,7 +14,8 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// ClusterAddrs are all services' cluster IPs, ours and other proxies', with the ranges that they are in.
+// ClusterAddrs are the cluster IPs of all services, waggle's and other proxies', with the ranges that
+// hold them.
 type ClusterAddrs struct {
 	p Provider
 }
@@ -22,10 +23,12 @@ type ClusterAddrs struct {
 // NewClusterAddrs opens the map.
 func NewClusterAddrs(p Provider) *ClusterAddrs { return &ClusterAddrs{p} }
 
-// Put adds an address. What is sent there to no frontend is refused, if it is in a range.
+// Put adds an address, or takes it over from another proxy. Packets there that match no frontend are
+// refused, if the address is in a range.
 func (c *ClusterAddrs) Put(a netip.Addr) error { return c.put(a, bpf.ClusterAddrOurs) }
 
-// PutOthers adds an address, or hands it over: what is sent there is another proxy's to judge.
+// PutOthers adds an address of another proxy's service, or hands it over to that proxy: the datapath
+// leaves packets there alone.
 func (c *ClusterAddrs) PutOthers(a netip.Addr) error { return c.put(a, bpf.ClusterAddrOthers) }
 
 func (c *ClusterAddrs) put(a netip.Addr, owner uint8) error {
@@ -35,7 +38,7 @@ func (c *ClusterAddrs) put(a netip.Addr, owner uint8) error {
 	return nil
 }
 
-// Delete removes an address. One that isn't there is no error.
+// Delete removes an address. It returns no error for an address that isn't there.
 func (c *ClusterAddrs) Delete(a netip.Addr) error {
 	beforeWrite()
 	err := c.p.Map("cluster_addrs").Delete(clusterKey(a))
@@ -45,7 +48,7 @@ func (c *ClusterAddrs) Delete(a netip.Addr) error {
 	return nil
 }
 
-// Get tells whether an address is there, and whether it is another proxy's.
+// Get reports whether an address is there, and whether it is another proxy's.
 func (c *ClusterAddrs) Get(a netip.Addr) (ok, others bool, err error) {
 	var owner uint8
 	err = c.p.Map("cluster_addrs").Lookup(clusterKey(a), &owner)
@@ -58,7 +61,7 @@ func (c *ClusterAddrs) Get(a netip.Addr) (ok, others bool, err error) {
 	return true, owner == bpf.ClusterAddrOthers, nil
 }
 
-// Addrs are those in the map, see keys.
+// Addrs returns the addresses in the map, read as keys does.
 func (c *ClusterAddrs) Addrs() iter.Seq2[netip.Addr, error] {
 	return func(yield func(netip.Addr, error) bool) {
 		for key, err := range keys[bpf.Addr, uint8](c.p.Map("cluster_addrs"), "cluster_addrs") {
@@ -88,14 +91,13 @@ func clusterKey(a netip.Addr) *bpf.Addr { return &bpf.Addr{Word: words6(a)} }
 // ClusterRange is a prefix that cluster IPs are in.
 type ClusterRange struct {
 	Prefix netip.Prefix
-	Drop   bool // what is for its unallocated addresses is dropped, not routed
+	Drop   bool // packets for its unallocated addresses are dropped, not routed
 }
 
-// MaxClusterRanges is how many ranges there may be in each family.
+// MaxClusterRanges is the most ranges of each family.
 const MaxClusterRanges = len(bpf.ClusterRangeSet{}.V4)
 
-// SetRanges replaces the ranges, all at once. Those of one family must not be more than
-// MaxClusterRanges.
+// SetRanges replaces all ranges at once. Those of one family must not be more than MaxClusterRanges.
 func (c *ClusterAddrs) SetRanges(ranges []ClusterRange) error {
 	set, err := encodeRanges(ranges)
 	if err != nil {
@@ -124,7 +126,7 @@ func (c *ClusterAddrs) guard() (guard bpf.ClusterGuard, err error) {
 // inForce is the set that the programs read.
 func inForce(guard *bpf.ClusterGuard) *bpf.ClusterRangeSet { return &guard.Sets[guard.Current&1] }
 
-// HasRanges tells whether the ranges are these, as SetRanges would write them.
+// HasRanges reports whether the map has these ranges, as SetRanges would write them.
 func (c *ClusterAddrs) HasRanges(ranges []ClusterRange) (bool, error) {
 	want, err := encodeRanges(ranges)
 	if err != nil {

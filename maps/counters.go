@@ -11,7 +11,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// Counter is what was counted of one verdict at one hook, over all CPUs.
+// Counter is the count of one verdict at one hook, over all CPUs.
 type Counter struct {
 	Hook    bpf.Hook
 	Verdict bpf.Verdict
@@ -28,8 +28,8 @@ func ReadCounters(p Provider) ([]Counter, error) {
 	const count = int(bpf.HookCount) * int(bpf.VerdictCount)
 	indexes, perCPU := make([]uint32, count), make([]bpf.Counter, count*cpus)
 	var cursor ebpf.MapBatchCursor
-	read, err := p.Map("counters").BatchLookup(&cursor, indexes, perCPU, nil) // all by one system call
-	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {                   // which says that there are no more
+	read, err := p.Map("counters").BatchLookup(&cursor, indexes, perCPU, nil) // one system call for all
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {                   // there are no more
 		return nil, fmt.Errorf("reading the map counters: %w", err)
 	}
 	var out []Counter

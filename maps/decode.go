@@ -8,9 +8,9 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// What the programs leave outside of the maps, as explain's twin does, for those who read it.
+// These functions decode what the programs leave outside of the maps, as explain's twin does.
 
-// DecodeTuple is a tuple as the programs hold it.
+// DecodeTuple decodes a tuple in the programs' form.
 func DecodeTuple(f Family, t bpf.Tuple) Tuple {
 	addr := func(w [4]uint32) netip.Addr { return DecodeAddr(f, w) }
 	return Tuple{
@@ -20,7 +20,7 @@ func DecodeTuple(f Family, t bpf.Tuple) Tuple {
 	}
 }
 
-// DecodeAddr is an address as the programs hold it: IPv4 in the first four bytes.
+// DecodeAddr decodes an address in the programs' form: IPv4 in the first four bytes.
 func DecodeAddr(f Family, w [4]uint32) netip.Addr {
 	if f == IPv4 {
 		return addr4(w[0])
@@ -28,11 +28,11 @@ func DecodeAddr(f Family, w [4]uint32) netip.Addr {
 	return addr6(w)
 }
 
-// EncodeAddr is its inverse.
+// EncodeAddr is the inverse of DecodeAddr.
 func EncodeAddr(a netip.Addr) [4]uint32 { return wordsOf(a) }
 
-// NetPort converts a port between host and network byte order, either way.
+// NetPort converts a port from host to network byte order, or back.
 func NetPort(p uint16) uint16 { return netPort(p) }
 
-// DecodeService is a frontend's element as the programs hold it.
+// DecodeService decodes a frontend's element in the programs' form.
 func DecodeService(c bpf.Service) Service { return decodeService(&c) }

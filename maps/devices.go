@@ -12,15 +12,15 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// Device is what the programs must know of a network device.
+// Device is what the programs need to know about a network device.
 type Device struct {
 	TCTransmits  bool // tc may send by redirect, past the stack
 	XDPTransmits bool // XDP may transmit on it
-	EgressHook   bool // our program sees what leaves by it
+	EgressHook   bool // our program sees packets that leave by it
 	Pod          bool // the host's side of a pod's device
 	Ethernet     bool // its frames begin with an Ethernet header
 	Uplink       bool // replies leave by it if their requests came in by it
-	// What SNAT uses for packets that leave by it; may be invalid, for none.
+	// The addresses that SNAT uses for packets that leave by the device. An invalid one: none.
 	Addr4, Addr6 netip.Addr
 }
 
@@ -33,8 +33,9 @@ type Devices struct {
 // NewDevices opens the table.
 func NewDevices(p Provider) *Devices { return &Devices{p} }
 
-// Put writes a device, and makes flows ask for their next hops anew, which hold some of it. It must
-// be called in the node's network namespace: a devmap takes the ifindex for one of the caller's.
+// Put writes a device. It also makes flows look up their next hops again, because these contain
+// some of it. Call Put in the node's network namespace: a devmap takes the ifindex for one of the
+// caller's.
 func (d *Devices) Put(ifindex int, dev Device) error {
 	index := uint32(ifindex)
 	c := dev.encode()
@@ -54,7 +55,7 @@ func (d *Devices) Put(ifindex int, dev Device) error {
 	return BumpGeneration(d.p)
 }
 
-// Delete forgets a device.
+// Delete removes a device.
 func (d *Devices) Delete(ifindex int) error {
 	return errors.Join(d.delete("devices", uint32(ifindex)), d.delete("xdp_devices", uint32(ifindex)))
 }
@@ -81,7 +82,7 @@ func (d *Devices) All() (map[int]Device, error) {
 	return out, nil
 }
 
-// Transmitting reads which devices XDP finds to transmit on, by ifindex.
+// Transmitting returns the devices that XDP may transmit on, by ifindex.
 func (d *Devices) Transmitting() (map[int]bool, error) {
 	out := map[int]bool{}
 	var index, to uint32
@@ -125,7 +126,7 @@ func decodeDevice(c *bpf.Device) Device {
 	return d
 }
 
-// flags are the members that are bits of bpf.Device.Flags.
+// flags maps the bits of bpf.Device.Flags to members.
 func (d *Device) flags() map[uint32]*bool {
 	return map[uint32]*bool{
 		bpf.DeviceTCTransmits: &d.TCTransmits, bpf.DeviceXDPTransmits: &d.XDPTransmits,

@@ -2,7 +2,7 @@
 
 package maps
 
-// CountWaits counts how often slots wait for running programs, which they go on doing.
+// CountWaits counts how often slots wait for running programs. They still wait.
 func CountWaits(s *Slots) *int {
 	count, wait := new(int), s.wait
 	s.wait = func() error {

@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FailpointFile is the environment variable that names a file with a number n: at its n-th write
-// to a map after the file has appeared, and before it does that, the process removes the file and
-// kills itself. For tests of what a crash leaves behind.
+// FailpointFile is the environment variable that names a file with a number n. Before its n-th
+// write to a map after the file has appeared, the process removes the file and kills itself. Tests
+// use it to check what a crash leaves behind.
 const FailpointFile = "WAGGLE_FAILPOINT"
 
 var failpoints struct {
@@ -23,7 +23,7 @@ var failpoints struct {
 	writes int
 }
 
-// beforeWrite is called before anything that changes a map.
+// beforeWrite is called before each change of a map.
 func beforeWrite() {
 	failpoints.Lock()
 	defer failpoints.Unlock()
@@ -40,5 +40,5 @@ func beforeWrite() {
 	}
 	_ = os.Remove(file)
 	_ = unix.Kill(unix.Getpid(), unix.SIGKILL)
-	select {} // until it arrives
+	select {} // until the signal arrives
 }

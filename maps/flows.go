@@ -12,14 +12,14 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// Tuple is a packet's addresses as seen at one kind of hook.
+// Tuple is the addresses and ports of a packet, with the zone where hooks see it.
 type Tuple struct {
 	Src, Dst netip.AddrPort
 	Proto    uint8    // IPPROTO_*
-	Zone     bpf.Zone // where packets with it are seen
+	Zone     bpf.Zone // where packets with this tuple are seen
 }
 
-// Flow is one record: the packets that carry its key, and what becomes of them.
+// Flow is one record: the key of its packets, and their rewrite.
 type Flow struct {
 	Key      Tuple
 	To       Tuple
@@ -28,11 +28,11 @@ type Flow struct {
 	LastSeen uint32  // jiffies
 	State    uint32  // bpf.State*
 	Flags    uint16  // bpf.Flow*
-	NextHop  NextHop // the zero value: never asked for, or asked for before a route changed
+	NextHop  NextHop // the zero value: never looked up, or looked up before a route changed
 }
 
-// Flows calls fn for each record of one family until it returns false. Records that come or go
-// meanwhile may be missed.
+// Flows calls fn for each record of one family until it returns false. It may miss records that come
+// or go meanwhile.
 func Flows(p Provider, f Family, fn func(Flow) bool) error {
 	hops, err := ReadNextHops(p)
 	if err != nil {
@@ -46,8 +46,8 @@ func Flows(p Provider, f Family, fn func(Flow) bool) error {
 	})
 }
 
-// Foreign calls fn for each record of a connection that is left to another translator, without its
-// next hop: there is none. Records that come or go meanwhile may be missed.
+// Foreign calls fn for each record of a connection that is left to another translator. NextHop is
+// zero: such a record has none. Foreign may miss records that come or go meanwhile.
 func Foreign(p Provider, f Family, fn func(Flow)) error {
 	return walkSets(p, f, bpf.FlowForeign, func(flow Flow, _ uint64) bool {
 		fn(flow)
@@ -58,7 +58,8 @@ func Foreign(p Provider, f Family, fn func(Flow)) error {
 // hopIndexMask are the bits of a record's next hop that are an index of nexthops.
 const hopIndexMask = 0xffffff
 
-// walkSets calls fn, until it returns false, with each record that has all of flags, and its next hop.
+// walkSets calls fn with each record that has all of flags, and with its next hop, until fn returns
+// false.
 func walkSets(p Provider, f Family, flags uint16, fn func(Flow, uint64) bool) error {
 	m, name := pick(p, "flows", f), fmt.Sprintf("flows%d", f)
 	if f == IPv4 {
@@ -67,7 +68,7 @@ func walkSets(p Provider, f Family, flags uint16, fn func(Flow, uint64) bool) er
 	return someSets(m, name, func(set *bpf.FlowSet6) bool { return records6(set, flags, fn) })
 }
 
-// someSets reads a few sets at a time: a table is large, and its reader may want little of it.
+// someSets reads a few sets at a time: a table is large, and the caller may stop early.
 func someSets[V any](m *ebpf.Map, name string, fn func(*V) bool) error {
 	for set, err := range values[uint32, V](m, name) {
 		if err != nil {
@@ -112,17 +113,17 @@ func records6(set *bpf.FlowSet6, flags uint16, fn func(Flow, uint64) bool) bool 
 	return true
 }
 
-// Closed tells whether both sides, or a reset, have ended the flow.
+// Closed reports whether FINs of both sides, or a reset, have ended the flow.
 func (f Flow) Closed() bool {
 	const fins = bpf.StateFinClient | bpf.StateFinBackend
 	return f.State&bpf.StateReset != 0 || f.State&fins == fins
 }
 
-// Confirmed tells whether the flow's client has acknowledged its backend's answer.
+// Confirmed reports whether the flow's client has acknowledged its backend's answer.
 func (f Flow) Confirmed() bool { return f.State&bpf.StateConfirmed != 0 }
 
-// Others are what else the datapath has recorded of a flow, by its client's record: keys, rewrites and
-// flags as bpf/flow.h says, in the same state.
+// Others returns the other records of a flow, computed from its client's record f: keys, rewrites and
+// flags as in bpf/flow.h, with the state of f.
 func (f Flow) Others() []Flow {
 	zone := func(flags uint16) bpf.Zone { return bpf.Zone(flags & bpf.FlowMirrorZoneMask / bpf.FlowMirrorZone) }
 	reply := f
@@ -162,8 +163,8 @@ func tuple(src, dst netip.Addr, sport, dport uint16, v *bpf.Flow) Tuple {
 	}
 }
 
-// Adoption is f for the programs of bpf/adopt.c: all but its last packet, which is taken for seen
-// now, and its next hop.
+// Adoption returns f for the programs of bpf/adopt.c. It leaves out the time of the last packet, which
+// is taken to be now, and the next hop.
 func (f Flow) Adoption() bpf.Adoption {
 	a := bpf.Adoption{Key: f.Key.encode(), To: f.To.encode(), Family: unix.AF_INET, State: f.State, Flags: f.Flags}
 	if FamilyOf(f.Key.Src.Addr()) == IPv6 {

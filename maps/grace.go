@@ -4,8 +4,9 @@ package maps
 
 import "time"
 
-// gracePeriod outlasts any program that read a map before the change: those run for microseconds.
-// One that was held up for longer sees whose the backend is by then.
+// gracePeriod is longer than any program runs that read a map before the change: those run for
+// microseconds. A program that was held up for longer sees which service the backend belongs to by
+// then.
 const gracePeriod = time.Second
 
 // grace keeps what was given back until no running program can still refer to it.
@@ -22,7 +23,7 @@ func (g *grace[T]) add(v T, now time.Time) {
 	g.items = append(g.items, graceItem[T]{v, now})
 }
 
-// expired takes out what has rested long enough.
+// expired removes and returns what has rested long enough.
 func (g *grace[T]) expired(now time.Time) []T {
 	var out []T
 	for len(g.items) > 0 && now.Sub(g.items[0].since) >= gracePeriod {

@@ -40,7 +40,7 @@ func TestSources(t *testing.T) {
 		maps.LocalSources: prefixes("10.244.0.0/16"),
 	}
 	expect(t, "sources", read(), want)
-	// as a program asks for 10.1.9.9
+	// The key that a program uses for 10.1.9.9.
 	expectTrie(t, p, bpf.SourceKey4{Prefixlen: 64, Service: 7, Addr: 0x0909010a}, true)
 	expectTrie(t, p, bpf.SourceKey4{Prefixlen: 64, Service: 8, Addr: 0x0909010a}, false)
 	expectTrie(t, p, bpf.SourceKey4{Prefixlen: 64, Service: maps.LocalSources, Addr: 0x0909010a}, false)
@@ -48,7 +48,7 @@ func TestSources(t *testing.T) {
 	must(t, sources.Set(7, prefixes("10.1.2.3/32", "192.0.2.0/24")))
 	must(t, sources.Put(7, netip.MustParsePrefix("fd00::/8")))
 	must(t, sources.Delete(7, netip.MustParsePrefix("fd00::/8")))
-	must(t, sources.Delete(7, netip.MustParsePrefix("fd00::/8"))) // one that isn't there is no error
+	must(t, sources.Delete(7, netip.MustParsePrefix("fd00::/8"))) // no error, though the prefix isn't there
 	want[7] = prefixes("10.1.2.3/32", "192.0.2.0/24")
 	expect(t, "sources", read(), want)
 	expectTrie(t, p, bpf.SourceKey4{Prefixlen: 64, Service: 7, Addr: 0x0909010a}, false)
@@ -87,7 +87,7 @@ func TestClusterAddrs(t *testing.T) {
 	expect(t, "cluster IPs, of three", len(got), 2)
 }
 
-// expectTakenTurns: the set that programs may be reading is not written to.
+// expectTakenTurns: SetRanges does not write the set that programs may be reading.
 func expectTakenTurns(t *testing.T, p maps.Provider, set *maps.ClusterAddrs) {
 	t.Helper()
 	read := func() (guard bpf.ClusterGuard) {
@@ -96,7 +96,7 @@ func expectTakenTurns(t *testing.T, p maps.Provider, set *maps.ClusterAddrs) {
 	}
 	for _, prefix := range []string{"10.0.0.0/8", "10.0.0.0/9", "10.0.0.0/10"} {
 		before := read()
-		for range 2 { // to set the same again changes nothing
+		for range 2 { // the same ranges again change nothing
 			must(t, set.SetRanges([]maps.ClusterRange{{Prefix: netip.MustParsePrefix(prefix)}}))
 		}
 		after := read()

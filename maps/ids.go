@@ -7,15 +7,15 @@ import (
 	"time"
 )
 
-// IDs hands out numbers from 1 to max. A number that was given back rests for a grace period,
-// so that a packet which read it a moment ago does not find somebody else's element.
+// IDs hands out numbers from 1 to max. A number that was given back rests for a grace period, so
+// that a packet which read it a moment ago does not find the element of another owner.
 type IDs struct {
 	what  string
 	max   uint32
-	state []idState // by id, of those that were ever given out
+	state []idState // by id, for those that were ever given out
 	inUse int
 	grace grace[uint32]
-	free  []uint32 // given back; some may have been reserved since
+	free  []uint32 // given back; some may be reserved again
 }
 
 type idState uint8
@@ -26,12 +26,12 @@ const (
 	idResting // given back
 )
 
-// NewIDs makes an allocator of ids up to max; what names them in errors.
+// NewIDs makes an allocator of ids up to max. what is their name in errors.
 func NewIDs(what string, max uint32) *IDs {
 	return &IDs{what: what, max: max, state: make([]idState, 1)}
 }
 
-// Reserve marks an id, found in a map at start, as in use.
+// Reserve marks an id as in use that was found in a map at the start.
 func (a *IDs) Reserve(id uint32) error {
 	if id == 0 || id > a.max {
 		return fmt.Errorf("%s id %d is not within 1-%d", a.what, id, a.max)
@@ -87,7 +87,7 @@ func (a *IDs) Free(id uint32, now time.Time) {
 	a.grace.add(id, now)
 }
 
-// Has tells whether an id is in use.
+// Has reports whether an id is in use.
 func (a *IDs) Has(id uint32) bool { return id < uint32(len(a.state)) && a.state[id] == idInUse }
 
 // InUse counts the ids that are in use.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package maps gives typed access to the pinned maps of the datapath, and holds the allocators
-// of what is numbered in them. The maps are the state: each allocator can be rebuilt from them.
+// Package maps gives typed access to the pinned maps of the datapath, and has the allocators of the
+// numbers used in them. The maps are the state: each allocator can be rebuilt from them.
 package maps
 
 import (
@@ -14,13 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Provider hands out the datapath's maps by their names in C. A name that the datapath does
-// not have is a programming error, and panics.
+// Provider returns the datapath's maps by their names in C. An unknown name is a programming error,
+// and panics.
 type Provider interface {
 	Map(name string) *ebpf.Map
 }
 
-// Family is an address family, as the names of the maps spell it.
+// Family is an address family; its value is the suffix of the maps' names.
 type Family uint8
 
 // The address families.
@@ -56,7 +56,8 @@ func pick(p Provider, name string, f Family) *ebpf.Map {
 	return p.Map(name + "6")
 }
 
-// put writes an element of the map of that name; a full map is told as such.
+// put writes an element of the map with that name. It returns an error that says so if the map is
+// full.
 func put(m *ebpf.Map, name string, key, value any) error {
 	beforeWrite()
 	err := m.Put(key, value)
@@ -69,12 +70,12 @@ func put(m *ebpf.Map, name string, key, value any) error {
 	return nil
 }
 
-// putPick is put into the map of a family.
+// putPick is put for the map of a family.
 func putPick(p Provider, name string, f Family, key, value any) error {
 	return put(pick(p, name, f), fmt.Sprintf("%s%d", name, f), key, value)
 }
 
-// word4 and words6 are addresses as the datapath keeps them: network order in memory.
+// word4 and words6 convert addresses to the datapath's form: network byte order in memory.
 func word4(a netip.Addr) uint32 {
 	b := a.Unmap().As4()
 	return binary.NativeEndian.Uint32(b[:])
@@ -102,7 +103,7 @@ func addr6(w [4]uint32) netip.Addr {
 	return netip.AddrFrom16(b)
 }
 
-// wordsOf is an address in the 16 bytes that both families share: IPv4 in the first four.
+// wordsOf converts an address to the 16 bytes that both families share: IPv4 in the first four.
 func wordsOf(a netip.Addr) (w [4]uint32) {
 	if FamilyOf(a) == IPv6 {
 		return words6(a)
@@ -111,7 +112,7 @@ func wordsOf(a netip.Addr) (w [4]uint32) {
 	return w
 }
 
-// netPort converts a port between host and network byte order, either way.
+// netPort converts a port from host to network byte order, or back.
 func netPort(p uint16) uint16 {
 	var b [2]byte
 	binary.BigEndian.PutUint16(b[:], p)

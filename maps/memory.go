@@ -17,24 +17,24 @@ import (
 // thousand services.
 const leastMapped = 256 << 10
 
-// memory is that of an array (BPF_F_MMAPABLE), of which only the head that is in use stays mapped. The kernel
-// maps all pages at once, and counts them as the process's: the arrays of backends and slots have 15 MB.
+// memory is the memory of an array (BPF_F_MMAPABLE). Only the head that is in use stays mapped: the kernel
+// maps all pages at once, and counts them as the process's, and the arrays of backends and slots have 15 MB.
 // It is not safe for concurrent use.
 type memory struct {
 	m       *ebpf.Map
-	size    int // of all of it, in bytes
+	size    int // of the whole array, in bytes
 	head    []byte
 	cleanup runtime.Cleanup
 }
 
-// mapHead maps the head of an array whose elements are so many bytes apart.
+// mapHead maps the head of an array. stride is the distance of two elements, in bytes.
 func mapHead(m *ebpf.Map, stride int) (*memory, error) {
 	page := os.Getpagesize()
 	a := &memory{m: m, size: (int(m.MaxEntries())*stride + page - 1) / page * page}
 	return a, a.grow(leastMapped)
 }
 
-// grow has at least the first bytes up to end mapped.
+// grow maps at least the bytes up to end.
 func (a *memory) grow(end int) error {
 	if end <= len(a.head) {
 		return nil
@@ -59,7 +59,7 @@ func (a *memory) unmap() error {
 
 var errOutside = errors.New("outside the array")
 
-// write copies into the array. The words that elements are made of are written in one piece each.
+// write copies into the array. Each word of an element is written in one piece.
 func (a *memory) write(from []byte, at int) error {
 	end := at + len(from)
 	if end > a.size {
@@ -72,7 +72,7 @@ func (a *memory) write(from []byte, at int) error {
 	return nil
 }
 
-// read copies from the array. What is beyond the head is mapped for the time of the call only.
+// read copies from the array. It maps what is beyond the head for the time of the call only.
 func (a *memory) read(into []byte, at int) error {
 	end := at + len(into)
 	switch {

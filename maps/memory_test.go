@@ -33,8 +33,8 @@ func mappedBytes(t *testing.T) (sum uint64) {
 	return sum
 }
 
-// TestMappedIsWhatIsUsed: of a large array only the part that holds something stays mapped, also after all of
-// it has been read; elements on either side of where it ends are read and written as programs see them.
+// TestMappedIsWhatIsUsed: only the part of a large array that is in use stays mapped, even after all of it
+// has been read. Elements on either side of the boundary are read and written as programs see them.
 func TestMappedIsWhatIsUsed(t *testing.T) {
 	const elements, far = 1 << 18, 200_000
 	p := mapstest.New(t, map[string]uint32{"backends": elements})
@@ -47,7 +47,7 @@ func TestMappedIsWhatIsUsed(t *testing.T) {
 	id, err := backends.Add(at(1), start)
 	must(t, err)
 	element := bpf.Backend{Service: 9}
-	must(t, p.Map("backends").Put(uint32(far), element)) // that the agent has not written
+	must(t, p.Map("backends").Put(uint32(far), element)) // not written by the agent
 	all, err := backends.All()
 	must(t, err)
 	if len(all) != 2 || all[id] != at(1) || all[far].Service != 9 {

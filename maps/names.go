@@ -29,13 +29,13 @@ func (n Name) String() string {
 	return fmt.Sprintf("%s (%s, IPv%d)", s, ProtoName(n.Proto), n.Family)
 }
 
-// Type is what a service port's frontends don't tell of the type of its Service.
+// Type is the part of a Service's type that its frontends don't show.
 type Type uint8
 
-// The types. Frontends tell the rest: node ports and external addresses.
+// The types. Frontends show the rest: node ports and external addresses.
 const (
 	PlainType           Type = iota
-	LoadBalancerType         // LoadBalancer, with an address, be it one that is not served here
+	LoadBalancerType         // LoadBalancer with an address, even one that is not served here
 	PendingLoadBalancer      // LoadBalancer, without an address yet
 )
 
@@ -45,7 +45,7 @@ type Names struct {
 	ids *IDs
 }
 
-// NewNames opens the table and takes all ids as free.
+// NewNames opens the table. It takes all ids as free: see IDs.Reserve.
 func NewNames(p Provider) *Names {
 	m := p.Map("service_names")
 	return &Names{m: m, ids: NewIDs("service", m.MaxEntries())}
@@ -63,7 +63,7 @@ func (n *Names) Put(id uint32, name Name, t Type) error {
 	return nil
 }
 
-// Delete forgets a service's name.
+// Delete removes a service's name.
 func (n *Names) Delete(id uint32) error {
 	beforeWrite()
 	if err := n.m.Delete(id); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
@@ -90,13 +90,13 @@ func (n *Names) Types() (map[uint32]Type, error) {
 	return out, err
 }
 
-// Has tells whether a service has any name.
+// Has reports whether a service has any name.
 func (n *Names) Has(id uint32) (bool, error) {
 	var c bpf.ServiceName
 	return n.read(id, &c)
 }
 
-// Holds tells whether a service's name is as Put would leave it.
+// Holds reports whether a service's name is as Put would leave it.
 func (n *Names) Holds(id uint32, name Name, t Type) (bool, error) {
 	var have bpf.ServiceName
 	ok, err := n.read(id, &have)
@@ -114,12 +114,12 @@ func (n *Names) read(id uint32, into *bpf.ServiceName) (ok bool, err error) {
 	return true, nil
 }
 
-// Named are the ids in the map, see keys.
+// Named returns the ids in the map, read as keys does.
 func (n *Names) Named() iter.Seq2[uint32, error] {
 	return keys[uint32, bpf.ServiceName](n.m, "service_names")
 }
 
-// encode puts the type into the last byte, which the datapath reads as little as the rest.
+// encode puts the type into the last byte. The datapath does not read the map.
 func (n Name) encode(t Type) bpf.ServiceName {
 	c := bpf.ServiceName{Proto: n.Proto, Family: uint8(n.Family), Pad: uint8(t)}
 	setChars(c.Namespace[:], n.Namespace)
@@ -155,7 +155,7 @@ func chars(src []int8) string {
 	return string(b)
 }
 
-// ProtoName spells an IP protocol as Kubernetes does.
+// ProtoName returns the name of an IP protocol as Kubernetes spells it.
 func ProtoName(proto uint8) string {
 	switch proto {
 	case unix.IPPROTO_TCP:

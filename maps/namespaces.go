@@ -9,7 +9,7 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// PodNamespaces is the set of pods' network namespaces whose packets meet our hook, by their cookies.
+// PodNamespaces is the set of pods' network namespaces whose packets pass our hook, by their cookies.
 type PodNamespaces struct {
 	p Provider
 }
@@ -29,7 +29,7 @@ func (n *PodNamespaces) Put(cookie uint64) error {
 	return put(n.p.Map("pod_namespaces"), "pod_namespaces", cookie, uint8(1))
 }
 
-// Delete removes a namespace. One that isn't there is no error.
+// Delete removes a namespace. It returns no error for one that isn't there.
 func (n *PodNamespaces) Delete(cookie uint64) error {
 	err := n.p.Map("pod_namespaces").Delete(cookie)
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {

@@ -16,7 +16,7 @@ import (
 )
 
 // NextHops is the table of next hops that flows use. The datapath makes its elements; the agent
-// only changes what a neighbour's change asks for. It is safe for concurrent use.
+// only updates them when a neighbour changes. It is safe for concurrent use.
 type NextHops struct {
 	p Provider
 
@@ -36,8 +36,8 @@ type NextHop struct {
 	Generation uint32           // of routes, as in the map runtime
 }
 
-// SetNeighbour makes all flows by way of a neighbour use its MAC; nil: none until the kernel knows
-// one, and the datapath asks it.
+// SetNeighbour makes all flows by way of a neighbour use its MAC. nil: none, until the kernel has
+// resolved the neighbour and the datapath looks it up.
 func (n *NextHops) SetNeighbour(ifindex int, addr netip.Addr, mac net.HardwareAddr) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -48,8 +48,8 @@ func (n *NextHops) SetNeighbour(ifindex int, addr netip.Addr, mac net.HardwareAd
 		}
 		n.memory = memory
 	}
-	// Counted first: a program that has asked the kernel before the change, and writes its answer
-	// after the look below, sees by this that it is too late.
+	// Count first. A program may have asked the kernel before the change, and write its answer
+	// after the walk below. It sees by the count that its answer is out of date.
 	err := changeRuntime(n.p, func(state *bpf.RuntimeState) { state.Neighbours++ })
 	if err != nil {
 		return err
@@ -78,8 +78,8 @@ func (n *NextHops) setMAC(at int, element *bpf.Nexthop, mac net.HardwareAddr) er
 	} else {
 		mac = element.Hop.Dmac[:]
 	}
-	// Go moves 8 bytes that are aligned in one piece, so that the datapath sees the word before or
-	// after, and never a mixture.
+	// Go copies 8 aligned bytes in one piece. So the datapath sees the word before or after, and
+	// never a mixture.
 	word := append(append([]byte(nil), mac...), byte(flags), byte(flags>>8))
 	if _, err := n.memory.WriteAt(word, int64(at)); err != nil {
 		return fmt.Errorf("writing the map nexthops: %w", err)

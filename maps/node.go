@@ -14,9 +14,9 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// NodeAddr is what an address of this node is good for.
+// NodeAddr says what the datapath does at an address of this node.
 type NodeAddr struct {
-	Local     bool // what is sent there ends on this node
+	Local     bool // packets to it end on this node
 	NodePorts bool // NodePorts answer there
 }
 
@@ -65,8 +65,9 @@ func (n *NodeAddrs) All() (map[netip.Addr]NodeAddr, error) {
 	return out, nil
 }
 
-// Set makes them what they should be: additions first, so that no address is missing meanwhile.
-// Where there is no room for all, those that NodePorts answer on come before the others.
+// Set makes the maps hold exactly the wanted addresses. It adds first, so that no address is
+// missing meanwhile. If there is no room for all, the addresses that NodePorts answer on take
+// precedence.
 func (n *NodeAddrs) Set(want map[netip.Addr]NodeAddr) error {
 	have, err := n.All()
 	if err != nil {
@@ -93,7 +94,7 @@ func (n *NodeAddrs) Set(want map[netip.Addr]NodeAddr) error {
 	return full
 }
 
-// inOrder lists those first that NodePorts answer on.
+// inOrder lists the addresses that NodePorts answer on first.
 func inOrder(addrs map[netip.Addr]NodeAddr) []netip.Addr {
 	return slices.SortedFunc(maps.Keys(addrs), func(a, b netip.Addr) int {
 		if first := addrs[a].NodePorts; first != addrs[b].NodePorts {
@@ -113,7 +114,7 @@ func addrKey(a netip.Addr) any {
 	return &bpf.Addr{Word: words6(a)}
 }
 
-// BumpGeneration makes every flow ask the FIB again for its next hop.
+// BumpGeneration makes every flow look up its next hop again.
 func BumpGeneration(p Provider) error {
 	return changeRuntime(p, func(state *bpf.RuntimeState) {
 		if state.Generation++; state.Generation == 0 {

@@ -13,12 +13,12 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// bytesOf is a C structure as it lies in memory.
+// bytesOf returns a C structure as it lies in memory.
 func bytesOf[T any](v *T) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(v)), unsafe.Sizeof(*v))
 }
 
-// flat joins the members of a structure, written down by hand.
+// flat joins the members of a structure, which the test gives as bytes.
 func flat(parts ...[]byte) []byte {
 	var all []byte
 	for _, p := range parts {
@@ -27,7 +27,7 @@ func flat(parts ...[]byte) []byte {
 	return all
 }
 
-// host spells a number in the byte order of the machines that the datapath is compiled for.
+// host returns a number in the byte order of the machines that the datapath is compiled for.
 func host(v uint32) []byte { return []byte{byte(v), byte(v >> 8), byte(v >> 16), byte(v >> 24)} }
 
 var (
@@ -38,7 +38,7 @@ var (
 	zero12  = make([]byte, 12)
 )
 
-// The datapath compares these with bytes out of packets.
+// The datapath compares these with bytes from packets.
 func TestNetworkOrderInMemory(t *testing.T) {
 	w4, w6, port := word4(v4), words6(v6), netPort(0x1f90)
 	both := wordsOf(v4)

@@ -12,8 +12,8 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// Prune removes the elements whose keys are none that Put makes. Nobody but it could address them:
-// decoded and encoded again, their keys are others.
+// Prune removes elements with keys that Put does not make. No other method could address them:
+// decoded and encoded again, their keys differ.
 func (s *Services) Prune() (removed int, err error) {
 	n4, err4 := prune(s.p.Map("services4"), "services4", func(k bpf.ServiceKey4) bool {
 		mine, ok := Frontend{addr4(k.Addr), netPort(k.Port), k.Proto}.key().(*bpf.ServiceKey4)
@@ -26,8 +26,8 @@ func (s *Services) Prune() (removed int, err error) {
 	return n4 + n6, errors.Join(err4, err6)
 }
 
-// Prune removes the elements whose keys are none that Put makes from a masked prefix. Those with
-// too short a prefix would hold for other services, too.
+// Prune removes elements with keys that Put does not make from a masked prefix. Those with too
+// short a prefix would hold for other services, too.
 func (s *Sources) Prune() (removed int, err error) {
 	n4, err4 := prune(s.p.Map("source_ranges4"), "source_ranges4", func(k bpf.SourceKey4) bool {
 		p := netip.PrefixFrom(addr4(k.Addr), int(k.Prefixlen)-idBits)

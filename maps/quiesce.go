@@ -8,13 +8,14 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// quiescence waits for programs. The kernel has no call for just that, but it does so whenever user
-// space replaces a map in a map of maps (maybe_wait_bpf_programs, kernel/bpf/syscall.c).
+// quiescence waits for running programs. The kernel has no call for this alone, but it waits
+// whenever user space replaces a map in a map of maps (maybe_wait_bpf_programs,
+// kernel/bpf/syscall.c).
 type quiescence struct {
 	outer, inner *ebpf.Map
 }
 
-// wait returns when every program that ran when it was called has ended: about 20 ms.
+// wait returns when every program that ran at the time of the call has ended: after about 20 ms.
 func (q *quiescence) wait() error {
 	if err := q.prepare(); err != nil {
 		return fmt.Errorf("waiting for running programs: %w", err)
@@ -25,7 +26,7 @@ func (q *quiescence) wait() error {
 	return nil
 }
 
-// prepare makes the two maps at the first need of them: most agents never have one.
+// prepare makes the two maps when they are first needed: most agents never need them.
 func (q *quiescence) prepare() error {
 	if q.outer != nil {
 		return nil

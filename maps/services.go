@@ -73,7 +73,7 @@ type Services struct {
 // NewServices opens the table.
 func NewServices(p Provider) *Services { return &Services{p} }
 
-// Put publishes a frontend: the one write that makes a change visible, all at once.
+// Put publishes a frontend. This one write makes a change visible, all at once.
 func (s *Services) Put(f Frontend, svc Service) error {
 	c := svc.encode()
 	if err := putPick(s.p, "services", FamilyOf(f.Addr), f.key(), &c); err != nil {
@@ -82,7 +82,7 @@ func (s *Services) Put(f Frontend, svc Service) error {
 	return nil
 }
 
-// Delete removes a frontend. One that isn't there is no error.
+// Delete removes a frontend. It returns no error for one that isn't there.
 func (s *Services) Delete(f Frontend) error {
 	beforeWrite()
 	err := pick(s.p, "services", FamilyOf(f.Addr)).Delete(f.key())
@@ -92,7 +92,7 @@ func (s *Services) Delete(f Frontend) error {
 	return nil
 }
 
-// Get reads a frontend; ok tells whether it is there.
+// Get reads a frontend. ok reports whether it is there.
 func (s *Services) Get(f Frontend) (svc Service, ok bool, err error) {
 	var c bpf.Service
 	err = pick(s.p, "services", FamilyOf(f.Addr)).Lookup(f.key(), &c)
@@ -105,7 +105,7 @@ func (s *Services) Get(f Frontend) (svc Service, ok bool, err error) {
 	return decodeService(&c), true, nil
 }
 
-// Frontends are those in the maps, see keys.
+// Frontends returns the frontends in the maps, read as keys does.
 func (s *Services) Frontends() iter.Seq2[Frontend, error] {
 	return func(yield func(Frontend, error) bool) {
 		for k, err := range keys[bpf.ServiceKey4, bpf.Service](s.p.Map("services4"), "services4") {

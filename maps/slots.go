@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// slotStride is the distance of two elements in the mapped array, which the kernel pads.
+// slotStride is the distance of two elements in the mapped array, in bytes. The kernel pads them.
 const slotStride = 8
 
-// Slots is the array of backend ids. It is written as plain memory: nothing reads a block
-// before a service refers to it, and the syscall that makes it do so orders the writes.
+// Slots is the array of backend ids. It is written as plain memory. Nothing reads a block before a
+// service refers to it, and the system call that writes the service orders the writes.
 type Slots struct {
 	memory *memory
 	blocks *blocks
-	wait   func() error // until no program that runs now runs any more
+	wait   func() error // until no program runs that ran at the call
 }
 
-// NewSlots opens the array and takes all of it as free.
+// NewSlots opens the array. It takes all of it as free: see Reserve.
 func NewSlots(p Provider) (*Slots, error) {
 	m := p.Map("slots")
 	memory, err := mapHead(m, slotStride)
@@ -46,8 +46,8 @@ func (s *Slots) Publish(ids []uint32, now time.Time) (Block, error) {
 	return block, nil
 }
 
-// alloc takes a block. Large services that change often may have all the room rest: then it does
-// not wait for the grace period to pass, but for what that stands for.
+// alloc takes a block. Large services that change often may have all the room rest. Then alloc does
+// not wait for the grace period, but for the programs that may still read the blocks.
 func (s *Slots) alloc(count uint32, now time.Time) (Block, error) {
 	block, err := s.blocks.alloc(count, now)
 	if err == nil || !s.blocks.resting() {
@@ -60,8 +60,8 @@ func (s *Slots) alloc(count uint32, now time.Time) (Block, error) {
 	return s.blocks.alloc(count, now)
 }
 
-// Write replaces the backend ids in a block. Packets may be reading those of a published one: they
-// see each slot before or after.
+// Write replaces the backend ids in a block. Packets may be reading a published block: they see
+// each slot before or after.
 func (s *Slots) Write(block Block, ids []uint32) error {
 	buf := make([]byte, slotStride*len(ids))
 	for i, id := range ids {
@@ -95,7 +95,7 @@ func (s *Slots) Reserve(block Block) error {
 	return s.blocks.reserve(block)
 }
 
-// Free gives a block back, after a grace period.
+// Free frees a block after a grace period.
 func (s *Slots) Free(block Block, now time.Time) {
 	if block.Count > 0 {
 		s.blocks.giveBack(block, now)

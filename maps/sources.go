@@ -13,16 +13,17 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// Sources are sets of client addresses: by service id those that may use the service's load
-// balancer addresses, and under LocalSources those of the cluster itself.
+// Sources are sets of client addresses. The set under a service's id has the clients that may use
+// the service's load balancer addresses; the set under LocalSources has the cluster's own
+// addresses.
 type Sources struct {
 	p Provider
 }
 
-// LocalSources is the id, which no service has, of the set of the cluster's own addresses.
+// LocalSources is the id of the set of the cluster's own addresses. No service has this id.
 const LocalSources = uint32(0)
 
-// idBits stand before the address in a key's prefix.
+// idBits is the length of the service's id, which comes before the address in a key's prefix.
 const idBits = 32
 
 // NewSources opens the sets.
@@ -36,7 +37,7 @@ func (s *Sources) Put(id uint32, prefix netip.Prefix) error {
 	return nil
 }
 
-// PutMissing adds a prefix to a set unless it is there, and tells whether it wasn't.
+// PutMissing adds a prefix to a set unless it is there. missing reports whether it was not.
 func (s *Sources) PutMissing(r SourceRange) (missing bool, err error) {
 	beforeWrite()
 	err = pick(s.p, "source_ranges", FamilyOf(r.Prefix.Addr())).Update(sourceKey(r.ID, r.Prefix), uint8(1), ebpf.UpdateNoExist)
@@ -49,13 +50,13 @@ func (s *Sources) PutMissing(r SourceRange) (missing bool, err error) {
 	return true, nil
 }
 
-// Delete takes a prefix out of a set. One that isn't there is no error.
+// Delete removes a prefix from a set. It returns no error for one that isn't there.
 func (s *Sources) Delete(id uint32, prefix netip.Prefix) error {
 	_, err := s.DeletePresent(SourceRange{id, prefix})
 	return err
 }
 
-// DeletePresent takes a prefix out of a set, and tells whether it was there.
+// DeletePresent removes a prefix from a set. present reports whether it was there.
 func (s *Sources) DeletePresent(r SourceRange) (present bool, err error) {
 	beforeWrite()
 	err = pick(s.p, "source_ranges", FamilyOf(r.Prefix.Addr())).Delete(sourceKey(r.ID, r.Prefix))
@@ -68,13 +69,13 @@ func (s *Sources) DeletePresent(r SourceRange) (present bool, err error) {
 	return true, nil
 }
 
-// SourceRange is a prefix in the set of a service.
+// SourceRange is a prefix in the set with the id.
 type SourceRange struct {
 	ID     uint32
 	Prefix netip.Prefix
 }
 
-// Ranges are those in all sets. The maps may change meanwhile, as with keys.
+// Ranges returns the prefixes of all sets. The maps may change meanwhile, as with keys.
 func (s *Sources) Ranges() iter.Seq2[SourceRange, error] {
 	return func(yield func(SourceRange, error) bool) {
 		var one uint8
@@ -114,7 +115,8 @@ func (s *Sources) All() (map[uint32][]netip.Prefix, error) {
 	return out, nil
 }
 
-// Set makes a set what it should be: additions first, so that no client is missing meanwhile.
+// Set makes a set hold exactly the wanted prefixes. It adds first, so that no client is missing
+// meanwhile.
 func (s *Sources) Set(id uint32, want []netip.Prefix) error {
 	all, err := s.All()
 	if err != nil {

@@ -38,7 +38,7 @@ func TestServices(t *testing.T) {
 	expectKey(t, p.Map("services6"), append(addr("fd00::1").AsSlice(), 0, 53, unix.IPPROTO_SCTP, 0))
 	for f := range want {
 		must(t, services.Delete(f))
-		must(t, services.Delete(f)) // one that isn't there is no error
+		must(t, services.Delete(f)) // no error, though it isn't there
 	}
 	got, err = services.All()
 	must(t, err)
@@ -61,7 +61,7 @@ func TestServicesFull(t *testing.T) {
 		must(t, services.Put(first, maps.Service{ID: 1}))
 		expectError(t, services.Put(second, maps.Service{ID: 2}),
 			fmt.Sprintf("frontend %s: the map %s is full (1 elements)", second, table))
-		must(t, services.Put(first, maps.Service{ID: 3})) // what is in can still be changed
+		must(t, services.Put(first, maps.Service{ID: 3})) // an existing element can still be changed
 	}
 }
 
@@ -116,7 +116,7 @@ func TestNodeAddrs(t *testing.T) {
 	}
 	expectKey(t, p.Map("node_addrs6"), addr("fd00::1").AsSlice())
 
-	// Those that NodePorts answer on come first; an address that is gone makes room later.
+	// Addresses that NodePorts answer on come first. An address that is gone makes room later.
 	err := set.Set(map[netip.Addr]maps.NodeAddr{addr("10.0.0.1"): local, addr("10.0.0.2"): local, addr("10.0.0.3"): answers})
 	expectError(t, err, "node address 10.0.0.2: the map node_addrs4 is full (2 elements)")
 	want := map[netip.Addr]maps.NodeAddr{addr("10.0.0.4"): answers, addr("10.0.0.3"): answers}
@@ -205,7 +205,7 @@ func TestCountersAreNamed(t *testing.T) {
 
 func TestGeneration(t *testing.T) {
 	p := mapstest.New(t, nil)
-	for _, c := range [][2]uint32{{0, 1}, {1, 2}, {1<<32 - 1, 1}} { // 0 is what records without a next hop have
+	for _, c := range [][2]uint32{{0, 1}, {1, 2}, {1<<32 - 1, 1}} { // records without a next hop have 0
 		must(t, p.Map("runtime").Put(uint32(0), bpf.RuntimeState{Generation: c[0]}))
 		must(t, maps.BumpGeneration(p))
 		var got bpf.RuntimeState
@@ -214,7 +214,7 @@ func TestGeneration(t *testing.T) {
 	}
 }
 
-// Records are written by the datapath only: here they are put together from bytes on the wire.
+// Only the datapath writes records: here they are made from bytes on the wire.
 func TestFlows(t *testing.T) {
 	p := mapstest.New(t, nil)
 	head := bpf.Flow{
@@ -249,11 +249,11 @@ func TestFlows(t *testing.T) {
 	expectFlows(t, p, maps.IPv4, flow)
 	flow.Key = maps.Tuple{Src: ap("[2001:db8::1]:1"), Dst: ap("[fd00::1]:53"), Proto: unix.IPPROTO_UDP, Zone: bpf.ZoneLeaving}
 	flow.To = maps.Tuple{Src: ap("[fd00::2]:50000"), Dst: ap("[fd00::3]:8080"), Proto: unix.IPPROTO_UDP, Zone: bpf.ZoneLeaving}
-	flow.State, flow.NextHop = 0, maps.NextHop{} // asked for before a route changed
+	flow.State, flow.NextHop = 0, maps.NextHop{} // looked up before a route changed
 	expectFlows(t, p, maps.IPv6, flow)
 }
 
-// TestSetNeighbour: one write for all flows by way of a neighbour; other neighbours stay.
+// TestSetNeighbour: one write changes all flows by way of a neighbour, and no other neighbour.
 func TestSetNeighbour(t *testing.T) {
 	p := mapstest.New(t, nil)
 	element := func(ifindex, addr uint32) bpf.Nexthop {
@@ -298,7 +298,7 @@ func expectFlows(t *testing.T, p maps.Provider, f maps.Family, want maps.Flow) {
 	}
 }
 
-// The walk ends where it is told to, and takes no way that is not LIVE.
+// The walk ends when fn returns false, and skips ways that are not LIVE.
 func TestFlowsStop(t *testing.T) {
 	p := mapstest.New(t, nil)
 	var one, four bpf.FlowSet4

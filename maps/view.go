@@ -12,8 +12,8 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// Those who only look read the arrays by system calls: the kernel maps the memory of a map only
-// through a descriptor that may write.
+// Read-only users read the arrays by system calls: the kernel maps the memory of a map only through
+// a descriptor that may write.
 
 // batch is how many elements one system call reads.
 const batch = 4096
@@ -40,7 +40,7 @@ func each[K, V any](m *ebpf.Map, name string, fn func(K, *V)) error {
 			fn(keys[i], &values[i])
 		}
 		if errors.Is(err, ebpf.ErrKeyNotExist) {
-			return nil // that was all
+			return nil // the end
 		}
 		if err != nil {
 			return fmt.Errorf("reading the map %s: %w", name, err)
@@ -48,11 +48,12 @@ func each[K, V any](m *ebpf.Map, name string, fn func(K, *V)) error {
 	}
 }
 
-// few is how many elements one system call reads where others wait in between.
+// few is how many elements one system call reads where other callers wait in between.
 const few = 256
 
-// keys are those of a hash, which is read some at a time. It may change meanwhile: what is yielded
-// may be there no more, and what has come may not be yielded. An error comes last, with no key.
+// keys returns the keys of a hash, which it reads some at a time. The hash may change meanwhile: a
+// key may be gone by the time it is yielded, and a new key may be missing. An error comes last,
+// with no key.
 func keys[K, V any](m *ebpf.Map, name string) iter.Seq2[K, error] {
 	return func(yield func(K, error) bool) {
 		for e, err := range elements[K, V](m, name) {
@@ -63,7 +64,8 @@ func keys[K, V any](m *ebpf.Map, name string) iter.Seq2[K, error] {
 	}
 }
 
-// values are those of a hash or an array, read as keys does. Each is valid until the next one.
+// values returns the values of a hash or an array, read as keys does. Each is valid until the next
+// one.
 func values[K, V any](m *ebpf.Map, name string) iter.Seq2[*V, error] {
 	return func(yield func(*V, error) bool) {
 		for e, err := range elements[K, V](m, name) {
@@ -92,7 +94,7 @@ func elements[K, V any](m *ebpf.Map, name string) iter.Seq2[element[K, V], error
 				}
 			}
 			if errors.Is(err, ebpf.ErrKeyNotExist) {
-				return // that was all
+				return // the end
 			}
 			if err != nil {
 				yield(element[K, V]{}, fmt.Errorf("reading the map %s: %w", name, err))
@@ -116,7 +118,7 @@ func ReadSlots(p Provider, block Block) ([]uint32, error) {
 	return ids, nil
 }
 
-// ReadBackend reads one backend; ok is whether the element is in use.
+// ReadBackend reads one backend. ok reports whether the element is in use.
 func ReadBackend(p Provider, id uint32) (b Backend, ok bool, err error) {
 	var c bpf.Backend
 	err = p.Map("backends").Lookup(id, &c)
@@ -129,7 +131,7 @@ func ReadBackend(p Provider, id uint32) (b Backend, ok bool, err error) {
 	return decodeBackend(&c), c.Service != 0, nil
 }
 
-// ReadName reads the name of one service; the zero Name if it has none.
+// ReadName reads the name of one service. It returns the zero Name if the service has none.
 func ReadName(p Provider, id uint32) (Name, error) {
 	var c bpf.ServiceName
 	ok, err := (&Names{m: p.Map("service_names")}).read(id, &c)

@@ -4,7 +4,7 @@ package maps_test
 
 import "encoding/binary"
 
-// What the datapath stores, made from bytes in the order of the wire.
+// These types are what the datapath stores, made from bytes in the order of the wire.
 
 func wire16(v uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v))

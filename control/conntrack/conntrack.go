@@ -13,12 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Tuple is what the packets of one direction carry.
+// Tuple is the source and destination of one direction's packets.
 type Tuple struct {
 	Src, Dst netip.AddrPort
 }
 
-// Reversed is the tuple of answers, where nothing is translated.
+// Reversed returns the tuple of the answers, if nothing is translated.
 func (t Tuple) Reversed() Tuple { return Tuple{Src: t.Dst, Dst: t.Src} }
 
 func (t Tuple) String() string { return fmt.Sprintf("%s > %s", t.Src, t.Dst) }
@@ -29,9 +29,9 @@ type Entry struct {
 	Orig   Tuple // of the client's packets, as they come in
 	Reply  Tuple // of the packets that answer them, as they come in
 	Status uint32
-	// State is the protocol's: TCP* or SCTP*. 0 for UDP, and where the kernel gives none.
+	// State is the protocol's state: TCP* or SCTP*. 0 for UDP, and where the kernel reports none.
 	State   uint8
-	Timeout time.Duration // until the entry goes if no packet comes, in whole seconds
+	Timeout time.Duration // until the entry expires if no packet comes, in whole seconds
 	Mark    uint32
 	Zone    uint16
 }
@@ -40,13 +40,13 @@ func (e Entry) String() string {
 	return fmt.Sprintf("protocol %d, %s, answered by %s", e.Proto, e.Orig, e.Reply)
 }
 
-// Translated tells whether the destination of the client's packets is rewritten.
+// Translated reports whether the destination of the client's packets is rewritten.
 func (e Entry) Translated() bool { return e.Orig.Dst != e.Reply.Src }
 
 // Bits of Entry.Status: include/uapi/linux/netfilter/nf_conntrack_common.h, enum ip_conntrack_status.
 const (
 	StatusSeenReply uint32 = 1 << 1
-	StatusAssured   uint32 = 1 << 2 // it is not dropped early where the table is full
+	StatusAssured   uint32 = 1 << 2 // not dropped early where the table is full
 	statusConfirmed uint32 = 1 << 3 // every entry in the table is
 	StatusDstNAT    uint32 = 1 << 5
 )
@@ -57,10 +57,10 @@ const (
 	TCPSynRecv     uint8 = 2
 	TCPEstablished uint8 = 3
 	TCPFinWait     uint8 = 4 // one side has sent a FIN
-	TCPCloseWait   uint8 = 5 // which was acknowledged
-	TCPLastAck     uint8 = 6 // both have
+	TCPCloseWait   uint8 = 5 // the FIN was acknowledged
+	TCPLastAck     uint8 = 6 // both sides have sent a FIN
 	TCPTimeWait    uint8 = 7
-	TCPClose       uint8 = 8 // by a reset, too
+	TCPClose       uint8 = 8 // closed, or reset
 )
 
 // Values of Entry.State: nf_conntrack_sctp.h, enum sctp_conntrack.
@@ -72,7 +72,7 @@ const (
 	SCTPShutdownAckSent uint8 = 7
 )
 
-// Known tells whether a protocol is one of those that this package knows.
+// Known reports whether this package reads and writes entries of a protocol.
 func Known(proto uint8) bool {
 	return proto == unix.IPPROTO_TCP || proto == unix.IPPROTO_UDP || proto == unix.IPPROTO_SCTP
 }

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// newTable opens the table of a network namespace of the test's own.
+// newTable opens the table of the test's own network namespace.
 func newTable(t testing.TB) *Table {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -40,7 +40,7 @@ func tuple(src, dst string) Tuple {
 
 const answered = StatusSeenReply | StatusAssured
 
-// TestCreate: what is written is what is read, one by one and all together.
+// TestCreate: what is written is read back, entry by entry and all together.
 func TestCreate(t *testing.T) {
 	table := newTable(t)
 	entries := []Entry{
@@ -108,7 +108,7 @@ func all(t *testing.T, table *Table, family uint8, status uint32) (entries []Ent
 	return entries
 }
 
-// TestUntranslated: the kernel leaves out what has not the status asked for.
+// TestUntranslated: the kernel leaves out entries without the wanted status.
 func TestUntranslated(t *testing.T) {
 	table := newTable(t)
 	e := Entry{Proto: unix.IPPROTO_UDP, Orig: tuple("192.0.2.1:1", "192.0.2.2:2"), Reply: tuple("192.0.2.2:2", "192.0.2.1:1"), Timeout: time.Hour}
@@ -124,7 +124,7 @@ func TestUntranslated(t *testing.T) {
 // many is as large a table as a test can fill in a second or two.
 const many = 100_000
 
-// TestMemory: reading a large table takes no memory that grows with it.
+// TestMemory: reading a large table takes no memory in proportion to it.
 func TestMemory(t *testing.T) {
 	table := newTable(t)
 	for i := range many {
@@ -157,7 +157,7 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-// TestDecode: no message of the kernel's, however short or wrong, does any harm.
+// TestDecode: a short or wrong message must not panic.
 func TestDecode(t *testing.T) {
 	e := Entry{Proto: unix.IPPROTO_TCP, Orig: tuple("192.0.2.1:40000", "10.96.0.1:80"), Reply: tuple("10.1.0.1:8080", "10.0.0.1:5000")}
 	m := newMessage(nil, 0, 0, unix.AF_INET)
@@ -185,7 +185,7 @@ func TestDecode(t *testing.T) {
 	}
 }
 
-// TestOneBadEntry: what can't be understood is passed over.
+// TestOneBadEntry: an entry that can't be decoded is skipped.
 func TestOneBadEntry(t *testing.T) {
 	var batch []byte
 	for i := range 3 {

@@ -55,7 +55,7 @@ func eachAttribute(b []byte, fn func(typ uint16, value []byte) error) error {
 	return nil
 }
 
-// decode reads what follows a netlink header: the family, then the attributes.
+// decode decodes what follows a netlink header: the family, then the attributes.
 func decode(body []byte) (Entry, error) {
 	var e Entry
 	if len(body) < nl.SizeofNfgenmsg {
@@ -96,7 +96,7 @@ func decodeWord(value []byte, word *uint32) error {
 	return nil
 }
 
-// decodeTuple leaves ports out that a protocol does not have.
+// decodeTuple leaves out ports that a protocol does not have.
 func decodeTuple(b []byte) (t Tuple, proto uint8, err error) {
 	var src, dst netip.Addr
 	var sport, dport uint16
@@ -136,7 +136,7 @@ func decodeState(b []byte) (state uint8, err error) {
 	return state, err
 }
 
-// message is a request that is being written: a netlink header, then the family, then attributes.
+// message is a request: a netlink header, then the family, then attributes.
 type message []byte
 
 func newMessage(buf []byte, operation, flags uint16, family uint8) message {
@@ -193,7 +193,7 @@ func (m *message) tuple(typ uint16, t Tuple, proto uint8) {
 	})
 }
 
-// nat asks for a translation to exactly this.
+// nat requests a translation to exactly this address and port.
 func (m *message) nat(typ uint16, to netip.AddrPort) {
 	first, last := uint16(ctaNATV4MinIP), uint16(ctaNATV4MaxIP)
 	if to.Addr().Is6() {

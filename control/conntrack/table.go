@@ -13,17 +13,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Table is the table of one network namespace: of the thread that opened it. Its methods may be
-// called concurrently, but not by a function that Each calls.
+// Table is the table of one network namespace: that of the thread that opened it. Its methods may be called
+// concurrently, but not by a function that Each calls.
 type Table struct {
 	mu  sync.Mutex
 	fd  int
 	seq uint32
 	out []byte // a request
-	in  []byte // as much of the answer as is read at a time
+	in  []byte // a part of the answer
 }
 
-// ErrNotFound is what Get and Delete fail with if there is no such entry.
+// ErrNotFound is returned by Get and Delete if there is no such entry.
 var ErrNotFound = errors.New("the kernel's table of connections has no such entry")
 
 const (
@@ -48,7 +48,7 @@ func Open() (*Table, error) {
 	return &Table{fd: fd, in: make([]byte, receiveSize)}, nil
 }
 
-// Close closes it.
+// Close closes the table's socket.
 func (t *Table) Close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -58,7 +58,7 @@ func (t *Table) Close() error {
 // answer is one message of an answer.
 type answer struct {
 	typ  uint16
-	body []byte // valid until the next one
+	body []byte // valid until the next answer
 }
 
 // exchange sends a request, and calls fn with each message of the answer until it returns true.
@@ -81,7 +81,7 @@ func (t *Table) exchange(m message, fn func(answer) (done bool, err error)) erro
 	}
 }
 
-// messages passes on those that answer the last request.
+// messages passes on the messages that answer the last request.
 func (t *Table) messages(b []byte, fn func(answer) (bool, error)) (done bool, err error) {
 	for len(b) >= unix.NLMSG_HDRLEN {
 		size := int(binary.NativeEndian.Uint32(b))
@@ -92,7 +92,7 @@ func (t *Table) messages(b []byte, fn func(answer) (bool, error)) (done bool, er
 		seq := binary.NativeEndian.Uint32(b[8:])
 		b = b[min((size+3)&^3, len(b)):]
 		if seq != t.seq {
-			continue // of an earlier one that was given up
+			continue // an answer to an earlier request that was given up
 		}
 		if done, err = fn(a); done || err != nil {
 			return done, err
@@ -101,7 +101,7 @@ func (t *Table) messages(b []byte, fn func(answer) (bool, error)) (done bool, er
 	return false, nil
 }
 
-// result is what the kernel says at the end, in place of an entry or after the last.
+// result returns the kernel's final result, which comes in place of an entry or after the last.
 func (a answer) result() (final bool, err error) {
 	if a.typ != unix.NLMSG_ERROR && a.typ != unix.NLMSG_DONE {
 		return false, nil
@@ -120,14 +120,14 @@ func (a answer) result() (final bool, err error) {
 }
 
 // Each calls fn with the entries of a family, AF_INET or AF_INET6, or of all (AF_UNSPEC), that have all bits of
-// status. The kernel walks the whole table for each call. It
-// reads some at a time, so that memory does not depend on how many there are. Entries that come or
-// go meanwhile may be missed. Those that can't be understood are counted.
+// status. The kernel walks the whole table for each call. Each reads some entries at a time, so its memory does
+// not depend on their number. It may miss entries that come or go meanwhile. bad counts entries that can't be
+// decoded.
 func (t *Table) Each(family uint8, status uint32, fn func(Entry)) (bad int, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	m := newMessage(t.out, nl.IPCTNL_MSG_CT_GET, unix.NLM_F_DUMP, family)
-	if status != 0 { // Linux 5.15; where it isn't heeded, they are left out here
+	if status != 0 { // Linux 5.15; older kernels ignore it, and the entries are left out here
 		m.word(nl.CTA_STATUS, status)
 		m.word(ctaStatusMask, status)
 	}
@@ -137,7 +137,7 @@ func (t *Table) Each(family uint8, status uint32, fn func(Entry)) (bad int, err 
 	return r.bad, err
 }
 
-// reading passes on entries as they come.
+// reading passes on entries as they arrive.
 type reading struct {
 	status    uint32
 	fn        func(Entry)
@@ -159,7 +159,7 @@ func (r *reading) take(a answer) (done bool, err error) {
 	return false, nil
 }
 
-// Get returns the entry that has a tuple, in either direction.
+// Get returns the entry that has a tuple, in either direction. It fails with ErrNotFound if there is none.
 func (t *Table) Get(tuple Tuple, proto uint8) (e Entry, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -7,16 +7,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrExists is what Create fails with if another entry has one of the tuples.
+// ErrExists is returned by Create if another entry has one of the tuples.
 const ErrExists = unix.EEXIST
 
-// beLiberal has the kernel take TCP segments outside of the window: it knows no window of a
-// connection that it has not seen begin (nf_conntrack_tcp.h, IP_CT_TCP_FLAG_BE_LIBERAL).
+// beLiberal makes the kernel accept TCP segments outside of the window: it has no window of a
+// connection whose beginning it has not seen (nf_conntrack_tcp.h, IP_CT_TCP_FLAG_BE_LIBERAL).
 const beLiberal = 1 << 3
 
-// Create makes an entry, from all of e but its zone. The kernel translates packets of it from then
-// on, in a network namespace that has chains of type nat. The state of an SCTP association can't be
-// given: its tags would have to be known.
+// Create makes an entry from all members of e but Zone. From then on the kernel translates its packets, in a
+// network namespace that has chains of type nat. The state of an SCTP association can't be given:
+// Create would have to know its tags. It fails with ErrExists if another entry has one of the
+// tuples.
 func (t *Table) Create(e Entry) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -40,7 +41,8 @@ func (t *Table) Create(e Entry) error {
 	return t.acknowledged(m)
 }
 
-// Delete removes the entry that has a tuple, in either direction.
+// Delete removes the entry that has a tuple, in either direction. It fails with ErrNotFound if
+// there is none.
 func (t *Table) Delete(tuple Tuple, proto uint8) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()

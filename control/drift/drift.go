@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package drift counts what others have changed in the datapath's maps, and was repaired.
+// Package drift counts what others have changed in the datapath's maps, and the agent has repaired.
 package drift
 
 import (
@@ -10,14 +10,13 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// Tally counts elements by map, since it was made. It is safe for concurrent use.
+// Tally counts repaired elements by map. It is safe for concurrent use.
 type Tally struct {
 	mu    sync.Mutex
 	total map[string]int
 }
 
-// NewTally makes a Tally of these maps, by the names that they have in the kernel. Others join them
-// when something of theirs is added.
+// NewTally makes a Tally of these maps, by the kernel's names of maps. Add adds further maps.
 func NewTally(names ...string) *Tally {
 	t := &Tally{total: map[string]int{}}
 	for _, name := range names {
@@ -26,7 +25,7 @@ func NewTally(names ...string) *Tally {
 	return t
 }
 
-// Add counts what one pass has repaired, and logs it.
+// Add counts and logs what one pass has repaired.
 func (t *Tally) Add(found map[string]int, log *logrus.Entry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -36,7 +35,7 @@ func (t *Tally) Add(found map[string]int, log *logrus.Entry) {
 	}
 }
 
-// Totals returns a copy of the counts, with a 0 for each map that nothing was repaired in.
+// Totals returns a copy of the counts, with a 0 for each map without repairs.
 func (t *Tally) Totals() map[string]int {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -10,17 +10,16 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// exhaustionQuiet is how long something that had run out must have sufficed for to be no trouble
-// any more.
+// exhaustionQuiet is how long after the last shortage a Trouble is still reported.
 const exhaustionQuiet = time.Minute
 
-// Trouble is what packets need and may find used up.
+// Trouble is a resource that packets need and that may run out.
 type Trouble struct {
 	About string
 	Err   error // nil while there is enough
 }
 
-// exhaustible is a Trouble, and the verdict that counts when it is one.
+// exhaustible is a Trouble, with the verdict that counts its shortages.
 type exhaustible struct {
 	verdict bpf.Verdict
 	trouble Trouble
@@ -33,14 +32,14 @@ var exhaustibles = []exhaustible{
 		errors.New("flows4 or flows6 is full of confirmed flows, and new clients are dropped (drop-flows-full): see --map-size")}},
 }
 
-// Exhaustion watches the counters of what may run out. It is not safe for concurrent use.
+// Exhaustion watches the counters of resources that may run out. It is not safe for concurrent use.
 type Exhaustion struct {
 	counted map[bpf.Verdict]uint64
-	seen    map[bpf.Verdict]time.Time // when it was last counted
+	seen    map[bpf.Verdict]time.Time // when each verdict was last counted
 }
 
-// Look returns all that may run out, with its trouble while that goes on and for a minute after. What
-// was counted before the first look is no trouble now.
+// Look returns all resources that may run out. Err is set during a shortage and for a minute after.
+// What was counted before the first look does not count.
 func (e *Exhaustion) Look(counters []maps.Counter, now time.Time) []Trouble {
 	sums := map[bpf.Verdict]uint64{}
 	for _, c := range counters {

@@ -10,8 +10,8 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// TestExhaustion: what runs out is told while it does and for a while after, not because it once
-// did, whatever else is counted.
+// TestExhaustion: a shortage is reported while it lasts and for a while after. An old one is not,
+// whatever else is counted.
 func TestExhaustion(t *testing.T) {
 	var e Exhaustion
 	now := time.Now()

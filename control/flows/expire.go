@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package flows has the table of flows looked after: what is dead is released, what leads to endpoints
-// that are gone is removed, and what runs out is told.
+// Package flows maintains the table of flows: it releases expired flows, removes flows to endpoints that
+// are gone, and reports what runs out.
 package flows
 
 import (
@@ -15,19 +15,20 @@ import (
 	"github.com/waggle-lb/waggle/loader"
 )
 
-// A walk takes time in proportion to the table, in which nothing else runs on its CPU. Nobody waits for
-// what it clears away but the kernel's own connections, whose end is noticed by it.
+// A walk takes time in proportion to the table, and nothing else runs on its CPU meanwhile. No new flow
+// needs the walk, since it takes the places of expired records itself. Only the end of connections that
+// the kernel translates is noticed by it.
 const (
-	// expireEvery is how often dead flows are looked for at most,
+	// expireEvery is the shortest pause between walks.
 	expireEvery = 5 * time.Second
-	// expireRest how seldom, as long as a walk is short: so many times what it took.
+	// expireRest sets the pause after a short walk: this many times the walk's duration.
 	expireRest    = 1000
 	expireRestMax = time.Minute
-	// expireDuty bounds what walks cost while they are waited for, or long: one part in so many of a CPU.
+	// expireDuty bounds the cost of walks that are waited for, or long: 1/expireDuty of a CPU.
 	expireDuty = 100
 )
 
-// pauseAfter is how long to wait after a walk that took so long.
+// pauseAfter returns the pause after a walk that took so long.
 func pauseAfter(took time.Duration, waited bool) time.Duration {
 	pause := max(expireEvery, expireDuty*took)
 	if waited {
@@ -36,24 +37,24 @@ func pauseAfter(took time.Duration, waited bool) time.Duration {
 	return max(pause, min(expireRest*took, expireRestMax))
 }
 
-// Expirer has dead flows released. The datapath does not depend on it: it ignores dead records,
-// and takes their places where it finds no others.
+// Expirer has the kernel release expired flows. The datapath does not depend on it: it ignores expired
+// records, and takes their places where it finds no others.
 type Expirer struct {
 	dp      *loader.Datapath
 	log     *logrus.Entry
-	foreign func(records uint32) // told after each walk
+	foreign func(records uint32) // called after each walk
 
 	mu     sync.Mutex
 	census status.FlowCensus
 }
 
-// NewExpirer prepares walks. After each, foreign is called with the number of records of connections that
-// the kernel translates.
+// NewExpirer makes an Expirer; Run walks. After each walk it calls foreign with the number of records of
+// connections that the kernel translates.
 func NewExpirer(dp *loader.Datapath, foreign func(records uint32), log *logrus.Entry) *Expirer {
 	return &Expirer{dp: dp, log: log, foreign: foreign}
 }
 
-// Census returns what the last walks found. It may be called at any time.
+// Census returns what the last walks found. It may be called at any time, from any goroutine.
 func (e *Expirer) Census() status.FlowCensus {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -75,7 +76,7 @@ func (e *Expirer) Run(ctx context.Context) {
 	}
 }
 
-// walk returns how many records there are of connections that the kernel translates.
+// walk returns the number of records of connections that the kernel translates.
 func (e *Expirer) walk() (foreign uint32) {
 	v4, err := e.dp.Expire(false)
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Walks over the flows are seldom where they take long, but not beyond a minute, and never more than a
+// The longer a walk takes, the longer the pause, but at most a minute. Walks never take more than a
 // hundredth of a CPU.
 func TestPauseAfterWalk(t *testing.T) {
 	for _, c := range []struct {

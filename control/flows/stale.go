@@ -13,30 +13,31 @@ import (
 )
 
 const (
-	// staleAgain is when a second look finds what the first has missed: a packet or a connect may
-	// have chosen its backend just before the change, and be recorded just after the look.
+	// staleAgain is the delay of a second look, which finds what the first has missed: a packet or a
+	// connect may have chosen its backend just before the change, and be recorded just after the first
+	// look.
 	staleAgain = time.Second
-	// staleDuty bounds what looking costs while endpoints change all the time: one part in so many
-	// of a CPU.
+	// staleDuty bounds the cost of looks while endpoints change all the time: 1/staleDuty of a CPU.
 	staleDuty = 10
 )
 
-// StaleUDP rids clients of UDP endpoints that have stopped serving: it has the flows to them
-// removed, so that the next packet is balanced afresh, and the sockets aborted that are connected
-// to them.
+// StaleUDP removes clients' flows to UDP endpoints that have stopped serving, so that the next packet
+// is balanced afresh, and aborts the sockets that are connected to them.
 type StaleUDP struct {
 	dp      *loader.Datapath
 	log     *logrus.Entry
 	stopped chan struct{}
-	lacks   func(error) // told what the kernel can't do, when there was something to do
+	lacks   func(error) // called with what the kernel can't do, if there was something to do
 }
 
-// NewStaleUDP prepares looks. After each, lacks is called with what the kernel can't do of it, or nil.
+// NewStaleUDP makes a StaleUDP; Run looks. After each look it calls lacks with what the kernel can't
+// do of it, or nil.
 func NewStaleUDP(dp *loader.Datapath, lacks func(error), log *logrus.Entry) *StaleUDP {
 	return &StaleUDP{dp: dp, log: log, stopped: make(chan struct{}, 1), lacks: lacks}
 }
 
-// Stopped tells that UDP endpoints may have stopped serving. The maps must say so already.
+// Stopped schedules a look after UDP endpoints may have stopped serving. Call it after the maps have
+// been written.
 func (s *StaleUDP) Stopped() {
 	select {
 	case s.stopped <- struct{}{}:
@@ -44,7 +45,7 @@ func (s *StaleUDP) Stopped() {
 	}
 }
 
-// Run looks when there is something to be found, until ctx is done.
+// Run looks after calls of Stopped, until ctx is done.
 func (s *StaleUDP) Run(ctx context.Context) {
 	var again <-chan time.Time
 	for {
@@ -83,7 +84,7 @@ func (s *StaleUDP) look() {
 	}
 }
 
-// abortSockets does so in every network namespace that has a process.
+// abortSockets aborts them in every network namespace that has a process.
 func (s *StaleUDP) abortSockets() (aborted int, err error) {
 	if err := s.dp.CanAbortSockets(); err != nil {
 		return 0, err

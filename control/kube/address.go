@@ -12,8 +12,8 @@ import (
 
 const httpsPort = "443"
 
-// ParseAPIServer reads the address of an API server, an https URL or host:port, and returns it
-// as host:port.
+// ParseAPIServer parses the address of an API server, an https URL or host:port, and returns it as
+// host:port.
 func ParseAPIServer(s string) (string, error) {
 	if !strings.Contains(s, "://") {
 		host, port, err := net.SplitHostPort(s)

@@ -31,8 +31,8 @@ import (
 	"k8s.io/client-go/util/cert"
 )
 
-// cluster is what API servers of one cluster share: objects, and a certificate. It knows lists,
-// watches, selectors and events, as the API does them, of the few kinds that we follow.
+// cluster is what the API servers of one cluster share: objects, and a certificate. It implements
+// lists, watches, selectors and events of the API, for the few kinds that the source follows.
 type cluster struct {
 	t       *testing.T
 	ca, key []byte
@@ -57,7 +57,7 @@ type watcher struct {
 	events chan watch.Event
 }
 
-// certNames are what the certificate is for; the second is an address as 10.96.0.1 would be.
+// certNames are the names in the certificate. The second is an address such as 10.96.0.1.
 var certNames = []string{inClusterName, "10.96.0.1"}
 
 func newCluster(t *testing.T) *cluster {
@@ -126,7 +126,8 @@ func (c *cluster) stamp(o apiObject) apiObject {
 	return o
 }
 
-// tell tells watchers what they see of a change: what a selector no longer takes is deleted.
+// tell sends watchers what they see of a change: an object that their selector no longer takes is
+// deleted.
 func (c *cluster) tell(kind string, old, new apiObject) {
 	for w := range c.watchers {
 		had, has := old != nil && w.takes(old), new != nil && w.takes(new)
@@ -146,7 +147,7 @@ func (c *cluster) tell(kind string, old, new apiObject) {
 	}
 }
 
-// refuse has all requests for a kind refused; 0 no longer.
+// refuse makes all requests for a kind fail with a status; 0 ends this.
 func (c *cluster) refuse(kind string, status int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -190,7 +191,7 @@ func (c *cluster) takeEvent(w http.ResponseWriter, r *http.Request) {
 	var e eventsv1.Event
 	raw, err := io.ReadAll(r.Body)
 	if err != nil {
-		return // who sent it is gone
+		return // the sender is gone
 	}
 	if _, _, err := scheme.Codecs.UniversalDeserializer().Decode(raw, nil, &e); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -219,8 +220,8 @@ func (c *cluster) list(w http.ResponseWriter, kind string, takes func(apiObject)
 	})
 }
 
-// watch begins with all there is, as is asked for by sendInitialEvents, or at a version that a
-// list has told.
+// watch begins with all objects, if sendInitialEvents asks for that, or at a version that a list
+// has returned.
 func (c *cluster) watch(w http.ResponseWriter, r *http.Request, kind string, takes func(apiObject) bool) {
 	me := &watcher{kind: kind, takes: takes, events: make(chan watch.Event, 1000)}
 	c.mu.Lock()
@@ -307,7 +308,7 @@ func (s *server) stop() {
 	s.Config.Close()
 }
 
-// kubeconfig is a file that tells the address of a server.
+// kubeconfig returns a file with the address of a server.
 func (c *cluster) kubeconfig(address string) string {
 	c.t.Helper()
 	dir := c.t.TempDir()
@@ -320,14 +321,14 @@ func (c *cluster) kubeconfig(address string) string {
 	return file
 }
 
-// pod is what the environment of a pod tells.
+// pod returns what the environment of a pod contains.
 func (c *cluster) pod(host string) func() (*rest.Config, error) {
 	return func() (*rest.Config, error) {
 		return &rest.Config{Host: "https://" + host, BearerToken: "secret", TLSClientConfig: rest.TLSClientConfig{CAData: c.ca}}, nil
 	}
 }
 
-// deadAddress refuses connections.
+// deadAddress returns an address that refuses connections.
 func deadAddress(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -336,7 +337,7 @@ func deadAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// hangingAddress takes connections, and says nothing on them.
+// hangingAddress returns an address that accepts connections, and sends nothing on them.
 func hangingAddress(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

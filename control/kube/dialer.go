@@ -13,25 +13,25 @@ import (
 )
 
 const (
-	// dialTimeout is how long one address is tried before the next is, and how long its server
-	// may take to say anything at all. (client-go gives the TLS handshake twice as long.)
+	// dialTimeout is how long one address is tried before the next one, and how long its server may
+	// take for its first byte. (client-go gives the TLS handshake twice as long.)
 	dialTimeout = 5 * time.Second
 	keepAlive   = 30 * time.Second
 )
 
-// dialer connects to whichever API server works. What is dialled is always the one host of the
-// client's configuration; each connection to it goes to the address that comes first: the one
-// that has not failed, or else failed longest ago.
+// dialer connects to an API server that works. The client dials only the host of its configuration.
+// The dialer connects each such connection to the address that comes first: one that has not
+// failed, or else the one that failed longest ago.
 type dialer struct {
 	configured string // host:port of the client's configuration
 	first      []string
 	last       []string
-	origin     func(address string) string // for people, of those of first and last; nil: none is told
-	hello      time.Duration               // that a server may take for its first byte
+	origin     func(address string) string // describes an address of first or last, for messages; nil: no description
+	hello      time.Duration               // how long a server may take for its first byte
 	dial       func(ctx context.Context, network, address string) (net.Conn, error)
 
 	mu       sync.Mutex
-	learnt   []string // between first and last
+	learnt   []string // tried between first and last
 	failures uint64
 	failed   map[string]uint64    // when an address failed last, as a count of failures
 	why      map[string]string    // why an address failed last, until it answers
@@ -39,7 +39,7 @@ type dialer struct {
 	open     map[endpoints]*conn
 }
 
-// endpoints are both ends of a connection, by which it is known however it is wrapped.
+// endpoints are both ends of a connection. They identify it even if it is wrapped.
 type endpoints struct{ local, remote string }
 
 func endpointsOf(c net.Conn) endpoints {
@@ -60,7 +60,7 @@ func newDialer(configured string, first, last []string) *dialer {
 	}
 }
 
-// addresses lists what to try, in this order.
+// addresses lists the addresses in the order in which they are tried.
 func (d *dialer) addresses() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -82,7 +82,7 @@ func (d *dialer) addresses() []string {
 	return all
 }
 
-// learn replaces the addresses that were learnt, and tells whether they differ from before.
+// learn replaces the learnt addresses, and reports whether they differ from before.
 func (d *dialer) learn(addresses []string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -93,8 +93,8 @@ func (d *dialer) learn(addresses []string) bool {
 	return true
 }
 
-// DialContext tries the addresses in turn. A proxy, which a client may have been told to use by
-// its environment, is dialled as it is.
+// DialContext tries the addresses in turn. A proxy, which the client's environment may ask for, is
+// dialled as it is.
 func (d *dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	if address != d.configured {
 		return d.dial(ctx, network, address)
@@ -122,8 +122,8 @@ func (d *dialer) fail(address string) {
 	d.failed[address] = d.failures
 }
 
-// conn is a connection to one address. If nothing that we asked on it was answered by the time
-// it is closed, then its server hangs, or its certificate is another's.
+// conn is a connection to one address. If no request on it was answered by the time it is closed,
+// its server hangs, or has another's certificate.
 type conn struct {
 	net.Conn
 	dialer  *dialer
@@ -143,7 +143,7 @@ func (d *dialer) opened(c net.Conn, address string) *conn {
 	return opened
 }
 
-// Read is net.Conn's.
+// Read implements net.Conn.
 func (c *conn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if n > 0 && !c.heard.Swap(true) {
@@ -152,7 +152,7 @@ func (c *conn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// answers notes that a request on this connection was answered, if it is one of ours.
+// answers notes that a request on this connection was answered, if the connection is ours.
 func (d *dialer) answers(on net.Conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -163,8 +163,8 @@ func (d *dialer) answers(on net.Conn) {
 	}
 }
 
-// Close closes the connection. One that was not used, as of several that were dialled at the
-// same time all but one may be, says nothing against its server.
+// Close closes the connection. An unused connection is no sign that its server fails: when several
+// are dialled at the same time, all but one may stay unused.
 func (c *conn) Close() error {
 	c.closed.Do(func() {
 		c.dialer.mu.Lock()

@@ -34,7 +34,8 @@ func TestParseAPIServer(t *testing.T) {
 	}
 }
 
-// dialed is a dialer to nowhere: which addresses fail is told, and what is tried is remembered.
+// dialed dials with a network that goes nowhere. It records which addresses are tried; those in
+// failing fail.
 func dialed(t *testing.T, d *dialer, failing ...string) (tried []string, c net.Conn, err error) {
 	t.Helper()
 	d.hello = time.Hour
@@ -72,14 +73,14 @@ func TestDialerOrder(t *testing.T) {
 	}
 	step("a:1", "closes", true)
 	step("a:1 b:1", "closes", true, "a:1")
-	step("b:1", "closes", false)                                           // sticks, but is silent
+	step("b:1", "closes", false)                                           // keeps the address, though nothing is answered
 	step("c:1", "closes", true)                                            //
 	step("c:1 vip:443 a:1", "closes", true, "c:1", "vip:443")              // the oldest failure first
-	step("a:1 b:1 c:1 vip:443", "", false, "a:1", "b:1", "c:1", "vip:443") // nothing is left out
+	step("a:1 b:1 c:1 vip:443", "", false, "a:1", "b:1", "c:1", "vip:443") // all addresses are tried
 	step("a:1", "closes", true)
 }
 
-// Others than the API server, as a proxy, are not redirected.
+// Connections to hosts other than the API server, such as a proxy, are not redirected.
 func TestDialerOfOthers(t *testing.T) {
 	d := newDialer("vip:443", []string{"a:1"}, nil)
 	_, _, err := dialed(t, d)
@@ -124,14 +125,14 @@ func TestLearn(t *testing.T) {
 	expect("10.0.0.1:6443", "10.0.0.2:6443", "[fd00::1]:443")
 	must(t, l.follow(first, nil))
 	expect("[fd00::1]:443")
-	must(t, l.follow(second, sliceObject("kubernetes"))) // an API server that says there is none
+	must(t, l.follow(second, sliceObject("kubernetes"))) // an API server that reports that there is none
 	expect("[fd00::1]:443")
 	if got := readAddresses(file); !slices.Equal(got, []string{"[fd00::1]:443"}) {
 		t.Errorf("kept %q", got)
 	}
 }
 
-// The run directory is open to readers of the status, whichever file comes first.
+// The run directory must be readable for readers of the status, whichever file is made first.
 func TestAddressFileInAFreshDirectory(t *testing.T) {
 	run := filepath.Join(t.TempDir(), "run")
 	file := filepath.Join(run, "last-good", "api-servers")

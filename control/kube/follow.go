@@ -13,15 +13,15 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// followed are the informers of a source: what they list is kept, also while nobody is told of it.
+// followed are the informers of a source. They keep what they list, even while no sink gets it.
 type followed struct {
 	factories []informers.SharedInformerFactory
 	informers map[string]cache.SharedIndexInformer // by kind
-	stop      context.CancelFunc                   // ends those that run
+	stop      context.CancelFunc                   // ends the running informers
 }
 
-// newFollowed prepares to follow the cluster. Of what is for other proxies the endpoints are not even
-// sent to us; the services are, because their cluster IPs are not ours to drop.
+// newFollowed makes the informers. The API server does not even send the endpoints of Services of other
+// proxies. It sends those Services, because waggle must not drop packets to their cluster IPs.
 func (s *Source) newFollowed() (*followed, error) {
 	named := s.factory(func(o *metav1.ListOptions) { o.LabelSelector = selector(true).String() })
 	selected := s.factory(func(o *metav1.ListOptions) { o.LabelSelector = selector(s.opts.ServiceProxyName != "").String() })
@@ -61,7 +61,7 @@ func (s *Source) factory(tweak func(*metav1.ListOptions)) informers.SharedInform
 	return informers.NewSharedInformerFactoryWithOptions(s.client, 0, options...)
 }
 
-// start lets them run, if they don't yet, until ctx is done or stop is called.
+// start runs them, if they don't run yet, until ctx is done or stop is called.
 func (f *followed) start(ctx context.Context) {
 	if f.stop != nil {
 		return
@@ -72,7 +72,7 @@ func (f *followed) start(ctx context.Context) {
 	}
 }
 
-// end stops them, and waits until nothing of them runs any more.
+// end stops them, and waits until they have ended.
 func (f *followed) end() {
 	f.stop()
 	for _, factory := range f.factories {
@@ -80,8 +80,8 @@ func (f *followed) end() {
 	}
 }
 
-// tell has the sink told what the informers know, and each change. What is returned is done when all has been
-// told without which nothing may be said to be complete.
+// tell passes what the informers know to the sink, and then each change. needed are done when the sink has
+// all objects that have to come before OnSynced.
 func (r *run) tell(f *followed) (needed []cache.DoneChecker, err error) {
 	need := func(synced cache.DoneChecker, err error) error {
 		needed = append(needed, synced)
@@ -94,12 +94,12 @@ func (r *run) tell(f *followed) (needed []cache.DoneChecker, err error) {
 	); err != nil {
 		return nil, err
 	}
-	// Nobody waits for these: older API servers have none.
+	// OnSynced does not wait for these: older API servers have none.
 	_, err = follow(r, serviceCIDRs, f.informers[serviceCIDRs], r.ranges.follow)
 	return needed, err
 }
 
-// follow has the changes of a kind of object told, one at a time among all kinds.
+// follow passes on the changes of a kind of object, one at a time among all kinds.
 func follow[T any, P interface {
 	*T
 	metav1.Object
@@ -107,7 +107,7 @@ func follow[T any, P interface {
 	one := func(old, new any) {
 		before, after := object[P](old), object[P](new)
 		if before != nil && after != nil && before.GetUID() == after.GetUID() && before.GetResourceVersion() == after.GetResourceVersion() {
-			return // listed again
+			return // the same version again, after a new list
 		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -124,7 +124,7 @@ func follow[T any, P interface {
 	return registration.HasSyncedChecker(), nil
 }
 
-// object is what a handler was given, also where it was deleted while nobody watched.
+// object returns the object that a handler got, even if it was deleted while no watch ran.
 func object[P any](o any) P {
 	if gone, ok := o.(cache.DeletedFinalStateUnknown); ok {
 		o = gone.Obj

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// FuzzParseAPIServer: what is accepted is a host and a port, and says the same when read again.
+// FuzzParseAPIServer: an accepted address is a host and a port, and parses to itself.
 func FuzzParseAPIServer(f *testing.F) {
 	for _, seed := range []string{
 		"10.0.0.1:6443", "https://example.com", "https://[fd00::1]:6443/", "[fe80::1%eth0]:1", "https://u@h", "http://h",
@@ -33,8 +33,8 @@ func FuzzParseAPIServer(f *testing.F) {
 	})
 }
 
-// FuzzAddressFile: what the file of learnt addresses has become, it gives addresses or none, and
-// what is written is read.
+// FuzzAddressFile: whatever the file of learnt addresses holds, reading it returns addresses or
+// none, and what is written is read back.
 func FuzzAddressFile(f *testing.F) {
 	for _, seed := range []string{"10.0.0.1:6443\n[fd00::1]:6443\n", "", "\x00", "10.0.0.1:0", "[fe80::1%x]:1 1.2.3.4:99999"} {
 		f.Add([]byte(seed))

@@ -25,7 +25,7 @@ import (
 
 const thisNode = "node-a"
 
-// recorder is a Sink that remembers what it was told, and in which order.
+// recorder is a Sink that records its calls, in their order.
 type recorder struct {
 	busy  sync.Mutex // calls come one at a time
 	mu    sync.Mutex
@@ -129,7 +129,7 @@ func follows(t *testing.T, s *Source, edits ...func(*Source)) *follower {
 	return f
 }
 
-// until waits for something to become true.
+// until waits until check returns true.
 func (f *follower) until(what string, check func() bool) {
 	f.t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !check(); time.Sleep(5 * time.Millisecond) {
@@ -140,7 +140,8 @@ func (f *follower) until(what string, check func() bool) {
 	}
 }
 
-// expect waits for calls to have come, and takes them off; those of different kinds come in any order.
+// expect waits for calls, and removes them from the record. Calls of different kinds may come in any
+// order.
 func (f *follower) expect(want ...string) {
 	f.t.Helper()
 	f.until(fmt.Sprintf("%q", want), func() bool { return len(f.all()) >= len(want) })
@@ -153,7 +154,7 @@ func (f *follower) expect(want ...string) {
 	}
 }
 
-// fails waits for the end of the run.
+// fails waits for the end of the run, and returns its error.
 func (f *follower) fails() error {
 	f.t.Helper()
 	select {
@@ -186,7 +187,7 @@ func labelled(pairs ...string) func(*v1.Service) {
 	}
 }
 
-// sliceObject makes a slice of a service's, of addresses with one port.
+// sliceObject makes a slice of a service, with these addresses and one port.
 func sliceObject(service string, addresses ...string) *discovery.EndpointSlice {
 	s := &discovery.EndpointSlice{
 		ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: service + "-1", Labels: map[string]string{discovery.LabelServiceName: service}},

@@ -21,7 +21,7 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// pipes is a network with one server, in memory: what happens on it takes no time.
+// pipes is a network in memory with one server. Nothing on it takes time.
 type pipes struct {
 	accepted chan net.Conn
 	closed   chan struct{}
@@ -53,17 +53,17 @@ type pipeConn struct {
 
 func (c pipeConn) LocalAddr() net.Addr { return c.local }
 
-// counter is an API server that counts what it is asked in each second of the bubble's clock, by
-// requests and by attempts to connect.
+// counter is an API server that counts, for each second of the bubble's clock, requests and attempts
+// to connect.
 type counter struct {
 	*pipes
 	begun time.Time
 
 	mu      sync.Mutex
 	seconds []int
-	down    bool // it takes no connections
+	down    bool // it accepts no connections
 	answer  int
-	gone    chan struct{} // closed when it goes down
+	gone    chan struct{} // closed when the server goes down
 }
 
 func newCounter() *counter {
@@ -104,7 +104,7 @@ func (c *counter) dial(context.Context, string, string) (net.Conn, error) {
 	return pipeConn{ours, pipeAddr("client:" + strconv.FormatInt(c.dialled.Add(1), 10))}, nil
 }
 
-// set changes what the server does.
+// set changes how the server answers.
 func (c *counter) set(down bool, answer int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -121,14 +121,14 @@ func (c *counter) lost() <-chan struct{} {
 	return c.gone
 }
 
-// most is the most that was asked in one second from one time to another, since the beginning.
+// most returns the most requests in one second of a span of time since the beginning.
 func (c *counter) most(from, to time.Duration) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Max(append([]int{0}, c.seconds[min(len(c.seconds), int(from/time.Second)):min(len(c.seconds), int(to/time.Second))]...))
 }
 
-// herd are agents of one cluster: of each its probe, and the requests for the four kinds, with
+// herd runs agents of one cluster: for each its probe, and the requests for the four kinds, with
 // client-go's backoff.
 func (c *counter) herd(ctx context.Context, agents int, pace pace) (wait func()) {
 	var wg sync.WaitGroup
@@ -149,8 +149,8 @@ func (c *counter) herd(ctx context.Context, agents int, pace pace) (wait func())
 	return wg.Wait
 }
 
-// watch does what an informer does: it asks, with ever longer pauses, until it is answered, and then
-// has a connection for as long as the server lives.
+// watch does what an informer does: it sends requests, with growing pauses, until one is answered,
+// and then has a connection for as long as the server lives.
 func (c *counter) watch(ctx context.Context, client *http.Client, path string) {
 	const first, longest = 800 * time.Millisecond, 30 * time.Second
 	pause := first
@@ -179,8 +179,8 @@ func (c *counter) watch(ctx context.Context, client *http.Client, path string) {
 	}
 }
 
-// Agents don't ask all at once: not while the API server works, not while it is away or fails, and
-// not when it comes back.
+// TestHerd: agents don't send requests all at once, neither while the API server works, nor while it
+// is away or fails, nor when it comes back.
 func TestHerd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const agents = 500

@@ -27,7 +27,7 @@ func isAPIServers(s *discovery.EndpointSlice) bool {
 	return s.Namespace == v1.NamespaceDefault && s.Labels[discovery.LabelServiceName] == apiService
 }
 
-// apiServers are the addresses that a slice of the `kubernetes` Service gives.
+// apiServers returns the addresses in a slice of the `kubernetes` Service.
 func apiServers(s *discovery.EndpointSlice) (addresses []string) {
 	if s.AddressType == discovery.AddressTypeFQDN {
 		return nil
@@ -61,8 +61,8 @@ func newLearning(d *dialer, file string) *learning {
 	return l
 }
 
-// follow takes a change of any slice. That there is no API server is not learnt: it is one of
-// them that says so.
+// follow handles a change of any slice. It ignores a report that there is no API server: an API
+// server has sent it.
 func (l *learning) follow(old, new *discovery.EndpointSlice) error {
 	if old != nil && isAPIServers(old) {
 		delete(l.slices, old.Name)
@@ -84,7 +84,7 @@ func (l *learning) follow(old, new *discovery.EndpointSlice) error {
 	return writeAddresses(l.file, all)
 }
 
-// readAddresses reads a line for each address, and passes over what is none.
+// readAddresses reads one address a line, and skips invalid lines.
 func readAddresses(file string) (addresses []string) {
 	raw, err := os.ReadFile(file)
 	if err != nil {

@@ -14,19 +14,19 @@ import (
 	utilnode "k8s.io/kubernetes/pkg/util/node"
 )
 
-// ownNode is what the sink has been told of our Node.
+// ownNode is what the sink knows of our Node.
 type ownNode struct {
 	name      string
 	latest    *v1.Node
 	uid       types.UID
-	addresses []net.IP      // the last that there were
+	addresses []net.IP      // the last addresses that the Node had
 	told      chan struct{} // closed when the sink knows the Node
 	known     bool
 	patient   bool // wait for addresses
 }
 
-// onNode follows our Node. It is not told before it has addresses: which devices are external
-// hangs on them. Other addresses later are a change as any other.
+// onNode follows our Node. The sink gets it only when it has addresses, since they decide which
+// devices are external. Later changes of addresses are passed on like any change.
 func (r *run) onNode(old, new *v1.Node) {
 	if r.err != nil {
 		return
@@ -52,14 +52,14 @@ func (r *run) onNode(old, new *v1.Node) {
 	}
 }
 
-// hostIPs are the addresses of a Node that kube-proxy takes, at most one of each family.
+// hostIPs returns the addresses of a Node that kube-proxy takes, at most one of each family.
 func hostIPs(node *v1.Node) []net.IP {
-	addresses, _ := utilnode.GetNodeHostIPs(node) // the error says that there are none
+	addresses, _ := utilnode.GetNodeHostIPs(node) // the error means that there are none
 	return addresses
 }
 
-// noteAddresses logs a change of our Node's addresses. A moment without any is none: kubelets and
-// cloud controllers write them in turns.
+// noteAddresses logs a change of our Node's addresses. A moment without any is no change: kubelets
+// and cloud controllers write them in turns.
 func (r *run) noteAddresses(addresses []net.IP) {
 	o := &r.own
 	if len(addresses) == 0 || slices.EqualFunc(addresses, o.addresses, net.IP.Equal) {
@@ -69,7 +69,7 @@ func (r *run) noteAddresses(addresses []net.IP) {
 	o.addresses = addresses
 }
 
-// tellNode tells our Node for the first time.
+// tellNode passes our Node to the sink for the first time.
 func (r *run) tellNode() {
 	o := &r.own
 	o.uid = o.latest.UID
@@ -79,8 +79,8 @@ func (r *run) tellNode() {
 	close(o.told)
 }
 
-// awaitNode waits until our Node has been told, once it is known what Nodes there are. One that
-// exists but gets no addresses is told without: who gives them may need Services that we serve.
+// awaitNode waits until the sink has our Node, once the Nodes are listed. A Node that gets no
+// addresses is passed on without: the program that sets them may need Services that we serve.
 func (r *run) awaitNode(ctx context.Context) bool {
 	addresses, node := time.NewTimer(r.pace.addresses), time.NewTimer(r.pace.node)
 	defer addresses.Stop()

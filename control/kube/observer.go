@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// kinds are what the source follows, by the ends of the paths they are asked for at.
+// kinds are the kinds that the source follows, by the ends of their paths in the API.
 var kinds = map[string]string{
 	"/api/v1/services": services,
 	"/api/v1/nodes":    nodes,
@@ -38,8 +38,7 @@ func kindOf(r *http.Request) string {
 	return ""
 }
 
-// observer watches the requests of a client: client-go tells of some failures only, and of no
-// success.
+// observer watches the requests of a client: client-go reports only some failures, and no success.
 type observer struct {
 	next     http.RoundTripper
 	dialer   *dialer
@@ -48,7 +47,7 @@ type observer struct {
 	done     context.Context // of the source
 }
 
-// RoundTrip is http.RoundTripper's.
+// RoundTrip implements http.RoundTripper.
 func (o *observer) RoundTrip(r *http.Request) (*http.Response, error) {
 	kind := kindOf(r)
 	if kind != "" {
@@ -81,8 +80,8 @@ func (o *observer) hold(ctx context.Context, kind string) {
 	o.sight.hold(ctx, kind)
 }
 
-// note takes what became of a request for a kind of object. A version that the server has
-// forgotten, or a kind of request that it does not know, is followed by another request.
+// note handles the result of a request for a kind of object. If the server no longer has a version,
+// or does not know a kind of request, client-go sends another request, so this is no failure.
 func (o *observer) note(ctx context.Context, kind string, started time.Time, resp *http.Response, err error) {
 	switch {
 	case err != nil && (ctx.Err() != nil || o.done.Err() != nil):
@@ -93,7 +92,7 @@ func (o *observer) note(ctx context.Context, kind string, started time.Time, res
 		o.problems.over(kind)
 	case resp.StatusCode == http.StatusGone, resp.StatusCode == http.StatusUnprocessableEntity:
 	case kind == serviceCIDRs && (resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusForbidden):
-		o.sight.works(kind) // in that what we get is all there is for us
+		o.sight.works(kind) // in the sense that we get all that there is for us
 		o.problems.found(kind, "the API server does not tell the ranges of cluster IPs ("+resp.Status+"); --service-cidrs does")
 	default:
 		o.sight.fails(kind, started, resp.Status)

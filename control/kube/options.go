@@ -20,35 +20,35 @@ import (
 type Options struct {
 	// NodeName is the name of our Node object.
 	NodeName string
-	// Kubeconfig is a file that tells an API server and credentials; the environment of a pod
-	// tells them if empty.
+	// Kubeconfig is a file with an API server and credentials. If it is empty, they come from the
+	// environment of a pod.
 	Kubeconfig string
-	// APIServers are addresses of API servers, as ParseAPIServer returns them, which are tried
-	// before others.
+	// APIServers are addresses of API servers, in the form that ParseAPIServer returns. They are
+	// tried before others.
 	APIServers []string
-	// APIServersBy is the setting that gives them, for people.
+	// APIServersBy is the name of the setting that has these addresses, for messages.
 	APIServersBy string
-	// APIServersHow tells how to give some, for people, where there are none and the API server can't
-	// be reached.
+	// APIServersHow describes how to set addresses. It is added to messages if there are none and the
+	// API server can't be reached.
 	APIServersHow string
-	// ServiceProxyName is served besides what is labelled for no service proxy; empty: nothing is.
+	// ServiceProxyName: Services with this label value are served, too, besides those without the
+	// label. Empty: only those without.
 	ServiceProxyName string
-	// ServiceCIDRs are the ranges of cluster IPs where the API server does not tell them.
+	// ServiceCIDRs are the ranges of cluster IPs, if the API server does not report them.
 	ServiceCIDRs []netip.Prefix
 	// AddressFile keeps the addresses of API servers that were learnt; empty: not kept.
 	AddressFile string
-	// UserAgent is how we present ourselves; client-go's if empty.
+	// UserAgent is the client's name in requests; client-go's if empty.
 	UserAgent string
-	// Log receives what happens; the standard logger if nil.
+	// Log is the log; the standard logger if nil.
 	Log *logrus.Entry
 }
 
-// inClusterName is what the certificate of every API server is for, whichever address it is
-// reached at.
+// inClusterName is in the certificate of every API server, whichever address it is reached at.
 const inClusterName = "kubernetes.default.svc"
 
-// restConfig reads how to talk to the API server. What it dials is ordered as follows: what we
-// are told; what we have learnt; and the cluster IP last, since it works only if we do.
+// restConfig reads the client's configuration. The order of addresses is: the configured ones; the
+// learnt ones; and the cluster IP last, since it works only if waggle serves it.
 func (o Options) restConfig(pod func() (*rest.Config, error)) (*rest.Config, *dialer, error) {
 	var cfg *rest.Config
 	var err error
@@ -78,7 +78,7 @@ func (o Options) restConfig(pod func() (*rest.Config, error)) (*rest.Config, *di
 	return cfg, d, nil
 }
 
-// hostPort is what the transport dials for a URL.
+// hostPort returns the host and port that the transport dials for a URL.
 func hostPort(u *url.URL) string {
 	port := u.Port()
 	if port == "" {
@@ -87,7 +87,7 @@ func hostPort(u *url.URL) string {
 	return net.JoinHostPort(u.Hostname(), port)
 }
 
-// origin tells where an address comes from that is not learnt.
+// origin describes where a configured address comes from.
 func (o Options) origin(address string) string {
 	switch {
 	case slices.Contains(o.APIServers, address):
@@ -98,17 +98,18 @@ func (o Options) origin(address string) string {
 	return "the cluster IP of the kubernetes Service, which works only where Services do already"
 }
 
-// pace is how long things take.
+// pace are the durations of the source.
 type pace struct {
-	probe     time.Duration // between probes of the API server that works
-	reprobe   time.Duration // before the second probe of one that doesn't; twice as long before each more
-	longest   time.Duration // between two of these
-	answer    time.Duration // that a probe waits for its answer
-	node      time.Duration // that our Node is waited for
-	addresses time.Duration // that the addresses of our Node are waited for
+	probe     time.Duration // between probes of an API server that works
+	reprobe   time.Duration // before the second probe of one that doesn't; doubles with each more
+	longest   time.Duration // the longest of these pauses
+	answer    time.Duration // how long a probe waits for its answer
+	node      time.Duration // how long the source waits for our Node
+	addresses time.Duration // how long the source waits for the addresses of our Node
 }
 
-// kube-proxy waits as long for addresses. Longer won't do: who sets them may need Services.
+// kube-proxy waits as long for addresses. A longer wait may never end: the program that sets them may
+// need Services.
 var defaultPace = pace{
 	probe:     10 * time.Second,
 	reprobe:   time.Second,

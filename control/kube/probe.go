@@ -12,19 +12,20 @@ import (
 	"time"
 )
 
-// probe finds out whether the API server answers. The connections of watches alone would not
-// tell: nothing need happen on them for minutes.
+// probe finds out whether the API server answers. The connections of watches alone don't show it:
+// nothing need happen on them for minutes.
 type probe struct {
 	client *http.Client
 	url    *url.URL
 	sight  *sight
 	dialer *dialer
 	pace   pace
-	advice string // where it can't be reached; empty: none
+	advice string // how to set addresses, for messages; may be empty
 }
 
-// run probes until ctx is done. An API server that fails is asked soon, and then ever less often: when
-// it is gone all agents of the cluster ask, and must not keep it from coming back.
+// run probes until ctx is done. When the API server fails, it probes again soon, and then at growing
+// intervals: when the server is gone all agents of the cluster probe, and must not keep it from coming
+// back.
 func (p *probe) run(ctx context.Context) {
 	again := p.pace.reprobe
 	for ctx.Err() == nil {
@@ -46,13 +47,14 @@ func (p *probe) run(ctx context.Context) {
 	}
 }
 
-// about is as long as d on the average. Agents that began at the same time don't go on so.
+// about returns a random duration whose average is d, so that agents which began at the same time
+// drift apart.
 func about(d time.Duration) time.Duration { return d/2 + rand.N(d) }
 
-// errNotReady is what an API server says of itself.
+// errNotReady: the API server answers that it is not ready.
 var errNotReady = errors.New("not ready")
 
-// why tells of all addresses that fail: each probe asks another one, if they connect.
+// why describes all addresses that fail: each probe tries another one, if they don't connect.
 func (p *probe) why(err error) string {
 	why := p.dialer.failing()
 	if why == "" || errors.Is(err, errNotReady) {
@@ -64,7 +66,7 @@ func (p *probe) why(err error) string {
 	return why
 }
 
-// ask is for the server's own opinion of itself. Who is not allowed to know it has got an answer.
+// ask requests the server's own readiness. A refusal for lack of rights is an answer, too.
 func (p *probe) ask(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, p.pace.answer)
 	defer cancel()

@@ -13,7 +13,7 @@ import (
 	"github.com/waggle-lb/waggle/control/status"
 )
 
-// problems is what we do without, by kind of object.
+// problems are the kinds of object that the source lacks, with the reasons.
 type problems struct {
 	log *logrus.Entry
 
@@ -25,7 +25,7 @@ func newProblems(log *logrus.Entry) *problems {
 	return &problems{log: log, all: map[string]status.Problem{}}
 }
 
-// found notes a problem, or another message for one that is known.
+// found notes a problem, or a new message for a known one.
 func (p *problems) found(kind, message string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -43,7 +43,7 @@ func (p *problems) over(kind string) {
 	delete(p.all, kind)
 }
 
-// list returns them in the order of kinds.
+// list returns the problems in the order of kinds.
 func (p *problems) list() []status.Problem {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -11,8 +11,8 @@ import (
 	"github.com/waggle-lb/waggle/control/source"
 )
 
-// ranges are the ranges that cluster IPs are allocated from: what the API server has of them or,
-// as long as it has told none, those that we were told.
+// ranges are the ranges that cluster IPs are allocated from: those of the API server or, as long as
+// it has reported none, the configured ones.
 type ranges struct {
 	sink  source.Sink
 	given []netip.Prefix
@@ -25,7 +25,7 @@ func newRanges(sink source.Sink, given []netip.Prefix) *ranges {
 	return &ranges{sink: sink, given: given, all: map[string][]netip.Prefix{}}
 }
 
-// begin has the sink told.
+// begin passes the first ranges to the sink.
 func (r *ranges) begin() {
 	r.begun = true
 	r.tell()

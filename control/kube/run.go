@@ -21,8 +21,8 @@ type run struct {
 	sink   source.Sink
 	cancel context.CancelCauseFunc
 
-	mu     sync.Mutex // held while the sink is told something
-	err    error      // why the run can't go on
+	mu     sync.Mutex // held during calls of the sink
+	err    error      // why the run can't continue
 	own    ownNode
 	ranges *ranges
 }
@@ -35,8 +35,8 @@ func newRun(s *Source, sink source.Sink, cancel context.CancelCauseFunc) *run {
 	}
 }
 
-// start waits for what must be known before anything may be deleted, and says so. It returns
-// false if that did not come about.
+// start waits for the objects that have to come before any deletion, and then calls OnSynced. It
+// returns false if they did not come.
 func (r *run) start(ctx context.Context, needed []cache.DoneChecker) bool {
 	if !cache.WaitFor(ctx, "", needed...) {
 		return false
@@ -55,7 +55,7 @@ func (r *run) start(ctx context.Context, needed []cache.DoneChecker) bool {
 	return true
 }
 
-// onSlice tells a slice, and learns from it if it is the API servers'.
+// onSlice passes on a slice, and learns from it if it is the API servers'.
 func (r *run) onSlice(old, new *discovery.EndpointSlice) {
 	if err := r.learning.follow(old, new); err != nil {
 		r.log.WithError(err).Warn("the addresses of the API servers can't be kept")

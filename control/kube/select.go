@@ -9,9 +9,9 @@ import (
 	"k8s.io/kubernetes/pkg/proxy/apis"
 )
 
-// selector takes what is not headless and, unless `named`, for no service proxy in particular.
-// Where we have a name, or have to know the cluster IPs of others' services, all of them come, and
-// what is for others is left out behind the source.
+// selector selects Services that are not headless and, unless `named`, have no label for a service
+// proxy. If the source has a proxy name, or needs the cluster IPs of other proxies' Services, it
+// requests all, and those of others are left out later.
 func selector(named bool) labels.Selector {
 	absent := []string{v1.IsHeadlessService}
 	if !named {

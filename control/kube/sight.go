@@ -12,38 +12,39 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// apiServer names, among what can fail, the API server as a whole: whether it answers at all.
+// apiServer is the key for the API server as a whole: whether it answers at all.
 const apiServer = "API server"
 
-// patience is how long a request is held back at most, and by how much that differs from agent to
-// agent. client-go forgets its backoff after two minutes without an attempt, so that what is held
+// patience is how long a request is held back at most, and the spread of this time over agents.
+// client-go resets its backoff after two minutes without an attempt, so a request that was held back
+// longer is soon retried if it fails.
 // back longer is soon retried if it fails.
 const (
 	patience       = 3 * time.Minute
 	patienceSpread = time.Minute
 )
 
-// failure is why something can't be followed.
+// failure is the reason why a kind can't be followed.
 type failure struct {
 	since time.Time
 	why   string
 }
 
-// sight is what the source sees of the cluster: of each kind of object, and of the API server.
+// sight is what the source sees of the cluster: each kind of object, and the API server.
 type sight struct {
 	log *logrus.Entry
 
 	mu       sync.Mutex
 	failures map[string]failure
-	lost     time.Time     // when the first of them, or of those before them, began
-	back     chan struct{} // closed when the API server works again; nil while it does
+	lost     time.Time     // when the first of the present failures, or of uninterrupted earlier ones, began
+	back     chan struct{} // closed when the API server works again; nil while it works
 }
 
 func newSight(log *logrus.Entry) *sight {
 	return &sight{log: log, failures: map[string]failure{}}
 }
 
-// fails notes that something can't be seen since then. The first account of it stays.
+// fails notes that something can't be seen since then. The first reason stays.
 func (s *sight) fails(what string, since time.Time, why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -70,7 +71,7 @@ func (s *sight) explain(what, why string) {
 	}
 }
 
-// works notes that something is seen, again if it wasn't.
+// works notes that something is seen, possibly again.
 func (s *sight) works(what string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -87,8 +88,8 @@ func (s *sight) works(what string) {
 	}
 }
 
-// hold waits, before something is asked again that failed, until the API server works. Without
-// it the informers would find that out by themselves, but up to a minute later.
+// hold waits until the API server works, before a request that failed is sent again. Without it the
+// informers would notice by themselves, but up to a minute later.
 func (s *sight) hold(ctx context.Context, what string) {
 	s.mu.Lock()
 	_, failed := s.failures[what]
@@ -106,8 +107,8 @@ func (s *sight) hold(ctx context.Context, what string) {
 	}
 }
 
-// blind is since when something fails, and why: the API server as a whole, whose failure explains the
-// others, or else what has failed longest, with the name of what it is about.
+// blind returns since when something fails, and why: the failure of the API server as a whole, which
+// explains the others, or else the oldest failure, with the name of its kind.
 func (s *sight) blind() (since time.Time, why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

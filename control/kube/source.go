@@ -30,7 +30,7 @@ type Source struct {
 	problems *problems
 	probe    *probe
 	pace     pace
-	end      context.CancelFunc // of what waits in a request
+	end      context.CancelFunc // ends waits of requests
 	ahead    *followed          // since FetchAhead; nil without it
 
 	broadcaster events.EventBroadcaster
@@ -45,14 +45,14 @@ var (
 	_ source.Ahead    = (*Source)(nil)
 )
 
-// component names us in events.
+// component is the source of our events.
 const component = "waggle"
 
-// New makes a source of the objects of a cluster. It reads the credentials, but does not talk to
+// New makes a source of the objects of a cluster. It reads the credentials, but does not connect to
 // the API server yet.
 func New(opts Options) (*Source, error) { return newSource(opts, rest.InClusterConfig) }
 
-// newSource makes a source; pod tells what the environment of a pod does.
+// newSource makes a source. pod returns the configuration from the environment of a pod.
 func newSource(opts Options, pod func() (*rest.Config, error)) (*Source, error) {
 	if opts.Log == nil {
 		opts.Log = logrus.NewEntry(logrus.StandardLogger())
@@ -102,25 +102,25 @@ func (s *Source) connect(cfg *rest.Config, d *dialer) error {
 // Problems lists what of the cluster can't be had, though the API server works.
 func (s *Source) Problems() []status.Problem { return s.problems.list() }
 
-// Blind is source.Watcher's.
+// Blind implements source.Watcher.
 func (s *Source) Blind() (since time.Time, why string) { return s.sight.blind() }
 
-// Location is source.Located's.
+// Location implements source.Located.
 func (s *Source) Location() string { return s.learning.dialer.whereabouts() }
 
-// Recorder is source.Recorder's. Events are sent while the source runs.
+// Recorder implements source.Recorder. Events are sent while the source runs.
 func (s *Source) Recorder() events.EventRecorder { return s.recorder }
 
-// FetchAhead is source.Ahead's: the lists come in, and are decoded, while nobody is told of them.
+// FetchAhead implements source.Ahead: the lists arrive, and are decoded, before a sink gets them.
 func (s *Source) FetchAhead(ctx context.Context) {
-	if f, err := s.newFollowed(); err == nil { // Run tells why not
+	if f, err := s.newFollowed(); err == nil { // Run returns the error
 		f.start(ctx)
 		s.ahead = f
 	}
 }
 
-// Run tells the sink all objects, then OnSynced, then each change, until ctx is done. It returns
-// an error if our Node does not appear in time, or is deleted. It is to be called once.
+// Run passes all objects to the sink, then calls OnSynced, then passes each change, until ctx is
+// done. It returns an error if our Node does not appear in time, or is deleted. Call it once.
 func (s *Source) Run(ctx context.Context, sink source.Sink) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer s.end()
@@ -154,7 +154,7 @@ func (s *Source) Run(ctx context.Context, sink source.Sink) error {
 	return r.failure()
 }
 
-// nodeRef is our Node, as events regard it. The kubelet gives the name for the UID as well, and
+// nodeRef is the reference to our Node in events. The kubelet uses the name as UID as well, and
 // `kubectl describe` looks for that.
 func (s *Source) nodeRef() *v1.ObjectReference {
 	name := s.opts.NodeName

@@ -18,7 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// TestFetchAhead: what has been fetched before Run is told without another question, and followed from there.
+// TestFetchAhead: Run passes on what was fetched before it without another request, and follows from there.
 func TestFetchAhead(t *testing.T) {
 	c := newCluster(t)
 	c.put(nodeObject("10.0.0.1"), serviceObject("a"), sliceObject("a", "10.1.0.1:8080"))
@@ -57,7 +57,7 @@ func TestFetchAhead(t *testing.T) {
 	}
 }
 
-// Row 1: what is headless is not seen, nor are the endpoints of what is for other proxies.
+// Row 1: headless Services are not seen, nor are the endpoints of other proxies' Services.
 func TestFollow(t *testing.T) {
 	c := newCluster(t)
 	c.put(nodeObject("10.0.0.1"), serviceObject("a"), sliceObject("a", "10.1.0.1:8080"))
@@ -82,7 +82,7 @@ func TestFollow(t *testing.T) {
 	c.put(serviceObject("b"))
 	f.expect("add service b")
 	c.put(serviceObject("b", labelled("service.kubernetes.io/service-proxy-name", "other")))
-	f.expect("update service b") // and whoever is told that sees that it is not ours any more
+	f.expect("update service b") // the sink sees by it that the Service is no longer ours
 	c.put(sliceObject("a", "10.1.0.2:8080"))
 	f.expect("update slice a-1")
 	moved := sliceObject("a", "10.1.0.2:8080")
@@ -151,7 +151,7 @@ func TestNode(t *testing.T) {
 	}
 }
 
-// Row 33: nothing is said to be complete before our Node is known.
+// Row 33: OnSynced is not called before our Node is known.
 func TestNodeIsAwaited(t *testing.T) {
 	c := newCluster(t)
 	c.put(serviceObject("a"))
@@ -196,7 +196,7 @@ func TestNoNode(t *testing.T) {
 	}
 }
 
-// Row 6, and what happens while the API server is away.
+// Row 6, and the behaviour while the API server is away.
 func TestBlind(t *testing.T) {
 	c := newCluster(t)
 	c.put(nodeObject("10.0.0.1"), serviceObject("a"), serviceObject("b"))
@@ -207,7 +207,7 @@ func TestBlind(t *testing.T) {
 	s.stop()
 	f.until("blind", func() bool { since, _ := f.Blind(); return !since.IsZero() })
 	since, why := f.Blind()
-	gone := regexp.MustCompile("connection refused|EOF|could not be established") // by when the server ends
+	gone := regexp.MustCompile("connection refused|EOF|could not be established") // depends on when the server ends
 	if since.Before(before.Add(-testPace.probe)) || !gone.MatchString(why) {
 		t.Errorf("blind since %v (stopped %v): %s", since, before, why)
 	}
@@ -250,7 +250,7 @@ func TestNotReady(t *testing.T) {
 		_, why := f.Blind()
 		return why == "API server: not ready: 500 Internal Server Error"
 	})
-	c.put(serviceObject("a")) // what comes nevertheless is taken
+	c.put(serviceObject("a")) // changes that still arrive are passed on
 	f.expect("add service a")
 	c.mu.Lock()
 	c.unready = false
@@ -258,7 +258,7 @@ func TestNotReady(t *testing.T) {
 	f.until("sees again", func() bool { since, _ := f.Blind(); return since.IsZero() })
 }
 
-// Whoever gives too few rights is told which.
+// If rights are missing, the problem names them.
 func TestForbidden(t *testing.T) {
 	c := newCluster(t)
 	c.put(nodeObject("10.0.0.1"))
@@ -326,7 +326,7 @@ func TestStartingEvent(t *testing.T) {
 	}
 }
 
-// Events must never block: not without a server either.
+// Events must never block, even without a server.
 func TestEventsAreForgotten(t *testing.T) {
 	c := newCluster(t)
 	f := c.follow(c.options(c.kubeconfig(deadAddress(t))))
@@ -366,8 +366,8 @@ func TestFailover(t *testing.T) {
 	f.until("sees", func() bool { since, _ := f.Blind(); return since.IsZero() })
 }
 
-// From within a pod the cluster IP of the API server is the last resort, and certificates are
-// checked for the name that is always in them.
+// From within a pod the cluster IP of the API server is the last resort, and certificates are checked for the
+// name that they always have.
 func TestFromPod(t *testing.T) {
 	c := newCluster(t)
 	c.put(nodeObject("10.0.0.1"))
@@ -397,7 +397,7 @@ func TestNotInPod(t *testing.T) {
 	}
 }
 
-// What was learnt outlives the server that told it, and the agent.
+// Learnt addresses outlive the server that reported them, and the agent.
 func TestLearning(t *testing.T) {
 	c := newCluster(t)
 	told, learnt := c.serve(""), c.serve("")

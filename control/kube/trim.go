@@ -14,12 +14,12 @@ import (
 	"k8s.io/kubernetes/pkg/proxy/apis"
 )
 
-// The labels of Services and of EndpointSlices that somebody here reads.
+// The labels of Services and of EndpointSlices that the agent reads.
 var readLabels = []string{v1.IsHeadlessService, apis.LabelServiceProxyName, discovery.LabelServiceName}
 
-// trim drops from an object what nobody on the node of that name reads before it is cached, and
-// sets the defaults that kube-proxy's trackers rely on: an API server sets them, but the trackers
-// panic without.
+// trim removes from an object what nothing on the node of that name reads, before the object is
+// cached. It sets the defaults that kube-proxy's trackers rely on: an API server sets them, but the
+// trackers panic without.
 func trim(nodeName string) cache.TransformFunc {
 	return func(object any) (any, error) {
 		switch o := object.(type) {
@@ -32,7 +32,7 @@ func trim(nodeName string) cache.TransformFunc {
 		case *discovery.EndpointSlice:
 			trimMeta(&o.ObjectMeta, v1.EndpointsLastChangeTriggerTime)
 			o.Labels = kept(o.Labels, readLabels...)
-			o.Endpoints = slices.Clone(o.Endpoints) // grown while it was decoded, it has room for more
+			o.Endpoints = slices.Clone(o.Endpoints) // decoding has grown it, and left unused room
 			for i := range o.Endpoints {
 				trimEndpoint(&o.Endpoints[i], nodeName)
 			}
@@ -73,7 +73,7 @@ func shared(b bool) *bool {
 	return &no
 }
 
-// trimMeta keeps labels, which decide a lot, and only these annotations.
+// trimMeta keeps labels, which many decisions need, and only these annotations.
 func trimMeta(m *metav1.ObjectMeta, annotations ...string) {
 	m.Annotations = kept(m.Annotations, annotations...)
 	m.ManagedFields = nil
@@ -81,7 +81,7 @@ func trimMeta(m *metav1.ObjectMeta, annotations ...string) {
 	m.Finalizers = nil
 }
 
-// kept is what a map has of some keys; nil for nothing.
+// kept returns a map's elements with some keys; nil if there are none.
 func kept(all map[string]string, names ...string) (some map[string]string) {
 	for _, name := range names {
 		if value, ok := all[name]; ok {

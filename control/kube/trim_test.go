@@ -13,7 +13,7 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// ballast is what every object carries and nobody here reads.
+// ballast is metadata that every object has and the agent does not read.
 func ballast(labels map[string]string, annotations map[string]string) metav1.ObjectMeta {
 	m := metav1.ObjectMeta{
 		Namespace: "n", Name: "x", UID: "u", ResourceVersion: "1", Labels: labels,

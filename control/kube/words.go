@@ -16,10 +16,10 @@ import (
 	"time"
 )
 
-// An address that fails is one that somebody has given: what is said of it names the address, the
-// setting that it comes from, and what is wrong with it.
+// An address that fails comes from a setting. So a message about it names the address, the setting
+// that it comes from, and what is wrong with it.
 
-// said is an error in our words.
+// said is an error with a message of ours.
 type said struct {
 	error
 	words string
@@ -29,7 +29,7 @@ func (s *said) Error() string { return s.words }
 
 func (s *said) Unwrap() error { return s.error }
 
-// blame notes why an address has failed, and says so.
+// blame notes why an address has failed, and returns it as an error.
 func (d *dialer) blame(address string, err error) error {
 	if s := (*said)(nil); errors.As(err, &s) {
 		return err
@@ -41,8 +41,8 @@ func (d *dialer) blame(address string, err error) error {
 	return &said{err, d.name(address) + ": " + why}
 }
 
-// inWords says what may be wrong with an address, from the error that a request there ends with. It
-// says the same of the same trouble each time: no ports of ours.
+// inWords describes what may be wrong with an address, from the error of a request. It returns the
+// same text for the same fault each time, without local ports.
 func inWords(err error) string {
 	var certificate *tls.CertificateVerificationError
 	var record tls.RecordHeaderError
@@ -69,7 +69,7 @@ func inWords(err error) string {
 	return err.Error()
 }
 
-// reason is an error without the noise.
+// reason returns an error's text on one line.
 func reason(err error) string {
 	if s := (*said)(nil); !errors.As(err, &s) && errors.Is(err, context.DeadlineExceeded) {
 		return "no answer"
@@ -77,7 +77,7 @@ func reason(err error) string {
 	return strings.ReplaceAll(err.Error(), "\n", "; ")
 }
 
-// name is an address as people know it.
+// name returns the form of an address for messages.
 func (d *dialer) name(address string) string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -94,7 +94,7 @@ func (d *dialer) nameLocked(address string) string {
 	return address + " (" + d.origin(address) + ")"
 }
 
-// failing says what is wrong with each address that has failed and not answered since.
+// failing describes each address that has failed and not answered since.
 func (d *dialer) failing() string {
 	var all []string
 	for _, a := range d.addresses() {
@@ -107,7 +107,7 @@ func (d *dialer) failing() string {
 	return strings.Join(all, "; ")
 }
 
-// whereabouts names the address that has answered last or, if none has, those that are tried.
+// whereabouts names the address that answered last or, if none has, those that are tried.
 func (d *dialer) whereabouts() string {
 	all := d.addresses()
 	d.mu.Lock()
@@ -162,7 +162,7 @@ func (a *attempt) address() string {
 	return a.last
 }
 
-// addressOf is where a connection of ours goes to; empty, if it isn't ours.
+// addressOf returns the remote address of a connection of ours; empty, if it isn't ours.
 func (d *dialer) addressOf(on net.Conn) string {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -16,15 +16,15 @@ import (
 	"testing"
 )
 
-// webServer speaks HTTP without TLS.
+// webServer serves HTTP without TLS.
 func webServer(t *testing.T) string {
 	s := httptest.NewServer(http.NotFoundHandler())
 	t.Cleanup(s.Close)
 	return s.Listener.Addr().String()
 }
 
-// An address that is wrong is named, with its setting and with what is wrong about it; the right one
-// is found all the same.
+// A wrong address is named, with its setting and what is wrong with it. The right one is still
+// found.
 func TestWrongAddresses(t *testing.T) {
 	for name, test := range map[string]struct {
 		address func(t *testing.T) string
@@ -64,7 +64,8 @@ func TestWrongAddresses(t *testing.T) {
 	}
 }
 
-// Where no address is given it is said how to give one, and only while that is missed.
+// If no address is given, the message describes how to give one, but only while the API server can't
+// be reached.
 func TestNoAddresses(t *testing.T) {
 	c := newCluster(t)
 	c.put(nodeObject("10.0.0.1"))

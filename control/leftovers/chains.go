@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// iptablesTables are those that kube-proxy has chains in.
+// iptablesTables are the tables in which kube-proxy has chains.
 var iptablesTables = []string{"nat", "filter", "mangle"}
 
 const (
@@ -16,53 +16,53 @@ const (
 	postroutingChain = "KUBE-POSTROUTING"
 )
 
-// entryChains are the chains that kube-proxy's own rules in the built-in chains lead to: the
+// entryChains are the chains that kube-proxy's own rules in the built-in chains jump to: the
 // iptablesJumpChain(s) of pkg/proxy/iptables and pkg/proxy/ipvs.
 var entryChains = []string{
 	servicesChain, postroutingChain, "KUBE-EXTERNAL-SERVICES", "KUBE-NODEPORTS", "KUBE-FORWARD",
 	"KUBE-PROXY-FIREWALL", "KUBE-NODE-PORT", "KUBE-IPVS-FILTER", "KUBE-IPVS-OUT-FILTER",
 }
 
-// innerChains are those that only other chains lead to.
+// innerChains are those that only other chains jump to.
 var innerChains = []string{
 	markMasqChain, "KUBE-PROXY-CANARY", "KUBE-LOAD-BALANCER", "KUBE-SOURCE-RANGES-FIREWALL",
 }
 
-// perServiceChains begin the names of chains that end in a hash.
+// perServiceChains are the prefixes of chains whose names end in a hash.
 var perServiceChains = []string{
 	"KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-", "KUBE-FW-", "KUBE-EXT-",
 	"KUBE-XLB-", // before 1.24
 }
 
-// isKubeProxys tells kube-proxy's chains from all others; KUBE-FIREWALL, KUBE-KUBELET-CANARY,
+// isKubeProxys reports whether a chain is kube-proxy's. KUBE-FIREWALL, KUBE-KUBELET-CANARY,
 // KUBE-IPTABLES-HINT and KUBE-MARK-DROP are kubelet's.
 func isKubeProxys(chain string) bool {
 	return slices.Contains(entryChains, chain) || slices.Contains(innerChains, chain) ||
 		slices.ContainsFunc(perServiceChains, func(prefix string) bool { return strings.HasPrefix(chain, prefix) })
 }
 
-// isTelling tells the chains by which kube-proxy is recognised. Those two may stay for others, and
-// kubelets before 1.28 make them too.
+// isTelling reports whether a chain proves that kube-proxy has run. The two excepted chains may
+// stay for other programs, and kubelets before 1.28 make them too.
 func isTelling(chain string) bool {
 	return isKubeProxys(chain) && chain != markMasqChain && chain != postroutingChain
 }
 
-// jump is a rule that leads from one chain to another; R is what its table knows the rule by.
+// jump is a rule that leads from one chain to another. R identifies the rule in its table.
 type jump[R any] struct {
 	from, to string
-	builtin  bool // from is a chain that packets enter by themselves
+	builtin  bool // from is a chain that packets enter without a jump
 	rule     R
 }
 
-// removal is what is to be done to one table.
+// removal is what to remove from one table.
 type removal[R any] struct {
 	rules  []R      // to delete first: they lead from chains that stay into chains that go
 	chains []string // to flush, and then to delete
 	kept   map[string]string
 }
 
-// planRemoval decides which of a table's chains go. A chain that somebody else's rule leads to
-// stays, with all that it needs: CNI plugins may have been told to use KUBE-MARK-MASQ.
+// planRemoval decides which of a table's chains to remove. A chain that another program's rule
+// leads to stays, with all that it needs: CNI plugins may be configured to use KUBE-MARK-MASQ.
 func planRemoval[R any](chains []string, jumps []jump[R]) removal[R] {
 	r := removal[R]{kept: map[string]string{}}
 	for _, j := range jumps {
@@ -82,7 +82,7 @@ func planRemoval[R any](chains []string, jumps []jump[R]) removal[R] {
 				keep(j.to, j.from)
 			}
 		}
-		if _, stays := r.kept[markMasqChain]; stays { // it only marks; there, the mark has its effect
+		if _, stays := r.kept[markMasqChain]; stays { // it only marks; the mark has its effect in this chain
 			keep(postroutingChain, markMasqChain)
 		}
 	}
@@ -100,10 +100,10 @@ func planRemoval[R any](chains []string, jumps []jump[R]) removal[R] {
 	return r
 }
 
-// isKubeProxys: whether kube-proxy has put the rule into a built-in chain.
+// isKubeProxys reports whether kube-proxy has put the rule into a built-in chain.
 func (j jump[R]) isKubeProxys() bool { return j.builtin && slices.Contains(entryChains, j.to) }
 
-// report tells what was done to a table.
+// report adds what was done to a table.
 func (r removal[R]) report(to *Report, table string) {
 	for _, chain := range r.chains {
 		to.removed("chain %s of %s", chain, table)

@@ -15,10 +15,10 @@ import (
 	"github.com/waggle-lb/waggle/loader/netdump"
 )
 
-// IPVSDevice holds the addresses of services in kube-proxy's IPVS mode.
+// IPVSDevice is the device that holds the addresses of services in kube-proxy's IPVS mode.
 const IPVSDevice = "kube-ipvs0"
 
-// ipsets are the ipsetInfo of pkg/proxy/ipvs; those of IPv6 have KUBE-6- in place of KUBE-.
+// ipsets are the ipsetInfo of pkg/proxy/ipvs. Those of IPv6 have KUBE-6- in place of KUBE-.
 var ipsets = []string{
 	"KUBE-LOOP-BACK", "KUBE-CLUSTER-IP", "KUBE-EXTERNAL-IP", "KUBE-EXTERNAL-IP-LOCAL",
 	"KUBE-LOAD-BALANCER", "KUBE-LOAD-BALANCER-FW", "KUBE-LOAD-BALANCER-LOCAL",
@@ -56,7 +56,7 @@ func removeIPVS(r *Report) error {
 	if device != nil {
 		errs = append(errs, removeIPVSDevice(r, device))
 	}
-	if _, err := os.Stat("/sys/module/ip_set"); err == nil { // asking a kernel without would load it
+	if _, err := os.Stat("/sys/module/ip_set"); err == nil { // a query would load the module
 		errs = append(errs, removeIPSets(r))
 	}
 	virtual, err := os.ReadFile("/proc/thread-self/net/ip_vs")
@@ -66,8 +66,8 @@ func removeIPVS(r *Report) error {
 	return errors.Join(errs...)
 }
 
-// removeIPVSDevice leaves the device as long as connections need it: IPVS translates what comes for an address
-// of the node, and these are on the device.
+// removeIPVSDevice removes the device, unless connections need it: IPVS translates packets to addresses of the
+// node, and these addresses are on the device.
 func removeIPVSDevice(r *Report, device netlink.Link) error {
 	using, err := usingDevice(device, ipvs.Each)
 	if err != nil {
@@ -84,7 +84,7 @@ func removeIPVSDevice(r *Report, device netlink.Link) error {
 	return nil
 }
 
-// usingDevice counts those connections of a table that are open, and whose address is on the device.
+// usingDevice counts the open connections of a table whose address is on the device.
 func usingDevice(device netlink.Link, each func(func(ipvs.Connection)) (bad int, err error)) (using int, err error) {
 	held, err := netdump.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(device, netlink.FAMILY_ALL) })
 	if err != nil {
@@ -104,10 +104,10 @@ func usingDevice(device netlink.Link, each func(func(ipvs.Connection)) (bad int,
 	return using, err
 }
 
-// ipvsHeader is how many lines /proc/net/ip_vs has without virtual servers.
+// ipvsHeader is the number of lines that /proc/net/ip_vs has without virtual servers.
 const ipvsHeader = 3
 
-// removeIPSets comes after the removal of the rules that use them.
+// removeIPSets removes kube-proxy's IP sets. The rules that use them have to be removed before.
 func removeIPSets(r *Report) error {
 	have, err := netdump.Whole(netlink.IpsetListAll)
 	if err != nil {

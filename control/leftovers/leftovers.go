@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package leftovers recognises what kube-proxy has left in a network namespace, in each of its
-// modes, and removes it: nftables' own tables, iptables' chains whichever half of the kernel keeps
-// them, and IPVS' device and sets. What belongs to kubelet, to CNI plugins and to people stays.
+// modes, and removes it: the tables of nftables mode, the chains of iptables (iptables-nft's and
+// iptables-legacy's), and IPVS' device and sets. What belongs to kubelet, CNI plugins and people
+// stays.
 //
-// It runs no program but iptables-legacy, and that only where it is installed.
+// It runs no other program but iptables-legacy, and that only where it is installed.
 package leftovers
 
 import (
@@ -12,7 +13,7 @@ import (
 	"fmt"
 )
 
-// Report is what a removal came to, in words.
+// Report is the result of a removal, in words.
 type Report struct {
 	Removed []string
 	// Left is what looks like kube-proxy's and was not removed, with the reason.
@@ -27,8 +28,8 @@ func (r *Report) left(format string, args ...any) {
 	r.Left = append(r.Left, fmt.Sprintf(format, args...))
 }
 
-// Seen names what of kube-proxy's there is in the network namespace of the calling thread, or
-// nothing. It reads the names of chains, tables and devices, and no rules.
+// Seen names what kube-proxy has left in the network namespace of the calling thread. The list is
+// empty if there is nothing. Seen reads the names of chains, tables and devices, and no rules.
 func Seen() ([]string, error) {
 	var seen []string
 	var errs []error
@@ -40,8 +41,9 @@ func Seen() ([]string, error) {
 	return seen, errors.Join(errs...)
 }
 
-// Remove removes all of it from the network namespace of the calling thread. It does as much as
-// it can, and may be repeated. kube-proxy must not run any more: it would write its rules again.
+// Remove removes everything that Seen names from the network namespace of the calling thread. It
+// does as much as it can, and may be repeated. kube-proxy must not run any more: it would write its
+// rules again.
 func Remove() (*Report, error) {
 	r := &Report{}
 	var errs []error

@@ -40,7 +40,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// run runs a program in the test's namespace, and returns what it prints without comments.
+// run runs a program in the test's namespace, and returns its output without comments.
 func run(t *testing.T, stdin, name string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(name, args...)
@@ -73,8 +73,8 @@ func seen(t *testing.T) []string {
 	return seen
 }
 
-// TestIPTables, of contract 36: all of kube-proxy's chains go, and with them the rules that lead
-// there; what kubelet, CNI plugins and people have in the same tables stays as it was.
+// TestIPTables, of contract 36: all of kube-proxy's chains are removed, with the rules that lead to
+// them. What kubelet, CNI plugins and people have in the same tables stays as it was.
 func TestIPTables(t *testing.T) {
 	for _, tt := range []struct{ name, command, seen string }{
 		{"nft", "iptables-nft", "iptables-nft's table ip "},
@@ -114,8 +114,8 @@ func TestIPTables(t *testing.T) {
 	}
 }
 
-// TestForeignUse: KUBE-MARK-MASQ outlives the rest while a CNI plugin's rules lead to it, and
-// what gives the mark its effect stays too.
+// TestForeignUse: KUBE-MARK-MASQ stays while a CNI plugin's rules lead to it, and so does the chain
+// where its mark has an effect.
 func TestForeignUse(t *testing.T) {
 	for _, command := range []string{"iptables-nft", "iptables-legacy"} {
 		t.Run(command, func(t *testing.T) {
@@ -150,7 +150,7 @@ func TestForeignUse(t *testing.T) {
 	}
 }
 
-// TestManyChains: as many as fit no single message to the kernel.
+// TestManyChains: more than fit into a single message to the kernel.
 func TestManyChains(t *testing.T) {
 	inNetns(t, "iptables-nft-restore")
 	var chains, rules strings.Builder
@@ -173,7 +173,7 @@ func TestNFTables(t *testing.T) {
 	for _, family := range []string{"ip", "ip6", "inet"} {
 		run(t, "", "nft", "add", "table", family, "other")
 	}
-	run(t, "", "nft", "add", "table", "inet", "kube-proxy") // of kube-proxy's name, and not its family
+	run(t, "", "nft", "add", "table", "inet", "kube-proxy") // kube-proxy's name in another family
 	before := run(t, "", "nft", "list", "ruleset")
 	for _, family := range []string{"ip", "ip6"} {
 		run(t, strings.ReplaceAll(kubeProxyNFT, "FAMILY", family), "nft", "-f", "-")
@@ -209,7 +209,7 @@ func TestIPVSDevice(t *testing.T) {
 	}
 }
 
-// TestIPVSDeviceInUse: the device counts as used by open connections to its addresses, and by no others.
+// TestIPVSDeviceInUse: only open connections to its addresses count as users of the device.
 func TestIPVSDeviceInUse(t *testing.T) {
 	inNetns(t)
 	must(t, netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: IPVSDevice}}))
@@ -241,8 +241,8 @@ func TestIPVSDeviceInUse(t *testing.T) {
 	}
 }
 
-// TestLegacyWithoutItsProgram: an image that holds nothing but waggle still recognises the rules,
-// and says what to do.
+// TestLegacyWithoutItsProgram: an image that holds only waggle still recognises the rules, and says what
+// to do.
 func TestLegacyWithoutItsProgram(t *testing.T) {
 	inNetns(t, "iptables-legacy-restore")
 	run(t, kubeProxyRules, "iptables-legacy-restore")

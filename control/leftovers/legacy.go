@@ -13,16 +13,16 @@ import (
 	"github.com/waggle-lb/waggle/control/xtables"
 )
 
-// legacy is one family of iptables-legacy's.
+// legacy is one family's part of iptables-legacy.
 type legacy struct{ xtables.Family }
 
-// tables lists those that kube-proxy may have chains in.
+// tables lists the tables in which kube-proxy may have chains.
 func (l legacy) tables() ([]string, error) {
 	all, err := l.Tables()
 	return slices.DeleteFunc(all, func(t string) bool { return !slices.Contains(iptablesTables, t) }), err
 }
 
-// chains lists the chains that somebody has made.
+// chains lists the chains that are not built in.
 func (l legacy) chains(table string) ([]string, error) {
 	t, err := l.Table(table)
 	if err != nil {
@@ -105,7 +105,8 @@ func (l legacy) remove(table string, r *Report) error {
 	return nil
 }
 
-// parseSaved reads the output of iptables-save for one table. A rule is known by its arguments.
+// parseSaved parses the output of iptables-save for one table. A rule is identified by its
+// arguments.
 func parseSaved(saved string) (chains []string, jumps []jump[string]) {
 	builtin := map[string]bool{}
 	for line := range strings.Lines(saved) {
@@ -115,9 +116,10 @@ func parseSaved(saved string) (chains []string, jumps []jump[string]) {
 		case len(fields) > 1 && strings.HasPrefix(line, ":"):
 			name := fields[0][1:]
 			chains = append(chains, name)
-			builtin[name] = fields[1] != "-" // has a policy
+			builtin[name] = fields[1] != "-" // only a built-in chain has a policy
 		case len(fields) > 3 && fields[0] == "-A":
-			// Comments are quoted, and targets' own options come last, but jumps have none.
+			// Comments are quoted, and options of targets come last. Jumps to chains have no
+			// options.
 			if kind := fields[len(fields)-2]; kind == "-j" || kind == "-g" {
 				jumps = append(jumps, jump[string]{fields[1], fields[len(fields)-1], builtin[fields[1]], strings.TrimPrefix(line, "-A ")})
 			}
@@ -126,12 +128,12 @@ func parseSaved(saved string) (chains []string, jumps []jump[string]) {
 	return chains, jumps
 }
 
-// restoreInput is what makes iptables-restore --noflush do it, in one transaction.
+// restoreInput is the input that makes iptables-restore --noflush remove them, in one transaction.
 func restoreInput(table string, rules, chains []string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "*%s\n", table)
 	for _, chain := range chains {
-		fmt.Fprintf(&b, ":%s - [0:0]\n", chain) // empties it
+		fmt.Fprintf(&b, ":%s - [0:0]\n", chain) // empties the chain
 	}
 	for _, rule := range rules {
 		fmt.Fprintf(&b, "-D %s\n", rule)

@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kubeProxyTable is kube-proxy's table in its nftables mode, one in each family.
+// kubeProxyTable is the name of kube-proxy's table in its nftables mode. Each family has one.
 const kubeProxyTable = "kube-proxy"
 
-// familyNames are as nft and iptables-nft call them.
+// familyNames are the names that nft and iptables-nft use.
 var familyNames = map[nftables.TableFamily]string{
 	nftables.TableFamilyIPv4: "ip",
 	nftables.TableFamilyIPv6: "ip6",
@@ -23,7 +23,8 @@ var familyNames = map[nftables.TableFamily]string{
 
 func nftName(t *nftables.Table) string { return familyNames[t.Family] + " " + t.Name }
 
-// listNFT lists the tables that kube-proxy may have rules in. A kernel without nf_tables has none.
+// listNFT lists the tables in which kube-proxy may have rules. On a kernel without nf_tables there
+// are none.
 func listNFT(conn *nftables.Conn) (own, iptables []*nftables.Table, err error) {
 	tables, err := conn.ListTables()
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT) {
@@ -104,7 +105,7 @@ func removeNFT(r *Report) error {
 	return errors.Join(errs...)
 }
 
-// perBatch is how many changes the kernel is given at once: thousands don't fit its buffers.
+// perBatch is how many changes one batch has: thousands don't fit the kernel's buffers.
 const perBatch = 100
 
 func removeChains(conn *nftables.Conn, t *nftables.Table, r *Report) error {
@@ -129,7 +130,7 @@ func removeChains(conn *nftables.Conn, t *nftables.Table, r *Report) error {
 			return err
 		}
 	}
-	if err := conn.Flush(); err != nil { // from here on no packet comes to kube-proxy's chains
+	if err := conn.Flush(); err != nil { // from here on no packet reaches kube-proxy's chains
 		return fmt.Errorf("delete the rules that lead to kube-proxy's chains: %w", err)
 	}
 	for _, change := range []func(*nftables.Chain){conn.FlushChain, conn.DelChain} {

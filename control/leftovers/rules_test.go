@@ -4,7 +4,7 @@ package leftovers
 
 import "strings"
 
-// families puts rules that are written for IPv4 into the words of a command's family.
+// families changes rules that are written for IPv4 to the family of a command.
 func families(command, rules string) string {
 	if !strings.HasPrefix(command, "ip6") {
 		return rules
@@ -15,7 +15,7 @@ func families(command, rules string) string {
 		"10.244.0.0/16", "fd00:10:244::/56", "127.0.0.0/8", "::1/128", "192.0.2.1/32", "2001:db8::1/128").Replace(rules)
 }
 
-// kubeProxyRules are as kube-proxy writes them in its iptables mode: one service with two
+// kubeProxyRules are rules as kube-proxy writes them in its iptables mode: one service with two
 // endpoints, a node port and a load balancer's source range, one service without endpoints.
 const kubeProxyRules = `*mangle
 :KUBE-PROXY-CANARY - [0:0]
@@ -75,7 +75,7 @@ COMMIT
 COMMIT
 `
 
-// foreignRules are kubelet's, a CNI plugin's, and a person's, in the same tables.
+// foreignRules are rules of kubelet, of a CNI plugin and of a person, in the same tables.
 const foreignRules = `*mangle
 :KUBE-IPTABLES-HINT - [0:0]
 :KUBE-KUBELET-CANARY - [0:0]
@@ -102,7 +102,7 @@ COMMIT
 COMMIT
 `
 
-// kubeProxyNFT is of the shape that kube-proxy's nftables mode gives its table.
+// kubeProxyNFT has the form of kube-proxy's table in its nftables mode.
 const kubeProxyNFT = `table FAMILY kube-proxy {
 	map service-ips {
 		type inet_proto . inet_service : verdict

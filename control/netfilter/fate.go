@@ -2,25 +2,26 @@
 
 package netfilter
 
-// Fate is what becomes of a packet at a hook.
+// Fate is what happens to a packet at a hook.
 type Fate int
 
+// What can happen to a packet.
 const (
-	Passes  Fate = iota
-	MayDrop      // it hangs on what can't be known beforehand
-	Drops
+	Passes  Fate = iota // in every case
+	MayDrop             // it depends on what can't be known beforehand
+	Drops               // in every case
 )
 
-// outcomes are the ends that a packet may come to in a chain.
+// outcomes are the possible ends of a packet in a chain.
 type outcomes uint8
 
 const (
 	accepted outcomes = 1 << iota
 	dropped
-	fellThrough // to whoever called the chain
+	fellThrough // back to the calling chain
 )
 
-// Judge tells what becomes of a packet at the hook that the chain is called at.
+// Judge returns the fate of a packet at the hook that calls the chain.
 func (c *Chain) Judge(p Packet) (Fate, error) {
 	if !c.concerns(&p) {
 		return Passes, nil
@@ -43,10 +44,10 @@ func (c *Chain) Judge(p Packet) (Fate, error) {
 	return MayDrop, nil
 }
 
-// maxDepth is that of the kernel's jumps.
+// maxDepth is the kernel's limit of nested jumps.
 const maxDepth = 16
 
-// ends follows the rules of a chain.
+// ends returns the possible ends of a packet that enters a chain.
 func (c *Chain) ends(p *Packet, depth int) (outcomes, error) {
 	rules, err := c.rules()
 	if err != nil || depth > maxDepth {
@@ -70,8 +71,9 @@ func (c *Chain) ends(p *Packet, depth int) (outcomes, error) {
 	return all | fellThrough, nil
 }
 
-// after tells what comes of a rule that applies, and whether it lets the next one follow. Several
-// actions are a mark before a verdict, or what a map may hold; then it is not sure that it applies.
+// after returns the outcomes of a rule that applies. goesOn reports whether the next rule may
+// follow. Several actions are a mark before a verdict, or the elements of a map; in the latter case
+// the rule may not apply.
 func (c *Chain) after(does []action, p *Packet, depth int) (all outcomes, goesOn bool, err error) {
 	goesOn = true
 	for _, a := range does {
@@ -102,7 +104,7 @@ func (c *Chain) after(does []action, p *Packet, depth int) (all outcomes, goesOn
 	return all, goesOn, nil
 }
 
-// At lists the chains that are called at a hook.
+// At lists the chains that a hook calls.
 func (r *Rules) At(hook Hook) []*Chain {
 	var out []*Chain
 	for _, c := range r.base {

@@ -17,7 +17,7 @@ var legacyHooks = []struct {
 	hook Hook
 }{{"PREROUTING", Prerouting}, {"INPUT", Input}, {"FORWARD", Forward}, {"OUTPUT", OtherHook}, {"POSTROUTING", OtherHook}}
 
-// readLegacy reads the tables that there are, but for the one that translates.
+// readLegacy reads the existing tables, except the one that translates.
 func (r *Rules) readLegacy() error {
 	for _, f := range xtables.Families {
 		names, err := f.Tables()
@@ -38,15 +38,15 @@ func (r *Rules) readLegacy() error {
 	return nil
 }
 
-// addLegacy makes chains of a table's entries: a built-in chain begins where its hook says, and ends
-// with its policy; others begin after an entry that names them.
+// addLegacy makes chains of a table's entries. A built-in chain begins at its hook's offset, and
+// ends with its policy; others begin after an entry that names them.
 func (r *Rules) addLegacy(f xtables.Family, tableName string, from *xtables.Table) {
 	begins, policies := map[int]int{}, map[int]bool{}
 	for hook, offset := range from.Begin {
 		begins[offset], policies[from.Policy[hook]] = hook, true
 	}
 	t := &table{chains: map[string]*Chain{}}
-	names := map[int]string{} // of chains, by where their first rule is
+	names := map[int]string{} // of chains, by the offset of their first rule
 	var chain *Chain
 	var rules *[]rule
 	begin := func(name string, hook Hook) {
@@ -111,7 +111,7 @@ func (l *legacyRule) judge(p *Packet) (truth, []action) {
 	return applies, l.does(m)
 }
 
-// The verdicts of a target without a name; others lead to an offset.
+// The verdicts of a target without a name. Other values are the offset of a chain.
 const (
 	legacyDrop   = -1
 	legacyAccept = -2
@@ -139,7 +139,7 @@ func (l *legacyRule) does(m header) []action {
 		return []action{{accept, ""}}
 	case verdict == legacyReturn:
 		return []action{{back, ""}}
-	case verdict >= 0 && l.names[int(verdict)] == "": // goes on behind the rule
+	case verdict >= 0 && l.names[int(verdict)] == "": // continues behind the rule
 		return nil
 	case verdict >= 0 && m.goTo:
 		return []action{{goTo, l.names[int(verdict)]}}
@@ -152,7 +152,7 @@ func (l *legacyRule) does(m header) []action {
 // header is a struct ipt_ip or ip6t_ip6.
 type header struct {
 	raw                   []byte
-	srcAt, dstAt, address int // in packets
+	srcAt, dstAt, address int // offsets in packets; the length of an address
 	inverted              byte
 	goTo                  bool
 	fragments             bool
@@ -179,7 +179,7 @@ func (l *legacyRule) header() header {
 	return m
 }
 
-// devicesAt is where the devices' names stand, behind two addresses and their masks.
+// devicesAt is the offset of the devices' names, behind two addresses and their masks.
 func (m header) devicesAt() int { return 4 * m.address }
 
 const nameSize = 16

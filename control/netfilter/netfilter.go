@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package netfilter reads the rules that the owner of a node, its CNI plugin and others have given
-// the kernel, and judges what they do to packets of services. It never changes them. What a rule
-// asks that can't be known beforehand may hold or not.
+// Package netfilter reads the kernel's netfilter rules, which the owner of the node, its CNI plugin
+// and others have made, and evaluates them for packets of services. It never changes them. A
+// condition that can't be known beforehand may hold or not.
 package netfilter
 
 import (
@@ -18,7 +18,7 @@ type Hook int
 
 // The hooks that packets of services pass, in this order.
 const (
-	NoHook Hook = iota // only other chains lead there
+	NoHook Hook = iota // only other chains jump there
 	Ingress
 	Prerouting
 	Input
@@ -31,13 +31,13 @@ type Chain struct {
 	Family, Table, Name string
 	Hook                Hook
 	Drops               bool // its policy is drop
-	Legacy              bool // of iptables-legacy's
+	Legacy              bool // of iptables-legacy
 
 	rules func() ([]rule, error)
 	table *table
 }
 
-// String names it as nft does.
+// String names the chain as nft does.
 func (c *Chain) String() string {
 	name := fmt.Sprintf("%s %s %s", c.Family, c.Table, c.Name)
 	if c.Legacy {
@@ -50,32 +50,32 @@ func (c *Chain) concerns(p *Packet) bool {
 	return c.Family == "inet" || c.Family == "netdev" || c.Family == "ip" && !p.IPv6 || c.Family == "ip6" && p.IPv6
 }
 
-// table has the chains that may lead to each other.
+// table has the chains that may jump to each other.
 type table struct {
 	chains map[string]*Chain
 }
 
-// rule tells whether it applies to a packet, and what it does then: one of several things, where
-// that can't be known.
+// rule reports whether it applies to a packet, and what it does then. Where this can't be known, it
+// returns all possible actions.
 type rule func(p *Packet) (applies truth, does []action)
 
 // action is what a rule does to a packet.
 type action struct {
 	kind  kind
-	chain string // of jumpTo and goTo
+	chain string // target of jumpTo and goTo
 }
 
 type kind int
 
 const (
-	next kind = iota // nothing: the next rule decides
+	next kind = iota // the next rule decides
 	accept
 	drop   // or reject
 	askFor // a process decides, by a queue
-	mark   // for others, and goes on
+	mark   // sets a mark for others, and continues
 	jumpTo
 	goTo
-	back // to the chain that led here
+	back // back to the calling chain
 )
 
 // Rules are all rules of a network namespace.
@@ -84,8 +84,8 @@ type Rules struct {
 	conn *nftables.Conn
 }
 
-// Read reads the chains of the calling thread's network namespace; their rules are read when they
-// are asked for, until Close.
+// Read reads the chains of the calling thread's network namespace. Their rules are read when they
+// are needed, until Close.
 func Read() (*Rules, error) {
 	conn, err := nftables.New(nftables.AsLasting())
 	if err != nil {
@@ -99,7 +99,7 @@ func Read() (*Rules, error) {
 	return r, nil
 }
 
-// Close ends the reading.
+// Close closes the connection to the kernel.
 func (r *Rules) Close() {
 	r.conn.CloseLasting() //nolint:errcheck // nothing is pending
 }
@@ -149,7 +149,7 @@ func hookOf(c *nftables.Chain) Hook {
 	case c.Hooknum == nil:
 		return NoHook
 	case c.Type == nftables.ChainTypeNAT:
-		return OtherHook // it translates, and has no say in what passes
+		return OtherHook // this chain translates, and filters nothing
 	case c.Table.Family == nftables.TableFamilyNetdev:
 		if *c.Hooknum == *nftables.ChainHookIngress {
 			return Ingress
@@ -167,7 +167,7 @@ func hookOf(c *nftables.Chain) Hook {
 	return OtherHook
 }
 
-// rulesOf reads a chain's rules once.
+// rulesOf reads a chain's rules once, at the first call.
 func (r *Rules) rulesOf(c *nftables.Chain) func() ([]rule, error) {
 	var rules []rule
 	read := false

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readIn reads the rules of a network namespace of its own, into which a program has put some.
+// readIn reads the rules of the test's own network namespace, after a program has written some.
 func readIn(t *testing.T, rules string, program ...string) *Rules {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -56,7 +56,7 @@ func only(t *testing.T, chains []*Chain) *Chain {
 	return chains[0]
 }
 
-// What becomes of a packet, by rules of nft's.
+// TestJudgeNFT: the fate of a packet by rules of nft.
 func TestJudgeNFT(t *testing.T) {
 	for rules, want := range map[string]Fate{
 		``:                                 Drops,
@@ -127,10 +127,10 @@ CNI
 COMMIT
 `
 
-// What becomes of a packet, by rules of iptables' as docker and CNI plugins make them.
+// TestJudgeIPTables: the fate of a packet by rules of iptables, as docker and CNI plugins make them.
 func TestJudgeIPTables(t *testing.T) {
 	for rules, want := range map[string]Fate{
-		``: MayDrop, // what comes from docker0 is accepted
+		``: MayDrop, // packets from docker0 are accepted
 		`-A FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD
 -A FLANNEL-FWD -s 10.244.0.0/16 -m comment --comment "flanneld forward" -j ACCEPT
 -A FLANNEL-FWD -d 10.244.0.0/16 -m comment --comment "flanneld forward" -j ACCEPT`: Passes,
@@ -161,7 +161,7 @@ func TestJudgeIPTables(t *testing.T) {
 	}
 }
 
-// Answers are of connections that the kernel knows.
+// Answers belong to connections that the kernel knows.
 func TestJudgeReply(t *testing.T) {
 	r := readIn(t, strings.Replace(dockers, "CNI", "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", 1), "iptables-nft-restore")
 	p := Packet{Src: netip.MustParseAddr("10.244.0.5"), Proto: unix.IPPROTO_TCP, In: "veth0", Reply: true}
@@ -174,8 +174,8 @@ func TestJudgeReply(t *testing.T) {
 	}
 }
 
-// TestFilters, of contract 58: the owner's rules for service traffic are told from others, and from
-// those of Kubernetes and its plugins.
+// TestFilters, of contract 58: the owner's rules for service traffic are distinguished from other
+// rules, and from those of Kubernetes and its plugins.
 func TestFilters(t *testing.T) {
 	packets := []Packet{
 		{Proto: unix.IPPROTO_TCP, DstPort: 30080, In: "eth0"},
@@ -220,7 +220,7 @@ func TestFilters(t *testing.T) {
 	}
 }
 
-// A policy of drop is the owner's, where no other program has chains beside it.
+// A drop policy counts as the owner's if no other program has chains beside it.
 func TestFiltersPolicy(t *testing.T) {
 	for rules, want := range map[string]bool{"": true, "chain DOCKER { }": false} {
 		r := readIn(t, `table ip filter { `+rules+`
@@ -232,7 +232,7 @@ func TestFiltersPolicy(t *testing.T) {
 	}
 }
 
-// A chain of iptables-legacy's is named as such, and its policy and rules are the owner's like others.
+// A chain of iptables-legacy is named as such. Its policy and rules count as the owner's like others.
 func TestFiltersLegacy(t *testing.T) {
 	for rules, want := range map[string]string{
 		":FORWARD DROP [0:0]":                                         "ip6 filter FORWARD of iptables-legacy",

@@ -13,14 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nftRule is one of nf_tables: a list of expressions, each of which fills a register, compares one,
-// or does something. The first that does not hold ends it.
+// nftRule is a rule of nf_tables: a list of expressions, each of which loads a register, compares
+// one, or acts. The first that does not hold ends the rule.
 type nftRule struct {
 	exprs []expr.Any
 	sets  *setReader
 }
 
-// run is a rule at work on a packet.
+// run is the evaluation of a rule for a packet.
 type run struct {
 	*nftRule
 	packet    *Packet
@@ -40,8 +40,8 @@ func (n *nftRule) judge(p *Packet) (truth, []action) {
 	return r.applies, r.does
 }
 
-// take empties a register: what a later expression, which is not understood, would write there is
-// not to be taken for what was there before.
+// take empties a register: if a later expression that is not understood writes to it, the old value
+// must not be used.
 func (r *run) take(register uint32) value {
 	v := r.registers[register]
 	delete(r.registers, register)
@@ -50,7 +50,7 @@ func (r *run) take(register uint32) value {
 
 func (r *run) do(kind kind, chain string) { r.does = append(r.does, action{kind, chain}) }
 
-// step tells whether an expression holds; one that only does something does.
+// step reports whether an expression holds. One that only acts holds.
 func (r *run) step(e expr.Any) truth {
 	switch e := e.(type) {
 	case *expr.Counter, *expr.Log, *expr.Notrack, *expr.FlowOffload:
@@ -116,7 +116,7 @@ func (r *run) meta(e *expr.Meta) {
 }
 
 func (r *run) ct(e *expr.Ct) {
-	sets := e.SourceRegister || e.Register == 0 // the library does not decode what is set from
+	sets := e.SourceRegister || e.Register == 0 // the library does not decode what is set from a register
 	switch {
 	case sets && e.Key == expr.CtKeyMARK:
 		r.do(mark, "")
@@ -155,7 +155,7 @@ func (r *run) bitwise(e *expr.Bitwise) {
 	r.registers[e.DestRegister] = out
 }
 
-// compare leaves the register to the second of two comparisons that make a range.
+// compare keeps the register for the second of two comparisons that make a range.
 func (r *run) compare(e *expr.Cmp) truth {
 	v := r.registers[e.Register]
 	if e.Op == expr.CmpOpEq || e.Op == expr.CmpOpNeq {
@@ -204,7 +204,7 @@ var verdicts = map[expr.VerdictKind]kind{
 
 func (r *run) verdict(e *expr.Verdict) { r.do(verdicts[e.Kind], e.Chain) }
 
-// lookup finds a register in a set, or in a map of verdicts.
+// lookup looks a register up in a set, or in a map of verdicts.
 func (r *run) lookup(e *expr.Lookup) truth {
 	v := r.take(e.SourceRegister)
 	set := r.sets.read(e.SetName)
@@ -228,7 +228,7 @@ func (r *run) lookup(e *expr.Lookup) truth {
 	return holds
 }
 
-// verdictOf decodes an element of a map of verdicts, which the library leaves as it is: nested
+// verdictOf decodes an element of a map of verdicts, which the library returns undecoded: nested
 // attributes, NFTA_VERDICT_CODE and NFTA_VERDICT_CHAIN.
 func verdictOf(raw []byte) *expr.Verdict {
 	v := &expr.Verdict{Kind: expr.VerdictContinue}
@@ -249,7 +249,7 @@ func verdictOf(raw []byte) *expr.Verdict {
 	return v
 }
 
-// match is a match of iptables'.
+// match evaluates a match of iptables.
 func (r *run) match(e *expr.Match) truth {
 	switch info := e.Info.(type) {
 	case *xt.Comment:
@@ -296,7 +296,7 @@ func (r *run) toPorts(ports [2]uint16, not, onlyThese bool) truth {
 	return holds
 }
 
-// targets are those of iptables' targets that decide something, or mark.
+// targets are the targets of iptables that decide something, or mark.
 var targets = map[string]kind{
 	"ACCEPT": accept, "DROP": drop, "REJECT": drop, "RETURN": back, "NFQUEUE": askFor,
 	"MARK": mark, "CONNMARK": mark,
@@ -315,7 +315,7 @@ type setReader struct {
 	known map[string]*set
 }
 
-// read returns nil if the set can't be read or understood.
+// read returns nil if the set can't be read or decoded.
 func (s *setReader) read(name string) *set {
 	if known, ok := s.known[name]; ok {
 		return known

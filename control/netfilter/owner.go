@@ -7,23 +7,23 @@ import (
 	"strings"
 )
 
-// others begin the names of chains that Kubernetes, CNI plugins and container runtimes make for
-// their own ends.
+// others are prefixes of the names of chains that Kubernetes, CNI plugins and container runtimes make
+// for their own purposes.
 var others = []string{
 	"KUBE-", "cali-", "CILIUM_", "OLD_CILIUM_", "FLANNEL-", "CNI-", "ANTREA-", "WEAVE-", "AWS-",
 	"DOCKER", "NETAVARK", "LIBVIRT_",
 }
 
-// otherTables are theirs as a whole.
+// otherTables are tables of such programs.
 var otherTables = []string{"kube-proxy", "waggle-takeover", "cni_hostport", "cni_plugins_masquerade", "kube-router", "calico", "antctl", "netavark"}
 
 func isOthers(chain string) bool {
 	return slices.ContainsFunc(others, func(prefix string) bool { return strings.HasPrefix(chain, prefix) })
 }
 
-// Filters tells whether rules that the owner of the node has put into a chain, or where it leads,
-// would drop or mark some of these packets, or hand them to a process. An unconditional policy counts
-// unless another program has chains in the same table: it may have set that.
+// Filters reports whether the owner's rules in a chain, or in chains that it leads to, would drop or
+// mark some of these packets, or pass them to a process. The chain's policy counts unless another
+// program has chains in the same table, and so may have set it.
 func (c *Chain) Filters(packets []Packet) (bool, error) {
 	if slices.Contains(otherTables, c.Table) {
 		return false, nil
@@ -44,7 +44,7 @@ func (c *Chain) Filters(packets []Packet) (bool, error) {
 	return false, nil
 }
 
-// shared tells whether programs have chains in a table.
+// shared reports whether other programs have chains in a table.
 func (t *table) shared() bool {
 	for name := range t.chains {
 		if isOthers(name) {
@@ -60,7 +60,7 @@ type walk struct {
 	filters bool
 }
 
-// enter tells whether the packet may come to the end of the chain.
+// enter reports whether the packet may reach the end of the chain.
 func (w *walk) enter(c *Chain, depth int) (goesOn bool, err error) {
 	rules, err := c.rules()
 	if err != nil || depth > maxDepth {

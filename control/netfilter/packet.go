@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Packet is as much as is known of a packet: the zero value of a field means that any may be meant.
+// Packet is what is known of a packet. The zero value of a field: any.
 type Packet struct {
 	IPv6     bool
 	Src, Dst netip.Addr
@@ -20,10 +20,10 @@ type Packet struct {
 	Reply    bool   // of a connection that the kernel knows; else the packet is its first
 }
 
-// value is what a register of nf_tables holds; nil: not known.
+// value is the content of a register of nf_tables; nil: not known.
 type value []byte
 
-// part cuts bytes out of a header, of which only some are known.
+// part returns bytes of a header, or nil unless all of them are known.
 func part(header []byte, known []bool, offset, length uint32) value {
 	end := offset + length
 	if uint64(offset)+uint64(length) > uint64(len(header)) {
@@ -37,7 +37,7 @@ func part(header []byte, known []bool, offset, length uint32) value {
 	return header[offset:end]
 }
 
-// put writes what is known into a header.
+// put writes known bytes into a header.
 func put(header []byte, known []bool, offset int, data []byte) {
 	copy(header[offset:], data)
 	for i := range data {
@@ -45,7 +45,7 @@ func put(header []byte, known []bool, offset int, data []byte) {
 	}
 }
 
-// network is a part of the IP header.
+// network returns a part of the IP header.
 func (p *Packet) network(offset, length uint32) value {
 	protoAt, srcAt, dstAt, size := 9, 12, 16, 20
 	if p.IPv6 {
@@ -64,7 +64,7 @@ func (p *Packet) network(offset, length uint32) value {
 	return part(header, known, offset, length)
 }
 
-// transport is a part of the transport's header.
+// transport returns a part of the transport header.
 func (p *Packet) transport(offset, length uint32) value {
 	header, known := make([]byte, 4), make([]bool, 4)
 	if p.DstPort != 0 {
@@ -73,7 +73,7 @@ func (p *Packet) transport(offset, length uint32) value {
 	return part(header, known, offset, length)
 }
 
-// device is a device's name as the kernel compares it.
+// device returns a device's name in the form that the kernel compares.
 func device(name string) value {
 	if name == "" {
 		return nil
@@ -101,7 +101,7 @@ func (p *Packet) state() uint32 {
 	return stateNew
 }
 
-// truth tells whether something holds.
+// truth is whether a condition holds.
 type truth int
 
 const (

@@ -10,10 +10,10 @@ import (
 	"github.com/google/nftables"
 )
 
-// set is one of nf_tables' sets or maps.
+// set is a set or map of nf_tables.
 type set struct {
 	elements      []nftables.SetElement // sorted by key
-	interval      bool                  // each holds up to the next one's key
+	interval      bool                  // each element holds up to the next one's key
 	concatenation bool
 }
 
@@ -22,7 +22,7 @@ func newSet(about *nftables.Set, elements []nftables.SetElement) *set {
 		if order := bytes.Compare(a.Key, b.Key); order != 0 || a.IntervalEnd == b.IntervalEnd {
 			return order
 		}
-		if a.IntervalEnd { // one ends where the next begins
+		if a.IntervalEnd { // one interval ends where the next begins
 			return -1
 		}
 		return 1
@@ -30,7 +30,8 @@ func newSet(about *nftables.Set, elements []nftables.SetElement) *set {
 	return &set{elements: elements, interval: about.Interval, concatenation: about.Concatenation}
 }
 
-// find tells whether a value is in the set, and which element it is; all, where that is not known.
+// find reports whether a value is in the set, and returns its element, or all elements if the value
+// is not known.
 func (s *set) find(v value) ([]nftables.SetElement, truth) {
 	if len(s.elements) == 0 {
 		return nil, no

@@ -17,16 +17,16 @@ import (
 	"github.com/waggle-lb/waggle/control/xtables"
 )
 
-// hookNames are those of the inet families, by number; netdev has its own.
+// hookNames are the names in the inet families, by number; netdev has its own.
 var (
 	hookNames       = []string{"prerouting", "input", "forward", "output", "postrouting", "ingress"}
 	netdevHookNames = []string{"ingress", "egress"}
 )
 
-// WriteText writes the chains of the calling thread's network namespace as text, with their rules: of
-// nf_tables at most so many in all, the rest of which is counted; of iptables-legacy only their number.
-// A rule is its expressions in the order in which the kernel evaluates them. Elements of sets, and what
-// the extensions of iptables match, are left out.
+// WriteText writes the chains of the calling thread's network namespace as text, with their rules. Of
+// nf_tables' rules it writes at most the given number in all, and counts the rest; of iptables-legacy's
+// it writes only their number. A rule is its expressions in the order in which the kernel evaluates
+// them. WriteText leaves out elements of sets, and what the extensions of iptables match.
 func WriteText(w io.Writer, rules int) error {
 	return errors.Join(writeNFT(w, rules), writeLegacy(w))
 }
@@ -72,7 +72,7 @@ func tableFamily(t *nftables.Table) string {
 	return fmt.Sprintf("family %d", t.Family)
 }
 
-// where says what hook calls a chain, if any does.
+// where names the hook that calls a chain, if any does.
 func where(c *nftables.Chain) string {
 	if c.Hooknum == nil {
 		return ""
@@ -111,17 +111,17 @@ func writeLegacy(w io.Writer) error {
 	return nil
 }
 
-// writer writes a rule's expressions as text. It knows which registers hold addresses: only these are
-// written as addresses.
+// writer writes a rule's expressions as text. It tracks which registers hold addresses, and formats
+// only these as addresses.
 type writer struct {
 	addresses map[uint32]bool
-	names     map[uint32]bool // of devices
+	names     map[uint32]bool // registers that hold names of devices
 	words     []string
 }
 
 func textOf(exprs []expr.Any) string {
 	t := writer{addresses: map[uint32]bool{}, names: map[uint32]bool{}}
-	for _, e := range exprs { // what an Immediate loads for it comes before
+	for _, e := range exprs { // an Immediate that loads a register for e comes before e
 		if nat, ok := e.(*expr.NAT); ok {
 			t.addresses[nat.RegAddrMin], t.addresses[nat.RegAddrMax] = true, true
 		}
@@ -167,7 +167,7 @@ func (t *writer) meta(e *expr.Meta) {
 	t.say("meta key %d, reg %d, set %v", e.Key, e.Register, e.SourceRegister)
 }
 
-// addOther writes what loads nothing that is compared.
+// addOther writes expressions that load nothing to compare.
 func (t *writer) addOther(e expr.Any) {
 	switch e := e.(type) {
 	case *expr.Lookup:
@@ -196,7 +196,7 @@ var verdictNames = map[expr.VerdictKind]string{
 	expr.VerdictGoto: "goto", expr.VerdictReturn: "return", expr.VerdictContinue: "continue",
 }
 
-// data writes what a register is compared with, or loaded with.
+// data formats the value that a register is compared with, or loaded with.
 func (t *writer) data(register uint32, raw []byte) string {
 	if a, ok := netip.AddrFromSlice(raw); ok && t.addresses[register] {
 		return a.String()

@@ -16,11 +16,11 @@ import (
 // address is an address of a device.
 type address struct {
 	ip     netip.Addr
-	subnet bool // not a single host's
+	subnet bool // not a single host's address
 	scope  uint8
 }
 
-// Addresses are those that the devices of the node have now.
+// Addresses returns the present addresses of the node's devices.
 func Addresses() (map[netip.Addr]bool, error) {
 	devices, err := listAddrs(0)
 	if err != nil {
@@ -36,14 +36,14 @@ func Addresses() (map[netip.Addr]bool, error) {
 }
 
 // listAddrs lists the addresses of one device, or of all if the index is 0, by the indexes of their devices.
-// The kernel looks at that device only; netlink.AddrList has it list all, and leaves out the others.
+// The kernel looks at that device only. netlink.AddrList has it list all, and filters afterwards.
 func listAddrs(ifindex int) (map[int][]address, error) {
 	socket, err := nl.Subscribe(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("listing addresses: %w", err)
 	}
 	defer socket.Close()
-	// Without it the kernel takes no filter (Linux 4.20).
+	// Without this option the kernel ignores the filter (Linux 4.20).
 	if err := unix.SetsockoptInt(socket.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1); err != nil {
 		return nil, fmt.Errorf("listing addresses: %w", err)
 	}
@@ -78,8 +78,8 @@ func dumpAddrs(handle *nl.SocketHandle, family, ifindex int) ([][]byte, error) {
 	})
 }
 
-// parseAddress reads an RTM_NEWADDR message (linux/if_addr.h). IFA_ADDRESS is the other end's address
-// where there is an IFA_LOCAL that differs from it, and has the length of the prefix then.
+// parseAddress decodes an RTM_NEWADDR message (linux/if_addr.h). Where there is an IFA_LOCAL that differs
+// from IFA_ADDRESS, IFA_ADDRESS is the other end's address, and has the length of the prefix.
 func parseAddress(message []byte) (a address, ok bool) {
 	header := nl.DeserializeIfAddrmsg(message)
 	attributes, err := nl.ParseRouteAttr(message[header.Len():])

@@ -12,30 +12,30 @@ import (
 	"github.com/waggle-lb/waggle/loader"
 )
 
-// Attachments are the programs that are attached, as the agent saw them last. To list all takes time in
-// proportion to the devices, so after a change of some only these are looked at. It is safe for
-// concurrent use.
+// Attachments are the attached programs, as the agent saw them last. A list of all takes time in
+// proportion to the devices, so after a change of some devices the agent looks only at these. It is
+// safe for concurrent use.
 type Attachments struct {
 	dp *loader.Datapath
 
 	mu      sync.Mutex
 	sockets []loader.LinkStatus
-	devices map[int][]loader.LinkStatus // nil: nothing is known
-	list    []status.Link               // all, sorted; nil: to be made
+	devices map[int][]loader.LinkStatus // nil: not known yet
+	list    []status.Link               // all, sorted; nil: out of date
 	follows int                         // calls of Follow
 }
 
-// NewAttachments makes Attachments of which nothing is known yet.
+// NewAttachments makes Attachments that are not known yet.
 func NewAttachments(dp *loader.Datapath) *Attachments { return &Attachments{dp: dp} }
 
-// Known tells whether anything is.
+// Known reports whether the attachments are known.
 func (l *Attachments) Known() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.devices != nil
 }
 
-// Look lists all.
+// Look lists all attachments.
 func (l *Attachments) Look() (err error) {
 	l.Take(func() (all []loader.LinkStatus, ok bool) {
 		all, err = l.dp.Links()
@@ -44,8 +44,8 @@ func (l *Attachments) Look() (err error) {
 	return err
 }
 
-// Take has a function list all, if it is ok. The list does not count if a device was looked at
-// meanwhile: it may lack what was found then.
+// Take has a function list all attachments. It keeps the list if ok is true, and if no device was
+// looked at meanwhile: the list may lack what was found then.
 func (l *Attachments) Take(list func() (all []loader.LinkStatus, ok bool)) {
 	l.mu.Lock()
 	since := l.follows
@@ -69,7 +69,7 @@ func (l *Attachments) Take(list func() (all []loader.LinkStatus, ok bool)) {
 	}
 }
 
-// Follow looks at the devices that have got or lost programs, by ifindex, if anything is known.
+// Follow looks at the devices that got or lost programs, by ifindex, if the attachments are known.
 func (l *Attachments) Follow(touched map[int]status.Role) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -93,8 +93,8 @@ func (l *Attachments) Follow(touched map[int]status.Role) error {
 	return nil
 }
 
-// All lists them: those of sockets, then those of devices by hook and device. The list must not be
-// changed.
+// All returns the attachments: those of sockets, then those of devices by hook and device. The caller
+// must not change the list.
 func (l *Attachments) All() []status.Link {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -114,7 +114,7 @@ func (l *Attachments) All() []status.Link {
 	return l.list
 }
 
-// shown is an attachment as the status shows it.
+// shown converts an attachment to its form in the status.
 func shown(l loader.LinkStatus) status.Link {
 	return status.Link{
 		Hook: l.Hook, Kind: l.Kind, Device: l.Device, Ifindex: l.Ifindex, Cgroup: l.Cgroup,

@@ -15,8 +15,8 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// lookAtChains tells of chains of netfilter that keep packets from endpoints on this node, and of
-// rules that people made for packets that don't come to them.
+// lookAtChains reports chains of netfilter that keep packets from endpoints on this node, and the
+// owner's rules for packets that do not pass their chain.
 func (s *Surroundings) lookAtChains() {
 	rules, err := netfilter.Read()
 	if err != nil {
@@ -26,7 +26,7 @@ func (s *Surroundings) lookAtChains() {
 	defer rules.Close()
 	warnings, notices, err := s.barredEndpoints(rules)
 	passed, err2 := s.passedChains(rules)
-	if err = cmp.Or(err, err2); err != nil { // somebody has changed them meanwhile
+	if err = cmp.Or(err, err2); err != nil { // the rules have changed meanwhile
 		s.log.WithError(err).Debug("reading the chains of netfilter")
 		return
 	}
@@ -40,7 +40,7 @@ type endpointPackets struct {
 	request, answers netfilter.Packet
 }
 
-// forwarded lists them, but not those of endpoints that are the node itself.
+// forwarded lists these packets. It leaves out endpoints that are the node itself.
 func (s *Surroundings) forwarded() []endpointPackets {
 	seen := map[maps.Frontend]bool{}
 	s.opts.Services.EachBackend(func(b maps.Backend) {
@@ -69,7 +69,7 @@ func (s *Surroundings) forwarded() []endpointPackets {
 	return out
 }
 
-// deviceTo is the device behind which a pod is; empty, if there is none.
+// deviceTo returns the device that leads to a pod; empty if there is none.
 func deviceTo(addr netip.Addr) string {
 	routes, err := netlink.RouteGet(addr.AsSlice())
 	if err != nil || len(routes) == 0 || routes[0].Type == unix.RTN_LOCAL {
@@ -82,8 +82,7 @@ func deviceTo(addr netip.Addr) string {
 	return link.Attrs().Name
 }
 
-// barredEndpoints judges the packets of endpoints on this node by each chain that they are
-// forwarded through.
+// barredEndpoints judges the packets of endpoints on this node by each chain on their way.
 func (s *Surroundings) barredEndpoints(rules *netfilter.Rules) (warnings, notices []string, err error) {
 	chains := rules.At(netfilter.Forward)
 	if len(chains) == 0 {
@@ -127,7 +126,7 @@ func policy(c *netfilter.Chain) string {
 	return "policy accept"
 }
 
-// andMore names the first of a list.
+// andMore returns the first of a list, and the number of the others.
 func andMore(list []string) string {
 	if len(list) == 1 {
 		return list[0]

@@ -21,10 +21,10 @@ var overlayTypes = map[string]bool{
 // pairTypes are the link types whose other end may be in a pod.
 var pairTypes = map[string]bool{"veth": true, "netkit": true}
 
-// idleTypes are the link types that no packet from elsewhere comes in by.
+// idleTypes are the link types that receive no packets from elsewhere.
 var idleTypes = map[string]bool{"dummy": true, "vrf": true, "ifb": true, "nlmon": true}
 
-// role decides what a device is. If it is nothing although it carries packets, why tells the reason.
+// role decides the role of a device. why is the reason if a device that carries packets has none.
 func (r DeviceRules) role(f *deviceFacts) (role status.Role, why string) {
 	name := f.link.Attrs().Name
 	switch {
@@ -49,8 +49,8 @@ func (r DeviceRules) role(f *deviceFacts) (role status.Role, why string) {
 	return role, why
 }
 
-// ExpectPods tells whether a device of the node looks like a pod's. It goes by links and addresses alone, before
-// the addresses of our Node object are known, so it may be wrong about a device that leads out.
+// ExpectPods reports whether a device of the node looks like a pod's. It uses links and addresses alone, before
+// the addresses of the Node object are known. So it may be wrong about a device that leads out.
 func (r DeviceRules) ExpectPods() (bool, error) {
 	var view kernelView
 	if err := view.readLinks(); err != nil {
@@ -62,7 +62,7 @@ func (r DeviceRules) ExpectPods() (bool, error) {
 	}), nil
 }
 
-// found decides by what a device does.
+// found decides by what a device does, not by its name.
 func (r DeviceRules) found(f *deviceFacts) (role status.Role, why string) {
 	kind := f.link.Type()
 	switch {
@@ -86,22 +86,22 @@ func (r DeviceRules) found(f *deviceFacts) (role status.Role, why string) {
 	return status.RoleNone, "it has no addresses, no routes lead there, and it is no other device's port"
 }
 
-// ofBridge: what the node itself sends and gets is seen on the bridge, whatever its ports are. Pods
-// behind it are served at its ports, which tell one from another.
+// ofBridge decides about a bridge. What the node itself sends and gets is seen on the bridge, whatever its ports
+// are. Pods behind it are served at its ports, which distinguish one pod from another.
 func (r DeviceRules) ofBridge(f *deviceFacts) status.Role {
 	switch {
 	case f.isUplink():
 		return status.RoleExternal
 	case len(f.addrs) == 0 && !f.routes.elsewhere || len(f.ports) == 0:
-		return status.RoleNone // it only switches, or nobody is there
+		return status.RoleNone // it only switches, or has no ports in use
 	case !slices.ContainsFunc(f.ports, func(port *deviceFacts) bool { role, _ := r.role(port); return role != status.RolePod }):
 		return status.RolePodBridge
 	}
 	return status.RoleExternal
 }
 
-// ofPort: its packets are seen on the device that it is a port of, but a pod's are not always for
-// that.
+// ofPort decides about a port. Its packets are seen on the device that it is a port of, but a pod's packets are
+// not always addressed to that device.
 func (f *deviceFacts) ofPort() status.Role {
 	switch {
 	case f.leadsToPod() && !(f.master.isUplink() && f.master.hasPairsOnly()):
@@ -112,19 +112,21 @@ func (f *deviceFacts) ofPort() status.Role {
 	return status.RoleNone
 }
 
-// isPort tells whether a device gives its packets to another one. A VRF's get them after it.
+// isPort reports whether a device gives its packets to another one. A VRF gets its devices' packets only after
+// them.
 func (f *deviceFacts) isPort() bool { return f.master != nil && f.master.link.Type() != "vrf" }
 
-// isUplink tells whether a bridge leads farther than to what is on it.
+// isUplink reports whether a bridge leads farther than to the hosts on it.
 func (f *deviceFacts) isUplink() bool { return f.holdsNodeIP || f.routes.gateway || f.routes.isDefault }
 
-// hasPairsOnly: of the ports of an uplink one leads out, and if all look like pods', any may.
+// hasPairsOnly reports whether all ports look like pods'. One port of an uplink leads out, so then any of them
+// may.
 func (f *deviceFacts) hasPairsOnly() bool {
 	return !slices.ContainsFunc(f.ports, func(port *deviceFacts) bool { return !pairTypes[port.link.Type()] })
 }
 
-// leadsOut tells whether more is behind a device than one pod. CNI plugins give a pod's device a
-// single address to be the pod's gateway, and routes to the pod's own addresses.
+// leadsOut reports whether more is behind a device than one pod. CNI plugins give a pod's device a single address
+// to be the pod's gateway, and routes to the pod's own addresses.
 func (f *deviceFacts) leadsOut() bool {
 	if f.holdsNodeIP || f.routes.elsewhere {
 		return true
@@ -135,18 +137,18 @@ func (f *deviceFacts) leadsOut() bool {
 	return len(f.addrs) > 0
 }
 
-// leadsToPod tells whether a device's other end is in another network namespace.
+// leadsToPod reports whether a device's other end is in another network namespace.
 func (f *deviceFacts) leadsToPod() bool {
 	return pairTypes[f.link.Type()] && f.link.Attrs().NetNsID >= 0
 }
 
-// carriesPackets tells whether a device is in use.
+// carriesPackets reports whether a device is in use.
 func (f *deviceFacts) carriesPackets() bool {
 	attrs := f.link.Attrs()
 	return attrs.Flags&net.FlagUp != 0 && attrs.Statistics != nil && attrs.Statistics.RxPackets > 0
 }
 
-// hasLinkLayer tells whether a device's packets begin with an Ethernet header.
+// hasLinkLayer reports whether a device's packets begin with an Ethernet header.
 func hasLinkLayer(link netlink.Link) bool {
 	return strings.HasPrefix(link.Attrs().EncapType, "ether")
 }

@@ -15,7 +15,8 @@ import (
 	"github.com/waggle-lb/waggle/control/status"
 )
 
-// some makes a device of a type; one with "-pod" in its name has its other end elsewhere.
+// some makes a device of a type. The other end of one with "-pod" in its name is in another
+// namespace.
 func some(kind, name string) *deviceFacts {
 	attrs := netlink.LinkAttrs{
 		Name: name, EncapType: "ether", NetNsID: -1, Flags: net.FlagUp, Statistics: &netlink.LinkStatistics{RxPackets: 1},
@@ -59,7 +60,7 @@ func downNow(f *deviceFacts)    { f.link.Attrs().Flags = 0 }
 func single(f *deviceFacts)     { f.addrs = append(f.addrs, netip.MustParseAddr("10.244.0.1")) }
 func subnet(f *deviceFacts)     { single(f); f.hasSubnet = true; f.routes.elsewhere = true }
 
-// TestRole, of contract 45 and 57: a device is what it does.
+// TestRole, of contract 45 and 57: what a device does decides its role.
 func TestRole(t *testing.T) {
 	var byItself DeviceRules
 	bridge := func() *deviceFacts { return some("bridge", "br0") }
@@ -123,7 +124,7 @@ func TestRole(t *testing.T) {
 	}
 }
 
-// TestWithoutRole, of contract 45: no device that carries packets is without a role in silence.
+// TestWithoutRole, of contract 45: a device that carries packets and has no role is reported.
 func TestWithoutRole(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -148,7 +149,7 @@ func TestWithoutRole(t *testing.T) {
 	}
 }
 
-// TestDeviceRoutes, of contract 45: which routes lead to others than a pod.
+// TestDeviceRoutes, of contract 45: which routes lead to more than one pod.
 func TestDeviceRoutes(t *testing.T) {
 	prefix := func(cidr string) *net.IPNet { _, p, _ := net.ParseCIDR(cidr); return p }
 	for _, c := range []struct {
@@ -191,7 +192,7 @@ func TestOverlays(t *testing.T) {
 		&netlink.Vxlan{LinkAttrs: attrs}, &netlink.Geneve{LinkAttrs: attrs}, &netlink.Iptun{LinkAttrs: attrs},
 		&netlink.Ip6tnl{LinkAttrs: attrs}, &netlink.Sittun{LinkAttrs: attrs}, &netlink.Wireguard{LinkAttrs: attrs},
 		&netlink.Tuntap{LinkAttrs: attrs}, &netlink.Gretun{LinkAttrs: attrs, Local: v4}, &netlink.Gretap{LinkAttrs: attrs, Local: v4},
-		// The library takes those without a local address for the IPv6 ones.
+		// The library takes tunnels without a local address for IPv6 ones.
 		&netlink.Gretun{LinkAttrs: attrs}, &netlink.Gretap{LinkAttrs: attrs},
 	} {
 		if got, _ := (DeviceRules{}).role(&deviceFacts{link: link}); got != status.RoleOverlay {

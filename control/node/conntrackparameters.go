@@ -12,13 +12,13 @@ import (
 	"strings"
 )
 
-// ConntrackParameter is one of the kernel's connection tracking that kube-proxy would set at its
-// start. With waggle in its place nobody does, at the latest after the next boot.
+// ConntrackParameter is a parameter of the kernel's connection tracking that kube-proxy would set
+// at its start. With waggle in its place no program sets it, at the latest after the next boot.
 type ConntrackParameter struct {
-	From  string // the fields of kube-proxy's configuration that ask for it
+	From  string // the fields of kube-proxy's configuration that set it
 	Name  string // below net/netfilter
 	Want  int
-	Given bool // somebody has asked for it; else it is kube-proxy's default
+	Given bool // the configuration sets it; else it is kube-proxy's default
 }
 
 const (
@@ -26,7 +26,7 @@ const (
 	mostConnections     = "nf_conntrack_max"
 )
 
-// ConntrackNotices tells of the parameters that the kernel has otherwise now.
+// ConntrackNotices returns a notice for each parameter that has another value in the kernel.
 func ConntrackNotices(parameters []ConntrackParameter) (notices []string) {
 	for _, p := range parameters {
 		if notice := p.notice(netfilterParameters); notice != "" {
@@ -36,8 +36,8 @@ func ConntrackNotices(parameters []ConntrackParameter) (notices []string) {
 	return notices
 }
 
-// notice compares a parameter with the kernel's. What is only kube-proxy's default is told where
-// something may fail for it: of a full table the kernel drops new connections.
+// notice compares a parameter with the kernel's value. For kube-proxy's mere defaults it returns a
+// notice only where something may fail: when the table is full the kernel drops new connections.
 func (p ConntrackParameter) notice(dir string) string {
 	have := "no such parameter, as long as it tracks no connections"
 	raw, err := os.ReadFile(filepath.Join(dir, p.Name))

@@ -7,9 +7,9 @@ import (
 	"github.com/waggle-lb/waggle/loader"
 )
 
-// convertFlows puts our programs into the places of those of the release before this one, and
-// converts its flows. What it returns ends that, once all devices have what they need. Where there is
-// nothing to be converted, both do nothing; after an error the next Sync tries again.
+// convertFlows replaces the programs of the release before by ours, and converts its flows. finish
+// ends the conversion; it is for the time when all devices have what they need. If there is nothing
+// to convert, both do nothing. After an error the next Sync tries again.
 func (d *Devices) convertFlows(devices []deviceInRole) (finish func() error, err error) {
 	finish = func() error { return nil }
 	if d.old == nil {
@@ -43,8 +43,8 @@ func (d *Devices) endConversion(pod map[int]bool) error {
 	return nil
 }
 
-// describeAhead tells what our programs must know of devices that they don't have yet. What the
-// programs there know already stays as it is: they, too, go by it.
+// describeAhead writes what our programs have to know of devices and is not in the maps yet. What is
+// there already stays as it is, because the old programs still use it.
 func (d *Devices) describeAhead(devices []deviceInRole) error {
 	known, err := d.table.All()
 	if err != nil {

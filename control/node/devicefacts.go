@@ -14,32 +14,33 @@ import (
 	"github.com/waggle-lb/waggle/loader/netdump"
 )
 
-// deviceFacts is what the role of a device hangs on.
+// deviceFacts are the facts that decide the role of a device.
 type deviceFacts struct {
 	link        netlink.Link
-	local       []netip.Addr // what the node answers to, but for the link's and the loopback's own
-	addrs       []netip.Addr // those of them that are of global scope
-	hasSubnet   bool         // one of addrs is not a single host's
+	local       []netip.Addr // the addresses that the node answers to, except link-scope and loopback addresses
+	addrs       []netip.Addr // those of local with global scope
+	hasSubnet   bool         // one of addrs is a network's, not a single host's
 	holdsNodeIP bool
 	routes      deviceRoutes
-	master      *deviceFacts   // that it is a port of
-	ports       []*deviceFacts // of it
-	isLower     bool           // other devices are made on it, as VLANs are
+	master      *deviceFacts   // the device that this one is a port of
+	ports       []*deviceFacts // this device's ports
+	isLower     bool           // other devices are made on it, such as VLANs
 }
 
-// deviceRoutes is where the routes of all tables lead by a device, also as one of several ways.
+// deviceRoutes says where the routes of all tables lead by a device. A multipath route counts for each of its
+// devices.
 type deviceRoutes struct {
-	elsewhere bool         // to more than the hosts on it
-	gateway   bool         // by one of them
-	isDefault bool         // everywhere
-	inMain    bool         // everywhere, in the main table
-	sources   []netip.Addr // that default routes prefer
+	elsewhere bool         // to more than the hosts on the device
+	gateway   bool         // by a gateway on it
+	isDefault bool         // a default route
+	inMain    bool         // a default route in the main table
+	sources   []netip.Addr // the source addresses that default routes prefer
 }
 
 // nodeFacts are the node's devices.
 type nodeFacts struct {
 	devices []*deviceFacts
-	untold  bool // there are routes of which the kernel doesn't tell by what devices
+	untold  bool // the kernel does not report the devices of some routes
 }
 
 func (f *deviceFacts) addAddr(a address, nodeIPs []netip.Addr) {
@@ -55,7 +56,7 @@ func (f *deviceFacts) addAddr(a address, nodeIPs []netip.Addr) {
 	f.hasSubnet = f.hasSubnet || a.subnet
 }
 
-// relate finds the devices that a device is a port of, or is made on.
+// relate finds the device that a device is a port of, and the devices that it is made on.
 func (f *deviceFacts) relate(byIndex map[int]*deviceFacts) {
 	attrs := f.link.Attrs()
 	if master := byIndex[attrs.MasterIndex]; master != nil {
@@ -67,8 +68,8 @@ func (f *deviceFacts) relate(byIndex map[int]*deviceFacts) {
 	}
 }
 
-// routesByDevice tells of each device what routes lead by it. Element 0 is there if there are routes of which
-// the kernel doesn't tell the devices.
+// routesByDevice are the routes by each device, by ifindex. Element 0 exists if there are routes whose
+// devices the kernel does not report.
 type routesByDevice map[int]deviceRoutes
 
 // listRoutes reads the routes of all tables, one at a time: there may be a million.
@@ -91,7 +92,7 @@ func listRoutes() (routesByDevice, error) {
 	return all, nil
 }
 
-// hopsOf lists the ways of a route that forwards.
+// hopsOf lists the next hops of a route that forwards.
 func hopsOf(r netlink.Route) []*netlink.NexthopInfo {
 	switch {
 	case r.Type != unix.RTN_UNICAST:
@@ -102,7 +103,7 @@ func hopsOf(r netlink.Route) []*netlink.NexthopInfo {
 	return []*netlink.NexthopInfo{{LinkIndex: r.LinkIndex, Gw: r.Gw, Via: r.Via}}
 }
 
-// add tells whether a route is one to more than the hosts on the device.
+// add adds a route. It reports whether the route leads to more than the hosts on the device.
 func (d *deviceRoutes) add(r netlink.Route, hop *netlink.NexthopInfo) bool {
 	if !leadsElsewhere(r.Dst, hop) {
 		return false
@@ -120,8 +121,8 @@ func (d *deviceRoutes) add(r netlink.Route, hop *netlink.NexthopInfo) bool {
 	return true
 }
 
-// leadsElsewhere tells a route to others from one to a host at the other end of the device. Each
-// device with IPv6 has routes to link-local and multicast addresses.
+// leadsElsewhere reports whether a route leads farther than to a host at the other end of the device. Each
+// device with IPv6 has routes to link-local and multicast addresses, which don't count.
 func leadsElsewhere(dst *net.IPNet, hop *netlink.NexthopInfo) bool {
 	if isDefault(dst) {
 		return true

@@ -16,7 +16,7 @@ func withoutRole(f *deviceFacts, why string) []string {
 		f.link.Attrs().Name, why)}
 }
 
-// problems tells where the rules don't fit the node's devices.
+// problems lists where the rules don't fit the node's devices.
 func (r DeviceRules) problems(facts *nodeFacts) (problems []string) {
 	var names []string
 	for _, f := range facts.devices {
@@ -43,14 +43,14 @@ func (d *Devices) tell(problems []string) {
 	d.problems = problems
 }
 
-// Problems lists what is wrong with devices, but for what Sync has failed at.
+// Problems lists what is wrong with devices. Errors of Sync are not among them.
 func (d *Devices) Problems() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return slices.Clone(d.problems)
 }
 
-// IsRouted tells whether routes led elsewhere by a device when Sync looked last.
+// IsRouted reports whether routes led elsewhere by a device at the last Sync.
 func (d *Devices) IsRouted(ifindex int) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

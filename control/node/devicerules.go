@@ -12,10 +12,10 @@ import (
 	"github.com/waggle-lb/waggle/loader/netdump"
 )
 
-// DeviceRules decide about devices by name. The patterns are those of path.Match.
+// DeviceRules decide the roles of devices by name. The patterns are those of path.Match.
 type DeviceRules struct {
-	External []string // none: what leads out of the node, see deviceFacts
-	Pods     []string // none: what leads to a pod
+	External []string // empty: the devices that lead out of the node, see deviceFacts
+	Pods     []string // empty: the devices that lead to a pod
 	Ignore   []string // exceptions from all others
 }
 
@@ -25,12 +25,12 @@ type namedDevices struct {
 	patterns []string
 }
 
-// lists are in the order in which they decide.
+// lists returns the flags' patterns in the order in which they decide.
 func (r DeviceRules) lists() []namedDevices {
 	return []namedDevices{{"ignore-devices", r.Ignore}, {"devices", r.External}, {"pod-devices", r.Pods}}
 }
 
-// Validate checks the patterns, and whether any two of them must name the same device.
+// Validate checks the patterns, and that no two flags name the same device.
 func (r DeviceRules) Validate() error {
 	lists := r.lists()
 	for _, l := range lists {
@@ -44,7 +44,8 @@ func (r DeviceRules) Validate() error {
 		for _, second := range lists[i+1:] {
 			for _, a := range first.patterns {
 				for _, b := range second.patterns {
-					// to ignore some of the devices that a wildcard names is no contradiction
+					// --ignore-devices may name some of the devices that a wildcard of another flag
+					// names.
 					if contains(a, b) || i > 0 && contains(b, a) {
 						return fmt.Errorf("--%s %s and --%s %s: both name the same devices", first.flag, a, second.flag, b)
 					}
@@ -55,7 +56,8 @@ func (r DeviceRules) Validate() error {
 	return nil
 }
 
-// contains tells whether a pattern names all that another one does, as far as that can be seen.
+// contains reports whether a pattern matches all names that another one matches, as far as this can
+// be decided.
 func contains(pattern, other string) bool {
 	if pattern == other {
 		return true
@@ -64,7 +66,7 @@ func contains(pattern, other string) bool {
 	return ok && !strings.ContainsAny(other, `*?[\`)
 }
 
-// CheckDevices tells of a device of the node that two flags give different roles.
+// CheckDevices returns an error for a device of the node that two flags give different roles.
 func (r DeviceRules) CheckDevices() error {
 	if len(r.External) == 0 || len(r.Pods) == 0 {
 		return nil
@@ -81,7 +83,7 @@ func (r DeviceRules) CheckDevices() error {
 	return nil
 }
 
-// conflict tells which flags give a device different roles.
+// conflict returns an error that names the flags, if they give a device different roles.
 func (r DeviceRules) conflict(name string) error {
 	external, isExternal := match(r.External, name)
 	pods, isPod := match(r.Pods, name)
@@ -91,7 +93,7 @@ func (r DeviceRules) conflict(name string) error {
 	return fmt.Errorf("--devices %s and --pod-devices %s: both name the device %s", external, pods, name)
 }
 
-// unmatched tells which patterns name no device.
+// unmatched lists a problem for each pattern that matches no device.
 func (r DeviceRules) unmatched(names []string) (problems []string) {
 	for _, l := range r.lists() {
 		for _, p := range l.patterns {
@@ -112,10 +114,10 @@ func namesAny(pattern string, names []string) bool {
 	return false
 }
 
-// Ignores tells whether a device is to be left alone.
+// Ignores reports whether the rules exclude a device.
 func (r DeviceRules) Ignores(name string) bool { return matches(r.Ignore, name) }
 
-// match returns the pattern that names a device.
+// match returns the first pattern that matches a device.
 func match(patterns []string, name string) (string, bool) {
 	for _, p := range patterns {
 		if ok, _ := path.Match(p, name); ok {

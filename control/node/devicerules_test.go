@@ -25,7 +25,7 @@ func TestDeviceRulesValidate(t *testing.T) {
 		{rulesOf("eth0 [x", "", ""), `--devices: bad pattern "[x"`},
 		{rulesOf("", "[x", ""), `--pod-devices: bad pattern "[x"`},
 		{rulesOf("", "", "[x"), `--ignore-devices: bad pattern "[x"`},
-		{rulesOf("eth[0-9]", "*", ""), ""}, // the node's devices tell
+		{rulesOf("eth[0-9]", "*", ""), ""}, // only the node's devices can show it
 		{rulesOf("eth*", "", "eth3"), ""},
 		{rulesOf("", "veth*", "vethwe-*"), ""},
 		{rulesOf("eth0", "eth0", ""), "--devices eth0 and --pod-devices eth0: both name the same devices"},
@@ -44,8 +44,8 @@ func TestDeviceRulesValidate(t *testing.T) {
 	}
 }
 
-// TestNexthopObjects, of contract 45: routes by nexthop objects count, and where the kernel hides
-// their devices that is a problem.
+// TestNexthopObjects, of contract 45: routes by nexthop objects count. Where the kernel hides their
+// devices, this is a problem.
 func TestNexthopObjects(t *testing.T) {
 	n := netnstest.New(t)
 	n.AddVeth("eth0", "10.0.0.1/24")
@@ -73,7 +73,7 @@ func TestNexthopObjects(t *testing.T) {
 	}
 }
 
-// TestDeviceRulesOnNode, of contract 45: what only the node's devices tell of the patterns.
+// TestDeviceRulesOnNode, of contract 45: checks of the patterns that need the node's devices.
 func TestDeviceRulesOnNode(t *testing.T) {
 	n := netnstest.New(t)
 	n.AddVeth("eth0")

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package node is what the node is: its devices and their roles, its addresses, routes and next hops, its
-// pods' namespaces, the ports that are reserved on it, and what others have beside waggle there. It keeps
-// the maps that describe the node, and the programs on its devices, in step with that.
+// Package node follows the state of the node: its devices and their roles, its addresses, routes and next hops,
+// its pods' namespaces, its reserved ports, and what other programs have on its hooks and in netfilter. It
+// keeps the maps that describe the node, and the programs on its devices, in step with that.
 package node
 
 import (
@@ -25,26 +25,26 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// XDPMode tells where XDP programs are attached.
+// XDPMode is where XDP programs are attached.
 type XDPMode string
 
 // The modes of --xdp.
 const (
 	XDPAuto   XDPMode = "auto"   // on external devices whose driver transmits from XDP reliably
 	XDPOff    XDPMode = "off"    // tc does all the work
-	XDPAlways XDPMode = "always" // veth too, whose peer must then run XDP, and fill checksums in
+	XDPAlways XDPMode = "always" // on veth too, whose peer must then run XDP, and fill checksums in
 )
 
-// ExpressMode tells whether flows may pass the node's stack by.
+// ExpressMode is whether flows may go past the node's stack.
 type ExpressMode string
 
 // The modes of --express.
 const (
-	ExpressAuto ExpressMode = "auto" // where tc or XDP can transmit, flows to other nodes do
-	ExpressOff  ExpressMode = "off"  // requests pass routing and netfilter, whichever way they go
+	ExpressAuto ExpressMode = "auto" // flows to other nodes do, where tc or XDP can transmit
+	ExpressOff  ExpressMode = "off"  // requests pass routing and netfilter, whichever path they take
 )
 
-// DeviceOptions are what the care of devices goes by.
+// DeviceOptions are the options of Devices.
 type DeviceOptions struct {
 	Rules     DeviceRules
 	XDP       XDPMode
@@ -55,8 +55,8 @@ type DeviceOptions struct {
 	Converted func()
 }
 
-// Devices keeps the programs on the node's devices, and the maps that describe the node, in
-// step with its links and addresses. Trouble with one device concerns that device only.
+// Devices keeps the programs on the node's devices, and the maps that describe the node, in step with its links
+// and addresses. An error with one device affects only that device.
 type Devices struct {
 	dp        *loader.Datapath
 	table     *maps.Devices
@@ -68,23 +68,23 @@ type Devices struct {
 
 	mu           sync.Mutex
 	kernel       kernelView
-	inStep       bool         // the last Sync has done all that there was to do, by kernel
+	inStep       bool         // the last Sync has done all that was necessary, according to kernel
 	ready        bool         // nodeIPs is known
 	nodeIPs      []netip.Addr // of our Node object
 	status       map[int]status.Device
 	written      map[int]maps.Device
 	writtenAddrs map[netip.Addr]maps.NodeAddr // nil before they have been written
-	seen         map[int]bool                 // those that had a role at the last Sync; nil before the first
-	routed       map[int]bool                 // those that routes led elsewhere by, at the last Sync
+	seen         map[int]bool                 // the devices that had a role at the last Sync; nil before the first
+	routed       map[int]bool                 // the devices by which routes led elsewhere at the last Sync
 	problems     []string                     // found by the last Sync
 	assigned     map[netip.Addr]bool          // the addresses of all devices
-	unseen       map[int]string               // notices of veth devices whose peer can't be looked at
-	leaving      map[int]bool                 // those that could not be forgotten yet
-	found        []loader.LinkStatus          // by the last Repair, until they are taken
-	touched      map[int]status.Role          // those that got or lost programs since the last TakeTouched
+	unseen       map[int]string               // notices of veth devices whose peer can't be inspected
+	leaving      map[int]bool                 // devices that could not be removed from the maps yet
+	found        []loader.LinkStatus          // by the last Repair, until TakeFound
+	touched      map[int]status.Role          // the devices that got or lost programs since the last TakeTouched
 }
 
-// NewDevices prepares the care of devices; Sync does the work.
+// NewDevices makes Devices; Sync does the work.
 func NewDevices(dp *loader.Datapath, opts DeviceOptions, log *logrus.Entry) *Devices {
 	return &Devices{
 		dp:        dp,
@@ -101,15 +101,15 @@ func NewDevices(dp *loader.Datapath, opts DeviceOptions, log *logrus.Entry) *Dev
 	}
 }
 
-// SetNodeIPs tells the addresses of our Node object, or that there is none.
+// SetNodeIPs sets the addresses of our Node object. An empty list: there is no Node object.
 func (d *Devices) SetNodeIPs(ips []netip.Addr) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.ready, d.nodeIPs = true, ips
 }
 
-// Primary returns the node's primary addresses, at most one of each family. There are none before
-// the first Sync that knows the node's addresses.
+// Primary returns the node's primary addresses, at most one of each family. It returns none before the first
+// Sync that knows the node's addresses.
 func (d *Devices) Primary() []netip.Addr {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -134,16 +134,17 @@ func (d *Devices) Status() []status.Device {
 	return out
 }
 
-// Sync looks at all links, addresses and routes and does what is missing. Before the node's addresses
-// are known it does nothing: it would take the role from a device that has it by them, and break
-// the connections that an earlier agent left there.
+// Sync reads all links, addresses and routes and makes the programs and maps match them. Before the node's
+// addresses are known it does nothing: it would take the role from a device that has it by these addresses, and
+// break the connections that an earlier agent left there.
 func (d *Devices) Sync() error {
 	_, err := d.SyncChange(everything)
 	return err
 }
 
-// SyncChange does the same after a change that the kernel has told of, and reads only what that may
-// have changed. It reports whether there was anything to do: the kernel tells of much that makes no difference.
+// SyncChange does the same after a change that the kernel has reported, and reads only what that may have
+// changed. changed reports whether there was anything to do: many of the kernel's events change nothing for the
+// agent.
 func (d *Devices) SyncChange(change Change) (changed bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -161,7 +162,7 @@ func (d *Devices) SyncChange(change Change) (changed bool, err error) {
 	return true, err
 }
 
-// sync does what is missing, by what was last read of the kernel.
+// sync makes the programs and maps match what was last read of the kernel.
 func (d *Devices) sync() error {
 	facts := d.kernel.facts(d.nodeIPs)
 	d.assigned = assigned(facts.devices)
@@ -192,7 +193,7 @@ type deviceInRole struct {
 	role status.Role
 }
 
-// assignRoles finds the devices that have a role, and what is wrong with others.
+// assignRoles finds the devices that have a role, and the problems of others.
 func (d *Devices) assignRoles(facts *nodeFacts) (withRole []deviceInRole, problems []string) {
 	d.routed = map[int]bool{}
 	for _, f := range facts.devices {
@@ -208,8 +209,8 @@ func (d *Devices) assignRoles(facts *nodeFacts) (withRole []deviceInRole, proble
 	return withRole, problems
 }
 
-// TakeTouched returns the devices that have got or lost programs since it was last called, by ifindex,
-// with the roles that they got or had.
+// TakeTouched returns the devices that got or lost programs since its last call, by ifindex, with the roles
+// that they got or had.
 func (d *Devices) TakeTouched() map[int]status.Role {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -218,8 +219,8 @@ func (d *Devices) TakeTouched() map[int]status.Role {
 	return touched
 }
 
-// syncNodeAddrs writes the node's own addresses, and those that stand in for the addresses of
-// devices that have none.
+// syncNodeAddrs writes the node's own addresses, and the primary addresses, which devices without addresses
+// use.
 func (d *Devices) syncNodeAddrs(facts []*deviceFacts) error {
 	if primary := d.primaryOf(facts); d.written[0] != primary {
 		if err := d.table.Put(0, primary); err != nil {
@@ -246,8 +247,8 @@ func (d *Devices) syncNodeAddrs(facts []*deviceFacts) error {
 	return nil
 }
 
-// primaryOf chooses the node's primary addresses: the Node object's, else those of the device that
-// leads everywhere.
+// primaryOf chooses the node's primary addresses: the Node object's, else those of the device that the default
+// route leads by.
 func (d *Devices) primaryOf(facts []*deviceFacts) (primary maps.Device) {
 	for _, f := range facts {
 		if f.routes.inMain || f.holdsNodeIP {
@@ -294,8 +295,8 @@ func override(dev maps.Device, a netip.Addr) maps.Device {
 	return dev
 }
 
-// describe tells the programs of a device, but for what hangs on the programs that it has. As the
-// source of packets the node's own address comes first, then what the routes prefer.
+// describe returns what the programs need to know of a device, except what depends on its programs. The node's
+// own address comes first as the source of packets, then what the routes prefer.
 func (d *Devices) describe(f *deviceFacts, role status.Role) maps.Device {
 	dev := maps.Device{EgressHook: true, Pod: role == status.RolePod || role == status.RolePodBridge}
 	var own []netip.Addr
@@ -307,7 +308,7 @@ func (d *Devices) describe(f *deviceFacts, role status.Role) maps.Device {
 	return withAddrs(dev, slices.Concat(own, f.routes.sources, f.addrs))
 }
 
-// syncDevice attaches the programs of one device and describes it to them.
+// syncDevice attaches the programs of one device and describes it in the maps.
 func (d *Devices) syncDevice(f *deviceFacts, role status.Role, ipsec bool) error {
 	attrs := f.link.Attrs()
 	state := status.Device{Name: attrs.Name, Ifindex: attrs.Index, Role: role}
@@ -344,7 +345,7 @@ func (d *Devices) syncDevice(f *deviceFacts, role status.Role, ipsec bool) error
 	return nil
 }
 
-// attach puts the programs on a device. That XDP can't be had is a degradation, not an error.
+// attach puts the programs on a device. A device without XDP is slower, which is no error.
 func (d *Devices) attach(link netlink.Link, role status.Role, state *status.Device) error {
 	attrs := link.Attrs()
 	log := d.log.WithFields(logrus.Fields{"device": attrs.Name, "role": role})
@@ -362,7 +363,7 @@ func (d *Devices) attach(link netlink.Link, role status.Role, state *status.Devi
 	return nil
 }
 
-// tcRole is the role that a device with programs has for the loader.
+// tcRole is the loader's role of a device with programs.
 func tcRole(link netlink.Link, role status.Role) loader.Role {
 	switch {
 	case role == status.RolePod:
@@ -373,14 +374,14 @@ func tcRole(link netlink.Link, role status.Role) loader.Role {
 	return loader.External
 }
 
-// attachXDP returns the mode, or why there is none.
+// attachXDP returns the mode, or the reason why the device has no XDP.
 func (d *Devices) attachXDP(link netlink.Link, role status.Role) string {
 	log := d.log.WithField("device", link.Attrs().Name)
 	if why := d.withoutXDP(link, role); why != "" {
 		if xdp := link.Attrs().Xdp; (xdp == nil || !xdp.Attached) && !d.written[link.Attrs().Index].XDPTransmits {
-			return why // as on most devices, and to look for a link takes time in proportion to the devices
+			return why // as on most devices; a search for a link takes time in proportion to the devices
 		}
-		// The device may have it from another role, or from an agent with another --xdp.
+		// The device may have XDP from another role, or from an agent with another --xdp.
 		if err := d.dp.DetachXDP(link.Attrs().Index); err != nil {
 			log.WithError(err).Warn("XDP stays on this device")
 		}
@@ -393,7 +394,7 @@ func (d *Devices) attachXDP(link netlink.Link, role status.Role) string {
 	return status.XDPNative
 }
 
-// withoutXDP tells why a device should not run XDP, if it shouldn't.
+// withoutXDP returns the reason why a device should not run XDP, empty if it should.
 func (d *Devices) withoutXDP(link netlink.Link, role status.Role) string {
 	switch {
 	case role != status.RoleExternal:
@@ -412,7 +413,8 @@ func (d *Devices) withoutXDP(link netlink.Link, role status.Role) string {
 	return ""
 }
 
-// dropUnseen forgets the devices that are gone or lost their role, and at first those of an earlier agent.
+// dropUnseen removes the devices that are gone or lost their role from the maps. Its first call also removes
+// those of an earlier agent.
 func (d *Devices) dropUnseen(seen map[int]bool) error {
 	known := slices.AppendSeq(slices.Collect(gomaps.Keys(d.written)), gomaps.Keys(d.leaving))
 	if d.seen == nil {
@@ -445,8 +447,8 @@ func (d *Devices) dropUnseen(seen map[int]bool) error {
 	return errors.Join(errs...)
 }
 
-// hasIPsec tells whether the kernel has transform policies: what they match must pass through
-// the stack, and no redirect may take it past them.
+// hasIPsec reports whether the kernel has transform policies. Packets that match them must pass through the
+// stack, and no redirect may lead them past it.
 func hasIPsec() bool {
 	policies, err := netdump.Whole(func() ([]netlink.XfrmPolicy, error) { return netlink.XfrmPolicyList(netlink.FAMILY_ALL) })
 	if err != nil {

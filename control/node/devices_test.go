@@ -21,7 +21,7 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// devicesFixture is the datapath in a namespace of its own, with the care of its devices.
+// devicesFixture is the datapath in a namespace of its own, with Devices.
 type devicesFixture struct {
 	netnstest.Namespace
 	t   *testing.T
@@ -45,7 +45,7 @@ func (f *devicesFixture) load(edits ...func(*loader.Options)) {
 	f.dp, f.dir = loadertest.Load(f.t, edits...)
 }
 
-// restart gives the devices to a new agent, which knows nothing of what the last one did.
+// restart replaces Devices by those of a new agent, which knows nothing of the last one.
 func (f *devicesFixture) restart(rules DeviceRules, xdp XDPMode) {
 	f.Devices = NewDevices(f.dp, DeviceOptions{Rules: rules, XDP: xdp}, loadertest.Quiet())
 }
@@ -55,7 +55,7 @@ func (f *devicesFixture) sync() {
 	must(f.t, f.Sync())
 }
 
-// expect compares the devices' states, as in "eth0 external xdp", and what is attached to each.
+// expect compares the devices' states, as in "eth0 external xdp", and the attachments of each.
 func (f *devicesFixture) expect(want ...string) {
 	f.t.Helper()
 	links, err := f.dp.Links()
@@ -78,7 +78,7 @@ func (f *devicesFixture) expect(want ...string) {
 	}
 }
 
-// expectTable compares the map that describes a device to the programs.
+// expectTable compares what the maps hold of a device.
 func (f *devicesFixture) expectTable(name string, want maps.Device) {
 	f.t.Helper()
 	index := 0 // the node itself
@@ -175,8 +175,8 @@ func (f *devicesFixture) addPodVeth(name string) netlink.Link {
 	return made
 }
 
-// A device that should have XDP no longer must not keep it: not after its role has changed, nor
-// from an agent with another --xdp.
+// A device that should no longer have XDP must not keep it: neither after its role has changed, nor from an agent
+// with another --xdp.
 func TestDevicesXDPGoes(t *testing.T) {
 	f := newDevicesFixture(t, DeviceRules{Ignore: []string{"*-peer"}}, XDPAlways)
 	eth := f.addXDPVeth("eth0", "10.0.0.1/24")
@@ -209,8 +209,8 @@ func TestDevicesXDPGoes(t *testing.T) {
 	f.expect()
 }
 
-// TestDevicesFollow, of contract 45: a device's role follows what is made of it, by the kernel's own
-// account of routes and addresses.
+// TestDevicesFollow, of contract 45: a device's role follows changes of links, routes and addresses, as the
+// kernel reports them.
 func TestDevicesFollow(t *testing.T) {
 	f := newDevicesFixture(t, DeviceRules{Ignore: []string{"*-peer"}}, XDPOff)
 	f.SetNodeIPs(nil)
@@ -270,7 +270,7 @@ func TestDevicesFollow(t *testing.T) {
 	now(pod("veth1"), external("veth2"), pod("veth3"), "cni0 pod-bridge: ")
 }
 
-// A device that an agent with another pin directory serves is left alone, with an error that names both.
+// A device that an agent with another pin directory serves stays untouched, with an error that names both.
 func TestServedByOther(t *testing.T) {
 	f := newDevicesFixture(t, DeviceRules{Ignore: []string{"*-peer"}}, XDPOff)
 	eth := f.AddVeth("eth0", "10.0.0.1/24")
@@ -297,11 +297,11 @@ func (f *devicesFixture) refusePin(program string) (undo func()) {
 }
 
 // TestDevicesGetProgramsLater: a device whose programs are loaded for it alone gets them while the agent runs. If
-// it can't have them the error names them, and other devices stay as they are.
+// the kernel refuses them, the error names them, and other devices stay as they are.
 func TestDevicesGetProgramsLater(t *testing.T) {
 	rules := DeviceRules{Ignore: []string{"*-peer"}}
 	f := newDevicesFixture(t, rules, XDPAlways)
-	f.AddVeth("eth0", "10.0.0.1/24") // its peer leaves checksums to it
+	f.AddVeth("eth0", "10.0.0.1/24") // its peer leaves checksums to the device
 	f.SetNodeIPs(addrs("10.0.0.1"))
 	f.sync()
 	f.expect("eth0 external: " + tcHooks)

@@ -10,12 +10,12 @@ import (
 	"strings"
 )
 
-// Families are those that the node serves something of.
+// Families says which families the node has services of.
 type Families struct{ IPv4, IPv6 bool }
 
-// CheckForwarding tells of a node that doesn't forward packets of a family that it serves: without
-// that, the FIB answers no question about packets that merely cross the node. A family without
-// services is the owner's own affair. sysctlDir is /proc/sys.
+// CheckForwarding returns an error if the node doesn't forward packets of a family that it serves:
+// the FIB then returns no route for packets that cross the node. A family without services is not
+// checked. sysctlDir is /proc/sys.
 func CheckForwarding(sysctlDir string, serves Families) error {
 	var errs []error
 	for _, family := range []struct {
@@ -30,7 +30,7 @@ func CheckForwarding(sysctlDir string, serves Families) error {
 		}
 		raw, err := os.ReadFile(filepath.Join(sysctlDir, family.name))
 		switch {
-		case os.IsNotExist(err): // a kernel without IPv6
+		case os.IsNotExist(err): // the kernel has no IPv6
 		case err != nil:
 			errs = append(errs, err)
 		case strings.TrimSpace(string(raw)) == "0":

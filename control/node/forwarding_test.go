@@ -12,7 +12,7 @@ import (
 func TestForwarding(t *testing.T) {
 	const v4, v6 = "net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"
 	for _, c := range []struct {
-		ipv4, ipv6 string // what the kernel has; empty: nothing
+		ipv4, ipv6 string // the kernel's values; empty: no such file
 		serves     Families
 		want       []string
 	}{

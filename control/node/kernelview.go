@@ -15,15 +15,15 @@ import (
 	"github.com/waggle-lb/waggle/loader/netdump"
 )
 
-// Change is what may differ from what was last read of the kernel's links, addresses and routes: by its
-// zero value nothing does.
+// Change says what may differ from what was last read of the kernel's links, addresses and routes. The zero value:
+// nothing.
 type Change struct {
 	all     bool
-	routes  bool         // which devices routes lead by
+	routes  bool         // the devices that routes lead by
 	devices map[int]bool // by ifindex: the link and its addresses
 }
 
-// everything is read anew.
+// everything stands for all links, addresses and routes.
 var everything = Change{all: true}
 
 func (c *Change) addDevice(ifindex int) {
@@ -33,22 +33,23 @@ func (c *Change) addDevice(ifindex int) {
 	c.devices[ifindex] = true
 }
 
-// IsLook tells whether the change is no event, but a look at everything, or at what others may have changed.
+// IsLook reports whether the change is no event, but a periodic look at everything, or at what others may have
+// changed.
 func (c *Change) IsLook() bool { return c.all || c.isEmpty() }
 
 func (c *Change) isEmpty() bool { return !c.all && !c.routes && len(c.devices) == 0 }
 
-// kernelView is what was last read of the kernel's links, addresses and routes. A list of all takes time
-// in proportion to the devices, so after a change only what has changed is read.
+// kernelView is what was last read of the kernel's links, addresses and routes. A list of all takes time in
+// proportion to the devices, so after a change it reads only what has changed.
 type kernelView struct {
-	links  map[int]netlink.Link // nil: nothing is known
+	links  map[int]netlink.Link // nil: not known
 	addrs  map[int][]address
 	routes routesByDevice
 }
 
-// update reads what may have changed. changed tells whether something that is gone by may have: most events
-// tell of what is known, or of what matters to nobody here. After a failure nothing is known, and the next call
-// reads all.
+// update reads what may have changed. changed reports whether any fact that decides may have: most events repeat
+// what is known, or change what the agent does not use. After a failure nothing is known, and the next call reads
+// all.
 func (v *kernelView) update(change Change) (changed bool, err error) {
 	if changed, err = v.read(change); err != nil {
 		*v = kernelView{}
@@ -100,8 +101,8 @@ func (v *kernelView) readLinks() error {
 	return err
 }
 
-// withPeers adds the devices whose other ends were among those that have changed: when one moves to another
-// namespace, the kernel tells of that one only.
+// withPeers adds the devices whose other ends have changed: when one end moves to another namespace, the kernel
+// reports that end only.
 func (v *kernelView) withPeers(changed map[int]bool) []int {
 	all := gomaps.Clone(changed)
 	for ifindex, link := range v.links {
@@ -112,7 +113,7 @@ func (v *kernelView) withPeers(changed map[int]bool) []int {
 	return slices.Sorted(gomaps.Keys(all))
 }
 
-// readPeerOf reads the other end of a device, which may have come back to our namespace just now.
+// readPeerOf reads the other end of a device, which may have just come back to our namespace.
 func (v *kernelView) readPeerOf(ifindex int, changed map[int]bool) (other bool, err error) {
 	link, there := v.links[ifindex]
 	if !there {
@@ -125,7 +126,7 @@ func (v *kernelView) readPeerOf(ifindex int, changed map[int]bool) (other bool, 
 	return v.readDevice(peer)
 }
 
-// peerOf is the index of a device's other end, or of the device that it is made on, in our namespace; 0 if
+// peerOf returns the index of a device's other end, or of the device that it is made on, in our namespace; 0 if
 // there is none.
 func peerOf(link netlink.Link) int {
 	if attrs := link.Attrs(); attrs.NetNsID < 0 {
@@ -134,7 +135,7 @@ func peerOf(link netlink.Link) int {
 	return 0
 }
 
-// readDevice reads one link and its addresses, and tells whether they are other than before.
+// readDevice reads one link and its addresses, and reports whether they differ from before.
 func (v *kernelView) readDevice(ifindex int) (other bool, err error) {
 	before, known := v.links[ifindex]
 	link, err := netlink.LinkByIndex(ifindex)
@@ -157,7 +158,7 @@ func (v *kernelView) readDevice(ifindex int) (other bool, err error) {
 	return other, nil
 }
 
-// alike tells whether two states of a link are the same in all that its role, and what is reported of it, hang on.
+// alike reports whether two states of a link agree in all that its role, and its status, depend on.
 func alike(a, b netlink.Link) bool {
 	of := func(link netlink.Link) any {
 		attrs := link.Attrs()
@@ -176,7 +177,7 @@ func alike(a, b netlink.Link) bool {
 	return of(a) == of(b)
 }
 
-// facts are the node's devices, by their indexes.
+// facts returns the node's devices, by their indexes.
 func (v *kernelView) facts(nodeIPs []netip.Addr) *nodeFacts {
 	var all nodeFacts
 	byIndex := make(map[int]*deviceFacts, len(v.links))

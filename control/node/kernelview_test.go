@@ -24,7 +24,7 @@ import (
 	"github.com/waggle-lb/waggle/test/await"
 )
 
-// readFacts reads all there is.
+// readFacts reads everything.
 func readFacts(nodeIPs []netip.Addr) (*nodeFacts, error) {
 	var v kernelView
 	_, err := v.update(everything)
@@ -81,7 +81,7 @@ func newViewFixture(t *testing.T) *viewFixture {
 	return f
 }
 
-// described tells what roles hang on.
+// described returns what roles depend on.
 func described(facts *nodeFacts) string {
 	var lines []string
 	for _, f := range facts.devices {
@@ -97,7 +97,7 @@ func described(facts *nodeFacts) string {
 	return strings.Join(lines, "\n")
 }
 
-// follows makes a change, and waits until the view is what a fresh look finds.
+// follows makes a change, and waits until the view equals a fresh look.
 func (f *viewFixture) follows(what string, change func() error) {
 	f.t.Helper()
 	must(f.t, change())
@@ -111,7 +111,7 @@ func (f *viewFixture) follows(what string, change func() error) {
 	})
 }
 
-// A view that reads what the kernel tells of comes to be what a look at everything finds.
+// A view that follows the kernel's events ends up equal to a look at everything.
 func TestKernelViewFollows(t *testing.T) {
 	f := newViewFixture(t)
 	f.follows("the start", func() error { return nil })
@@ -130,7 +130,7 @@ func TestKernelViewFollows(t *testing.T) {
 	f.follows("another default route", func() error { return netlink.RouteReplace(byDefault) })
 	f.follows("no default route", func() error { return netlink.RouteDel(byDefault) })
 	vlan := &netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Name: "eth0.7", ParentIndex: eth.Attrs().Index}, VlanId: 7}
-	if err := netlink.LinkAdd(vlan); !errors.Is(err, unix.EOPNOTSUPP) { // some kernels have none
+	if err := netlink.LinkAdd(vlan); !errors.Is(err, unix.EOPNOTSUPP) { // some kernels have no VLANs
 		f.follows("a VLAN", func() error { return err })
 		f.follows("no VLAN", func() error { return netlink.LinkDel(vlan) })
 	}
@@ -162,7 +162,7 @@ func TestKernelViewFollows(t *testing.T) {
 	}
 }
 
-// lists counts the changes after which something was listed that grows with the devices.
+// lists counts the changes after which a list was read that grows with the devices.
 func (f *viewFixture) lists(is func(Change) bool) (count int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -174,8 +174,8 @@ func (f *viewFixture) lists(is func(Change) bool) (count int) {
 	return count
 }
 
-// What is read for a pod that comes or goes, as a CNI plugin has it, is its device alone: nothing is listed
-// that grows with the devices that there are.
+// When a pod comes or goes, as a CNI plugin makes it, the view reads its device alone. It reads no list that
+// grows with the devices.
 func TestPodIsReadAlone(t *testing.T) {
 	f := newViewFixture(t)
 	f.follows("the start", func() error { return nil })
@@ -223,7 +223,7 @@ func (f *viewFixture) settle() {
 	}
 }
 
-// Of the addresses of one device, and of those of all, the same is told.
+// A list of one device's addresses agrees with the list of all.
 func TestListAddrs(t *testing.T) {
 	n := netnstest.New(t)
 	must(t, os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("0"), 0))
@@ -278,7 +278,8 @@ func TestExpectPods(t *testing.T) {
 	expect("a pod that is to be ignored", DeviceRules{Ignore: []string{"pod"}}, false)
 }
 
-// TestAlike: two states of a link differ by all that roles hang on, and by nothing that changes all the time.
+// TestAlike: two states of a link differ by all that roles depend on, and by nothing that changes all the
+// time.
 func TestAlike(t *testing.T) {
 	link := func(edits ...func(*netlink.LinkAttrs)) netlink.Link {
 		attrs := netlink.LinkAttrs{Name: "a", Index: 5, NetNsID: -1, EncapType: "ether", Flags: net.FlagUp,

@@ -18,11 +18,11 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// lookSettle gathers the changes of one burst, as of many pods that start.
+// lookSettle is how long changes of one burst are gathered, as when many pods start.
 const lookSettle = time.Second
 
-// Services are what is in force, of which others may drop or mark the packets. Both functions may call
-// fn for a while, and let changes through meanwhile.
+// Services are the services in force, whose packets others may drop or mark. Both functions may call fn
+// for a while, and let changes through meanwhile.
 type Services interface {
 	// EachFrontend calls fn with each address and port that leads to a service.
 	EachFrontend(fn func(maps.Frontend, maps.Kind))
@@ -30,41 +30,41 @@ type Services interface {
 	EachBackend(fn func(maps.Backend))
 }
 
-// SurroundingsOptions tell of whom others may be in the way.
+// SurroundingsOptions are the options of Surroundings.
 type SurroundingsOptions struct {
-	Cgroup    string // whose processes' sockets are served; empty for none
+	Cgroup    string // the sockets of its processes are served; empty: none
 	Devices   *Devices
 	Services  Services
 	Conntrack []ConntrackParameter
-	// Every is how often everything is looked at.
+	// Every is the interval between looks at everything.
 	Every time.Duration
-	// Warn takes what may keep something from working, Note what is good to know. What they are given
-	// replaces what was found before about the same; no message: nothing is.
+	// Warn gets what may keep something from working, Note gets what is good to know. messages replace the
+	// earlier ones with the same about; an empty list: there are none now.
 	Warn, Note func(about string, messages []string)
 }
 
-// Surroundings are what others have beside ours on the node, and have set there. Most of it no event
-// tells of, so it is looked at now and then.
+// Surroundings are what other programs have on the node's hooks and in netfilter. The kernel sends no
+// events for most of it, so the agent looks at intervals.
 type Surroundings struct {
 	dp   *loader.Datapath
 	opts SurroundingsOptions
 	log  *logrus.Entry
 	wake chan struct{} // something is due
 
-	before map[int][]loader.Neighbour // what runs before ours by device, with that of sockets under 0; Run's
+	before map[int][]loader.Neighbour // the programs before ours by device, and those of sockets under 0; Run owns it
 
 	mu     sync.Mutex
 	due    map[int]bool // devices to be looked at
-	chains bool         // netfilter's too
+	chains bool         // netfilter's chains, too
 }
 
-// NewSurroundings prepares looks; Run takes them.
+// NewSurroundings makes Surroundings; Run does the work.
 func NewSurroundings(dp *loader.Datapath, opts SurroundingsOptions, log *logrus.Entry) *Surroundings {
 	return &Surroundings{dp: dp, opts: opts, log: log, wake: make(chan struct{}, 1)}
 }
 
-// Add has devices looked at soon that got or lost programs, by ifindex, and with one that leads out of the
-// node the chains, whose rules name such.
+// Add schedules a look at the devices that got or lost programs, by ifindex. If one of them leads out of
+// the node, it also schedules a look at the chains, whose rules name such devices.
 func (s *Surroundings) Add(touched map[int]status.Role) {
 	s.mu.Lock()
 	if s.due == nil {
@@ -78,7 +78,7 @@ func (s *Surroundings) Add(touched map[int]status.Role) {
 	s.poke()
 }
 
-// AddChains has the chains looked at soon.
+// AddChains schedules a look at the chains.
 func (s *Surroundings) AddChains() {
 	s.mu.Lock()
 	s.chains = true
@@ -101,7 +101,7 @@ func (s *Surroundings) take() (due map[int]bool, chains bool) {
 	return due, chains
 }
 
-// Run looks until ctx is done: at everything now and then, and after changes of devices at these.
+// Run looks until ctx is done: at everything at intervals, and after changes of devices at these.
 func (s *Surroundings) Run(ctx context.Context) {
 	tick := time.NewTicker(s.opts.Every)
 	defer tick.Stop()
@@ -130,8 +130,8 @@ func (s *Surroundings) Run(ctx context.Context) {
 	}
 }
 
-// lookAtHooks tells of programs that run before ours, at all hooks or those of some devices. At tc such a
-// program can keep packets from ours altogether; what others do is for people to know.
+// lookAtHooks reports programs that run before ours, at all hooks or at those of some devices. At tc such
+// a program can keep packets from ours altogether, so it is a warning; elsewhere it is a notice.
 func (s *Surroundings) lookAtHooks(all bool, devices map[int]bool) {
 	err := s.look(all, devices)
 	var warnings, notices []string
@@ -156,7 +156,7 @@ func (s *Surroundings) lookAtHooks(all bool, devices map[int]bool) {
 	s.opts.Note("hooks", notices)
 }
 
-// look brings what is known of the hooks up to date: of all, or of some devices.
+// look updates what is known of the hooks: of all, or of some devices.
 func (s *Surroundings) look(all bool, devices map[int]bool) error {
 	var errs []error
 	if all {

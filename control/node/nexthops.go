@@ -16,13 +16,13 @@ import (
 )
 
 const (
-	// settle gathers the events of one change: a link that goes down takes many routes along.
+	// settle is how long events of one change are gathered: a link that goes down removes many routes.
 	settle = 20 * time.Millisecond
-	// patience bounds that where events never cease, as while a routing daemon learns its table.
+	// patience bounds that time where events never cease, as while a routing daemon learns its table.
 	patience = 200 * time.Millisecond
 )
 
-// neighbour is what next hops are known by.
+// neighbour identifies the neighbour of next hops.
 type neighbour struct {
 	ifindex int
 	ip      netip.Addr
@@ -31,29 +31,29 @@ type neighbour struct {
 // Watch follows the kernel's links, addresses, routes and neighbours.
 type Watch struct {
 	Log *logrus.Entry
-	// Routed is called after a change that makes it doubtful which next hop each flow has.
+	// Routed is called after a change that may give any flow another next hop.
 	Routed func()
-	// Moved is called when a neighbour has got another MAC, or none: nil.
+	// Moved is called when a neighbour has got another MAC. nil: it has none now.
 	Moved func(ifindex int, addr netip.Addr, mac net.HardwareAddr)
-	// Changed is called after a change of links, of addresses or of where routes lead, and once a while
+	// Changed is called after a change of links, of addresses or of where routes lead, and at intervals
 	// for everything.
 	Changed func(Change)
-	// Routes tells of a device whether it is known that routes lead elsewhere by it. Of many routes
-	// by one device all but the first, and the last, change nothing.
+	// Routes reports whether routes are known to lead elsewhere by a device. Of many routes by one device
+	// only the first and the last one matter.
 	Routes func(ifindex int) bool
 
 	macs  map[neighbour]string
 	links map[int32]linkState
 }
 
-// linkState is what was last told of a link.
+// linkState is the last reported state of a link.
 type linkState struct {
 	flags uint32
 	ran   bool // had a carrier, now or earlier
 }
 
-// Run watches until ctx is done. When the kernel drops events it starts over, and takes
-// everything for changed.
+// Run watches until ctx is done. When the kernel drops events it starts over, and takes everything as
+// changed.
 func (w *Watch) Run(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := w.watch(ctx); err != nil {
@@ -115,7 +115,7 @@ func (w *Watch) watch(ctx context.Context) error {
 	w.macs, w.links = map[neighbour]string{}, map[int32]linkState{}
 	routed, changed := true, everything
 	quiet := time.NewTimer(0)
-	var deadline time.Time // zero while nothing has happened
+	var deadline time.Time // zero: no event is pending
 	resync := time.NewTicker(30 * time.Second)
 	defer resync.Stop()
 	for {
@@ -133,7 +133,7 @@ func (w *Watch) watch(ctx context.Context) error {
 			isNew, mayMoveRoutes := w.follow(link)
 			changed.routes = changed.routes || mayMoveRoutes
 			if isNew {
-				w.Changed(changed) // at once: a new pod's first packets are not far
+				w.Changed(changed) // at once: a new pod's first packets may follow soon
 			}
 		case a, ok := <-s.addrs:
 			if !ok {
@@ -141,7 +141,7 @@ func (w *Watch) watch(ctx context.Context) error {
 			}
 			routed = true
 			changed.addDevice(a.LinkIndex)
-			changed.routes = changed.routes || !a.NewAddr && w.Routes(a.LinkIndex) // some go with it
+			changed.routes = changed.routes || !a.NewAddr && w.Routes(a.LinkIndex) // some routes go with the address
 		case r, ok := <-s.routes:
 			if !ok {
 				return errEnded
@@ -173,9 +173,10 @@ func (w *Watch) watch(ctx context.Context) error {
 	}
 }
 
-// follow takes note of a link. isNew tells whether it has not been seen before, or has a carrier for the
-// first time: the other end of a pod's device may have come to its namespace meanwhile. Where a link comes
-// up, goes down or is gone, the kernel does not tell of all routes that it takes along.
+// follow notes the state of a link. isNew reports whether it has not been seen before, or has a carrier
+// for the first time: the other end of a pod's device may have come to its namespace meanwhile.
+// mayMoveRoutes: where a link comes up, goes down or is gone, the kernel does not report all routes that
+// change with it.
 func (w *Watch) follow(link netlink.LinkUpdate) (isNew, mayMoveRoutes bool) {
 	before, known := w.links[link.Index]
 	if link.Header.Type == unix.RTM_DELLINK {
@@ -189,8 +190,8 @@ func (w *Watch) follow(link netlink.LinkUpdate) (isNew, mayMoveRoutes bool) {
 	return !known || now.ran && !before.ran, now.flags != before.flags && w.Routes(int(link.Index))
 }
 
-// leadsAnew tells whether a route may change what its devices are. That the last of many routes is
-// gone is noticed later, but what becomes of a default route at once.
+// leadsAnew reports whether a route may change what its devices are. The end of a default route counts at
+// once. The end of the last of many other routes is noticed later.
 func (w *Watch) leadsAnew(r netlink.RouteUpdate) bool {
 	for _, hop := range hopsOf(r.Route) {
 		if isDefault(r.Dst) || r.Type == unix.RTM_NEWROUTE && leadsElsewhere(r.Dst, hop) && !w.Routes(hop.LinkIndex) {
@@ -200,9 +201,9 @@ func (w *Watch) leadsAnew(r netlink.RouteUpdate) bool {
 	return false
 }
 
-// followNeighbour passes on a neighbour's other MAC at once: packets go astray until then. Changes
-// of mere reachability, which are many, are none. Nor are those of bridges' tables of MAC
-// addresses, which come as neighbours too.
+// followNeighbour passes on a neighbour's new MAC at once: packets go astray until then. Changes of mere
+// reachability, which are many, don't count. Nor do changes of bridges' tables of MAC addresses, which
+// come as neighbours too.
 func (w *Watch) followNeighbour(n netlink.NeighUpdate) {
 	addr, ok := netip.AddrFromSlice(n.IP)
 	if n.Family != unix.AF_INET && n.Family != unix.AF_INET6 || !ok {

@@ -68,7 +68,7 @@ func TestNeighbourMoved(t *testing.T) {
 	}
 }
 
-// watchFixture counts what a Watch tells of a namespace.
+// watchFixture counts the calls of a Watch's functions.
 type watchFixture struct {
 	netnstest.Namespace
 	t                      *testing.T
@@ -111,10 +111,10 @@ func (f *watchFixture) settle() {
 	}
 }
 
-// reports are what a Watch can report of a change.
+// reports are the calls that a Watch makes after a change.
 type reports struct{ routed, changed, moved bool }
 
-// expect makes a change, and compares what is reported of it.
+// expect makes a change, and compares the calls after it.
 func (f *watchFixture) expect(what string, change func() error, want reports) {
 	f.t.Helper()
 	f.routed.Store(0)
@@ -157,8 +157,8 @@ func TestWatch(t *testing.T) {
 	f.expect("a device", func() error { f.AddVeth("eth1"); return nil }, reports{routed: true, changed: true})
 }
 
-// While a routing daemon learns its table, events never cease; the next hops must not be wrong
-// for as long.
+// While a routing daemon learns its table, events never cease. The next hops must not be wrong for
+// as long.
 func TestWatchIsNotStarved(t *testing.T) {
 	f := newWatchFixture(t)
 	eth := f.AddVeth("eth0", "10.0.0.1/24")

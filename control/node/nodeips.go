@@ -9,15 +9,15 @@ import (
 	utilnode "k8s.io/kubernetes/pkg/util/node"
 )
 
-// IPs are the addresses of a Node that kube-proxy takes for the node's: its first internal
-// address or, without one, its first external address, and the first address of the other family.
+// IPs returns the addresses of a Node that kube-proxy takes for the node's: the first internal
+// address or, without one, the first external address, and the first address of the other family.
 func IPs(node *v1.Node) (ips []netip.Addr) {
 	if node == nil {
 		return nil
 	}
 	chosen, err := utilnode.GetNodeHostIPs(node)
 	if err != nil {
-		return nil // there is none
+		return nil // the Node has none
 	}
 	for _, address := range chosen {
 		if ip, ok := netip.AddrFromSlice(address); ok {

@@ -10,7 +10,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
-// nodeWith makes a Node of addresses such as "internal:10.0.0.1".
+// nodeWith makes a Node with addresses such as "internal:10.0.0.1".
 func nodeWith(addresses string) *v1.Node {
 	types := map[string]v1.NodeAddressType{"internal": v1.NodeInternalIP, "external": v1.NodeExternalIP, "name": v1.NodeHostName}
 	node := &v1.Node{}

@@ -8,12 +8,12 @@ import (
 	"github.com/waggle-lb/waggle/control/leftovers"
 )
 
-// A cluster IP may be an address of the node, on which a process of the node listens for it:
-// NodeLocal DNSCache takes the cluster DNS's so. kube-proxy is kept off by rules (NOTRACK) that no
-// hook of ours passes. So we go by the address.
+// A cluster IP may be an address of the node, where a process of the node listens: NodeLocal
+// DNSCache does this with the cluster DNS's. For kube-proxy, rules (NOTRACK) exempt these packets,
+// but packets pass our hooks before such rules. So waggle goes by the address.
 
-// assigned are the addresses that a cluster IP may be among. Those that kube-proxy in IPVS mode has
-// left are not: nobody listens there.
+// assigned returns the addresses that may be such cluster IPs. It leaves out those that kube-proxy
+// in IPVS mode has left: no process listens there.
 func assigned(facts []*deviceFacts) map[netip.Addr]bool {
 	out := map[netip.Addr]bool{}
 	for _, f := range facts {
@@ -27,7 +27,8 @@ func assigned(facts []*deviceFacts) map[netip.Addr]bool {
 	return out
 }
 
-// Assigned returns the addresses of the node's devices, as at the last Sync. It is not changed.
+// Assigned returns the addresses of the node's devices, as at the last Sync. The map does not
+// change later.
 func (d *Devices) Assigned() map[netip.Addr]bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -11,8 +11,8 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// TestAssigned, of contract 52: the cluster IPs that kube-proxy in IPVS mode has left on its device
-// are no reason to leave them to the node.
+// TestAssigned, of contract 52: cluster IPs that kube-proxy in IPVS mode has left on its device are
+// still served.
 func TestAssigned(t *testing.T) {
 	device := func(name, list string) *deviceFacts {
 		return &deviceFacts{link: &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: name}}, addrs: addrs(list)}

@@ -10,14 +10,14 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// NodePortAddresses tells on which of the node's addresses NodePorts answer, as kube-proxy's
-// --nodeport-addresses does: "primary", "all", or CIDRs.
+// NodePortAddresses are the node's addresses on which NodePorts answer, as in kube-proxy's
+// --nodeport-addresses: "primary", "all", or CIDRs.
 type NodePortAddresses struct {
 	all      bool
 	prefixes []netip.Prefix
 }
 
-// ParseNodePortAddresses reads the flag's values. None means primary.
+// ParseNodePortAddresses parses the flag's values. No value means primary.
 func ParseNodePortAddresses(values []string) (NodePortAddresses, error) {
 	var n NodePortAddresses
 	for _, v := range values {
@@ -39,7 +39,8 @@ func ParseNodePortAddresses(values []string) (NodePortAddresses, error) {
 	return n, nil
 }
 
-// choose filters the node's addresses. With no Node object to name the primary ones, all are.
+// choose filters the node's addresses. Without a Node object, which names the primary addresses, it
+// returns all.
 func (n NodePortAddresses) choose(all, primary []netip.Addr) []netip.Addr {
 	if n.all || len(n.prefixes) == 0 && len(primary) == 0 {
 		return all
@@ -52,8 +53,8 @@ func (n NodePortAddresses) choose(all, primary []netip.Addr) []netip.Addr {
 	})
 }
 
-// CIDRs lists the addresses of one family that NodePorts answer on, for the library, to which an
-// empty list means all. any is false if there are none.
+// CIDRs lists the addresses of one family that NodePorts answer on, in the library's form, where an
+// empty list means all addresses. any is false if NodePorts answer on none.
 func (n NodePortAddresses) CIDRs(family maps.Family, primary []netip.Addr) (list []string, any bool) {
 	if n.all || len(n.prefixes) == 0 && len(primary) == 0 {
 		return nil, true

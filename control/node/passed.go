@@ -12,12 +12,12 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// passedChains tells of the owner's rules that would filter packets of services, and don't: they ask
-// for addresses and ports that waggle has translated before any chain sees them, or stand in a
-// chain that the express way goes past.
+// passedChains reports the owner's rules that would filter packets of services, but don't. They
+// match addresses and ports that waggle has translated before any chain sees them, or are in a chain
+// that the express way does not pass.
 func (s *Surroundings) passedChains(rules *netfilter.Rules) ([]string, error) {
 	var notices []string
-	packets := sync.OnceValues(s.fromOutside) // of many services, while most nodes have no chain to be asked about them
+	packets := sync.OnceValues(s.fromOutside) // there are many, and most nodes have no chain that needs them
 	for _, hook := range []netfilter.Hook{netfilter.Ingress, netfilter.Prerouting, netfilter.Input, netfilter.Forward} {
 		for _, c := range rules.At(hook) {
 			notice, err := passedChain(c, packets)
@@ -33,13 +33,13 @@ func (s *Surroundings) passedChains(rules *netfilter.Rules) ([]string, error) {
 }
 
 func passedChain(c *netfilter.Chain, packets func() (before []servicePacket, express []netfilter.Packet)) (string, error) {
-	// Of most chains, that no packet at all is filtered is told at once.
+	// Most chains filter no packet at all, which this check finds quickly.
 	some, err := c.Filters([]netfilter.Packet{{}, {IPv6: true}})
 	if err != nil || !some {
 		return "", err
 	}
 	before, express := packets()
-	if c.Hook != netfilter.Forward { // there, other proxies have translated too
+	if c.Hook != netfilter.Forward { // in FORWARD, other proxies have translated too
 		named, err := translatedFirst(c, before)
 		if err != nil {
 			return "", err
@@ -49,7 +49,7 @@ func passedChain(c *netfilter.Chain, packets func() (before []servicePacket, exp
 				"waggle translates what is for a service before any chain sees it (docs/kubernetes.md, Firewalls)", c, named), nil
 		}
 	}
-	if c.Hook == netfilter.Input { // what is for other nodes never comes here
+	if c.Hook == netfilter.Input { // packets for other nodes never come here
 		return "", nil
 	}
 	passed, err := c.Filters(express)
@@ -60,14 +60,14 @@ func passedChain(c *netfilter.Chain, packets func() (before []servicePacket, exp
 		"on other nodes passes no chain (docs/kubernetes.md, Firewalls; --express=off)", c), nil
 }
 
-// servicePacket is one to a frontend as its client sends it.
+// servicePacket is a packet to a frontend, as its client sends it.
 type servicePacket struct {
 	frontend string
 	packet   netfilter.Packet
 }
 
-// fromOutside lists the packets that come in from outside: as they come, and, of those that then go
-// past all chains, as a chain would see them.
+// fromOutside lists the packets that come in from outside: before, as they come; express, those of
+// them that take the express way, as a chain would see them.
 func (s *Surroundings) fromOutside() (before []servicePacket, express []netfilter.Packet) {
 	devices, passing := s.outsideDevices()
 	s.opts.Services.EachFrontend(func(f maps.Frontend, kind maps.Kind) {
@@ -96,8 +96,8 @@ func (s *Surroundings) fromOutside() (before []servicePacket, express []netfilte
 	return before, express
 }
 
-// outsideDevices are the external devices, and those whose packets may take the express way: all, if
-// any of them can transmit.
+// outsideDevices returns the external devices, and those whose packets may take the express way: all
+// of them, if any can transmit.
 func (s *Surroundings) outsideDevices() (all, express []string) {
 	open := false
 	for _, d := range s.opts.Devices.Status() {
@@ -112,8 +112,8 @@ func (s *Surroundings) outsideDevices() (all, express []string) {
 	return all, express
 }
 
-// translatedFirst names a frontend that rules of a chain ask for: they would filter a packet to it,
-// but not the same one to some other address and port.
+// translatedFirst names a frontend that rules of a chain match: they would filter a packet to it,
+// but not the same packet to another address and port.
 func translatedFirst(c *netfilter.Chain, packets []servicePacket) (string, error) {
 	for _, p := range packets {
 		filtered, err := c.Filters([]netfilter.Packet{p.packet})

@@ -18,15 +18,15 @@ import (
 	"github.com/waggle-lb/waggle/control/status"
 )
 
-// A veth device may hand a packet over with its checksum left to be filled in by whichever device it
-// leaves by. To XDP that is a packet with a wrong checksum, and what XDP sends on keeps it. So XDP on a
-// veth device takes a peer that fills checksums in (`ethtool -K PEER tx off`).
+// A veth device may hand over a packet whose checksum is left to the device that it leaves by. To XDP
+// this packet has a wrong checksum, and keeps it when XDP sends it on. So XDP on a veth device requires
+// a peer that fills checksums in (`ethtool -K PEER tx off`).
 
-// leavesChecksums is how the reason begins why a veth device has no XDP.
+// leavesChecksums is the beginning of the reason why a veth device has no XDP.
 const leavesChecksums = "its peer leaves checksums to the device"
 
-// vethWithoutXDP tells why a veth device should not run XDP, if it shouldn't. Of a peer that can't be
-// looked at it is only noted what to do.
+// vethWithoutXDP returns the reason why a veth device should not run XDP, empty if it should. If the
+// peer can't be inspected, it only notes what the administrator has to check.
 func (d *Devices) vethWithoutXDP(link netlink.Link) string {
 	attrs := link.Attrs()
 	peer, leaves, err := peerChecksums(link)
@@ -45,7 +45,7 @@ func (d *Devices) vethWithoutXDP(link netlink.Link) string {
 	return ""
 }
 
-// Notices lists what is good to know of devices.
+// Notices lists what is good to know about devices.
 func (d *Devices) Notices() (all []string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -58,8 +58,8 @@ func (d *Devices) Notices() (all []string) {
 	return all
 }
 
-// lookAtPeers forgets the veth devices whose peer has changed its ways: the next Sync attaches anew. No
-// event tells of it.
+// lookAtPeers forgets the veth devices whose peer has changed its setting: the next Sync attaches anew.
+// The kernel sends no event for this setting.
 func (d *Devices) lookAtPeers() {
 	for index, s := range d.status {
 		refused := strings.HasPrefix(s.XDP, leavesChecksums)
@@ -77,8 +77,8 @@ func (d *Devices) lookAtPeers() {
 	}
 }
 
-// peerChecksums tells whether the other end of a veth device leaves checksums to the device. It is
-// an error if that end is in a network namespace that can't be found or entered.
+// peerChecksums reports whether the other end of a veth device leaves checksums to the device. It fails
+// if that end is in a network namespace that can't be found or entered.
 func peerChecksums(link netlink.Link) (peer string, leaves bool, err error) {
 	attrs := link.Attrs()
 	ask := func() error {
@@ -94,7 +94,7 @@ func peerChecksums(link netlink.Link) (peer string, leaves bool, err error) {
 		err = ask()
 		return peer, leaves, err
 	}
-	node, err := netlink.NewHandle(unix.NETLINK_ROUTE) // stays in our namespace
+	node, err := netlink.NewHandle(unix.NETLINK_ROUTE) // the handle stays in our namespace
 	if err != nil {
 		return "", false, err
 	}
@@ -118,7 +118,7 @@ func peerChecksums(link netlink.Link) (peer string, leaves bool, err error) {
 	return peer, leaves, err
 }
 
-// ethtoolValue is the kernel's of this name (linux/ethtool.h).
+// ethtoolValue is struct ethtool_value (linux/ethtool.h).
 type ethtoolValue struct{ command, data uint32 }
 
 // ethtoolRequest is struct ifreq with its union used as a pointer (linux/if.h).
@@ -128,8 +128,8 @@ type ethtoolRequest struct {
 	_    [16]byte
 }
 
-// txChecksum tells whether packets may be given to a device of the calling thread's namespace with
-// their checksums still to be filled in.
+// txChecksum reports whether a device of the calling thread's namespace accepts packets whose checksums
+// are still to be filled in.
 func txChecksum(device string) (bool, error) {
 	value := ethtoolValue{command: unix.ETHTOOL_GTXCSUM}
 	if err := ethtool(device, &value); err != nil {

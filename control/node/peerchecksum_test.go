@@ -15,7 +15,7 @@ import (
 	"github.com/waggle-lb/waggle/control/status"
 )
 
-// setTxChecksum does what `ethtool -K DEVICE tx on` does, or off.
+// setTxChecksum does what `ethtool -K DEVICE tx on` (or off) does.
 func setTxChecksum(t *testing.T, device string, on bool) {
 	t.Helper()
 	value := &ethtoolValue{command: unix.ETHTOOL_STXCSUM}
@@ -25,7 +25,7 @@ func setTxChecksum(t *testing.T, device string, on bool) {
 	must(t, ethtool(device, value))
 }
 
-// addXDPVeth makes a veth device on which XDP can be had.
+// addXDPVeth makes a veth device that can run XDP.
 func (f *devicesFixture) addXDPVeth(name string, addrs ...string) netlink.Link {
 	f.t.Helper()
 	link := f.AddVeth(name, addrs...)
@@ -63,8 +63,8 @@ func TestPeerLeavesChecksums(t *testing.T) {
 	f.expectTransmitting()
 }
 
-// The peer is in another namespace: one that a process is in is looked at; of another it is said what
-// to see to.
+// The peer is in another namespace. If a process is in that namespace the peer is inspected;
+// otherwise a notice says what to check.
 func TestPeerElsewhere(t *testing.T) {
 	f := newDevicesFixture(t, DeviceRules{}, XDPAlways)
 	eth := f.AddVeth("eth0", "10.0.0.1/24")

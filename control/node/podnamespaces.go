@@ -18,36 +18,36 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// PodNamespaces tells the datapath in which network namespaces a pod's sockets may be left to the
-// packet hook: those behind a device that has it. One is found in /proc, by the first process that
-// runs in it; until then, and for good where the agent may not look, its sockets are served as those
-// of pods without such a device.
+// PodNamespaces writes to the map which network namespaces are behind a device that has the packet hook: the
+// socket hooks may leave sockets there to it. It finds a namespace in /proc, by the first process that runs
+// in it. Until then, and always where the agent may not look, its sockets are served like those of pods
+// without such a device.
 type PodNamespaces struct {
 	table   *maps.PodNamespaces
 	devices *Devices
 	log     *logrus.Entry
 	wake    chan struct{}
 
-	known    map[int]podNamespace // by the host's side of the device
+	known    map[int]podNamespace // by the ifindex of the device's host side
 	compared time.Time            // when the map was last compared with what is known
 }
 
-// podNamespace is what is known of a namespace.
+// podNamespace identifies a namespace.
 type podNamespace struct {
-	id     int    // that the kernel has for it in ours
+	id     int    // the kernel's id for it in our namespace
 	name   string // of its links in /proc
 	cookie uint64
 }
 
-// A pod's first process comes a moment after its device.
+// A pod's first process starts a moment after its device appears.
 const (
 	podFirstLook = 100 * time.Millisecond
 	podLastLook  = time.Minute
-	// podCompare is how long what others have changed in the map lasts at least.
+	// podCompare is the interval at which changes that others made in the map are corrected.
 	podCompare = time.Minute
 )
 
-// NewPodNamespaces prepares the search for the namespaces behind devices; Run does the work.
+// NewPodNamespaces makes PodNamespaces; Run does the work.
 func NewPodNamespaces(dp *loader.Datapath, devices *Devices, log *logrus.Entry) *PodNamespaces {
 	return &PodNamespaces{
 		table: maps.NewPodNamespaces(dp), devices: devices, log: log,
@@ -55,7 +55,7 @@ func NewPodNamespaces(dp *loader.Datapath, devices *Devices, log *logrus.Entry) 
 	}
 }
 
-// Changed tells that devices have come or gone.
+// Changed schedules a search after devices have come or gone.
 func (n *PodNamespaces) Changed() {
 	select {
 	case n.wake <- struct{}{}:
@@ -63,8 +63,8 @@ func (n *PodNamespaces) Changed() {
 	}
 }
 
-// Run looks for namespaces until ctx is done: soon after a change, once for those of a burst, and ever less
-// often while there are some to be found.
+// Run searches until ctx is done: soon after a change, once for a burst of changes, and at growing intervals
+// while some namespaces are not found.
 func (n *PodNamespaces) Run(ctx context.Context) {
 	pause := podFirstLook
 	var again <-chan time.Time
@@ -92,7 +92,7 @@ func (n *PodNamespaces) Run(ctx context.Context) {
 	}
 }
 
-// sync tells how many devices of pods are left of which the namespace is not known.
+// sync searches. missing is the number of pods' devices whose namespace is still unknown.
 func (n *PodNamespaces) sync() (missing int, err error) {
 	behind := n.devices.podNamespaceIDs()
 	errs := []error{n.forget(behind)}
@@ -120,7 +120,7 @@ func (n *PodNamespaces) sync() (missing int, err error) {
 	return len(behind) - len(n.known), errors.Join(errs...)
 }
 
-// forget drops what is known of devices that are gone, or lead elsewhere.
+// forget removes the namespaces of devices that are gone, or lead elsewhere.
 func (n *PodNamespaces) forget(behind map[int]int) error {
 	gone := map[uint64]bool{}
 	for index, ns := range n.known {
@@ -139,9 +139,9 @@ func (n *PodNamespaces) forget(behind map[int]int) error {
 	return errors.Join(errs...)
 }
 
-// find looks for namespaces by the ids that the kernel has for them in ours, among those that are not known.
+// find searches for namespaces by the kernel's ids for them in our namespace.
 func (n *PodNamespaces) find(want map[int][]int) error {
-	node, err := netlink.NewHandle(unix.NETLINK_ROUTE) // stays in our namespace
+	node, err := netlink.NewHandle(unix.NETLINK_ROUTE) // the handle stays in our namespace
 	if err != nil {
 		return err
 	}
@@ -172,7 +172,7 @@ func (n *PodNamespaces) find(want map[int][]int) error {
 	})
 }
 
-// compare makes the map what is known. At the start it may hold what an earlier agent knew.
+// compare makes the map match what is known. At the start it may hold what an earlier agent knew.
 func (n *PodNamespaces) compare() error {
 	have, err := n.table.All()
 	if err != nil {
@@ -196,8 +196,8 @@ func (n *PodNamespaces) compare() error {
 	return errors.Join(errs...)
 }
 
-// podNamespaceIDs lists the pods' devices that have our hook, with the ids of the namespaces that
-// their other ends are in, as at the last Sync.
+// podNamespaceIDs lists the pods' devices that have our hook, with the ids of the namespaces of their other
+// ends, as at the last Sync.
 func (d *Devices) podNamespaceIDs() map[int]int {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -8,20 +8,20 @@ import (
 	"strings"
 )
 
-// PortRange is an inclusive range of ports.
+// PortRange is a range of ports, both ends included.
 type PortRange struct {
 	Min, Max uint16
 }
 
-// Overlaps tells whether two ranges have a port in common.
+// Overlaps reports whether two ranges have a port in common.
 func (r PortRange) Overlaps(other PortRange) bool { return r.Min <= other.Max && other.Min <= r.Max }
 
-// Holds tells whether a port is one of the range.
+// Holds reports whether a port is in the range.
 func (r PortRange) Holds(port uint16) bool { return r.Min <= port && port <= r.Max }
 
 func (r PortRange) String() string { return fmt.Sprintf("%d-%d", r.Min, r.Max) }
 
-// ParsePortRange reads "min-max".
+// ParsePortRange parses "min-max".
 func ParsePortRange(s string) (PortRange, error) {
 	low, high, ok := strings.Cut(s, "-")
 	lo, err1 := strconv.ParseUint(low, 10, 16)
@@ -45,7 +45,7 @@ func portsOf(ranges ...PortRange) *portSet {
 	return &p
 }
 
-// parsePorts reads ports and ranges, separated by commas, as the kernel writes them.
+// parsePorts parses ports and ranges, separated by commas, in the kernel's form.
 func parsePorts(s string) (*portSet, error) {
 	var ranges []PortRange
 	if s == "" {
@@ -64,7 +64,7 @@ func parsePorts(s string) (*portSet, error) {
 	return portsOf(ranges...), nil
 }
 
-// String is what parsePorts reads.
+// String returns the form that parsePorts reads.
 func (p *portSet) String() string {
 	var parts []string
 	for port := 0; port < len(p); port++ {
@@ -84,7 +84,8 @@ func (p *portSet) String() string {
 	return strings.Join(parts, ",")
 }
 
-// combine makes a set of what is chosen by whether each of two sets has it.
+// combine makes a set of the ports for which choose returns true. Its arguments say whether each of
+// the two sets has the port.
 func (p *portSet) combine(other *portSet, choose func(mine, others bool) bool) *portSet {
 	var out portSet
 	for port := range out {

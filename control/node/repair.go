@@ -15,15 +15,15 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// repairedMaps are the maps that Devices looks after.
+// repairedMaps are the maps that Devices repairs.
 var repairedMaps = []string{"devices", "xdp_devices", "node_addrs4", "node_addrs6"}
 
-// Repaired counts by map the elements that others have changed, and Repair has repaired, since the
-// start: a 0 for each of the maps that describe the node.
+// Repaired returns by map how many elements that others have changed Repair has corrected since the
+// start. It has a 0 for each other map that describes the node.
 func (d *Devices) Repaired() map[string]int { return d.repairs.Totals() }
 
-// Repair undoes what somebody else has changed in the maps that describe the node, and notes what
-// has been detached: the next Sync attaches it again. Before the first Sync it knows of nothing.
+// Repair corrects what others have changed in the maps that describe the node, and notes detached
+// programs: the next Sync attaches them again. Before the first Sync it does nothing.
 func (d *Devices) Repair() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -64,7 +64,7 @@ func (d *Devices) repairTable(found map[string]int) error {
 	return errors.Join(append(errs, d.dropStrays(have, transmitting, found))...)
 }
 
-// dropStrays removes what is of no device that has a role.
+// dropStrays removes elements of devices that have no role.
 func (d *Devices) dropStrays(have map[int]maps.Device, transmitting map[int]bool, found map[string]int) error {
 	if d.seen == nil {
 		return nil
@@ -112,7 +112,7 @@ func (d *Devices) repairNodeAddrs(found map[string]int) error {
 	return nil
 }
 
-// driftOf counts by map the addresses that are not as they were written.
+// driftOf counts by map the addresses that differ from what was written.
 func driftOf(have, written map[netip.Addr]maps.NodeAddr) map[string]int {
 	drift := map[string]int{}
 	note := func(a netip.Addr) {
@@ -135,8 +135,8 @@ func driftOf(have, written map[netip.Addr]maps.NodeAddr) map[string]int {
 	return drift
 }
 
-// TakeFound returns what the last Repair has found attached; nil, if there was none since it was last
-// called.
+// TakeFound returns the attachments that the last Repair has found; nil, if there was no Repair since
+// the last call.
 func (d *Devices) TakeFound() []loader.LinkStatus {
 	d.mu.Lock()
 	defer d.mu.Unlock()

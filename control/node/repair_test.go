@@ -24,14 +24,14 @@ import (
 	"github.com/waggle-lb/waggle/test/await"
 )
 
-// listen makes the log of the devices readable.
+// listen captures the log of the devices.
 func (f *devicesFixture) listen() *logtest.Hook {
 	logger, hook := logtest.NewNullLogger()
 	f.log = logrus.NewEntry(logger)
 	return hook
 }
 
-// expectRepairs runs one pass, as the agent does, and compares what it has added to the counts.
+// expectRepairs runs one pass, as the agent does, and compares what it adds to the counts.
 func (f *devicesFixture) expectRepairs(want map[string]int) {
 	f.t.Helper()
 	before := f.Repaired()
@@ -61,7 +61,7 @@ func (f *devicesFixture) expectTransmitting(names ...string) {
 	}
 }
 
-// Row 7: the maps that describe the node are compared with what is in the kernel's.
+// Row 7: the maps that describe the node are compared with what the agent has written.
 func TestRepairDevices(t *testing.T) {
 	f := newDevicesFixture(t, DeviceRules{Ignore: []string{"*-peer"}}, XDPAlways)
 	eth := f.addXDPVeth("eth0", "10.0.0.1/24")
@@ -108,7 +108,7 @@ func TestRepairDevices(t *testing.T) {
 	f.expectRepairs(map[string]int{"node_addrs4": 1})
 	agree()
 
-	// A device that goes is no drift, though the kernel takes it out of one of the maps.
+	// A device that goes is no drift, though the kernel removes it from one of the maps.
 	must(t, netlink.LinkDel(eth))
 	must(t, f.Repair())
 	f.sync()
@@ -121,7 +121,7 @@ func haveTCX() bool {
 	return err == nil
 }
 
-// What somebody detaches from a device is attached again, and that is told.
+// A program that was detached from a device is attached again, and this is reported.
 func TestRepairDetached(t *testing.T) {
 	for _, c := range []struct {
 		name   string

@@ -15,11 +15,11 @@ import (
 	"github.com/waggle-lb/waggle/control/rundir"
 )
 
-// reservedPorts lists the ports that the kernel keeps out of its ephemeral range, of this
-// network namespace (Documentation/networking/ip-sysctl.rst).
+// reservedPorts lists the ports of this network namespace that the kernel keeps out of its
+// ephemeral range (Documentation/networking/ip-sysctl.rst).
 const reservedPorts = "net/ipv4/ip_local_reserved_ports"
 
-// bootID changes at each boot, after which the kernel has reserved nothing.
+// bootID changes at each boot, and the kernel's list is empty then.
 const bootID = "/proc/sys/kernel/random/boot_id"
 
 // reservation is what the agent has added to the reserved ports. What the administrator has
@@ -27,14 +27,15 @@ const bootID = "/proc/sys/kernel/random/boot_id"
 type reservation struct {
 	Boot  string `json:"boot"`
 	Ports string `json:"ports"`
-	// Pending: of Ports those are reserved that were before, or those that are to be now.
+	// Pending: a change of the kernel's list was begun, and may not be done. Ports has the agent's
+	// ports from before and after it, so some of them may not be reserved.
 	Pending bool `json:"pending,omitempty"`
 }
 
-// ReservePorts takes the range that SNAT uses out of the kernel's ephemeral ports, so that no
-// socket of the node's own meets a translated flow on the same port, and gives back what an earlier
-// agent has taken out beside that. sysctlDir is /proc/sys, or where that can be written: containers
-// have it read-only.
+// ReservePorts removes the range that SNAT uses from the kernel's ephemeral ports, so that no
+// socket of the node gets the port of a translated flow. It gives back other ports that an earlier
+// agent has reserved. sysctlDir is /proc/sys, or a writable mount of it: containers have it
+// read-only.
 func ReservePorts(sysctlDir, runDir string, r PortRange) error {
 	record, err := readReservation(runDir)
 	if err != nil {
@@ -47,8 +48,8 @@ func ReservePorts(sysctlDir, runDir string, r PortRange) error {
 	return err
 }
 
-// ReleasePorts leaves reserved what the administrator has reserved, and returns what it gives back:
-// ports and ranges, separated by commas.
+// ReleasePorts gives back what agents have reserved, and leaves what the administrator has
+// reserved. It returns what it gives back: ports and ranges, separated by commas.
 func ReleasePorts(sysctlDir, runDir string) (released string, err error) {
 	record, err := readReservation(runDir)
 	if err != nil || record == nil {
@@ -60,7 +61,8 @@ func ReleasePorts(sysctlDir, runDir string) (released string, err error) {
 	return released, os.Remove(rundir.ReservedPortsFile(runDir))
 }
 
-// readReservation returns nil if nothing is recorded for this boot. What is no record is none.
+// readReservation returns nil if nothing is recorded for this boot. An unreadable record counts as
+// none.
 func readReservation(runDir string) (*reservation, error) {
 	raw, err := os.ReadFile(rundir.ReservedPortsFile(runDir))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -80,8 +82,8 @@ func readReservation(runDir string) (*reservation, error) {
 	return record, nil
 }
 
-// inherited guesses what an agent has reserved that kept no record, as releases before this one:
-// what this agent wants, if all of that is reserved.
+// inherited guesses what an agent of an earlier release, which kept no record, has reserved: if an
+// agent has run here, what this one wants. See ours: it counts only if all of it is reserved.
 func inherited(runDir string, r PortRange) *reservation {
 	if _, err := os.Stat(rundir.StatusFile(runDir)); err != nil {
 		return nil
@@ -105,8 +107,8 @@ func (r *reservation) write(runDir string) error {
 	return atomicfile.Write(rundir.ReservedPortsFile(runDir), append(raw, '\n'), 0o644)
 }
 
-// ours are the reserved ports that are the agent's. If not all of them are reserved any more,
-// somebody has replaced the whole list since, and what it holds is theirs.
+// ours returns the reserved ports that are the agent's. If some of them are no longer reserved,
+// another program has replaced the whole list since, and all of the list belongs to it.
 func (r *reservation) ours(reserved *portSet) *portSet {
 	if r == nil {
 		return portsOf()
@@ -118,8 +120,9 @@ func (r *reservation) ours(reserved *portSet) *portSet {
 	return recorded.common(reserved)
 }
 
-// changeReserved has the kernel reserve what is wanted, and what others have reserved. What it adds
-// is recorded before and after, so that a process that is killed between leaves no doubt.
+// changeReserved makes the kernel reserve the wanted ports, and what others have reserved. It
+// records what it adds before and after the change, so that the record stays right if the process
+// is killed in between.
 func changeReserved(sysctlDir, runDir string, record *reservation, want *portSet) (released string, err error) {
 	file := filepath.Join(sysctlDir, reservedPorts)
 	raw, err := os.ReadFile(file)

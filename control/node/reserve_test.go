@@ -69,7 +69,7 @@ func (p ports) expect(what, want string) {
 	}
 }
 
-// reserve does so twice, as two agents do, one after the other.
+// reserve calls ReservePorts twice, as two agents do, one after the other.
 func (p ports) reserve(ports PortRange) {
 	p.t.Helper()
 	for range 2 {
@@ -104,8 +104,8 @@ func TestReservePorts(t *testing.T) {
 	}
 }
 
-// TestReserveOtherPorts: whichever --snat-ports agents had one after the other, in the end the
-// administrator's ports are reserved and no others.
+// TestReserveOtherPorts: after agents with any sequence of --snat-ports, the administrator's ports
+// are reserved and no others.
 func TestReserveOtherPorts(t *testing.T) {
 	p := newPorts(t)
 	p.set("9000-10100,30000")
@@ -119,7 +119,7 @@ func TestReserveOtherPorts(t *testing.T) {
 	p.expect("the end", "9000-10100,30000")
 }
 
-// The administrator changes the list while an agent runs: with what it holds, or from the start.
+// The administrator changes the list while an agent runs: with the agent's ports, or without them.
 func TestReservedByAdministrator(t *testing.T) {
 	p := newPorts(t)
 	p.reserve(PortRange{10000, 29999})
@@ -140,7 +140,7 @@ func TestReservedByAdministrator(t *testing.T) {
 	p.expect("in the end", "12000-12010")
 }
 
-// An agent that is killed between its record and the kernel's list, before or after the list.
+// An agent is killed between its record and the kernel's list, before or after the list.
 func TestReservationIsKilled(t *testing.T) {
 	p := newPorts(t)
 	for _, list := range []string{"9000,10000-29999", "9000,15000-20000", "9000,15000-40000"} {
@@ -153,8 +153,8 @@ func TestReservationIsKilled(t *testing.T) {
 	}
 }
 
-// What an agent of a release without records has reserved is the agent's; a record of another boot,
-// and what is no record, are none.
+// What an agent of a release without records has reserved is the agent's. A record of another boot,
+// and an unreadable record, count as none.
 func TestReservationsOfOthers(t *testing.T) {
 	p := newPorts(t)
 	must(t, status.NewWriter(p.run).Write(&status.Status{}))

@@ -11,8 +11,8 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// TestRow28Kept: a UDP service's flows stay with every endpoint that serves, whatever keeps it out
-// of the sets that new flows are led to.
+// TestRow28Kept: a UDP service's flows stay with every endpoint that serves, even if the endpoint
+// is in none of the sets for new flows.
 func TestRow28Kept(t *testing.T) {
 	svc := newService(nodePort, externalLocal, func(svc *v1.Service) { svc.Spec.Ports[0].Protocol = v1.ProtocolUDP })
 	slice := ipv4(endpoint("10.1.0.1"), endpoint("10.1.0.2", terminating), endpoint("10.1.0.3", unready),

@@ -18,13 +18,13 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// The node that is planned for, and another in another zone.
+// The node that is planned for, and another node in another zone.
 const (
 	here, hereZone   = "node-a", "zone-a"
 	there, thereZone = "node-b", "zone-b"
 )
 
-// newService makes a dual-stack ClusterIP service with TCP port 80, to be changed by edits.
+// newService makes a dual-stack ClusterIP service with TCP port 80. edits change it.
 func newService(edits ...func(*v1.Service)) *v1.Service {
 	policy := v1.ServiceInternalTrafficPolicyCluster
 	svc := &v1.Service{
@@ -119,7 +119,7 @@ func hints(e *discovery.Endpoint) *discovery.EndpointHints {
 	return e.Hints
 }
 
-var sliceCount int // makes the slices' names
+var sliceCount int // for the slices' names
 
 // newSlice makes a slice of the service's, for port 8080 named http.
 func newSlice(family discovery.AddressType, endpoints ...discovery.Endpoint) *discovery.EndpointSlice {
@@ -143,7 +143,7 @@ func slicePort(name string, protocol v1.Protocol, port int32) discovery.Endpoint
 	return discovery.EndpointPort{Name: &name, Protocol: &protocol, Port: &port}
 }
 
-// planAll runs the objects through kube-proxy's trackers and plans what comes out.
+// planAll passes the objects through kube-proxy's trackers and plans the result.
 func planAll(family maps.Family, svc *v1.Service, slices []*discovery.EndpointSlice) []plan.Service {
 	ipFamily := v1.IPv4Protocol
 	if family == maps.IPv6 {
@@ -166,8 +166,8 @@ func planAll(family maps.Family, svc *v1.Service, slices []*discovery.EndpointSl
 	return out
 }
 
-// describe spells plans such that a test's expectation can be read: for each service port its
-// frontends, with what clients outside and inside are led to, and its sets of endpoints.
+// describe formats plans as a readable expectation: for each service port its frontends, with the
+// sets for clients outside and inside, and its sets of endpoints.
 func describe(services []plan.Service) []string {
 	out := []string{}
 	for _, svc := range services {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package plan turns Kubernetes objects, as kube-proxy's own library has digested them, into
-// what the maps should hold. It is pure: objects in, desired contents out.
+// Package plan computes what the maps should hold from Kubernetes objects, which kube-proxy's own
+// library has processed. It is pure: objects in, desired contents out.
 package plan
 
 import (
@@ -25,16 +25,16 @@ type Endpoint struct {
 	Local bool // on this node
 }
 
-// Set names one of the two sets of endpoints that a service port can have.
+// Set is one of the two sets of endpoints that a service port can have.
 type Set int
 
 // The sets of a service port.
 const (
-	Cluster Set = iota // those anywhere
-	Local              // those on this node
+	Cluster Set = iota // endpoints anywhere
+	Local              // endpoints on this node
 )
 
-// Scope is what the clients of one kind are led to.
+// Scope is where clients of one kind are led to.
 type Scope struct {
 	Set  Set
 	Drop bool // Set is empty by policy, not for want of endpoints: drop, don't refuse
@@ -54,24 +54,24 @@ type Service struct {
 	Name      maps.Name
 	Frontends []Frontend
 	Endpoints [2][]Endpoint // by Set, sorted
-	// Kept are all that serve, of a UDP service: only an endpoint that no longer does loses its
-	// flows, not one that a policy, its zone or its termination takes out of the sets.
+	// Kept are all endpoints of a UDP service that serve. Only an endpoint that no longer serves
+	// loses its flows, not one that a policy, its zone or its termination takes out of the sets.
 	Kept []Endpoint
-	// Type is what the frontends don't tell of the Service's.
+	// Type is the part of the Service's type that the frontends don't show.
 	Type maps.Type
 	// SourceRanges are the clients that guarded frontends are for, sorted.
 	SourceRanges []netip.Prefix
-	// Affinity is how many seconds a client is remembered for; 0: not at all.
+	// Affinity is the number of seconds that a client is remembered for; 0: not at all.
 	Affinity uint32
 }
 
-// Node is what the planner knows of the node it plans for.
+// Node is the state of the node that the plan is for.
 type Node struct {
 	Name   string
 	Labels map[string]string
-	IPs    []netip.Addr // its primary addresses
-	// Assigned are all addresses of its devices. A cluster IP among them is left to whoever has
-	// assigned it, and listens there: NodeLocal DNSCache does.
+	IPs    []netip.Addr // the node's primary addresses
+	// Assigned are all addresses of its devices. A cluster IP among them is left to the process
+	// that listens there, such as NodeLocal DNSCache.
 	Assigned map[netip.Addr]bool
 }
 
@@ -107,7 +107,7 @@ func Plan(name proxy.ServicePortName, family maps.Family, port proxy.ServicePort
 		}
 		f := maps.Frontend{Addr: addr.Unmap(), Port: uint16(number), Proto: proto}
 		if slices.ContainsFunc(svc.Frontends, func(have Frontend) bool { return have.Frontend == f }) {
-			return // one element holds it; the kind that was added first tells more
+			return // one element holds it; the kind that was added first is more specific
 		}
 		guarded := kind == maps.LoadBalancer && len(port.LoadBalancerSourceRanges()) > 0
 		svc.Frontends = append(svc.Frontends, Frontend{f, kind, external, internal, guarded})
@@ -125,7 +125,7 @@ func Plan(name proxy.ServicePortName, family maps.Family, port proxy.ServicePort
 	return svc
 }
 
-// NameOf is the name under which the maps know a service port.
+// NameOf returns the name of a service port in the maps.
 func NameOf(name proxy.ServicePortName, family maps.Family) maps.Name {
 	return maps.Name{
 		Namespace: name.Namespace,
@@ -136,7 +136,7 @@ func NameOf(name proxy.ServicePortName, family maps.Family) maps.Name {
 	}
 }
 
-// PortName is the service port that the maps know under a name, as NameOf has given it.
+// PortName returns the service port with a name in the maps. It is the inverse of NameOf.
 func PortName(name maps.Name) proxy.ServicePortName {
 	return proxy.ServicePortName{
 		NamespacedName: types.NamespacedName{Namespace: name.Namespace, Name: name.Name},
@@ -168,7 +168,8 @@ func convert(endpoints []proxy.Endpoint) []Endpoint {
 	return out
 }
 
-// addrOf is the address of an endpoint, which may have it in a better form than the library's.
+// addrOf returns the address of an endpoint. The endpoint may have it in a better form than the
+// library's.
 func addrOf(e proxy.Endpoint) (netip.Addr, bool) {
 	if known, ok := e.(interface{ Addr() netip.Addr }); ok {
 		return known.Addr(), true

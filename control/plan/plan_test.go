@@ -24,7 +24,7 @@ type planCase struct {
 	want   []string
 }
 
-// TestPlan plans services with endpoints of all conditions; cases tell their rows.
+// TestPlan plans services with endpoints in all conditions. The cases name their rows.
 //
 // Contract: 2, 3, 4, 5, 12, 14, 15, 16, 17, 18, 19, 20, 24, 25, 26.
 func TestPlan(t *testing.T) {
@@ -135,8 +135,8 @@ func frontends() []planCase {
 		{name: "row 17: no node ports allocated", slices: one,
 			svc:  newService(balanced, func(s *v1.Service) { s.Spec.Ports[0].NodePort = 0 }),
 			want: []string{clusterIP, "LoadBalancer 192.0.2.1:80/TCP: cluster", "LoadBalancer 192.0.2.2:80/TCP: cluster", cluster}},
-		// One address is one element of the map: two kinds would take turns in it for ever. That
-		// of the load balancer has source ranges, which must not be got around (row 18).
+		// One address is one element of the map: two kinds would replace each other in it again and
+		// again. The load balancer's has source ranges, which must not be bypassed (row 18).
 		{name: "row 16: an external IP that is the load balancer's too", svc: newService(balanced, externalIPs("192.0.2.1", "192.0.2.1")), slices: one,
 			want: []string{clusterIP, "LoadBalancer 192.0.2.1:80/TCP: cluster", "LoadBalancer 192.0.2.2:80/TCP: cluster", port, cluster}},
 		{name: "row 18: load balancer IPs are guarded, as an external IP too, and nothing else is", slices: one,
@@ -258,7 +258,8 @@ func topology() []planCase {
 	}
 }
 
-// A plan must not depend on the order that objects came in: it decides whether there is work.
+// A plan must not depend on the order of the objects: a comparison of plans decides whether there
+// is work.
 func TestPlanIsStable(t *testing.T) {
 	svc := newService(nodePort, externalLocal, externalIPs("198.51.100.1"))
 	a, b := ipv4(endpoint("10.1.0.1"), endpoint("10.1.0.2", local)), ipv4(endpoint("10.1.0.3", local), endpoint("10.1.0.4"))

@@ -9,20 +9,20 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// IPFamilies are the families under Kubernetes' names.
+// IPFamilies are Kubernetes' names of the families.
 var IPFamilies = map[maps.Family]v1.IPFamily{
 	maps.IPv4: v1.IPv4Protocol,
 	maps.IPv6: v1.IPv6Protocol,
 }
 
-// loadBalancerPort is a port of a Service of type LoadBalancer, which one without an address does
-// not tell by its frontends.
+// loadBalancerPort is a port of a Service of type LoadBalancer. The frontends of such a Service
+// without an address don't show its type.
 type loadBalancerPort struct {
 	*proxy.BaseServicePortInfo
 	pending bool
 }
 
-// NewPort makes what the library's trackers keep of a service port.
+// NewPort makes the entry of a service port in the library's trackers.
 func NewPort(_ *v1.ServicePort, service *v1.Service, base *proxy.BaseServicePortInfo) proxy.ServicePort {
 	if service.Spec.Type != v1.ServiceTypeLoadBalancer {
 		return base
@@ -30,7 +30,7 @@ func NewPort(_ *v1.ServicePort, service *v1.Service, base *proxy.BaseServicePort
 	return loadBalancerPort{base, len(service.Status.LoadBalancer.Ingress) == 0}
 }
 
-// Type is what Plan asks for.
+// Type is used by Plan.
 func (p loadBalancerPort) Type() maps.Type {
 	if p.pending {
 		return maps.PendingLoadBalancer

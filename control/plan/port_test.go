@@ -10,7 +10,7 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// A load balancer is one also where no frontend tells.
+// A load balancer is recognised even if no frontend shows it.
 func TestLoadBalancerType(t *testing.T) {
 	for name, test := range map[string]struct {
 		svc  *v1.Service

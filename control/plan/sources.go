@@ -9,10 +9,10 @@ import (
 	"k8s.io/kubernetes/pkg/proxy"
 )
 
-// sourceRanges are the clients that a service port's load balancer addresses are for; none means
-// all. A node that holds such an address, as it does where a load balancer announces it, sends
-// from it when it sends to it: so ranges that hold the node's own address hold these, too, as
-// kube-proxy has it.
+// sourceRanges are the clients that may use a service port's load balancer addresses; none means
+// all. A node that holds such an address, as when a load balancer announces it, sends from that
+// address when it sends to it. So if a range holds the node's own address, the load balancer's
+// addresses are added, as in kube-proxy.
 func sourceRanges(port proxy.ServicePort, nodeIPs []netip.Addr) []netip.Prefix {
 	if len(port.LoadBalancerVIPs()) == 0 {
 		return nil

@@ -15,15 +15,15 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// backend is one of a service's, as it stands in the map. Address and port make it the same one.
+// backend is one of a service's backends, as it is in the map. Address and port identify it.
 type backend struct {
 	addr netip.Addr
 	port uint16
 	flags
-	id uint32
+	id uint32 // 0 in Reconciler.wanted: not allocated
 }
 
-// flags are what may change of a backend.
+// flags are the members of a backend that may change.
 type flags uint8
 
 const (
@@ -31,7 +31,7 @@ const (
 	inCluster
 	inLocal
 	isKept
-	isStale // the element in the map is not what the others say; Apply writes it anew
+	isStale // the element in the map differs; Apply writes it again
 
 	serving = inCluster | inLocal
 )
@@ -40,12 +40,12 @@ func (b backend) compare(other backend) int {
 	return cmp.Or(b.addr.Compare(other.addr), cmp.Compare(b.port, other.port))
 }
 
-// find looks a backend up among sorted ones.
+// find looks a backend up in a sorted list.
 func find(sorted []backend, addr netip.Addr, port uint16) (at int, found bool) {
 	return slices.BinarySearchFunc(sorted, backend{addr: addr, port: port}, backend.compare)
 }
 
-// element is what the map has of a backend.
+// element returns the map's element of a backend.
 func (s *service) element(b backend) maps.Backend {
 	return maps.Backend{
 		Addr: b.addr, Port: b.port, Proto: s.name.Proto, Service: s.id,
@@ -53,7 +53,7 @@ func (s *service) element(b backend) maps.Backend {
 	}
 }
 
-// flagsOf are those of an element of the map.
+// flagsOf returns the flags of an element of the map.
 func flagsOf(b maps.Backend) (f flags) {
 	for flag, set := range map[flags]bool{isLocal: b.Local, inCluster: b.InCluster, inLocal: b.InLocal, isKept: b.Kept} {
 		if set {
@@ -63,7 +63,7 @@ func flagsOf(b maps.Backend) (f flags) {
 	return f
 }
 
-// want notes which backends a service is to have, sorted, and without ids.
+// want sets r.wanted to the backends that a service is to have, sorted, and without ids.
 func (r *Reconciler) want(want plan.Service) {
 	r.wanted = r.wanted[:0]
 	for set, member := range [...]flags{plan.Cluster: inCluster, plan.Local: inLocal} {
@@ -113,7 +113,7 @@ func (r *Reconciler) putBackends(svc *service) error {
 	return r.addBackends(svc, added)
 }
 
-// addBackends writes the wanted backends that are new, of which there are so many.
+// addBackends writes the wanted backends that are new. added is their number.
 func (r *Reconciler) addBackends(svc *service, added int) error {
 	old := svc.backends
 	svc.backends = make([]backend, 0, len(old)+added)
@@ -122,7 +122,7 @@ func (r *Reconciler) addBackends(svc *service, added int) error {
 			svc.backends, old = append(svc.backends, old[0]), old[1:]
 		}
 		if len(old) > 0 && old[0].compare(b) == 0 {
-			continue // and is taken over before the next
+			continue // it is appended before the next one
 		}
 		id, err := r.backends.Add(svc.element(b), r.now())
 		if err != nil {
@@ -141,8 +141,8 @@ func endpointError(b backend, err error) error {
 	return fmt.Errorf("endpoint %s: %w", netip.AddrPortFrom(b.addr, b.port), err)
 }
 
-// dropBackends removes the backends that are neither wanted nor in the blocks still in use. One
-// whose endpoint still serves is only taken out of service.
+// dropBackends removes the backends that are neither wanted nor in the blocks still in use. A
+// backend whose endpoint still serves is kept without new flows.
 func (r *Reconciler) dropBackends(svc *service, want plan.Service) error {
 	var errs []error
 	left := svc.backends[:0]
@@ -172,7 +172,7 @@ func (r *Reconciler) dropBackends(svc *service, want plan.Service) error {
 	return errors.Join(errs...)
 }
 
-// inBlock tells whether a published block leads to a backend.
+// inBlock reports whether a published block leads to a backend.
 func (s *service) inBlock(id uint32) bool {
 	return slices.ContainsFunc(s.blocks, func(b block) bool { return slices.Contains(b.ids, id) })
 }

@@ -19,15 +19,15 @@ import (
 	wmaps "github.com/waggle-lb/waggle/maps"
 )
 
-// churn is a random life of some services, with all that is wanted at each moment.
+// churn is a random series of changes of some services, with the wanted state at each moment.
 type churn struct {
 	*fixture
 	random *rand.Rand
 	want   map[wmaps.Name]plan.Service
 }
 
-// Whatever happened on the way, the maps come to hold what a fresh reconciler would write; on the
-// way each frontend is as it was or as it should be; and nothing leaks.
+// After any series of changes the maps hold what a fresh reconciler would write. At each moment
+// each frontend is in its old or its new state, and nothing leaks.
 func TestChurn(t *testing.T) {
 	for seed := range uint64(4) {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
@@ -83,8 +83,8 @@ func (c *churn) wanted() map[wmaps.Frontend]string {
 	return all
 }
 
-// watch checks, whenever the services maps are touched, that each frontend is in its old or in its
-// new state. One of another service doesn't change at all. Whether an endpoint is local doesn't
+// watch checks, at each access to the services maps, that each frontend is in its old or in its new
+// state. Frontends of other services must not change at all. Whether an endpoint is local doesn't
 // count: that is written in place.
 func (c *churn) watch(name wmaps.Name, next plan.Service) {
 	was := c.wanted()
@@ -104,7 +104,7 @@ func (c *churn) watch(name wmaps.Name, next plan.Service) {
 
 func addresses(meaning string) string { return strings.ReplaceAll(meaning, "*", "") }
 
-// randomService makes a plan of one of few services, such that plans meet again and again.
+// randomService makes a plan of one of few services, so that plans meet again and again.
 func (c *churn) randomService() plan.Service {
 	n, family := c.random.IntN(6), wmaps.Families[c.random.IntN(2)]
 	svc := plan.Service{

@@ -12,20 +12,20 @@ import (
 )
 
 // clusterIPs keeps the set of live cluster IPs, and the ranges that hold them: the service CIDRs,
-// as far as they are known, and for the addresses outside of them the smallest prefix that covers
-// these. That prefix only grows until the next start; too large a one costs a lookup, no more.
+// as far as they are known, and the smallest prefix that covers the addresses outside of them. That
+// prefix only grows until the next start. If it is too large, it costs lookups and nothing else.
 type clusterIPs struct {
 	table   *maps.ClusterAddrs
-	live    map[netip.Addr]int   // how many frontends they have
-	others  map[netip.Addr]bool  // other service proxies'
-	node    map[netip.Addr]bool  // assigned to the node's own devices
-	written map[netip.Addr]owner // as in the map
+	live    map[netip.Addr]int   // with the number of their frontends
+	others  map[netip.Addr]bool  // those of other service proxies
+	node    map[netip.Addr]bool  // those assigned to the node's own devices
+	written map[netip.Addr]owner // the content of the map
 	dirty   map[netip.Addr]bool  // may differ from the map
-	cidrs   []netip.Prefix
+	cidrs   []netip.Prefix       // the service CIDRs in force
 	cover   map[maps.Family]netip.Prefix
 }
 
-// owner is whose a cluster IP is.
+// owner is the owner of a cluster IP.
 type owner int
 
 const (
@@ -34,8 +34,8 @@ const (
 	anothers
 )
 
-// newClusterIPs reads what an earlier run left in the maps. Its addresses go with the first sync,
-// unless they are held by then.
+// newClusterIPs reads what an earlier run left in the maps. The first sync removes addresses that
+// nothing holds by then.
 func newClusterIPs(p maps.Provider) (*clusterIPs, error) {
 	c := &clusterIPs{
 		table:  maps.NewClusterAddrs(p),
@@ -51,7 +51,7 @@ func newClusterIPs(p maps.Provider) (*clusterIPs, error) {
 	for a, owner := range c.written {
 		c.dirty[a] = true
 		if owner == anothers {
-			c.others[a] = true // until we are told
+			c.others[a] = true // until SetOthersClusterIPs
 		}
 	}
 	ranges, err := c.table.Ranges()
@@ -65,7 +65,7 @@ func newClusterIPs(p maps.Provider) (*clusterIPs, error) {
 	return c, err
 }
 
-// read reads the map.
+// read reads the map's content.
 func (c *clusterIPs) read() (map[netip.Addr]owner, error) {
 	addrs, others, err := c.table.All()
 	all := make(map[netip.Addr]owner, len(addrs)+len(others))
@@ -90,8 +90,8 @@ func (c *clusterIPs) release(a netip.Addr) {
 	c.dirty[a] = true
 }
 
-// sync brings the map to what is held, and first makes the room for it. What fails is tried
-// again the next time.
+// sync makes the map hold what is held, and first makes room for it. The next sync tries again what
+// has failed.
 func (c *clusterIPs) sync() error {
 	var errs []error
 	for _, leaving := range []bool{true, false} {
@@ -144,7 +144,7 @@ func (c *clusterIPs) write(a netip.Addr) error {
 	return nil
 }
 
-// note tells what is in the map.
+// note notes the content of the map.
 func (c *clusterIPs) note(a netip.Addr, owner owner) {
 	c.written[a] = owner
 	if owner == nobodys {
@@ -158,13 +158,13 @@ func (c *clusterIPs) setOthers(want map[netip.Addr]bool) error {
 	return c.sync()
 }
 
-// setNode replaces the addresses of the node's devices that a service may have, too.
+// setNode replaces the addresses of the node's devices, which a service may have, too.
 func (c *clusterIPs) setNode(want map[netip.Addr]bool) error {
 	c.node = c.replaced(c.node, want)
 	return c.sync()
 }
 
-// replaced returns want, and notes what differs.
+// replaced returns want, and marks what differs as dirty.
 func (c *clusterIPs) replaced(have, want map[netip.Addr]bool) map[netip.Addr]bool {
 	for _, set := range []map[netip.Addr]bool{have, want} {
 		for a := range set {
@@ -184,7 +184,7 @@ func inAny(prefixes []netip.Prefix, a netip.Addr) bool {
 	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// extend makes the covering prefix as short as it must be to hold an address.
+// extend makes the covering prefix just short enough to hold an address.
 func (c *clusterIPs) extend(a netip.Addr) {
 	family := maps.FamilyOf(a)
 	cover, ok := c.cover[family]
@@ -197,8 +197,8 @@ func (c *clusterIPs) extend(a netip.Addr) {
 	c.cover[family] = cover
 }
 
-// setCIDRs replaces the service CIDRs. One element of the ranges is the covering prefix, so not
-// all of them may find room.
+// setCIDRs replaces the service CIDRs. The covering prefix takes one element of the ranges, so
+// there may be no room for all of them.
 func (c *clusterIPs) setCIDRs(want []netip.Prefix) error {
 	cidrs, left := fitting(want)
 	var err error
@@ -223,7 +223,7 @@ func (c *clusterIPs) setCIDRs(want []netip.Prefix) error {
 	return err
 }
 
-// fitting leaves out the prefixes that are within others, and those that are too many.
+// fitting leaves out prefixes that are within others, and those for which there is no room.
 func fitting(want []netip.Prefix) (cidrs, left []netip.Prefix) {
 	sorted := slices.Clone(want)
 	for i := range sorted {
@@ -259,19 +259,21 @@ func (c *clusterIPs) ranges() (ranges []maps.ClusterRange) {
 	return ranges
 }
 
-// SetServiceCIDRs tells from which ranges cluster IPs are taken, where that is known. What is for
-// their unallocated addresses is dropped from now on. An error may mean that only some of them
-// could be.
+// SetServiceCIDRs sets the ranges that cluster IPs are taken from, where they are known. From now
+// on packets for their unallocated addresses are dropped. After an error some of the ranges may be
+// in force.
 func (r *Reconciler) SetServiceCIDRs(cidrs []netip.Prefix) error { return r.clusterIPs.setCIDRs(cidrs) }
 
-// SetOthersClusterIPs tells which cluster IPs are those of services that other proxies serve: what
-// is for them is left to those, within the service CIDRs, too. The reconciler keeps the map.
+// SetOthersClusterIPs sets the cluster IPs of services that other proxies serve: the datapath
+// leaves packets for them to those proxies, within the service CIDRs, too. The reconciler keeps the
+// map, which the caller must not change.
 func (r *Reconciler) SetOthersClusterIPs(addrs map[netip.Addr]bool) error {
 	return r.clusterIPs.setOthers(addrs)
 }
 
-// SetNodeClusterIPs tells which addresses in the service CIDRs are assigned to the node's devices:
-// what is for them and for no frontend is left to the node. The reconciler keeps the map.
+// SetNodeClusterIPs sets the addresses in the service CIDRs that are assigned to the node's
+// devices: the datapath leaves packets for them that match no frontend to the node. The reconciler
+// keeps the map, which the caller must not change.
 func (r *Reconciler) SetNodeClusterIPs(addrs map[netip.Addr]bool) error {
 	return r.clusterIPs.setNode(addrs)
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// One frontend too many does not keep the others from following the endpoints.
+// A frontend for which there is no room does not keep the others from following the endpoints.
 func TestServicesMapIsFull(t *testing.T) {
 	f := newFixture(t, map[string]uint32{"services4": 2})
 	full := func(endpoint string) plan.Service {
@@ -68,8 +68,8 @@ func TestOtherMapsAreFull(t *testing.T) {
 	}
 }
 
-// A frontend that can't be written or deleted goes on with the backends and slots that it has:
-// nothing that it refers to is given away.
+// A frontend that can't be written or deleted keeps its backends and slots: nothing that it refers
+// to is reused.
 func TestServicesMapFails(t *testing.T) {
 	f := newFixture(t, nil)
 	before := web(at(maps.NodePort, "0.0.0.0"), to("10.1.0.1", "10.1.0.2"))
@@ -92,7 +92,7 @@ func TestServicesMapFails(t *testing.T) {
 	f.expectNoLeak()
 }
 
-// A name that can't be deleted is tried again, not forgotten.
+// The deletion of a name that fails is tried again.
 func TestNamesMapFails(t *testing.T) {
 	f := newFixture(t, nil)
 	f.apply(web(to("10.1.0.1")))

@@ -23,8 +23,8 @@ import (
 	"github.com/waggle-lb/waggle/maps/mapstest"
 )
 
-// fixture is a reconciler on real maps, which may be swapped for failing ones, and a clock that
-// can be moved on.
+// fixture is a reconciler on real maps, which a test may replace by failing ones, with a clock that
+// the test moves.
 type fixture struct {
 	t      *testing.T
 	maps   mapstest.Maps
@@ -40,7 +40,7 @@ func newFixture(t *testing.T, sizes map[string]uint32) *fixture {
 	return f
 }
 
-// Map is part of maps.Provider.
+// Map implements maps.Provider.
 func (f *fixture) Map(name string) *ebpf.Map {
 	if f.before != nil && strings.HasPrefix(name, "services") {
 		f.before()
@@ -48,7 +48,7 @@ func (f *fixture) Map(name string) *ebpf.Map {
 	return f.maps.Map(name)
 }
 
-// restart begins anew with what is in the maps, as the next agent does.
+// restart makes a new reconciler from what is in the maps, as the next agent does.
 func (f *fixture) restart() {
 	f.t.Helper()
 	log := logrus.New()
@@ -79,7 +79,7 @@ func (f *fixture) apply(services ...plan.Service) {
 	}
 }
 
-// written applies and returns what that wrote.
+// written applies services and returns what that wrote.
 func (f *fixture) written(services ...plan.Service) Writes {
 	f.t.Helper()
 	before := f.r.Writes()
@@ -96,7 +96,7 @@ func (f *fixture) since(before Writes) Writes {
 	}
 }
 
-// expectMaps compares what the maps mean to a packet, see meaning.
+// expectMaps compares the maps' content by its meaning for a packet, see meaning.
 func (f *fixture) expectMaps(want ...string) {
 	f.t.Helper()
 	want = slices.Sorted(slices.Values(want))
@@ -106,7 +106,7 @@ func (f *fixture) expectMaps(want ...string) {
 	f.expectAgreement()
 }
 
-// expectNoLeak deletes all and checks that every id and slot is free again.
+// expectNoLeak deletes all services and checks that every id and slot is free again.
 func (f *fixture) expectNoLeak() {
 	f.t.Helper()
 	for _, name := range f.r.Services() {
@@ -135,8 +135,8 @@ func (f *fixture) expectNoLeak() {
 	f.ahead += 2 * time.Second
 }
 
-// meaning reads the maps as a packet would meet them: for each frontend its service, its kind,
-// and where packets go. It checks that what the frontends refer to is there, and theirs.
+// meaning reads the maps as the programs do for a packet: for each frontend its service, its kind,
+// and where packets go. It checks that what the frontends refer to is there, and belongs to them.
 func meaning(t *testing.T, p maps.Provider) []string {
 	t.Helper()
 	all := meanings(t, p)
@@ -190,7 +190,7 @@ func meanings(t *testing.T, p maps.Provider) map[maps.Frontend]string {
 	return out
 }
 
-// wanted is the meaning that the maps should have of a plan.
+// wanted is the meaning that the maps should have for a plan.
 func wanted(svc plan.Service) map[maps.Frontend]string {
 	scope := func(s plan.Scope) string {
 		var to []string
@@ -230,8 +230,8 @@ func describeExtras(guarded bool, affinity uint32) (s string) {
 	return s
 }
 
-// expectAgreement checks that what stands beside the frontends is what they say. It holds between
-// changes only.
+// expectAgreement checks that the other maps agree with the frontends. This holds between changes
+// only.
 func (f *fixture) expectAgreement() {
 	f.t.Helper()
 	frontends, err := maps.NewServices(f.maps).All()
@@ -269,7 +269,8 @@ func (f *fixture) expectAgreement() {
 	f.expectClusterIPs(clusterIPs)
 }
 
-// expectClusterIPs checks that these are live, no others, and that all of them are in the ranges.
+// expectClusterIPs checks that exactly these addresses are live, and that all of them are in the
+// ranges.
 func (f *fixture) expectClusterIPs(want map[netip.Addr]bool) {
 	f.t.Helper()
 	table := maps.NewClusterAddrs(f.maps)
@@ -339,7 +340,7 @@ func remembering(seconds uint32) func(*plan.Service) {
 	return func(svc *plan.Service) { svc.Affinity = seconds }
 }
 
-// to adds endpoints to the cluster set and, marked with a star, to the local one.
+// to adds endpoints to the cluster set. Those marked with a star are in the local set, too.
 func to(addrs ...string) func(*plan.Service) {
 	return func(svc *plan.Service) {
 		for _, s := range addrs {

@@ -12,14 +12,15 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// fuzzedMaps are those that an agent reads when it starts.
+// fuzzedMaps are the maps that an agent reads when it starts.
 var fuzzedMaps = []string{
 	"services4", "services6", "slots", "backends", "service_names",
 	"source_ranges4", "source_ranges6", "cluster_addrs", "cluster_ranges",
 }
 
-// FuzzRestore: an agent starts with whatever is in the maps, and brings them to what the source
-// wants. Each change of the maps takes bytes of the input: which map, what to do, and to what.
+// FuzzRestore: an agent starts with any content of the maps, and brings them to what the source
+// wants. Each change of the maps takes bytes of the input: which map, what to do, and to which
+// element.
 func FuzzRestore(f *testing.F) {
 	f.Add([]byte{})
 	for table := range byte(len(fuzzedMaps)) {
@@ -45,8 +46,8 @@ func FuzzRestore(f *testing.F) {
 	})
 }
 
-// heal does what the agent does after its start: a full sync, a retry of what failed, and in time
-// the periodic repair.
+// heal does what the agent does after its start: a full sync, a retry of what failed, and later the
+// periodic repair.
 func (f *fixture) heal(want []plan.Service) {
 	f.t.Helper()
 	wanted := map[maps.Name]bool{}
@@ -68,7 +69,7 @@ func (f *fixture) heal(want []plan.Service) {
 	f.rest()
 }
 
-// expectWanted checks that the maps mean what is wanted, and nothing besides.
+// expectWanted checks that the maps mean what is wanted, and nothing else.
 func (f *fixture) expectWanted(want []plan.Service) {
 	f.t.Helper()
 	var meant []string
@@ -80,7 +81,7 @@ func (f *fixture) expectWanted(want []plan.Service) {
 	f.expectMaps(meant...)
 }
 
-// corrupt changes the maps as the input says.
+// corrupt changes the maps according to the input.
 func corrupt(t *testing.T, p maps.Provider, input []byte) {
 	t.Helper()
 	next := func() (b byte) {
@@ -113,13 +114,13 @@ func corrupt(t *testing.T, p maps.Provider, input []byte) {
 			}
 		case 3:
 			if key != nil {
-				_ = m.Delete(key) // an array's element can't be
+				_ = m.Delete(key) // elements of arrays can't be deleted
 			}
 		}
 	}
 }
 
-// keyAt is the n-th key of a map, or of so many as it has; nil if it has none.
+// keyAt returns the n-th key of a map, modulo their number; nil if it has none.
 func keyAt(m *ebpf.Map, n int) []byte {
 	var keys [][]byte
 	var key, value []byte

@@ -15,7 +15,7 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// ranges reads a service's source ranges, as the programs meet them.
+// ranges reads a service's source ranges, as the programs look them up.
 func (f *fixture) ranges(svc plan.Service) []string {
 	f.t.Helper()
 	all, err := maps.NewSources(f.maps).All()
@@ -35,8 +35,8 @@ func (f *fixture) expectRanges(svc plan.Service, want ...string) {
 	}
 }
 
-// Row 18. Ranges are there before a frontend asks for them, and until none does: nobody is shut
-// out or let in on the way who isn't before or after.
+// Row 18. Ranges are written before a frontend uses them, and stay until no frontend does. So on
+// the way no client is shut out or let in that isn't before or after.
 func TestSourceRanges(t *testing.T) {
 	f := newFixture(t, nil)
 	balanced := func(edits ...func(*plan.Service)) plan.Service {
@@ -78,7 +78,8 @@ func TestSourceRanges(t *testing.T) {
 	f.expectNoLeak()
 }
 
-// A frontend that can't be opened keeps its ranges; and ranges go though another frontend fails.
+// A frontend that can't be opened keeps its ranges. Ranges are removed even if another frontend
+// fails.
 func TestSourceRangesOfFailure(t *testing.T) {
 	f := newFixture(t, nil)
 	lb := at(maps.LoadBalancer, "192.0.2.1")
@@ -96,7 +97,7 @@ func TestSourceRangesOfFailure(t *testing.T) {
 	f.expectNoLeak()
 }
 
-// What the cluster's own addresses are is not the reconciler's.
+// The reconciler does not own the cluster's own addresses.
 func TestHealSourceRanges(t *testing.T) {
 	f := newFixture(t, nil)
 	svc := web(at(maps.LoadBalancer, "192.0.2.1"), guarded("203.0.113.0/24"))
@@ -136,7 +137,7 @@ func prefixes(all ...string) []netip.Prefix {
 	return out
 }
 
-// expectClusterRanges marks with a "!" those whose unallocated addresses are silent.
+// expectClusterRanges marks ranges whose unallocated addresses are silent with a "!".
 func (f *fixture) expectClusterRanges(want ...string) {
 	f.t.Helper()
 	ranges, err := maps.NewClusterAddrs(f.maps).Ranges()
@@ -154,7 +155,7 @@ func (f *fixture) expectClusterRanges(want ...string) {
 	}
 }
 
-// Row 21: a cluster IP is live as long as some port of some service has it.
+// Row 21: a cluster IP is live as long as any port of any service has it.
 func TestClusterIPs(t *testing.T) {
 	f := newFixture(t, nil)
 	web, dns := named("web", "10.96.0.1"), named("dns", "10.96.0.1")
@@ -177,14 +178,14 @@ func TestClusterIPs(t *testing.T) {
 	expect("10.96.0.7", "fd00:96::1")
 	f.apply(named("six", "fd00:96::2"))
 	expect("10.96.0.7", "fd00:96::2")
-	f.must(maps.NewClusterAddrs(f.maps).Put(netip.MustParseAddr("10.96.0.66"))) // left by nobody knows whom
+	f.must(maps.NewClusterAddrs(f.maps).Put(netip.MustParseAddr("10.96.0.66"))) // left over, by an unknown program
 	f.restart()
 	expect("10.96.0.7", "fd00:96::2")
 	f.expectNoLeak()
 	expect()
 }
 
-// A rename keeps the address live all the while.
+// During a rename the address stays live.
 func TestClusterIPHandOver(t *testing.T) {
 	f := newFixture(t, nil)
 	older, newer := named("older", "10.96.0.1"), named("newer", "10.96.0.1")
@@ -198,7 +199,7 @@ func TestClusterIPHandOver(t *testing.T) {
 	f.expectAgreement()
 }
 
-// Rows 21 and 22: without service CIDRs, ranges hold all that is live, and not much more.
+// Rows 21 and 22: without service CIDRs, ranges hold all live addresses, and not much more.
 func TestClusterRanges(t *testing.T) {
 	f := newFixture(t, nil)
 	f.expectClusterRanges()

@@ -11,7 +11,7 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// kept adds endpoints that serve; those that to() adds do too.
+// kept adds endpoints that serve and are in no set. Those that to() adds serve, too.
 func kept(addrs ...string) func(*plan.Service) {
 	return func(svc *plan.Service) {
 		var out plan.Service
@@ -29,7 +29,7 @@ func udp(edits ...func(*plan.Service)) plan.Service {
 	return svc
 }
 
-// expectBackends compares what becomes of flows to each backend, by address.
+// expectBackends compares what happens to flows of each backend, by address.
 func (f *fixture) expectBackends(want map[string]string) {
 	f.t.Helper()
 	backends, err := maps.ReadBackends(f.maps)
@@ -56,11 +56,11 @@ func (f *fixture) expectBackends(want map[string]string) {
 }
 
 // TestRow28Kept: a backend that leaves the sets keeps its flows until its endpoint stops serving,
-// over a restart too; and only then is it counted as retired.
+// over a restart too. Only then it counts as retired.
 func TestRow28Kept(t *testing.T) {
 	f := newFixture(t, nil)
 	f.apply(udp(to("10.1.0.1", "10.1.0.2"), kept("10.1.0.1", "10.1.0.2", "10.1.0.3")))
-	f.expectBackends(map[string]string{"10.1.0.1": "new", "10.1.0.2": "new"}) // the third has never had one
+	f.expectBackends(map[string]string{"10.1.0.1": "new", "10.1.0.2": "new"}) // the third has never had a flow
 	leaving := udp(to("10.1.0.1"), kept("10.1.0.1", "10.1.0.2"))
 	f.apply(leaving)
 	f.expectBackends(map[string]string{"10.1.0.1": "new", "10.1.0.2": "kept"})

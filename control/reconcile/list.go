@@ -4,8 +4,8 @@ package reconcile
 
 import "github.com/waggle-lb/waggle/maps"
 
-// EachBackend calls fn with all backends that new flows may be sent to. Between services it calls pause, which
-// may let others change them: what comes or goes meanwhile is told or not.
+// EachBackend calls fn with all backends that new flows may go to. Between services it calls pause, which may
+// let others change them: fn may miss what comes or goes meanwhile.
 func (r *Reconciler) EachBackend(fn func(maps.Backend), pause func()) {
 	for _, svc := range r.services {
 		pause()
@@ -17,7 +17,7 @@ func (r *Reconciler) EachBackend(fn func(maps.Backend), pause func()) {
 	}
 }
 
-// EachFrontend calls fn with all frontends, and what kind each is. pause is as in EachBackend.
+// EachFrontend calls fn with all frontends, and the kind of each. pause is as in EachBackend.
 func (r *Reconciler) EachFrontend(fn func(maps.Frontend, maps.Kind), pause func()) {
 	for _, svc := range r.services {
 		pause()

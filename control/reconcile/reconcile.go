@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package reconcile brings the maps to what the planner wants, one service at a time: the work
-// is proportional to the change. Every change is published by replacing single elements of the
+// Package reconcile makes the maps hold what the planner wants, one service at a time: the work is
+// proportional to the change. Every change is published by replacing single elements of the
 // services map, after all that they refer to has been written.
 package reconcile
 
@@ -16,33 +16,33 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// block is a block of slots with what is in it.
+// block is a block of slots with its content.
 type block struct {
 	maps.Block
 	ids []uint32
 }
 
-// frontend is one with its element of the map.
+// frontend is a frontend with its element of the map.
 type frontend struct {
 	maps.Frontend
 	element maps.Service
 }
 
-// service is the state of one service port in the maps. There are many of them, and most are
-// small: slices take less memory than maps.
+// service is the state of one service port in the maps. There are many of them, and most are small,
+// so it has slices, which take less memory than maps.
 type service struct {
-	id        uint32
-	leaving   bool // about to be deleted: its frontends may be taken over
+	id        uint32 // in service_names; in use as long as the service is in Reconciler.services
+	leaving   bool   // since Leave, until Apply: other services may take its frontends over
 	kind      maps.Type
 	name      maps.Name
-	backends  []backend // sorted, see backend.compare
-	blocks    []block
-	frontends []frontend
-	ranges    []netip.Prefix
+	backends  []backend      // written, and not removed yet; sorted, see backend.compare
+	blocks    []block        // published, and not given back yet
+	frontends []frontend     // written, and not deleted yet
+	ranges    []netip.Prefix // written, and not deleted yet
 }
 
-// Reconciler owns the contents of the maps that describe services. It is not safe for
-// concurrent use.
+// Reconciler owns the contents of the maps that describe services. It is not safe for concurrent
+// use.
 type Reconciler struct {
 	names      *maps.Names
 	backends   *maps.Backends
@@ -51,19 +51,19 @@ type Reconciler struct {
 	sources    *maps.Sources
 	clusterIPs *clusterIPs
 
-	services map[maps.Name]*service
-	byID     map[uint32]*service
-	owners   map[maps.Frontend]*service
+	services map[maps.Name]*service     // every service that has its name in the map
+	byID     map[uint32]*service        // the same, by service.id
+	owners   map[maps.Frontend]*service // of every frontend in the map
 	size     Size
-	wanted   []backend      // of the service at hand; kept for its memory
-	local    []netip.Prefix // the cluster's own addresses; nil before they have been told
-	writes   Writes
-	retired  int
+	wanted   []backend      // of the service at hand, valid during Apply and Delete; kept for its memory
+	local    []netip.Prefix // the cluster's own addresses; nil before SetLocalSources
+	writes   Writes         // since the start
+	retired  int            // since the start, see Retired
 	now      func() time.Time
 }
 
-// Writes counts what the reconciler has written, so that tests and status can tell work from
-// no work.
+// Writes counts what the reconciler has written. Tests and the status use it to see whether there
+// was work.
 type Writes struct {
 	Frontends, Backends, Blocks, Names, Ranges int
 }
@@ -83,17 +83,17 @@ func (r *Reconciler) Services() []maps.Name {
 	return out
 }
 
-// Len counts the services in the maps.
+// Len returns the number of services in the maps.
 func (r *Reconciler) Len() int { return len(r.services) }
 
-// Has tells whether a service of that name is in the maps.
+// Has reports whether a service of that name is in the maps.
 func (r *Reconciler) Has(name maps.Name) bool { return r.services[name] != nil }
 
-// ErrTaken tells that another service holds a frontend. The rest of the service works.
+// ErrTaken is returned by Apply if another service holds a frontend. The rest of the service works.
 var ErrTaken = errors.New("frontend is taken")
 
-// Apply brings one service to its desired state. On an error the service is left as it was or
-// as it should be, frontend by frontend; applying it again carries on.
+// Apply brings one service to its desired state. After an error each frontend of the service is in
+// its old or its new state, and the next Apply continues.
 func (r *Reconciler) Apply(want plan.Service) error {
 	svc, err := r.service(want.Name, want.Type)
 	if err != nil {
@@ -146,7 +146,7 @@ func (r *Reconciler) setType(svc *service, kind maps.Type) error {
 	return nil
 }
 
-// addService notes a service that has its name in the map.
+// addService adds a service that has its name in the map.
 func (r *Reconciler) addService(id uint32, name maps.Name, kind maps.Type) *service {
 	svc := &service{id: id, name: name, kind: kind}
 	r.services[name], r.byID[id] = svc, svc
@@ -193,8 +193,8 @@ func uses(want plan.Service, set plan.Set) bool {
 	})
 }
 
-// putFrontends publishes: after each write, new flows to that frontend follow the new state. That
-// one can't be written keeps no other from being so.
+// putFrontends publishes: after each write, new flows to that frontend follow the new state. If one
+// can't be written, the others still are.
 func (r *Reconciler) putFrontends(svc *service, want plan.Service, sets [2]maps.Block) error {
 	var errs []error
 	for _, f := range want.Frontends {
@@ -228,7 +228,7 @@ func (r *Reconciler) putFrontends(svc *service, want plan.Service, sets [2]maps.
 	return errors.Join(errs...)
 }
 
-// frontend finds one of the service's; nil if it has it not.
+// frontend finds a frontend of the service; nil if it has none such.
 func (s *service) frontend(f maps.Frontend) *frontend {
 	for i := range s.frontends {
 		if s.frontends[i].Frontend == f {
@@ -238,7 +238,7 @@ func (s *service) frontend(f maps.Frontend) *frontend {
 	return nil
 }
 
-// own notes that a frontend is a service's now, whosever it was.
+// own notes that a frontend belongs to a service now, even if another one had it.
 func (r *Reconciler) own(svc *service, f maps.Frontend, element maps.Service) {
 	r.disown(f)
 	svc.frontends = append(svc.frontends, frontend{f, element})
@@ -249,7 +249,7 @@ func (r *Reconciler) own(svc *service, f maps.Frontend, element maps.Service) {
 	}
 }
 
-// disown notes that a frontend is nobody's.
+// disown notes that a frontend belongs to no service.
 func (r *Reconciler) disown(f maps.Frontend) {
 	owner := r.owners[f]
 	if owner == nil {
@@ -263,8 +263,8 @@ func (r *Reconciler) disown(f maps.Frontend) {
 	r.size.Frontends[maps.FamilyOf(f.Addr)]--
 }
 
-// dropUnused removes what the service no longer has, frontends first. What a frontend that could
-// not be written or deleted refers to stays.
+// dropUnused removes what the service no longer has, frontends first. If a frontend could not be
+// written or deleted, what it refers to stays.
 func (r *Reconciler) dropUnused(svc *service, want plan.Service) error {
 	err := errors.Join(r.dropFrontends(svc, want), r.dropRanges(svc, want))
 	svc.blocks = slices.DeleteFunc(svc.blocks, func(b block) bool {
@@ -281,7 +281,7 @@ func (r *Reconciler) dropUnused(svc *service, want plan.Service) error {
 
 func (r *Reconciler) dropFrontends(svc *service, want plan.Service) error {
 	var errs []error
-	for i := len(svc.frontends) - 1; i >= 0; i-- { // disown takes it out
+	for i := len(svc.frontends) - 1; i >= 0; i-- { // disown removes it from the list
 		f := svc.frontends[i].Frontend
 		if slices.ContainsFunc(want.Frontends, func(kept plan.Frontend) bool { return kept.Frontend == f }) {
 			continue
@@ -296,8 +296,8 @@ func (r *Reconciler) dropFrontends(svc *service, want plan.Service) error {
 	return errors.Join(errs...)
 }
 
-// Leave announces that services will be deleted after the next ones are applied: those may take
-// over their frontends in one step, so that a service that is renamed is never away.
+// Leave announces that services will be deleted after the next ones are applied. The next ones may
+// take over their frontends in one step, so that a service that is renamed is always there.
 func (r *Reconciler) Leave(names []maps.Name) {
 	for _, name := range names {
 		if svc := r.services[name]; svc != nil {
@@ -306,7 +306,7 @@ func (r *Reconciler) Leave(names []maps.Name) {
 	}
 }
 
-// Delete removes a service from the maps.
+// Delete removes a service from the maps. It returns no error for one that isn't there.
 func (r *Reconciler) Delete(name maps.Name) error {
 	svc := r.services[name]
 	if svc == nil {
@@ -327,5 +327,5 @@ func (r *Reconciler) Delete(name maps.Name) error {
 	return nil
 }
 
-// Collect gives back what has rested long enough. Call it now and then.
+// Collect frees removed backends whose grace period is over. Call it at intervals.
 func (r *Reconciler) Collect() { r.backends.Collect(r.now()) }

@@ -82,7 +82,7 @@ func TestWritesAreMinimal(t *testing.T) {
 	}
 }
 
-// Blocks that were given back are room: at once where there is no other, see maps.Slots.
+// Blocks that were given back are room, at once if there is no other: see maps.Slots.
 func TestBlocksComeBack(t *testing.T) {
 	f := newFixture(t, map[string]uint32{"slots": 4})
 	for _, second := range []string{"10.1.0.2", "10.1.0.3", "10.1.0.4"} {
@@ -119,11 +119,11 @@ func TestRestart(t *testing.T) {
 	f.expectNoLeak()
 }
 
-// An agent that is killed leaves things half done. The next one finishes them.
+// An agent that is killed leaves changes half done. The next one finishes them.
 func TestRestartAfterCrash(t *testing.T) {
 	f := newFixture(t, nil)
 	f.apply(web(to("10.1.0.1", "10.1.0.2")))
-	// Killed after the backends and blocks of a change, but before it was published.
+	// Killed after it wrote the backends and blocks of a change, and before it published them.
 	want := web(to("10.1.0.1", "10.1.0.3"))
 	svc := f.r.services[want.Name]
 	f.r.want(want)
@@ -133,7 +133,7 @@ func TestRestartAfterCrash(t *testing.T) {
 	f.restart()
 	f.expectMaps("10.96.0.1:80/TCP ClusterIP default/web -> 10.1.0.1:8080 10.1.0.2:8080")
 	expectWrites(t, "the rest of the change", f.written(want), Writes{Frontends: 1, Backends: 1, Blocks: 1})
-	// Killed after the name of a new service.
+	// Killed after it wrote the name of a new service.
 	_, err = f.r.service(maps.Name{Namespace: "default", Name: "new", Proto: 6, Family: maps.IPv4}, maps.PlainType)
 	f.must(err)
 	f.restart()
@@ -158,7 +158,7 @@ func TestConflict(t *testing.T) {
 		"192.0.2.1:80/TCP ExternalIP default/first -> 10.1.0.1:8080",
 		"10.96.0.2:80/TCP ClusterIP default/second -> 10.1.0.2:8080",
 	)
-	f.restart() // who has it keeps it
+	f.restart() // the service that has the frontend keeps it
 	if err := f.r.Apply(second); !errors.Is(err, ErrTaken) {
 		t.Errorf("after a restart: %v", err)
 	}
@@ -171,7 +171,7 @@ func TestConflict(t *testing.T) {
 	f.expectNoLeak()
 }
 
-// A service that is renamed is never away: the frontend goes from one to the other in one write.
+// A service that is renamed is always there: one write moves the frontend to the other service.
 func TestHandOver(t *testing.T) {
 	f := newFixture(t, nil)
 	older, newer := named("older", "10.96.0.1", to("10.1.0.1")), named("newer", "10.96.0.1", to("10.1.0.1", "10.1.0.2"))
@@ -190,7 +190,7 @@ func TestHandOver(t *testing.T) {
 	f.expectNoLeak()
 }
 
-// A service that was about to leave, but comes back, holds on to its frontends again.
+// A service that was announced to leave, and is wanted again, keeps its frontends.
 func TestStay(t *testing.T) {
 	f := newFixture(t, nil)
 	older, newer := named("older", "10.96.0.1", to("10.1.0.1")), named("newer", "10.96.0.1", to("10.1.0.2"))
@@ -210,6 +210,6 @@ func TestDelete(t *testing.T) {
 	f.must(f.r.Delete(web().Name))
 	expectWrites(t, "delete", f.since(before), Writes{Frontends: 2, Backends: 1, Names: 1})
 	f.expectMaps("10.96.0.2:80/TCP ClusterIP default/other -> 10.1.0.1:8080")
-	f.must(f.r.Delete(web().Name)) // one that isn't there is no error
+	f.must(f.r.Delete(web().Name)) // no error, though it isn't there
 	f.expectNoLeak()
 }

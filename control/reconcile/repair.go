@@ -11,28 +11,27 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// Repairs counts, by map, the elements that were not as they should be, and are now.
+// Repairs counts, by map, the elements that were wrong and have been corrected.
 type Repairs map[string]int
 
-// RepairedMaps are the maps that Repair looks after.
+// RepairedMaps are the maps that Repair corrects.
 var RepairedMaps = []string{
 	"backends", "slots", "service_names", "source_ranges4", "source_ranges6",
 	"services4", "services6", "cluster_ranges", "cluster_addrs",
 }
 
-// Repair compares the maps with what the reconciler knows to be in them, and undoes what somebody
-// else has changed. It publishes in the order that Apply does: of each service what its frontends
-// refer to, then frontends; and what nothing should refer to goes last. On an error the rest is
-// repaired all the same.
+// Repair compares the maps with what the reconciler has written to them, and undoes what others
+// have changed. It publishes in the order that Apply does: for each service what its frontends
+// refer to, then frontends. Elements that nothing should refer to are removed last. After an error
+// it still repairs the rest.
 //
-// It looks at everything, a little at a time. Between that it calls pause, which may do whatever
-// else there is to do with the reconciler, but for a Repair: what is found amiss is judged by what
-// should be there at that moment.
+// It looks at everything, a little at a time. In between it calls pause, which may use the
+// reconciler in any way but to Repair: an element is judged by what should be there at that moment.
 func (r *Reconciler) Repair(pause func()) (Repairs, error) {
 	pass := &repair{Reconciler: r, pause: pause, found: Repairs{}}
 	err := pass.run()
 	if err != nil {
-		err = pass.run() // a map may have been full of what is removed now
+		err = pass.run() // a map may have been full of what is removed by now
 	}
 	return pass.found, err
 }
@@ -41,8 +40,8 @@ func (r *Reconciler) Repair(pause func()) (Repairs, error) {
 type repair struct {
 	*Reconciler
 	pause func()
-	found Repairs
-	errs  []error
+	found Repairs // over all runs of the pass
+	errs  []error // of the last run
 }
 
 func (p *repair) run() error {
@@ -61,7 +60,7 @@ func (p *repair) run() error {
 	return errors.Join(p.errs...)
 }
 
-// done notes what became of one element.
+// done notes the result of a write to one element.
 func (p *repair) done(table string, err error) {
 	if err != nil {
 		p.errs = append(p.errs, err)
@@ -70,7 +69,7 @@ func (p *repair) done(table string, err error) {
 	p.found[table]++
 }
 
-// failed notes an error, and tells whether it was one.
+// failed notes an error, and reports whether there was one.
 func (p *repair) failed(err error) bool {
 	if err != nil {
 		p.errs = append(p.errs, err)
@@ -104,7 +103,7 @@ func (p *repair) lookAtService(svc *service, ranges map[maps.SourceRange]bool) {
 	}
 }
 
-// lookAtBlock compares a block that is published. Nothing reads the slots outside of these.
+// lookAtBlock compares a published block. Nothing reads the slots outside of these.
 func (p *repair) lookAtBlock(b block) error {
 	have, err := p.slots.Read(b.Block)
 	if err != nil || slices.Equal(have, b.ids) {
@@ -121,7 +120,7 @@ func (p *repair) lookAtBlock(b block) error {
 	return nil
 }
 
-// readRanges reads all source ranges: of a single one its map does not tell whether it is there.
+// readRanges reads all source ranges: the map can't be asked whether a single one is there.
 func (p *repair) readRanges() map[maps.SourceRange]bool {
 	have := map[maps.SourceRange]bool{}
 	for r, err := range p.sources.Ranges() {
@@ -133,7 +132,7 @@ func (p *repair) readRanges() map[maps.SourceRange]bool {
 	return have
 }
 
-// putMissing adds the source ranges of a service that were not seen, nor have come since.
+// putMissing adds the source ranges of a service that were not seen and have not been added since.
 func (p *repair) putMissing(id uint32, want []netip.Prefix, seen map[maps.SourceRange]bool) {
 	for _, prefix := range want {
 		r := maps.SourceRange{ID: id, Prefix: prefix}
@@ -146,7 +145,7 @@ func (p *repair) putMissing(id uint32, want []netip.Prefix, seen map[maps.Source
 	}
 }
 
-// dropStrayRanges removes the source ranges that are nobody's.
+// dropStrayRanges removes the source ranges that belong to no service.
 func (p *repair) dropStrayRanges(have map[maps.SourceRange]bool) {
 	for r := range have {
 		if p.wantsRange(r) {
@@ -161,7 +160,7 @@ func (p *repair) dropStrayRanges(have map[maps.SourceRange]bool) {
 
 func (p *repair) wantsRange(r maps.SourceRange) bool {
 	if r.ID == maps.LocalSources {
-		return p.local == nil || slices.Contains(p.local, r.Prefix) // nil: we have not been told yet
+		return p.local == nil || slices.Contains(p.local, r.Prefix) // nil: SetLocalSources was not called yet
 	}
 	svc := p.byID[r.ID]
 	return svc != nil && slices.Contains(svc.ranges, r.Prefix)
@@ -241,7 +240,7 @@ func (p *repair) lookAtClusterIPs() {
 	}
 }
 
-// look compares an address with the map. If it differs, that is left to the next sync.
+// look compares an address with the map. If it differs, the next sync corrects it.
 func (c *clusterIPs) look(a netip.Addr) (different bool, err error) {
 	have := nobodys
 	known, others, err := c.table.Get(a)
@@ -261,5 +260,5 @@ func (c *clusterIPs) look(a netip.Addr) (different bool, err error) {
 	return true, nil
 }
 
-// tableOf names the map of an address's family.
+// tableOf returns the name of the map for an address's family.
 func tableOf(name string, a netip.Addr) string { return fmt.Sprintf("%s%d", name, maps.FamilyOf(a)) }

@@ -17,7 +17,7 @@ import (
 	wmaps "github.com/waggle-lb/waggle/maps"
 )
 
-// owned are services that between them have elements in all maps.
+// owned are services that together have elements in all maps.
 var owned = []plan.Service{
 	web(to("10.1.0.1", "10.1.0.2*"), at(wmaps.NodePort, "0.0.0.0", localOnly), at(wmaps.LoadBalancer, "192.0.2.1"), guarded("203.0.113.0/24")),
 	named("six", "fd00:96::1", to("fd00:1::1*"), at(wmaps.LoadBalancer, "2001:db8::1"), guarded("2001:db8:1::/48")),
@@ -35,8 +35,8 @@ func (f *fixture) backendOf(svc plan.Service, addr string) uint32 {
 	return backends[at].id
 }
 
-// contents are all elements of the maps that Repair looks after, as they are in memory. Slots that
-// no block has are left out, and ranges not in force: what is there means nothing.
+// contents are all elements of the maps that Repair corrects, as they are in memory. It leaves out
+// slots that no block has, and ranges that are not in force: their content has no meaning.
 func (f *fixture) contents() map[string]string {
 	f.t.Helper()
 	out := map[string]string{}
@@ -60,7 +60,7 @@ func (f *fixture) contents() map[string]string {
 	return out
 }
 
-// Row 7: what others do to any map is undone, and told by map.
+// Row 7: changes by others to any map are undone, and reported by map.
 func TestRepair(t *testing.T) {
 	web, six := owned[0], owned[1]
 	anywhere := netip.MustParsePrefix("0.0.0.0/0")
@@ -113,7 +113,7 @@ func TestRepair(t *testing.T) {
 		{"cluster IPs", func(f *fixture) error {
 			table := wmaps.NewClusterAddrs(f.maps)
 			f.must(table.Delete(web.Frontends[0].Frontend.Addr))
-			f.must(table.Put(netip.MustParseAddr("10.96.0.77"))) // it is another proxy's
+			f.must(table.Put(netip.MustParseAddr("10.96.0.77"))) // it belongs to another proxy
 			return table.Put(netip.MustParseAddr("fd00:96::66"))
 		}, Repairs{"cluster_addrs": 3}},
 		{"cluster ranges", func(f *fixture) error {
@@ -155,8 +155,8 @@ func (f *fixture) expectRepairs(want Repairs) {
 	}
 }
 
-// All at once, nothing is left of the maps: not even the order in which they are repaired leaves a
-// frontend that leads to nothing.
+// All maps are emptied at once. Even the order in which they are repaired leaves no frontend that
+// leads nowhere.
 func TestRepairEmptied(t *testing.T) {
 	f := newFixture(t, nil)
 	f.apply(owned...)
@@ -208,13 +208,13 @@ func (f *fixture) empty(name string) {
 		keys = append(keys, slices.Clone(key))
 	}
 	for _, key := range keys {
-		if f.maps[name].Delete(key) != nil { // an array's
+		if f.maps[name].Delete(key) != nil { // an array's element
 			f.must(f.maps[name].Put(key, make([]byte, f.maps[name].ValueSize())))
 		}
 	}
 }
 
-// A pass that finds nothing writes nothing: it succeeds though nothing can be written.
+// A pass that finds nothing writes nothing: it succeeds though all writes would fail.
 func TestRepairOnlyReads(t *testing.T) {
 	f := newFixture(t, nil)
 	f.apply(owned...)
@@ -224,12 +224,13 @@ func TestRepairOnlyReads(t *testing.T) {
 		}
 	}
 	f.expectRepairs(nil)
-	f.r.services[owned[2].Name].frontends[0].element = wmaps.Service{ID: 1} // or else it proves nothing
+	f.r.services[owned[2].Name].frontends[0].element = wmaps.Service{ID: 1} // otherwise the test would prove nothing
 	_, err := f.r.Repair(func() {})
 	expectError(t, err, "frontend 10.96.0.9:80/TCP", "not permitted")
 }
 
-// What rests after its removal is no stray, nor is what is kept though no new flow goes there.
+// An element that rests after its removal is no stray, and neither is one that is kept without new
+// flows.
 func TestRepairLeavesTheRemoved(t *testing.T) {
 	f := newFixture(t, nil)
 	kept := web()
@@ -246,7 +247,7 @@ func TestRepairLeavesTheRemoved(t *testing.T) {
 	f.expectNoLeak()
 }
 
-// Strays that have taken the last room go, and then ours find it.
+// Strays that have taken the last room are removed, and then ours find room.
 func TestRepairFullMap(t *testing.T) {
 	f := newFixture(t, map[string]uint32{"services4": 1, "service_names": 1, "source_ranges4": 1, "cluster_addrs": 1})
 	svc := named("lb", "192.0.2.1", to("10.1.0.1"), guarded("203.0.113.0/24"))
@@ -273,7 +274,7 @@ func TestRepairFullMap(t *testing.T) {
 	f.expectNoLeak()
 }
 
-// Before the first Apply, too, what an earlier run left is what should be.
+// Before the first Apply, too, what an earlier run left counts as right.
 func TestRepairAfterRestart(t *testing.T) {
 	f := newFixture(t, nil)
 	f.apply(owned...)
@@ -282,8 +283,8 @@ func TestRepairAfterRestart(t *testing.T) {
 	f.expectRepairs(nil)
 }
 
-// Services come, change and go while the maps are looked at. None of that is taken for what
-// somebody else has done, and what somebody else has done is found all the same.
+// Services come, change and go while the maps are compared. These changes are not taken for changes
+// by others, and changes by others are still found.
 func TestRepairAmidChanges(t *testing.T) {
 	for seed := range uint64(4) {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
@@ -315,7 +316,7 @@ func TestRepairAmidChanges(t *testing.T) {
 	}
 }
 
-// change now and then changes or deletes a service.
+// change sometimes changes or deletes a service.
 func (c *churn) change() {
 	if c.random.IntN(3) > 0 {
 		return

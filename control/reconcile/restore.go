@@ -11,8 +11,8 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// New rebuilds the reconciler's state from the maps, which may hold what an earlier run left.
-// It changes nothing that a packet could be using; what no service refers to is cleared away.
+// New rebuilds the reconciler's state from the maps, which may hold what an earlier run left. It
+// changes nothing that a packet could be using, and clears elements that no service refers to.
 func New(p maps.Provider, log *logrus.Entry) (*Reconciler, error) {
 	backends, err := maps.NewBackends(p)
 	if err != nil {
@@ -42,7 +42,7 @@ func New(p maps.Provider, log *logrus.Entry) (*Reconciler, error) {
 	return r, r.restore(log)
 }
 
-// unknown is an element that no service can want: the next Apply replaces it.
+// unknown is an element that no plan can want: the next Apply replaces it.
 var unknown maps.Service
 
 func (r *Reconciler) restore(log *logrus.Entry) error {
@@ -70,7 +70,7 @@ func (r *Reconciler) restore(log *logrus.Entry) error {
 	return nil
 }
 
-// prune clears away what no agent has written.
+// prune removes elements that no agent has written.
 func (r *Reconciler) prune(log *logrus.Entry) error {
 	frontends, err := r.frontends.Prune()
 	if err != nil {
@@ -103,7 +103,7 @@ func (r *Reconciler) restoreNames(log *logrus.Entry) (map[uint32]*service, error
 			continue
 		}
 		if twin := r.services[name]; twin != nil {
-			// What goes by either id is this service's; the next Apply writes it anew.
+			// Elements with either id belong to this service; the next Apply writes them again.
 			log.WithFields(logrus.Fields{"service": name, "id": id, "other": twin.id}).
 				Warn("service is named twice in the maps, dropping one")
 			byID[id] = twin
@@ -184,7 +184,8 @@ func (r *Reconciler) restoreBackends(byID map[uint32]*service) error {
 	return nil
 }
 
-// restoreBackend takes a backend over. One that is not a service's as it should be is not.
+// restoreBackend takes a backend over. It does not take one that is not consistent with its
+// service.
 func (r *Reconciler) restoreBackend(svc *service, id uint32, b maps.Backend) bool {
 	at, twin := find(svc.backends, b.Addr, b.Port)
 	have := backend{addr: b.Addr, port: b.Port, flags: flagsOf(b), id: id}

@@ -9,7 +9,7 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// What makes no sense in the maps is healed by the next plans, and until then does what it did.
+// The next plans heal inconsistent elements of the maps. Until then these do what they did.
 func TestHealSlots(t *testing.T) {
 	first, second := named("first", "10.96.0.1", to("10.1.0.1", "10.1.0.2")), named("second", "10.96.0.2", to("10.1.0.3", "10.1.0.4"))
 	for name, damage := range map[string]func(whole maps.Block) maps.Block{
@@ -30,7 +30,7 @@ func TestHealSlots(t *testing.T) {
 			f.must(table.Put(second.Frontends[0].Frontend, element))
 
 			f.restart()
-			// Only a plan knows what it should be.
+			// Only a plan defines what it should be.
 			repaired, err := f.r.Repair(func() {})
 			f.must(err)
 			if len(repaired) > 0 {
@@ -55,9 +55,9 @@ func TestHealUnnamed(t *testing.T) {
 	f.expectNoLeak()
 }
 
-// Either id may be the one that frontends go by: none of them is without backends meanwhile.
+// Frontends may use either id: neither must be without backends meanwhile.
 func TestHealTwins(t *testing.T) {
-	for range 8 { // in the order of a hash map
+	for range 8 { // a hash map has another order each time
 		f := newFixture(t, nil)
 		svc := web(to("10.1.0.1"), at(maps.NodePort, "0.0.0.0"))
 		f.apply(svc)
@@ -85,7 +85,7 @@ func TestHealTwins(t *testing.T) {
 
 func TestHealNames(t *testing.T) {
 	f := newFixture(t, nil)
-	for _, id := range []uint32{0, 513, 1<<32 - 1} { // no allocator of 512 has given these
+	for _, id := range []uint32{0, 513, 1<<32 - 1} { // no allocator of 512 ids has given these
 		f.must(f.r.names.Put(id, web().Name, maps.PlainType))
 	}
 	f.restart()
@@ -102,8 +102,8 @@ func TestHealBackends(t *testing.T) {
 		f.must(err)
 	}
 	stray(4711, "10.1.0.1", true) // of a service that is gone
-	stray(id, "10.1.0.9", true)   // published by nobody
-	stray(id, "10.1.0.8", false)  // removed, but the agent ended before it was forgotten
+	stray(id, "10.1.0.9", true)   // never published
+	stray(id, "10.1.0.8", false)  // removed, but the agent ended before it was cleared
 	f.restart()
 	f.apply(svc)
 	f.rest()
@@ -114,7 +114,7 @@ func TestHealBackends(t *testing.T) {
 	f.expectNoLeak()
 }
 
-// A backend that was on its way out is not brought back, but made anew.
+// A backend that was being removed is not brought back, but made anew.
 func TestHealReturned(t *testing.T) {
 	f := newFixture(t, nil)
 	f.apply(web(to("10.1.0.1", "10.1.0.2")))

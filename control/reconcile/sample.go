@@ -14,15 +14,16 @@ type Sample struct {
 	Name     maps.Name
 	Frontend maps.Frontend // of one address
 	Service  uint32        // id
-	Backends []uint32      // ids of those that new flows may be sent to, sorted
+	Backends []uint32      // ids of those that new flows may go to, sorted
 }
 
-// Equal tells whether nothing has changed between two samples.
+// Equal reports whether two samples agree.
 func (s Sample) Equal(other Sample) bool {
 	return s.Frontend == other.Frontend && s.Service == other.Service && slices.Equal(s.Backends, other.Backends)
 }
 
-// Sample returns any of the frontends but the wildcards of NodePorts. False: there is none.
+// Sample returns any of the frontends but the wildcards of NodePorts. The result is false if there
+// is none.
 func (r *Reconciler) Sample() (Sample, bool) {
 	for _, svc := range r.services {
 		for i, first := 0, rand.IntN(len(svc.frontends)+1); i < len(svc.frontends); i++ {
@@ -35,7 +36,8 @@ func (r *Reconciler) Sample() (Sample, bool) {
 	return Sample{}, false
 }
 
-// SampleOf is the sample of a frontend, as it is by now. False: it is no service's any more.
+// SampleOf returns the present sample of a frontend. The result is false if the frontend belongs to
+// no service any more.
 func (r *Reconciler) SampleOf(f maps.Frontend) (Sample, bool) {
 	svc := r.owners[f]
 	if svc == nil {

@@ -8,14 +8,14 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// Size is how much the maps hold of what the reconciler owns.
+// Size counts what the reconciler owns in the maps.
 type Size struct {
 	Services  map[maps.Family]int
 	Frontends map[maps.Family]int
 	Backends  int
 }
 
-// Size counts, without reading the maps.
+// Size counts without reading the maps.
 func (r *Reconciler) Size() Size {
 	return Size{stdmaps.Clone(r.size.Services), stdmaps.Clone(r.size.Frontends), r.backends.InUse()}
 }

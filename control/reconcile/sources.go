@@ -12,7 +12,7 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// putRanges writes the source ranges that are new, before any frontend asks for them.
+// putRanges writes the source ranges that are new, before any frontend uses them.
 func (r *Reconciler) putRanges(svc *service, want plan.Service) error {
 	for _, p := range want.SourceRanges {
 		if slices.Contains(svc.ranges, p) {
@@ -28,7 +28,7 @@ func (r *Reconciler) putRanges(svc *service, want plan.Service) error {
 }
 
 // dropRanges removes the source ranges that are not wanted, after the frontends have changed. A
-// service that is to be open to all loses none while a frontend could not be opened.
+// service that is to be open to all keeps them while a frontend could not be opened.
 func (r *Reconciler) dropRanges(svc *service, want plan.Service) error {
 	if len(want.SourceRanges) == 0 && svc.guarded() {
 		return nil
@@ -48,12 +48,12 @@ func (r *Reconciler) dropRanges(svc *service, want plan.Service) error {
 	return errors.Join(errs...)
 }
 
-// guarded tells whether a frontend in the map asks for source ranges.
+// guarded reports whether a frontend in the map uses source ranges.
 func (s *service) guarded() bool {
 	return slices.ContainsFunc(s.frontends, func(f frontend) bool { return f.element.SourceRanges })
 }
 
-// SetLocalSources tells the cluster's own addresses, whose clients count as inside.
+// SetLocalSources sets the cluster's own addresses. Clients with these addresses count as inside.
 func (r *Reconciler) SetLocalSources(prefixes []netip.Prefix) error {
 	if err := r.sources.Set(maps.LocalSources, prefixes); err != nil {
 		return fmt.Errorf("the cluster's own addresses: %w", err)
@@ -65,7 +65,7 @@ func (r *Reconciler) SetLocalSources(prefixes []netip.Prefix) error {
 	return nil
 }
 
-// restoreRanges takes over the source ranges in the maps, and clears away those of no service.
+// restoreRanges takes over the source ranges in the maps, and removes those of no service.
 func (r *Reconciler) restoreRanges(byID map[uint32]*service) error {
 	all, err := r.sources.All()
 	if err != nil {
@@ -73,7 +73,7 @@ func (r *Reconciler) restoreRanges(byID map[uint32]*service) error {
 	}
 	for id, prefixes := range all {
 		if id == maps.LocalSources {
-			continue // not a service's, see SetLocalSources
+			continue // these belong to no service, see SetLocalSources
 		}
 		for _, p := range prefixes {
 			if err := r.restoreRange(byID[id], id, p); err != nil {

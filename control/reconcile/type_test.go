@@ -8,8 +8,8 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// What a service's frontends don't tell of its type is beside its name: written once, changed in
-// place, known after a restart, and repaired.
+// The part of a service's type that its frontends don't show is stored with its name: written once,
+// changed in place, known after a restart, and repaired.
 func TestType(t *testing.T) {
 	f := newFixture(t, nil)
 	svc := web(to("10.1.0.1"), at(maps.NodePort, "0.0.0.0"))

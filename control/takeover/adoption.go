@@ -16,19 +16,19 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// adoption makes records of the connections that the kernel has had since before the agent: those
-// that it translates, and the node's own from ports that flows of ours use, too.
+// adoption makes records of the connections that the kernel has had since before the agent: those that it
+// translates, and the node's own from ports that flows of ours use, too.
 type adoption struct {
 	dp      *loader.Datapath
 	shared  func(netip.AddrPort) bool // see SharedPorts; nil: not known
-	room    map[maps.Family]int       // for so many records; counted when the first is to be made
-	adopted int                       // connections that the kernel translates, and that were not known before
+	room    map[maps.Family]int       // in records; counted when the first record is to be made
+	adopted int                       // connections that the kernel translates, and that had no records before
 	leftOut int                       // for want of room
 	failed  int
-	failure error // the first
+	failure error // the first failure
 }
 
-// run reads the kernel's table.
+// run adopts the entries of the kernel's table.
 func (a *adoption) run(table *conntrack.Table) error {
 	bad, err := table.Each(unix.AF_UNSPEC, 0, a.take)
 	if bad > 0 {
@@ -37,7 +37,7 @@ func (a *adoption) run(table *conntrack.Table) error {
 	return errors.Join(err, a.failures())
 }
 
-// failures is what went wrong with connections.
+// failures joins the errors with connections.
 func (a *adoption) failures() error {
 	if a.failed == 0 {
 		return nil
@@ -51,9 +51,9 @@ func (a *adoption) fail(e conntrack.Entry, err error) {
 	}
 }
 
-// hasRoom tells whether so many more records of a family may be made: the half of the table that a load of
-// one half leaves free is for flows that open later. To count those that there are takes a walk, which most
-// nodes do without, having nothing to adopt.
+// hasRoom reports whether so many more records of a family may be made. Adopted records may take half of the
+// table; the rest is for flows that open later. A count of the existing records takes a walk. Most nodes have
+// nothing to adopt, and skip it.
 func (a *adoption) hasRoom(f maps.Family, records int) (bool, error) {
 	if _, counted := a.room[f]; !counted {
 		census, err := a.dp.Expire(f == maps.IPv6)
@@ -69,7 +69,7 @@ func (a *adoption) hasRoom(f maps.Family, records int) (bool, error) {
 	return records <= a.room[f], nil
 }
 
-// take adopts one entry. One that can't be is no reason to leave the others.
+// take adopts one entry. If that fails, the others are still adopted.
 func (a *adoption) take(e conntrack.Entry) {
 	var records []maps.Flow
 	switch {
@@ -83,7 +83,7 @@ func (a *adoption) take(e conntrack.Entry) {
 		return
 	}
 	family := maps.FamilyOf(e.Orig.Src.Addr())
-	fits, err := a.dp.Follow(records[0].Adoption()) // known already
+	fits, err := a.dp.Follow(records[0].Adoption()) // it has records already
 	if err == nil && !fits {
 		fits, err = a.hasRoom(family, len(records))
 	}
@@ -97,7 +97,7 @@ func (a *adoption) take(e conntrack.Entry) {
 	switch {
 	case err == nil && !fits:
 		a.leftOut++
-	case errors.Is(err, unix.ENOSPC): // in the sets that its records may be in
+	case errors.Is(err, unix.ENOSPC): // in the sets that the records may be in
 		a.leftOut++
 	case err != nil:
 		a.fail(e, err)
@@ -106,7 +106,7 @@ func (a *adoption) take(e conntrack.Entry) {
 	}
 }
 
-// adoptAll makes those records that are not there yet.
+// adoptAll makes those records that do not exist yet.
 func adoptAll(dp *loader.Datapath, records []maps.Flow) (made int, err error) {
 	for _, r := range records {
 		added, err := dp.Adopt(r.Adoption())
@@ -120,16 +120,16 @@ func adoptAll(dp *loader.Datapath, records []maps.Flow) (made int, err error) {
 	return made, nil
 }
 
-// isServed reports whether a connection may be one to a service: translated, of a protocol that Services have.
+// isServed reports whether a connection may be one to a service: its destination is translated, and Services
+// have its protocol.
 func isServed(e conntrack.Entry) bool {
 	return conntrack.Known(e.Proto) && e.Zone == 0 && e.Translated()
 }
 
-// soonGone is how long before its end an entry is as good as gone: its record would follow it at
-// once.
+// soonGone is the remaining time at which an entry counts as gone: its record would end at once, too.
 const soonGone = 2 * time.Second
 
-// isEnding tells whether an entry is of a connection that is over, or will be gone in a moment.
+// isEnding reports whether the connection of an entry has ended, or is about to.
 func isEnding(e conntrack.Entry) bool {
 	if e.Timeout < soonGone {
 		return true
@@ -143,9 +143,9 @@ func isEnding(e conntrack.Entry) bool {
 	return false
 }
 
-// stateOf says in a record's terms what state an entry is in. It is confirmed always: records that
-// are not give way to others. Which side has sent the first FIN the kernel does not say; nor does
-// it matter before the second.
+// stateOf converts an entry's state to a record's. The record is always confirmed: unconfirmed records give
+// way to others. The kernel does not report which side has sent the first FIN; this does not matter before the
+// second.
 func stateOf(e conntrack.Entry) uint32 {
 	const open = bpf.StateAnswered | bpf.StateConfirmed
 	switch e.Proto {
@@ -169,9 +169,9 @@ var sctpStates = map[uint8]uint32{
 	conntrack.SCTPShutdownAckSent: bothFINs, conntrack.SCTPClosed: bpf.StateReset,
 }
 
-// foreign makes the records of both directions. Where its packets come in, from outside or from a
-// pod, the kernel's table does not say: there is a pair for each. The reply's keeps us from using
-// its port, where it is an address of ours, for another flow to the same backend.
+// foreign makes the records of both directions. The kernel's table does not say whether the packets come in
+// from outside or from a pod, so there is a pair for each. If the reply's destination is an address of ours,
+// its record keeps us from using its port for another flow to the same backend.
 func foreign(e conntrack.Entry) []maps.Flow {
 	state := stateOf(e)
 	var records []maps.Flow

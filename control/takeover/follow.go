@@ -13,26 +13,24 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// The kernel tells of the end of an entry only who listened when it was made
-// (nf_conntrack_events=2, Linux 5.19), so entries that are older than the agent go without a word:
-// they have to be looked at.
+// The kernel sends events of the end of an entry only if a program listened when it was made (nf_conntrack_events=2,
+// Linux 5.19). So entries that are older than the agent end without an event, and the agent has to look.
 const (
-	// followEvery is how often, at least. It bounds how long a packet finds a record whose entry
-	// was deleted.
+	// followEvery is the longest interval between looks. It bounds how long a packet finds a record whose entry was
+	// deleted.
 	followEvery = 5 * time.Second
-	// followSoonest is how often, at most, where an entry is about to expire.
+	// followSoonest is the shortest interval, when an entry is about to expire.
 	followSoonest = 500 * time.Millisecond
-	// followFirst is when records are looked at that an earlier agent has left: after the busiest part of a
-	// start.
+	// followFirst is the delay of the first look at records that an earlier agent has left: it comes after the
+	// busiest part of a start.
 	followFirst = time.Second
-	// followDuty bounds what it costs: one part in so many of a CPU.
+	// followDuty bounds the cost of looks: 1/followDuty of a CPU.
 	followDuty = 20
-	// refreshAfter is for how long a record does without being refreshed: shorter than any timeout
-	// of one that is open.
+	// refreshAfter is the age at which a record is refreshed. It is shorter than any timeout of an open connection.
 	refreshAfter = 15 * time.Second
 )
 
-// Run has adopted records follow the kernel's table until ctx is done.
+// Run keeps adopted records in step with the kernel's table until ctx is done.
 func (t *Takeover) Run(ctx context.Context) {
 	if t.table == nil {
 		return
@@ -58,8 +56,8 @@ func (t *Takeover) Run(ctx context.Context) {
 	}
 }
 
-// hasAdopted tells whether there are adopted records, as far as is known. The kernel counts them in a third of the
-// time that it takes to read the tables.
+// hasAdopted reports whether there may be adopted records. The kernel counts them in a third of the time that it
+// takes to read the tables.
 func (t *Takeover) hasAdopted() bool {
 	for _, family := range maps.Families {
 		if census, err := t.dp.Expire(family == maps.IPv6); err != nil || census.Foreign > 0 {
@@ -69,14 +67,14 @@ func (t *Takeover) hasAdopted() bool {
 	return false
 }
 
-// follow looks at each adopted record. It returns how many are left, and after what time the first
-// of their entries may be gone.
+// follow looks at each adopted record. It returns how many are left, and the time until the first of their entries
+// may expire.
 func (t *Takeover) follow() (left int, expires time.Duration) {
 	f := follower{t: t, expires: followEvery, virtual: virtuals{each: t.virtual}}
 	now, hz, err := t.dp.Jiffies()
 	if err != nil {
 		t.log.WithError(err).Error("adopted connections are not followed")
-		return 1, followEvery // as far as is known
+		return 1, followEvery // not known: assume one
 	}
 	f.now, f.refresh = now, int32(refreshAfter.Seconds()*float64(hz))
 	for _, family := range maps.Families {
@@ -101,8 +99,8 @@ type follower struct {
 	left, ended, failed int
 	failure             error
 
-	// The last tuple that was asked for: the records of a direction, one for each zone, follow
-	// each other in the table.
+	// The last tuple that was looked up: the records of a direction, one for each zone, are next to each other in
+	// the table.
 	asked conntrack.Tuple
 	proto uint8
 	entry conntrack.Entry
@@ -120,7 +118,7 @@ func (f *follower) note(err error) {
 	}
 }
 
-// look does to one record what the kernel's entry of its tuple says.
+// look updates one record from the kernel's entry of its tuple.
 func (f *follower) look(r maps.Flow) error {
 	entry, err := f.followed(r)
 	switch {
@@ -134,7 +132,7 @@ func (f *follower) look(r maps.Flow) error {
 		return f.replace(r, entry)
 	}
 	f.left++
-	if entry.Timeout+time.Second < f.expires { // whole seconds
+	if entry.Timeout+time.Second < f.expires { // the kernel's timeouts are whole seconds
 		f.expires = entry.Timeout + time.Second
 	}
 	state := stateOf(entry)
@@ -157,7 +155,7 @@ func (f *follower) get(tuple conntrack.Tuple, proto uint8) (conntrack.Entry, err
 	return f.entry, f.err
 }
 
-// describes tells whether a record does to packets what an entry does.
+// describes reports whether a record stands for the same translation as an entry.
 func describes(r maps.Flow, e conntrack.Entry) bool {
 	key, to := conntrack.Tuple{Src: r.Key.Src, Dst: r.Key.Dst}, conntrack.Tuple{Src: r.To.Src, Dst: r.To.Dst}
 	if r.Flags&bpf.FlowReply != 0 {
@@ -166,18 +164,18 @@ func describes(r maps.Flow, e conntrack.Entry) bool {
 	return key == e.Orig && to == e.Reply.Reversed()
 }
 
-// isOpen tells whether no side has begun to end a connection.
+// isOpen reports whether no side has begun to end a connection.
 func isOpen(e conntrack.Entry) bool { return stateOf(e)&(bothFINs|bpf.StateReset) == 0 }
 
-// end ends a record whose entry is gone: a packet that comes opens a flow of ours.
+// end ends a record whose entry is gone: the next packet opens a flow of ours.
 func (f *follower) end(r maps.Flow) error {
 	f.ended++
 	_, err := f.t.dp.Leave(r.Adoption())
 	return err
 }
 
-// replace adopts what the kernel has by now under the tuple of an adopted connection: kube-proxy's
-// rules have led a new one from the same port to another endpoint, say.
+// replace adopts the kernel's present entry of the tuple of an adopted connection. kube-proxy's rules may have led a
+// new connection from the same port to another endpoint.
 func (f *follower) replace(r maps.Flow, e conntrack.Entry) error {
 	if err := f.end(r); err != nil || !isServed(e) || isEnding(e) {
 		return err

@@ -21,8 +21,8 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// following is a takeover with the kernel's table of a network namespace, where the test does what
-// time and packets do.
+// following is a takeover with the kernel's table of a network namespace. The test makes the changes that
+// time and packets would make.
 type following struct {
 	*Takeover
 	t *testing.T
@@ -51,14 +51,14 @@ func (f *following) loses(e conntrack.Entry) {
 	must(f.t, f.table.Delete(e.Orig, e.Proto))
 }
 
-// becomes replaces an entry: what stays is the tuple of the client's packets.
+// becomes replaces an entry. The tuple of the client's packets stays.
 func (f *following) becomes(e conntrack.Entry) {
 	f.t.Helper()
 	f.loses(e)
 	f.has(e)
 }
 
-// records are those of the client's tuple, one for each zone.
+// records returns those of the client's tuple, one for each zone.
 func (f *following) records(e conntrack.Entry) (all []maps.Flow) {
 	f.t.Helper()
 	must(f.t, maps.Foreign(f.dp, maps.FamilyOf(e.Orig.Src.Addr()), func(r maps.Flow) {
@@ -105,7 +105,7 @@ func (f *following) expectNoAnswers(e conntrack.Entry) {
 
 const openState = bpf.StateAnswered | bpf.StateConfirmed
 
-// ofClient is an entry of a client of its own.
+// ofClient is an entry with a client of its own.
 func ofClient(proto uint8, n int, v6 bool) conntrack.Entry {
 	src, svc, backend := fmt.Sprintf("192.0.2.%d:40000", n), frontend, pod
 	if v6 {
@@ -114,9 +114,9 @@ func ofClient(proto uint8, n int, v6 bool) conntrack.Entry {
 	return entry(proto, src, svc, backend, src)
 }
 
-// TestAdoptedState: a record is in the state that the kernel's entry is in, at first and later, and
-// ends with the entry. Connections that had ended before, or end between the look at the table and
-// the attaching of programs, used to be held for open for a day.
+// TestAdoptedState: a record has the state of the kernel's entry, at first and later, and ends with the
+// entry. Connections that had ended before, or that end between the look at the table and the attachment of
+// programs, must not stay open for a day.
 func TestAdoptedState(t *testing.T) {
 	for _, v6 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("IPv6 %t", v6), func(t *testing.T) { adoptedState(t, v6) })
@@ -157,7 +157,7 @@ func adoptedState(t *testing.T, v6 bool) {
 	}
 }
 
-// TestAdoptedMoves: under the tuple of an adopted connection the kernel has another one by now.
+// TestAdoptedMoves: the kernel now has another connection under the tuple of an adopted one.
 func TestAdoptedMoves(t *testing.T) {
 	f := newFollowing(t, 4096)
 	e := f.has(ofClient(unix.IPPROTO_TCP, 1, false))
@@ -177,7 +177,7 @@ func TestAdoptedMoves(t *testing.T) {
 		t.Errorf("%d records of the former endpoint's answers are left", ofFormer)
 	}
 
-	// a reset that the kernel did not heed: the connection goes on
+	// A reset that the kernel ignored: the connection goes on.
 	for _, r := range f.records(moved) {
 		r.State |= bpf.StateReset
 		if found, err := f.dp.Follow(r.Adoption()); err != nil || !found {
@@ -188,7 +188,7 @@ func TestAdoptedMoves(t *testing.T) {
 	f.follow()
 	f.expectState(moved, openState)
 
-	// not translated any more
+	// No longer translated.
 	plain := moved
 	plain.Reply = plain.Orig.Reversed()
 	f.becomes(plain)
@@ -196,8 +196,8 @@ func TestAdoptedMoves(t *testing.T) {
 	f.expectNone(moved)
 }
 
-// TestAdoptedAge: as long as the kernel's entry lives, silence does not end its record, and the next
-// look comes when the first entry may be gone.
+// TestAdoptedAge: while the kernel's entry lives, silence does not end its record. The next look comes when
+// the first entry may have expired.
 func TestAdoptedAge(t *testing.T) {
 	f := newFollowing(t, 4096)
 	e := ofClient(unix.IPPROTO_UDP, 1, false)
@@ -238,7 +238,7 @@ func (f *following) age(by time.Duration, hz uint32) {
 	}
 }
 
-// TestAdoptionLeavesRoom: adopted connections take half of the table at most, which is told.
+// TestAdoptionLeavesRoom: adopted connections take at most half of the table, and the rest is reported.
 func TestAdoptionLeavesRoom(t *testing.T) {
 	const flows = 64
 	f := newFollowing(t, flows)
@@ -253,11 +253,11 @@ func TestAdoptionLeavesRoom(t *testing.T) {
 	f.expectHalfFull(flows, entries, warning)
 }
 
-// expectHalfFull: of so many connections, records have been made until half of a table for so many flows was
-// full, and a warning says how many are left out.
+// expectHalfFull expects that records were made of so many connections until half of a table for so many
+// flows was full, and that a warning counts the others.
 func (f *following) expectHalfFull(flows, connections uint32, warning error) {
 	f.t.Helper()
-	const records = 4 // of a connection
+	const records = 4 // of one connection
 	census, err := f.dp.Expire(false)
 	must(f.t, err)
 	half := bpf.SetsForFlows(flows) * bpf.Ways / 2
@@ -270,7 +270,7 @@ func (f *following) expectHalfFull(flows, connections uint32, warning error) {
 	}
 }
 
-// TestAdoptionMemory: taking over many connections takes little memory.
+// TestAdoptionMemory: a takeover of many connections needs little memory.
 func TestAdoptionMemory(t *testing.T) {
 	const entries = 20_000
 	f := newFollowing(t, 4*entries)
@@ -297,7 +297,7 @@ func TestAdoptionMemory(t *testing.T) {
 	}
 }
 
-// TestOneBadConnection: what can't be adopted is told, and does not keep the others from it.
+// TestOneBadConnection: a connection that can't be adopted is reported, and the others are adopted.
 func TestOneBadConnection(t *testing.T) {
 	f := newFollowing(t, 64)
 	a := adoption{dp: f.dp, room: map[maps.Family]int{maps.IPv4: 8}}

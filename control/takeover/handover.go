@@ -15,23 +15,23 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// Handover gives the flows of a datapath to the kernel's table of connections, which goes on
-// translating them when the datapath is gone. It needs the pin directory, so no agent runs.
+// Handover moves the flows of a datapath into the kernel's table of connections, which goes on
+// translating them when the datapath is gone. It needs the pin directory, so no agent may run.
 //
-// Most flows are not in that table: they pass the node's stack translated, or not at all. An entry
-// is made, and then the flow's records end: its packets are left to the stack, and no flow of ours
-// opens any more, since there are no frontends.
+// Most flows are not in that table: they pass the node's stack translated, or not at all. Handover makes
+// an entry, and then ends the flow's records, so that its packets are left to the stack. No new flow
+// opens, since there are no frontends.
 type Handover struct {
 	dp    *loader.Datapath
 	table *conntrack.Table
 	guard *guard
 
 	Given int   // flows
-	Why   error // the first of those that could not be given was not
+	Why   error // why the first of those that failed did
 }
 
-// NewHandover begins one: from now on the datapath opens no flow for a service. What it has written
-// into netfilter is removed by Close, but for what ReleaseNAT removes.
+// NewHandover begins a handover: from now on the datapath opens no flow for a service. Close removes
+// what it has written into netfilter, except what ReleaseNAT removes.
 func NewHandover(dp *loader.Datapath) (*Handover, error) {
 	if err := keepNAT(); err != nil {
 		return nil, err
@@ -50,11 +50,11 @@ func NewHandover(dp *loader.Datapath) (*Handover, error) {
 	return &Handover{dp: dp, table: table, guard: guard}, nil
 }
 
-// Close ends it, and removes what it has written into netfilter.
+// Close ends the handover, and removes what it has written into netfilter.
 func (h *Handover) Close() error { return errors.Join(h.guard.remove(), h.table.Close()) }
 
-// withdraw takes all frontends out of the datapath, but first the ranges whose addresses it would
-// refuse then.
+// withdraw removes all frontends from the datapath. It first removes the ranges of cluster IPs: without
+// frontends the datapath would refuse packets to all addresses in them.
 func withdraw(dp *loader.Datapath) error {
 	if err := maps.NewClusterAddrs(dp).SetRanges(nil); err != nil {
 		return err
@@ -72,7 +72,7 @@ func withdraw(dp *loader.Datapath) error {
 	return nil
 }
 
-// Left counts the flows that are still translated by the datapath.
+// Left counts the flows that the datapath still translates.
 func (h *Handover) Left() (flows int, err error) {
 	err = h.each(func(maps.Flow) error {
 		flows++
@@ -101,17 +101,18 @@ func (h *Handover) each(fn func(maps.Flow) error) error {
 	return nil
 }
 
-// isOurs tells of which records the flow is translated by the datapath, and goes on.
+// isOurs reports whether a record is a client's, and its flow is translated by the datapath and still
+// open.
 func isOurs(r maps.Flow) bool {
 	const others = bpf.FlowReply | bpf.FlowSplitSource | bpf.FlowForeign
 	return r.Flags&others == 0 && !r.Closed() && (r.To.Src != r.Key.Src || r.To.Dst != r.Key.Dst)
 }
 
-// bypasses tells whether neither the client's packets nor the answers meet netfilter with the
-// tuples that they have beyond the datapath.
+// bypasses reports whether netfilter sees neither the client's packets nor the answers with the tuples
+// that they have outside of the datapath.
 func bypasses(r maps.Flow) bool { return r.Flags&(bpf.FlowExpress|bpf.FlowSplit) != 0 }
 
-// movedAtOnce is how many flows are without a translator for the time that one of them takes.
+// movedAtOnce is how many flows are without a translator while one of them is moved.
 const movedAtOnce = 256
 
 // Give hands all flows over. It may be repeated.
@@ -147,7 +148,7 @@ func (h *Handover) count(r maps.Flow, err error) {
 
 var errSCTP = errors.New("the kernel can't be told of an SCTP association that it has not seen begin")
 
-// giveBypassing: the kernel's entry is there before the datapath lets go, and meets no packet till then.
+// giveBypassing makes the kernel's entry before the records end. No packet matches the entry until then.
 func (h *Handover) giveBypassing(r maps.Flow) error {
 	if r.Key.Proto == unix.IPPROTO_SCTP {
 		return errSCTP
@@ -158,11 +159,11 @@ func (h *Handover) giveBypassing(r maps.Flow) error {
 	if r.Confirmed() {
 		return h.leave(append([]maps.Flow{r}, r.Others()...)...)
 	}
-	return h.leave(append(r.Others(), r)...) // an answer would make the client's anew
+	return h.leave(append(r.Others(), r)...) // else an answer would make the client's record again
 }
 
-// move hands flows over whose translated packets the kernel tracks already: that entry has to go
-// first. Meanwhile the guard drops packets in either direction, which are sent again.
+// move hands over flows whose translated packets the kernel tracks already: that entry has to go first.
+// Meanwhile the guard drops packets in both directions; their senders send them again.
 func (h *Handover) move(flows []maps.Flow) error {
 	if len(flows) == 0 {
 		return nil
@@ -180,8 +181,8 @@ func (h *Handover) move(flows []maps.Flow) error {
 	return h.guard.hold(nil)
 }
 
-// moveOne ends the client's record before the kernel has its entry, and that of the answers after
-// it: till then they are translated where they leave, and from then on before.
+// moveOne ends the client's record before the kernel has its entry, and the answers' record after it.
+// Until then answers are translated where they leave, and from then on before.
 func (h *Handover) moveOne(r maps.Flow) error {
 	if r.Key.Proto == unix.IPPROTO_SCTP {
 		return errSCTP
@@ -190,7 +191,7 @@ func (h *Handover) moveOne(r maps.Flow) error {
 	if err != nil {
 		return err
 	}
-	if !r.Confirmed() { // an answer would make the client's anew
+	if !r.Confirmed() { // else an answer would make the client's record again
 		err = h.leave(r.Others()...)
 	}
 	if err := errors.Join(err, h.leave(r), h.create(e)); err != nil {
@@ -202,7 +203,7 @@ func (h *Handover) moveOne(r maps.Flow) error {
 // trackedEntry is kernelEntry, with what the kernel knows of the flow.
 func (h *Handover) trackedEntry(r maps.Flow) (conntrack.Entry, error) {
 	e := kernelEntry(r)
-	// a flow that has only got another source port, behind netfilter
+	// A flow that has only got another source port, behind netfilter.
 	renumbered := r.Key.Zone == bpf.ZoneLeaving
 	seen := e.Reply.Reversed()
 	if renumbered {
@@ -217,7 +218,7 @@ func (h *Handover) trackedEntry(r maps.Flow) (conntrack.Entry, error) {
 	case renumbered && tracked.Reply == seen:
 		e.Orig = tracked.Orig
 	case !renumbered && tracked.Orig == seen:
-		e.Reply = tracked.Reply // to an address that others have given the client, perhaps
+		e.Reply = tracked.Reply // may be to an address that others have given the client
 	default:
 		return e, nil
 	}
@@ -225,7 +226,7 @@ func (h *Handover) trackedEntry(r maps.Flow) (conntrack.Entry, error) {
 	return e, nil
 }
 
-// createTries is how often an entry is in the way that a packet has just made.
+// createTries bounds how often an entry that a packet has just made is removed.
 const createTries = 8
 
 // create makes an entry in place of those that have one of its tuples.
@@ -262,13 +263,13 @@ func (h *Handover) leave(records ...maps.Flow) error {
 	return nil
 }
 
-// How long the kernel keeps an entry that sees no packet. The first packet sets it anew.
+// How long the kernel keeps an entry without packets. The first packet sets the timeout anew.
 const (
 	establishedTimeout = 5 * 24 * time.Hour // nf_conntrack_tcp_timeout_established
 	otherTimeout       = 2 * time.Minute    // of TCP's other states, and UDP streams
 )
 
-// kernelEntry is what the kernel would have of a flow had it opened it.
+// kernelEntry is the entry that the kernel would have if it had opened the flow.
 func kernelEntry(r maps.Flow) conntrack.Entry {
 	e := conntrack.Entry{
 		Proto:   r.Key.Proto,

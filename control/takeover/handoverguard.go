@@ -14,23 +14,23 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// guard is a table of netfilter that drops, of given tuples, the packets that the kernel has no
-// connection for. For an instant nobody translates a connection that is being handed over: its
-// packets would be taken for the first of a new one, and led to any endpoint.
+// guard is a table of netfilter that drops packets with the given tuples for which the kernel has
+// no connection. For an instant neither side translates a connection that is being handed over: the
+// kernel would take its packets for the first of a new one, and lead them to any endpoint.
 type guard struct {
 	conn   *nftables.Conn
 	table  *nftables.Table
 	family [2]guarded
 }
 
-// guarded is the part for one family.
+// guarded is the part of the table for one family.
 type guarded struct {
 	family maps.Family
 	set    *nftables.Set
 }
 
 const (
-	ctNew      = 1 << 3                       // the bit that `ct state` has for new connections
+	ctNew      = 1 << 3                       // the bit of `ct state` for new connections
 	afterTrack = nftables.ChainPriority(-150) // behind the tracking of connections, before NAT
 	register0  = 8                            // the first of 16, of 4 bytes each (NFT_REG32_00)
 )
@@ -42,7 +42,7 @@ func newGuard() (*guard, error) {
 	}
 	g := &guard{conn: conn, table: &nftables.Table{Name: "waggle-handover", Family: nftables.TableFamilyINet}}
 	conn.AddTable(g.table)
-	conn.DelTable(g.table) // what one that was interrupted has left
+	conn.DelTable(g.table) // a table that an interrupted handover has left
 	conn.AddTable(g.table)
 	chain := conn.AddChain(&nftables.Chain{
 		Name: "prerouting", Table: g.table, Type: nftables.ChainTypeFilter,

@@ -16,12 +16,12 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// TestGuard: of the tuples that it holds, and of no others, packets are dropped that begin a
-// connection; those of a connection that there is pass.
+// TestGuard: the guard drops packets of its tuples that begin a connection, and of no others.
+// Packets of existing connections pass.
 func TestGuard(t *testing.T) {
 	n := netnstest.New(t)
 	must(t, netlink.LinkSetUp(n.Link("lo")))
-	must(t, keepNAT()) // connections are tracked
+	must(t, keepNAT()) // so that connections are tracked
 	g, err := newGuard()
 	must(t, err)
 	listener, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
@@ -42,7 +42,7 @@ func TestGuard(t *testing.T) {
 		message := fmt.Sprint(what, time.Now())
 		_, err := c.Write([]byte(message))
 		must(t, err)
-		// loopback hands a datagram over before it returns
+		// The loopback device delivers a datagram before the call returns.
 		must(t, listener.SetReadDeadline(time.Now().Add(100*time.Millisecond)))
 		buffer := make([]byte, 1000)
 		size, err := listener.Read(buffer)

@@ -12,15 +12,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// natTable holds no rule that does anything. But the kernel takes its NAT, and its tracking of
-// connections, off the path of packets when the last rules that need it go, and it would be the
-// end of all connections that it translates.
+// natTable has no rule that does anything. But when the last rules that need NAT are deleted, the
+// kernel takes NAT and connection tracking off the path of packets, and all connections that it
+// translates break.
 var natTable = &nftables.Table{Name: "waggle-takeover", Family: nftables.TableFamilyINet}
 
-// ctEstablished is the bit that `ct state` has for established connections.
+// ctEstablished is the bit of `ct state` for established connections.
 const ctEstablished = 1 << 1
 
-// keepNAT makes the kernel go on translating what it translates.
+// keepNAT makes the kernel go on translating its connections.
 func keepNAT() error {
 	c, err := nftables.New()
 	if err != nil {
@@ -32,7 +32,7 @@ func keepNAT() error {
 		Name: "postrouting", Table: natTable,
 		Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
 	})
-	// ct state established accept: only new connections come here, so it never matches.
+	// ct state established accept: only new connections reach this chain, so it never matches.
 	c.AddRule(&nftables.Rule{Table: natTable, Chain: chain, Exprs: []expr.Any{
 		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
 		&expr.Bitwise{
@@ -48,7 +48,7 @@ func keepNAT() error {
 	return nil
 }
 
-// keepsNAT tells whether keepNAT is in force.
+// keepsNAT reports whether keepNAT is in force.
 func keepsNAT() (bool, error) {
 	c, err := nftables.New()
 	if err != nil {
@@ -69,8 +69,8 @@ func keepsNAT() (bool, error) {
 	return false, nil
 }
 
-// ReleaseNAT undoes what a takeover has done in the kernel outside of the datapath. It names what it
-// removes, if there is something.
+// ReleaseNAT undoes what a takeover has done in the kernel outside of the datapath. It returns the
+// name of what it removes, if there is something.
 func ReleaseNAT() (removed string, err error) {
 	kept, err := keepsNAT()
 	if err != nil || !kept {

@@ -11,12 +11,12 @@ import (
 	"github.com/waggle-lb/waggle/control/leftovers"
 )
 
-// kubeProxyEvery is how often kube-proxy's rules are looked for: people remove them while we run.
+// kubeProxyEvery is the interval between looks for kube-proxy's rules: they may be removed at any time.
 const kubeProxyEvery = time.Minute
 
-// LookForKubeProxy looks now and then, until ctx is done, for rules that kube-proxy has left, and has told
-// what to do about them, or nil: they go stale, and take what waggle passes to the kernel to endpoints
-// that are gone.
+// LookForKubeProxy looks at intervals, until ctx is done, for rules that kube-proxy has left. It calls
+// told with what to do about them, or nil. Such rules go stale, and lead packets that waggle leaves to the
+// kernel to endpoints that are gone.
 func LookForKubeProxy(ctx context.Context, told func(error)) {
 	for {
 		told(kubeProxySeen())

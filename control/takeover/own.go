@@ -10,19 +10,19 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// SharedPorts looks at the node as it is now, and returns what tells whether an address and a port are
-// the node's, and flows of ours may use them, too: node ports, and those for SNAT.
+// SharedPorts reads the present state of the node. It returns a function that reports whether an address
+// and a port are the node's, and may be used by flows of ours, too: node ports, and ports for SNAT.
 type SharedPorts func() (func(netip.AddrPort) bool, error)
 
-// isOwn reports whether an entry is of a connection that the node, or a pod that netfilter
-// masquerades, has opened from a shared port: there its answers come in. The egress program records
-// those that open while it is attached (bpf/own.h); of those that are older the kernel's table tells.
+// isOwn reports whether the node, or a pod that netfilter masquerades, has opened the connection of an
+// entry from a shared port: its answers come in there. The egress program records connections that open
+// while it is attached (bpf/own.h); older ones are only in the kernel's table.
 func isOwn(e conntrack.Entry, shared func(netip.AddrPort) bool) bool {
 	return shared != nil && conntrack.Known(e.Proto) && e.Zone == 0 && !e.Translated() && shared(e.Reply.Dst)
 }
 
-// own makes the records that the egress program makes of such a connection: nothing is rewritten,
-// and its answers come in from outside. Packets keep them alive.
+// own makes the records that the egress program makes of such a connection: nothing is rewritten, and
+// its answers come in from outside. Packets keep the records alive.
 func own(e conntrack.Entry) []maps.Flow {
 	tuple := func(t conntrack.Tuple, zone bpf.Zone) maps.Tuple {
 		return maps.Tuple{Src: t.Src, Dst: t.Dst, Proto: e.Proto, Zone: zone}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package takeover lets waggle and kube-proxy take each other's place without a broken connection: it
-// leaves to the kernel what the kernel translates already, gives flows back, and tells what kube-proxy
+// Package takeover moves connections between waggle and kube-proxy without breaking them: it leaves
+// connections that the kernel translates to the kernel, hands flows back to it, and reports what kube-proxy
 // has left.
 package takeover
 
@@ -20,45 +20,45 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// Takeover leaves to the kernel the connections that the kernel translates already, as those that
-// kube-proxy's rules have opened: it goes on with them by its table of connections, whether or not
-// the rules are still there. The datapath has a pair of records for each, which follow that table.
+// Takeover leaves connections that the kernel translates already to the kernel, such as those that
+// kube-proxy's rules have opened: the kernel goes on translating them by its table of connections, whether
+// or not the rules are still there. The datapath has a pair of records for each, which follow that table.
 // The node's own connections from ports that it shares with flows of ours have records, too.
 //
-// They are made while the datapath comes into force on a node where it wasn't. From then on there
-// are no new ones that it could be asked about.
+// The records are made when the datapath comes into force on a node where it wasn't. Later connections meet
+// the datapath first, and need no such records.
 type Takeover struct {
 	dp      *loader.Datapath
 	log     *logrus.Entry
 	warn    func(error)
 	table   *conntrack.Table // nil: the kernel has none
 	shared  SharedPorts
-	adopted chan struct{} // there are records to be looked at
+	adopted chan struct{} // there are records to look at
 
 	virtual func(func(ipvs.Connection)) (bad int, err error) // ipvs.Each
 
 	mu      sync.Mutex
 	pending map[Step]bool
-	keeping bool // the kernel's NAT
+	keeping bool // keepNAT is in force
 	keepErr error
-	leftOut int // connections for which there was no room at the last look
-	// converting the flows of the release before; one walk that is told of later may have begun before
-	// the end of it.
+	leftOut int // connections without room at the last look
+	// converting: the flows of the release before are not converted yet. convertedSince: they are by now,
+	// but the walk that Counted gets next may have begun before that, and does not count.
 	converting, convertedSince bool
 }
 
-// Step is one of the two that bring the datapath into force, in either order.
+// Step is one of the two steps that bring the datapath into force. They may come in either order.
 type Step int
 
 // The steps.
 const (
-	Attaching  Step = iota // programs to devices
-	Publishing             // services
+	Attaching  Step = iota // of programs to devices
+	Publishing             // of services
 )
 
-// New finds out which of the steps an earlier agent has taken. Programs that are attached leave
-// everything to the kernel until services are there. shared is asked before each step. warn is called
-// with what is wrong with the connections that the kernel translates, and with nil when nothing is any more.
+// New finds out which of the steps an earlier agent has taken. Programs that are attached leave all packets
+// to the kernel until there are services. It calls shared before each step. It calls warn with what is wrong
+// with the connections that the kernel translates, and with nil when nothing is wrong any more.
 func New(dp *loader.Datapath, shared SharedPorts, warn func(error), log *logrus.Entry) (*Takeover, error) {
 	t := &Takeover{
 		dp: dp, log: log, warn: warn, shared: shared, virtual: ipvs.Each,
@@ -88,7 +88,7 @@ func New(dp *loader.Datapath, shared SharedPorts, warn func(error), log *logrus.
 	return t, nil
 }
 
-// hasFrontends tells whether services have been published, and not withdrawn by a handover.
+// hasFrontends reports whether services have been published, and not withdrawn by a handover.
 func hasFrontends(dp *loader.Datapath) (bool, error) {
 	for _, err := range maps.NewServices(dp).Frontends() {
 		return err == nil, err
@@ -96,7 +96,7 @@ func hasFrontends(dp *loader.Datapath) (bool, error) {
 	return false, nil
 }
 
-// Begin comes before a step: no packet of what is there shall be mistaken for the datapath's own.
+// Begin is called before a step. The datapath must not take packets of existing connections for its own.
 func (t *Takeover) Begin(s Step) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -105,8 +105,8 @@ func (t *Takeover) Begin(s Step) {
 	}
 }
 
-// End comes after it, and finds what has come meanwhile. Where the other step is still to come, nothing is
-// translated before that, whose Begin finds it.
+// End is called after a step, and adopts connections that have opened meanwhile. If the other step is still
+// to come, nothing is translated before that, and its Begin adopts them.
 func (t *Takeover) End(s Step) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -119,8 +119,8 @@ func (t *Takeover) End(s Step) {
 	delete(t.pending, s)
 }
 
-// Counted is told how many records of such connections are left. The last that goes takes along
-// what was done for them.
+// Counted gets the number of records of such connections that are left. When the last one ends, it undoes
+// what was done for them in the kernel.
 func (t *Takeover) Counted(records uint32) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -140,14 +140,14 @@ func (t *Takeover) Counted(records uint32) {
 	t.log.Info("the last connection that was left to the kernel has ended")
 }
 
-// Converted tells that the flows of the release before are converted.
+// Converted is called when the flows of the release before are converted.
 func (t *Takeover) Converted() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.convertedSince = t.converting
 }
 
-// adopt is no reason to fail: most nodes have nothing to be adopted.
+// adopt logs its failures and returns no error: most nodes have nothing to adopt.
 func (t *Takeover) adopt() {
 	if t.table == nil {
 		return
@@ -169,7 +169,7 @@ func (t *Takeover) adopt() {
 	t.tell()
 }
 
-// took does what follows from an adoption.
+// took handles the result of an adoption.
 func (t *Takeover) took(a *adoption) {
 	t.leftOut += a.leftOut
 	if a.adopted > 0 {
@@ -188,7 +188,7 @@ func (t *Takeover) keep() {
 	t.tell()
 }
 
-// tell keeps the warnings about adopted connections up to date.
+// tell updates the warnings about adopted connections.
 func (t *Takeover) tell() {
 	var errs []error
 	if t.keepErr != nil {
@@ -200,7 +200,7 @@ func (t *Takeover) tell() {
 	t.warn(errors.Join(errs...))
 }
 
-// poke has the adopted records looked at.
+// poke schedules a look at the adopted records.
 func (t *Takeover) poke() {
 	select {
 	case t.adopted <- struct{}{}:

@@ -20,7 +20,7 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// entry is one of the kernel's: what came, and what answers.
+// entry is one of the kernel's: the client's tuple, and the answers'.
 func entry(proto uint8, src, dst, replySrc, replyDst string) conntrack.Entry {
 	tuple := func(src, dst string) conntrack.Tuple {
 		return conntrack.Tuple{Src: netip.MustParseAddrPort(src), Dst: netip.MustParseAddrPort(dst)}
@@ -87,7 +87,8 @@ func noShared() (func(netip.AddrPort) bool, error) {
 	return func(netip.AddrPort) bool { return false }, nil
 }
 
-// TestOwnConnections: of what is not to a service, connections from shared ports are known.
+// TestOwnConnections: connections that are not to a service are adopted if they come from shared
+// ports.
 func TestOwnConnections(t *testing.T) {
 	const peer, self = "192.0.2.9:443", "10.0.0.1:30080"
 	shared := func(from netip.AddrPort) bool { return from == netip.MustParseAddrPort(self) }
@@ -150,8 +151,8 @@ func TestKeepNAT(t *testing.T) {
 	expect("at last", false)
 }
 
-// TestTakeoverSteps: an agent that was ended between the two steps is followed by one that takes
-// over what the kernel has begun to translate meanwhile.
+// TestTakeoverSteps: if an agent ends between the two steps, the next one takes over what the
+// kernel has begun to translate meanwhile.
 func TestTakeoverSteps(t *testing.T) {
 	netnstest.New(t)
 	dp, _ := loadertest.Load(t)

@@ -21,9 +21,9 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// adoptVirtual makes records of the connections that virtual servers (IPVS) translate. adoption.run finds
-// those that have an entry in the kernel's table: IPVS writes the endpoint into its tuples (ip_vs_nfct.c). Others
-// have none: where net.ipv4.vs.conntrack is 0, and UDP clients that are silent for longer than the table keeps them.
+// adoptVirtual makes records of the connections that virtual servers (IPVS) translate. adoption.run finds those that
+// have an entry in the kernel's table: IPVS writes the endpoint into its tuples (ip_vs_nfct.c). Others have no entry:
+// all where net.ipv4.vs.conntrack is 0, and UDP clients that are silent for longer than the table keeps them.
 func (t *Takeover) adoptVirtual() {
 	a := adoption{dp: t.dp}
 	bad, err := t.virtual(func(c ipvs.Connection) {
@@ -42,8 +42,8 @@ func (t *Takeover) adoptVirtual() {
 	}
 }
 
-// virtualEntry is the kernel's entry of a connection of IPVS: the one that there is, which shows a masquerade, or one
-// made up of what IPVS knows.
+// virtualEntry returns the kernel's entry of a connection of IPVS, which shows a masquerade. If there is none, it
+// makes an entry from IPVS' data.
 func virtualEntry(table *conntrack.Table, c ipvs.Connection) (conntrack.Entry, error) {
 	orig := conntrack.Tuple{Src: c.Client, Dst: c.Virtual}
 	e, err := table.Get(orig, c.Proto)
@@ -53,21 +53,21 @@ func virtualEntry(table *conntrack.Table, c ipvs.Connection) (conntrack.Entry, e
 			State: stateInTable(c.Proto, c.State),
 		}
 	}
-	e.Timeout = c.Expires // for so long IPVS translates, whether or not there is an entry
+	e.Timeout = c.Expires // IPVS translates for so long, with or without an entry
 	if errors.Is(err, conntrack.ErrNotFound) {
 		err = nil
 	}
 	return e, err
 }
 
-// followed returns what an adopted record follows: an entry of the kernel's, or else what IPVS has.
+// followed returns the entry that an adopted record follows: the kernel's, or else one from IPVS' data.
 func (f *follower) followed(r maps.Flow) (conntrack.Entry, error) {
 	lacks := func(e conntrack.Entry, err error) bool {
 		return errors.Is(err, conntrack.ErrNotFound) || err == nil && !e.Translated()
 	}
 	e, err := f.get(conntrack.Tuple{Src: r.Key.Src, Dst: r.Key.Dst}, r.Key.Proto)
 	if lacks(e, err) && r.Flags&bpf.FlowReply != 0 {
-		// Made anew, an entry may have another tuple of answers, as masqueraded from another port.
+		// An entry that was made anew may have another tuple of answers, such as one masqueraded from another port.
 		e, err = f.get(entryOf(r).Orig, r.Key.Proto)
 	}
 	if lacks(e, err) {
@@ -76,7 +76,7 @@ func (f *follower) followed(r maps.Flow) (conntrack.Entry, error) {
 	return e, err
 }
 
-// stateInTable says in the terms of the table of connections what state IPVS has a connection in.
+// stateInTable converts IPVS' state of a connection to that of the table of connections.
 func stateInTable(proto uint8, s ipvs.State) uint8 {
 	switch proto {
 	case unix.IPPROTO_TCP:
@@ -93,8 +93,8 @@ func stateInTable(proto uint8, s ipvs.State) uint8 {
 	return 0
 }
 
-// virtuals are IPVS' connections at one moment. They are read when the first is asked for: most records have an entry
-// in the kernel's table of connections, and IPVS can't be asked for a single one.
+// virtuals are IPVS' connections at one moment. They are read when the first is needed: most records have an entry in
+// the kernel's table of connections, and IPVS can't be asked for a single connection.
 type virtuals struct {
 	each func(func(ipvs.Connection)) (bad int, err error)
 	read bool
@@ -110,7 +110,7 @@ type virtual struct {
 	state   ipvs.State
 }
 
-// entry is what the kernel's table would have of an adopted record's connection, if IPVS has it.
+// entry returns the entry that the kernel's table would have for an adopted record's connection, if IPVS has it.
 func (v *virtuals) entry(r maps.Flow) (conntrack.Entry, error) {
 	if !v.read {
 		v.load()
@@ -149,7 +149,7 @@ func (v *virtuals) hash(c ipvs.Connection) uint64 {
 	return maphash.Bytes(v.seed, b[:])
 }
 
-// entryOf is the entry that an adopted record was made of, as far as it says.
+// entryOf is the entry from which an adopted record was made, as far as the record shows it.
 func entryOf(r maps.Flow) conntrack.Entry {
 	key, to := conntrack.Tuple{Src: r.Key.Src, Dst: r.Key.Dst}, conntrack.Tuple{Src: r.To.Src, Dst: r.To.Dst}
 	e := conntrack.Entry{Proto: r.Key.Proto, Orig: key, Reply: to.Reversed()}

@@ -17,7 +17,7 @@ import (
 	"github.com/waggle-lb/waggle/control/ipvs"
 )
 
-// virtualTable is what IPVS has, in the test's place of the kernel.
+// virtualTable is IPVS' table, which the test writes in place of the kernel.
 type virtualTable struct {
 	all []ipvs.Connection
 	bad int
@@ -46,14 +46,14 @@ func newVirtualFollowing(t *testing.T, flows uint32) (*following, *virtualTable)
 	return f, table
 }
 
-// virtualOf is IPVS' side of an entry.
+// virtualOf is IPVS' connection for an entry.
 func virtualOf(e conntrack.Entry) ipvs.Connection {
 	return ipvs.Connection{Proto: e.Proto, Client: e.Orig.Src, Virtual: e.Orig.Dst, Real: e.Reply.Src, Expires: e.Timeout}
 }
 
 // TestAdoptsVirtual: connections of IPVS are adopted, masqueraded ones by the kernel's entry, others with and without
-// one; not those that are over. Their records are in IPVS' state where the kernel has no entry, and end with the
-// last of both entries.
+// one. Connections that have ended are not. The records have IPVS' state where the kernel has no entry, and end with
+// the last of both entries.
 func TestAdoptsVirtual(t *testing.T) {
 	for _, v6 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("IPv6 %t", v6), func(t *testing.T) { adoptsVirtual(t, v6) })
@@ -93,7 +93,7 @@ func adoptsVirtual(t *testing.T, v6 bool) {
 		}
 	}
 
-	f.loses(masked) // the next packet makes it anew, with another port
+	f.loses(masked) // the next packet makes a new entry, with another port
 	set(&closing, ipvs.Closed, time.Minute)
 	set(&udp, ipvs.Open, 3*time.Second)
 	left, expires := f.follow()
@@ -121,8 +121,8 @@ func adoptsVirtual(t *testing.T, v6 bool) {
 	}
 }
 
-// TestVirtualAnswers: where the kernel has forgotten a connection, and the backend sends first, it has an entry of
-// the answers as if they began it. IPVS' counts.
+// TestVirtualAnswers: where the kernel has no entry of a connection any more, and the backend sends first, the kernel
+// makes an entry in which the answers come first. IPVS' data counts then.
 func TestVirtualAnswers(t *testing.T) {
 	f, table := newVirtualFollowing(t, 4096)
 	e := ofClient(unix.IPPROTO_UDP, 1, false)
@@ -135,7 +135,7 @@ func TestVirtualAnswers(t *testing.T) {
 	f.expectState(e, openState)
 }
 
-// TestVirtualFailure: a table that can't be read ends no record, and a line that can't be understood no other.
+// TestVirtualFailure: a table that can't be read ends no record, and a line that can't be parsed affects no other.
 func TestVirtualFailure(t *testing.T) {
 	f, table := newVirtualFollowing(t, 4096)
 	e := ofClient(unix.IPPROTO_TCP, 1, false)
@@ -149,7 +149,7 @@ func TestVirtualFailure(t *testing.T) {
 	f.expectState(e, openState)
 }
 
-// TestVirtualLeavesRoom: what IPVS has takes half of the table at most, together with the others.
+// TestVirtualLeavesRoom: IPVS' connections take at most half of the table, together with the others.
 func TestVirtualLeavesRoom(t *testing.T) {
 	const flows = 64
 	f, table := newVirtualFollowing(t, flows)
@@ -168,7 +168,7 @@ func TestVirtualLeavesRoom(t *testing.T) {
 	f.expectHalfFull(flows, entries, warning)
 }
 
-// TestVirtualMemory: what is kept of IPVS' connections during a look is small.
+// TestVirtualMemory: a look needs little memory for IPVS' connections.
 func TestVirtualMemory(t *testing.T) {
 	const connections = 262_144
 	one := virtualOf(ofClient(unix.IPPROTO_TCP, 1, false))

@@ -4,13 +4,13 @@ package upgrade
 
 import "github.com/waggle-lb/waggle/bpf"
 
-// convert makes our records of one of layout 1: mostly one, none of what has no successor, and two
-// where its packets may come in by either kind of hook. zoneOf tells where the packets of a source
-// enter the node.
+// convert makes our records from one of layout 1: mostly one, none if it has no successor, and two
+// where its packets may come in by either kind of hook. zoneOf returns the zone in which the
+// packets of a source enter the node.
 //
 //	express   the same, from outside
 //	stack     the same; a client that is a pod of this node has the zone pod
-//	split     the same three; but where client and backend have one address it is a turn, if
+//	split     the same three; but if client and backend have one address it becomes turn, if
 //	          that is a pod, or else express, and the third record goes
 //	foreign   a pair for each zone, as a takeover makes them
 func convert(r record, zoneOf func(bpf.Addr) bpf.Zone) []bpf.Conversion {
@@ -38,19 +38,19 @@ func convert(r record, zoneOf func(bpf.Addr) bpf.Zone) []bpf.Conversion {
 	return []bpf.Conversion{c}
 }
 
-// ends are where the packets of client and backend enter the node. Those of an express flow come
-// from outside.
+// ends returns the zones in which the packets of client and backend enter the node. Those of an
+// express flow come from outside.
 func (r *record) ends(zoneOf func(bpf.Addr) bpf.Zone) (client, backend bpf.Zone) {
 	if r.flags&(oldExpress|oldSplit) == oldExpress {
 		return bpf.ZoneOutside, bpf.ZoneOutside
 	}
-	if r.flags&oldReply == 0 { // from the client, as a third record is, too
+	if r.flags&oldReply == 0 { // the client's record, or a third one
 		return zoneOf(r.key.Saddr), zoneOf(r.to.Daddr)
 	}
 	return zoneOf(r.to.Daddr), zoneOf(r.key.Saddr)
 }
 
-// isHairpin tells whether a flow leads back to its client, by any of its records.
+// isHairpin reports whether a flow leads back to its client, by any of its records.
 func (r *record) isHairpin() bool { return r.key.Saddr == r.to.Daddr }
 
 func (r *record) clientFlags(client, backend bpf.Zone) uint16 {
@@ -65,7 +65,7 @@ func (r *record) clientFlags(client, backend bpf.Zone) uint16 {
 	return mirror(bpf.ZoneLeaving)
 }
 
-// replyFlags are those of an answer that is sent past the stack.
+// replyFlags are the flags of an answer that is sent past the stack.
 func (r *record) replyFlags(client bpf.Zone) uint16 {
 	switch {
 	case r.flags&oldSplit != 0 && r.isHairpin():
@@ -76,7 +76,7 @@ func (r *record) replyFlags(client bpf.Zone) uint16 {
 	return bpf.FlowReply | bpf.FlowExpress | mirror(client)
 }
 
-// express is the way back to where a packet came from.
+// express returns the flag for the way back to where a packet came from.
 func express(zone bpf.Zone) uint16 {
 	if zone == bpf.ZonePod {
 		return bpf.FlowExpress | bpf.FlowTurn

@@ -13,11 +13,11 @@ import (
 // The ends of flows in these tests.
 const (
 	outside = 1 + iota // a client that is no pod of this node
-	pod                // and one that is
+	pod                // a client that is one
 	other              // an endpoint on another node
-	local              // and one on this node
-	front              // what the client asks
-	node               // the source that it gets
+	local              // an endpoint on this node
+	front              // the frontend
+	node               // the source that the client's packets get
 )
 
 func zoneOf(a bpf.Addr) bpf.Zone {
@@ -33,8 +33,8 @@ func tupleOf(src, sport, dst, dport uint16) bpf.Tuple {
 	return t
 }
 
-// old is a record of the flow of a client's port 1000 to port 80 of the frontend, that an endpoint
-// sees on its port 8080 from `seen`, port 2000.
+// old is a record of the flow from a client's port 1000 to port 80 of the frontend. The endpoint
+// sees it on its port 8080, from port 2000 of `seen`.
 func old(client, backend, seen uint16, flags uint16) record {
 	r := record{family: unix.AF_INET, flags: flags, service: 11, backend: 12, lastSeen: 13, expect: 14, state: bpf.StateConfirmed}
 	r.key, r.to = tupleOf(client, 1000, front, 80), tupleOf(seen, 2000, backend, 8080)
@@ -48,7 +48,7 @@ func old(client, backend, seen uint16, flags uint16) record {
 	return r
 }
 
-// TestConvertWays: what becomes of each record of each way.
+// TestConvertWays: the conversion of each record of each path.
 func TestConvertWays(t *testing.T) {
 	const outsideMirror, podMirror, leavingMirror = 0, bpf.FlowMirrorZone, 2 * bpf.FlowMirrorZone
 	type want struct {
@@ -100,7 +100,7 @@ func TestConvertWays(t *testing.T) {
 	}
 }
 
-// TestMirrors: each record leads to the other of its flow, whatever its way.
+// TestMirrors: each record is the mirror of the other of its flow, on every path.
 func TestMirrors(t *testing.T) {
 	for name, flow := range map[string]struct {
 		client, backend, seen uint16

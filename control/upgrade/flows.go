@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package upgrade takes over what the release before this one has left on a node, under traffic.
+// Package upgrade takes over what the release before has left on a node, under traffic.
 package upgrade
 
 import (
@@ -16,20 +16,20 @@ import (
 	"github.com/waggle-lb/waggle/loader"
 )
 
-// Flows converts flows. Programs of the release before go on by their own tables until ours are in
-// their places, so it is done again and again meanwhile: each time for what has changed.
+// Flows converts flows. The programs of the release before use their own tables until ours replace them,
+// so the conversion is repeated: each pass converts what has changed since.
 type Flows struct {
 	dp   *loader.Datapath
 	old  map[string]*ebpf.Map
 	log  *logrus.Entry
 	seed maphash.Seed
-	done map[uint64]uint64 // by record: its state when it was converted last
+	done map[uint64]uint64 // by record: its state at its last conversion
 
 	records int // converted
-	lost    int // no longer to be had: no room, or the tuple is another flow's by now
+	lost    int // not converted: no room, or the tuple is another flow's by now
 }
 
-// NewFlows returns nil if there are no flows to be converted.
+// NewFlows returns nil if there are no flows to convert.
 func NewFlows(dp *loader.Datapath, log *logrus.Entry) *Flows {
 	old := dp.OldFlows()
 	if len(old) == 0 {
@@ -38,10 +38,10 @@ func NewFlows(dp *loader.Datapath, log *logrus.Entry) *Flows {
 	return &Flows{dp: dp, old: old, log: log, seed: maphash.MakeSeed(), done: map[uint64]uint64{}}
 }
 
-// Convert converts the flows, and exchanges the programs of the devices of these roles, by ifindex;
-// `pod` are those where pods are, bridges of pods included. What those devices are to our programs
-// must have been written. An error means that some devices have the old programs still: then it may
-// be called again.
+// Convert converts the flows, and exchanges the programs of the devices with these roles, by ifindex.
+// pod are the devices that pods are behind, bridges of pods included. What our programs have to know of
+// these devices must be in the maps already. After an error some devices still have the old programs,
+// and Convert may be called again.
 func (f *Flows) Convert(roles map[int]loader.Role, pod map[int]bool) error {
 	z := newZones(pod)
 	err := f.pass(z) // most of it before anything changes
@@ -51,9 +51,9 @@ func (f *Flows) Convert(roles map[int]loader.Role, pod map[int]bool) error {
 	return errors.Join(err, f.pass(z))
 }
 
-// A flow that is opened while the last pass runs may be missed by it. So the programs are exchanged
-// after one that nothing interrupted. On a machine that is too busy for that, the agent does not try for
-// longer than quickFor: meanwhile it does nothing else for its devices.
+// The last pass may miss a flow that opens while it runs. So the programs are exchanged after a pass
+// that nothing interrupted. On a machine that is too busy for that, the agent tries for at most
+// quickFor: it does nothing else for its devices meanwhile.
 const (
 	quickPass = 5 * time.Millisecond
 	quickFor  = 2 * time.Second
@@ -68,8 +68,7 @@ func (f *Flows) passQuickly(z *zones) error {
 	}
 }
 
-// Finish converts what the last packets on their way through the old programs have changed, and
-// gives up the old tables.
+// Finish converts what the last packets through the old programs have changed, and drops the old tables.
 func (f *Flows) Finish(pod map[int]bool) error {
 	if err := f.pass(newZones(pod)); err != nil {
 		return err
@@ -86,7 +85,7 @@ func (f *Flows) Finish(pod map[int]bool) error {
 	return nil
 }
 
-// pass converts the records that are new or have changed since the last one.
+// pass converts the records that are new or have changed since the last pass.
 func (f *Flows) pass(z *zones) error {
 	for _, t := range tables {
 		if m := f.old[t.name]; m != nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// What layout 1 of the tables of flows looks like: flows4 and flows6 are hashes of confirmed
-// records; flows_new4 and flows_new6 are arrays of sets of the others.
+// Layout 1 of the tables of flows: flows4 and flows6 are hashes of confirmed records; flows_new4 and
+// flows_new6 are arrays of sets of the others.
 type (
 	key4 struct {
 		Saddr, Daddr  uint32
@@ -29,8 +29,8 @@ type (
 	}
 	flow struct {
 		Service, Backend, LastSeen, Expect, State uint32
-		_                                         [20]byte // the next hop: it is asked for anew
-		Sport, Dport                              uint16   // the rewrite's
+		_                                         [20]byte // the next hop: it is looked up again
+		Sport, Dport                              uint16   // of the rewrite
 		Flags                                     uint16
 		_                                         uint16
 	}
@@ -64,7 +64,7 @@ type (
 
 const waysOfSet = 8
 
-// The bits of its flags.
+// The bits of a record's flags.
 const (
 	oldReply        = 1
 	oldExpress      = 2
@@ -74,11 +74,11 @@ const (
 	oldForeign      = 64
 )
 
-// record is one of either family. The zones of its tuples are not known yet.
+// record is a record of either family. The zones of its tuples are not known yet.
 type record struct {
 	family   uint32 // unix.AF_INET or unix.AF_INET6
 	key, to  bpf.Tuple
-	egress   bool // it is seen where packets leave the node
+	egress   bool // the record is for packets that leave the node
 	service  uint32
 	backend  uint32
 	lastSeen uint32 // jiffies
@@ -117,7 +117,7 @@ func record6(k *key6, v *flow6) record {
 // batch is how many elements of a map are read at a time.
 const batch = 1024
 
-// walk calls fn for all elements of a map. Those that come or go meanwhile may be missed.
+// walk calls fn for all elements of a map. It may miss elements that come or go meanwhile.
 func walk[K, V any](m *ebpf.Map, fn func(*K, *V) error) error {
 	keys, values := make([]K, batch), make([]V, batch)
 	var cursor ebpf.MapBatchCursor
@@ -138,11 +138,11 @@ func walk[K, V any](m *ebpf.Map, fn func(*K, *V) error) error {
 	}
 }
 
-// holds tells whether a way has a record: its tag is even, and not 0.
+// holds reports whether a way has a record: its tag is even, and not 0.
 func holds(tag uint32) bool { return tag != 0 && tag&1 == 0 }
 
-// tables are the maps, in the order in which they are read: a record that is confirmed goes from the
-// sets to the hash, and is not missed on its way.
+// tables are the maps, in the order in which they are read. A record that is confirmed moves from
+// the sets to the hash; this order does not miss it.
 var tables = []struct {
 	name string
 	read func(*ebpf.Map, func(record) error) error
@@ -174,8 +174,8 @@ func readSets6(m *ebpf.Map, fn func(record) error) error {
 	})
 }
 
-// twice reads a set once more, and calls fn for the records that are in both copies: of one that
-// was being written the first may have a part only.
+// twice reads a set once more, and calls fn for the records that are in both copies: the first copy
+// of a record that was being written may be incomplete.
 func twice[S any](m *ebpf.Map, index uint32, first *S, tags func(*S) *[waysOfSet]uint32, at func(*S, int) record, fn func(record) error) error {
 	var second *S
 	for i, tag := range tags(first) {
@@ -190,7 +190,7 @@ func twice[S any](m *ebpf.Map, index uint32, first *S, tags func(*S) *[waysOfSet
 		}
 		r := at(second, i)
 		if tags(second)[i] != tag || r.identity() != at(first, i).identity() {
-			continue // the next reading finds it
+			continue // the next pass finds it
 		}
 		if err := fn(r); err != nil {
 			return err
@@ -199,7 +199,7 @@ func twice[S any](m *ebpf.Map, index uint32, first *S, tags func(*S) *[waysOfSet
 	return nil
 }
 
-// identity is what does not change of a record.
+// identity is the part of a record that does not change.
 func (r record) identity() record {
 	r.lastSeen, r.expect, r.state = 0, 0, 0
 	return r

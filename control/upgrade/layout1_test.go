@@ -12,7 +12,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// oldMap makes a map as the release before did.
+// oldMap makes a map as the release before does.
 func oldMap(t *testing.T, typ ebpf.MapType, keySize, valueSize uint32) *ebpf.Map {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -24,7 +24,7 @@ func oldMap(t *testing.T, typ ebpf.MapType, keySize, valueSize uint32) *ebpf.Map
 	return m
 }
 
-// TestReadTables: all records are read, of more than one batch, but those that are free or being
+// TestReadTables: all records are read, in more than one batch, except those that are free or being
 // written.
 func TestReadTables(t *testing.T) {
 	old := map[string]*ebpf.Map{

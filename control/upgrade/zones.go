@@ -13,11 +13,11 @@ import (
 	"github.com/waggle-lb/waggle/loader/netdump"
 )
 
-// zones tells where the packets of an address enter the node: by the device that a route leads back
-// to it by, or by the port, where that is a bridge.
+// zones finds the zone in which the packets of an address enter the node: by the device of the route
+// back to it or, if that is a bridge, by the port.
 type zones struct {
 	pod map[int]bool // the devices of pods, by ifindex
-	// ports are the bridges' ports by the addresses behind them; nil before the first bridge is met.
+	// ports are the bridges' ports by the addresses behind them; nil before the first bridge.
 	ports map[port]int
 	known map[bpf.Addr]bpf.Zone
 }
@@ -27,10 +27,10 @@ type port struct {
 	mac    string
 }
 
-// newZones takes the ifindexes of the devices where pods are.
+// newZones takes the ifindexes of the devices that pods are behind.
 func newZones(pod map[int]bool) *zones { return &zones{pod: pod, known: map[bpf.Addr]bpf.Zone{}} }
 
-// of finds the zone of an address, with the family that unix.AF_INET and unix.AF_INET6 say.
+// of returns the zone of an address. family is unix.AF_INET or unix.AF_INET6.
 func (z *zones) of(family uint32, addr bpf.Addr) bpf.Zone {
 	zone, ok := z.known[addr]
 	if !ok {
@@ -40,7 +40,7 @@ func (z *zones) of(family uint32, addr bpf.Addr) bpf.Zone {
 	return zone
 }
 
-// find takes what has no route for outside: of a pod there is one.
+// find returns outside for an address without a route: a pod has one.
 func (z *zones) find(family int, ip net.IP) bpf.Zone {
 	routes, err := netlink.RouteGet(ip)
 	if err != nil || len(routes) == 0 {
@@ -87,7 +87,7 @@ func (z *zones) readPorts() {
 	}
 }
 
-// ipOf: of an IPv4 address there is the first word only.
+// ipOf converts an address. IPv4 uses the first word only.
 func ipOf(family uint32, addr bpf.Addr) net.IP {
 	var b net.IP
 	for _, word := range addr.Word {

@@ -62,8 +62,8 @@ func addrOf(t *testing.T, s string) bpf.Addr {
 	return a
 }
 
-// TestZones: packets come in from a pod where the route back leads by a pod's device, or by a bridge
-// to a port that is one.
+// TestZones: packets come in from a pod if the route back leads by a pod's device, or by a bridge to
+// such a port.
 func TestZones(t *testing.T) {
 	newNetns(t)
 	attrs := netlink.NewLinkAttrs()

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package loadertest loads the datapath for tests: the real one, but with small maps, and gone with the
-// test.
+// Package loadertest loads the datapath for tests: the real one, but with small maps. It is removed
+// with the test.
 package loadertest
 
 import (
@@ -20,7 +20,7 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// Quiet makes a log that nobody reads.
+// Quiet returns a log that discards everything.
 func Quiet() *logrus.Entry {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
@@ -29,8 +29,8 @@ func Quiet() *logrus.Entry {
 
 var dirs atomic.Int32
 
-// NewPinDir names a pin directory of the test's own, which is cleaned up after the test. It skips the
-// test if that is not root's.
+// NewPinDir returns a pin directory of the test's own, which is cleaned up after the test. It skips the
+// test if the user isn't root.
 func NewPinDir(t *testing.T) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -48,8 +48,8 @@ func NewPinDir(t *testing.T) string {
 	return dir
 }
 
-// Load loads the datapath into a pin directory of the test's own, which it returns, too. Maps have 1024
-// elements each, unless an edit of the options says otherwise.
+// Load loads the datapath into a pin directory of the test's own, and returns both. Maps have 1024
+// elements each, unless an edit of the options changes that.
 func Load(t *testing.T, edits ...func(*loader.Options)) (dp *loader.Datapath, dir string) {
 	t.Helper()
 	dir = NewPinDir(t)

@@ -13,13 +13,13 @@ import (
 	"testing"
 )
 
-// dumps are the functions of the netlink library that list a table. Connections are listed while they
-// come and go, and one that is missed is one that came or went.
+// dumps are the functions of the netlink library that list a table. Lists of connections are
+// excepted: connections come and go while they are listed.
 var dumps = regexp.MustCompile(`List|Iter`)
 
 const ofConnections = "ConntrackTableList"
 
-// Nothing in the repository lists a table of the kernel but by Whole.
+// TestEveryDumpIsWhole: the repository lists tables of the kernel only by Whole.
 func TestEveryDumpIsWhole(t *testing.T) {
 	found := 0
 	for _, dir := range []string{"cmd", "control", "loader"} {
@@ -47,7 +47,7 @@ func TestEveryDumpIsWhole(t *testing.T) {
 	}
 }
 
-// dumpFinder visits the parts of a file, and knows whether they are arguments of Whole.
+// dumpFinder visits the parts of a file, and notes which are arguments of Whole.
 type dumpFinder struct {
 	found func(at token.Pos, whole bool)
 	whole bool

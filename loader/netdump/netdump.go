@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package netdump reads tables of the kernel by netlink, whole.
+// Package netdump reads whole tables of the kernel by netlink.
 package netdump
 
 import (
@@ -13,13 +13,13 @@ import (
 
 const (
 	tries      = 10
-	firstPause = time.Millisecond // which doubles each time
+	firstPause = time.Millisecond // doubles each time
 )
 
-// Whole returns what list does. A table that changes while the kernel lists it may come with gaps, and
-// netlink.ErrDumpInterrupted beside: then it is listed again, ten times within a second. The error of
-// a table that changes even faster is that one, and there is no list: what is missing from one with
-// gaps would be taken for gone.
+// Whole returns what list does. If a table changes while the kernel lists it, the list may have gaps,
+// and list returns netlink.ErrDumpInterrupted. Whole then lists the table again, ten times within a
+// second. If the table changes even faster, Whole returns that error and no list: the caller would
+// take what is missing from an incomplete list for gone.
 func Whole[T any](list func() (T, error)) (T, error) {
 	var none T
 	for try := range tries {

@@ -24,7 +24,7 @@ func must(t *testing.T, err error) {
 func TestWhole(t *testing.T) {
 	bad := errors.New("bad")
 	for _, c := range []struct {
-		results []error // of one try after the other; the last goes on
+		results []error // of each try; later tries get the last one
 		want    error
 		tried   int
 	}{

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package mapstest makes the datapath's maps for tests: the real ones, but small, pinned nowhere,
-// and gone with the test.
+// Package mapstest makes the datapath's maps for tests: the real ones, but small and not pinned.
+// They are removed with the test.
 package mapstest
 
 import (
@@ -19,7 +19,7 @@ import (
 // Maps is a maps.Provider.
 type Maps map[string]*ebpf.Map
 
-// Map is part of maps.Provider.
+// Map implements maps.Provider.
 func (m Maps) Map(name string) *ebpf.Map {
 	found := m[name]
 	if found == nil {

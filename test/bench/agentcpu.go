@@ -15,7 +15,7 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// What an agent's processor time may be at most.
+// The aims for an agent's processor time.
 const (
 	aimIdle    = 0.3 // per cent of a CPU
 	aimChanges = 3.0
@@ -32,15 +32,15 @@ type agentLoad struct {
 // agentLoads are the nodes of a run, one for each build.
 type agentLoads []*agentLoad
 
-// agentSizes are how much there is, and how long it is looked at.
+// agentSizes are the numbers of objects, and the durations of the measurements.
 type agentSizes struct {
 	pods, services, rate, moved int
 	rest, window, each          time.Duration
 }
 
-// measureAgentTime measures the processor time of an agent by what changes on its node: nothing, services,
-// pods. A minute holds all that it does once in a while. With another build of the command there are two nodes,
-// each with as much on it: what takes time is measured on both at once, pods come and go on each in turns.
+// measureAgentTime measures the processor time of an agent by what changes on its node: nothing, services, pods. A
+// window of a minute contains all periodic work. With another build of the command there are two nodes with equal
+// load: a window is measured on both at once, and pods come and go on each in turns.
 func measureAgentTime(o options) (results []Result, err error) {
 	size := agentSizes{pods: 250, services: 1000, rate: 12, moved: 20, rest: 20 * time.Second, window: time.Minute, each: 3 * time.Second}
 	if o.quick {
@@ -69,7 +69,7 @@ func measureAgentTime(o options) (results []Result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	stop := loads[0].churn(time.Second / time.Duration(size.rate)) // of the objects that all have
+	stop := loads[0].churn(time.Second / time.Duration(size.rate)) // the objects are the same on all nodes
 	changes, err := loads.during(size.window)
 	stop()
 	if err != nil {
@@ -92,7 +92,7 @@ func measureAgentTime(o options) (results []Result, err error) {
 	}, nil
 }
 
-// agentResult is a line of the table, of the values of each build.
+// agentResult is a line of the table, from the values of each build.
 func agentResult(metric, unit string, aim float64, of [][]float64) Result {
 	r := Result{Metric: metric, Unit: unit, Waggle: median(of[0]), Limit: aim, Runs: of[0]}
 	if len(of) > 1 {
@@ -126,7 +126,7 @@ func (l *agentLoad) addPod() error {
 		return err
 	}
 	l.pods = append(l.pods, pod)
-	return pod.Command("sleep", "infinity").Start() // by which its namespace is found
+	return pod.Command("sleep", "infinity").Start() // the agent finds the namespace by this process
 }
 
 func (l *agentLoad) removePod() error {
@@ -136,7 +136,7 @@ func (l *agentLoad) removePod() error {
 	return l.node.RemovePod(pod)
 }
 
-// during returns, in per cent of a CPU, the processor time of each agent in a window.
+// during returns the processor time of each agent in a window, in per cent of a CPU.
 func (all agentLoads) during(window time.Duration) (shares [][]float64, err error) {
 	var before []time.Duration
 	for _, l := range all {
@@ -158,8 +158,8 @@ func (all agentLoads) during(window time.Duration) (shares [][]float64, err erro
 	return shares, nil
 }
 
-// eachPod returns for each agent, of some pods that come or go on its node, the milliseconds beyond those of a rest
-// as long.
+// eachPod returns for each agent the processor time for a pod that comes or goes on its node, in milliseconds,
+// without that of an equally long rest.
 func (all agentLoads) eachPod(size agentSizes, idle [][]float64, do func(*agentLoad) error) ([][]float64, error) {
 	ms := make([][]float64, len(all))
 	for range size.moved {
@@ -184,7 +184,7 @@ func (all agentLoads) eachPod(size agentSizes, idle [][]float64, do func(*agentL
 	return ms, nil
 }
 
-// processorTime is what a process has used so far, by its clock (MAKE_PROCESS_CPUCLOCK of
+// processorTime returns the processor time that a process has used so far, by its clock (MAKE_PROCESS_CPUCLOCK of
 // linux/posix-timers.h), which counts nanoseconds.
 func processorTime(pid int) (time.Duration, error) {
 	const scheduled = 2

@@ -21,33 +21,33 @@ import (
 const (
 	churnEvery = 20 * time.Millisecond // one endpoint changes: 50 a second
 	// The services, by their numbers: those that first packets are sent to, TCP from 0 on and UDP,
-	// which do not change; those whose endpoint is changed and waited for; and all others, which
+	// which do not change; those whose endpoint changes and is waited for; and all others, which
 	// change meanwhile.
 	churnUDP              = 256
 	churnFollowed         = 512
 	churnOthers           = 576
-	churnTurns            = 3    // at most: kube-proxy takes long to come to rest
+	churnTurns            = 3    // at most: kube-proxy takes long until it is idle
 	churnIptablesServices = 1000 // 10,000 take it more than six minutes
 )
 
-// churnPlace is a node with a client and two servers, and a proxy with objects of its own, which
-// change only while this place is measured: what the others do then would disturb.
+// churnPlace is a node with a client and two servers, and a proxy with objects of its own. They
+// change only while this place is measured, because the work of the other proxies would disturb.
 type churnPlace struct {
 	name     string
 	client   *socketClient
 	tcp, udp []netip.AddrPort // what the client sends first packets to
-	events   int              // in each turn, with changes around them and without
+	events   int              // in each turn, both with other changes and without
 	measured map[string]*subject
 	asked    float64 // sockets, and those without an answer
 	lost     float64
 	*churned
 }
 
-// churned are the objects of a place, and what has happened to them.
+// churned are the objects of a place, with their changes.
 type churned struct {
 	store    *memapi.Store
 	services int
-	first    int // of those that change for no one to see
+	first    int // of those whose changes are not waited for
 	node     *topo.Node
 	servers  [2]netip.Addr
 
@@ -82,7 +82,7 @@ func measureChurn(o options) (results []Result, err error) {
 	for turn := range min(o.runs, churnTurns) + 1 {
 		for _, p := range places {
 			if turn == 1 {
-				p.measured = map[string]*subject{} // the first time is thrown away
+				p.measured = map[string]*subject{} // the first time is discarded
 			}
 			if err := p.measure(window); err != nil {
 				return nil, fmt.Errorf("%s: %w", p.name, err)
@@ -114,7 +114,7 @@ func (f *fabric) churnPlaces(services, events int) (places []*churnPlace, err er
 			return nil, fmt.Errorf("%s: %w", p.name, err)
 		}
 	}
-	beside := *places[0] // the same changes, but they are not in the way
+	beside := *places[0] // the same changes, but its packets go directly to a server
 	beside.name, beside.events = "direct beside waggle", 0
 	beside.tcp = []netip.AddrPort{netip.AddrPortFrom(beside.servers[0], targetPort)}
 	beside.udp, beside.measured = beside.tcp, map[string]*subject{}
@@ -182,7 +182,7 @@ func (f *fabric) startChurned(p *churnPlace, events int) error {
 		}
 		return agent.Await("all services", func(s *status.Status) bool { return s.Proxy.Services == p.services })
 	}
-	p.events = 1 // it takes seconds
+	p.events = 1 // each takes seconds
 	k, err := f.startKubeProxy(p.node, p.name)
 	if err != nil {
 		return err
@@ -191,7 +191,7 @@ func (f *fabric) startChurned(p *churnPlace, events int) error {
 }
 
 // measure takes a turn: first packets and events while nothing else changes, and while other
-// services do. It ends at rest.
+// services do. The proxy is idle at its end.
 func (p *churnPlace) measure(window time.Duration) error {
 	if err := p.measureFirst(window, firstQuiet); err != nil {
 		return err
@@ -203,7 +203,7 @@ func (p *churnPlace) measure(window time.Duration) error {
 		return nil
 	}
 	stop := p.churn(churnEvery)
-	err := p.measureEvents(eventChurn) // after which it can't rest any more
+	err := p.measureEvents(eventChurn) // after this the proxy is not idle for a while
 	if err == nil {
 		err = p.measureFirst(window, firstChurn)
 	}
@@ -211,7 +211,7 @@ func (p *churnPlace) measure(window time.Duration) error {
 	if err != nil {
 		return err
 	}
-	_, err = p.follow() // what has changed before it is in force when this is
+	_, err = p.follow() // once this change is in force, all earlier ones are
 	return err
 }
 
@@ -250,11 +250,11 @@ func (p *churnPlace) measureEvents(metric string) error {
 	return nil
 }
 
-// follow changes the endpoint of a service, and returns the milliseconds until a new connection of
-// the client, which makes one after the other, was answered by the new one.
+// follow changes the endpoint of a service. It returns the milliseconds until the new endpoint
+// answered a new connection of the client, which connects repeatedly.
 func (p *churnPlace) follow() (float64, error) {
 	number := churnFollowed + p.followed%(churnOthers-churnFollowed)
-	who := (p.followed/(churnOthers-churnFollowed) + 1) % 2 // the other server, each time round
+	who := (p.followed/(churnOthers-churnFollowed) + 1) % 2 // the other server, in each round
 	p.followed++
 	type reply struct {
 		at  []float64
@@ -274,7 +274,7 @@ func (p *churnPlace) follow() (float64, error) {
 	return (r.at[0] - started) / 1e6, nil
 }
 
-// churn changes an endpoint of one other service after the other until it is told to stop.
+// churn changes an endpoint of one other service after the other until stop is called.
 func (c *churned) churn(every time.Duration) (stop func()) {
 	end, ended := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -296,7 +296,7 @@ func (c *churned) churn(every time.Duration) (stop func()) {
 	}
 }
 
-// churnStride leads from one service to another that is far away.
+// churnStride is the distance of the service that changes next.
 const churnStride = 7919
 
 func (c *churned) changeOne() {
@@ -307,8 +307,8 @@ func (c *churned) changeOne() {
 	c.store.Put(sliceObject(number, corev1.ProtocolTCP, "elsewhere", endpoints...))
 }
 
-// churnResults are medians over the turns; of events, of which there are few in a turn, they are
-// quantiles of all.
+// churnResults are medians over the turns. A turn has few events, so for these they are quantiles
+// of all.
 func churnResults(places []*churnPlace, services int) (results []Result) {
 	waggle, direct := places[0], places[len(places)-2]
 	line := func(metric, unit string, limit float64, value func(*churnPlace) (median float64, runs []float64)) {

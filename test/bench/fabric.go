@@ -24,12 +24,12 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// fabric is a network whose nodes have a proxy each, all of the same objects.
+// fabric is a network whose nodes have a proxy each, all with the same objects.
 type fabric struct {
 	*topo.Network
 	options
 	store *memapi.Store
-	own   map[*topo.Node]*memapi.Store // of those that have other objects than the rest
+	own   map[*topo.Node]*memapi.Store // of nodes that have other objects than the rest
 	dir   string
 	close []func() error
 }
@@ -62,7 +62,7 @@ func newFabric(o options, nodes int) (*fabric, error) {
 	return f, nil
 }
 
-// Close undoes all, the last thing first.
+// Close undoes everything, the last step first.
 func (f *fabric) Close() error {
 	var errs []error
 	for i := len(f.close) - 1; i >= 0; i-- {
@@ -74,7 +74,7 @@ func (f *fabric) Close() error {
 
 const apiAddress = "127.0.0.1:6443"
 
-// kubeconfig serves the objects inside a node, and returns the file that says so.
+// kubeconfig serves the objects inside a node, and returns the kubeconfig for them.
 func (f *fabric) kubeconfig(node *topo.Node) (string, error) {
 	var l net.Listener
 	err := node.Do(func() (err error) {
@@ -105,7 +105,7 @@ func (f *fabric) startWaggle(node *topo.Node, args ...string) (*cluster.Agent, e
 	return f.startBuild("", node, args...)
 }
 
-// startBuild runs an agent by a build of the command, "" for the one that is measured.
+// startBuild runs an agent of a build of the command; "" is the measured one.
 func (f *fabric) startBuild(build string, node *topo.Node, args ...string) (*cluster.Agent, error) {
 	kubeconfig, err := f.kubeconfig(node)
 	if err != nil {
@@ -126,7 +126,7 @@ func (f *fabric) startBuild(build string, node *topo.Node, args ...string) (*clu
 	return a, a.Start()
 }
 
-// What only the first network namespace may set is left alone.
+// It leaves alone what can be set only in the first network namespace.
 const kubeProxyConfig = `apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 mode: %s
@@ -136,19 +136,20 @@ clientConnection: {kubeconfig: %q}
 conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
 `
 
-// kubeProxy is a peer on a node.
+// kubeProxy is kube-proxy on a node.
 type kubeProxy struct {
 	node *topo.Node
 	cmd  *topo.Command
 }
 
-// havePeers tells whether kube-proxy can be measured.
+// havePeers reports whether kube-proxy can be measured.
 func (o options) havePeers() bool {
 	_, err := os.Stat(filepath.Join(o.peers, "kube-proxy"))
 	return err == nil
 }
 
-// startKubeProxy runs kube-proxy on a node until Close; it may not have synced yet.
+// startKubeProxy runs kube-proxy on a node until Close. It may not have synced when the call
+// returns.
 func (f *fabric) startKubeProxy(node *topo.Node, mode string) (*kubeProxy, error) {
 	kubeconfig, err := f.kubeconfig(node)
 	if err != nil {
@@ -170,13 +171,13 @@ func (f *fabric) startKubeProxy(node *topo.Node, mode string) (*kubeProxy, error
 	k := &kubeProxy{node: node, cmd: node.Command(binary, "--config", config)}
 	k.cmd.Stdout, k.cmd.Stderr = log, log
 	f.close = append(f.close, func() error {
-		_ = k.cmd.Stop(10 * time.Second) // its rules go with the namespace
+		_ = k.cmd.Stop(10 * time.Second) // its rules are removed with the namespace
 		return nil
 	})
 	return k, k.cmd.Start()
 }
 
-// metric reads the sum of a metric of kube-proxy's over all labels.
+// metric returns the sum of a metric of kube-proxy's over all labels.
 func (k *kubeProxy) metric(name string) (float64, error) {
 	client := http.Client{Transport: &http.Transport{DialContext: k.node.DialContext, DisableKeepAlives: true}, Timeout: time.Minute}
 	response, err := client.Get("http://127.0.0.1:10249/metrics")
@@ -247,7 +248,7 @@ func usageOf(pid int) (u usage, err error) {
 	return u, nil
 }
 
-// await polls until done, which is told when to give up.
+// await polls until done returns true, at the latest until ctx is done.
 func await(ctx context.Context, what string, every time.Duration, done func() (bool, error)) error {
 	for {
 		ok, err := done()
@@ -267,7 +268,7 @@ func (f *fabric) fill(first, count, endpoints int, protocol corev1.Protocol) {
 	f.store.Put(fillers(first, count, endpoints, protocol)...)
 }
 
-// fillers are count services whose endpoints nobody has, from number first on.
+// fillers are count services with endpoints that do not exist, from number first on.
 func fillers(first, count, endpoints int, protocol corev1.Protocol) (objects []memapi.Object) {
 	for i := first; i < first+count; i++ {
 		objects = append(objects, serviceObject(i, protocol), sliceObject(i, protocol, "elsewhere", fillerEndpoints(i, endpoints)...))

@@ -15,33 +15,33 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// What clients do to measure first packets, and the effect of changes.
+// The clients' operations to measure first packets, and the effect of changes.
 const (
 	doFirstTCP = "first-tcp" // connect, a byte, a byte back
 	doFirstUDP = "first-udp" // a datagram of a new socket, and one back
-	doFollow   = "follow"    // connect again and again, until another endpoint answers
+	doFollow   = "follow"    // connect repeatedly, until another endpoint answers
 )
 
 const (
 	followEvery = 100 * time.Microsecond
 	followLimit = 5 * time.Minute
-	// What is not answered within a second counts as that: a client would send again.
+	// A request without an answer counts as one second: a client would send again.
 	answerLimit = time.Second
 )
 
 var answerTimeval = unix.NsecToTimeval(answerLimit.Nanoseconds())
 
-// monotonic is the time in nanoseconds that all processes have in common.
+// monotonic is the time in nanoseconds of a clock that all processes share.
 func monotonic() float64 {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		panic(err) // there is no kernel without it
+		panic(err) // every kernel has it
 	}
 	return float64(ts.Nano())
 }
 
-// first returns p50 and p99 of the time to the first byte that comes back, how many sockets there
-// were, and how many of them had no answer in time.
+// first returns p50 and p99 of the time to the first byte of the answer, the number of sockets, and
+// how many of them had no answer in time.
 func (r socketRequest) first() ([]float64, error) {
 	kind := unix.SOCK_STREAM
 	if r.What == doFirstUDP {
@@ -108,7 +108,7 @@ func askByte(kind int, to netip.AddrPort) (fd int, answer byte, err error) {
 	}
 	if err == nil {
 		_, err = unix.Read(fd, b)
-		for err == unix.EINTR { // a read with a limit is not begun again by the kernel
+		for err == unix.EINTR { // the kernel does not restart a read with a timeout
 			_, err = unix.Read(fd, b)
 		}
 	}
@@ -118,7 +118,7 @@ func askByte(kind int, to netip.AddrPort) (fd int, answer byte, err error) {
 	return fd, b[0], nil
 }
 
-// serveByte has a pod answer with one byte, which tells who it is, until the listeners are closed.
+// serveByte makes a pod answer with one byte, which identifies it, until the listeners are closed.
 func serveByte(pod *topo.Pod, who byte) (closeAll func() error, err error) {
 	var l net.Listener
 	var datagrams net.PacketConn

@@ -16,8 +16,8 @@ import (
 	"github.com/waggle-lb/waggle/test/bench/probe"
 )
 
-// end is one side of a tuple: that of flow 0. Flow i has the address that is i >> PortBits further
-// on if addrs, and the port that is the rest of i further on if ports.
+// end is one side of a tuple: that of flow 0. The address of flow i is i >> PortBits further on if
+// addrs is set, and its port is the rest of i further on if ports is set.
 type end struct {
 	netip.AddrPort
 	addrs, ports bool
@@ -42,7 +42,7 @@ func further(a netip.Addr, by uint32) netip.Addr {
 	return next
 }
 
-// flows are the packets of one direction of many flows, and what they are rewritten to.
+// flows are the packets of one direction of many flows, with their rewrite.
 type flows struct {
 	proto        uint8
 	src, dst     end // as they come in
@@ -51,7 +51,7 @@ type flows struct {
 	zone         bpf.Zone // where they are seen
 }
 
-// family is that of their packets, as names of maps and programs end: "4" or "6".
+// family is the suffix of maps and programs for these packets: "4" or "6".
 func (f flows) family() string {
 	if f.src.Addr().Is6() {
 		return "6"
@@ -59,12 +59,12 @@ func (f flows) family() string {
 	return "4"
 }
 
-// mirror are the packets of the other direction, seen in a zone.
+// mirror returns the packets of the other direction, seen in a zone.
 func (f flows) mirror(zone bpf.Zone) flows {
 	return flows{proto: f.proto, src: f.toDst, dst: f.toSrc, toSrc: f.dst, toDst: f.src, zone: zone}
 }
 
-// frame is the packet of flow 0, complete and with right checksums.
+// frame returns the packet of flow 0, complete and with right checksums.
 func (f flows) frame(srcMAC, dstMAC []byte) ([]byte, error) {
 	var ip gopacket.SerializableLayer
 	var network gopacket.NetworkLayer
@@ -105,12 +105,12 @@ func (f flows) frame(srcMAC, dstMAC []byte) ([]byte, error) {
 	return buffer.Bytes(), err
 }
 
-// stride is how far it is from one packet's flow to the next one's. It is odd, so that as many packets
-// as there are flows, a power of two, visit each flow once.
+// stride is the distance from one packet's flow to the next one's. It is odd, so that as many
+// packets as there are flows, a power of two, visit each flow once.
 const stride = 0x9e3779b1
 
-// drive tells a driver to make the packets of the first count flows, a power of two. They differ by
-// one address and one port.
+// drive makes a driver send packets of the first count flows, a power of two. They differ by one
+// address and one port.
 func (f flows) drive(frame []byte, count uint32) probe.Drive {
 	ip := uint32(14)
 	l4 := ip + 20
@@ -140,7 +140,7 @@ func (f flows) drive(frame []byte, count uint32) probe.Drive {
 }
 
 // sweep is like drive, for flows that differ by their destination: once all have had a packet, the
-// next are of another source.
+// next packets have another source.
 func (f flows) sweep(frame []byte, count uint32) probe.Drive {
 	d := f.drive(frame, count)
 	raw := f.src.Addr().AsSlice()
@@ -152,7 +152,7 @@ func (f flows) sweep(frame []byte, count uint32) probe.Drive {
 
 func word(a netip.Addr) uint32 { return binary.NativeEndian.Uint32(a.AsSlice()) }
 
-// words are those of an address; IPv4 has one.
+// words returns the words of an address; IPv4 has one.
 func words(a netip.Addr) (w [4]uint32) {
 	b := a.AsSlice()
 	for i := range len(b) / 4 {
@@ -165,7 +165,7 @@ func netPort(port uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, port))
 }
 
-// target is what flow 0 is rewritten to, in the datapath's form.
+// target is the rewrite of flow 0, in the datapath's form.
 func (f flows) target() bpf.Tuple {
 	src, dst := f.toSrc.of(0), f.toDst.of(0)
 	return bpf.Tuple{Saddr: bpf.Addr{Word: words(src.Addr())}, Daddr: bpf.Addr{Word: words(dst.Addr())},

@@ -13,20 +13,20 @@ import (
 	"github.com/waggle-lb/waggle/test/bench/probe"
 )
 
-// All that the benchmarks know of the layout of the datapath's flow tables is in this file, and in
-// probe/own.h.
+// This file, and probe/own.h, are the only parts of the benchmarks that depend on the layout of the
+// datapath's flow tables.
 
-// flowRoom is how many flows, of two records each, make a table of a family half full.
+// flowRoom is the number of flows, of two records each, that make a table of a family half full.
 type flowRoom struct {
 	flows4, flows6 uint32
 }
 
-// errNoRoom tells that a record was not made.
+// errNoRoom means that a record was not made.
 var errNoRoom = errors.New("not made")
 
-// placeAll has fn fill the flow tables, which are emptied before, with one seed after the other,
-// until each record finds a place in one of the few sets that it may be in. In a table that is half
-// full one of some millions does not.
+// placeAll makes fn fill the flow tables, which it empties before, with one seed after the other,
+// until each record finds a place in one of the few sets that it may be in. In a half full table,
+// one in some millions of records finds none.
 func placeAll(tables provider, fn func() error) (err error) {
 	const odd = 0xd1342543de82ef95
 	for try := range uint64(32) {
@@ -69,17 +69,17 @@ func (r flowRoom) sizes() map[string]uint32 {
 	return map[string]uint32{"flows4": bpf.SetsForFlows(max(r.flows4, 2)), "flows6": bpf.SetsForFlows(max(r.flows6, 2))}
 }
 
-// flowMaps are the maps that records are made in, and what a record depends on.
+// flowMaps are the maps that hold records, and those that a record depends on.
 func flowMaps() []string { return []string{"flows4", "flows6", "runtime"} }
 
 // filler makes records of established flows, as the datapath would have left them.
 type filler struct {
 	runner        // of programs over the datapath's maps
-	hop    uint64 // what a record knows of its next hop; 0: nothing, it asks when it is used
+	hop    uint64 // the next hop of a record; 0: none, the record looks it up at its first use
 }
 
-// fill records the flows from first to last, without last; last is a power of two. What is recorded
-// already is recorded anew.
+// fill records the flows from first to last, without last; last is a power of two. It overwrites
+// existing records.
 func (r *filler) fill(f flows, first, last uint32) error {
 	frame, err := f.frame(r.from, r.to)
 	if err != nil {
@@ -99,7 +99,7 @@ func (r *filler) fill(f flows, first, last uint32) error {
 	return nil
 }
 
-// fillBare puts as many keys into the kernel's table that the limits look into.
+// fillBare puts as many keys into the kernel's table that the limits use.
 func (r *filler) fillBare(f flows, count uint32) error {
 	frame, err := f.frame(r.from, r.to)
 	if err != nil {
@@ -113,7 +113,7 @@ func (r *filler) fillBare(f flows, count uint32) error {
 	return nil
 }
 
-// makeHop makes an element of the table of next hops, and returns what a record holds of it.
+// makeHop makes an element of the table of next hops, and returns a record's reference to it.
 func makeHop(p maps.Provider, hop bpf.Hop) (uint64, error) {
 	const index = uint32(0)
 	var state bpf.RuntimeState
@@ -126,8 +126,8 @@ func makeHop(p maps.Provider, hop bpf.Hop) (uint64, error) {
 	return uint64(state.Generation)<<32 | uint64(index), err
 }
 
-// flowMemory tells what a flow of a family takes in a table that is half full, if each map takes so
-// much an element.
+// flowMemory returns the memory of a flow of a family in a table that is half full, in bytes.
+// element is the memory of each map for one element.
 func flowMemory(element map[string]float64, family string) float64 {
 	return element["flows"+family] / float64(bpf.FlowsOfSets(1))
 }

@@ -20,19 +20,19 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// forwarder is a node that live packets are injected into, and how they leave it.
+// forwarder is a node that live packets are injected into, with the way on which they leave it.
 type forwarder struct {
 	name      string
 	node      *topo.Node
 	flows     flows
-	program   *ebpf.Program // what XDP does with the packets
+	program   *ebpf.Program // the XDP program that forwards the packets
 	ifindex   uint32
 	maps      provider // waggle's
 	filler    *filler  // of its table
 	netfilter bool
 }
 
-// forwardRig injects packets and counts what arrives beyond the nodes.
+// forwardRig injects packets and counts those that arrive beyond the nodes.
 type forwardRig struct {
 	*fabric
 	probe   *ebpf.Collection
@@ -134,7 +134,7 @@ func (r *forwardRig) prepare(name string, node *topo.Node, backend netip.Addr) (
 		f.flows.dst = end{at(backend, targetPort), false, false}
 	case "nftables", "iptables":
 		f.netfilter = true
-		// A NIC would have verified the checksums, and said so.
+		// A NIC would have verified the checksums, and reported it.
 		if err := node.Sysctl("net.netfilter.nf_conntrack_checksum", "0"); err != nil {
 			return nil, err
 		}
@@ -170,7 +170,7 @@ func (r *forwardRig) attachWaggle(f *forwarder, mode string) error {
 	return err
 }
 
-// attachFiller prepares what makes the records of established flows.
+// attachFiller prepares the program that makes records of established flows.
 func (r *forwardRig) attachFiller(f *forwarder) error {
 	shared := provider{}
 	for _, name := range flowMaps() {
@@ -186,7 +186,7 @@ func (r *forwardRig) attachFiller(f *forwarder) error {
 	return nil
 }
 
-// catch counts, and ends, what a node sends to the backends, at the other end of its cable.
+// catch counts and drops what a node sends to the backends, at the other end of its cable.
 func (r *forwardRig) catch(node *topo.Node) error {
 	want := probe.Target{To: bpf.Tuple{Dport: netPort(targetPort)}}
 	if err := r.probe.Variables["target"].Set(&want); err != nil {
@@ -221,12 +221,13 @@ func (r *forwardRig) awaitSynced(all []*forwarder, services int) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	for _, f := range all {
-		probe := *f // the cluster IP of the last service, from outside, is forwarded by all of them
+		probe := *f // all of them forward packets from outside to the cluster IP of the last service
 		if f.name != "routing" {
 			probe.flows.dst = end{netip.AddrPortFrom(serviceAddr(services-1), servicePort), false, false}
 		}
 		err := await(ctx, f.name+" to have synced", 100*time.Millisecond, func() (bool, error) {
-			// each time from another client: where there were no rules yet, there are connections now
+			// each time from another client: the clients from before there were rules have
+			// connections now
 			ran, arrived, _, err := r.inject(&probe, r.freshDrive(100), 64)
 			if err == nil && arrived < uint64(ran) {
 				err = fmt.Errorf("%d of %d packets arrived", arrived, ran)
@@ -240,14 +241,14 @@ func (r *forwardRig) awaitSynced(all []*forwarder, services int) error {
 	return nil
 }
 
-// freshDrive is of packets of flows that were never there.
+// freshDrive makes packets of flows that never existed.
 func (r *forwardRig) freshDrive(packets uint32) probe.Drive {
 	d := probe.Drive{Mask: 1<<26 - 1, Stride: 1, Next: r.fresh}
 	r.fresh += 2 * packets
 	return d
 }
 
-// inject has packets enter a node as if its device had received them. It returns how many were
+// inject makes packets enter a node as if its device had received them. It returns how many were
 // made, how many arrived, and the time for each.
 func (r *forwardRig) inject(f *forwarder, choice probe.Drive, packets uint32) (ran uint32, arrived uint64, each time.Duration, err error) {
 	mac, err := f.node.MAC("eth0")
@@ -301,7 +302,7 @@ func (r *forwardRig) settled(before uint64) (uint64, error) {
 	}
 }
 
-// measure has all forwarders take turns. Of fresh flows each packet is another's.
+// measure makes all forwarders take turns. If fresh is set, each packet belongs to a new flow.
 func (r *forwardRig) measure(all []*forwarder, name string, size uint32, fresh bool) ([]Result, error) {
 	var subjects []*subject
 	for _, f := range all {
@@ -340,7 +341,7 @@ func (r *forwardRig) measure(all []*forwarder, name string, size uint32, fresh b
 	return results, nil
 }
 
-// setTarget tells the limit what to rewrite to.
+// setTarget sets the rewrite of the limit.
 func (r *forwardRig) setTarget(f *forwarder) error {
 	mac, err := r.to.MAC("eth0")
 	if err != nil {
@@ -351,11 +352,11 @@ func (r *forwardRig) setTarget(f *forwarder) error {
 	return r.probe.Variables["target"].Set(&target)
 }
 
-// rate is how many thousand packets a second arrive.
+// rate returns how many thousand packets a second arrive.
 func (r *forwardRig) rate(f *forwarder, size uint32, fresh bool) (float64, error) {
 	choice, packets := probe.Drive{Mask: size - 1}, r.packets
 	if fresh {
-		packets = min(packets, 50_000) // connections that netfilter has room for
+		packets = min(packets, 50_000) // netfilter has room for as many connections
 		choice = r.freshDrive(packets)
 	}
 	if f.netfilter && fresh {
@@ -374,14 +375,14 @@ func (r *forwardRig) rate(f *forwarder, size uint32, fresh bool) (float64, error
 	return r.bestBursts(f, choice, packets)
 }
 
-// establishedRate is of flows whose records are there before their packets.
+// establishedRate is the rate for flows whose records exist before their packets.
 func (r *forwardRig) establishedRate(f *forwarder, choice probe.Drive, packets, size uint32) (float64, error) {
 	reply := f.flows.mirror(bpf.ZoneOutside)
 	reply.flags = f.flows.flags | bpf.FlowReply
 	if err := errors.Join(f.filler.fill(f.flows, 0, size), f.filler.fill(reply, 0, size)); err != nil {
 		return 0, err
 	}
-	// a first time for each flow: it learns its next hop
+	// a first packet for each flow, so that it learns its next hop
 	if _, _, _, err := r.inject(f, choice, size); err != nil {
 		return 0, err
 	}
@@ -405,11 +406,11 @@ func (r *forwardRig) establishedRate(f *forwarder, choice probe.Drive, packets, 
 	return rate, nil
 }
 
-// burst is so short, in packets, that many are not preempted.
+// burst is the number of packets in a burst. It is so short that few bursts are preempted.
 const burst = 16384
 
-// bestBursts injects in bursts, and returns the rate that a quarter of them exceeds: one that was
-// preempted tells of the machine, not of the path.
+// bestBursts injects in bursts, and returns the rate that a quarter of them exceeds: a burst that
+// was preempted measures the machine, not the path.
 func (r *forwardRig) bestBursts(f *forwarder, choice probe.Drive, packets uint32) (float64, error) {
 	var rates []float64
 	for ; packets >= burst; packets -= burst {

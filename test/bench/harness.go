@@ -17,7 +17,7 @@ import (
 // provider is a maps.Provider.
 type provider map[string]*ebpf.Map
 
-// Map is part of maps.Provider.
+// Map implements maps.Provider.
 func (p provider) Map(name string) *ebpf.Map {
 	if p[name] == nil {
 		panic("the datapath has no map " + name)
@@ -28,19 +28,20 @@ func (p provider) Map(name string) *ebpf.Map {
 // harness runs programs on the packets of a driver, by BPF_PROG_TEST_RUN.
 type harness struct {
 	*ebpf.Collection
-	ifindex uint32 // where the packets come in
+	ifindex uint32 // the device that the packets come in by
 }
 
-// threadTime is the processor time that this thread has used. Other processes' is not in it.
+// threadTime returns the processor time that this thread has used. It does not include other
+// processes.
 func threadTime() (time.Duration, error) {
 	var ts unix.Timespec
 	err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts)
 	return time.Duration(ts.Nano()), err
 }
 
-// run has a program run on so many packets. It returns how many they really were (a run that a
-// signal interrupts is begun again), and the thread's time for each, in nanoseconds. It must be
-// called in the namespace of the device.
+// run runs a program on so many packets. It returns how many there really were (a run that a signal
+// interrupts is restarted), and the thread's time for each, in nanoseconds. Call it in the
+// namespace of the device.
 func (h *harness) run(hook bpf.Hook, program *ebpf.Program, d probe.Drive, packets uint32) (ran uint32, ns float64, err error) {
 	driver, slot := h.Programs["drive_"+driverOf(hook)], h.Maps["measured_"+driverOf(hook)]
 	var context any = struct {
@@ -81,7 +82,7 @@ func (h *harness) run(hook bpf.Hook, program *ebpf.Program, d probe.Drive, packe
 	return ran, float64((after - before).Nanoseconds()) / float64(ran), nil
 }
 
-// driverOf is the driver, and the kind of program, of a hook: "xdp" or "tc".
+// driverOf returns the driver, and the kind of program, of a hook: "xdp" or "tc".
 func driverOf(hook bpf.Hook) string {
 	if hook == bpf.HookXDP {
 		return "xdp"

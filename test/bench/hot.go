@@ -22,10 +22,10 @@ import (
 type hotKind int
 
 const (
-	kindExpress hotKind = iota // established flows, and packets of no flow beside them
+	kindExpress hotKind = iota // established flows, and packets of no flow in the same tables
 	kindLocal                  // established flows to a local backend
-	kindFresh                  // new flows beside established ones, which end before the next ones come
-	kindFull                   // the same, but none ends: the table is full, and each takes another one's place
+	kindFresh                  // new flows in tables with established ones; they end before the next ones come
+	kindFull                   // the same, but none ends: the table is full, and each replaces another one
 )
 
 // hotCase is a kind of packet that is run through one program.
@@ -34,27 +34,27 @@ type hotCase struct {
 	kind     hotKind
 	hook     bpf.Hook
 	flows    flows
-	verdict  bpf.Verdict   // that each packet must end in
-	events   []bpf.Verdict // that must come with each
-	every    bool          // each packet is of a flow that was never there before
-	full     bool          // those do not end
-	services uint32        // if not 0, a power of two: each packet is for another one of so many
+	verdict  bpf.Verdict   // the result of each packet
+	events   []bpf.Verdict // counted with each packet
+	every    bool          // each packet is of a flow that never existed before
+	full     bool          // these flows do not end
+	services uint32        // if not 0, a power of two: packets go to so many services in turn
 	many     bool          // measured with many flows too
 	limit    string        // the program that does the least
 	parse    bool          // measured beside a bare parser too
 	beyond   bool          // with one flow, measured beyond its limit too
 }
 
-// hotFamily is what is measured of one address family.
+// hotFamily is the measurement of one address family.
 type hotFamily struct {
 	name  string
-	table string // the end of the names of its maps and programs
+	table string // the suffix of its maps and programs
 	cases []hotCase
 	// The records of established flows, of both directions.
 	express, local []flows
 }
 
-// established are the records that there are while cases of a kind are measured.
+// established returns the records that exist while cases of a kind are measured.
 func (f hotFamily) established(kind hotKind) []flows {
 	if kind == kindLocal {
 		return f.local
@@ -62,25 +62,25 @@ func (f hotFamily) established(kind hotKind) []flows {
 	return f.express
 }
 
-// find finds a case by its name.
+// find returns a case by its name.
 func (f hotFamily) find(name string) hotCase {
 	at := slices.IndexFunc(f.cases, func(c hotCase) bool { return c.name == name })
 	return f.cases[at]
 }
 
-// hotSizes are the numbers of flows that packets vary among.
+// hotSizes are the numbers of flows that packets are spread over.
 type hotSizes struct {
-	few  []uint32 // all at once; the last is what new flows are measured beside
+	few  []uint32 // all at once; new flows are measured beside the last
 	many []uint32 // in rising order, each by itself
 }
 
-// hotStep is what is measured at once, over tables of its own: they are made for as many flows as
-// there are, and half full with them.
+// hotStep is measured at once, over tables of its own: they are made for its number of flows, and
+// half full with them.
 type hotStep struct {
 	kind  hotKind
-	sizes []uint32 // packets are of so many flows, in rising order; the last are there
+	sizes []uint32 // the numbers of flows that packets are spread over, in rising order; the last is the number of records
 	many  bool     // only the cases with many flows
-	fresh uint32   // so many new flows have room beside them
+	fresh uint32   // room for so many new flows beside them
 	bare  probe.Room
 }
 
@@ -113,7 +113,7 @@ type hotRig struct {
 	programs map[string]*ebpf.Program
 }
 
-// hotPrograms are those of waggle's that are measured.
+// hotPrograms are the measured programs of waggle.
 var hotPrograms = map[bpf.Hook]string{bpf.HookXDP: "waggle_xdp", bpf.HookTCIngress: "waggle_ingress",
 	bpf.HookTCPod: "waggle_pod", bpf.HookTCEgress: "waggle_egress"}
 
@@ -160,8 +160,8 @@ func measureStep(o options, network *topo.Network, step hotStep) (results []Resu
 	return results, err
 }
 
-// newHotRig makes a datapath with so much room for flows. Other maps have so many elements; those
-// that aren't named have their own number.
+// newHotRig makes a datapath with so much room for flows. others are the sizes of other maps; those
+// that aren't named keep their own.
 func newHotRig(o options, network *topo.Network, room flowRoom, bare probe.Room, others map[string]uint32) (*hotRig, error) {
 	rig := &hotRig{options: o, node: network.Nodes[0], filler: filler{runner: newRunner(o)}}
 	link, err := rig.node.Link("eth0")
@@ -230,7 +230,7 @@ func (r *hotRig) load(room flowRoom, bare probe.Room, others map[string]uint32) 
 	return err
 }
 
-// configure tells the datapath of its device, and what cluster IPs there are.
+// configure writes the device and the cluster IPs to the datapath's maps.
 func (r *hotRig) configure() error {
 	if err := maps.BumpGeneration(r.maps); err != nil {
 		return err
@@ -248,7 +248,7 @@ func (r *hotRig) configure() error {
 		cluster.SetRanges([]maps.ClusterRange{{Prefix: netip.MustParsePrefix("10.96.0.0/12")}, {Prefix: netip.MustParsePrefix("fd00:10:96::/108")}}))
 }
 
-// publish makes what new flows are opened by.
+// publish makes the services for new flows.
 func (r *hotRig) publish() error {
 	for _, base := range []string{"10.244.1.66", "fd00:10:244:1::42"} {
 		if err := publishNodePort(r.maps, netip.MustParseAddr(base)); err != nil {
@@ -261,7 +261,7 @@ func (r *hotRig) publish() error {
 const (
 	establishedPort = 30080
 	newPort         = 30082
-	newBackends     = 188 // beyond those that established flows have taken all ports of
+	newBackends     = 188 // beyond those whose ports established flows have all taken
 )
 
 // publishNodePort makes a NodePort whose backends are on another node.
@@ -270,7 +270,7 @@ func publishNodePort(p maps.Provider, first netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	id := uint32(maps.FamilyOf(first)) // any number of its own
+	id := uint32(maps.FamilyOf(first)) // any unique number
 	for known := range must(backends.All()) {
 		if err := backends.Reserve(known); err != nil {
 			return err
@@ -301,9 +301,9 @@ func publishNodePort(p maps.Provider, first netip.Addr) error {
 	return maps.NewServices(p).Put(frontend, maps.Service{ID: id, Kind: maps.NodePort, External: block, Internal: block})
 }
 
-// hotFlows are those of one family.
+// hotFlows are the flows of one family.
 type hotFlows struct {
-	forward, reply    flows // by another node's backend
+	forward, reply    flows // by a backend on another node
 	local, localReply flows // by a local backend
 	fresh, foreign    flows
 }
@@ -325,7 +325,7 @@ func newHotFlows(node, client, backend, local, stranger netip.Addr) (f hotFlows)
 	return f
 }
 
-// family are the packets that a node meets.
+// family returns the packets of one address family.
 func (f hotFlows) family(name, table string) hotFamily {
 	opened := []bpf.Verdict{bpf.VerdictFlowOpened}
 	cases := []hotCase{
@@ -355,7 +355,7 @@ func (r *hotRig) families() []hotFamily {
 	}
 }
 
-// establish makes the flows that there are while a step is measured.
+// establish makes the flows that exist while a step is measured.
 func (r *hotRig) establish(step hotStep) error {
 	count := last(step.sizes)
 	err := placeAll(r.maps, func() error {
@@ -374,8 +374,8 @@ func (r *hotRig) establish(step hotStep) error {
 	return r.establishBare(count)
 }
 
-// establishBare puts the same keys into the table of the limits, those of one kind and of the other,
-// whichever is measured.
+// establishBare puts the same keys into the table of the limits: those of both kinds, whichever is
+// measured.
 func (r *hotRig) establishBare(count uint32) error {
 	for _, f := range r.families() {
 		for _, record := range []flows{f.express[0], f.express[1], f.local[0]} {
@@ -387,7 +387,7 @@ func (r *hotRig) establishBare(count uint32) error {
 	return nil
 }
 
-// setTarget tells the limits what they rewrite to.
+// setTarget sets the rewrite of the limits.
 func (r *hotRig) setTarget(f flows) error {
 	target := probe.Target{To: f.target(), Hop: bpf.Hop{Ifindex: r.ifindex}}
 	copy(target.Hop.Dmac[:], r.from)
@@ -395,7 +395,7 @@ func (r *hotRig) setTarget(f flows) error {
 	return r.Variables["target"].Set(&target)
 }
 
-// limitSubject is a bare program; what it inserts is new each time, as waggle's new flows are.
+// limitSubject is a bare program. Its insertions are new each time, like waggle's new flows.
 func (r *hotRig) limitSubject(name string, program *ebpf.Program, c hotCase, size uint32) *subject {
 	if c.every {
 		return r.freshSubject(name, program, nil, c.flows, c.services)
@@ -403,8 +403,7 @@ func (r *hotRig) limitSubject(name string, program *ebpf.Program, c hotCase, siz
 	return r.subject(name, bpf.HookXDP, program, c.flows, size)
 }
 
-// waggleSubject measures a program of waggle's, and makes sure that what was measured is what the
-// name says.
+// waggleSubject measures a program of waggle, and checks that the name describes what was measured.
 func (r *hotRig) waggleSubject(name string, c hotCase, size uint32) *subject {
 	program := r.programs[hotPrograms[c.hook]]
 	at, packets := r.newWalk(), r.packets
@@ -445,8 +444,8 @@ func (r *hotRig) waggleSubject(name string, c hotCase, size uint32) *subject {
 	}}
 }
 
-// syn turns an acknowledgement into what opens a connection. The checksum is wrong then, which
-// costs nothing: it is changed, never verified.
+// syn turns an acknowledgement into a packet that opens a connection. The checksum is wrong then,
+// which costs nothing: it is changed, never verified.
 func syn(frame []byte) []byte {
 	flags := 14 + 20 + 13
 	if frame[12] == 0x86 {

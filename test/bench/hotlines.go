@@ -11,25 +11,25 @@ import (
 	"github.com/waggle-lb/waggle/test/bench/probe"
 )
 
-// hotPlan is what is measured of one family at once: the lines of the table, and all that takes turns
-// for them.
+// hotPlan is what is measured of one family at once: the lines of the table, and all subjects that
+// take turns for them.
 type hotPlan struct {
 	*hotRig
 	family   hotFamily
 	subjects []*subject
-	shared   map[string]*subject // that more than one line is compared with
+	shared   map[string]*subject // several lines are compared with these
 	lines    []hotLine
 	alone    *runner // of programs over a table that holds the same flows
 }
 
-// hotLine is one case with one number of flows, and what it is compared with.
+// hotLine is one case with one number of flows, with what it is compared with.
 type hotLine struct {
 	name    string // of the case
 	of      string // family and number of flows
 	waggle  *subject
-	idle    *subject // the harness, of waggle's hook
+	idle    *subject // the harness, for waggle's hook
 	limit   *subject
-	idleXDP *subject // the harness, of the limit's
+	idleXDP *subject // the harness, for the limit's hook
 	records *subject // the writes of a new flow
 	rewrite *subject
 	parse   *subject
@@ -90,8 +90,8 @@ func (p *hotPlan) add(c hotCase, size uint32) {
 	p.lines = append(p.lines, l)
 }
 
-// newTableAlone makes a flow table like the datapath's, which the writes of a new flow are measured
-// in, with nothing around them.
+// newTableAlone makes a flow table like the datapath's. The writes of a new flow are measured in
+// it, with nothing around them.
 func (r *hotRig) newTableAlone(f hotFamily, step hotStep) (*runner, error) {
 	tables, err := probe.LoadTable(f.table, r.maps.Map("flows"+f.table).MaxEntries()*bpf.Ways, 16)
 	if err != nil {
@@ -123,7 +123,7 @@ func (p *hotPlan) recordsSubject(name string, c hotCase) *subject {
 	return p.alone.freshSubject(name, p.alone.Programs["own_insert"+p.family.table], end, c.flows, c.services)
 }
 
-// once makes a subject if there is none of that name yet.
+// once makes a subject if there is none with that name yet.
 func (p *hotPlan) once(name string, make func(name string) *subject) *subject {
 	if p.shared[name] == nil {
 		p.shared[name] = make(name)
@@ -132,7 +132,7 @@ func (p *hotPlan) once(name string, make func(name string) *subject) *subject {
 	return p.shared[name]
 }
 
-// bare is a program that there is for XDP and for tc.
+// bare is a program that exists for XDP and for tc.
 func (p *hotPlan) bare(what, family string, hook bpf.Hook, c hotCase, size uint32) *subject {
 	driver := driverOf(hook)
 	return p.once(fmt.Sprint(what, driver, size), func(name string) *subject {
@@ -145,10 +145,10 @@ func (p *hotPlan) idle(hook bpf.Hook) *subject {
 	return p.bare("nothing", "", hook, p.family.cases[0], 1)
 }
 
-// metric names the line, or what is derived from it.
+// metric returns the name of the line, or of a value derived from it.
 func (l hotLine) metric(derived string) string { return l.name + derived + ", " + l.of }
 
-// results are the line itself, and what waggle takes beyond the part of it that was measured alone.
+// results are the line itself, and waggle's time beyond the part that was measured alone.
 func (l hotLine) results() []Result {
 	results := []Result{l.result()}
 	if l.parse != nil {
@@ -177,13 +177,13 @@ func (l hotLine) result() Result {
 	return r
 }
 
-// beyondParse is what waggle adds to a packet whose tuple is known. Its limit is one lookup.
+// beyondParse is waggle's time for a packet whose tuple is known. Its limit is one lookup.
 func (l hotLine) beyondParse() Result {
 	return Result{Metric: l.metric(" beyond parse"), Unit: "ns", Waggle: l.waggle.beyond(l.parse), Runs: l.waggle.less(l.parse),
 		Limit: l.limit.beyond(l.idleXDP)}
 }
 
-// beyondLimit is what waggle adds to one lookup.
+// beyondLimit is waggle's time beyond one lookup.
 func (l hotLine) beyondLimit() Result {
 	return Result{Metric: l.metric(" beyond bare lookup"), Unit: "ns", Waggle: l.waggle.beyond(l.limit), Runs: l.waggle.less(l.limit),
 		Peers: map[string]float64{"bare lookup": l.limit.beyond(l.idleXDP), "rewrite, no lookup": l.rewrite.beyond(l.idle)}}

@@ -29,9 +29,8 @@ const (
 	liveBatch      = 64 // packets, as many as a driver polls at once
 )
 
-// runLive injects frames, and returns the time that the kernel took for each: without making the
-// pages and giving them back, and without what it waited for the processor. ebpf's own method does
-// not tell that time.
+// runLive injects frames, and returns the kernel's time for each. This excludes allocating and
+// freeing the pages, and waiting for the processor. ebpf's own method does not return that time.
 func runLive(p *ebpf.Program, frame []byte, ifindex, packets uint32) (time.Duration, error) {
 	context := struct{ data, dataEnd, dataMeta, ingress, queue, egress uint32 }{dataEnd: uint32(len(frame)), ingress: ifindex}
 	attr := testRun{program: uint32(p.FD()), dataIn: uint32(len(frame)), data: uint64(uintptr(unsafe.Pointer(&frame[0]))),

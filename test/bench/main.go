@@ -20,14 +20,14 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// options are what a run can be told.
+// options are the options of a run.
 type options struct {
 	quick  bool
 	runs   int
-	waggle string // the command; built if it is not there
-	before string // another build of the command, which is measured beside it where agents start; none if empty
-	peers  string // where kube-proxy is; none, no peers
-	out    string // where the JSON goes
+	waggle string // the command; built if it does not exist
+	before string // another build of the command, which is measured beside it where agents start; may be empty
+	peers  string // the directory of kube-proxy; empty: no peers
+	out    string // the directory for the JSON
 }
 
 // group is a set of measurements that share a table.

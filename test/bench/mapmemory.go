@@ -17,23 +17,23 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// mapMemory is what a map takes, as the kernel counts it (memlock in its fdinfo).
+// mapMemory is the memory of a map, as the kernel counts it (memlock in its fdinfo).
 type mapMemory struct {
 	Map          string  `json:"map"`
 	Type         string  `json:"type"`
 	Entries      uint32  `json:"max_entries"`
 	Preallocated bool    `json:"preallocated"`
 	Element      float64 `json:"bytes_per_element"`
-	Allocated    float64 `json:"allocated_per_element"` // what the kernel's allocator makes of that
-	// In bytes, with no element and with all.
+	Allocated    float64 `json:"allocated_per_element"` // with the rounding of the kernel's allocator
+	// In bytes, without elements and with all.
 	Empty float64 `json:"empty"`
 	Full  float64 `json:"full"`
 }
 
-// filled is how many elements are put into a map that grows, to see by how much.
+// filled is how many elements are put into a map that grows, to measure its growth.
 const filled = 4096
 
-// memoryOfMaps measures the datapath's maps in the sizes that they have by default.
+// memoryOfMaps measures the datapath's maps in their default sizes.
 func memoryOfMaps() (rows []mapMemory, err error) {
 	spec, err := bpf.Spec()
 	if err != nil {
@@ -69,7 +69,7 @@ func memoryOfMap(spec *ebpf.MapSpec) (row mapMemory, err error) {
 		return row, errors.New("the kernel does not tell its memory")
 	}
 	switch {
-	case spec.Type == ebpf.SkStorage: // an element is its socket's: the map does not count it
+	case spec.Type == ebpf.SkStorage: // an element belongs to its socket: the map does not count it
 		row.Element = float64(spec.ValueSize)
 		row.Allocated, row.Full = row.Element, row.Empty
 		return row, nil
@@ -94,7 +94,7 @@ func memoryOfMap(spec *ebpf.MapSpec) (row mapMemory, err error) {
 	return row, nil
 }
 
-// memlock is the memory of a map in bytes. A trie without elements has none.
+// memlock returns the memory of a map in bytes. A trie without elements has none.
 func memlock(m *ebpf.Map) (float64, error) {
 	info, err := m.Info()
 	if err != nil {
@@ -105,7 +105,7 @@ func memlock(m *ebpf.Map) (float64, error) {
 }
 
 // allocated is the size of the slab that holds an element of a map that grows, up to a page. Maps
-// don't count what is left over in it.
+// don't count the unused rest of it.
 func allocated(size float64) float64 {
 	for _, slab := range []float64{8, 16, 32, 64, 96, 128, 192, 256, 512, 1024, 2048} {
 		if size <= slab {
@@ -115,10 +115,10 @@ func allocated(size float64) float64 {
 	return 4096
 }
 
-// fillMap puts elements into a map of any kind. They mean nothing.
+// fillMap puts elements into a map of any kind. Their content has no meaning.
 func fillMap(m *ebpf.Map, count uint32) error {
 	key, value := make([]byte, m.KeySize()), make([]byte, m.ValueSize())
-	value[0] = 1 // in a map of devices, that of loopback
+	value[0] = 1 // in a map of devices: loopback
 	number := key
 	if m.Type() == ebpf.LPMTrie { // the key begins with the length of its prefix
 		binary.NativeEndian.PutUint32(key, 8*(m.KeySize()-4))

@@ -14,10 +14,10 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// epoch is a time, where one is asked for that does not matter.
+// epoch is a time for calls where the time does not matter.
 var epoch = time.Unix(0, 0)
 
-// must is for what reads a map that was just made.
+// must is for reads of a map that was just made.
 func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
@@ -25,7 +25,8 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// fixNeighbour has a node know another one for good, so that nothing waits for an answer.
+// fixNeighbour gives a node a permanent neighbour entry for another one, so
+// that nothing waits for an answer.
 func fixNeighbour(node, other *topo.Node) error {
 	mac, err := other.MAC("eth0")
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 // serviceAddr is the cluster IP of service i.
 func serviceAddr(i int) netip.Addr { return offset4(10, 96, 1<<8, i) }
 
-// endpointAddr is the address of an endpoint that nobody has.
+// endpointAddr is the address of an endpoint that does not exist.
 func endpointAddr(i int) netip.Addr { return offset4(10, 128, 0, i) }
 
 func offset4(a, b byte, base, i int) netip.Addr {
@@ -62,7 +62,8 @@ func sliceObject(i int, protocol corev1.Protocol, node string, endpoints ...neti
 	return s
 }
 
-// fillerEndpoints are the addresses of the endpoints of service i, of which each has count.
+// fillerEndpoints are the addresses of the endpoints of service i. Each service
+// has count.
 func fillerEndpoints(i, count int) (addrs []netip.Addr) {
 	for j := range count {
 		addrs = append(addrs, endpointAddr(i*count+j))

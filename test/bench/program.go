@@ -120,8 +120,8 @@ func processTime() (time.Duration, error) {
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano()), err
 }
 
-// programFromMemory measures from objects in memory to maps that hold them, and then from an event
-// to maps that follow it.
+// programFromMemory measures the time from objects in memory until maps hold them, and then from an
+// event until maps follow it.
 func programFromMemory(o options, n int) ([]Result, error) {
 	services, slices := programObjects(n)
 	var walls, cpus, events []float64
@@ -168,7 +168,7 @@ func programObjects(n int) (services []*corev1.Service, slices []*discoveryv1.En
 	return services, slices
 }
 
-// program tells of objects, and waits until the maps have them.
+// program passes objects to the proxy, and waits until the maps have them.
 func (r *memoryRig) program(services []*corev1.Service, slices []*discoveryv1.EndpointSlice) error {
 	for i := range services {
 		r.OnService(nil, services[i])
@@ -185,7 +185,7 @@ func (r *memoryRig) program(services []*corev1.Service, slices []*discoveryv1.En
 }
 
 // eventTimes changes the endpoints of one service after the other, and measures, in milliseconds,
-// until a packet to the service would be led to the new ones.
+// the time until a packet to the service would go to the new ones.
 func (r *memoryRig) eventTimes(slices []*discoveryv1.EndpointSlice, times int) (waits []float64, err error) {
 	for i := range times {
 		service := i * len(slices) / times
@@ -206,7 +206,7 @@ func (r *memoryRig) eventTimes(slices []*discoveryv1.EndpointSlice, times int) (
 			}
 		}
 		waits = append(waits, float64(time.Since(started).Microseconds())/1000)
-		r.OnEndpointSlice(changed, slices[service]) // as it was, for who comes next
+		r.OnEndpointSlice(changed, slices[service]) // back to the earlier state, for the next measurement
 		for back := false; !back; {
 			if back, err = r.leadsTo(serviceAddr(service), endpointAddr(service*programEndpoints)); err != nil {
 				return nil, err
@@ -216,7 +216,7 @@ func (r *memoryRig) eventTimes(slices []*discoveryv1.EndpointSlice, times int) (
 	return waits, nil
 }
 
-// leadsTo looks where the programs do: frontend, slot, backend.
+// leadsTo looks up what the programs do: frontend, slot, backend.
 func (r *memoryRig) leadsTo(frontend, endpoint netip.Addr) (bool, error) {
 	var svc bpf.Service
 	key := bpf.ServiceKey4{Addr: word(frontend), Port: netPort(servicePort), Proto: unix.IPPROTO_TCP}

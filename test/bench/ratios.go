@@ -13,17 +13,17 @@ import (
 	"strings"
 )
 
-// maxLoss is how much of a ratio may be lost, as a fraction.
+// maxLoss is the fraction of a ratio that may be lost.
 const maxLoss = 0.25
 
 // parseAlone is a peer that takes so few nanoseconds that its ratio is noise.
 const parseAlone = "parse"
 
-// ratioName is what a ratio is recorded under.
+// ratioName is the name of a ratio in the records.
 func ratioName(metric, other string) string { return metric + " / " + other }
 
-// allRatios leaves out p99: one run of a shared machine has too few of the worst to compare. And it
-// leaves out parseAlone.
+// allRatios leaves out p99, because one run on a shared machine has too few of the worst values to
+// compare. It leaves out parseAlone, too.
 func allRatios(results []Result) map[string]float64 {
 	all := map[string]float64{}
 	for _, r := range results {
@@ -39,7 +39,7 @@ func allRatios(results []Result) map[string]float64 {
 	return all
 }
 
-// recordRatios adds to those on record, of groups that were not measured now.
+// recordRatios updates the recorded ratios, and keeps those of groups that were not measured now.
 func recordRatios(file string, results []Result) error {
 	recorded, err := readRatios(file)
 	if err != nil && !os.IsNotExist(err) {
@@ -68,8 +68,8 @@ func readRatios(file string) (map[string]float64, error) {
 	return recorded, nil
 }
 
-// checkRatios fails if any ratio is worse than on record by more than maxLoss, or if none is on
-// record. A ratio that was not measured is no loss: a run may be of some groups only.
+// checkRatios fails if any ratio is worse than the recorded one by more than maxLoss, or if none is
+// recorded. A ratio that was not measured is no loss: a run may measure only some groups.
 func checkRatios(out io.Writer, file string, results []Result) error {
 	recorded, err := readRatios(file)
 	if err != nil {

@@ -19,17 +19,17 @@ import (
 type Result struct {
 	Metric string `json:"metric"`
 	Unit   string `json:"unit"`
-	// The medians of the runs; a limit of 0 is none.
+	// The medians of the runs; a limit of 0: none.
 	Waggle float64            `json:"waggle"`
 	Limit  float64            `json:"limit,omitempty"`
 	Peers  map[string]float64 `json:"peers,omitempty"`
-	// Higher tells that more is better, as it is of packets a second.
+	// Higher: more is better, as with packets a second.
 	Higher bool `json:"higher,omitempty"`
-	// Runs are waggle's, in the order of their measurement.
+	// Runs are waggle's runs, in their order.
 	Runs []float64 `json:"runs"`
 }
 
-// ratios tell how good waggle is beside each other, where 1 is equal and more is better.
+// ratios compares waggle with each other subject: 1 is equal, and more is better.
 func (r Result) ratios() map[string]float64 {
 	out := map[string]float64{}
 	others := maps.Clone(r.Peers)
@@ -51,8 +51,8 @@ func (r Result) ratios() map[string]float64 {
 	return out
 }
 
-// printTable prints Markdown that is a table in a terminal too. A peer's column has its value and,
-// in brackets, how many times better waggle is.
+// printTable prints a Markdown table that is readable in a terminal too. A peer's column has its
+// value and, in brackets, how many times better waggle is.
 func printTable(out io.Writer, title string, results []Result) {
 	var peers []string
 	for _, r := range results {
@@ -90,7 +90,7 @@ func printTable(out io.Writer, title string, results []Result) {
 	fmt.Fprintln(out)
 }
 
-// figure shows three digits, or whole numbers.
+// figure formats three digits, or whole numbers.
 func figure(v float64) string {
 	switch a := math.Abs(v); {
 	case a >= 100:

@@ -14,8 +14,8 @@ type runner struct {
 	harness
 	from, to []byte // MAC addresses of the frames
 	packets  uint32 // of a run
-	start    uint32 // where the next subject's packets begin
-	fresh    uint32 // number of the next flow that was never there
+	start    uint32 // the first packet's flow of the next subject
+	fresh    uint32 // number of the next flow that never existed
 }
 
 func newRunner(o options) runner {
@@ -26,11 +26,11 @@ func newRunner(o options) runner {
 	return r
 }
 
-// walk numbers the packets of one subject. Each run goes on where the last one stopped: so runs that
-// are shorter than the number of flows visit all of them in the end.
+// walk numbers the packets of one subject. Each run continues where the last one stopped, so runs
+// that are shorter than the number of flows visit all of them in the end.
 type walk struct{ next uint32 }
 
-// newWalk begins where the first run of the subject before stops: if each found the flows of the one
+// newWalk begins where the first run of the subject before stops: if each used the flows of the one
 // before it, they would still be in the processor's caches.
 func (r *runner) newWalk() *walk {
 	w := &walk{next: r.start}
@@ -38,7 +38,7 @@ func (r *runner) newWalk() *walk {
 	return w
 }
 
-// on has a driver go on from here.
+// on makes a driver continue from here.
 func (w *walk) on(d probe.Drive) probe.Drive {
 	d.Next = w.next
 	return d
@@ -58,11 +58,11 @@ func (r *runner) subject(name string, hook bpf.Hook, program *ebpf.Program, f fl
 	}}
 }
 
-// freshFlows is how many flows that were never there a run makes, if they end before the next run.
+// freshFlows is how many new flows a run makes, if they end before the next run.
 func (r *runner) freshFlows() uint32 { return min(r.packets, 1<<16) }
 
-// freshSubject runs an XDP program on packets of flows that were never there. Another one, end, if
-// there is one, ends them before the next run.
+// freshSubject runs an XDP program on packets of new flows. end, if it is set, ends them before the
+// next run.
 func (r *runner) freshSubject(name string, program, end *ebpf.Program, f flows, services uint32) *subject {
 	packets := r.packets
 	if end != nil {
@@ -82,7 +82,7 @@ func (r *runner) freshSubject(name string, program, end *ebpf.Program, f flows, 
 	}}
 }
 
-// freshDrive makes packets of flows that were never there, to so many services in turn, if not 0.
+// freshDrive makes packets of new flows. If services is not 0, they go to so many services in turn.
 func (r *runner) freshDrive(f flows, frame []byte, services uint32) probe.Drive {
 	d := f.drive(frame, 1<<26)
 	d.Stride = 1
@@ -90,6 +90,6 @@ func (r *runner) freshDrive(f flows, frame []byte, services uint32) probe.Drive 
 		d = f.sweep(frame, services)
 	}
 	d.Next = r.fresh
-	r.fresh += 2 * r.packets // a run that is begun again makes more
+	r.fresh += 2 * r.packets // a restarted run makes more
 	return d
 }

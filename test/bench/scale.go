@@ -21,7 +21,7 @@ type scaleSizes struct {
 	services []uint32 // powers of two
 	backends []uint32 // of one service
 	flows    []uint32 // powers of two
-	memory   int      // services that memory is measured with
+	memory   int      // the number of services for the measurement of memory
 }
 
 func measureScale(o options) (results []Result, err error) {
@@ -46,7 +46,7 @@ func measureScale(o options) (results []Result, err error) {
 	return append(memoryResults(rows, service), append([]Result{service}, curves...)...), err
 }
 
-// memoryResults tells what the things that users count take of the maps.
+// memoryResults are the maps' memory for each kind of object that users count.
 func memoryResults(rows []mapMemory, service Result) (results []Result) {
 	element, empty := map[string]float64{}, 0.0
 	for _, r := range rows {
@@ -63,8 +63,8 @@ func memoryResults(rows []mapMemory, service Result) (results []Result) {
 	return results
 }
 
-// memoryOfService has the control plane write so many services, and tells by how much the maps have
-// grown for each: by one element or by none.
+// memoryOfService makes the control plane write so many services, and returns by how much the maps
+// have grown for each: by one element or by none.
 func memoryOfService(n int) (r Result, err error) {
 	rig, err := newMemoryRig(n)
 	if err != nil {
@@ -91,7 +91,7 @@ func memoryOfService(n int) (r Result, err error) {
 	return Result{Metric: "memory of a service beside its endpoints, IPv4", Unit: "bytes", Waggle: sum, Runs: []float64{sum}}, nil
 }
 
-// memory is that of each map, in bytes.
+// memory returns that of each map, in bytes.
 func (r *memoryRig) memory() (map[string]float64, error) {
 	sizes := map[string]float64{}
 	for name, m := range r.maps {
@@ -135,7 +135,7 @@ func measureCurves(o options, sizes scaleSizes) (results []Result, err error) {
 	return results, nil
 }
 
-// measureServices measures new flows as services and backends grow.
+// measureServices measures new flows for growing numbers of services and backends.
 func measureServices(o options, network *topo.Network, sizes scaleSizes) (results []Result, err error) {
 	endpoints := last(sizes.services) + last(sizes.backends)
 	r := newRunner(o)
@@ -194,8 +194,8 @@ func (r *scaleRig) publish(id uint32, at netip.AddrPort, count uint32) error {
 	return r.services.Put(frontend, maps.Service{ID: id, Kind: maps.ClusterIP, External: block, Internal: block})
 }
 
-// curveOfServices measures new flows, and packets that are nobody's, among ever more services of
-// one endpoint each.
+// curveOfServices measures new flows, and packets of no flow, with growing numbers of services that
+// have one endpoint each.
 func (r *scaleRig) curveOfServices(sizes scaleSizes) (results []Result, err error) {
 	made := uint32(0)
 	stranger := r.families()[0].find("xdp not ours")
@@ -223,8 +223,7 @@ func (r *scaleRig) curveOfServices(sizes scaleSizes) (results []Result, err erro
 	return results, nil
 }
 
-// pointOfNewFlows measures new flows beside the reads, and beside the writes, that they can't do
-// without.
+// pointOfNewFlows measures new flows beside the reads and the writes that they can't do without.
 func (r *scaleRig) pointOfNewFlows(name string, c hotCase) (Result, error) {
 	opened := r.waggleSubject(name, c, 0)
 	lookups := r.limitSubject("frontend, slot and backend", r.Programs["choose4"], c, 0)
@@ -236,7 +235,7 @@ func (r *scaleRig) pointOfNewFlows(name string, c hotCase) (Result, error) {
 	return curvePoint(opened, idle, nil, map[string]*subject{"bare reads": lookups, "bare insertions": inserts}), nil
 }
 
-// curveOfBackends measures new flows to a service of ever more endpoints.
+// curveOfBackends measures new flows to a service with a growing number of endpoints.
 func (r *scaleRig) curveOfBackends(sizes scaleSizes) (results []Result, err error) {
 	at := netip.AddrPortFrom(serviceAddr(0), servicePort)
 	fresh := r.families()[0].find("xdp new flow")

@@ -22,7 +22,7 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// What clients do with sockets.
+// The clients' operations on sockets.
 const (
 	doConnect = "connect"  // connect, close
 	doCRR     = "crr"      // connect, request, response, close
@@ -58,14 +58,14 @@ func socketMain() {
 	}
 }
 
-// socketRequest asks for so many rounds.
+// socketRequest asks for a number of rounds.
 type socketRequest struct {
 	What  string
 	To    netip.AddrPort
 	Times int
-	Among []netip.AddrPort // what first packets are sent to in turn
+	Among []netip.AddrPort // the destinations of first packets, in turn
 	For   time.Duration    // instead of Times
-	Want  byte             // what the endpoint answers that is waited for
+	Want  byte             // the answer of the endpoint that is waited for
 }
 
 type socketReply struct {
@@ -115,7 +115,7 @@ func (r socketRequest) run() (float64, error) {
 	})
 }
 
-// time returns the median of single rounds: those that were preempted don't count.
+// time returns the median of single rounds, so that rounds that were preempted don't count.
 func (r socketRequest) time(round func() error) (float64, error) {
 	var all []float64
 	for range r.Times {
@@ -205,7 +205,7 @@ func (c *socketClient) send(r socketRequest) ([]float64, error) {
 	return reply.Nanoseconds, nil
 }
 
-// serveAll serves each connection by itself until the listener is closed.
+// serveAll serves each connection in a goroutine until the listener is closed.
 func serveAll(l net.Listener, serve func(net.Conn)) {
 	for {
 		conn, err := l.Accept()
@@ -219,7 +219,7 @@ func serveAll(l net.Listener, serve func(net.Conn)) {
 	}
 }
 
-// serveEcho answers in a pod until the listener is closed; its connections end by themselves.
+// serveEcho answers in a pod until the listener is closed. Open connections go on until they end.
 func serveEcho(pod *topo.Pod) (net.Listener, error) {
 	var l net.Listener
 	err := pod.Do(func() (err error) {
@@ -233,12 +233,13 @@ func serveEcho(pod *topo.Pod) (net.Listener, error) {
 	return l, nil
 }
 
-// socketPlace is a client pod and a server pod on one node, and what the client connects to.
+// socketPlace is a client pod and a server pod on one node, with the address that the client
+// connects to.
 type socketPlace struct {
 	name   string
 	client *socketClient
 	to     netip.AddrPort
-	other  bool // to a pod itself, beside a peer: of these only whole connections are measured
+	other  bool // a direct connection beside a peer: only whole connections are measured
 }
 
 func measureSockets(o options) (results []Result, err error) {
@@ -276,8 +277,8 @@ func measureSockets(o options) (results []Result, err error) {
 	return results, nil
 }
 
-// socketPlaces prepares, on a node for each proxy, the way through it; and the way that needs none,
-// on waggle's node and on one that has no proxy at all.
+// socketPlaces prepares the way through each proxy, on a node for each, and the direct way, on
+// waggle's node and on one without a proxy.
 func (f *fabric) socketPlaces(services int) (places []socketPlace, err error) {
 	var backends []netip.Addr
 	var clients []*topo.Pod
@@ -295,7 +296,7 @@ func (f *fabric) socketPlaces(services int) (places []socketPlace, err error) {
 			return nil, err
 		}
 		f.close = append(f.close, l.Close)
-		// a client asks the service whose only endpoint is beside it
+		// a client sends to the service whose only endpoint is on its node
 		f.store.Put(serviceObject(i, corev1.ProtocolTCP), sliceObject(i, corev1.ProtocolTCP, node.Name, server.IP4))
 		backends, clients = append(backends, server.IP4), append(clients, client)
 	}
@@ -328,8 +329,8 @@ func (f *fabric) socketPlaces(services int) (places []socketPlace, err error) {
 // direct is the way that needs no proxy.
 const direct = "direct"
 
-// socketResults measures what clients do by a cluster IP and, if it is a connection from its beginning
-// to its end, the same to a pod itself, which needs no proxy.
+// socketResults measures what clients do by a cluster IP and, if it is a connection from its
+// beginning to its end, the same to a pod itself, which needs no proxy.
 func socketResults(what string, places []socketPlace, services, times, runs int) ([]Result, error) {
 	whole := what == doConnect || what == doCRR
 	var subjects []*subject
@@ -356,7 +357,7 @@ func socketResults(what string, places []socketPlace, services, times, runs int)
 	return results, nil
 }
 
-// socketResult compares one of the subjects with those of the others that were measured.
+// socketResult compares one of the subjects with the others.
 func socketResult(metric, waggle string, subjects []*subject, peers []string) Result {
 	r := Result{Metric: metric, Unit: "us", Peers: map[string]float64{}}
 	for _, s := range subjects {

@@ -22,12 +22,12 @@ type startSubject struct {
 	resident, top []float64 // MB
 }
 
-// startRest is how long after its start a proxy's resident memory is read: by then waggle has given back what
-// the first sync took.
+// startRest is how long after its start a proxy's resident memory is read: by then waggle has released the memory
+// that the first sync needed.
 const startRest = 3 * time.Second
 
 // measureStart measures the start of agents on a small cluster. Every turn has a network of its own, so that each
-// proxy starts on a node where none was.
+// proxy starts on a node where none has run.
 func measureStart(o options) (results []Result, err error) {
 	sizes := []int{0, 1000}
 	if o.quick {
@@ -51,7 +51,7 @@ func startTurns(o options, services int) ([]Result, error) {
 	if services > 0 && o.havePeers() {
 		subjects = append(subjects, &startSubject{name: "nftables", start: startOfPeer("nftables")})
 	}
-	for turn := range o.runs + 1 { // the first time is thrown away
+	for turn := range o.runs + 1 { // the first time is discarded
 		if err := startTurn(o, services, subjects, turn > 0); err != nil {
 			return nil, err
 		}
@@ -99,7 +99,7 @@ func (s *startSubject) measure(f *fabric, node *topo.Node, counts bool) error {
 	return nil
 }
 
-// startOf starts an agent by a build of the command, "" for the one that is measured.
+// startOf starts an agent of a build of the command; "" is the measured one.
 func startOf(build string, services int) func(*fabric, *topo.Node) (int, func(), error) {
 	return func(f *fabric, node *topo.Node) (int, func(), error) {
 		agent, err := f.startBuild(build, node, "--xdp=off")

@@ -15,13 +15,13 @@ import (
 	"github.com/waggle-lb/waggle/test/bench/probe"
 )
 
-// tableNames are what table.c calls the tables, and what the results call them, and the programs
-// that only read a key. The first is waggle's.
+// tableNames are the names of the tables in table.c, in the results, and of the programs that only
+// read a key. The first is waggle's.
 var tableNames = []struct{ program, peer, key string }{
 	{"own", "", "own_key"}, {"hash", "kernel HASH", "hash_key"}, {"lru", "kernel LRU_HASH", "hash_key"},
 }
 
-// tableFamily is what is put into the tables of one address family.
+// tableFamily is the content of the tables of one address family.
 type tableFamily struct {
 	name, suffix         string
 	there, absent, fresh flows
@@ -63,7 +63,7 @@ func tableFamilies() []tableFamily {
 	return []tableFamily{family("IPv4", "4", "10.100.0.0", "172.18.0.2"), family("IPv6", "6", "fd00:c::a64:0", "fd00:18::2")}
 }
 
-// measureTables measures lookups in tables that are half full, then insertions if wanted.
+// measureTables measures lookups in tables that are half full and, if wanted, insertions.
 func measureTables(o options, f tableFamily, size uint32, insert bool) ([]Result, error) {
 	results, err := measureWith(o, f, size, 2*size, 2*size, (*tableRig).lookups)
 	if err != nil || !insert {
@@ -75,7 +75,7 @@ func measureTables(o options, f tableFamily, size uint32, insert bool) ([]Result
 	if err != nil {
 		return nil, err
 	}
-	// An LRU_HASH evicts what is there; waggle's table keeps it, and has as much room beside.
+	// An LRU_HASH evicts entries; waggle's table keeps them, and has as much room beside.
 	full, err := measureWith(o, f, size, 4*size, 2*size, (*tableRig).fullInsertions)
 	return slices.Concat(results, ended, full), err
 }
@@ -108,8 +108,8 @@ func newTableRig(o options, f tableFamily, size, own, kernel uint32) (*tableRig,
 	return r, nil
 }
 
-// fillTable has a program put records of flows into its table, in another order than that in which
-// they are looked up: else the records would be found one behind the other.
+// fillTable makes a program put records of flows into its table, in another order than that of the
+// lookups: otherwise these would find the records one behind the other.
 func (r *runner) fillTable(table string, f flows, count uint32) error {
 	frame, err := f.frame(r.from, r.to)
 	if err != nil {
@@ -123,7 +123,7 @@ func (r *runner) fillTable(table string, f flows, count uint32) error {
 	return nil
 }
 
-// lookups measures all tables at once: what they have, and what they don't.
+// lookups measures all tables at once: keys that they have, and keys that they don't.
 func (r *tableRig) lookups() (results []Result, err error) {
 	idle, subjects := r.idle()
 	kinds := []struct {
@@ -152,11 +152,11 @@ func (r *tableRig) lookups() (results []Result, err error) {
 	return results, nil
 }
 
-// endedInsertions measures both records of flows that were never there, and end before the next run.
+// endedInsertions measures both records of new flows, which end before the next run.
 func (r *tableRig) endedInsertions() ([]Result, error) { return r.insertions(false) }
 
-// fullInsertions measures the same, but no flow ends: the table is full, and each record takes the
-// place of another.
+// fullInsertions measures the same, but no flow ends: the table is full, and each record replaces
+// another.
 func (r *tableRig) fullInsertions() ([]Result, error) { return r.insertions(true) }
 
 func (r *tableRig) insertions(full bool) ([]Result, error) {
@@ -182,7 +182,7 @@ func (r *tableRig) insertions(full bool) ([]Result, error) {
 		Peers: map[string]float64{"kernel LRU_HASH": tables["lru"].beyond(idle["hash_key"])}}}, nil
 }
 
-// idle are all but the tables, by the programs that read a key.
+// idle are the programs that only read a key: everything but the tables.
 func (r *tableRig) idle() (idle map[string]*subject, all []*subject) {
 	idle = map[string]*subject{}
 	for _, name := range []string{"own_key", "hash_key"} {

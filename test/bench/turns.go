@@ -7,14 +7,16 @@ import (
 	"slices"
 )
 
-// subject is what takes turns with others in being measured, so that a disturbance hits them all.
+// subject is measured in turns with others, so that a disturbance affects them
+// all.
 type subject struct {
 	name    string
 	measure func() (float64, error)
 	runs    []float64
 }
 
-// takeTurns measures each subject so many times, after a first time that is thrown away.
+// takeTurns measures each subject so many times, after a first time that is
+// discarded.
 func takeTurns(times int, subjects []*subject) error {
 	for turn := range times + 1 {
 		for _, s := range subjects {
@@ -32,10 +34,10 @@ func takeTurns(times int, subjects []*subject) error {
 
 func (s *subject) median() float64 { return median(s.runs) }
 
-// beyond is how much longer it takes than another subject.
+// beyond returns how much longer it takes than another subject.
 func (s *subject) beyond(other *subject) float64 { return s.median() - other.median() }
 
-// less are the runs less the median of another subject.
+// less returns the runs less the median of another subject.
 func (s *subject) less(other *subject) (runs []float64) {
 	for _, v := range s.runs {
 		runs = append(runs, v-other.median())
@@ -51,7 +53,7 @@ func median(values []float64) float64 {
 	return sorted[len(sorted)/2]
 }
 
-// quantile is the value below which that fraction of the values is.
+// quantile returns the value below which that fraction of the values is.
 func quantile(values []float64, q float64) float64 {
 	sorted := slices.Sorted(slices.Values(values))
 	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]

@@ -18,8 +18,8 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// crashing is an agent that dies at a write of the test's choice, and a service that is handed
-// from two pods to two others and back.
+// crashing is an agent that dies at a write of the test's choice, and a service that moves from two
+// pods to two others and back.
 type crashing struct {
 	*setup
 	failpoint string // the file that arms it
@@ -28,9 +28,9 @@ type crashing struct {
 	pods      map[string][]netip.Addr // by app
 }
 
-// TestCrashAtEachWrite: the agent is killed before each single write to the maps of which a change
-// of a service consists. Clients meet the old endpoints or the new ones, never none, while it is
-// dead, and the next agent finishes the change.
+// TestCrashAtEachWrite: the agent is killed before each single write of a change of a service.
+// While it is dead clients reach the old endpoints or the new ones, and always some endpoint. The
+// next agent finishes the change.
 func TestCrashAtEachWrite(t *testing.T) {
 	step := 8
 	if *full {
@@ -80,14 +80,14 @@ func newCrashing(t *testing.T) *crashing {
 	return c
 }
 
-// lead has the service select other pods.
+// lead makes the service select other pods.
 func (c *crashing) lead(t *testing.T, app string) {
 	t.Helper()
 	yaml := strings.Replace(service{"web", 1}.yaml(), "selector: {app: web}", "selector: {app: "+app+"}", 1)
 	check(t, c.manifests.Write("web.yaml", yaml))
 }
 
-// request asks by one of eight ways.
+// request sends a request by one of eight ways.
 func (c *crashing) request(way int) topo.Reply {
 	web, v6 := service{"web", 1}, way%2 == 1
 	switch way / 2 {
@@ -101,8 +101,8 @@ func (c *crashing) request(way int) topo.Reply {
 	return c.inside.UDPUnconnected(topo.Request{To: web.clusterIP(53, v6)})
 }
 
-// dieDuring changes the service with the agent set to die at a write, and tells whether it did. It
-// doesn't if the change takes less writes.
+// dieDuring changes the service with the agent set to die at a write, and reports whether it did.
+// It doesn't if the change takes fewer writes.
 func (c *crashing) dieDuring(t *testing.T, write int, app string) bool {
 	t.Helper()
 	check(t, os.WriteFile(c.failpoint+".tmp", fmt.Append(nil, write), 0o600))
@@ -115,7 +115,7 @@ func (c *crashing) dieDuring(t *testing.T, write int, app string) bool {
 	})
 	if err := os.Remove(c.failpoint); err == nil {
 		dead = false
-	} else if !dead { // it dies at what is removed after that
+	} else if !dead { // it dies at a later removal
 		awaitTrue(t, "death", func() bool { return !loader.Held(c.agent.PinDir) })
 		dead = true
 	}
@@ -123,7 +123,7 @@ func (c *crashing) dieDuring(t *testing.T, write int, app string) bool {
 	return dead
 }
 
-// meetsEither asks by all ways while no agent runs.
+// meetsEither sends requests by all ways while no agent runs.
 func (c *crashing) meetsEither(t *testing.T, write int) {
 	t.Helper()
 	for way := range 8 {
@@ -140,7 +140,7 @@ func (c *crashing) awaitApp(t *testing.T, app string) {
 	awaitTrue(t, "the endpoints "+app, func() bool { return c.leadsTo(t, app) })
 }
 
-// leadsTo tells whether all frontends lead to the pods of an app, and to no others.
+// leadsTo reports whether all frontends lead to the pods of an app, and to no others.
 func (c *crashing) leadsTo(t *testing.T, app string) bool {
 	t.Helper()
 	contents, err := c.agent.Contents()

@@ -17,10 +17,11 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// short is how long a client waits that is to be dropped.
+// short is how long a client waits whose packets are expected to be dropped.
 const short = time.Second
 
-// newExhausted starts an agent with little room for something, a service here and one on node-2.
+// newExhausted starts an agent with little room for something, with a service here and one on
+// node-2.
 func newExhausted(t *testing.T, args ...string) (*setup, *topo.Client) {
 	t.Helper()
 	s := newSetup(t, true, args...)
@@ -32,7 +33,7 @@ func newExhausted(t *testing.T, args ...string) (*setup, *topo.Client) {
 	return s, client(t, s.Laptop)
 }
 
-// open opens a connection that is reset when it is closed, so that what it had is free soon.
+// open opens a connection that is reset when it is closed, so that its resources are free soon.
 func (s *setup) open(t *testing.T, from *topo.Client, v service, v6 bool) *topo.Stream {
 	t.Helper()
 	stream, reply := from.OpenTCP(topo.Request{To: s.nodePort(v, echoDigit, v6), Reset: true})
@@ -40,7 +41,7 @@ func (s *setup) open(t *testing.T, from *topo.Client, v service, v6 bool) *topo.
 	return stream
 }
 
-// exchange checks that established connections are in order.
+// exchange checks that established connections still work.
 func exchange(t *testing.T, streams ...*topo.Stream) {
 	t.Helper()
 	for i, stream := range streams {
@@ -50,7 +51,7 @@ func exchange(t *testing.T, streams ...*topo.Stream) {
 	}
 }
 
-// reported waits until the agent's status and its log tell of a trouble.
+// reported waits until the agent's status and its log report a trouble.
 func (s *setup) reported(t *testing.T, words string) {
 	t.Helper()
 	s.awaitStatus(t, words, func(st *status.Status) bool {
@@ -68,13 +69,13 @@ func (s *setup) reported(t *testing.T, words string) {
 	}
 }
 
-// recovered waits until the agent could write all services.
+// recovered waits until the agent has written all services.
 func (s *setup) recovered(t *testing.T) {
 	t.Helper()
 	s.awaitStatus(t, "no failures", func(st *status.Status) bool { return len(st.Proxy.Failures) == 0 })
 }
 
-// metrics reads what the agent tells a monitoring system.
+// metrics reads the agent's metrics.
 func (s *setup) metrics(t *testing.T) string {
 	t.Helper()
 	web := http.Client{Transport: &http.Transport{DialContext: s.node.DialContext, DisableKeepAlives: true}}
@@ -93,8 +94,8 @@ func (s *setup) inMetrics(t *testing.T, words string) {
 	}
 }
 
-// TestSNATPortsExhausted: who is connected stays so, other backends and families are not
-// concerned, and the next client is served when a port is free again.
+// TestSNATPortsExhausted: established connections go on, other backends and families are not
+// affected, and the next client is served when a port is free again.
 func TestSNATPortsExhausted(t *testing.T) {
 	const ports = 10
 	s, laptop := newExhausted(t, "--snat-ports=50000-50009")
@@ -119,10 +120,10 @@ func TestSNATPortsExhausted(t *testing.T) {
 	exchange(t, streams[1:]...)
 }
 
-// TestFlowsExhausted: where all records in reach are of established flows, new clients are dropped,
-// and those flows go on. A flow that has ended makes room.
+// TestFlowsExhausted: if all records in reach belong to established flows, new clients' packets are
+// dropped, and those flows go on. A flow that has ended makes room.
 func TestFlowsExhausted(t *testing.T) {
-	const most = 32 // flows of two records that the table can hold at a load of one
+	const most = 32 // flows of two records that the table can hold when it is full
 	s, laptop := newExhausted(t, "--map-size=flows4=16")
 	var streams []*topo.Stream
 	full := func() bool { return total(s.counters(t), bpf.VerdictDropFlowsFull) > 0 }
@@ -149,12 +150,12 @@ func TestFlowsExhausted(t *testing.T) {
 	exchange(t, streams[4:]...)
 }
 
-// third is a service for which there may be no room, with a pod that makes it one more.
+// third is one more service, for which there may be no room.
 var third = service{"third", 3}
 
-// TestServicesExhausted: services that find no room are told, and served when there is some.
+// TestServicesExhausted: services that find no room are reported, and served when there is room.
 func TestServicesExhausted(t *testing.T) {
-	s, laptop := newExhausted(t, "--map-size=services4=12") // a cluster IP and a node port for each port
+	s, laptop := newExhausted(t, "--map-size=services4=12") // each port has a cluster IP and a node port
 	stream := s.open(t, laptop, local, false)
 	s.addPod(t, s.Nodes[0], "third", "third")
 	s.addService(t, third)
@@ -171,9 +172,9 @@ func TestServicesExhausted(t *testing.T) {
 	exchange(t, stream)
 }
 
-// TestBackendsExhausted likewise.
+// TestBackendsExhausted: the same for backends.
 func TestBackendsExhausted(t *testing.T) {
-	s, laptop := newExhausted(t, "--map-size=backends=13") // the first is never used
+	s, laptop := newExhausted(t, "--map-size=backends=13") // element 0 is never used
 	stream := s.open(t, laptop, local, false)
 	s.addPod(t, s.Nodes[0], "third", "third")
 	s.addService(t, third)

@@ -19,7 +19,7 @@ import (
 )
 
 // TestDeviceReplaced: an external device that goes and comes back is served again, and connections
-// that were led over it go on.
+// over it go on.
 func TestDeviceReplaced(t *testing.T) {
 	s, laptop := newExhausted(t)
 	streams := []*topo.Stream{s.open(t, laptop, local, false), s.open(t, laptop, remote, true)}
@@ -38,9 +38,9 @@ func TestDeviceReplaced(t *testing.T) {
 // TestNodeAddressChanged: node ports and SNAT move to the node's new address.
 func TestNodeAddressChanged(t *testing.T) {
 	s, laptop := newExhausted(t)
-	stream := s.open(t, laptop, remote, true) // of the family that stays
+	stream := s.open(t, laptop, remote, true) // of the family whose address stays
 	to := netip.MustParsePrefix("192.168.1.77/24")
-	check(t, s.node.Sysctl("net.ipv4.conf.all.promote_secondaries", "1")) // or it would go with the first
+	check(t, s.node.Sysctl("net.ipv4.conf.all.promote_secondaries", "1")) // otherwise it would be removed with the first
 	check(t, s.node.AddAddr("eth0", to))
 	check(t, s.manifests.Write("node-"+s.node.Name+".yaml", fmt.Sprintf(`apiVersion: v1
 kind: Node
@@ -62,8 +62,8 @@ status:
 	exchange(t, stream)
 }
 
-// TestUnmounted: a bpf file system that is unmounted under the agent takes nothing with it while
-// the agent runs, which goes on to follow changes; the next agent starts on a new one.
+// TestUnmounted: when a bpf file system is unmounted under the agent, nothing is lost while the
+// agent runs, and it still follows changes. The next agent starts on a new one.
 func TestUnmounted(t *testing.T) {
 	s := newSetup(t, true)
 	mount := filepath.Join(t.TempDir(), "bpf")
@@ -93,8 +93,8 @@ func TestUnmounted(t *testing.T) {
 	s.stillServed(t, laptop, local, remote)
 }
 
-// TestDiskFull: without room for the file of allocations services get their addresses all the
-// same; that they may not keep them is told until there is room.
+// TestDiskFull: without room for the file of allocations services still get addresses. A problem
+// says that they may not keep them, until there is room.
 func TestDiskFull(t *testing.T) {
 	disk := t.TempDir()
 	check(t, unix.Mount("tmpfs", disk, "tmpfs", 0, "size=64k"))
@@ -137,9 +137,9 @@ spec: {selector: {app: local}, type: NodePort, ports: [{port: 80, targetPort: 80
 	}
 }
 
-// TestClockJumps: an agent whose clocks are ten days ahead of the last one's, or behind, takes
-// over all the same. (The datapath counts in jiffies, which nobody can set; and the wall clock is
-// in no decision of the agent's.)
+// TestClockJumps: an agent takes over even if its clocks are ten days ahead of the last one's, or
+// behind. (The datapath counts in jiffies, which can't be set, and no decision of the agent uses
+// the wall clock.)
 func TestClockJumps(t *testing.T) {
 	s, laptop := newExhausted(t)
 	streams := []*topo.Stream{s.open(t, laptop, local, false), s.open(t, laptop, remote, true)}
@@ -156,5 +156,5 @@ func TestClockJumps(t *testing.T) {
 	s.start(t, 2*portsOfService)
 	s.stillServed(t, laptop, local, remote)
 	exchange(t, streams...)
-	s.agent.Kill() // two have to do with its directory
+	s.agent.Kill() // two processes use its directory
 }

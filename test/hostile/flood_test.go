@@ -18,13 +18,13 @@ import (
 
 var (
 	local  = service{"local", 1}  // its pod is on node-1
-	remote = service{"remote", 2} // and this one's on node-2
+	remote = service{"remote", 2} // its pod is on node-2
 )
 
-// patience is what a client has with a node that is busy with a flood.
+// patience is how long a client waits for a node that is busy with a flood.
 const patience = 30 * time.Second
 
-// flooded is what stands a flood: connections that trickle, and ever new ones.
+// flooded is a setup under a flood, with connections that exchange little, and ever new ones.
 type flooded struct {
 	*setup
 	laptop, inside, outside *topo.Client
@@ -32,7 +32,7 @@ type flooded struct {
 }
 
 // TestFlood: packets from forged sources, at the rate that the kernel can inject them, break no
-// connection, get nothing into the table of established flows, and leave room for new clients.
+// connection, make no established flow, and leave room for new clients.
 func TestFlood(t *testing.T) {
 	for _, xdp := range []bool{true, false} {
 		name := "tc"
@@ -50,13 +50,13 @@ func TestFlood(t *testing.T) {
 
 func newFlooded(t *testing.T, xdp bool) *flooded {
 	f := &flooded{setup: newSetup(t, xdp)}
-	check(t, f.node.SetGRO("eth0", true)) // takes injected frames, where there is no XDP
+	check(t, f.node.SetGRO("eth0", true)) // without XDP, injected frames are accepted only with GRO
 	for _, v := range []service{local, remote} {
 		f.addService(t, v)
 	}
 	f.addPod(t, f.Nodes[0], "local", "local")
 	f.addPod(t, f.Nodes[1], "remote", "remote")
-	// Answers to strangers go to the laptop, which throws them away.
+	// Answers to forged sources go to the laptop, which drops them.
 	check(t, f.node.AddRoute(strangers4, f.Laptop.IP4))
 	check(t, f.node.AddRoute(strangers6, f.Laptop.IP6))
 	inside, err := f.node.AddPod("inside", topo.PodOptions{})
@@ -70,7 +70,7 @@ func newFlooded(t *testing.T, xdp bool) *flooded {
 }
 
 // openStreams opens long-lived connections by all ways: NodePort and cluster IP, by packet and by
-// socket, to pods here and elsewhere.
+// socket, to pods on this node and on the other.
 func (f *flooded) openStreams(t *testing.T) {
 	t.Helper()
 	count := 60
@@ -94,7 +94,7 @@ func (f *flooded) openStreams(t *testing.T) {
 	}
 }
 
-// flood floods frontends of both families while connections trickle and new ones are made.
+// flood floods frontends of both families while connections exchange data and new ones are made.
 func (f *flooded) flood(t *testing.T, k kind) {
 	before := f.counters(t)
 	trickle := topo.StartLoad(len(f.streams), time.Second, func(i int) topo.Reply { return f.streams[i].Exchange(100) })
@@ -113,24 +113,25 @@ func (f *flooded) flood(t *testing.T, k kind) {
 	if old.Failed > 0 || old.OK < len(f.streams) {
 		t.Errorf("connections broke: %s", old)
 	}
-	// One that is just being opened may lose its unconfirmed records to the flood, and be reset.
+	// A connection that is being opened may lose its unconfirmed records to the flood, and be
+	// reset.
 	if connections.OK == 0 || connections.Failed > 1+connections.OK/100 {
 		t.Errorf("new connections: %s", connections)
 	}
-	// A datagram acknowledges nothing: where a source was drawn twice, that is an exchange.
+	// A datagram acknowledges nothing: if a source was drawn twice, that counts as an exchange.
 	if n := f.strangersIn(t); n > 0 && !(k.udp && n <= sent/10_000) {
 		t.Errorf("%d records of strangers among those of established flows", n)
 	}
 }
 
-// received is how many packets the first hook on the node's device has met.
+// received returns how many packets the first hook on the node's device has seen.
 func (f *flooded) received(c cluster.Counters) (sum uint64) {
 	hook := "tc-ingress/"
 	if f.xdp {
 		hook = "xdp/"
 	}
 	for name, packets := range c {
-		if strings.HasPrefix(name, hook) && !strings.HasPrefix(name, hook+"flow") { // those are events
+		if strings.HasPrefix(name, hook) && !strings.HasPrefix(name, hook+"flow") { // those count events
 			sum += packets
 		}
 	}
@@ -167,7 +168,7 @@ func (f *flooded) injectFlood(t *testing.T, k kind) (sent int, elapsed time.Dura
 	return sent, time.Since(started)
 }
 
-// strangersIn counts the established flows that strangers have got.
+// strangersIn counts the established flows with forged sources.
 func (s *setup) strangersIn(t *testing.T) (count int) {
 	t.Helper()
 	p, err := loader.Open(s.agent.PinDir)

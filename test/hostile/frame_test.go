@@ -13,7 +13,7 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// kind is one kind of packet to flood with.
+// kind is one kind of packet of a flood.
 type kind struct {
 	name  string
 	udp   bool
@@ -29,8 +29,8 @@ var kinds = []kind{
 	{name: "UDP", udp: true},
 }
 
-// Where forged packets say they come from. 16 bits of these addresses are drawn for each, and the
-// source port: 2^32 strangers.
+// The source addresses of forged packets. 16 bits of the address are random in each packet, and so
+// is the source port: 2^32 sources.
 var (
 	strangers4 = netip.MustParsePrefix("100.64.0.0/16")
 	strangers6 = netip.MustParsePrefix("2001:db8:bad::/112")
@@ -42,7 +42,7 @@ const (
 	ip6Header = 40
 )
 
-// forged makes the template of a packet from strangers to a frontend, with sound checksums.
+// forged makes the template of a packet from forged sources to a frontend, with valid checksums.
 func forged(t *testing.T, k kind, from, to net.HardwareAddr, frontend netip.AddrPort) topo.Template {
 	t.Helper()
 	eth := &layers.Ethernet{SrcMAC: from, DstMAC: to, EthernetType: layers.EthernetTypeIPv4}
@@ -60,7 +60,8 @@ func forged(t *testing.T, k kind, from, to net.HardwareAddr, frontend netip.Addr
 		network = &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: proto,
 			SrcIP: strangers6.Addr().AsSlice(), DstIP: frontend.Addr().AsSlice()}
 	}
-	// The complements of the address and of the port: in TCP the sequence number, in UDP the data.
+	// The field that holds the complements of the address and of the port: in TCP the sequence
+	// number, in UDP the data.
 	var transport gopacket.SerializableLayer
 	data := gopacket.Payload{}
 	if k.udp {
@@ -79,7 +80,7 @@ func forged(t *testing.T, k kind, from, to net.HardwareAddr, frontend netip.Addr
 	return topo.Template{Bytes: buf.Bytes(), Random: randomSources(v4, k.udp)}
 }
 
-// randomSources draws the lower half of the source address, and the source port.
+// randomSources makes the lower half of the source address, and the source port, random.
 func randomSources(v4, udp bool) []topo.Random {
 	l4, addr := ethHeader+ip6Header, ethHeader+8+14
 	if v4 {
@@ -91,7 +92,7 @@ func randomSources(v4, udp bool) []topo.Random {
 	}
 	address := topo.Random{At: []int{addr}, Complement: []int{complements}}
 	if v4 {
-		address.Complement = append(address.Complement, ethHeader+4) // the header's own checksum: its id
+		address.Complement = append(address.Complement, ethHeader+4) // for the checksum of the IP header: its identification
 	}
 	return []topo.Random{address, {At: []int{l4}, Complement: []int{complements + 2}}}
 }

@@ -19,8 +19,8 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// TestForgedICMPErrors: errors that strangers make up, about flows that there are and about those
-// that there aren't, change no record, and break no connection.
+// TestForgedICMPErrors: forged errors, about existing flows and about others, change no record, and
+// break no connection.
 func TestForgedICMPErrors(t *testing.T) {
 	s, laptop := newExhausted(t)
 	for _, v := range []service{local, remote} {
@@ -31,9 +31,9 @@ func TestForgedICMPErrors(t *testing.T) {
 			client := s.clientOf(t, to)
 			before, counted := s.records(t), s.counters(t)
 			for _, quoted := range [][2]netip.AddrPort{
-				{to, client}, // what the node sent the client
+				{to, client}, // a packet that the node sent the client
 				{to, netip.AddrPortFrom(client.Addr(), client.Port()^1)},
-				{client, to}, // what the client sent, as if it had come back
+				{client, to}, // a packet that the client sent, as if it had come back
 			} {
 				for _, frame := range s.icmpErrors(t, quoted[0], quoted[1]) {
 					s.inject(t, frame)
@@ -63,7 +63,7 @@ func (s *setup) clientOf(t *testing.T, to netip.AddrPort) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// records are all there are, in a fixed order.
+// records returns all records, in a fixed order.
 func (s *setup) records(t *testing.T) (all []maps.Flow) {
 	t.Helper()
 	p, err := loader.Open(s.agent.PinDir)
@@ -133,7 +133,7 @@ func (s *setup) icmpFrame(t *testing.T, ethertype layers.EthernetType, l ...gopa
 	return topo.Template{Bytes: buf.Bytes()}
 }
 
-// inject sends one frame to the node, and waits until its datapath has met it.
+// inject sends one frame to the node, and waits until its datapath has seen it.
 func (s *setup) inject(t *testing.T, frame topo.Template) {
 	t.Helper()
 	in, err := s.Link.Injector(s.node.BridgePort(), frame)

@@ -9,13 +9,14 @@ import (
 	"github.com/waggle-lb/waggle/test/cluster"
 )
 
-// full asks for everything, as `make test-hostile` does.
+// full selects the long version, as `make test-hostile` does.
 var full = flag.Bool("full", false, "flood for longer, with more connections, and die at every step")
 
-// spread is how long TestMasqueradeAtRandom takes over its connections at least.
+// spread is the least time over which TestMasqueradeAtRandom spreads its
+// connections.
 var spread = flag.Duration("spread", 0, "spread the connections of TestMasqueradeAtRandom over so long")
 
-// soak is how long TestSoak lasts, which is left out without it.
+// soak is the duration of TestSoak, which is skipped without it.
 var soak = flag.Duration("soak", 0, "churn for so long, and watch what the agent needs")
 
 // binary is the command under test.

@@ -13,14 +13,14 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// nodePorts are as many of TCP as of UDP.
+// There are as many nodePorts of TCP as of UDP.
 const (
 	firstNodePort = 32000
 	nodePorts     = 250
 )
 
-// outsideService is one of many NodePorts whose endpoint is a host outside the cluster: what a
-// masqueraded pod connects to as well.
+// outsideService is one of many NodePorts whose endpoint is a host outside the cluster. Masqueraded
+// pods connect to this host, too.
 func outsideService(endpoint netip.Addr) string {
 	var ports strings.Builder
 	for i := range nodePorts {
@@ -51,7 +51,7 @@ ports:
 %s`, &ports, endpoint, &targets)
 }
 
-// masqueradeAtRandom is what CNI plugins do with --random-fully.
+// masqueradeAtRandom has the rules of CNI plugins that use --random-fully.
 const masqueradeAtRandom = `table ip owner {
 	chain postrouting {
 		type nat hook postrouting priority srcnat; policy accept;
@@ -60,9 +60,9 @@ const masqueradeAtRandom = `table ip owner {
 }
 `
 
-// TestMasqueradeAtRandom: pods' connections to a host outside leave from any port of the node's, also
-// from NodePorts and from ports that flows of NodePort clients have towards the same host. All of them
-// live, and no datagram goes round in circles.
+// TestMasqueradeAtRandom: pods' connections to a host outside leave from any port of the node, even
+// from NodePorts and from ports that flows of NodePort clients have towards the same host. All
+// connections work, and no datagram loops.
 //
 // Contract: 42, 43.
 func TestMasqueradeAtRandom(t *testing.T) {
@@ -125,7 +125,7 @@ func TestMasqueradeAtRandom(t *testing.T) {
 	s.atRest(t)
 }
 
-// atRest: nothing is under way any more.
+// atRest waits until no packets are under way any more.
 func (s *setup) atRest(t *testing.T) {
 	t.Helper()
 	time.Sleep(time.Second)

@@ -18,7 +18,7 @@ import (
 // The ports that all pods of these tests serve.
 var podPorts = topo.Ports{HTTP: []uint16{8080}, UDP: []uint16{5353}, Echo: []uint16{7070}}
 
-// setup is a laptop and two nodes; node-1 runs the agent that is to suffer.
+// setup is a laptop and two nodes. node-1 runs the agent under test.
 type setup struct {
 	*topo.Network
 	manifests cluster.Manifests
@@ -45,7 +45,8 @@ func newSetup(t *testing.T, xdp bool, args ...string) *setup {
 	return s
 }
 
-// useAgent prepares another agent than newSetup's, which has not been started.
+// useAgent prepares another agent than newSetup's, which must not have been
+// started.
 func (s *setup) useAgent(t *testing.T, opts cluster.AgentOptions) {
 	t.Helper()
 	opts.Manifests, opts.Dir = s.manifests.Dir, t.TempDir()
@@ -98,7 +99,7 @@ spec:
 `, v.app, v.number)
 }
 
-// ports of a service, of both families.
+// The number of service ports of a service, in both families.
 const portsOfService = 6
 
 func (s *setup) addService(t *testing.T, v service) {
@@ -158,7 +159,7 @@ func (s *setup) counters(t *testing.T) cluster.Counters {
 	return c
 }
 
-// total is what all hooks together have counted of a verdict.
+// total returns the sum of a verdict's counters over all hooks.
 func total(c cluster.Counters, verdict bpf.Verdict) (sum uint64) {
 	for hook := bpf.Hook(0); hook < bpf.HookCount; hook++ {
 		sum += c[bpf.HookName(hook)+"/"+bpf.VerdictName(verdict)]

@@ -16,7 +16,7 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// needs is what an agent takes from its machine.
+// needs are the resources that an agent uses.
 type needs struct {
 	rss        int // KiB
 	files      int
@@ -118,7 +118,7 @@ func (s *setup) needs(t *testing.T) (n needs) {
 	return n
 }
 
-// number finds the number after a word that begins a line.
+// number returns the number after a word at the beginning of a line.
 func number(t *testing.T, text []byte, word string) int {
 	t.Helper()
 	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {

@@ -14,7 +14,7 @@ import (
 
 const answerTTL = 64
 
-// clusterIP decides about what is for no flow and no frontend, but perhaps for a cluster IP.
+// clusterIP decides about packets for no flow and no frontend. They may be for a cluster IP.
 func (n *Node) clusterIP(p *packet) Result {
 	dst := p.tuple.Dst.Addr()
 	inside, inCIDR := false, false
@@ -34,12 +34,12 @@ func (n *Node) clusterIP(p *packet) Result {
 	return left(bpf.VerdictNotOurs, p)
 }
 
-// answerable: RFC 1122, 3.2.2 and RFC 4443, 2.4 (e).
+// answerable reports whether a packet may be answered: RFC 1122, 3.2.2 and RFC 4443, 2.4 (e).
 func answerable(p *packet) bool {
 	return p.part != later && canSend(p.tuple.Src.Addr())
 }
 
-// canSend is false for addresses that are no single host's: RFC 1812, 5.3.7.
+// canSend returns false for addresses that no single host has: RFC 1812, 5.3.7.
 func canSend(a netip.Addr) bool {
 	if a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() {
 		return false
@@ -84,7 +84,7 @@ func (p *packet) echo() []byte {
 	return out
 }
 
-// sumICMP makes an ICMP message's checksum after a change of the message.
+// sumICMP sets an ICMP message's checksum after a change of the message.
 func (p *packet) sumICMP(out []byte) {
 	right := func(frame []byte) uint16 {
 		m := p.message(frame)
@@ -126,8 +126,8 @@ func (p *packet) answer(proto uint8, transport ...gopacket.SerializableLayer) []
 	return append(frame, buffer.Bytes()...)
 }
 
-// refuse answers where nobody is: RFC 9293, 3.10.7.1, or ICMP. There is no room to make a reset in
-// a packet that has more than a plain IP header.
+// refuse answers a packet that nothing serves: RFC 9293, 3.10.7.1, or ICMP. A packet that has more
+// than a plain IP header leaves no room to make a reset in.
 func (n *Node) refuse(p *packet) Result {
 	if p.proto() != TCP {
 		return Result{Redirect, bpf.VerdictRefused, p.unreachable()}
@@ -156,7 +156,7 @@ func (n *Node) refuse(p *packet) Result {
 	return Result{Redirect, bpf.VerdictRefused, p.answer(TCP, reset)}
 }
 
-// quote is as much of a packet as an error tells of it.
+// quote returns the part of a packet that an error about it quotes.
 func (p *packet) quote() gopacket.Payload {
 	size := 8
 	if p.proto() == TCP {
@@ -179,7 +179,7 @@ func (p *packet) errorAbout(v4 layers.ICMPv4TypeCode, v6 layers.ICMPv6TypeCode, 
 	return p.answer(ICMPv6, &layers.ICMPv6{TypeCode: v6}, gopacket.Payload(append(word, p.quote()...)))
 }
 
-// sayTooBig: of the first fragment only.
+// sayTooBig answers a packet larger than mtu. Later fragments get no answer.
 func (n *Node) sayTooBig(p *packet, mtu int) Result {
 	if p.part == later {
 		return Result{Action: Drop, Verdict: bpf.VerdictTooBig}
@@ -189,7 +189,7 @@ func (n *Node) sayTooBig(p *packet, mtu int) Result {
 		layers.CreateICMPv6TypeCode(layers.ICMPv6TypePacketTooBig, 0), uint32(mtu))}
 }
 
-// isUnicast is false for what can't be who a packet is from.
+// isUnicast returns false for addresses that can't be a packet's source.
 func isUnicast(a netip.Addr) bool { return !a.IsMulticast() && !a.IsUnspecified() }
 
 func must(err error) {

@@ -30,19 +30,20 @@ func addSums(a, b uint16) uint16 {
 	return uint16(s&0xffff + s>>16)
 }
 
-// Checksum makes the checksum of some bytes in which its own place holds zeros.
+// Checksum returns the checksum of some bytes that have zeros in the checksum's place.
 func Checksum(parts ...[]byte) uint16 { return ^sum(parts...) }
 
-// PseudoHeader is what of the IP header counts in a transport checksum (RFC 9293, 3.1; RFC 8200, 8.1).
+// PseudoHeader returns the part of the IP header that counts in a transport checksum (RFC 9293,
+// 3.1; RFC 8200, 8.1).
 func PseudoHeader(src, dst netip.Addr, proto uint8, length int) []byte {
 	b := append(src.AsSlice(), dst.AsSlice()...)
 	b = binary.BigEndian.AppendUint32(b, uint32(length))
 	return append(b, 0, 0, 0, proto)
 }
 
-// carry gives the checksum of a message that was changed: the right one if it was right before,
-// one that is wrong by as much if it was wrong. Of the two zeros it is the one that complementing a
-// sum gives.
+// carry returns the checksum of a message that was changed: the right one if it was right before,
+// and one that is wrong by as much if it was wrong. Of the two zeros it returns the one that the
+// complement of a sum gives.
 func carry(found, rightBefore, rightAfter uint16) uint16 {
 	if sameSum(found, rightBefore) {
 		return rightAfter
@@ -54,12 +55,13 @@ func carry(found, rightBefore, rightAfter uint16) uint16 {
 	return 0
 }
 
-// sameSum compares in one's complement, which has two zeros.
+// sameSum compares one's complement sums, where there are two zeros.
 func sameSum(a, b uint16) bool { return a == b || a^b == 0xffff && (a == 0 || b == 0) }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// SCTPChecksum is RFC 9260's, appendix A, of a packet whose checksum field is taken for zeros.
+// SCTPChecksum returns the checksum of RFC 9260, appendix A, for a packet. It takes the checksum
+// field as zeros.
 func SCTPChecksum(message []byte) uint32 {
 	b := append([]byte(nil), message...)
 	clear(b[8:12])

@@ -22,7 +22,8 @@ type Frontend struct {
 	Proto uint8
 }
 
-// Kind is what kind of frontend one is, which decides whose address is kept and who is let in.
+// Kind is the kind of a frontend. It decides whether the client's address is
+// kept and which clients are let in.
 type Kind int
 
 // The kinds of frontends.
@@ -33,11 +34,11 @@ const (
 	LoadBalancer
 )
 
-// Policy is what one frontend of a service does.
+// Policy is the behaviour of one frontend of a service.
 type Policy struct {
 	Service       *Service
 	Kind          Kind
-	ExternalLocal bool // externalTrafficPolicy, or for what comes from outside the node
+	ExternalLocal bool // externalTrafficPolicy, or that of clients outside the node
 	InternalLocal bool
 }
 
@@ -45,8 +46,8 @@ type Policy struct {
 type Service struct {
 	ID       uint32
 	Affinity int            // seconds; 0: none
-	Ranges   []netip.Prefix // whom load balancer addresses are for; none: all
-	Backends []uint32       // all that it knows
+	Ranges   []netip.Prefix // the clients of load balancer addresses; none: all
+	Backends []uint32       // all backends that it knows
 }
 
 // Backend is an endpoint of one service port.
@@ -56,31 +57,32 @@ type Backend struct {
 	Addr              netip.AddrPort
 	Local             bool // on this node
 	InCluster, InSelf bool // in the set of all endpoints, of those on this node
-	Kept              bool // in no set, but it serves what it has
+	Kept              bool // in no set, but it still serves its flows
 }
 
-// Device is one of the node's.
+// Device is one of the node's devices.
 type Device struct {
 	Index        int
 	MAC          [6]byte
-	Addr4, Addr6 netip.Addr // what SNAT uses there; invalid: the node's own
+	Addr4, Addr6 netip.Addr // SNAT's addresses there; invalid: the node's own
 	Express      bool       // tc may send past the stack
 	XDP          bool       // XDP may transmit
-	Egress       bool       // a program sees what leaves
+	Egress       bool       // a program sees packets that leave
 	Pod          bool       // a pod is behind it
 	Uplink       bool       // replies leave by it if their requests came in by it
 }
 
-// Route is what the kernel knows of the way to an address.
+// Route is the kernel's route to an address.
 type Route struct {
 	Device   int // 0: there is none
 	MTU      int
 	Via      netip.Addr // the neighbour
-	Resolved bool       // it is known
+	Resolved bool       // its MAC is known
 	MAC      [6]byte
 }
 
-// Config is all that the agent, and the kernel's tables, tell the programs.
+// Config is all that the programs know from the agent and from the kernel's
+// tables.
 type Config struct {
 	Limits
 	Devices            map[int]*Device
@@ -93,16 +95,17 @@ type Config struct {
 	ClusterRanges      map[netip.Prefix]bool // true: a service CIDR
 	Generation         uint32                // of routes and devices
 	Route              func(netip.Addr) Route
-	Leads              func(device int, a netip.Addr) bool // there is a way by it
+	Leads              func(device int, a netip.Addr) bool // there is a route by the device
 }
 
-// IsOwn says whether an address is the node's.
+// IsOwn reports whether an address is the node's.
 func (c *Config) IsOwn(a netip.Addr) bool {
 	_, own := c.NodeAddrs[a]
 	return own
 }
 
-// frontend finds who answers at an address: an exact one first, then NodePorts of the node's.
+// frontend finds the frontend of an address: an exact one first, then NodePorts
+// of the node's.
 func (c *Config) frontend(a netip.AddrPort, proto uint8) *Policy {
 	if p := c.Frontends[Frontend{a, proto}]; p != nil {
 		return p
@@ -128,7 +131,8 @@ func (c *Config) candidates(p *Policy, inside bool) []*Backend {
 	return found
 }
 
-// inScope: the policy in force decides which set of the service's that is.
+// inScope reports whether a backend is in the set that the policy in force
+// selects.
 func (c *Config) inScope(p *Policy, b *Backend, inside bool) bool {
 	local := p.ExternalLocal
 	if inside {
@@ -143,7 +147,7 @@ func (c *Config) inScope(p *Policy, b *Backend, inside bool) bool {
 	return b.InCluster
 }
 
-// elsewhere: there are endpoints, if not for this client.
+// elsewhere reports whether there are endpoints, even if not for this client.
 func (c *Config) elsewhere(p *Policy) bool {
 	for _, id := range p.Service.Backends {
 		if b := c.Backends[id]; b != nil && b.Service == p.Service.ID && (b.InCluster || b.InSelf) {
@@ -162,7 +166,8 @@ func contains(ranges []netip.Prefix, a netip.Addr) bool {
 	return false
 }
 
-// admits: source ranges are for load balancer addresses only, and a family without any is open.
+// admits reports whether a client may use the frontend. Source ranges are for
+// load balancer addresses only, and a family without any is open.
 func (p *Policy) admits(a netip.Addr) bool {
 	if p.Kind != LoadBalancer || !p.HasRanges(a.Is6()) {
 		return true
@@ -170,7 +175,7 @@ func (p *Policy) admits(a netip.Addr) bool {
 	return contains(p.Service.Ranges, a)
 }
 
-// HasRanges says whether clients of a family are told apart.
+// HasRanges reports whether there are source ranges of a family.
 func (p *Policy) HasRanges(v6 bool) bool {
 	for _, r := range p.Service.Ranges {
 		if r.Addr().Is6() == v6 {
@@ -180,7 +185,7 @@ func (p *Policy) HasRanges(v6 bool) bool {
 	return false
 }
 
-// snatAddr is the source that SNAT gives to what leaves by a device.
+// snatAddr is the source that SNAT gives to packets that leave by a device.
 func (c *Config) snatAddr(device int, v6 bool) netip.Addr {
 	a, fallback := netip.Addr{}, c.Primary4
 	if d := c.Devices[device]; d != nil {

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package model is the datapath as docs/design.md tells it: slow, plain, and with nothing of the
-// kernel in it. A node that is told what the maps hold, a packet and a hook give what becomes of
-// the packet, and of what the node knows.
+// Package model is the datapath of docs/design.md: slow, plain, and independent
+// of the kernel. Given the maps' content, a packet and a hook, a Node computes
+// the packet's result and its own next state.
 //
-//	packet.go    what a frame says
-//	checksum.go  sums over all of it, never differences
-//	config.go    what the agent has written: services, devices, ranges, limits
+//	packet.go    parsing
+//	checksum.go  sums over all of a packet, never differences
+//	config.go    the agent's input: services, devices, ranges, limits
 //	flow.go      tuple -> rewrite
 //	hop.go       next hops, which flows share
-//	open.go      a new flow: may it, whereto, under which source
-//	track.go     an old one: answered, confirmed, closed, halves that got lost
+//	open.go      a new flow: whether it may open, its backend, its source
+//	track.go     an old flow: answered, confirmed, closed, lost halves
 //	node.go      the hooks, from packet to verdict
-//	answer.go    what the node says itself
+//	answer.go    packets that the node itself sends
 //	icmp.go      errors about translated packets
 //
-// Where the programs choose at random, the model asks what they chose, judges whether they could,
-// and goes on with it.
+// Where the programs choose at random, the model asks for their choice, checks
+// that it is allowed, and continues with it.
 package model

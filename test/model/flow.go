@@ -9,7 +9,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// Tuple is what tells the packets of a flow, at the hooks of one zone.
+// Tuple identifies the packets of a flow at the hooks of one zone.
 type Tuple struct {
 	Src, Dst netip.AddrPort
 	Proto    uint8
@@ -26,39 +26,38 @@ func (t Tuple) withPorts(src, dst uint16) Tuple {
 	return t
 }
 
-// reversed is the tuple of what answers, and is seen in a zone.
+// reversed returns the tuple of answers, which are seen in a zone.
 func (t Tuple) reversed(zone bpf.Zone) Tuple { return Tuple{t.Dst, t.Src, t.Proto, zone} }
 
-// Record is what becomes of a tuple's packets. Flags and State are those of docs/maps.md.
+// Record is the rewrite of a tuple's packets. Flags and State are those of docs/maps.md.
 type Record struct {
 	Src, Dst         netip.AddrPort // what they are rewritten to
 	Service, Backend uint32
 	Seen             int    // seconds
-	Expect           uint32 // what confirms that the answer was received, if there was one
+	Expect           uint32 // what confirms that the client got the answer, if there was one
 	State            uint32
 	Flags            uint16
-	Hop              HopKey // as it was known last
-	In               int    // of answers that the kernel routes: where the requests come in
+	Hop              HopKey // as it was last known
+	In               int    // for answers that the kernel routes: the device of the requests
 }
 
 func (r *Record) is(flag uint16) bool { return r.Flags&flag != 0 }
 
 func (r *Record) isConfirmed() bool { return r.State&bpf.StateConfirmed != 0 }
 
-// to is the tuple of a rewritten packet.
+// to returns the tuple of a rewritten packet.
 func (r *Record) to(t Tuple) Tuple { return Tuple{r.Src, r.Dst, t.Proto, t.Zone} }
 
-// mirrorZone is where the packets of the other half are seen.
+// mirrorZone returns the zone of the other half's packets.
 func (r *Record) mirrorZone() bpf.Zone {
 	return bpf.Zone(r.Flags & bpf.FlowMirrorZoneMask / bpf.FlowMirrorZone)
 }
 
-// mirror is the tuple under which the other half of a flow is recorded: that of the answer to the
-// rewritten packet.
+// mirror returns the tuple of the other half of a flow: that of the answer to the rewritten packet.
 func (r *Record) mirror(t Tuple) Tuple { return r.to(t).reversed(r.mirrorZone()) }
 
-// mirrors: this record undoes what the one of t does. Those of packets between the two hooks of a
-// split flow are undone by a record that leads back to the client, whatever it translates.
+// mirrors reports whether this record undoes that of t. Packets between the two hooks of a split
+// flow are undone by a record that leads back to the client, whatever it translates.
 func (r *Record) mirrors(t Tuple, splitSource bool) bool {
 	if splitSource {
 		return r.Dst.Addr() == t.Src.Addr()
@@ -71,7 +70,7 @@ func (r *Record) closed() bool {
 	return r.State&bpf.StateReset != 0 || r.State&both == both
 }
 
-// Table holds the flows of a family. It never fills: what a full one does has tests of its own.
+// Table holds the flows of a family. It never fills: full tables have tests of their own.
 type Table map[Tuple]*Record
 
 func (t Table) insert(k Tuple, r Record) *Record {
@@ -79,7 +78,7 @@ func (t Table) insert(k Tuple, r Record) *Record {
 	return &r
 }
 
-// timeout is how long a record outlives its last packet.
+// timeout returns how long a record outlives its last packet.
 func (n *Node) timeout(r *Record, proto uint8) int {
 	both := bpf.StateFinClient | bpf.StateFinBackend
 	switch {
@@ -99,13 +98,13 @@ func (n *Node) timeout(r *Record, proto uint8) int {
 	return n.TCP
 }
 
-// stale: its own time is over. Time moves on in steps that end a little late, so none ends on a
-// record's last moment.
+// stale reports whether a record's own time is over. Time moves in steps that end a little late, so
+// no step ends on a record's last moment.
 func (n *Node) stale(r *Record, proto uint8) bool {
 	return n.Clock > r.Seen && n.Clock-r.Seen >= n.timeout(r, proto)
 }
 
-// dead: the flow's time is over, which either half's packets make longer.
+// dead reports whether a flow's time is over. The packets of either half extend it.
 func (n *Node) dead(t Tuple, r *Record) bool {
 	if !r.is(bpf.FlowSplitSource) && !n.stale(r, t.Proto) {
 		return false
@@ -114,8 +113,9 @@ func (n *Node) dead(t Tuple, r *Record) bool {
 	return m == nil || n.stale(r, t.Proto) && n.stale(m, t.Proto)
 }
 
-// startsAnew: on a closed connection a SYN from the client starts anew, and so does a SYN-ACK from a
-// backend, which has got a SYN on another way. To our own address there is no other way.
+// startsAnew reports whether a packet starts a closed connection anew: a SYN from the client does,
+// and so does a SYN-ACK from a backend, which has got a SYN on another way. For our own address
+// there is no other way.
 func startsAnew(r *Record, flags uint8) bool {
 	start := uint8(Syn)
 	if r.is(bpf.FlowReply) {
@@ -125,12 +125,13 @@ func startsAnew(r *Record, flags uint8) bool {
 	return flags&(Syn|Ack) == start && r.closed() && !r.is(bpf.FlowSplitSource) && !translated
 }
 
-// isDue: most packets of an established flow change nothing about it, and ask nothing.
+// isDue reports whether a packet changes the flow's state. Most packets of an established flow
+// don't.
 func (n *Node) isDue(r *Record, flags uint8) bool {
 	return flags&(Syn|Fin|Rst) != 0 || !r.isConfirmed() || n.Clock > r.Seen
 }
 
-// find looks up what can still be used; what can't is forgotten.
+// find looks up a usable record. It removes one that is not usable.
 func (n *Node) find(p *packet) *Record {
 	t, table := p.tuple, n.table(p.tuple)
 	r := table[t]
@@ -149,8 +150,8 @@ func (n *Node) find(p *packet) *Record {
 	return r
 }
 
-// answersDirectly: an endpoint that answers a SYN by something else than a SYN-ACK or a reset has a
-// connection of this tuple, which the client has opened directly.
+// answersDirectly reports whether an endpoint answers a SYN by something else than a SYN-ACK or a
+// reset: it has a connection with this tuple, which the client has opened directly.
 func (p *packet) answersDirectly(r *Record) bool {
 	answered := r.State&(bpf.StateAnswered|bpf.StateConfirmed) != 0
 	return r.is(bpf.FlowReply) && r.is(bpf.FlowBegun) && !r.is(bpf.FlowExpress) && !answered &&

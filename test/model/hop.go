@@ -4,20 +4,20 @@ package model
 
 import "net/netip"
 
-// HopKey names a next hop that flows share: what the FIB has answered in one generation of routes.
+// HopKey identifies a next hop that flows share: the FIB's answer in one generation of routes.
 type HopKey struct {
-	Generation uint32 // 0: none is known
+	Generation uint32 // 0: no next hop
 	Device     int
 	Via        netip.Addr
 	MTU        int
 }
 
-// Hop is how to transmit.
+// Hop says how to transmit.
 type Hop struct {
 	HopKey
 	DMAC, SMAC [6]byte
 	Resolved   bool // DMAC is the neighbour's
-	XDP, TC    bool // who may transmit
+	XDP, TC    bool // which of them may transmit
 }
 
 func (h *Hop) address(frame []byte) {
@@ -27,8 +27,8 @@ func (h *Hop) address(frame []byte) {
 
 func (h *Hop) tooSmallFor(p *packet) bool { return h.MTU > 0 && p.length > h.MTU }
 
-// nextHop gives where a record's packets go, and asks if that is not known: if a route may have
-// changed, or the neighbour is not resolved. False: nowhere.
+// nextHop returns the next hop of a record's packets. It asks the FIB if the hop is not known: if a
+// route may have changed, or the neighbour is not resolved. The result is false without a route.
 func (n *Node) nextHop(r *Record) (Hop, bool) {
 	if known := n.NextHops[r.Hop]; r.Hop.Generation == n.Generation && known.Resolved {
 		return *known, true
@@ -44,7 +44,7 @@ func (n *Node) nextHop(r *Record) (Hop, bool) {
 	return hop, true
 }
 
-// learn keeps a route whose neighbour is resolved, for all flows that take it.
+// learn keeps a route whose neighbour is resolved, for all flows that use it.
 func (n *Node) learn(route Route) Hop {
 	if !route.Resolved {
 		return Hop{HopKey: HopKey{Device: route.Device}}
@@ -58,12 +58,12 @@ func (n *Node) learn(route Route) Hop {
 	return hop
 }
 
-// Neighbour does what the agent does when a neighbour has moved, or is not known any more.
+// Neighbour does what the agent does when a neighbour has moved, or is no longer known.
 func (n *Node) Neighbour(k HopKey, mac [6]byte, resolved bool) {
 	n.NextHops[k].DMAC, n.NextHops[k].Resolved = mac, resolved
 }
 
-// kept is what a record keeps of it.
+// kept returns what a record keeps of a hop.
 func (h Hop) kept() HopKey {
 	if !h.Resolved {
 		return HopKey{}

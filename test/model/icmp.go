@@ -11,12 +11,12 @@ import (
 
 // icmp is an error, and the packet that it quotes.
 type icmp struct {
-	inner  int // where the quoted IP header is
-	ports  int // where its ports are
+	inner  int // offset of the quoted IP header
+	ports  int // offset of its ports
 	quoted Tuple
 }
 
-// readError reads an error that quotes as much as the ports of a packet.
+// readError parses an error that quotes at least the ports of a packet.
 func (p *packet) readError() (e icmp, ok bool) {
 	if len(p.frame) < p.l4+8 {
 		return e, false
@@ -68,7 +68,7 @@ func (e *icmp) quotedIPv6(frame []byte) bool {
 	return ip[0]>>4 == 6
 }
 
-// alive is a record that may be used.
+// alive returns a usable record.
 func (n *Node) alive(t Tuple) *Record {
 	if r := n.table(t)[t]; r != nil && !n.dead(t, r) {
 		return r
@@ -76,21 +76,21 @@ func (n *Node) alive(t Tuple) *Record {
 	return nil
 }
 
-// about finds the record of the answers to what an error quotes, and the tuple of those answers.
-// An error goes the way that they do. Split flows have their records elsewhere than where errors
-// about their packets leave the node.
+// about finds the record of the answers to the packet that an error quotes, and the tuple of those
+// answers: an error takes their path. The records of split flows are in another zone than the one
+// where errors about their packets leave the node.
 func (n *Node) about(e icmp) (*Record, Tuple) {
 	answer := e.quoted.reversed(e.quoted.Zone)
 	r := n.alive(answer)
 	if r != nil || e.quoted.Zone != bpf.ZoneLeaving {
 		return r, answer
 	}
-	// to the client: the kernel quotes the packet as it was between the two hooks
+	// towards the client: the kernel quotes the packet as it was between the two hooks
 	if source := n.alive(e.quoted); source != nil && source.is(bpf.FlowSplitSource) {
 		answer = source.mirror(e.quoted)
 		return n.alive(answer), answer
 	}
-	// to the backend: ingress has translated all but the error's source
+	// towards the backend: ingress has translated all but the error's source
 	for _, zone := range []bpf.Zone{bpf.ZoneOutside, bpf.ZonePod} {
 		asked := e.quoted
 		asked.Zone = zone
@@ -102,8 +102,8 @@ func (n *Node) about(e icmp) (*Record, Tuple) {
 	return nil, answer
 }
 
-// icmpError translates an error about a translated packet, as an answer to that packet would be,
-// and the packet that it quotes, back to what its sender knows.
+// icmpError translates an error about a translated packet, as an answer to that packet would be. It
+// translates the quoted packet back to what its sender knows.
 func (n *Node) icmpError(p *packet) (result Result, ours bool) {
 	e, ok := p.readError()
 	if !ok {
@@ -129,7 +129,7 @@ func (n *Node) icmpError(p *packet) (result Result, ours bool) {
 	if !p.leaves() {
 		dst = to.Dst.Addr()
 	}
-	// a router's own address tells more than ours, where the flow's source is kept
+	// a router's own address is more useful than ours, where the flow's source is kept
 	if (express || p.leaves()) && to.Src.Addr() != answer.Src.Addr() {
 		src = to.Src.Addr()
 	}
@@ -146,7 +146,7 @@ func (n *Node) icmpError(p *packet) (result Result, ours bool) {
 	return Result{action, bpf.VerdictICMPError, out}, true
 }
 
-// restore gives the quoted packet the addresses and ports that its sender gave it.
+// restore gives the quoted packet the addresses and ports that its sender used.
 func (e icmp) restore(p *packet, out []byte, to Tuple) {
 	ip := out[e.inner:]
 	if p.v6 {

@@ -9,7 +9,8 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// Forwarded is what the kernel makes of a frame that it routes on, and whereto. False: it doesn't.
+// Forwarded returns the frame that the kernel sends when it routes a frame on, and its destination.
+// The result is false if the kernel doesn't.
 func Forwarded(frame []byte) ([]byte, netip.Addr, bool) {
 	kind := binary.BigEndian.Uint16(frame[12:])
 	if kind != typeIPv4 && kind != typeIPv6 {
@@ -24,8 +25,8 @@ func Forwarded(frame []byte) ([]byte, netip.Addr, bool) {
 	return out, p.tuple.Dst.Addr(), true
 }
 
-// CanSum: a device's sum over a frame can be kept true while it is rewritten. It can't where the
-// sender of a datagram left out its checksum; nobody looks at the sum then.
+// CanSum reports whether a device's sum over a frame stays right while the frame is rewritten. It
+// doesn't where the sender of a datagram left out its checksum; nothing checks the sum then.
 func CanSum(frame []byte) bool {
 	v6 := binary.BigEndian.Uint16(frame[12:]) == typeIPv6
 	p, how := read(frame, v6)
@@ -39,8 +40,8 @@ func CanSum(frame []byte) bool {
 		p.part != later && binary.BigEndian.Uint16(p.frame[p.l4+6:]) != 0
 }
 
-// Sound tells whether all checksums of a frame that can be verified are right: one way of summing,
-// whatever the packet. Of what is cut, or a fragment, only the IP header's is looked at.
+// Sound reports whether all checksums of a frame that can be verified are right, summed in one way
+// for all packets. For cut packets and fragments it checks only the IP header's.
 func Sound(frame []byte) bool {
 	kind := binary.BigEndian.Uint16(frame[12:])
 	if kind != typeIPv4 && kind != typeIPv6 {
@@ -74,12 +75,12 @@ func Sound(frame []byte) bool {
 	return sum(pseudo, message) == 0xffff
 }
 
-// Ends are a frame's addresses.
+// Ends returns a frame's addresses.
 func Ends(frame []byte) (src, dst netip.Addr) {
 	return addrs(frame, binary.BigEndian.Uint16(frame[12:]) == typeIPv6)
 }
 
-// Led is the tuple of a packet to a frontend, if it is one that has its ports.
+// Led returns the tuple of a packet to a frontend, if the packet is one and has ports.
 func (n *Node) Led(hook bpf.Hook, frame []byte) (Tuple, bool) {
 	kind := binary.BigEndian.Uint16(frame[12:])
 	if kind != typeIPv4 && kind != typeIPv6 {
@@ -93,8 +94,8 @@ func (n *Node) Led(hook bpf.Hook, frame []byte) (Tuple, bool) {
 	return p.tuple, how == understood && n.frontend(p.tuple.Dst, p.tuple.Proto) != nil
 }
 
-// Torn is a client's record whose other half is not where answers would look for it. One that is
-// closed may have lost it to the next one, and one that nobody has confirmed to any.
+// Torn returns a client's record whose other half is not where answers would look for it. A closed
+// flow may have lost it to the next one, and an unconfirmed flow to any.
 func (n *Node) Torn() (Tuple, bool) {
 	for _, table := range n.byFamily {
 		for t, r := range table {

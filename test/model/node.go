@@ -10,11 +10,11 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// Action is what becomes of a packet after a program.
+// Action is a program's decision about a packet.
 type Action int
 
-// What programs can have done with a packet: leave it to what comes next, drop it, send it out by
-// another device, or by the one that it came in by.
+// The actions: leave the packet to what comes next, drop it, send it out by another device, or by
+// the one that it came in by.
 const (
 	Pass Action = iota
 	Drop
@@ -24,7 +24,7 @@ const (
 
 func (a Action) String() string { return [...]string{"pass", "drop", "redirect", "back"}[a] }
 
-// Result is what a hook does with a packet.
+// Result is a hook's decision about a packet.
 type Result struct {
 	Action  Action
 	Verdict bpf.Verdict
@@ -43,17 +43,17 @@ type fragmentPorts struct {
 	seen     int
 }
 
-// FragmentTime is for how long the later fragments of a packet are expected, in seconds.
+// FragmentTime is how long the later fragments of a packet are expected, in seconds.
 const FragmentTime = 30
 
-// Node is a node that runs the datapath: what it is told, and what it remembers.
+// Node is a node that runs the datapath: its configuration, and its state.
 type Node struct {
 	*Config
 	Clock    int // seconds
 	Affinity map[AffinityKey]Affinity
 	NextHops map[HopKey]*Hop
 	Counts   map[bpf.Hook]map[bpf.Verdict]int
-	// Unsure counts the drops whose reason depends on a choice that nobody can see.
+	// Unsure counts the drops whose reason depends on a choice that can't be seen.
 	Unsure int
 
 	byFamily  [2]Table
@@ -64,7 +64,7 @@ type Node struct {
 	failure   error
 }
 
-// NewNode returns a node that remembers nothing.
+// NewNode returns a node without any state.
 func NewNode(c *Config, choices Choices) *Node {
 	n := &Node{
 		Config: c, choices: choices,
@@ -84,7 +84,7 @@ func NewNode(c *Config, choices Choices) *Node {
 
 func (n *Node) table(t Tuple) Table { return n.Table(t.Src.Addr().Is6()) }
 
-// Table gives a family's flows.
+// Table returns a family's flows.
 func (n *Node) Table(v6 bool) Table {
 	if v6 {
 		return n.byFamily[1]
@@ -95,13 +95,13 @@ func (n *Node) Table(v6 bool) Table {
 // Find returns the record of a tuple, alive or not.
 func (n *Node) Find(t Tuple) *Record { return n.table(t)[t] }
 
-// Dead says whether a record counts as absent.
+// Dead reports whether a record counts as absent.
 func (n *Node) Dead(t Tuple, r *Record) bool { return n.dead(t, r) }
 
-// Expire forgets what is dead.
+// Expire removes dead records.
 func (n *Node) Expire() {
 	for _, table := range n.byFamily {
-		// a record that is dead stays so without its mirror, and one that lives has it alive
+		// a dead record stays dead without its mirror, and a live one's flow is alive
 		for t, r := range table {
 			if n.dead(t, r) {
 				delete(table, t)
@@ -118,8 +118,8 @@ func (n *Node) fail(format string, args ...any) {
 
 func (n *Node) event(v bpf.Verdict) { n.Counts[n.hook][v]++ }
 
-// Process tells what a hook does with a frame that comes in, or leaves, by a device. The error
-// says what the programs have chosen wrongly.
+// Process returns what a hook does with a frame that comes in, or leaves, by a device. The error
+// describes a wrong choice of the programs.
 func (n *Node) Process(hook bpf.Hook, device int, frame []byte) (Result, error) {
 	n.hook, n.device, n.failure = hook, n.Devices[device], nil
 	r := n.process(frame)
@@ -158,10 +158,11 @@ func (n *Node) process(frame []byte) Result {
 	return n.ingress(&p, how)
 }
 
-// zones are where packets are seen, by hook; from outside, if nothing else is said.
+// zones are the zones of packets, by hook; the default is outside.
 var zones = map[bpf.Hook]bpf.Zone{bpf.HookTCPod: bpf.ZonePod, bpf.HookTCEgress: bpf.ZoneLeaving}
 
-// notForOne: a frame to many, or, where that can be told, one that a switch has flooded to us.
+// notForOne reports whether a frame is to many receivers or, where this can be decided, was flooded
+// to us by a switch.
 func (n *Node) notForOne(frame []byte) bool {
 	if n.hook == bpf.HookTCIngress {
 		return [6]byte(frame[:6]) != n.device.MAC
@@ -195,7 +196,7 @@ func (n *Node) flow(p *packet) (*Record, bpf.Verdict) {
 	return n.table(t)[t], bpf.VerdictNone
 }
 
-// xdp transmits what it can, and leaves the rest to tc.
+// xdp transmits packets if it can, and leaves the rest to tc.
 func (n *Node) xdp(p *packet, how reading) Result {
 	if how != understood {
 		return left(unread[how], p)
@@ -228,11 +229,11 @@ func (n *Node) xdp(p *packet, how reading) Result {
 	return Result{action, bpf.VerdictExpress, out}
 }
 
-// quiet tells whether nothing has been heard of a flow for a while. One packet of such is left to
-// the kernel, so that it hears that the next hop is in use.
+// quiet reports whether a flow had no packet for a while. One packet of such a flow is left to the
+// kernel, so that the kernel sees that the next hop is in use.
 func (n *Node) quiet(r *Record) bool { return n.Clock > r.Seen }
 
-// complete finds out the ports of a fragment.
+// complete finds the ports of a fragment.
 func (n *Node) complete(p *packet) reading {
 	if !p.readPart() {
 		return unreadable
@@ -261,7 +262,7 @@ func (n *Node) noteFragment(p *packet) {
 	}
 }
 
-// readMore: tc reads fragments, too.
+// readMore completes a fragment, which tc processes, too.
 func (n *Node) readMore(p *packet, how reading) reading {
 	if how == isFragment {
 		return n.complete(p)
@@ -325,7 +326,7 @@ func (n *Node) transmit(p *packet, r *Record) Result {
 	return Result{Redirect, bpf.VerdictExpress, out}
 }
 
-// turn sends a pod what it has sent to itself.
+// turn sends a packet back to the pod that sent it to itself.
 func (n *Node) turn(p *packet, r *Record) Result {
 	if p.ttl <= 1 {
 		return left(bpf.VerdictDropTTL, p)
@@ -373,7 +374,8 @@ func (n *Node) egress(p *packet, how reading) Result {
 	return Result{action, bpf.VerdictSource, p.rewritten(to.Src, dst)}
 }
 
-// isAstray: an answer is about to leave by another uplink than its request came in by.
+// isAstray reports whether an answer is about to leave by another uplink than its request came in
+// by.
 func (n *Node) isAstray(r *Record, client netip.Addr) bool {
 	in := n.Devices[r.In]
 	if !r.is(bpf.FlowReply) || in == nil || in == n.device {

@@ -8,11 +8,11 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// Choices tells what the programs have chosen where any choice is right.
+// Choices returns what the programs have chosen where any choice is right.
 type Choices interface {
-	// Opened is the record that they have made for the first packet of a flow, if they have.
+	// Opened returns the record that they have made for the first packet of a flow, if any.
 	Opened(Tuple) (Record, bool)
-	// Remembered is the backend that they remember for a client of a service.
+	// Remembered returns the backend that they remember for a client of a service.
 	Remembered(AffinityKey) (uint32, bool)
 }
 
@@ -22,20 +22,20 @@ type AffinityKey struct {
 	Client  netip.Addr
 }
 
-// Affinity is where it was led to last.
+// Affinity is the backend of its last flow.
 type Affinity struct {
 	Backend uint32
 	Addr    netip.AddrPort
 	Used    int
 }
 
-// origin is who a client is, as far as that decides about its flow's way.
+// origin is what decides about a flow's path at the client's end.
 type origin struct {
 	onNode     bool // one of our pods
-	inside     bool // internal policy applies
-	keep       bool // its address is kept wherever the backend is
-	masquerade bool // or never
-	pretends   bool // it has the address of one of our pods, and something rests on its address
+	inside     bool // the internal policy applies
+	keep       bool // its address is always kept
+	masquerade bool // its address is never kept
+	pretends   bool // it has the address of one of our pods, and something depends on its address
 }
 
 func (n *Node) origin(p *packet, policy *Policy, pod bool) origin {
@@ -89,18 +89,20 @@ func (n *Node) open(p *packet, policy *Policy, pod bool) bpf.Verdict {
 	return n.record(p, policy.Service, backend, w)
 }
 
-// isPod: the kernel would send what is for the address to a pod, and the packet at hand came in elsewhere.
+// isPod reports whether the kernel would send packets for the address to a pod, while the packet at
+// hand came in elsewhere.
 func (n *Node) isPod(a netip.Addr) bool {
 	device := n.Devices[n.Route(a).Device]
 	return device != nil && device.Pod && device != n.device
 }
 
-// sharesPort: connections of the node leave from a port that flows of ours use, too.
+// sharesPort reports whether connections of the node may leave from a port that flows of ours use,
+// too.
 func (n *Node) sharesPort(port uint16) bool {
 	return port >= n.NodePortMin && port <= n.NodePortMax || port >= n.SNATMin && port <= n.SNATMax
 }
 
-// begins: an answer of a server is no beginning.
+// begins reports whether a packet may begin a connection. A server's answer does not.
 func (p *packet) begins() bool {
 	return p.part != later && (p.proto() == UDP || p.flags&(Syn|Ack) == Syn)
 }
@@ -116,13 +118,13 @@ func (n *Node) openOwn(p *packet) *Record {
 	}
 	answer := p.tuple.reversed(reply)
 	if r := n.table(answer)[answer]; r != nil && !r.is(bpf.FlowReply) {
-		return nil // itself the answer of a service
+		return nil // the answer of a service
 	}
 	return n.untranslated(p, reply)
 }
 
-// openBeside: a client speaks to an endpoint directly, from the port of its flow to a service that
-// leads there as well.
+// openBeside opens the flow of a client that connects to an endpoint directly, from the port of its
+// flow to a service that leads there as well.
 func (n *Node) openBeside(p *packet) *Record {
 	reply := p.tuple.reversed(bpf.ZoneLeaving)
 	r := n.table(reply)[reply]
@@ -142,8 +144,8 @@ func (n *Node) untranslated(p *packet, reply bpf.Zone) *Record {
 	return n.table(p.tuple)[p.tuple]
 }
 
-// choose gives the backend of a new flow: that which the client had if affinity wants it, else any
-// of the candidates, as the programs have it.
+// choose returns the backend of a new flow: the client's earlier one if affinity wants it, else the
+// programs' choice, which must be a candidate.
 func (n *Node) choose(p *packet, s *Service, o origin, candidates []*Backend) *Backend {
 	key := AffinityKey{s.ID, p.tuple.Src.Addr()}
 	if known, ok := n.Affinity[key]; ok && s.Affinity > 0 && n.Clock-known.Used < max(s.Affinity, 1) {
@@ -160,7 +162,7 @@ func (n *Node) choose(p *packet, s *Service, o origin, candidates []*Backend) *B
 		id, chosen = n.choices.Remembered(key)
 	}
 	for _, b := range candidates {
-		// a flow that could not be recorded tells nothing of its backend, but that it is one of those
+		// if the flow could not be recorded, any of the candidates may have been chosen
 		if chosen && b.ID == id || !chosen && n.cannotOpen(p, b, o) {
 			if !chosen && len(candidates) > 1 {
 				n.Unsure++
@@ -185,22 +187,22 @@ func (n *Node) remember(s *Service, client netip.Addr, b *Backend) {
 	}
 }
 
-// way is the way that a flow will take.
+// way is the path that a flow will take.
 type way struct {
 	flags  uint16 // of the client's record: express, turn, split, or none: through the stack
 	source netip.Addr
 	route  Route
 }
 
-// translates: the client's address is not kept.
+// translates reports whether the client's address is translated.
 func (w way) translates() bool { return w.flags&(bpf.FlowExpress|bpf.FlowSplit) != 0 }
 
-// replyZone is where the answers are seen.
+// replyZone returns the zone of the answers.
 func (w way) replyZone() bpf.Zone { r := Record{Flags: w.flags}; return r.mirrorZone() }
 
-// way: the client's address is kept if its backend's answers come by here in any case, which they
-// do unless the backend is on another node and the client is outside, or the backend is the client.
-// False: nowhere.
+// way returns the path to a backend. The client's address is kept if the backend's answers pass
+// this node in any case: unless the backend is on another node and the client is outside, or the
+// backend is the client. The result is false without a route.
 func (n *Node) way(p *packet, b *Backend, o origin) (way, bool) {
 	client := p.tuple.Src.Addr()
 	stack := way{source: client, flags: uint16(bpf.ZoneLeaving) * bpf.FlowMirrorZone}
@@ -245,9 +247,8 @@ func (n *Node) cannotOpen(p *packet, b *Backend, o origin) bool {
 // portTries is how many source ports are tried before one is taken that an unconfirmed flow holds.
 const portTries = 2
 
-// freePorts are the source ports under which the backend may know the flow. One that is the
-// client's own and can be kept is the only one; where none is free, those of flows that nobody has
-// confirmed are.
+// freePorts returns the source ports under which the backend may know the flow. If the client's own
+// port can be kept, it is the only one. If none is free, ports of unconfirmed flows are.
 func (n *Node) freePorts(p *packet, b *Backend, w way) map[uint16]bool {
 	if own := p.tuple.Src.Port(); !w.translates() && n.isFree(p.tuple, b, w, own) {
 		return map[uint16]bool{own: true}
@@ -267,27 +268,28 @@ func (n *Node) freePorts(p *packet, b *Backend, w way) map[uint16]bool {
 	return free
 }
 
-// replyOf is the tuple of the answers to a flow under a source port.
+// replyOf returns the tuple of the answers to a flow with a source port.
 func replyOf(t Tuple, b *Backend, w way, port uint16) Tuple {
 	return Tuple{b.Addr, netip.AddrPortFrom(w.source, port), t.Proto, w.replyZone()}
 }
 
-// isFree: no other flow's answers have this tuple. The flow's own from before don't count, unless
-// they are of a translated connection: the backend may still be in TIME_WAIT.
+// isFree reports whether no other flow's answers have this tuple. The flow's own earlier records
+// don't count, unless they are of a translated connection: the backend may still be in TIME_WAIT.
 func (n *Node) isFree(t Tuple, b *Backend, w way, port uint16) bool {
 	reply := replyOf(t, b, w, port)
 	r := n.table(reply)[reply]
 	return r == nil || !(r.isConfirmed() && w.translates()) && r.mirrors(t, false) || n.dead(reply, r)
 }
 
-// isHeld: if by anybody, then by a flow that nobody has confirmed.
+// isHeld reports whether only an unconfirmed flow can hold the tuple.
 func (n *Node) isHeld(t Tuple, b *Backend, w way, port uint16) bool {
 	reply := replyOf(t, b, w, port)
 	r := n.table(reply)[reply]
 	return r != nil && !r.isConfirmed()
 }
 
-// replyFlags are those of the backend's half, by the client's, whose packets are seen in a zone.
+// replyFlags returns the flags of the backend's half, from the client's flags and the zone of the
+// client's packets.
 func replyFlags(flags uint16, zone bpf.Zone) uint16 {
 	reply := bpf.FlowReply | uint16(zone)*bpf.FlowMirrorZone | flags&bpf.FlowBegun
 	if flags&(bpf.FlowExpress|bpf.FlowSplit) != 0 {
@@ -296,7 +298,7 @@ func replyFlags(flags uint16, zone bpf.Zone) uint16 {
 	return reply
 }
 
-// cameIn is the device of the request at hand, if its answers are the kernel's to route.
+// cameIn returns the device of the request at hand, if the kernel routes its answers.
 func (n *Node) cameIn(flags uint16, zone bpf.Zone) int {
 	if flags&(bpf.FlowExpress|bpf.FlowSplit) != 0 || zone != bpf.ZoneOutside {
 		return 0
@@ -318,7 +320,7 @@ func (n *Node) record(p *packet, s *Service, b *Backend, w way) bpf.Verdict {
 		if len(free) == 0 {
 			return bpf.VerdictDropSNATExhausted
 		}
-		// not all of more than portTries are tried before any that is held is taken
+		// with more ports, not all are tried before one that is held is taken
 		own := !w.translates() && free[p.tuple.Src.Port()]
 		held := span >= portTries && !own && n.isHeld(p.tuple, b, w, port)
 		if opened && !free[port] && !held {
@@ -345,8 +347,8 @@ func (n *Node) record(p *packet, s *Service, b *Backend, w way) bpf.Verdict {
 	return bpf.VerdictFlowOpened
 }
 
-// splitSource is the tuple of a split flow's packets between the two hooks: all is translated but
-// the source address.
+// splitSource returns the tuple of a split flow's packets between the two hooks: all is translated
+// but the source address.
 func splitSource(t Tuple, r *Record) Tuple {
 	return Tuple{netip.AddrPortFrom(t.Src.Addr(), r.Src.Port()), r.Dst, t.Proto, bpf.ZoneLeaving}
 }

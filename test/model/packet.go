@@ -9,7 +9,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// Protocols by number, where IP names them.
+// IP protocol numbers.
 const (
 	TCP      = 6
 	UDP      = 17
@@ -19,7 +19,7 @@ const (
 	fragment = 44
 )
 
-// Bits of a TCP header, in whose terms other protocols are followed, too.
+// Bits of a TCP header. Other protocols are described in the same terms.
 const (
 	Fin = 1
 	Syn = 2
@@ -33,17 +33,17 @@ const (
 	typeIPv6 = 0x86dd
 )
 
-// reading is how much of a packet is understood.
+// reading is how far a packet could be parsed.
 type reading int
 
 const (
 	understood    reading = iota
-	otherProtocol         // IP, but nothing that has ports
-	unreadable            // truncated, malformed, or headers that aren't read
-	isFragment            // of which more must be known
+	otherProtocol         // IP, but a protocol without ports
+	unreadable            // truncated, malformed, or with headers that aren't parsed
+	isFragment            // its ports must be found first
 )
 
-// part says which part of a packet a fragment is.
+// part is which part of a packet a fragment is.
 type part int
 
 const (
@@ -52,14 +52,14 @@ const (
 	later // it has no transport header
 )
 
-// packet is what a frame says.
+// packet is a parsed frame.
 type packet struct {
 	frame  []byte
 	v6     bool
 	tuple  Tuple // its zone is the hook's
 	ttl    uint8
-	l4     int // where the transport header is
-	length int // from the IP header on, as that says
+	l4     int // offset of the transport header
+	length int // from the IP header on, as the header says
 	part   part
 	id     uint32 // of the packet that this is a fragment of
 	flags  uint8
@@ -71,10 +71,11 @@ func (p *packet) leaves() bool { return p.tuple.Zone == bpf.ZoneLeaving }
 
 func (p *packet) proto() uint8 { return p.tuple.Proto }
 
-// l4Length is the length of the transport header and what follows it, as the IP header has it.
+// l4Length returns the length of the transport header and what follows it, according to the IP
+// header.
 func (p *packet) l4Length() int { return p.length - (p.l4 - ethernet) }
 
-// read reads the IP header and, of whole packets, the transport's.
+// read parses the IP header and, for whole packets, the transport's.
 func read(frame []byte, v6 bool) (packet, reading) {
 	p := packet{frame: frame, v6: v6}
 	if v6 {
@@ -123,7 +124,7 @@ func (p *packet) readIPv6() reading {
 	return p.readTransport()
 }
 
-// readPart reads what fragments have instead of, or before, a transport header.
+// readPart parses what fragments have instead of, or before, a transport header.
 func (p *packet) readPart() bool {
 	if !p.v6 {
 		return true
@@ -141,12 +142,13 @@ func (p *packet) readPart() bool {
 	return true
 }
 
-// within: so much of the transport's header is in the frame, and in the packet.
+// within reports whether so much of the transport's header is in the frame, and in the packet.
 func (p *packet) within(size int) bool {
 	return len(p.frame) >= p.l4+size && (p.l4Length() >= size || p.isBig())
 }
 
-// isBig: the sizes of packets beyond 64 KiB, which GRO makes of many, don't fit their header.
+// isBig reports whether a packet is beyond 64 KiB, a size that does not fit its header. GRO makes
+// such packets of many.
 func (p *packet) isBig() bool {
 	return p.part == whole && (p.length == 0 || p.v6 && p.length == 40)
 }
@@ -175,10 +177,11 @@ func (p *packet) readTransport() reading {
 	return understood
 }
 
-// readFirst reads the transport header of a first fragment.
+// readFirst parses the transport header of a first fragment.
 func (p *packet) readFirst() reading {
 	if p.proto() == SCTP && p.within(16) {
-		// The sum is over the whole, whose length is known of a chunk that is larger than this.
+		// The checksum is over the whole packet. Its length is known if its chunk is larger than
+		// this fragment.
 		length := p.onlyChunk()
 		if length < p.l4Length() || length > 0xffff || p.frame[p.l4+12] == 2 { // INIT ACK
 			return isFragment
@@ -187,13 +190,13 @@ func (p *packet) readFirst() reading {
 	return p.readTransport()
 }
 
-// onlyChunk is the length of an SCTP message of one chunk.
+// onlyChunk returns the length of an SCTP message of one chunk.
 func (p *packet) onlyChunk() int {
 	return 12 + (int(binary.BigEndian.Uint16(p.frame[p.l4+14:]))+3)&^3
 }
 
-// readSCTP tells an association in TCP's terms by its first chunk (RFC 9260, 3.2): what
-// acknowledges an INIT ACK is the tag that it asked for.
+// readSCTP describes an association in TCP's terms by its first chunk (RFC 9260, 3.2). The tag that
+// an INIT ACK asked for acknowledges it.
 func (p *packet) readSCTP() bool {
 	if !p.within(16) || p.isBig() {
 		return false
@@ -218,7 +221,8 @@ func (p *packet) readSCTP() bool {
 	return true
 }
 
-// rewritten is the packet with other addresses and, unless it is a later fragment, other ports.
+// rewritten returns the packet with other addresses and, unless it is a later fragment, other
+// ports.
 func (p *packet) rewritten(src, dst netip.AddrPort) []byte {
 	out := append([]byte(nil), p.frame...)
 	p.storeAddrs(out, src.Addr(), dst.Addr())
@@ -250,7 +254,7 @@ func (p *packet) storeAddrs(out []byte, src, dst netip.Addr) {
 	p.sumIPv4(out)
 }
 
-// sumIPv4 makes the header's checksum after a change of it.
+// sumIPv4 sets the header's checksum after a change of it.
 func (p *packet) sumIPv4(out []byte) {
 	if p.v6 {
 		return
@@ -262,14 +266,14 @@ func (p *packet) headerEnd() int {
 	return min(len(p.frame), ethernet+4*int(p.frame[ethernet]&15))
 }
 
-// sumHeader makes an IPv4 header's checksum after a change of the header.
+// sumHeader sets an IPv4 header's checksum after a change of the header.
 func sumHeader(before, after []byte) {
 	right := func(header []byte) uint16 { return Checksum(header[:10], header[12:]) }
 	found := binary.BigEndian.Uint16(before[10:])
 	binary.BigEndian.PutUint16(after[10:], carry(found, right(before), right(after)))
 }
 
-// message is the transport's part of a frame of the packet's.
+// message returns the transport's part of a frame of the packet.
 func (p *packet) message(frame []byte) []byte {
 	end := min(len(frame), ethernet+p.length)
 	if p.isBig() {
@@ -303,8 +307,8 @@ func addrs(frame []byte, v6 bool) (src, dst netip.Addr) {
 	return netip.AddrFrom4([4]byte(ip[12:16])), netip.AddrFrom4([4]byte(ip[16:20]))
 }
 
-// sumSCTP: the checksum is right, or wrong by as much as before. What the frame lacks of the
-// packet counts as zeros, for the sum is over a length.
+// sumSCTP sets the checksum: right, or wrong by as much as before. Bytes of the packet that the
+// frame lacks count as zeros, because the sum is over a length.
 func (p *packet) sumSCTP(out []byte) {
 	found := binary.LittleEndian.Uint32(p.frame[p.l4+8:])
 	if found == 0 { // left to a device
@@ -322,7 +326,7 @@ func (p *packet) sumSCTP(out []byte) {
 	binary.LittleEndian.PutUint32(out[p.l4+8:], found^right(p.frame)^right(out))
 }
 
-// hopDown takes a hop off, as a router does.
+// hopDown decrements the hop limit, as a router does.
 func (p *packet) hopDown(out []byte) {
 	if p.v6 {
 		out[ethernet+7]--

@@ -8,10 +8,10 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// An ACK that is further ahead than this was not sent by who got the SYN-ACK.
+// An ACK further ahead than this is not from the receiver of the SYN-ACK.
 const ackWindow = 65536
 
-// other is the other half of a flow, if it is not lost.
+// other returns the other half of a flow, if it is not lost.
 func (n *Node) other(k Tuple, r *Record) *Record {
 	m := n.table(k)[r.mirror(k)]
 	if m != nil && m.mirrors(k, r.is(bpf.FlowSplitSource)) {
@@ -20,7 +20,7 @@ func (n *Node) other(k Tuple, r *Record) *Record {
 	return nil
 }
 
-// follow keeps up with a flow.
+// follow updates a flow's state by a packet.
 func (n *Node) follow(r *Record, p *packet) {
 	r.Seen = max(r.Seen, n.Clock)
 	if p.part == later {
@@ -38,7 +38,7 @@ func (n *Node) follow(r *Record, p *packet) {
 	}
 }
 
-// followClose: both halves know of a FIN or a reset, whichever saw it.
+// followClose marks a FIN or a reset in both halves, whichever saw it.
 func (n *Node) followClose(r *Record, p *packet) {
 	bit := bpf.StateFinClient
 	if r.is(bpf.FlowReply) {
@@ -56,12 +56,13 @@ func (n *Node) followClose(r *Record, p *packet) {
 	}
 }
 
-// provesNothing: SCTP's shutdown chunks are sent by hosts that know of no association, too.
+// provesNothing reports whether a packet may come from a host without the association: SCTP's
+// shutdown chunks may.
 func provesNothing(p *packet) bool {
 	return p.flags&Rst != 0 || p.proto() == SCTP && p.flags&Fin != 0
 }
 
-// followAnswer: what the backend sends says what the client's acknowledgement will be.
+// followAnswer notes which acknowledgement the backend's packet asks for.
 func (n *Node) followAnswer(r *Record, p *packet) {
 	if provesNothing(p) {
 		return
@@ -98,7 +99,7 @@ func acknowledges(r *Record, p *packet) bool {
 	return p.ack-r.Expect < ackWindow
 }
 
-// confirm: from now on none of the flow's records gives way.
+// confirm marks a flow as confirmed: from now on none of its records gives way.
 func (n *Node) confirm(t Tuple, r *Record) {
 	records := []*Record{r, n.other(t, r)}
 	if r.is(bpf.FlowSplit) {
@@ -110,8 +111,8 @@ func (n *Node) confirm(t Tuple, r *Record) {
 	n.event(bpf.VerdictFlowConfirmed)
 }
 
-// repair makes anew what of a client's flow has been evicted. False: the backend knows another
-// flow by its source now, so that it is none any more.
+// repair restores evicted records of a client's flow. It returns false if the backend knows another
+// flow by its source by now, so that this flow no longer exists.
 func (n *Node) repair(t Tuple, r *Record) bool {
 	if r.is(bpf.FlowReply | bpf.FlowSplitSource) {
 		return true
@@ -125,9 +126,10 @@ func (n *Node) repair(t Tuple, r *Record) bool {
 	return true
 }
 
-// restore makes the lost half of a flow from the one that is left. Nil: something else is there.
+// restore makes the lost half of a flow from the remaining one. It returns nil if another record is
+// there.
 func (n *Node) restore(t Tuple, r *Record) *Record {
-	// not lost, but taken away with the endpoint: what comes from there is late
+	// not lost, but removed with the endpoint: packets from there are late
 	if r.is(bpf.FlowReply) && t.Proto == UDP && !n.serves(r, t.Src) {
 		return nil
 	}
@@ -151,14 +153,14 @@ func (n *Node) restore(t Tuple, r *Record) *Record {
 	return table.insert(mirror, lost)
 }
 
-// serves: the endpoint that a record was made for still takes the packets of flows that it has.
+// serves reports whether the endpoint that a record was made for still serves its flows.
 func (n *Node) serves(r *Record, a netip.AddrPort) bool {
 	b := n.Backends[r.Backend]
 	return b != nil && b.Service == r.Service && b.Addr == a && (b.InCluster || b.InSelf || b.Kept)
 }
 
-// Stale forgets the clients' halves of UDP flows whose endpoints no longer serve. Where the same
-// endpoint has become another backend of whom the frontend leads to, they stay.
+// Stale removes the clients' halves of UDP flows whose endpoints no longer serve. A half stays if
+// its endpoint is another backend by now, to which the frontend leads.
 func (n *Node) Stale() {
 	for _, table := range n.byFamily {
 		for t, r := range table {

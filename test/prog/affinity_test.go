@@ -9,9 +9,9 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-const affinitySeconds = 10800 // as services have it by default
+const affinitySeconds = 10800 // the default of services
 
-// many are so many backends that none is chosen twice in a row by chance.
+// many returns so many backends that none is chosen twice in a row by chance.
 func many(a netip.Addr) []netip.AddrPort {
 	var out []netip.AddrPort
 	for port := range uint16(100) {
@@ -20,8 +20,8 @@ func many(a netip.Addr) []netip.AddrPort {
 	return out
 }
 
-// TestAffinity, of contract 27: a client's new flows go where its last one went, whatever the
-// frontend, the hook, and the client's port; another client's go elsewhere.
+// TestAffinity, of contract 27: a client's new flows go where its last one went, at every frontend
+// and hook, and from every port. Another client's go elsewhere.
 func TestAffinity(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)
@@ -33,7 +33,7 @@ func TestAffinity(t *testing.T) {
 		ask := map[bpf.Hook]func(packet) result{
 			bpf.HookTCIngress: func(p packet) result { return n.ingress(front, p) },
 			bpf.HookTCPod:     func(p packet) result { return n.podIngress(pod0, p) },
-			bpf.HookXDP: func(p packet) result { // records the flow, and leaves the rest to tc
+			bpf.HookXDP: func(p packet) result { // it records the flow, and leaves the rest to tc
 				n.xdp(front, p).passed(bpf.VerdictLeftToTC)
 				return n.ingress(front, p)
 			},
@@ -59,8 +59,8 @@ func TestAffinity(t *testing.T) {
 	})
 }
 
-// sticky is a service with affinity, and a client that it has led to `last`. This backend is in
-// its sets but not in its slots: it is never chosen but by affinity.
+// sticky is a service with affinity, and a client that it has led to `last`. This backend is in its
+// sets but not in its slots: only affinity chooses it.
 type sticky struct {
 	*node
 	variant
@@ -118,8 +118,8 @@ func (s *sticky) ask(hook bpf.Hook, port uint16) netip.AddrPort {
 	return dst
 }
 
-// TestAffinityHolds: as long as the client was here within the timeout, and the backend is what
-// it was and may be chosen here.
+// TestAffinityHolds: affinity holds as long as the client was here within the timeout, and the
+// backend is unchanged and may be chosen here.
 func TestAffinityHolds(t *testing.T) {
 	const seconds = 100
 	for _, c := range []struct {
@@ -172,7 +172,7 @@ func TestAffinityHolds(t *testing.T) {
 	}
 }
 
-// TestAffinityRenewed: by each new flow, and by no other packet.
+// TestAffinityRenewed: each new flow renews it, and no other packet does.
 func TestAffinityRenewed(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		s := newSticky(t, v, affinitySeconds, 0)
@@ -189,7 +189,7 @@ func TestAffinityRenewed(t *testing.T) {
 }
 
 // TestReusedSlot: a program that was held up for longer than the maps' grace period reads a slot
-// of which another service's backend, or none, has become. The packet must not go there.
+// whose backend belongs to another service, or is gone. The packet must not go there.
 func TestReusedSlot(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		for _, seconds := range []uint32{0, affinitySeconds} {

@@ -12,14 +12,14 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// longest is more than any timeout; jiffies wrap, so it can't be arbitrary.
+// longest is more than any timeout. Jiffies wrap, so it can't be arbitrary.
 const longest = 1 << 30
 
 // margin is more jiffies than a test lasts.
 const margin = 100_000
 
-// timeouts as tests set them, far enough from each other. Any is longer than a neighbour goes
-// without being asked after.
+// timeouts are the timeouts of tests, far enough from each other. Any is longer than the time after
+// which a neighbour is checked.
 var timeouts = map[string]uint32{
 	"timeout_new":             6 * second,
 	"timeout_udp":             12 * second,
@@ -48,7 +48,7 @@ func (n *node) jiffies() uint32 {
 	return now
 }
 
-// age makes some of a flow's records (see keys) as old as can be.
+// age makes some of a flow's records (see keys) as old as possible.
 func (c *conversation) age(which ...int) {
 	c.t.Helper()
 	c.ageBy(longest, which...)
@@ -62,13 +62,13 @@ func (c *conversation) ageBy(jiffies uint32, which ...int) {
 	}
 }
 
-// TestTimeouts: each state of a flow has its own.
+// TestTimeouts: each state of a flow has its own timeout.
 func TestTimeouts(t *testing.T) {
 	for _, c := range []struct {
 		name, timeout string
 		variants      []variant
 		reach         func(*conversation)
-		send          func(*conversation) // what leaves the flow in that state
+		send          func(*conversation) // brings the flow into that state
 	}{
 		{"half-open", "timeout_new", variants, open, open},
 		{"answered", "timeout_new", connected, answered, lateReply},
@@ -96,7 +96,7 @@ func TestTimeouts(t *testing.T) {
 	}
 }
 
-// established has a flow confirmed, and then sends flags from the client.
+// established confirms a flow, and then sends flags from the client.
 func established(sent ...string) func(*conversation) {
 	return func(c *conversation) {
 		c.establish()
@@ -108,7 +108,7 @@ func established(sent ...string) func(*conversation) {
 
 func lateReply(c *conversation) { c.reply(flags("A")) }
 
-// TestStale: a record that nobody has deleted yet is as good as deleted.
+// TestStale: a record past its time counts as deleted.
 func TestStale(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		c := converse(withTimeouts(t), v, p)
@@ -132,7 +132,7 @@ func TestOneWay(t *testing.T) {
 		c := converse(withTimeouts(t), v, p)
 		c.establish()
 		for range 3 {
-			c.age(0) // the client's half: the reply's is fresh
+			c.age(0) // the client's half; the reply's is fresh
 			c.reply()
 			c.idle = true
 			c.request(acked)
@@ -147,7 +147,7 @@ func TestOneWay(t *testing.T) {
 	})
 }
 
-// TestLastSeen is written once a second, not with each packet.
+// TestLastSeen: the time is written once a second, not with each packet.
 func TestLastSeen(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		c := converse(withTimeouts(t), v, stack)

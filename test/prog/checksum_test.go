@@ -12,8 +12,8 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// TestRewriteKeepsTheRest: whatever else is in a packet comes out as it went
-// in, in both directions, and the checksums are right over any payload.
+// TestRewriteKeepsTheRest: everything else in a packet comes out unchanged, in
+// both directions, and the checksums are right with any payload.
 func TestRewriteKeepsTheRest(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)
@@ -34,7 +34,7 @@ func TestRewriteKeepsTheRest(t *testing.T) {
 	})
 }
 
-// TestUDPWithoutChecksum: what the sender didn't sum stays unsummed.
+// TestUDPWithoutChecksum: a datagram without a checksum stays without one.
 func TestUDPWithoutChecksum(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		if v.name != "udp4" {
@@ -47,8 +47,8 @@ func TestUDPWithoutChecksum(t *testing.T) {
 	})
 }
 
-// TestUDPChecksumOfZero: a sum that comes out as zero is sent as 0xffff, for
-// zero would say that there is none.
+// TestUDPChecksumOfZero: a sum of zero is sent as 0xffff, because zero means
+// that there is none.
 func TestUDPChecksumOfZero(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		if !v.isUDP() {
@@ -64,8 +64,8 @@ func TestUDPChecksumOfZero(t *testing.T) {
 	})
 }
 
-// checksumOf reads a UDP packet's checksum. As payload of the same packet, where
-// zeros were, it makes the sum come out as zero.
+// checksumOf returns a UDP packet's checksum. As payload of the same packet, in
+// place of zeros, it makes the sum zero.
 func checksumOf(p packet) []byte {
 	off := p.l4() + 6
 	return p.bytes()[off : off+2]
@@ -85,8 +85,9 @@ func TestChecksumCarries(t *testing.T) {
 	})
 }
 
-// TestChangesCancel: the sum of the new addresses and ports is that of the old ones, so the
-// transport checksum stays what it was; but not what counts addresses only.
+// TestChangesCancel: the sum of the new addresses and ports is that of the old
+// ones, so the transport checksum does not change. The checksum that covers
+// only addresses does.
 func TestChangesCancel(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)

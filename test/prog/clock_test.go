@@ -8,26 +8,26 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// TestLeastRecentGivesWay: where there is no room and every flow is in use, a new flow takes the
-// place of the one whose last packet is the longest ago, again and again.
+// TestLeastRecentGivesWay: where there is no room and every flow is in use, a new flow repeatedly
+// replaces the one with the oldest last packet.
 func TestLeastRecentGivesWay(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		newest := converse(newNode(t, oneSet), v, sameDevice)
-		var all []*conversation // the one whose last packet is the longest ago comes first
+		var all []*conversation // the one with the oldest last packet comes first
 		for range int(bpf.Ways) / newest.halves {
 			newest = opensNext(newest, &all)
 		}
 		for range 3 * len(all) {
 			for _, c := range all {
 				c.request()
-				c.had() // it has been known
+				c.had() // it has a record already
 			}
 			newest = opensNext(newest, &all)
 			for _, c := range all[1:] {
 				c.standsUnconfirmed()
 			}
 			all[0].standsNowhere()
-			if t.Failed() { // what follows would, too
+			if t.Failed() { // what follows would fail, too
 				return
 			}
 			all = all[1:]
@@ -35,7 +35,7 @@ func TestLeastRecentGivesWay(t *testing.T) {
 	})
 }
 
-// opensNext adds to the flows the one of the client's next port.
+// opensNext adds the flow of the client's next port.
 func opensNext(c *conversation, all *[]*conversation) *conversation {
 	c.t.Helper()
 	next := c.again()
@@ -45,7 +45,7 @@ func opensNext(c *conversation, all *[]*conversation) *conversation {
 	return next
 }
 
-// standsNowhere: none of the flow's records is left.
+// standsNowhere expects that none of the flow's records is left.
 func (c *conversation) standsNowhere() {
 	c.t.Helper()
 	for _, k := range c.keys() {

@@ -15,7 +15,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// clusterIPs makes v.vip a service's, with a port 80, in a range that holds v.vip2, too.
+// clusterIPs makes v.vip a service's address, with a port 80, in a range that holds v.vip2, too.
 func clusterIPs(t *testing.T, v variant, rangeFlags uint32, settings ...setting) *node {
 	t.Helper()
 	n := newNode(t, settings...)
@@ -35,7 +35,7 @@ func (n *node) putClusterAddr(a netip.Addr, owner uint8) {
 	n.put("cluster_addrs", key, owner)
 }
 
-// guard makes a range the last one of its family, behind one that nothing is in.
+// guard makes a range the last one of its family, behind one that holds no address.
 func (n *node) guard(prefix netip.Prefix, flags uint32) {
 	n.t.Helper()
 	r := bpf.ClusterRange{Addr: words(prefix.Addr()), Flags: bpf.ClusterRangeUsed | flags}
@@ -51,7 +51,7 @@ func (n *node) guard(prefix netip.Prefix, flags uint32) {
 	n.put("cluster_ranges", uint32(0), bpf.ClusterGuard{Current: 7, Sets: [2]bpf.ClusterRangeSet{1: set}})
 }
 
-// hooks are those that look at what is for no frontend.
+// hooks are those that handle packets without a frontend.
 func (n *node) hooks() map[string]func(frame []byte) result {
 	return map[string]func([]byte) result{
 		"ingress": func(b []byte) result { return n.tcFrame(bpf.HookTCIngress, "waggle_ingress", front, b, 0) },
@@ -59,7 +59,7 @@ func (n *node) hooks() map[string]func(frame []byte) result {
 	}
 }
 
-// TestUnusedPort, of contract 21: a port that no service has, on an address that one has.
+// TestUnusedPort, of contract 21: a port that no service has, on an address that a service has.
 func TestUnusedPort(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := clusterIPs(t, v, 0)
@@ -71,17 +71,18 @@ func TestUnusedPort(t *testing.T) {
 		n.xdp(front, p).passed(bpf.VerdictNotOurs)
 		for _, ask := range n.hooks() {
 			ask(p.bytes()).answered(want)
-			// What has a frontend is served as ever, and what is for others passes.
+			// Packets for a frontend are still served, and packets for other addresses pass.
 			client := at(v.client2, clientPort)
 			ask(v.packet(client, at(v.vip, 80)).bytes()).is(bpf.VerdictStack, tcNext)
 			ask(v.packet(client, at(v.vip2, 80)).bytes()).passed(bpf.VerdictNotOurs)
 			ask(v.packet(client, at(v.far, 80)).bytes()).passed(bpf.VerdictNotOurs)
 		}
-		equal(t, "records", 4, n.size(v)) // what is from a pod is another flow
+		equal(t, "records", 4, n.size(v)) // a packet from a pod opens another flow
 	})
 }
 
-// TestOtherProtocols: what is neither TCP nor UDP is refused likewise, if there is enough of it.
+// TestOtherProtocols: packets of other protocols than TCP and UDP are refused likewise, if they are
+// long enough.
 func TestOtherProtocols(t *testing.T) {
 	for _, v := range udpVariants {
 		n := clusterIPs(t, v, 0)
@@ -100,7 +101,7 @@ func TestOtherProtocols(t *testing.T) {
 	}
 }
 
-// withProto says that a packet is of another protocol.
+// withProto changes the protocol in a packet's header.
 func withProto(p packet, proto layers.IPProtocol) []byte {
 	frame := p.bytes()
 	if !p.is4() {
@@ -112,7 +113,7 @@ func withProto(p packet, proto layers.IPProtocol) []byte {
 	return frame
 }
 
-// sumIP4 mends an IPv4 header's checksum.
+// sumIP4 corrects an IPv4 header's checksum.
 func sumIP4(frame []byte) {
 	put16(frame[ethHeader+10:], 0)
 	var sum uint32
@@ -125,7 +126,7 @@ func sumIP4(frame []byte) {
 	put16(frame[ethHeader+10:], ^uint16(sum))
 }
 
-// shortened leaves so many bytes behind the IP header.
+// shortened keeps so many bytes behind the IP header.
 func shortened(p packet, frame []byte, l4 int) []byte {
 	frame = frame[:p.l4()+l4]
 	if p.is4() {
@@ -137,12 +138,12 @@ func shortened(p packet, frame []byte, l4 int) []byte {
 	return frame
 }
 
-// unreachableOther is unreachable(p) about a packet that says it is of another protocol.
+// unreachableOther is unreachable(p) for a packet with another protocol in its header.
 func unreachableOther(_, p packet, proto layers.IPProtocol) []byte {
 	return unreachableFrame(p, withProto(p, proto))
 }
 
-// ping is an ICMP echo request, or with another type something else.
+// ping is an ICMP echo request or, if echo is false, another type.
 func ping(v variant, src, dst netip.Addr, echo bool, data []byte) []byte {
 	p := udp(at(src, 0), at(dst, 0))
 	p.ttl = 9
@@ -170,7 +171,7 @@ func icmpFrame(p packet, request bool, data []byte) []byte {
 	return p.frame(ip, icmp, &layers.ICMPv6Echo{Identifier: id, SeqNumber: sequence}, gopacket.Payload(data))
 }
 
-// TestPing, of contract 21: it is refused, or if so configured answered.
+// TestPing, of contract 21: a ping is refused or, if so configured, answered.
 func TestPing(t *testing.T) {
 	for _, v := range udpVariants {
 		t.Run(v.name, func(t *testing.T) {
@@ -196,7 +197,7 @@ func TestPing(t *testing.T) {
 					}
 					ask(ping(v, v.client, v.vip2, true, data)).passed(bpf.VerdictNotOurs)
 				}
-				// with a device's sum over all of it
+				// with a device's sum over the whole packet
 				n.tcFrame(bpf.HookTCIngress, "waggle_ingress", front, request, deviceSums(p)).is(bpf.VerdictAnswered, tcRedirect)
 			}
 		})
@@ -210,7 +211,7 @@ func unreachableFrame(p packet, frame []byte) []byte {
 	return resum(p, slices.Concat(answer[:quoted], frame[ethHeader:p.l4()+udpHeader]))
 }
 
-// resum mends an ICMP error's checksum, by having it serialised anew.
+// resum corrects an ICMP error's checksum: it serialises the error anew.
 func resum(p packet, frame []byte) []byte {
 	rest := gopacket.Payload(frame[p.l4()+8:])
 	back := udp(p.dst, p.src, refusal)
@@ -226,8 +227,8 @@ func resum(p packet, frame []byte) []byte {
 	return back.frame(ip, icmp, gopacket.Payload(make([]byte, 4)), rest)
 }
 
-// TestNoAnswer: RFC 1122, 3.2.2: what is an answer itself, and what comes from no single host or
-// went to many, is not answered, and not routed away either.
+// TestNoAnswer: RFC 1122, 3.2.2: errors, packets from no single host and packets to many hosts are
+// not answered, and not routed away either.
 func TestNoAnswer(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		for _, answer := range []bool{false, true} {
@@ -266,7 +267,8 @@ func errorTo(v variant) []byte {
 	return frame
 }
 
-// TestUnallocated, of contract 22: in a service CIDR nothing passes that is for nobody.
+// TestUnallocated, of contract 22: in a service CIDR, packets to addresses of no service don't
+// pass.
 func TestUnallocated(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := clusterIPs(t, v, bpf.ClusterRangeDrop)
@@ -281,7 +283,7 @@ func TestUnallocated(t *testing.T) {
 			ask(ping(v, v.client, v.vip2, true, nil)).dropped(bpf.VerdictDropUnallocated)
 			ask(ping(v, v.client, v.vip, true, nil)).is(bpf.VerdictRefused, tcRedirect)
 		}
-		// It is another proxy's.
+		// The address belongs to another proxy.
 		n.putClusterAddr(v.vip2, bpf.ClusterAddrOthers)
 		for _, ask := range n.hooks() {
 			ask(p.bytes()).passed(bpf.VerdictNotOurs)
@@ -290,8 +292,8 @@ func TestUnallocated(t *testing.T) {
 	})
 }
 
-// TestForeignError, of contract 41: what a client or a router on the way to it says of another
-// translator's answers is left to that one, though it is for a cluster IP.
+// TestForeignError, of contract 41: an error that a client, or a router on the way to it, sends
+// about another translator's answers is left to that translator, though it is for a cluster IP.
 func TestForeignError(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := clusterIPs(t, v, bpf.ClusterRangeDrop)

@@ -18,8 +18,8 @@ func parse(frame []byte) gopacket.Packet {
 	return gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.Default)
 }
 
-// sound fails the test if any checksum of a frame is wrong, be it IP's, TCP's,
-// UDP's or ICMP's, or if the frame can't be read.
+// sound fails the test if any checksum of a frame is wrong (IP's, TCP's, UDP's
+// or ICMP's), or if the frame can't be parsed.
 func sound(t *testing.T, frame []byte) {
 	t.Helper()
 	p := parse(frame)
@@ -67,7 +67,7 @@ func addresses(frame []byte) (src, dst netip.AddrPort) {
 	case *layers.SCTP:
 		sport, dport = uint16(l.SrcPort), uint16(l.DstPort)
 	}
-	if p.TransportLayer() == nil { // a fragment's
+	if p.TransportLayer() == nil { // a fragment has none
 		l4 := p.NetworkLayer().LayerPayload()
 		if l := p.Layer(layers.LayerTypeIPv6Fragment); l != nil {
 			l4 = l.LayerPayload()

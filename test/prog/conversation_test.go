@@ -14,10 +14,10 @@ const (
 	clientPort  = 40001
 	backendPort = 8080
 	clientSeq   = 1000
-	backendSeq  = 0xfffffff0 // soon wraps
+	backendSeq  = 0xfffffff0 // wraps soon
 )
 
-// path is a way through the node, as a function of where the backend is.
+// path is a path through the node, as a function of the backend's place.
 type path struct {
 	name     string
 	backend  func(plan) netip.Addr
@@ -25,9 +25,9 @@ type path struct {
 	snat     bool
 	atEgress bool // the reply is seen where it leaves
 	fromPod  bool // the client is a pod
-	halves   int  // records of a flow
-	// Each takes a packet through the hooks that it meets, checks what every
-	// one of them makes of it, and returns the last one's.
+	halves   int  // number of a flow's records
+	// Each takes a packet through the hooks on its path, checks the result of
+	// each hook, and returns the last one's.
 	request, reply func(*conversation, packet) packet
 }
 
@@ -60,7 +60,7 @@ var (
 	paths = []path{sameDevice, otherDevice, tcExpress, split, stack}
 )
 
-// conversation is one client's flow, followed through all its packets.
+// conversation is one client's flow with all its packets.
 type conversation struct {
 	*node
 	path
@@ -72,7 +72,7 @@ type conversation struct {
 	idle                      bool           // the next packet comes after a while
 }
 
-// converse publishes a NodePort with one backend. Nothing is sent yet.
+// converse publishes a NodePort with one backend. It sends nothing yet.
 func converse(n *node, v variant, p path) *conversation {
 	n.t.Helper()
 	c := &conversation{
@@ -84,7 +84,7 @@ func converse(n *node, v variant, p path) *conversation {
 	return c
 }
 
-// again is the same client's conversation from its next port.
+// again returns the same client's conversation from its next port.
 func (c *conversation) again() *conversation {
 	next := *c
 	next.client = at(c.client.Addr(), c.client.Port()+1)
@@ -92,14 +92,14 @@ func (c *conversation) again() *conversation {
 	return &next
 }
 
-// request sends from the client; if nothing else is said, what opens a flow.
+// request sends a packet from the client; by default one that opens a flow.
 func (c *conversation) request(changes ...change) packet {
 	c.t.Helper()
 	c.events = nil
 	return c.path.request(c, c.packet(c.client, c.frontend, seq(clientSeq)).with(changes...))
 }
 
-// reply sends from the backend; if nothing else is said, the first answer.
+// reply sends a packet from the backend; by default the first answer.
 func (c *conversation) reply(changes ...change) packet {
 	c.t.Helper()
 	c.events = nil
@@ -111,7 +111,7 @@ func synAck(p *packet) { p.flags, p.seq, p.ack = "SA", backendSeq, clientSeq+1 }
 // acked is the client's answer to a SYN-ACK.
 func acked(p *packet) { p.flags, p.seq, p.ack = "A", clientSeq+1, backendSeq+1 }
 
-// establish goes on until the flow is confirmed.
+// establish sends packets until the flow is confirmed.
 func (c *conversation) establish() {
 	c.t.Helper()
 	c.request()
@@ -126,7 +126,7 @@ func (c *conversation) had(events ...bpf.Verdict) {
 	equal(c.t, "events", names(events), names(c.events))
 }
 
-// requestXDP: after a while tc does XDP's work once, so that the kernel hears
+// requestXDP: after a while tc does XDP's work once, so that the kernel sees
 // that the neighbour is in use.
 func (c *conversation) requestXDP(p packet) packet {
 	c.t.Helper()
@@ -159,7 +159,7 @@ func (c *conversation) replyXDP(p packet) packet {
 		from(c.frontend), to(c.client), forwarded(front, c.router))
 }
 
-// leftToTC is what XDP does with a packet whose flow it knows but can't serve.
+// leftToTC is XDP's result for a packet whose flow it knows but can't serve.
 func (c *conversation) leftToTC(in *device, p packet) {
 	c.t.Helper()
 	r := c.xdp(in, p)
@@ -176,8 +176,9 @@ func (c *conversation) requestTC(p packet) packet {
 		from(c.source), to(c.backend), c.transmitted(c.out, c.backend.Addr()))
 }
 
-// transmitted is what tc makes of the rest of a frame: with a next hop at hand, and if it was heard
-// of a moment ago, the same as XDP. Otherwise the link layer is the kernel's.
+// transmitted is tc's change of the rest of a frame. If there is a next hop,
+// and it was checked recently, it is the same as XDP's. Otherwise the kernel
+// makes the link layer.
 func (c *conversation) transmitted(out *device, nexthop netip.Addr) change {
 	idle := c.idle
 	c.idle = false
@@ -187,7 +188,7 @@ func (c *conversation) transmitted(out *device, nexthop netip.Addr) change {
 	return forwarded(out, nexthop)
 }
 
-// returned is what tc makes of the rest of what goes to the client.
+// returned is tc's change of the rest of a packet to the client.
 func (c *conversation) returned() change {
 	switch a := c.client.Addr(); a {
 	case c.pod:
@@ -206,8 +207,8 @@ func (c *conversation) replyTC(p packet) packet {
 		from(c.frontend), to(c.client), c.returned())
 }
 
-// requestSplit: the destination at ingress, the source where it leaves. The
-// kernel, which we play here, takes the hop off in between.
+// requestSplit: ingress changes the destination, egress the source. The test,
+// in place of the kernel, decrements the hop limit in between.
 func (c *conversation) requestSplit(p packet) packet {
 	c.t.Helper()
 	c.leftToTC(front, p)
@@ -235,7 +236,7 @@ func (c *conversation) replyStack(p packet) packet {
 	return r.became(bpf.VerdictSource, tcNext, from(c.frontend), to(c.client))
 }
 
-// learn finds out from the first packet what the backend knows the client by.
+// learn reads from the first packet the source that the backend sees.
 func (c *conversation) learn(r result) {
 	c.t.Helper()
 	c.events = append(c.events, r.events...)
@@ -253,7 +254,7 @@ func (c *conversation) learn(r result) {
 	}
 }
 
-// forget: the next request opens a flow of its own.
+// forget makes the next request open a new flow.
 func (c *conversation) forget() { c.source = netip.AddrPort{} }
 
 func (c *conversation) clientKey() tuple {
@@ -264,7 +265,7 @@ func (c *conversation) replyKey() tuple {
 	return tuple{src: c.backend, dst: c.source, proto: c.proto, zone: c.replyZone()}
 }
 
-// clientZone and replyZone are where the packets of either way are seen.
+// clientZone and replyZone are the zones of the packets of either direction.
 func (c *conversation) clientZone() bpf.Zone {
 	if c.fromPod {
 		return bpf.ZonePod
@@ -282,7 +283,7 @@ func (c *conversation) replyZone() bpf.Zone {
 	return bpf.ZoneOutside
 }
 
-// splitKey is the third record's: the packet between the two hooks.
+// splitKey is the key of the third record: the packet between the two hooks.
 func (c *conversation) splitKey() tuple {
 	return tuple{src: at(c.client.Addr(), c.source.Port()), dst: c.backend, proto: c.proto, zone: bpf.ZoneLeaving}
 }
@@ -295,13 +296,15 @@ func (c *conversation) keys() []tuple {
 	return keys
 }
 
-// standsConfirmed: all of the flow's records are there and confirmed.
+// standsConfirmed expects that all of the flow's records exist and are
+// confirmed.
 func (c *conversation) standsConfirmed() {
 	c.t.Helper()
 	c.stands(true)
 }
 
-// standsUnconfirmed: all of the flow's records are there, and none is confirmed.
+// standsUnconfirmed expects that all of the flow's records exist, and none is
+// confirmed.
 func (c *conversation) standsUnconfirmed() {
 	c.t.Helper()
 	c.stands(false)
@@ -319,7 +322,7 @@ func (c *conversation) stands(confirmed bool) {
 	}
 }
 
-// state of the flow, on which both halves agree.
+// state expects a state of the flow, in both halves.
 func (c *conversation) state(want uint32) {
 	c.t.Helper()
 	for _, k := range []tuple{c.clientKey(), c.replyKey()} {
@@ -344,7 +347,7 @@ func inTurn(t *testing.T, test func(*testing.T, variant)) {
 	}
 }
 
-// forEachPath runs it for all paths, too.
+// forEachPath runs a test for all paths, too.
 func forEachPath(t *testing.T, test func(*testing.T, variant, path)) {
 	for _, p := range paths {
 		t.Run(p.name, func(t *testing.T) {

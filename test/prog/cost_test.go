@@ -22,23 +22,23 @@ var cost = flag.Bool("cost", false, "measure what a packet costs in each program
 
 const (
 	costRuns  = 20000 // of each case, each time
-	costTimes = 5     // the cases take turns, so that a disturbance hits all of them
+	costTimes = 5     // the cases take turns, so that a disturbance affects all of them
 )
 
-// costCase is a packet that is run over and over. Each run starts from the same packet: one that
-// was handed its own output would be another flow's.
+// costCase is a packet that is run repeatedly. Each run starts from the same packet: a program's
+// own output would be another flow's packet.
 type costCase struct {
 	name    string
 	program *ebpf.Program
 	node    *node
 	hook    bpf.Hook
-	verdict bpf.Verdict // that every run must end in
+	verdict bpf.Verdict // the result of every run
 	options ebpf.RunOptions
 	ns      []float64
 }
 
-// TestCost prints a table of nanoseconds, of which the harness's share, measured with a program
-// that does nothing, is taken off. It asserts the paths, never the times.
+// TestCost prints a table of nanoseconds, without the harness's share, which is measured with a
+// program that does nothing. It asserts the paths, never the times.
 func TestCost(t *testing.T) {
 	if !*cost {
 		t.Skip("a measurement: make bench")
@@ -88,7 +88,7 @@ func median(values []float64) float64 {
 	return sorted[len(sorted)/2]
 }
 
-// costCases are the packets of an established flow, on each path, and those of none.
+// costCases are packets of an established flow, on each path, and packets of no flow.
 func costCases(t *testing.T, v variant) []*costCase {
 	var cases []*costCase
 	for _, p := range []path{sameDevice, tcExpress, stack} {
@@ -147,7 +147,7 @@ func (c *costCase) measure(t *testing.T) {
 	c.checkPath(t)
 }
 
-// checkPath makes sure that what was measured is what the name says.
+// checkPath checks that the name describes what was measured.
 func (c *costCase) checkPath(t *testing.T) {
 	t.Helper()
 	if c.node == nil {

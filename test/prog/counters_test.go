@@ -30,8 +30,8 @@ func (n *node) count() []uint64 {
 	return before
 }
 
-// counts tells what the one packet since the last count was counted as. It
-// must be exactly one verdict, at the hook where it was seen.
+// counts returns how the one packet since the last count was counted. It must
+// be exactly one verdict, at the hook where the packet was seen.
 func (n *node) counts(hook bpf.Hook) (verdict bpf.Verdict, events []bpf.Verdict) {
 	n.t.Helper()
 	before := n.count()

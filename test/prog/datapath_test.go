@@ -15,12 +15,12 @@ import (
 	"github.com/waggle-lb/waggle/loader"
 )
 
-// Maps are made small, so that making them costs nothing.
+// Maps are small, so that making them costs nothing.
 const mapSize = 256
 
 // setting changes the datapath before it is loaded.
 type setting struct {
-	name  string // says all that it does
+	name  string // unique to the change: datapaths are reused by it
 	apply func(*ebpf.CollectionSpec) error
 }
 
@@ -30,7 +30,7 @@ func variable(name string, value any) setting {
 	}}
 }
 
-// flowSets gives the flow tables so many sets.
+// flowSets sets the number of sets of the flow tables.
 func flowSets(n uint32) setting {
 	return setting{fmt.Sprintf("flows:%d", n), func(spec *ebpf.CollectionSpec) error {
 		spec.Maps["flows4"].MaxEntries, spec.Maps["flows6"].MaxEntries = n, n
@@ -38,9 +38,9 @@ func flowSets(n uint32) setting {
 	}}
 }
 
-// datapath is a set of maps and the programs over it. The verifier takes its
-// time over each program, so a datapath is emptied and used again by the next
-// test with the same settings.
+// datapath is a set of maps and the programs over it. The verifier takes time
+// over each program, so the next test with the same settings reuses an emptied
+// datapath.
 type datapath struct {
 	settings string
 	spec     *ebpf.CollectionSpec
@@ -50,7 +50,7 @@ type datapath struct {
 	twin     *loader.Twin
 }
 
-// unused are the datapaths in no test's hands.
+// unused are the datapaths that no test uses at the moment.
 var unused struct {
 	sync.Mutex
 	list []*datapath
@@ -126,7 +126,7 @@ func newDatapath(key string, settings []setting) (*datapath, error) {
 	return d, nil
 }
 
-// load leaves the programs for when they are asked for: a test needs one or two.
+// load loads a program at its first use: a test needs one or two.
 func (d *datapath) load(name string) (*ebpf.Program, error) {
 	if p := d.programs[name]; p != nil {
 		return p, nil
@@ -141,8 +141,9 @@ func (d *datapath) load(name string) (*ebpf.Program, error) {
 	return d.programs[name], nil
 }
 
-// empty deletes what is in the hash maps, in the flow tables and in nexthops. The other arrays need
-// it not: nothing leads to their elements but services and a node's configuration.
+// empty deletes the content of the hash maps, of the flow tables and of
+// nexthops. The other arrays need no deletion: only services and a node's
+// configuration refer to their elements.
 func (d *datapath) empty() error {
 	d.emptyFlows()
 	for name, m := range d.maps {

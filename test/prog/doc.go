@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package prog tests the packet programs one packet at a time: a packet goes in
-// through BPF_PROG_TEST_RUN, and what comes out is compared, byte for byte,
-// with a packet that gopacket serialised from what it ought to be, checksums
-// summed anew. Nothing of the datapath's own arithmetic is used to predict it.
+// Package prog tests the packet programs one packet at a time. A packet goes in
+// through BPF_PROG_TEST_RUN. The result is compared, byte for byte, with a
+// packet that gopacket serialised from the expected fields, with new checksums.
+// The datapath's own arithmetic predicts nothing.
 //
-// Each test has a datapath to itself (an emptied one, if there was one before it),
-// and shares one network namespace whose routes and permanent neighbours are there for bpf_fib_lookup:
+// Each test has a datapath to itself (possibly an emptied one). All tests share
+// one network namespace with routes and permanent neighbours for
+// bpf_fib_lookup:
 //
 //	client 203.0.113.7 -- router -- front --+
 //	backend .near 198.51.100.20 -----------/ |

@@ -8,8 +8,8 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// TestEvictedHalf: of a flow that is not confirmed any record may give way at any time. What is left
-// of the flow makes the lost one anew, as it was.
+// TestEvictedHalf: any record of an unconfirmed flow may be replaced at any time. The remaining
+// records restore the lost one as it was.
 func TestEvictedHalf(t *testing.T) {
 	const clientHalf, replyHalf, splitHalf = 0, 1, 2
 	for _, c := range []struct {
@@ -48,7 +48,7 @@ func answered(c *conversation)      { c.request(); c.reply() }
 func backendSpeaks(c *conversation) { c.reply() }
 func backendGoesOn(c *conversation) { c.reply(flags("AP"), seq((backendSeq+1)%(1<<32)), payload(10)) }
 
-// restored: the record is there again after the repair.
+// restored expects that the record exists again after the repair.
 func (c *conversation) restored(lost int, repair func(*conversation)) {
 	c.t.Helper()
 	k := c.keys()[lost]
@@ -63,8 +63,8 @@ func (c *conversation) restored(lost int, repair func(*conversation)) {
 	equal(c.t, "backend", was.Backend, is.Backend)
 }
 
-// TestEvictedAndTaken: a half that got lost may not come back in place of
-// another flow's, confirmed or not. Who lost it starts anew.
+// TestEvictedAndTaken: a lost half must not replace another flow's record, confirmed or not. The
+// flow that lost it starts anew.
 func TestEvictedAndTaken(t *testing.T) {
 	for name, step := range map[string]func(*conversation){"half-open": open, "established": establish} {
 		t.Run(name, func(t *testing.T) {
@@ -79,8 +79,8 @@ func TestEvictedAndTaken(t *testing.T) {
 
 				if name == "established" {
 					loser.xdp(front, loser.packet(loser.client, loser.frontend)).dropped(bpf.VerdictDropSNATExhausted)
-					equal(t, "records", winner.halves, loser.size(v)) // its old one is of no use
-				} else { // each may take what nobody has confirmed
+					equal(t, "records", winner.halves, loser.size(v)) // its old one is useless
+				} else { // each may take an unconfirmed record
 					loser.forget()
 					loser.request()
 					loser.had(bpf.VerdictFlowOpened)
@@ -96,8 +96,8 @@ func TestEvictedAndTaken(t *testing.T) {
 	}
 }
 
-// TestEvictedAndReopened: the answer to a flow whose client's half is another
-// flow's by now says nothing about that one.
+// TestEvictedAndReopened: if the client's half of a flow was replaced by another flow's, an answer
+// to the old flow does not affect the other one.
 func TestEvictedAndReopened(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		if !p.snat {
@@ -119,8 +119,8 @@ func TestEvictedAndReopened(t *testing.T) {
 	})
 }
 
-// TestEvictedAndAcknowledged: a client's half that was made anew from the backend's is confirmed by
-// the acknowledgement of what made it so.
+// TestEvictedAndAcknowledged: a client's half that an answer restored from the backend's half is
+// confirmed by the acknowledgement of that answer.
 func TestEvictedAndAcknowledged(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)
@@ -137,7 +137,7 @@ func TestEvictedAndAcknowledged(t *testing.T) {
 	})
 }
 
-// TestEvictedAndClosed: it knows of the FIN that made it so, too.
+// TestEvictedAndClosed: a half that a FIN restored has the state of the FIN, too.
 func TestEvictedAndClosed(t *testing.T) {
 	forTCP(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)

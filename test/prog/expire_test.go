@@ -10,13 +10,13 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// expire walks a family's flows, and releases those that are dead.
+// expire walks a family's flows, and releases the dead ones.
 func (n *node) expire(v variant) (census bpf.Census) {
 	n.t.Helper()
 	return n.walk(v, 1)
 }
 
-// walk counts a family's records, and releases the dead ones if it is told to.
+// walk counts a family's records, and releases the dead ones if release is set.
 func (n *node) walk(v variant, release uint32) (census bpf.Census) {
 	n.t.Helper()
 	opts := &ebpf.RunOptions{Context: bpf.Census{Release: release}, ContextOut: &census}
@@ -27,7 +27,7 @@ func (n *node) walk(v variant, release uint32) (census bpf.Census) {
 	return census
 }
 
-// census walks twice: the first time nothing is released.
+// census walks twice. The first walk releases nothing.
 func (c *conversation) census(want bpf.Census) {
 	c.t.Helper()
 	equal(c.t, "census", want, c.walk(c.variant, 0))
@@ -36,7 +36,7 @@ func (c *conversation) census(want bpf.Census) {
 	equal(c.t, "records", int(want.Confirmed+want.Unconfirmed), c.size(c.variant))
 }
 
-// TestExpire: a flow goes as a whole, and not while either half is fresh.
+// TestExpire: a flow expires as a whole, and not while either half is fresh.
 func TestExpire(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		c := converse(withTimeouts(t), v, p)
@@ -47,8 +47,8 @@ func TestExpire(t *testing.T) {
 		flow := uint32(p.halves)
 		c.census(bpf.Census{Confirmed: 2 * flow})
 
-		// Either half keeps the other. (A split flow's third record is met by
-		// whatever meets the client's.)
+		// Either half keeps the other. (A packet that uses a split flow's third
+		// record uses the client's, too.)
 		all, clients := []int{0, 1, 2}[:p.halves], []int{0, 2}
 		for _, fresh := range [][]int{clients[:p.halves-1], {1}} {
 			c.age(all...)
@@ -63,7 +63,7 @@ func TestExpire(t *testing.T) {
 	})
 }
 
-// TestExpireUnconfirmed: what nobody confirms goes likewise.
+// TestExpireUnconfirmed: unconfirmed flows expire likewise.
 func TestExpireUnconfirmed(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		c := converse(withTimeouts(t), v, p)
@@ -78,8 +78,8 @@ func TestExpireUnconfirmed(t *testing.T) {
 	})
 }
 
-// TestExpireOrphan: a split flow's third record goes with the others, however
-// fresh; alone it would hold its place for nothing.
+// TestExpireOrphan: a split flow's third record is released with the others,
+// however fresh it is: alone it would be useless.
 func TestExpireOrphan(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		c := converse(withTimeouts(t), v, split)
@@ -90,8 +90,8 @@ func TestExpireOrphan(t *testing.T) {
 	})
 }
 
-// TestExpireReopened: an old flow's reply half is not kept by the new flow that
-// has taken the client's.
+// TestExpireReopened: a new flow that has taken the client's half of an old
+// flow does not keep the old reply half.
 func TestExpireReopened(t *testing.T) {
 	forTCP(t, func(t *testing.T, v variant, p path) {
 		if !p.snat {

@@ -20,7 +20,7 @@ import (
 	"github.com/waggle-lb/waggle/test/model"
 )
 
-// explained are the programs that the explain twin has: those of packets, and the one about sockets.
+// explained are the programs of the explain twin: those of packets, and the one about sockets.
 var explained = []string{"waggle_xdp", "waggle_ingress", "waggle_egress", "waggle_pod", "waggle_ingress_l3", "waggle_egress_l3"}
 
 // wholeSpec is the datapath with the program about sockets, which only the twin has.
@@ -42,18 +42,17 @@ func wholeSpec(t *testing.T) *ebpf.CollectionSpec {
 	return spec
 }
 
-// writable are the maps that a test can't have the verifier protect: those of its own of the twin, and those of
-// which values are given to functions that the verifier proves alone, where it takes a pointer for one to memory
-// that may be written. No kernel lets programs write to a devmap by a pointer, or has a read-only kind of
-// sk_storage.
+// writable are the maps that a test can't make read-only for the verifier: the twin's own, and those whose values are
+// passed to functions that the verifier proves alone, where it takes the pointer for one to writable memory. No
+// kernel lets programs write to a devmap by a pointer, or has a read-only kind of sk_storage.
 var writable = []string{
 	"scratch_map", "counters", ".data.trace", ".rodata", "walk_map", "services4", "services6", "xdp_devices", "sock_peers",
 }
 
-// TestExplainTwinHasNoWrites: the verifier takes the programs of the twin on maps that programs may only read. So
-// no instruction of theirs, and no call, writes to one. It refuses the running programs there.
+// TestExplainTwinHasNoWrites: the verifier accepts the programs of the twin on maps that programs may only read. So
+// none of their instructions or calls writes to one. It refuses the running programs there.
 func TestExplainTwinHasNoWrites(t *testing.T) {
-	// The verifier of 6.1 also refuses the twin there. What it takes for a write has not been found out.
+	// The verifier of 6.1 also refuses the twin there. It is not known what it takes for a write.
 	if version, err := features.LinuxVersionCode(); err != nil || version < 6<<16|18<<8 {
 		t.Skipf("known to tell on Linux 6.18 only (this is %#x, %v)", version, err)
 	}
@@ -105,12 +104,12 @@ func onlyReads(t *testing.T, twin *loader.Twin, name string) {
 	}
 }
 
-// forbidden: the verifier refuses a program for a write to a map.
+// forbidden reports whether the verifier has refused a program for a write to a map.
 func forbidden(err error) bool {
 	return err != nil && strings.Contains(fmt.Sprintf("%+v", err), "write into map forbidden")
 }
 
-// outcome is what becomes of a packet.
+// outcome is the result for a packet.
 type outcome struct {
 	verdict bpf.Verdict
 	action  model.Action
@@ -125,7 +124,7 @@ func verdictName(v bpf.Verdict) string {
 	return bpf.VerdictName(v)
 }
 
-// ask asks the twin what may become of a packet: one outcome, or one for each backend that may be chosen.
+// ask returns the possible outcomes of a packet from the twin: one, or one for each backend that may be chosen.
 func (d *datapath) ask(hook bpf.Hook, program string, device int, frame []byte) (outcomes []outcome, err error) {
 	if d.twin == nil {
 		if d.twin, err = loader.NewTwin(d.spec, d.maps); err != nil {
@@ -152,8 +151,7 @@ func (d *datapath) ask(hook bpf.Hook, program string, device int, frame []byte) 
 	}
 }
 
-// TestExplainChangesNothing: not a bit of any map is another after the twin has run, on all packets of some
-// scripts.
+// TestExplainChangesNothing: the twin changes no bit of any map, on all packets of some scripts.
 func TestExplainChangesNothing(t *testing.T) {
 	enter(t)
 	nodes := make(fuzzNodes)
@@ -195,16 +193,15 @@ func (n *fuzzNode) unchanged(call func() error) error {
 	return called
 }
 
-// withTwin has the twin asked about each packet of a node from now on. TestModel does so with all that it sends; this is
-// for what it does not meet, such as full tables. (Not where a flow that was halved finds no room to be made whole: the
-// twin looks up records that it would have replaced by then.)
+// withTwin also asks the twin about each packet of a node from now on. TestModel does so with all its packets. This
+// is for other situations, such as full tables. (It does not work where a halved flow finds no room for its lost
+// half: the twin looks up records that it would have replaced by then.)
 func (n *node) withTwin() *node {
 	n.explained = true
 	return n
 }
 
-// explain asks the twin about a packet, and returns a check that the program comes to a verdict that the twin has
-// named.
+// explain asks the twin about a packet. It returns a check that the program's verdict is one that the twin has named.
 func (n *node) explain(hook bpf.Hook, program string, d *device, frame []byte) func(result) result {
 	n.t.Helper()
 	if !n.explained {
@@ -222,7 +219,7 @@ func (n *node) explain(hook bpf.Hook, program string, d *device, frame []byte) f
 	}
 }
 
-// explain is what the twin says may become of a packet.
+// explain returns the outcomes of a packet that the twin names.
 func (n *fuzzNode) explain(hook bpf.Hook, device int, frame []byte) (outcomes []outcome, err error) {
 	ask := func() error {
 		outcomes, err = n.ask(hook, fuzzPrograms[hook], device, frame)
@@ -236,8 +233,8 @@ func (n *fuzzNode) explain(hook bpf.Hook, device int, frame []byte) (outcomes []
 	return outcomes, err
 }
 
-// memoryOf maps an array to memory, which reads it in no time: scripts must be over before a second of theirs is. Nil:
-// it can't be mapped.
+// memoryOf maps an array to memory, which makes reads fast: a script must end before a second of its time has passed.
+// nil: the array can't be mapped.
 func (n *fuzzNode) memoryOf(name string) (*ebpf.Memory, error) {
 	if n.maps[name].Flags()&unix.BPF_F_MMAPABLE == 0 {
 		return nil, nil
@@ -255,7 +252,7 @@ func (n *fuzzNode) memoryOf(name string) (*ebpf.Memory, error) {
 	return n.memories[name], nil
 }
 
-// bits is the content of all maps that can be read.
+// bits returns the content of all maps that can be read.
 func (n *fuzzNode) bits() (map[string][]byte, error) {
 	all := map[string][]byte{}
 	for name, m := range n.maps {

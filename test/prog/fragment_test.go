@@ -14,13 +14,13 @@ import (
 
 const fragmentHeader = 8 // IPv6's
 
-// piece is what of a packet's transport part a fragment holds.
+// piece is the part of a packet's transport data in a fragment.
 type piece struct {
 	start, end, whole int
 	id                uint32
 }
 
-// pieces cuts a packet into fragments of so many bytes; its checksum is that of the whole.
+// pieces cuts a packet into fragments of so many bytes. The checksum is that of the whole packet.
 func (p packet) pieces(size int) []packet {
 	whole := len(p.bytes()) - p.l4()
 	var all []packet
@@ -68,7 +68,7 @@ func (p packet) pieceBytes() []byte {
 	return p.frame(ip, gopacket.Payload(append(header, data...)))
 }
 
-// requestPiece takes a fragment the way of a request. XDP leaves them all to tc.
+// requestPiece sends a fragment on the path of a request. XDP leaves all fragments to tc.
 func (c *conversation) requestPiece(p packet) {
 	c.t.Helper()
 	c.events = nil
@@ -90,7 +90,7 @@ func (c *conversation) requestPiece(p packet) {
 	}
 }
 
-// replyPiece takes one the way of a reply.
+// replyPiece sends a fragment on the path of a reply.
 func (c *conversation) replyPiece(p packet) {
 	c.t.Helper()
 	c.events = nil
@@ -107,7 +107,7 @@ func (c *conversation) replyPiece(p packet) {
 	r.became(bpf.VerdictExpress, tcRedirect, from(c.frontend), to(c.client), c.returned())
 }
 
-// unknown is the verdict on a fragment of what is not ours.
+// unknown is the verdict on a fragment of a packet that is not ours.
 func (c *conversation) unknown(p packet) bpf.Verdict {
 	if p.piece.start == 0 {
 		return bpf.VerdictNotOurs
@@ -123,7 +123,7 @@ func (c *conversation) replyPieces(changes ...change) []packet {
 	return c.packet(c.backend, c.source, synAck, flags("A"), c.large()).with(changes...).pieces(1400)
 }
 
-// large is a payload for three fragments. What SCTP sends is filled up to four bytes.
+// large is a payload for three fragments. SCTP pads it to four bytes.
 func (c *conversation) large() change {
 	if c.isTCP() || c.isUDP() {
 		return payload(4001)
@@ -131,7 +131,8 @@ func (c *conversation) large() change {
 	return payload(4000)
 }
 
-// TestFragments, of contract 40: both ways, in order; each is counted for what became of it.
+// TestFragments, of contract 40: fragments in both directions, in order. Each is counted under its
+// result.
 func TestFragments(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)
@@ -155,7 +156,7 @@ func TestFragments(t *testing.T) {
 	})
 }
 
-// TestFragmentsOpen: a flow may begin, be answered and be confirmed by fragments.
+// TestFragmentsOpen: fragments may open, answer and confirm a flow.
 func TestFragmentsOpen(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		if !v.isUDP() {
@@ -172,7 +173,7 @@ func TestFragmentsOpen(t *testing.T) {
 			c.replyPiece(piece)
 			c.had()
 		}
-		c.requestPiece(pieces[1]) // whose first one came before the answer
+		c.requestPiece(pieces[1]) // its first fragment came before the answer
 		c.had()
 		c.standsUnconfirmed()
 		c.requestPiece(pieces[0])
@@ -182,7 +183,7 @@ func TestFragmentsOpen(t *testing.T) {
 	})
 }
 
-// TestFragmentOvertakes: one that comes before the first is left to the stack as it is.
+// TestFragmentOvertakes: a fragment that comes before the first one is left to the stack unchanged.
 func TestFragmentOvertakes(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)
@@ -199,7 +200,8 @@ func TestFragmentOvertakes(t *testing.T) {
 	})
 }
 
-// TestFragmentsApart: an identification is of one pair of hosts, one protocol and one way.
+// TestFragmentsApart: an identification belongs to one pair of hosts, one protocol and one
+// direction.
 func TestFragmentsApart(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)
@@ -226,7 +228,7 @@ func TestFragmentsApart(t *testing.T) {
 	})
 }
 
-// TestFragmentsAge: the kernel waits half a minute for the rest of a packet, and so do we.
+// TestFragmentsAge: like the kernel, the datapath waits half a minute for the rest of a packet.
 func TestFragmentsAge(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t, variable("timeout_tcp", uint32(longest)), variable("timeout_udp", uint32(longest))), v, p)
@@ -242,7 +244,7 @@ func TestFragmentsAge(t *testing.T) {
 	})
 }
 
-// ageFragments makes all first fragments as old.
+// ageFragments makes all first fragments older.
 func (n *node) ageFragments(jiffies uint32) {
 	n.t.Helper()
 	var key, value []byte
@@ -259,7 +261,7 @@ func (n *node) ageFragments(jiffies uint32) {
 	}
 }
 
-// TestFragmentOfLostFlow: a later one says too little to open a flow.
+// TestFragmentOfLostFlow: a later fragment has too few fields to open a flow.
 func TestFragmentOfLostFlow(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)
@@ -274,7 +276,7 @@ func TestFragmentOfLostFlow(t *testing.T) {
 	})
 }
 
-// TestFragmentRefused: the first is answered as a packet would be, the others are not.
+// TestFragmentRefused: the first fragment is answered like a packet, the others are not.
 func TestFragmentRefused(t *testing.T) {
 	for _, v := range udpVariants {
 		n := newNode(t)
@@ -289,7 +291,7 @@ func TestFragmentRefused(t *testing.T) {
 	}
 }
 
-// TestFragmentAtomic: RFC 6946: a packet that is a fragment of itself.
+// TestFragmentAtomic: RFC 6946: a packet that is its own only fragment.
 func TestFragmentAtomic(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		if v.client.Is4() {
@@ -302,7 +304,8 @@ func TestFragmentAtomic(t *testing.T) {
 	})
 }
 
-// TestFragmentTooShort: a first one without its transport header, be there bytes behind it or not.
+// TestFragmentTooShort: a first fragment without its transport header, with or without bytes behind
+// it.
 func TestFragmentTooShort(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)
@@ -319,14 +322,14 @@ func TestFragmentTooShort(t *testing.T) {
 		c.requestPiece(whole.cutOut(0, (least+7)/8*8))
 		if !v.client.Is4() {
 			frame := whole.cutOut(0, 0).bytes()
-			frame = frame[:len(frame)-1] // of the fragment header itself
+			frame = frame[:len(frame)-1] // a byte of the fragment header is missing
 			c.tcFrame(bpf.HookTCIngress, "waggle_ingress", front, frame, 0).passed(bpf.VerdictUnparsed)
 		}
 	})
 }
 
-// TestFragmentsSCTP pass where the first doesn't tell the length of the whole, over which the
-// checksum is: there are more chunks than that one.
+// TestFragmentsSCTP: fragments pass if the first one doesn't show the length of the whole packet,
+// which the checksum covers: there are more chunks than one.
 func TestFragmentsSCTP(t *testing.T) {
 	for _, v := range sctpVariants {
 		c := converse(newNode(t), v, otherDevice)

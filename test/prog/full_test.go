@@ -10,10 +10,11 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// oneSet makes the flow tables as small as can be: eight records.
+// oneSet makes the flow tables as small as possible: eight records.
 var oneSet = flowSets(1)
 
-// fill has strangers' confirmed records take all free ways but so many, and returns their keys.
+// fill fills all free ways but so many with other clients' confirmed records, and returns their
+// keys.
 func (n *node) fill(v variant, room int) (keys []tuple) {
 	n.t.Helper()
 	table := n.flowTable(v.client)
@@ -30,7 +31,7 @@ func (n *node) fill(v variant, room int) (keys []tuple) {
 	return keys
 }
 
-// plant puts a record into the first free way of a table of one set, as one that is confirmed.
+// plant puts a confirmed record into the first free way of a table of one set.
 func (t table) plant(r record) {
 	way := 0
 	for ; binary.NativeEndian.Uint32(t.read(4*way, 4))&bpf.WayMask != bpf.WayFree; way++ {
@@ -39,7 +40,7 @@ func (t table) plant(r record) {
 	t.writeTag(place{tag: 4 * way}, bpf.WayLive|alive)
 }
 
-// refused: a packet that would open a flow is dropped, and leaves nothing behind.
+// refused expects that a packet that would open a flow is dropped, and leaves no record.
 func (c *conversation) refused() {
 	c.t.Helper()
 	before := c.contents()
@@ -59,8 +60,8 @@ func keysOf(records []record) (keys []string) {
 	return keys
 }
 
-// TestFlowsFull: a flow is opened if there is room for all of its records, and not if there is for
-// some of them only.
+// TestFlowsFull: a flow opens if there is room for all of its records, and does not if there is
+// room for only some of them.
 func TestFlowsFull(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		for room := range p.halves {
@@ -87,7 +88,7 @@ func TestFlowsFillUp(t *testing.T) {
 	})
 }
 
-// TestFlowsFullExpired: what has expired in a full table makes room.
+// TestFlowsFullExpired: expired records in a full table make room.
 func TestFlowsFullExpired(t *testing.T) {
 	forConnected(t, func(t *testing.T, v variant, p path) {
 		for room := range p.halves {
@@ -107,7 +108,7 @@ func TestFlowsFullExpired(t *testing.T) {
 	})
 }
 
-// TestFlowsFullRepair: a flow of which something was lost, and that finds no room for it, is none.
+// TestFlowsFullRepair: a flow that has lost a record, and finds no room for it, ends.
 func TestFlowsFullRepair(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		for lost := 1; lost < p.halves; lost++ {
@@ -123,7 +124,7 @@ func TestFlowsFullRepair(t *testing.T) {
 	})
 }
 
-// TestConfirmedStays: strangers' packets, however many, take no confirmed flow's place.
+// TestConfirmedStays: no number of other clients' packets replaces a confirmed flow.
 func TestConfirmedStays(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t, oneSet), v, p)
@@ -140,8 +141,8 @@ func TestConfirmedStays(t *testing.T) {
 	})
 }
 
-// TestDatagramsLeaveRoom: two datagrams confirm a UDP flow, whoever sends them. However many do, each
-// set keeps a way for others, and a new flow is opened and answered.
+// TestDatagramsLeaveRoom: two datagrams from any client confirm a UDP flow. However many flows do
+// so, each set keeps a way for others, and a new flow opens and is answered.
 func TestDatagramsLeaveRoom(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		if !v.isUDP() {
@@ -169,7 +170,8 @@ func TestDatagramsLeaveRoom(t *testing.T) {
 	})
 }
 
-// spilled opens flows until the records of one of them have gone to a later choice than their first.
+// spilled opens flows until the records of one of them have gone to a later choice than their
+// first.
 func spilled(n *node, v variant, p path) (all []*conversation) {
 	n.t.Helper()
 	for c := converse(n, v, p); len(all) < 200; c = c.again() {
@@ -183,8 +185,8 @@ func spilled(n *node, v variant, p path) (all []*conversation) {
 	return nil
 }
 
-// TestSpilled: a record that has gone to a later choice is found there, and the sets that it has
-// passed count it.
+// TestSpilled: a record that has gone to a later choice is found there, and the sets before it
+// count it.
 func TestSpilled(t *testing.T) {
 	forConnected(t, func(t *testing.T, v variant, p path) {
 		n := newNode(t, flowSets(32))
@@ -202,8 +204,8 @@ func TestSpilled(t *testing.T) {
 	})
 }
 
-// TestSpilledGivesWay: they don't count it any more when another one has taken its place. Where
-// confirmed records leave little room, strangers' are in later choices, too.
+// TestSpilledGivesWay: the sets no longer count it when another one has replaced it. Where
+// confirmed records leave little room, other clients' records are in later choices, too.
 func TestSpilledGivesWay(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t, flowSets(8))
@@ -216,7 +218,7 @@ func TestSpilledGivesWay(t *testing.T) {
 		}
 		spilled := 0
 		for range 200 {
-			c.xdp(front, c.packet(c.client, c.frontend)) // dropped, should it find no room
+			c.xdp(front, c.packet(c.client, c.frontend)) // dropped, if it finds no room
 			c = c.again()
 			for _, r := range c.contents() {
 				if !r.isConfirmed() && r.tag&bpf.TagChoiceMask != 0 {

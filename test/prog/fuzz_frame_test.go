@@ -11,15 +11,15 @@ import (
 	"github.com/waggle-lb/waggle/test/model"
 )
 
-// Where the two sides of every flow begin to count.
+// The first sequence numbers of the two sides of every flow.
 const (
 	clientStart  = 0x10000
-	backendStart = 0xfffffff0 // so that it wraps
+	backendStart = 0xfffffff0 // wraps soon
 	clientTag    = 0x1111
 )
 
-// frame makes a packet of a flow, between two addresses, of which is known what they will become.
-// Not with gopacket, which would take longer than all the rest.
+// frame makes a packet of a flow, between two addresses, with a known rewrite. It does not use
+// gopacket, which would take longer than everything else.
 func (p packetOf) frame(proto uint8, t model.Tuple, rewritten *model.Tuple, to *device) []byte {
 	payload := make([]byte, p.Size)
 	if p.Content != 0 {
@@ -157,7 +157,7 @@ func (p packetOf) ip(proto uint8, t model.Tuple, size int, place uint16) []byte 
 	return b
 }
 
-// fragment is one part of a message, and the IP header before it.
+// fragment returns one part of a message, and the IP header before it.
 func (p packetOf) fragment(proto uint8, t model.Tuple, message []byte) (part, header []byte) {
 	size := (len(message)/p.Parts + 7) &^ 7
 	start, end := min(p.Part*size, len(message)), min((p.Part+1)*size, len(message))
@@ -175,7 +175,7 @@ func (p packetOf) fragment(proto uint8, t model.Tuple, message []byte) (part, he
 	return append(extension, part...), p.ip(44, t, len(part)+8, 0)
 }
 
-// errorAbout makes an ICMP message about a packet, to whom the packet is from.
+// errorAbout makes an ICMP message about a packet, to the sender of that packet.
 func (p packetOf) errorAbout(t model.Tuple, about []byte, header int) (ip, message []byte) {
 	v6 := t.Src.Addr().Is6()
 	proto, from := uint8(model.ICMP), t.Dst.Addr()
@@ -197,10 +197,10 @@ func (p packetOf) errorAbout(t model.Tuple, about []byte, header int) (ip, messa
 	return p.ip(proto, back, len(message), 0), message
 }
 
-// isEcho: it is a ping, and about nothing.
+// isEcho reports whether the message is a ping, which is about no packet.
 func (p packetOf) isEcho() bool { return p.Error-1 == 8<<8 || p.Error-1 == 128<<8 }
 
-// frame is one that can be spoilt.
+// frame is a frame that can be corrupted.
 type frame struct {
 	bytes  []byte
 	proto  uint8
@@ -216,7 +216,7 @@ func (f *frame) add(at, n int) {
 
 func (f *frame) is4() bool { return len(f.bytes) > f.l3 && f.bytes[f.l3]>>4 == 4 }
 
-// checksumAt is where the transport's is; 0: there is none.
+// checksumAt is the offset of the transport checksum; 0: there is none.
 func (f *frame) checksumAt() int {
 	at := map[uint8]int{model.TCP: 16, model.UDP: 6, model.SCTP: 8}[f.proto]
 	if at == 0 || f.l4+at+4 > len(f.bytes) {
@@ -286,7 +286,7 @@ func (f *frame) spoil(w wrong) {
 	}
 }
 
-// setLength makes the IP header tell another length, at most none.
+// setLength writes another length into the IP header, up to the largest.
 func (f *frame) setLength(at, n int) {
 	if f.l3+at+2 > len(f.bytes) {
 		return
@@ -316,7 +316,7 @@ func (r *fuzzRun) tupleOf(p packetOf) model.Tuple {
 		to, known = rewrite{rec.Src, rec.Dst}, true
 		r.rewrites[p.Flow] = to
 	}
-	if !known { // made up: nobody knows it
+	if !known { // invented: the node does not know it
 		plan := planOf(f.Client.Addr())
 		to = rewrite{at(plan.front, snatMin), at(plan.far, 8080)}
 	}
@@ -335,7 +335,7 @@ func (r *fuzzRun) tupleOf(p packetOf) model.Tuple {
 	return t
 }
 
-// find looks for a record in a tuple's zone, and then in all.
+// find looks for a record in a tuple's zone, and then in all zones.
 func (r *fuzzRun) find(t model.Tuple) *model.Record {
 	for _, zone := range []bpf.Zone{t.Zone, bpf.ZoneOutside, bpf.ZonePod, bpf.ZoneLeaving} {
 		t.Zone = zone
@@ -346,5 +346,5 @@ func (r *fuzzRun) find(t model.Tuple) *model.Record {
 	return nil
 }
 
-// rewrite is what a flow's packets were last seen to become.
+// rewrite is the last rewrite of a flow's packets.
 type rewrite struct{ src, dst netip.AddrPort }

@@ -9,7 +9,7 @@ import (
 	"github.com/waggle-lb/waggle/test/model"
 )
 
-// generator makes scripts. All of them come from one seed each.
+// generator makes scripts, each from one seed.
 type generator struct {
 	*rand.Rand
 	s    script
@@ -57,7 +57,7 @@ func (g *generator) clusters() {
 	}
 }
 
-const fuzzPorts = 3 // of everything, so that things meet
+const fuzzPorts = 3 // of everything, so that tuples meet
 
 func (g *generator) service() {
 	v6 := g.oneIn(2)
@@ -104,7 +104,7 @@ func (g *generator) membership(a netip.Addr) membership {
 	return in
 }
 
-// taken: a frontend belongs to one service.
+// taken reports whether a service has the frontend already: a frontend belongs to one service.
 func (g *generator) taken(a netip.AddrPort, proto uint8) bool {
 	for _, s := range g.s.Services {
 		for _, f := range s.Frontends {
@@ -117,7 +117,7 @@ func (g *generator) taken(a netip.AddrPort, proto uint8) bool {
 }
 
 func (g *generator) flow() {
-	if n := len(g.s.Flows); n > 0 && g.oneIn(3) { // another one like it, which it may collide with
+	if n := len(g.s.Flows); n > 0 && g.oneIn(3) { // a similar one, which it may collide with
 		f := g.s.Flows[g.IntN(n)]
 		if g.oneIn(2) {
 			f.To = g.destination(f.Client.Addr().Is6(), f.Proto)
@@ -155,7 +155,7 @@ func (g *generator) flow() {
 	g.s.Flows = append(g.s.Flows, f)
 }
 
-// clientPort is one that is a client's alone, one of those for SNAT, or a NodePort.
+// clientPort returns a port that only clients have, one for SNAT, or a NodePort.
 func (g *generator) clientPort() uint16 {
 	return pick[uint16](g, 1000, 1001, 1002, snatMin, snatMin+1, snatMin+20, 30080)
 }
@@ -168,7 +168,7 @@ func (g *generator) frontendOf(s scriptService) netip.AddrPort {
 	return a
 }
 
-// destination is one that may or may not be a frontend.
+// destination returns an address that may be a frontend or not.
 func (g *generator) destination(v6 bool, proto uint8) netip.AddrPort {
 	p := g.plan(v6)
 	for range 4 {
@@ -180,8 +180,8 @@ func (g *generator) destination(v6 bool, proto uint8) netip.AddrPort {
 	return at(a, pick[uint16](g, 80, 81, 443, 30080, 8080, snatMin))
 }
 
-// age lets time pass, but not so much in all that 32 bits of jiffies come round: the agent forgets what is
-// dead long before.
+// age lets time pass. The sum stays below the time in which 32 bits of jiffies wrap: the agent removes dead records
+// long before.
 func (g *generator) age() {
 	seconds := pick(g, 5, 5, 10, 15, 30, 60, 65, 120, 3600, 86400)
 	if g.aged+seconds <= 2*86400 {
@@ -243,12 +243,12 @@ func (g *generator) send(p packetOf) {
 	g.s.Steps = append(g.s.Steps, step{Op: "packet", Packet: &p})
 }
 
-// icmp is a type and code of either family; some are errors.
+// icmp returns a type and code of either family. Some are errors.
 func (g *generator) icmp() int {
 	return 1 + pick(g, 3<<8|3, 3<<8|4, 3<<8|1, 11<<8, 12<<8, 1<<8|4, 2<<8, 4<<8, 8<<8, 0, 128<<8, 129<<8, 5<<8)
 }
 
-// What TCP sends in the course of a connection, and what SCTP does (chunks).
+// The packets of TCP in the course of a connection, and those of SCTP (chunks).
 var (
 	tcpSends  = []uint8{model.Syn, model.Syn | model.Ack, model.Ack, model.Ack, model.Ack | 8, model.Fin | model.Ack, model.Rst, model.Rst | model.Ack, model.Fin, 0, 0x2b, model.Syn | 0xc0}
 	sctpSends = []uint8{1, 2, 10, 11, 0, 0, 3, 6, 7, 8, 14, 4}
@@ -304,7 +304,7 @@ func (g *generator) number() int32 {
 	return pick(g, 0, 1, -1, 65535, 65536, 65537, -65536, 1<<30, -1<<31, int32(g.Uint32()))
 }
 
-// handshake opens a flow as it is done, perhaps with something in between.
+// handshake opens a flow by a handshake, possibly with other packets in between.
 func (g *generator) handshake(flow int) {
 	f := g.s.Flows[flow]
 	p := packetOf{Flow: flow, TTL: 64}
@@ -319,7 +319,7 @@ func (g *generator) handshake(flow int) {
 	for i, p := range steps {
 		g.send(p)
 		if g.oneIn(8) {
-			g.send(steps[g.IntN(i+1)]) // again
+			g.send(steps[g.IntN(i+1)]) // repeated
 		}
 		if g.oneIn(8) {
 			g.event()
@@ -344,7 +344,7 @@ func (g *generator) handshake(flow int) {
 	}
 }
 
-// fragments sends a packet in parts: in order, or not, or not all.
+// fragments sends a packet in parts: in order, or not, or not all of them.
 func (g *generator) fragments(flow int) {
 	p := g.packet(flow)
 	p.Way = pick(g, request, reply, between)
@@ -376,7 +376,7 @@ func (g *generator) wrong() wrong {
 	case 2:
 		return wrong{"extension", pick(g, 0, 43, 60, 51)}
 	case 3:
-		return wrong{"cut", g.IntN(80)} // so many bytes are left
+		return wrong{"cut", g.IntN(80)} // the number of bytes left
 	case 4:
 		return wrong{"length", pick(g, -30, -20, -8, -1, 1, 8, 100, -10000)}
 	case 5:
@@ -396,5 +396,5 @@ func (g *generator) wrong() wrong {
 	case 12:
 		return wrong{"tcp-options", 1 + g.IntN(10)}
 	}
-	return wrong{"byte", g.IntN(1 << 16)} // where, and what is changed of it
+	return wrong{"byte", g.IntN(1 << 16)} // the place, and the change
 }

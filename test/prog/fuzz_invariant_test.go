@@ -12,7 +12,7 @@ import (
 	"github.com/waggle-lb/waggle/test/model"
 )
 
-// invariants hold for every packet, whatever the model says.
+// invariants hold for every packet, independently of the model.
 func (r *fuzzRun) invariants(v bpf.Verdict, in, out []byte) error {
 	if v <= bpf.VerdictLeftToTC {
 		if !bytes.Equal(in, out) {
@@ -32,10 +32,11 @@ func (r *fuzzRun) invariants(v bpf.Verdict, in, out []byte) error {
 	return nil
 }
 
-// stays: while a flow lives its packets go to one backend. What opens it anew is seen as that.
+// stays: while a flow lives its packets go to one backend. A packet that opens
+// it anew is recognised.
 func (r *fuzzRun) stays(hook bpf.Hook, v bpf.Verdict, opened bool, in, out []byte) error {
 	t, ok := r.model.Led(hook, in)
-	if !ok || r.torn || hook == bpf.HookTCEgress { // what answers to a flow of before may bring it back
+	if !ok || r.torn || hook == bpf.HookTCEgress { // a late answer to an earlier flow may restore it
 		return nil
 	}
 	if opened { // even if the packet is dropped
@@ -52,7 +53,8 @@ func (r *fuzzRun) stays(hook bpf.Hook, v bpf.Verdict, opened bool, in, out []byt
 	return nil
 }
 
-// configured addresses are frontends, backends, the node's, or clients of flows.
+// configured reports whether an address is a frontend's, a backend's, the
+// node's, or a client's of a flow.
 func (r *fuzzRun) configured(a netip.Addr) bool {
 	if r.model.IsOwn(a) {
 		return true

@@ -16,11 +16,11 @@ import (
 	"github.com/waggle-lb/waggle/test/model"
 )
 
-// A second of the fuzzed node, in jiffies: long enough that none passes while a script runs, and so
-// short that a day is far from where 32 bits of them come round.
+// A second of the fuzzed node, in jiffies. It is long enough that none passes while a script runs,
+// and so short that a day is far from the time in which 32 bits of jiffies wrap.
 const (
 	fuzzSecond = 10_000
-	// What every step in time takes longer than it says, so that no time-out ends on the jiffy.
+	// Every step in time takes this much longer, so that no timeout ends on the jiffy.
 	fuzzSlack = 50
 	// So many sets that none overflows.
 	fuzzSets = 512
@@ -52,19 +52,19 @@ var fuzzSettings = func() (list [][]setting) {
 	return list
 }()
 
-// fuzzPrograms are those that packets are run through, by hook.
+// fuzzPrograms are the programs that packets are run through, by hook.
 var fuzzPrograms = map[bpf.Hook]string{
 	bpf.HookXDP: "waggle_xdp", bpf.HookTCIngress: "waggle_ingress",
 	bpf.HookTCPod: "waggle_pod", bpf.HookTCEgress: "waggle_egress",
 }
 
-// fuzzNode is a datapath for one script after another.
+// fuzzNode is a datapath for a series of scripts.
 type fuzzNode struct {
 	*datapath
 	limits   model.Limits
 	programs map[bpf.Hook]*ebpf.Program
 	walks    map[string]*ebpf.Program
-	guard    func(ask func() error) error // around each question to the twin
+	guard    func(ask func() error) error // around each query of the twin
 	memories map[string]*ebpf.Memory      // of arrays
 	counted  []bpf.Counter
 	reached  tally // by the last script
@@ -107,7 +107,7 @@ func newFuzzNode(setting int) (*fuzzNode, error) {
 	return n, nil
 }
 
-// fuzzNodeAddr is what a device's addresses are good for: NodePorts answer on all but the tunnel's.
+// fuzzNodeAddr returns the flags of a device's addresses: NodePorts answer on all but the tunnel's.
 func fuzzNodeAddr(d *device) uint8 {
 	if d == tunnel {
 		return bpf.NodeAddrLocal
@@ -115,7 +115,7 @@ func fuzzNodeAddr(d *device) uint8 {
 	return bpf.NodeAddrLocal | bpf.NodeAddrNodePorts
 }
 
-// clear forgets the last script.
+// clear removes the state of the last script.
 func (n *fuzzNode) clear() error {
 	var errs []error
 	n.emptyFlows()
@@ -128,7 +128,7 @@ func (n *fuzzNode) clear() error {
 	return errors.Join(errs...)
 }
 
-// fuzzConfig is the model's view of the namespace, which no script changes.
+// fuzzConfig is the model's description of the namespace, which no script changes.
 func fuzzConfig(limits model.Limits) *model.Config {
 	c := &model.Config{
 		Limits: limits, Generation: firstGeneration, Primary4: plan4.back, Primary6: plan6.back, Route: route, Leads: leads,
@@ -182,7 +182,7 @@ func routeVia(d *device, via netip.Addr, mtu int) model.Route {
 	return model.Route{Device: d.index, MTU: mtu, Via: via, Resolved: true, MAC: [6]byte(macOf(via))}
 }
 
-// route is what the FIB of the namespace says.
+// route is the answer of the namespace's FIB.
 func route(a netip.Addr) model.Route {
 	if r, ok := routes[a]; ok {
 		return r
@@ -192,13 +192,14 @@ func route(a netip.Addr) model.Route {
 	}
 	for _, d := range allDevices {
 		if d.addr != nil && around(d.addr(planOf(a)), hostBits(a)).Contains(a) {
-			return model.Route{Device: d.index} // a neighbour that nobody knows
+			return model.Route{Device: d.index} // an unknown neighbour
 		}
 	}
 	return routeVia(front, planOf(a).router, deviceMTU)
 }
 
-// leads: the default route is by front. Linux falls back to it for a device in IPv4 only.
+// leads reports whether there is a route by a device. The default route is by front. Linux falls
+// back to it for a device in IPv4 only.
 func leads(device int, a netip.Addr) bool {
 	r := route(a)
 	return r.Device == device || a.Is4() && r.Device != 0 && device == front.index
@@ -249,20 +250,20 @@ var xdpActions = map[uint32]model.Action{
 	xdpPass: model.Pass, xdpDrop: model.Drop, xdpRedirect: model.Redirect, xdpTX: model.Back,
 }
 
-// keyOf is the key of a tuple.
+// keyOf returns the key of a tuple.
 func keyOf(t model.Tuple) tuple {
 	return tuple{src: t.Src, dst: t.Dst, proto: layers.IPProtocol(t.Proto), zone: t.Zone}
 }
 
-// tupleOfKey is its inverse.
+// tupleOfKey is the inverse of keyOf.
 func tupleOfKey(k tuple) model.Tuple {
 	return model.Tuple{Src: k.src, Dst: k.dst, Proto: uint8(k.proto), Zone: k.zone}
 }
 
-// noHop is the index of a record that holds a device instead of a next hop, see bpf/return.h.
+// noHop is the index in a record that has a device instead of a next hop, see bpf/return.h.
 const noHop = 0xffffff
 
-// modelRecord is a record as the model has it, but for when it was seen last.
+// modelRecord converts a record to the model's, without the time of its last packet.
 func (n *fuzzNode) modelRecord(r record) model.Record {
 	out := model.Record{
 		Service: r.Service, Backend: r.Backend, Expect: r.Expect, State: r.state(),
@@ -286,7 +287,7 @@ func hopKeyOf(n bpf.Nexthop) model.HopKey {
 	return model.HopKey{Generation: n.Generation, Device: int(n.Hop.Ifindex), Via: via, MTU: int(n.Hop.Mtu)}
 }
 
-// contents is all that a hash map holds.
+// contents returns the content of a hash map.
 func contents(m *ebpf.Map) (keys, values [][]byte, err error) {
 	var last any
 	for {
@@ -303,10 +304,10 @@ func contents(m *ebpf.Map) (keys, values [][]byte, err error) {
 	}
 }
 
-// older is a time that is so many seconds further back.
+// older returns a time that is so many seconds earlier.
 func older(then uint32, seconds int) uint32 { return then - uint32(seconds)*fuzzSecond - fuzzSlack }
 
-// ageFlows takes time off all that a table remembers.
+// ageFlows moves all times in a table back.
 func (t table) ageFlows(seconds int) {
 	records, places := t.contents()
 	for i, r := range records {
@@ -315,7 +316,7 @@ func (t table) ageFlows(seconds int) {
 	}
 }
 
-// ageMap does it for a hash map whose values have the time at an offset.
+// ageMap does the same in a hash map whose values have the time at an offset.
 func ageMap(m *ebpf.Map, at int, seconds int) error {
 	keys, values, err := contents(m)
 	if err != nil {
@@ -347,7 +348,7 @@ func (n *fuzzNode) Remembered(k model.AffinityKey) (uint32, bool) {
 	return entry.Backend, true
 }
 
-// counters are the packets of each hook and verdict since they were asked for last.
+// counters returns the packets of each hook and verdict since its last call.
 func (n *fuzzNode) counters() (map[bpf.Hook]map[bpf.Verdict]int, error) {
 	count := int(bpf.HookCount) * int(bpf.VerdictCount)
 	cpus, err := ebpf.PossibleCPU()

@@ -18,7 +18,7 @@ import (
 	"github.com/waggle-lb/waggle/test/model"
 )
 
-// fuzzRun is a script on its way through the programs and the model.
+// fuzzRun is a run of a script through the programs and the model.
 type fuzzRun struct {
 	*fuzzNode
 	script   script
@@ -26,14 +26,14 @@ type fuzzRun struct {
 	rewrites map[int]rewrite // by flow
 	services map[uint32]*model.Service
 	slots    uint32
-	strict   bool // compare all maps after each step, not only in the end
+	strict   bool // compare all maps after each step, not only at the end
 	packets  int
-	led      map[model.Tuple]netip.AddrPort // where packets to frontends went
-	torn     bool                           // halves of flows have been taken away
+	led      map[model.Tuple]netip.AddrPort // the backends of packets to frontends
+	torn     bool                           // halves of flows have been removed
 	log      func(format string, args ...any)
 }
 
-// difference is what is wrong with a step.
+// difference is a step at which the programs and the model differ.
 type difference struct {
 	step int
 	what string
@@ -41,7 +41,7 @@ type difference struct {
 
 func (d *difference) Error() string { return fmt.Sprintf("step %d: %s", d.step, d.what) }
 
-// play runs a script, and returns how many packets the programs got.
+// play runs a script, and returns the number of packets that the programs got.
 func (n *fuzzNode) play(s script, strict bool, log func(string, ...any)) (packets int, err error) {
 	if err := n.clear(); err != nil {
 		return 0, err
@@ -111,7 +111,7 @@ func (r *fuzzRun) setGeneration() {
 	must(r.maps["runtime"].Put(uint32(0), bpf.RuntimeState{Generation: r.model.Generation}))
 }
 
-// maskOf is a prefix's mask, as an address.
+// maskOf returns a prefix's mask, as an address.
 func maskOf(p netip.Prefix) netip.Addr {
 	ones := bytes.Repeat([]byte{0xff}, p.Addr().BitLen()/8)
 	a, _ := netip.AddrFromSlice(ones)
@@ -122,7 +122,7 @@ func maskOf(p netip.Prefix) netip.Addr {
 
 func backendID(service, backend int) uint32 { return uint32(1 + service*16 + backend) }
 
-// announce makes a service known.
+// announce adds a service.
 func (r *fuzzRun) announce(i int) error {
 	s := r.script.Services[i]
 	known := &model.Service{ID: s.ID, Affinity: s.Affinity, Ranges: s.Ranges}
@@ -285,7 +285,7 @@ func (r *fuzzRun) walk(name string, context any) error {
 	return nil
 }
 
-// expire walks as often as it takes for what one record's death means for another's to be seen.
+// expire walks until one record's death has had its effect on others.
 func (r *fuzzRun) expire() error {
 	for range 2 {
 		r.model.Expire()
@@ -306,7 +306,7 @@ func (r *fuzzRun) age(seconds int) error {
 
 func byName[T fmt.Stringer](a, b T) int { return strings.Compare(a.String(), b.String()) }
 
-// evict does to flows that are not confirmed what a flood may.
+// evict removes records of unconfirmed flows, as a flood may.
 func (r *fuzzRun) evict(n int) error {
 	r.torn = true
 	for _, v6 := range []bool{false, true} {
@@ -325,7 +325,7 @@ func (r *fuzzRun) evict(n int) error {
 	return nil
 }
 
-// neighbour changes a next hop's MAC, or has it forgotten, as the agent does.
+// neighbour changes a next hop's MAC, or removes it, as the agent does.
 func (r *fuzzRun) neighbour(n int) {
 	known := slices.SortedFunc(maps.Keys(r.model.NextHops), func(a, b model.HopKey) int {
 		return strings.Compare(fmt.Sprint(a), fmt.Sprint(b))
@@ -368,7 +368,7 @@ func deviceByIndex(index int) *device {
 	return nil
 }
 
-// packet sends a packet of a flow to a hook, or on its way through the node.
+// packet sends a packet of a flow to a hook, or on its path through the node.
 func (r *fuzzRun) packet(p packetOf) error {
 	t := r.tupleOf(p)
 	proto := t.Proto
@@ -384,7 +384,7 @@ func (r *fuzzRun) packet(p packetOf) error {
 		_, err := r.one(hookByName[p.Hook], d, p.frame(proto, t, rewritten, d))
 		return err
 	}
-	if p.Error > 0 { // it comes from where the packet went
+	if p.Error > 0 { // an error comes from where the packet went
 		return r.from(r.wayTo(t.Dst.Addr()), p.frame(proto, t, rewritten, r.wayTo(t.Dst.Addr())), t.Src.Addr())
 	}
 	switch p.Way {
@@ -400,7 +400,7 @@ func (r *fuzzRun) packet(p packetOf) error {
 	return r.from(d, p.frame(proto, t, rewritten, d), t.Dst.Addr())
 }
 
-// wayTo is the device that leads to an address.
+// wayTo returns the device that leads to an address.
 func (r *fuzzRun) wayTo(a netip.Addr) *device {
 	if d := deviceByIndex(route(a).Device); d != nil {
 		return d
@@ -408,7 +408,7 @@ func (r *fuzzRun) wayTo(a netip.Addr) *device {
 	return front
 }
 
-// from sends a frame that comes in by a device through all hooks that it meets on its way.
+// from sends a frame that comes in by a device through all hooks on its path.
 func (r *fuzzRun) from(d *device, frame []byte, _ netip.Addr) error {
 	hook := bpf.HookTCIngress
 	if d == pod0 {
@@ -432,19 +432,19 @@ func (r *fuzzRun) from(d *device, frame []byte, _ netip.Addr) error {
 	return err
 }
 
-// one sends a frame to one hook, and compares what comes out, and what it did, with the model.
+// one sends a frame to one hook, and compares the result and its effects with the model.
 func (r *fuzzRun) one(hook bpf.Hook, d *device, frame []byte) (model.Result, error) {
 	sum := r.packets%2 == 0 && model.CanSum(frame)
 	explained, explainErr := r.explain(hook, d.index, frame)
 	got, err := r.run(hook, d.index, frame, sum)
 	if errors.Is(err, unix.EINVAL) && hook != bpf.HookXDP && len(frame) < 14+40 {
-		return model.Result{Action: model.Drop}, nil // not so much as an IP header, which test runs refuse
+		return model.Result{Action: model.Drop}, nil // shorter than an IP header, which test runs refuse
 	}
 	r.packets++
 	if errors.Is(err, unix.EBADMSG) {
 		want, _ := r.model.Process(hook, d.index, frame)
 		switch want.Verdict {
-		case bpf.VerdictRefused, bpf.VerdictTooBig: // cut short, which takes a device's sum away
+		case bpf.VerdictRefused, bpf.VerdictTooBig: // the packet is shortened, which removes a device's sum
 			got, err = model.Result{Action: want.Action, Frame: want.Frame}, nil
 		}
 		if err != nil {
@@ -458,7 +458,7 @@ func (r *fuzzRun) one(hook bpf.Hook, d *device, frame []byte) (model.Result, err
 	opened, unsure := r.model.Counts[hook][bpf.VerdictFlowOpened], r.model.Unsure
 	want, err := r.model.Process(hook, d.index, frame)
 	opened -= r.model.Counts[hook][bpf.VerdictFlowOpened]
-	if r.model.Unsure > unsure { // the next hop of who was chosen may have been asked for
+	if r.model.Unsure > unsure { // the next hop of the chosen backend may have been looked up
 		r.model.NextHops = r.nextHops()
 	}
 	r.log("%s at %s: %s, %s\n  in  % x\n  out % x", bpf.HookName(hook), d.name, want.Action, bpf.VerdictName(want.Verdict), frame, got.Frame)
@@ -481,7 +481,7 @@ func (r *fuzzRun) one(hook bpf.Hook, d *device, frame []byte) (model.Result, err
 	return model.Result{Action: got.Action, Frame: bytes.Clone(got.Frame)}, nil
 }
 
-// compareTables: the maps hold what the model remembers. What is dead may be gone.
+// compareTables compares the flow tables with the model's records. Dead records may be missing.
 func (r *fuzzRun) compareTables() error {
 	now, err := r.jiffies()
 	if err != nil {
@@ -530,8 +530,8 @@ func (r *fuzzRun) compareFlows(v6 bool, now uint32) (wrong []string) {
 	return wrong
 }
 
-// comparable leaves out of a record what means nothing: what is expected where nobody has answered
-// or of another half than the client's, and the next hop of an earlier generation.
+// comparable leaves out the parts of a record without a meaning: what is expected where there was
+// no answer or in another half than the client's, and the next hop of an earlier generation.
 func (r *fuzzRun) comparable(found record, known model.Record, now uint32) (is, want model.Record) {
 	is, want = r.modelRecord(found), known
 	is.Seen = r.model.Clock - secondsSince(now, found.LastSeen)
@@ -558,7 +558,7 @@ func (r *fuzzRun) nextHops() map[model.HopKey]*model.Hop {
 	return hops
 }
 
-// compareNextHops: they are as the FIB or the agent has told last.
+// compareNextHops compares the next hops with the last answers of the FIB or changes by the agent.
 func (r *fuzzRun) compareNextHops() (wrong []string) {
 	for key, is := range r.nextHops() {
 		if want := r.model.NextHops[key]; want == nil || *is != *want {
@@ -585,7 +585,7 @@ func (r *fuzzRun) compareAffinity(now uint32) (wrong []string) {
 	return wrong
 }
 
-// jiffies is the time that is in the maps.
+// jiffies returns the time in the maps' unit.
 func (r *fuzzRun) jiffies() (now uint32, err error) {
 	_, err = r.walks["waggle_jiffies"].Run(&ebpf.RunOptions{Context: now, ContextOut: &now})
 	return now, err
@@ -593,7 +593,7 @@ func (r *fuzzRun) jiffies() (now uint32, err error) {
 
 func secondsSince(now, then uint32) int { return int(now-then) / fuzzSecond }
 
-// compareCounters: each packet was counted as what became of it.
+// compareCounters checks that each packet was counted under its result.
 func (r *fuzzRun) compareCounters() error {
 	got, err := r.counters()
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"slices"
 )
 
-// script is a node's configuration and what happens to it, in terms that stay true when a part of
-// it is left out: packets are those of a flow, not bytes.
+// script is a node's configuration and a series of events. It stays valid when a part of it is left
+// out, so its packets are described by their flow, not by bytes.
 type script struct {
 	Seed     uint64          `json:"seed"`
 	Settings int             `json:"settings"` // one of fuzzSettings
@@ -46,13 +46,13 @@ type scriptBackend struct {
 	In   membership     `json:"in"`
 }
 
-// membership is which sets of its service's a backend is in.
+// membership is the sets of its service that a backend is in.
 type membership int
 
 const (
 	inCluster membership = 1 << iota
 	inSelf
-	inNone // but it serves the flows that it has
+	inNone // but it still serves its flows
 )
 
 type scriptFrontend struct {
@@ -62,7 +62,7 @@ type scriptFrontend struct {
 	InternalLocal bool           `json:"internal_local,omitempty"`
 }
 
-// scriptFlow is a client that talks to something.
+// scriptFlow is a client with a destination.
 type scriptFlow struct {
 	Proto  uint8          `json:"proto"`
 	Client netip.AddrPort `json:"client"`
@@ -70,10 +70,10 @@ type scriptFlow struct {
 	From   string         `json:"from"` // the device that its packets come in by
 }
 
-// step is one thing that happens.
+// step is one event.
 type step struct {
 	Op     string     `json:"op"`
-	N      int        `json:"n,omitempty"` // seconds, or which
+	N      int        `json:"n,omitempty"` // seconds, or an index
 	In     membership `json:"in,omitempty"`
 	Packet *packetOf  `json:"packet,omitempty"`
 }
@@ -82,28 +82,28 @@ type step struct {
 type packetOf struct {
 	Flow    int    `json:"flow"`
 	Way     int    `json:"way,omitempty"`
-	Hook    string `json:"hook,omitempty"` // "": wherever it would come by, one after the other
+	Hook    string `json:"hook,omitempty"` // "": all hooks on its path, one after the other
 	Device  string `json:"device,omitempty"`
-	Flags   uint8  `json:"flags,omitempty"` // TCP's; of SCTP the chunk
-	Seq     int32  `json:"seq,omitempty"`   // from what is due
+	Flags   uint8  `json:"flags,omitempty"` // TCP's; for SCTP the chunk
+	Seq     int32  `json:"seq,omitempty"`   // relative to the expected one
 	Ack     int32  `json:"ack,omitempty"`
 	Size    int    `json:"size,omitempty"` // of the payload
 	TTL     uint8  `json:"ttl"`
 	TOS     uint8  `json:"tos,omitempty"`
 	Content uint64 `json:"content,omitempty"`
 
-	Parts int    `json:"parts,omitempty"` // it comes in so many, of which this is one
+	Parts int    `json:"parts,omitempty"` // the packet comes in so many parts, of which this is one
 	Part  int    `json:"part,omitempty"`
 	ID    uint16 `json:"id,omitempty"`
 
-	Error  int  `json:"error,omitempty"` // it is an ICMP message about such a packet: its type and code
-	Quote  int  `json:"quote,omitempty"` // bytes of the transport that it quotes
+	Error  int  `json:"error,omitempty"` // an ICMP message about such a packet: its type and code
+	Quote  int  `json:"quote,omitempty"` // bytes of the transport data that it quotes
 	Router bool `json:"router,omitempty"`
 
 	Wrong []wrong `json:"wrong,omitempty"`
 }
 
-// wrong is what is unusual about a frame.
+// wrong is a corruption of a frame.
 type wrong struct {
 	What string `json:"what"`
 	N    int    `json:"n,omitempty"`
@@ -113,11 +113,11 @@ type wrong struct {
 const (
 	request   = iota // from the client
 	reply            // from the backend
-	between          // the client's of a split flow, after ingress
-	direct           // from the client to its backend, but not through the service
-	different        // of another protocol between the same
-	arriving         // the client's, as the backend gets it; and
-	arrived          // the backend's, as the client does: what errors are about
+	between          // the client's packet of a split flow, after ingress
+	direct           // from the client to its backend, not through the service
+	different        // of another protocol between the same addresses
+	arriving         // the client's packet, as the backend gets it
+	arrived          // the backend's packet, as the client gets it: errors are about these two
 )
 
 func (s script) String() string {
@@ -147,8 +147,8 @@ func parseScript(r io.Reader) (s script, err error) {
 	}
 }
 
-// shrink leaves out of a failing script what it fails without, until it is short. Choices are
-// random, so that each try is some tries.
+// shrink leaves out parts of a failing script as long as it still fails, until it is short. Choices
+// are random, so each attempt runs several times.
 func shrink(s script, fails func(script) bool) script {
 	for again := true; again; {
 		again = false
@@ -183,7 +183,7 @@ func shrink(s script, fails func(script) bool) script {
 	return s
 }
 
-// smaller are scripts with a part of the configuration less.
+// smaller returns scripts with a smaller configuration.
 func smaller(s script) (list []script) {
 	for i := range s.Services {
 		if less := s.Services[i]; len(less.Backends) > 0 || len(less.Frontends) > 0 {
@@ -193,7 +193,7 @@ func smaller(s script) (list []script) {
 				l.Frontends = slices.Delete(slices.Clone(l.Frontends), j, j+1)
 				list = append(list, s.with(i, l))
 			}
-			if n := len(less.Backends); n > 0 { // the last, or the others get other numbers
+			if n := len(less.Backends); n > 0 { // the last one, otherwise the others would get other numbers
 				less.Backends = less.Backends[:n-1]
 				list = append(list, s.with(i, less))
 			}
@@ -228,7 +228,7 @@ func (s script) with(i int, service scriptService) script {
 	return s
 }
 
-// simpler are a step's packets with one of their peculiarities less.
+// simpler returns a step's packets with one special property less.
 func simpler(st step) (list []step) {
 	if st.Packet == nil {
 		return nil

@@ -23,14 +23,14 @@ var (
 )
 
 const (
-	// What a run as one of all tests sends.
+	// The number of packets in a run as one of all tests.
 	fuzzPackets = 30_000
 	corpus      = "../model/testdata/corpus"
-	// A script chooses at random: so often it must pass to pass.
+	// A script chooses at random: it passes if so many runs pass.
 	fuzzTries = 8
 )
 
-// fuzzNodes are loaded when a script asks for their settings.
+// fuzzNodes are loaded when a script needs their settings.
 type fuzzNodes map[int]*fuzzNode
 
 func (n fuzzNodes) get(t testing.TB, setting int) *fuzzNode {
@@ -48,7 +48,8 @@ func (n fuzzNodes) get(t testing.TB, setting int) *fuzzNode {
 
 func quiet(string, ...any) {}
 
-// TestModel: random nodes, and random packets through them, are what test/model says they are.
+// TestModel: the datapath agrees with test/model on random nodes and random
+// packets.
 func TestModel(t *testing.T) {
 	enter(t)
 	nodes := make(fuzzNodes)
@@ -83,7 +84,7 @@ func TestModel(t *testing.T) {
 		packets, scripts, first, took.Seconds(), float64(packets)/took.Seconds())
 }
 
-// tally is how often each hook came to each verdict.
+// tally counts the verdicts of each hook.
 type tally map[bpf.Hook]map[bpf.Verdict]int
 
 func (t tally) add(counts map[bpf.Hook]map[bpf.Verdict]int) {
@@ -109,10 +110,10 @@ func (t tally) String() string {
 	return b.String()
 }
 
-// failed shortens a script, and tells what is wrong with what is left.
+// failed shortens a failing script, and reports what is wrong with the rest.
 func failed(t *testing.T, nodes fuzzNodes, s script, err error) {
 	t.Errorf("seed %d: %v", s.Seed, err)
-	if *fuzzOnly { // it was to be found, and is not to be understood
+	if *fuzzOnly { // a failure is enough, it need not be explained
 		return
 	}
 	node := nodes.get(t, s.Settings)
@@ -139,7 +140,7 @@ func failed(t *testing.T, nodes fuzzNodes, s script, err error) {
 	}
 }
 
-// TestModelCorpus: scripts that found something once.
+// TestModelCorpus: scripts that have found a fault before.
 func TestModelCorpus(t *testing.T) {
 	enter(t)
 	nodes := make(fuzzNodes)

@@ -8,8 +8,8 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// TestNewFlowsGiveWay: where there is no room, a new flow takes the place of the one that is not
-// confirmed and whose last packet is the longest ago.
+// TestNewFlowsGiveWay: where there is no room, a new flow replaces the unconfirmed one with the
+// oldest last packet.
 func TestNewFlowsGiveWay(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		conv := converse(newNode(t, oneSet), v, sameDevice)
@@ -35,7 +35,7 @@ func TestNewFlowsGiveWay(t *testing.T) {
 	})
 }
 
-// TestAnsweredGivesWay: neither does it help that the backend has answered.
+// TestAnsweredGivesWay: an answer of the backend does not change this.
 func TestAnsweredGivesWay(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		c := converse(newNode(t, oneSet), v, sameDevice)
@@ -53,8 +53,8 @@ func TestAnsweredGivesWay(t *testing.T) {
 	})
 }
 
-// TestTenants: of two records that have a place one after the other the tags are different, even if
-// they are the same flow's.
+// TestTenants: two records that have a place one after the other have different tags, even if they
+// belong to the same flow.
 func TestTenants(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		c := converse(newNode(t, oneSet), v, sameDevice)

@@ -8,8 +8,8 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// hairpin: a pod asks a service, and is chosen itself. It sees the node as its
-// client, or it would answer itself without us.
+// hairpin: a pod connects to a service, and is chosen itself. It sees the node
+// as its client; otherwise it would answer itself past the datapath.
 var hairpin = path{
 	name: "hairpin", out: pod0, snat: true, fromPod: true, halves: 2,
 	request: (*conversation).requestHairpin, reply: (*conversation).replyHairpin,
@@ -27,7 +27,7 @@ func (c *conversation) requestHairpin(p packet) packet {
 	return r.became(bpf.VerdictExpress, tcRedirect, from(c.source), to(c.backend), hopDown, turned)
 }
 
-// turned: the frame goes back to who sent it.
+// turned: the frame goes back to its sender.
 func turned(p *packet) { p.ethSrc, p.ethDst = p.ethDst, p.ethSrc }
 
 func (c *conversation) replyHairpin(p packet) packet {
@@ -58,7 +58,8 @@ func TestHairpin(t *testing.T) {
 	})
 }
 
-// TestHairpinOutside: a backend elsewhere asks the node port, and is chosen.
+// TestHairpinOutside: a backend elsewhere connects to the node port, and is
+// chosen.
 func TestHairpinOutside(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)

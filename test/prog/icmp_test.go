@@ -15,17 +15,17 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// icmp is an ICMP message; if it is an error, one that quotes a packet.
+// icmp is an ICMP message. An error quotes a packet.
 type icmp struct {
 	kind, code uint8
 	rest       uint32 // of the header: the MTU, or a pointer
 	quote      packet
-	quoted     int // bytes of it
+	quoted     int // the number of quoted bytes
 }
 
 // about makes the error about a packet, which it quotes to the eighth byte behind the IP header
-// (of TCP all of the header). What is quoted of a transport checksum is what it was, whatever
-// becomes of the addresses.
+// (for TCP, all of the header). A quoted transport checksum is unchanged, whatever the addresses
+// are.
 func (e icmp) about(p packet, src, dst netip.Addr) packet {
 	e.quote, e.quoted = p, p.l4()-ethHeader+udpHeader
 	if p.proto == layers.IPProtocolTCP {
@@ -37,7 +37,7 @@ func (e icmp) about(p packet, src, dst netip.Addr) packet {
 	return e.from(src, dst)
 }
 
-// from is the message on its way.
+// from is the message with its addresses.
 func (e icmp) from(src, dst netip.Addr) packet {
 	proto := layers.IPProtocolICMPv4
 	if src.Is6() {
@@ -48,7 +48,7 @@ func (e icmp) from(src, dst netip.Addr) packet {
 	return out
 }
 
-// quoting changes what an error quotes.
+// quoting changes the packet that an error quotes.
 func quoting(changes ...change) change {
 	return func(p *packet) {
 		e := *p.icmp
@@ -57,7 +57,7 @@ func quoting(changes ...change) change {
 	}
 }
 
-// only leaves so many bytes of the quote.
+// only shortens the quote to so many bytes.
 func only(quoted int) change {
 	return func(p *packet) {
 		e := *p.icmp
@@ -86,7 +86,7 @@ func (p packet) icmpBytes() []byte {
 	return p.frame(ip, header, gopacket.Payload(body))
 }
 
-// icmpErrors are those that there are.
+// icmpErrors are all kinds of errors.
 func icmpErrors(v variant) []icmp {
 	if v.client.Is4() {
 		return []icmp{
@@ -104,11 +104,11 @@ func anyError(v variant) icmp { return icmpErrors(v)[2] }
 
 func (c *conversation) isSplit() bool { return c.halves == 3 }
 
-// elsewhere is a router that no flow knows.
+// elsewhere is a router that is in no flow.
 func (v variant) elsewhere() netip.Addr { return v.router }
 
-// errorToBackend: someone could not deliver a reply, and tells the frontend, which sent it for
-// all that he knows.
+// errorToBackend: a reply could not be delivered, and the error goes to the frontend, its apparent
+// sender.
 func (c *conversation) errorToBackend(e icmp, src netip.Addr, changes ...change) {
 	c.t.Helper()
 	reply := c.packet(c.frontend, c.client, synAck, ttl(9))
@@ -130,7 +130,7 @@ func (c *conversation) errorToBackend(e icmp, src netip.Addr, changes ...change)
 	r.had()
 }
 
-// errorToClient: likewise about a request, on its way behind us.
+// errorToClient: likewise about a request, on its way behind the node.
 func (c *conversation) errorToClient(e icmp, src netip.Addr, changes ...change) {
 	c.t.Helper()
 	request := c.packet(c.source, c.backend, acked, ttl(9))
@@ -150,7 +150,8 @@ func (c *conversation) errorToClient(e icmp, src netip.Addr, changes ...change) 
 	r.had()
 }
 
-// TestICMPErrors, of contract 41: all errors, from anywhere, both ways, of flows confirmed or not.
+// TestICMPErrors, of contract 41: all errors, from any source, in both directions, about confirmed
+// and unconfirmed flows.
 func TestICMPErrors(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)
@@ -172,8 +173,8 @@ func TestICMPErrors(t *testing.T) {
 	})
 }
 
-// TestICMPErrorBetweenHooks: the kernel can't route a split flow's packet on, whose source is
-// still the client's.
+// TestICMPErrorBetweenHooks: the kernel can't route a split flow's packet on, whose source is still
+// the client's.
 func TestICMPErrorBetweenHooks(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		c := converse(newNode(t), v, split)
@@ -187,7 +188,7 @@ func TestICMPErrorBetweenHooks(t *testing.T) {
 	})
 }
 
-// TestICMPErrorHairpin: a pod that reaches itself hears of what it could not deliver.
+// TestICMPErrorHairpin: a pod that reaches itself gets errors about its own packets.
 func TestICMPErrorHairpin(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)
@@ -207,7 +208,7 @@ func TestICMPErrorHairpin(t *testing.T) {
 	})
 }
 
-// TestICMPErrorQuotes: as much or as little as there may be of the packet, but its ports.
+// TestICMPErrorQuotes: quotes of all lengths, from the ports on.
 func TestICMPErrorQuotes(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)
@@ -234,7 +235,7 @@ func TestICMPErrorQuotes(t *testing.T) {
 	})
 }
 
-// TestICMPErrorAboutFragments: the first has ports.
+// TestICMPErrorAboutFragments: only the first fragment has ports.
 func TestICMPErrorAboutFragments(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)
@@ -254,7 +255,7 @@ func TestICMPErrorAboutFragments(t *testing.T) {
 	})
 }
 
-// TestICMPErrorChangesNothing: whoever can send errors can neither keep a flow alive nor end it.
+// TestICMPErrorChangesNothing: errors can neither keep a flow alive nor end it.
 func TestICMPErrorChangesNothing(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		c := converse(withTimeouts(t), v, p)
@@ -266,7 +267,7 @@ func TestICMPErrorChangesNothing(t *testing.T) {
 			c.errorToClient(e, v.elsewhere())
 		}
 		after := c.contents()
-		for i := range after { // errors need the next hop as packets do
+		for i := range after { // errors need the next hop, as packets do
 			after[i].Hop = before[i].Hop
 		}
 		sameRecords(t, before, after)
@@ -279,7 +280,7 @@ func (c *conversation) contents() []record {
 	return records
 }
 
-// TestICMPErrorOfDeadFlow: a record past its time is none.
+// TestICMPErrorOfDeadFlow: a record past its time counts as absent.
 func TestICMPErrorOfDeadFlow(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		for _, confirmed := range []bool{false, true} {
@@ -295,7 +296,7 @@ func TestICMPErrorOfDeadFlow(t *testing.T) {
 	})
 }
 
-// TestICMPErrorForged: about what we know nothing of.
+// TestICMPErrorForged: errors about unknown packets.
 func TestICMPErrorForged(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)
@@ -311,7 +312,7 @@ func TestICMPErrorForged(t *testing.T) {
 	})
 }
 
-// strangeError: it is nothing to us, either way, at any hook.
+// strangeError expects that an error is not translated, in either direction, at any hook.
 func (c *conversation) strangeError(e icmp) {
 	c.t.Helper()
 	toBackend := e.about(c.packet(c.frontend, c.client, synAck), c.elsewhere(), c.frontend.Addr())
@@ -324,7 +325,7 @@ func (c *conversation) strangeError(e icmp) {
 	}
 }
 
-// TestICMPOther: what is not an error is not looked into.
+// TestICMPOther: messages that are no errors are not translated.
 func TestICMPOther(t *testing.T) {
 	kinds := map[bool][]uint8{true: {0, 4, 5, 8, 13}, false: {0, 5, 100, 127, 128, 129, 133, 135, 137}}
 	forEachPath(t, func(t *testing.T, v variant, p path) {
@@ -336,7 +337,7 @@ func TestICMPOther(t *testing.T) {
 	})
 }
 
-// TestICMPQuotedOther: an error about something with no ports, or about another version.
+// TestICMPQuotedOther: an error about a packet without ports, or about another IP version.
 func TestICMPQuotedOther(t *testing.T) {
 	for _, v := range udpVariants {
 		c := converse(newNode(t), v, stack)

@@ -9,9 +9,10 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// headless runs a program for devices with no link layer. A test run always
-// takes 14 bytes for one and the protocol from the last two of them, which are
-// the middle of the source address here: that of the client `headless`.
+// headless runs a program for devices without a link layer. A test run always
+// takes 14 bytes as a link layer, and the protocol from the last two of them.
+// Here these are in the middle of the source address: that of the client
+// `headless`.
 func (n *node) headless(hook bpf.Hook, program string, p packet) result {
 	n.t.Helper()
 	r := n.tcFrame(hook, program, front, p.bytes()[ethHeader:], 0)
@@ -44,7 +45,8 @@ func TestNoLinkLayer(t *testing.T) {
 
 		r := in(v.packet(client, remote, payload(40)))
 		source := n.get(tuple{src: client, dst: remote, proto: v.proto}).src
-		// The kernel redirects to a neighbour only what has room for a link layer, and fills it in.
+		// The kernel redirects to a neighbour only packets with room for a link
+		// layer, and fills it in.
 		if added := r.out[:min(ethHeader, len(r.out))]; !bytes.Equal(added, make([]byte, ethHeader)) {
 			t.Errorf("in front of the packet is %x", added)
 		}
@@ -53,8 +55,8 @@ func TestNoLinkLayer(t *testing.T) {
 	})
 }
 
-// TestNoLinkLayerEgress: the client's address is the pod's here, and the other
-// way round, because the source is where a test run looks.
+// TestNoLinkLayerEgress: here the pod has the client's address, and the client
+// the pod's, because a test run takes the protocol from the source.
 func TestNoLinkLayerEgress(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t).withTwin()
@@ -66,8 +68,8 @@ func TestNoLinkLayerEgress(t *testing.T) {
 	})
 }
 
-// TestNoLinkLayerRefusal (only TCP's: to UDP's the test run's link layer would
-// be in the way, when the packet is moved).
+// TestNoLinkLayerRefusal (only TCP's: the test run's link layer would be in the
+// way of UDP's, which moves the packet).
 func TestNoLinkLayerRefusal(t *testing.T) {
 	for _, v := range variants[:2] {
 		n := newNode(t).withTwin()

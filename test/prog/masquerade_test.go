@@ -21,8 +21,8 @@ func clusterIP(n *node, v variant, p path, client, backend netip.Addr) *conversa
 	return c
 }
 
-// fromPod: a pod asks, and the backend is elsewhere. The packet is routed, and its source
-// translated where it leaves: were it sent on by the program, the CNI's rules would not see it.
+// fromPod: a pod is the client, and the backend is elsewhere. The packet is routed, and its source
+// translated where it leaves: if the program sent it, the CNI's rules would not see it.
 var fromPod = path{
 	name: "masqueraded-pod", out: back, snat: true, fromPod: true, halves: 3,
 	request: func(c *conversation, p packet) packet {
@@ -37,7 +37,7 @@ var fromPod = path{
 	reply: (*conversation).replyTC,
 }
 
-// TestMasqueradeAll, of contract 9: no client of a cluster IP is known to its backend.
+// TestMasqueradeAll, of contract 9: no backend sees the address of a cluster IP's client.
 func TestMasqueradeAll(t *testing.T) {
 	all := variable("masquerade_all", true)
 	forEach(t, func(t *testing.T, v variant) {
@@ -83,8 +83,8 @@ func (c *conversation) replyFromPod(p packet) packet {
 	return r.became(bpf.VerdictExpress, tcRedirect, from(c.frontend), to(c.client), c.returned())
 }
 
-// TestMasqueradeAllToNode: no hook sees what the node sends to itself, so a backend that is the
-// node gets the packet as it is, also where NodePorts don't answer.
+// TestMasqueradeAllToNode: no hook sees the node's packets to itself, so a backend that is the node
+// gets the packet with its source, even on addresses where NodePorts don't answer.
 func TestMasqueradeAllToNode(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t, variable("masquerade_all", true))
@@ -98,13 +98,13 @@ func TestMasqueradeAllToNode(t *testing.T) {
 	})
 }
 
-// TestMasqueradeAllToLocal: a backend on this node is behind the CNI's rules, whatever its device
-// would allow.
+// TestMasqueradeAllToLocal: packets to a backend on this node pass the CNI's rules, even if its
+// device would allow the express path.
 func TestMasqueradeAllToLocal(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t, variable("masquerade_all", true))
 		c := clusterIP(n, v, split, v.client, v.far)
-		n.put("backends", n.backends-1, bpf.Backend{ // that of the external scope
+		n.put("backends", n.backends-1, bpf.Backend{ // the one of the external scope
 			Addr: words(v.far), Port: netPort(backendPort), Service: c.service, Proto: uint8(v.proto),
 			Flags: backendFlags(v.far) | bpf.BackendLocal,
 		})
@@ -113,7 +113,7 @@ func TestMasqueradeAllToLocal(t *testing.T) {
 	})
 }
 
-// learnFrom is learn, where the address that the backend sees is not that of the device.
+// learnFrom is learn, if the backend sees another address than the device's.
 func (c *conversation) learnFrom(r result, source netip.Addr) {
 	c.t.Helper()
 	c.events = append(c.events, r.events...)
@@ -125,7 +125,7 @@ func (c *conversation) learnFrom(r result, source netip.Addr) {
 }
 
 // TestLocalSources, of contract 9: a client in the cluster that comes by another node keeps its
-// address, and one that isn't does not.
+// address, and a client outside does not.
 func TestLocalSources(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		kept := path{
@@ -141,14 +141,15 @@ func TestLocalSources(t *testing.T) {
 
 		stranger := clusterIP(n, v, otherDevice, v.client2, v.far)
 		stranger.establish()
-		// It is not asked for of any other frontend.
+		// Other frontends don't use it.
 		c = converse(n, v, otherDevice)
 		c.establish()
 	})
 }
 
-// TestLocalSourcesOfLocalPolicy, of contract 14: where outsiders are led to local endpoints only,
-// a client in the cluster is led to all. Its address can't be kept on the way to another node.
+// TestLocalSourcesOfLocalPolicy, of contract 14: where clients outside are led to local endpoints
+// only, a client in the cluster is led to all. Its address can't be kept on the way to another
+// node.
 func TestLocalSourcesOfLocalPolicy(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)

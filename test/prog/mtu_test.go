@@ -18,12 +18,12 @@ const (
 func sized(size int) change {
 	return func(p *packet) {
 		p.payload = nil
-		empty := p.with(content([]byte{0})) // for of SCTP an empty one is another chunk
+		empty := p.with(content([]byte{0})) // an empty SCTP packet is another chunk
 		payload(size - (len(empty.bytes()) - ethHeader) + 1)(p)
 	}
 }
 
-// tooBig is the error that says so, from whom the packet was for.
+// tooBig is the error about a too large packet, from the packet's destination.
 func tooBig(p packet, mtu uint32) []byte {
 	e := icmp{kind: 3, code: 4, rest: mtu}
 	if !p.is4() {
@@ -32,7 +32,7 @@ func tooBig(p packet, mtu uint32) []byte {
 	return e.about(p, p.dst.Addr(), p.src.Addr()).with(refusal, macs(p.ethDst, p.ethSrc)).bytes()
 }
 
-// saidTooBig: the sender was told.
+// saidTooBig expects that the sender got the error.
 func (r result) saidTooBig(mtu uint32) {
 	r.t.Helper()
 	if r.is(bpf.VerdictTooBig, tcRedirect) {
@@ -42,14 +42,14 @@ func (r result) saidTooBig(mtu uint32) {
 	r.had()
 }
 
-// narrowed is a conversation with an express backend behind a narrow route.
+// narrowed is a conversation with an express backend behind a route with a small MTU.
 func narrowed(n *node, v variant, p path, backend netip.Addr) *conversation {
 	n.t.Helper()
 	p.backend = func(plan) netip.Addr { return backend }
 	return converse(n, v, p)
 }
 
-// TestMTUOfNextHop: a record knows it with the next hop.
+// TestMTUOfNextHop: a record has the MTU with its next hop.
 func TestMTUOfNextHop(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		c := narrowed(newNode(t), v, otherDevice, v.narrow)
@@ -59,8 +59,8 @@ func TestMTUOfNextHop(t *testing.T) {
 	})
 }
 
-// TestTooBig, of contract 41: what just fits goes on, one byte more is answered: by tc, since XDP
-// leaves it.
+// TestTooBig, of contract 41: a packet that just fits goes on. With one byte more it is answered:
+// by tc, since XDP leaves it.
 func TestTooBig(t *testing.T) {
 	for _, p := range []path{otherDevice, tcExpress} {
 		t.Run(p.name, func(t *testing.T) {
@@ -85,7 +85,8 @@ func TestTooBig(t *testing.T) {
 	}
 }
 
-// TestTooBigForClient: a reply is answered as from the node, which is all that the backend knows.
+// TestTooBigForClient: the answer to a reply comes from the node, the only address that the backend
+// knows.
 func TestTooBigForClient(t *testing.T) {
 	for _, p := range []path{sameDevice, otherDevice, tcExpress, split} {
 		t.Run(p.name, func(t *testing.T) {
@@ -116,7 +117,7 @@ func TestTooBigOptions(t *testing.T) {
 	}
 }
 
-// TestTooBigFragments: the first is answered, later ones are dropped in silence.
+// TestTooBigFragments: the first is answered, later ones are dropped without an answer.
 func TestTooBigFragments(t *testing.T) {
 	for _, v := range variants[:4] {
 		t.Run(v.name, func(t *testing.T) {
@@ -126,12 +127,12 @@ func TestTooBigFragments(t *testing.T) {
 			pieces[0].noDeviceSum = true
 			c.ingress(front, pieces[0]).saidTooBig(narrowMTU)
 			c.ingress(front, pieces[1]).is(bpf.VerdictTooBig, tcShot)
-			c.requestPiece(pieces[2]) // the rest of it is small
+			c.requestPiece(pieces[2]) // the rest of the packet is small
 		})
 	}
 }
 
-// TestTooBigGSO: what counts of an offloaded packet is how long its segments will be.
+// TestTooBigGSO: for an offloaded packet the length of its segments counts.
 func TestTooBigGSO(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		if !v.isTCP() && !v.isUDP() {
@@ -157,7 +158,7 @@ func TestTooBigGSO(t *testing.T) {
 	})
 }
 
-// TestGSOByFragments: SCTP's segments are of all sizes that its device can carry.
+// TestGSOByFragments: SCTP's segments have any size that its device can carry.
 func TestGSOByFragments(t *testing.T) {
 	for _, v := range sctpVariants {
 		c := narrowed(newNode(t), v, tcExpress, v.narrowSlow)

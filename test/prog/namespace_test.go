@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// namespace is the network that FIB lookups are made in. Tests only read it,
-// but for the neighbour `moving`.
+// namespace is the network for FIB lookups. Tests only read it, except for the
+// neighbour `moving`.
 var namespace = sync.OnceValues(func() (*os.File, error) {
 	type made struct {
 		file *os.File
@@ -81,8 +81,8 @@ func forwardPackets() error {
 	return errors.Join(errs...)
 }
 
-// addDevice makes one end of a veth pair, whose other end has no purpose but
-// the carrier: nothing is ever sent by a test run.
+// addDevice makes one end of a veth pair. The other end only gives it a
+// carrier: a test run sends nothing.
 func addDevice(d *device) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.Index, attrs.HardwareAddr = d.name, d.index, d.mac()
@@ -126,8 +126,8 @@ func populate(p plan) error {
 	)...)
 }
 
-// narrowMTU is what the routes to the narrow hosts can carry. Locked, because of others
-// bpf_fib_lookup tells the device's.
+// narrowMTU is the MTU of the routes to the narrow hosts. It is locked, because
+// for others bpf_fib_lookup returns the device's.
 const narrowMTU = 1300
 
 func narrowRoute(host netip.Addr, r netlink.Route) error {

@@ -20,8 +20,8 @@ func behind(n *node, v variant, backend netip.Addr) *conversation {
 	return converse(n, v, p)
 }
 
-// TestNeighbourUnresolved: XDP can't resolve it, tc's redirect can. Once it is
-// resolved, XDP takes over.
+// TestNeighbourUnresolved: XDP can't resolve a neighbour, tc's redirect can. Once it is resolved,
+// XDP takes over.
 func TestNeighbourUnresolved(t *testing.T) {
 	inTurn(t, func(t *testing.T, v variant) {
 		c := behind(newNode(t), v, v.silent)
@@ -38,7 +38,7 @@ func TestNeighbourUnresolved(t *testing.T) {
 	})
 }
 
-// moved is where the neighbour `moving` goes.
+// moved is the new MAC of the neighbour `moving`.
 var moved = net.HardwareAddr{0x02, 0xff, 0, 0, 0, 1}
 
 // withMoving is an established flow to the neighbour that moves.
@@ -48,18 +48,18 @@ func withMoving(t *testing.T, v variant) *conversation {
 	c.establish()
 	must(setNeighbour(back, v.moving, moved))
 	t.Cleanup(func() { must(join()); must(setNeighbour(back, v.moving, macOf(v.moving))) })
-	c.request(acked) // nobody has told the datapath
+	c.request(acked) // the datapath does not know of the change yet
 	return c
 }
 
-// goesTo: the client's packets leave for this neighbour of `back`.
+// goesTo expects that the client's packets leave for this neighbour of `back`.
 func (c *conversation) goesTo(mac net.HardwareAddr) {
 	c.t.Helper()
 	r := c.xdp(front, c.packet(c.client, c.frontend, acked))
 	r.became(bpf.VerdictExpress, xdpRedirect, from(c.source), to(c.backend), hopDown, macs(back.mac(), mac))
 }
 
-// TestGeneration: the next hop is asked for once, and again when the generation has moved.
+// TestGeneration: the next hop is looked up once, and again in a later generation.
 func TestGeneration(t *testing.T) {
 	inTurn(t, func(t *testing.T, v variant) {
 		c := withMoving(t, v)
@@ -78,14 +78,14 @@ func (c *conversation) changeHop(k tuple, change func(*bpf.Hop)) {
 	c.put("nexthops", index, n)
 }
 
-// TestNeighbourMoved: a neighbour's MAC is written once, for all flows that lead to it.
+// TestNeighbourMoved: a neighbour's MAC is written once, for all flows that use it.
 func TestNeighbourMoved(t *testing.T) {
 	inTurn(t, func(t *testing.T, v variant) {
 		c := withMoving(t, v)
 		other := c.again()
 		other.client = at(v.client2, other.client.Port())
 		elsewhere := net.HardwareAddr{0x02, 0xff, 0, 0, 0, 2}
-		other.path.request = func(c *conversation, p packet) packet { // asks, and so learns for both
+		other.path.request = func(c *conversation, p packet) packet { // looks the hop up, and so learns it for both
 			r := c.xdp(front, p)
 			c.learn(r)
 			return p
@@ -99,7 +99,7 @@ func TestNeighbourMoved(t *testing.T) {
 	})
 }
 
-// TestNeighbourForgotten: the FIB is asked for a neighbour that the agent says it does not know.
+// TestNeighbourForgotten: the FIB is queried for a neighbour that the agent marks as unknown.
 func TestNeighbourForgotten(t *testing.T) {
 	inTurn(t, func(t *testing.T, v variant) {
 		c := withMoving(t, v)
@@ -110,8 +110,8 @@ func TestNeighbourForgotten(t *testing.T) {
 	})
 }
 
-// TestNextHopReplaced: an element that has become another next hop's, of a later generation, is not
-// used by a flow that knows it from before.
+// TestNextHopReplaced: a flow does not use an element that has become another next hop's, in a
+// later generation.
 func TestNextHopReplaced(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		c := converse(newNode(t), v, otherDevice)
@@ -126,7 +126,7 @@ func TestNextHopReplaced(t *testing.T) {
 	})
 }
 
-// TestNextHopsFull: a flow that finds no place for its next hop asks for it each time.
+// TestNextHopsFull: a flow that finds no place for its next hop looks it up each time.
 func TestNextHopsFull(t *testing.T) {
 	none := setting{"nexthops:1", func(spec *ebpf.CollectionSpec) error {
 		spec.Maps["nexthops"].MaxEntries = 1
@@ -149,7 +149,7 @@ func TestNextHopsFull(t *testing.T) {
 	})
 }
 
-// TestNeighbourLost: of a next hop that is not resolved any more nothing is used.
+// TestNeighbourLost: nothing of a next hop that is no longer resolved is used.
 func TestNeighbourLost(t *testing.T) {
 	inTurn(t, func(t *testing.T, v variant) {
 		c := behind(newNode(t), v, v.moving)
@@ -164,8 +164,8 @@ func TestNeighbourLost(t *testing.T) {
 	})
 }
 
-// TestNeighbourInUse: of what a program transmits the kernel never hears, so that a
-// packet now and then is left to it, XDP's by way of tc, and only that one.
+// TestNeighbourInUse: the kernel does not notice packets that a program transmits. So at intervals
+// one packet is left to the kernel, XDP's by way of tc, and only one.
 func TestNeighbourInUse(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		for _, p := range []path{sameDevice, otherDevice, tcExpress} {
@@ -185,7 +185,7 @@ func TestNeighbourInUse(t *testing.T) {
 	})
 }
 
-// hopOf is the next hop of a record that must have one.
+// hopOf returns the next hop of a record that must have one.
 func (n *node) hopOf(k tuple) bpf.Hop {
 	n.t.Helper()
 	hop, ok := n.nexthop(n.get(k))
@@ -195,7 +195,7 @@ func (n *node) hopOf(k tuple) bpf.Hop {
 	return hop.Hop
 }
 
-// TestNextHop: what is kept of the FIB's answer.
+// TestNextHop: the parts of the FIB's answer that are kept.
 func TestNextHop(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		c := converse(newNode(t), v, otherDevice)
@@ -207,8 +207,8 @@ func TestNextHop(t *testing.T) {
 	})
 }
 
-// TestNoRouteAtFirst: where the FIB knows no way, no flow is opened: its record would send the
-// client's packets untranslated when there is a way at last.
+// TestNoRouteAtFirst: where the FIB has no route, no flow opens: its record would send the client's
+// packets untranslated when there is a route later.
 func TestNoRouteAtFirst(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		for _, nowhere := range []netip.Addr{v.blackholed, v.unreachable} {
@@ -222,13 +222,13 @@ func TestNoRouteAtFirst(t *testing.T) {
 	})
 }
 
-// TestRouteLost: a flow whose way is gone can't be left to the kernel, which
-// would send the client's packet on with no SNAT.
+// TestRouteLost: a flow whose route is gone can't be left to the kernel, which would send the
+// client's packet on without SNAT.
 func TestRouteLost(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		c := converse(newNode(t), v, otherDevice)
 		c.establish()
-		// The record now leads to where no route does.
+		// The record now leads to an address without a route.
 		c.alter(c.clientKey(), func(r *record) { r.dst = at(v.unreachable, backendPort) })
 		c.setGeneration(firstGeneration + 1)
 		p := c.packet(c.client, c.frontend, acked)
@@ -237,7 +237,7 @@ func TestRouteLost(t *testing.T) {
 	})
 }
 
-// TestXDPDeviceMissing: a device that XDP can't send by after all.
+// TestXDPDeviceMissing: XDP can't send by the device after all.
 func TestXDPDeviceMissing(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		c := converse(newNode(t), v, otherDevice)
@@ -248,7 +248,7 @@ func TestXDPDeviceMissing(t *testing.T) {
 	})
 }
 
-// TestHopLimit: nothing is sent on with no hop left.
+// TestHopLimit: a packet whose hop limit ends here is not sent on.
 func TestHopLimit(t *testing.T) {
 	for _, p := range []path{sameDevice, otherDevice} {
 		t.Run(p.name, func(t *testing.T) {

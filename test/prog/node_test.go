@@ -16,20 +16,21 @@ const (
 	snatMin         = 49152
 	snatMax         = 65535
 	firstGeneration = 1
-	// A "second" so long that no test sees one pass unless it says so.
+	// A "second" so long that none passes in a test unless the test moves the
+	// time.
 	second = 1_000_000
 )
 
-// node is the datapath of one test: maps and programs that nobody else uses.
+// node is the datapath of one test: maps and programs that no other test uses.
 type node struct {
 	*datapath
 	t         *testing.T
-	explained bool        // each packet, see withTwin
-	counted   []uint64    // packets by hook and verdict, as last seen
+	explained bool        // ask the twin about each packet, see withTwin
+	counted   []uint64    // packets by hook and verdict, at the last count
 	slots     uint32      // in use
 	backends  uint32      // in use; element 0 stays free
 	services  uint32      // ids in use
-	last      bpf.Service // that was published
+	last      bpf.Service // the last that was published
 }
 
 func newNode(t *testing.T, settings ...setting) *node {
@@ -62,7 +63,7 @@ func (n *node) put(name string, key, value any) {
 	}
 }
 
-// configure tells the datapath about the namespace.
+// configure writes the namespace's description to the maps.
 func (n *node) configure() {
 	n.t.Helper()
 	n.setGeneration(firstGeneration)
@@ -87,8 +88,8 @@ func (n *node) setGeneration(generation uint32) {
 	n.put("runtime", uint32(0), bpf.RuntimeState{Generation: generation})
 }
 
-// setDevice makes a device known. One with no address of its own, like a pod's,
-// leaves SNAT to the node's, in element 0.
+// setDevice adds a device. For one without an address of its own, like a pod's,
+// SNAT uses the node's, in element 0.
 func (n *node) setDevice(d *device, flags uint32) {
 	n.t.Helper()
 	n.put("devices", uint32(0), bpf.Device{Addr4: word(plan4.back), Addr6: words(plan6.back)})
@@ -99,7 +100,7 @@ func (n *node) setDevice(d *device, flags uint32) {
 	n.put("devices", uint32(d.index), known)
 }
 
-// family names the map of an address's family.
+// family returns the name of the map for an address's family.
 func family(name string, a netip.Addr) string {
 	if a.Is4() {
 		return name + "4"
@@ -107,7 +108,7 @@ func family(name string, a netip.Addr) string {
 	return name + "6"
 }
 
-// word and words are addresses as the maps hold them.
+// word and words convert addresses to the maps' form.
 func word(a netip.Addr) uint32 { return binary.NativeEndian.Uint32(a.AsSlice()) }
 
 func words(a netip.Addr) (w [4]uint32) {

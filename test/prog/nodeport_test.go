@@ -22,7 +22,7 @@ func TestNodePortAddresses(t *testing.T) {
 		}
 		loopback := netip.IPv6Loopback()
 		if v.client.Is4() {
-			loopback = addr("127.0.0.1") // sockets' business: no packet may come in for it
+			loopback = addr("127.0.0.1") // for sockets only: no packet may come in for it
 		}
 		for _, a := range []netip.Addr{v.vip, v.near, v.pod, loopback, v.any()} {
 			p := v.packet(client, at(a, nodePort))
@@ -35,8 +35,8 @@ func TestNodePortAddresses(t *testing.T) {
 	})
 }
 
-// TestNodePortsDontAnswer, of contract 11: an address may be the node's and yet none that NodePorts
-// answer on. It still is an endpoint's, whoever's node the endpoint says it is on.
+// TestNodePortsDontAnswer, of contract 11: NodePorts may not answer on an address of the node. It
+// may still be an endpoint's, even if the endpoint names another node.
 func TestNodePortsDontAnswer(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)
@@ -51,7 +51,7 @@ func TestNodePortsDontAnswer(t *testing.T) {
 	})
 }
 
-// TestNodePortRange: outside of it the wildcard isn't even asked for.
+// TestNodePortRange: outside of it the wildcard isn't even looked up.
 func TestNodePortRange(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)
@@ -59,7 +59,7 @@ func TestNodePortRange(t *testing.T) {
 			80: false, 29999: false, 30000: true, 32767: true, 32768: false,
 		} {
 			n.serve(v, at(v.any(), port), at(v.pod, backendPort))
-			// (each asked for from a port of its own, or it would be translated)
+			// (each from a port of its own, otherwise the port would be translated)
 			r := n.ingress(front, v.packet(at(v.client, 20000+port%10000), at(v.front, port)))
 			if ours {
 				r.became(bpf.VerdictStack, tcNext, to(at(v.pod, backendPort)))
@@ -70,7 +70,7 @@ func TestNodePortRange(t *testing.T) {
 	})
 }
 
-// TestExactAddressFirst: also if it has no backends.
+// TestExactAddressFirst: even if it has no backends.
 func TestExactAddressFirst(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)
@@ -86,7 +86,7 @@ func TestExactAddressFirst(t *testing.T) {
 	})
 }
 
-// TestProtocolsAreApart: the same address and port, the other protocol.
+// TestProtocolsAreApart: the same address and port with the other protocol.
 func TestProtocolsAreApart(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)
@@ -115,7 +115,7 @@ func TestSlotsSpread(t *testing.T) {
 		chosen[dst]++
 	}
 	for _, port := range []uint16{1, 2, 3} {
-		// 40 are expected; fewer than 15 happen once in ten million runs.
+		// 40 are expected. Fewer than 15 occur once in ten million runs.
 		if got := chosen[at(v.pod, port)]; got < 15 {
 			t.Errorf("backend %d was chosen %d times of %d", port, got, flows)
 		}

@@ -10,8 +10,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// TestNotOurs: whatever is for no service goes by as it came, and leaves no
-// trace.
+// TestNotOurs: packets for no service pass unchanged, and leave no record.
 func TestNotOurs(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n, ours := serving(t, v)
@@ -20,7 +19,7 @@ func TestNotOurs(t *testing.T) {
 			ours.with(to(at(v.vip, 81))),
 			ours.with(to(at(v.front, 80))),
 			ours.with(to(at(v.near, backendPort))),
-			ours.with(to(at(v.client, snatMin))), // as if it answered SNAT
+			ours.with(to(at(v.client, snatMin))), // as an answer to SNAT
 			ours.with(from(at(v.vip, 80)), to(at(v.client, clientPort))),
 			ours.with(to(at(v.vip2, 80)), ttl(1), tos(4), tcpOptions, flags("R")),
 		} {
@@ -33,7 +32,7 @@ func TestNotOurs(t *testing.T) {
 	})
 }
 
-// TestStrangersAnswer: a packet to a SNAT port from who was never asked.
+// TestStrangersAnswer: a packet to a SNAT port from a host that got no request.
 func TestStrangersAnswer(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		c := converse(newNode(t), v, sameDevice)
@@ -50,8 +49,8 @@ func TestStrangersAnswer(t *testing.T) {
 	})
 }
 
-// TestFramesToMany, of contract 62: what a frame was sent to many for is the stack's, which drops
-// what is for one host.
+// TestFramesToMany, of contract 62: a frame to many receivers is left to the stack, which drops a
+// packet in it for one host.
 func TestFramesToMany(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)
@@ -68,8 +67,8 @@ func TestFramesToMany(t *testing.T) {
 	})
 }
 
-// TestOwnSources, of contract 62: a packet from outside can't come from an address of this node. The
-// stack knows what to do about it.
+// TestOwnSources, of contract 62: a packet from outside can't come from an address of this node. It
+// is left to the stack.
 func TestOwnSources(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)
@@ -83,8 +82,8 @@ func TestOwnSources(t *testing.T) {
 	})
 }
 
-// TestPodSources, of contract 62: nor from one of its pods, if a source range or the cluster's own policy
-// is to rest on that.
+// TestPodSources, of contract 62: nor can it come from one of the node's pods, if a source range or
+// the cluster's own policy depends on this.
 func TestPodSources(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)

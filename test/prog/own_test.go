@@ -22,7 +22,7 @@ type own struct {
 	variant
 	out        *device
 	self, peer netip.AddrPort
-	port       netip.AddrPort // the node, as the peer knows it
+	port       netip.AddrPort // the node's, as the peer sees it
 }
 
 // leaves sends a packet to the peer, and returns it as it is on the wire.
@@ -35,7 +35,8 @@ func (o *own) leaves(changes ...change) packet {
 	return r.became(bpf.VerdictSource, tcNext, from(o.port))
 }
 
-// answered: what the peer sends back goes to the node's stack, as the answer to what it sent.
+// answered expects that the peer's answer goes to the node's stack, with the addresses and port
+// that it was sent from.
 func (o *own) answered(changes ...change) {
 	o.t.Helper()
 	p := o.packet(o.peer, o.port, changes...)
@@ -47,7 +48,7 @@ func (o *own) answered(changes ...change) {
 	o.ingress(o.out, p).became(bpf.VerdictStack, tcNext, to(o.self))
 }
 
-// exchange: a connection is opened, acknowledged, and carries data both ways.
+// exchange opens a connection, acknowledges it, and sends data in both directions.
 func (o *own) exchange() {
 	o.t.Helper()
 	o.leaves(seq(clientSeq))
@@ -77,8 +78,8 @@ func TestOwnConnections(t *testing.T) {
 	})
 }
 
-// TestOwnIsNone: what leaves from other ports or addresses, and the answers of the node's servers,
-// make no record.
+// TestOwnIsNone: packets that leave from other ports or addresses, and the answers of the node's
+// servers, make no record.
 func TestOwnIsNone(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)
@@ -99,7 +100,7 @@ func TestOwnIsNone(t *testing.T) {
 }
 
 // TestOwnComesLater, of contract 43: netfilter has chosen a source port for a pod that a flow of
-// ours has towards the same backend. Both live.
+// ours has towards the same backend. Both work.
 func TestOwnComesLater(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		for _, p := range expressPaths {
@@ -131,8 +132,8 @@ func TestOwnComesFirst(t *testing.T) {
 	})
 }
 
-// TestDirectlyBesideService, of contract 44: a client connects to an endpoint directly from the port
-// of its connection to a service that leads there. Both connections live.
+// TestDirectlyBesideService, of contract 44: a client connects to an endpoint directly from the
+// port of its connection to a service that leads there. Both connections work.
 func TestDirectlyBesideService(t *testing.T) {
 	for _, v := range connected {
 		t.Run(v.name, func(t *testing.T) {
@@ -162,8 +163,8 @@ func TestDirectlyBesideService(t *testing.T) {
 	}
 }
 
-// TestServiceBesideDirectly, of contract 44: the other way round. What the endpoint answers to the
-// service's SYN belongs to the connection that it has; the SYN that is repeated leaves from another port.
+// TestServiceBesideDirectly, of contract 44: in the other order. The endpoint's answer to the
+// service's SYN belongs to its direct connection, and the repeated SYN leaves from another port.
 // But a refusal is the service's.
 func TestServiceBesideDirectly(t *testing.T) {
 	answers := map[string][]change{
@@ -205,12 +206,13 @@ func TestServiceBesideDirectly(t *testing.T) {
 	}
 }
 
-// TestDatagramsDirectlyFirst, of contract 44: netfilter knows that a client has sent datagrams to the endpoint
-// from a port. So its flow to a service has another one there; but not one that the service had before.
+// TestDatagramsDirectlyFirst, of contract 44: netfilter has an entry of a client that has sent
+// datagrams to the endpoint from a port. So its flow to a service gets another port there, unless
+// the service had this port before.
 func TestDatagramsDirectlyFirst(t *testing.T) {
 	for _, v := range udpVariants {
 		t.Run(v.name, func(t *testing.T) {
-			trackedAt(t) // with the module come the functions
+			trackedAt(t) // the module has the functions
 			c := converse(newNode(t, variable("kernel_has_conntrack", true)), v, stack)
 			tracked(t, c.client, c.backend)
 			c.request()
@@ -222,7 +224,7 @@ func TestDatagramsDirectlyFirst(t *testing.T) {
 			next := c.again()
 			next.request()
 			equal(t, "source without an entry", next.client, next.source)
-			tracked(t, next.client, c.backend) // the stack makes it of the service's packets
+			tracked(t, next.client, c.backend) // the stack makes it from the service's packets
 			next.remove(next.clientKey())
 			next.request()
 			equal(t, "source of a flow that has been there", next.client, next.source)
@@ -231,7 +233,7 @@ func TestDatagramsDirectlyFirst(t *testing.T) {
 	}
 }
 
-// tracked makes an entry of netfilter's.
+// tracked makes an entry in netfilter's table.
 func tracked(t *testing.T, from, to netip.AddrPort) {
 	t.Helper()
 	table := trackedAt(t)
@@ -242,7 +244,7 @@ func tracked(t *testing.T, from, to netip.AddrPort) {
 	t.Cleanup(func() { _ = table.Delete(there, unix.IPPROTO_UDP) })
 }
 
-// trackedAt is netfilter's connection table.
+// trackedAt opens netfilter's connection table.
 func trackedAt(t *testing.T) *conntrack.Table {
 	t.Helper()
 	enter(t)
@@ -257,8 +259,8 @@ func trackedAt(t *testing.T) *conntrack.Table {
 	return table
 }
 
-// TestAnswersAreNotOwn: an answer that is translated already meets one more egress hook, as between a
-// bridge and its port. It leaves from a NodePort, and is no connection of the node's own.
+// TestAnswersAreNotOwn: an answer that is translated already passes one more egress hook, as
+// between a bridge and its port. It leaves from a NodePort, and is no connection of the node's own.
 func TestAnswersAreNotOwn(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		c := converse(newNode(t), v, stack)

@@ -45,7 +45,7 @@ func TestOneOwner(t *testing.T) {
 	n.settled(v)
 }
 
-// openInStep sends each flow's first packet through XDP when the other is as far.
+// openInStep sends each flow's first packet through XDP when the other processor has got as far.
 func (c *conversation) openInStep(program *ebpf.Program, flows int, mine, other *atomic.Int32) error {
 	if err := join(); err != nil {
 		return err
@@ -60,7 +60,7 @@ func (c *conversation) openInStep(program *ebpf.Program, flows int, mine, other 
 			runtime.Gosched()
 		}
 		if _, err := program.Run(opts); err != nil {
-			mine.Store(math.MaxInt32) // so that nobody waits
+			mine.Store(math.MaxInt32) // the other must not wait
 			return err
 		}
 	}

@@ -20,10 +20,10 @@ const (
 	tcpHeader  = 20
 	udpHeader  = 8
 	sctpHeader = 12
-	otherGuest = "\x02\xaa\x00\x00\x00\x01" // who sends us what no test cares about
+	otherGuest = "\x02\xaa\x00\x00\x00\x01" // a sender that no test looks at
 )
 
-// packet says what a frame holds; bytes() makes the frame.
+// packet describes a frame; bytes() makes the frame.
 type packet struct {
 	ethSrc, ethDst net.HardwareAddr
 	src, dst       netip.AddrPort
@@ -31,13 +31,13 @@ type packet struct {
 	ttl, tos       uint8
 	ipOptions      []layers.IPv4Option
 	flags          string
-	chunkAs        *byte // SCTP: instead of what the flags say
+	chunkAs        *byte // SCTP: instead of the chunk for the flags
 	seq, ack       uint32
 	tcpOptions     []layers.TCPOption
 	noChecksum     bool
 	noDeviceSum    bool   // see deviceSums
 	ours           bool   // made by the datapath, not by a sender
-	checksum       []byte // the transport's, whatever it ought to be
+	checksum       []byte // the transport checksum, right or wrong
 	piece          *piece
 	icmp           *icmp
 	payload        []byte
@@ -53,7 +53,7 @@ func udp(src, dst netip.AddrPort, changes ...change) packet {
 	return newPacket(layers.IPProtocolUDP, src, dst, changes)
 }
 
-// packet is a SYN or a datagram, the first that a client sends.
+// packet is a SYN or a datagram, the first packet of a client.
 func (v variant) packet(src, dst netip.AddrPort, changes ...change) packet {
 	return newPacket(v.proto, src, dst, changes)
 }
@@ -83,13 +83,14 @@ func from(a netip.AddrPort) change { return func(p *packet) { p.src = a } }
 func to(a netip.AddrPort) change   { return func(p *packet) { p.dst = a } }
 func noChecksum(p *packet)         { p.noChecksum = true }
 
-// cutShort: of an SCTP packet an answer takes less than the least there is; see deviceSums.
+// cutShort: an answer has less than the minimum of an SCTP packet; see
+// deviceSums.
 func cutShort(p *packet) { p.noDeviceSum = p.proto == layers.IPProtocolSCTP }
 func macs(src, dst net.HardwareAddr) change {
 	return func(p *packet) { p.ethSrc, p.ethDst = src, dst }
 }
 
-// payload fills with bytes that are all different from their neighbours.
+// payload fills a packet with bytes that all differ from their neighbours.
 func payload(n int) change {
 	return func(p *packet) {
 		p.payload = make([]byte, n)
@@ -114,7 +115,7 @@ func tcpOptions(p *packet) {
 	}
 }
 
-// forwarded is what a router does to a frame that leaves by out for nexthop.
+// forwarded is a router's change of a frame that leaves by out for nexthop.
 func forwarded(out *device, nexthop netip.Addr) change {
 	return func(p *packet) {
 		p.ethSrc, p.ethDst = out.mac(), macOf(nexthop)
@@ -180,7 +181,7 @@ func (p packet) transport() gopacket.SerializableLayer {
 	return l
 }
 
-// bytes is the frame, with lengths and checksums computed by gopacket.
+// bytes returns the frame, with lengths and checksums computed by gopacket.
 func (p packet) bytes() []byte {
 	switch {
 	case p.icmp != nil:
@@ -201,7 +202,7 @@ func (p packet) bytes() []byte {
 	return frame
 }
 
-// transportSum is where a whole packet's frame has the transport's checksum.
+// transportSum returns the transport checksum in the frame of a whole packet.
 func (p packet) transportSum(frame []byte) []byte {
 	switch l4 := frame[p.l4():]; p.proto {
 	case layers.IPProtocolTCP:
@@ -213,15 +214,15 @@ func (p packet) transportSum(frame []byte) []byte {
 	}
 }
 
-// frame puts a link layer around a packet. (By hand, because gopacket's pads to
-// Ethernet's least size, which hides where a packet ends.)
+// frame adds a link layer to a packet. (Not by gopacket, which pads to
+// Ethernet's least size and hides where a packet ends.)
 func (p packet) frame(l ...gopacket.SerializableLayer) []byte {
 	header := slices.Concat(p.ethDst, p.ethSrc)
 	header = binary.BigEndian.AppendUint16(header, uint16(p.etherType()))
 	return append(header, serialize(l...)...)
 }
 
-// l4 is where the transport header begins.
+// l4 is the offset of the transport header.
 func (p packet) l4() int {
 	if p.is4() {
 		return ethHeader + ip4Header + 4*len(p.ipOptions)
@@ -232,7 +233,8 @@ func (p packet) l4() int {
 	return ethHeader + ip6Header
 }
 
-// headers is how many bytes a program must see to know the packet.
+// headers is the number of bytes that a program must see to recognise the
+// packet.
 func (p packet) headers() int {
 	switch {
 	case p.proto == layers.IPProtocolTCP:
@@ -252,7 +254,7 @@ func serialize(l ...gopacket.SerializableLayer) []byte {
 	return buf.Bytes()
 }
 
-// must is for what only a wrong test can make fail.
+// must is for calls that fail only in a wrong test.
 func must(err error) {
 	if err != nil {
 		panic(err)

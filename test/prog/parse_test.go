@@ -12,7 +12,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// everywhere shows a frame to every packet program.
+// everywhere runs every packet program on a frame.
 func (n *node) everywhere(frame []byte) []result {
 	n.t.Helper()
 	return []result{
@@ -24,7 +24,7 @@ func (n *node) everywhere(frame []byte) []result {
 }
 
 // serving has a service of each protocol on the VIP and on the client's port,
-// so that nothing passes because nothing was there to take it.
+// so that no packet passes merely for want of a service.
 func serving(t *testing.T, v variant) (n *node, ours packet) {
 	t.Helper()
 	n = newNode(t)
@@ -32,12 +32,13 @@ func serving(t *testing.T, v variant) (n *node, ours packet) {
 	return n, v.packet(at(v.client, clientPort), at(v.vip, 80), payload(10))
 }
 
-// TestNotUnderstood: what we can't read goes on as it came, and is counted.
+// TestNotUnderstood: packets that can't be parsed pass unchanged, and are
+// counted.
 func TestNotUnderstood(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		want   bpf.Verdict
-		mangle func(packet) []byte // nil: this family has no such thing
+		mangle func(packet) []byte // nil: this family has no such packet
 	}{
 		{"middle fragment", bpf.VerdictFragment, ip4(func(b []byte) { put16(b[6:], 0x2001) })},
 		{"last fragment", bpf.VerdictFragment, ip4(func(b []byte) { put16(b[6:], 0x1fff) })},
@@ -132,7 +133,7 @@ func extension(n layers.IPProtocol) func(packet) []byte {
 	}
 }
 
-// TestVLAN: XDP sees the tag where the kernel's tc hooks have it beside the
+// TestVLAN: XDP sees the tag. For the kernel's tc hooks it is beside the
 // packet, which a test run can't make.
 func TestVLAN(t *testing.T) {
 	for _, tag := range []layers.EthernetType{layers.EthernetTypeDot1Q, layers.EthernetTypeQinQ} {
@@ -145,7 +146,7 @@ func TestVLAN(t *testing.T) {
 }
 
 // TestTruncated: a good packet, cut at every byte. Once the headers are
-// there it is ours, and what is missing behind them is not our business.
+// complete it is ours, whatever is missing behind them.
 func TestTruncated(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		c := converse(newNode(t), v, sameDevice)
@@ -172,7 +173,8 @@ func cutEverywhere(c *conversation, p packet) {
 	}
 }
 
-// cut: as far as it was there, it is what the whole would have become.
+// cut expects that the remaining bytes became what those of the whole packet
+// would have.
 func (c *conversation) cut(r result, p, want packet) {
 	c.t.Helper()
 	if len(r.in) < p.headers() {

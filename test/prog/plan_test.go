@@ -12,28 +12,28 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// plan is one family's addresses.
+// plan is the addresses of one family.
 type plan struct {
 	client, client2 netip.Addr // behind the router
 	router          netip.Addr
-	vip, vip2       netip.Addr // services', assigned to no device
-	// The node's, by device.
+	vip, vip2       netip.Addr // of services, assigned to no device
+	// The node's addresses, by device.
 	front, back, slow, tunnel netip.Addr
-	// Backends by what is special about the way to them.
+	// Backends, by the way to them.
 	near        netip.Addr // on the device that clients' packets come in by
-	far, far2   netip.Addr // on another one, over which XDP may transmit
-	unready     netip.Addr // on one where only tc may
-	tunnelled   netip.Addr // on one where neither may
+	far, far2   netip.Addr // on another device, over which XDP may transmit
+	unready     netip.Addr // on one over which only tc may transmit
+	tunnelled   netip.Addr // on one over which neither may
 	silent      netip.Addr // its neighbour entry is not resolved
-	moving      netip.Addr // its neighbour entry is changed by a test
+	moving      netip.Addr // a test changes its neighbour entry
 	narrow      netip.Addr // the route to it has a smaller MTU
 	narrowSlow  netip.Addr // likewise, where only tc may transmit
 	narrowFar   netip.Addr // a client, likewise
 	pod, pod2   netip.Addr // on this node
 	blackholed  netip.Addr
 	unreachable netip.Addr
-	// A client whose address holds the EtherType where a packet with no
-	// link layer has it when test-run; see l3_test.go.
+	// A client whose address has the EtherType where a test run expects it in a
+	// packet without a link layer; see l3_test.go.
 	headless netip.Addr
 }
 
@@ -76,16 +76,17 @@ func planOf(a netip.Addr) plan {
 	return plan6
 }
 
-// device is one of the node's, with what the datapath is told about it.
+// device is one of the node's devices, with what the maps hold of it.
 type device struct {
 	name   string
 	index  int
 	flags  uint32
 	addr   func(plan) netip.Addr
-	routes func(plan) []netip.Addr // hosts behind it with no network around them
+	routes func(plan) []netip.Addr // hosts behind it without a network around them
 }
 
-// uplink are the flags of a device that leads to clients, and that XDP can transmit on.
+// uplink are the flags of a device that leads to clients, and that XDP can
+// transmit on.
 const uplink = bpf.DeviceTCTransmits | bpf.DeviceXDPTransmits | bpf.DeviceEgressHook | bpf.DeviceEthernet | bpf.DeviceUplink
 
 var (
@@ -123,7 +124,7 @@ func macOf(a netip.Addr) net.HardwareAddr {
 	return net.HardwareAddr{0x02, 0xee, b[5], b[13], b[14], b[15]}
 }
 
-// variant is what nearly every test is repeated for.
+// variant is a family and a protocol. Nearly every test runs for each.
 type variant struct {
 	name  string
 	proto layers.IPProtocol
@@ -139,7 +140,7 @@ var variants = []variant{
 	{"sctp6", layers.IPProtocolSCTP, plan6},
 }
 
-// Those of each protocol, and those that have connections.
+// Those of each protocol, and those with connections.
 var (
 	tcpVariants  = variants[0:2]
 	udpVariants  = variants[2:4]
@@ -150,7 +151,7 @@ var (
 func (v variant) isTCP() bool { return v.proto == layers.IPProtocolTCP }
 func (v variant) isUDP() bool { return v.proto == layers.IPProtocolUDP }
 
-// any is the address that NodePorts are stored under.
+// any is the address under which NodePorts are stored.
 func (v variant) any() netip.Addr {
 	if v.client.Is4() {
 		return netip.IPv4Unspecified()

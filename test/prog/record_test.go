@@ -26,11 +26,11 @@ func (k tuple) String() string {
 	return fmt.Sprintf("%s>%s/%d %s", k.src, k.dst, k.proto, bpf.ZoneName(k.zone))
 }
 
-// record is what is found under it.
+// record is the value of a key.
 type record struct {
 	bpf.Flow
 	key      tuple
-	src, dst netip.AddrPort // what its packets are rewritten to
+	src, dst netip.AddrPort // the rewrite of its packets
 	tag      uint32
 }
 
@@ -38,7 +38,7 @@ func (r record) state() uint32 { return r.tag & bpf.StateMask }
 
 func (r record) isConfirmed() bool { return r.tag&bpf.StateConfirmed != 0 }
 
-// decodeRecord reads a way of a set.
+// decodeRecord decodes a way of a set.
 func decodeRecord(tag uint32, b []byte) record {
 	if len(b) == record4Size {
 		var f bpf.Flow4
@@ -50,7 +50,7 @@ func decodeRecord(tag uint32, b []byte) record {
 	return newRecord(tag, f.Flow, hostOf(f.Saddr[:]...), hostOf(f.Daddr[:]...), hostOf(f.ToSaddr[:]...), hostOf(f.ToDaddr[:]...))
 }
 
-// hostOf is an address of 32 bits or of four times as many.
+// hostOf returns an address of one word or of four.
 func hostOf(words ...uint32) netip.Addr {
 	var b []byte
 	for _, w := range words {
@@ -99,7 +99,7 @@ func (d *datapath) lookup(k tuple) (record, bool) {
 	return r, ok
 }
 
-// get is for a record that must be there.
+// get returns a record that must exist.
 func (n *node) get(k tuple) record {
 	n.t.Helper()
 	r, ok := n.lookup(k)
@@ -126,7 +126,8 @@ func (n *node) remove(k tuple) {
 	}
 }
 
-// sameRecords: they were found in the table in this order, and not a bit of them has changed.
+// sameRecords expects that the records were found in this order, and that no
+// bit of them has changed.
 func sameRecords(t *testing.T, before, after []record) {
 	t.Helper()
 	if !slices.Equal(before, after) {
@@ -134,7 +135,8 @@ func sameRecords(t *testing.T, before, after []record) {
 	}
 }
 
-// settled checks that a family's table is as it is when nobody makes a record.
+// settled checks that a family's table is consistent while no record is being
+// made.
 func (n *node) settled(v variant) {
 	n.t.Helper()
 	if err := n.flowTable(v.client).settled(); err != nil {
@@ -142,13 +144,14 @@ func (n *node) settled(v variant) {
 	}
 }
 
-// size is how many records a family's table holds.
+// size is the number of records in a family's table.
 func (d *datapath) size(v variant) int {
 	records, _ := d.flowTable(v.client).contents()
 	return len(records)
 }
 
-// nexthop is what a record keeps of the FIB's answer. False: nothing that may be used.
+// nexthop returns the FIB's answer that a record refers to. The result is false
+// if there is none that may be used.
 func (d *datapath) nexthop(r record) (bpf.Nexthop, bool) {
 	var state bpf.RuntimeState
 	must(d.maps["runtime"].Lookup(uint32(0), &state))
@@ -159,7 +162,7 @@ func (d *datapath) nexthop(r record) (bpf.Nexthop, bool) {
 	return n, n.Generation == state.Generation && n.Hop.Flags&bpf.HopResolved != 0
 }
 
-// hopIndex and hopVersion are parts of what a record keeps.
+// hopIndex and hopVersion are parts of a record's reference to a next hop.
 func hopIndex(hop uint64) uint32   { return uint32(hop) & 0xffffff }
 func hopVersion(hop uint64) uint32 { return uint32(hop) >> 24 }
 

@@ -10,8 +10,8 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// TestRefuseTCP: RFC 9293, 3.5.2: what an ACK came with is reset at its number;
-// the rest is acknowledged, so that the sender believes it.
+// TestRefuseTCP: RFC 9293, 3.5.2: an ACK is reset at its number. Other packets
+// are acknowledged, so that the sender accepts the reset.
 func TestRefuseTCP(t *testing.T) {
 	for _, c := range []struct {
 		name     string
@@ -45,13 +45,13 @@ func TestRefuseTCP(t *testing.T) {
 	}
 }
 
-// refusal: a packet of our own, back to who sent the last one.
+// refusal: a packet of our own, back to the sender of the last one.
 func refusal(p *packet) {
 	p.ours, p.ttl = true, 64
 	p.ethSrc, p.ethDst = front.mac(), []byte(otherGuest)
 }
 
-// answered: the packet was turned into this one, and sent where it came from.
+// answered expects that the packet was turned into this one, and sent back.
 func (r result) answered(want []byte) {
 	r.t.Helper()
 	if r.is(bpf.VerdictRefused, tcRedirect) {
@@ -97,8 +97,8 @@ func unreachable(p packet) []byte {
 	return e.about(p, p.dst.Addr(), p.src.Addr()).with(refusal).bytes()
 }
 
-// TestRefusePadded: a short packet is padded to Ethernet's least size; the
-// padding is nobody's data.
+// TestRefusePadded: a short packet is padded to Ethernet's least size. The
+// padding is no data.
 func TestRefusePadded(t *testing.T) {
 	for _, v := range variants {
 		t.Run(v.name, func(t *testing.T) {
@@ -117,7 +117,7 @@ func TestRefusePadded(t *testing.T) {
 	}
 }
 
-// TestRefusePod: pods are refused where they are seen.
+// TestRefusePod: pods are refused by the hook on their device.
 func TestRefusePod(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)
@@ -128,8 +128,8 @@ func TestRefusePod(t *testing.T) {
 	})
 }
 
-// TestRefuseOptions: with IP options there is no room to make a reset in; an ICMP error quotes
-// them.
+// TestRefuseOptions: with IP options there is no room to make a reset in. An
+// ICMP error quotes the options.
 func TestRefuseOptions(t *testing.T) {
 	for _, v := range []variant{tcpVariants[0], udpVariants[0], sctpVariants[0]} {
 		n := newNode(t)
@@ -145,8 +145,8 @@ func TestRefuseOptions(t *testing.T) {
 	}
 }
 
-// TestNoLocalEndpoint: the policy allows none of the endpoints here, and says
-// to be silent about it.
+// TestNoLocalEndpoint: the policy allows none of the endpoints here, and the
+// packet is dropped without an answer.
 func TestNoLocalEndpoint(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)
@@ -166,8 +166,8 @@ func TestNoLocalEndpoint(t *testing.T) {
 	})
 }
 
-// TestUnknownReset, of contract 34: a reset for no connection of ours is
-// answered by nothing, and opens nothing, whether the service has backends or not.
+// TestUnknownReset, of contract 34: a reset for no connection of ours is not
+// answered, and opens no flow, whether the service has backends or not.
 func TestUnknownReset(t *testing.T) {
 	for _, v := range connected {
 		t.Run(v.name, func(t *testing.T) {

@@ -8,8 +8,8 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// TestReplyLeavesWhereAsked, of contract 50: where the kernel would route an answer by another
-// uplink, it leaves by that which the request came in by.
+// TestReplyLeavesWhereAsked, of contract 50: if the kernel would route an answer by another uplink,
+// it leaves by the one that the request came in by.
 func TestReplyLeavesWhereAsked(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		c := converse(newNode(t), v, stack)
@@ -27,18 +27,18 @@ func TestReplyLeavesWhereAsked(t *testing.T) {
 	})
 }
 
-// TestReplyWithNoRouteThere: but not if it would be lost.
+// TestReplyWithNoRouteThere: not if that uplink has no route to the client.
 func TestReplyWithNoRouteThere(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		c := converse(newNode(t), v, stack)
 		p := c.packet(c.client, c.frontend)
 		c.source = c.client
-		c.ingress(back, p).became(bpf.VerdictStack, tcNext, to(c.backend)) // no route to the client by this
+		c.ingress(back, p).became(bpf.VerdictStack, tcNext, to(c.backend)) // no route to the client by this uplink
 		c.egress(front, c.packet(c.backend, c.client, synAck)).became(bpf.VerdictSource, tcNext, from(c.frontend))
 	})
 }
 
-// TestDeviceWithNoRole: nothing leaves without SNAT by a device that no program is on.
+// TestDeviceWithNoRole: nothing leaves without SNAT by a device without our programs.
 func TestDeviceWithNoRole(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)

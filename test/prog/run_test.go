@@ -10,7 +10,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// What programs return.
+// The programs' return values.
 const (
 	xdpDrop     = 1
 	xdpPass     = 2
@@ -22,12 +22,12 @@ const (
 	tcRedirect = 7
 )
 
-// result is what became of one packet at one hook.
+// result is one packet's result at one hook.
 type result struct {
 	t       *testing.T
 	hook    bpf.Hook
 	in, out []byte
-	sent    packet // what `in` was made from
+	sent    packet // the packet from which `in` was made
 	action  uint32
 	verdict bpf.Verdict
 	events  []bpf.Verdict
@@ -47,7 +47,7 @@ func (n *node) xdpFrame(in *device, frame []byte) result {
 	return asExplained(n.run(bpf.HookXDP, "waggle_xdp", frame, xdpContext(in, frame), 0))
 }
 
-// xdpContext is struct xdp_md, as far as the kernel wants to know.
+// xdpContext is struct xdp_md, with the members that the kernel reads.
 func xdpContext(in *device, frame []byte) any {
 	return struct{ data, dataEnd, dataMeta, ingress, queue, egress uint32 }{
 		dataEnd: uint32(len(frame)), ingress: uint32(in.index),
@@ -79,11 +79,10 @@ func (n *node) tc(hook bpf.Hook, program string, d *device, p packet) result {
 	return r
 }
 
-// deviceSums asks the kernel to give the packet a device's sum over all of it
-// (CHECKSUM_COMPLETE), and to fail the run if it isn't the sum of what comes
-// out. What has no checksum can't be compensated for, nor needs to be; and a
-// packet that is cut shorter has its sum taken away, which the kernel's check
-// doesn't know.
+// deviceSums makes the kernel give the packet a device's sum over all of it
+// (CHECKSUM_COMPLETE), and fail the run if the sum does not match the result. A
+// packet without a checksum can't be compensated for, and need not be. A packet
+// that is shortened loses its sum, which the kernel's check does not allow for.
 func deviceSums(p packet) uint32 {
 	if p.noChecksum || p.noDeviceSum {
 		return 0
@@ -97,7 +96,7 @@ func (n *node) tcFrame(hook bpf.Hook, program string, d *device, frame []byte, f
 	return asExplained(n.run(hook, program, frame, skbContext{ingress: uint32(d.index), ifindex: uint32(d.index)}, flags))
 }
 
-// skbContext is struct __sk_buff, up to the members that are ours to set.
+// skbContext is struct __sk_buff, up to the last member that a caller may set.
 type skbContext struct {
 	_                [9]uint32
 	ingress, ifindex uint32
@@ -135,7 +134,7 @@ func (r result) is(verdict bpf.Verdict, action uint32) bool {
 	return true
 }
 
-// passed: it went on, untouched in every bit.
+// passed expects that the packet went on, unchanged in every bit.
 func (r result) passed(verdict bpf.Verdict) {
 	r.t.Helper()
 	action := uint32(xdpPass)
@@ -156,8 +155,8 @@ func (r result) dropped(verdict bpf.Verdict) {
 	r.is(verdict, action)
 }
 
-// became: it is now what `sent` is after the changes, and in no other bit
-// different.
+// became expects that the packet is `sent` after the changes, without any other
+// difference.
 func (r result) became(verdict bpf.Verdict, action uint32, changes ...change) packet {
 	r.t.Helper()
 	want := r.sent.with(changes...)
@@ -168,7 +167,7 @@ func (r result) became(verdict bpf.Verdict, action uint32, changes ...change) pa
 	return want
 }
 
-// had: these events, no others, happened on the way.
+// had expects exactly these events.
 func (r result) had(events ...bpf.Verdict) {
 	r.t.Helper()
 	equal(r.t, "events", names(events), names(r.events))

@@ -13,9 +13,9 @@ var shutdowns = map[string]byte{
 	"SHUTDOWN": sctpShutdown, "SHUTDOWN ACK": sctpShutdownAck, "SHUTDOWN COMPLETE": sctpShutdownComplete,
 }
 
-// TestSCTPShutdownUnanswered: who has no association answers a packet of one with such a chunk (RFC
-// 9260, 8.4), as it would a stranger's. It does not know the client, whose next packet does not
-// confirm the flow.
+// TestSCTPShutdownUnanswered: a host without an association answers a packet of one with such a
+// chunk (RFC 9260, 8.4), as it would answer any host's. This does not prove an association, so the
+// client's next packet does not confirm the flow.
 func TestSCTPShutdownUnanswered(t *testing.T) {
 	for name, answer := range map[string]byte{
 		"SHUTDOWN ACK": sctpShutdownAck, "SHUTDOWN COMPLETE": sctpShutdownComplete,
@@ -36,8 +36,8 @@ func TestSCTPShutdownUnanswered(t *testing.T) {
 	}
 }
 
-// TestSCTPShutdownConfirmsNot: whoever only ends an association has no need of a lasting record, even
-// if the tag is right.
+// TestSCTPShutdownConfirmsNot: a packet that only ends an association does not confirm the flow,
+// even with the right tag.
 func TestSCTPShutdownConfirmsNot(t *testing.T) {
 	for name, kind := range shutdowns {
 		t.Run(name, func(t *testing.T) {
@@ -58,7 +58,7 @@ func TestSCTPShutdownConfirmsNot(t *testing.T) {
 	}
 }
 
-// notConfirmedBy: the flow is not confirmed by the client's packet.
+// notConfirmedBy expects that the client's packet does not confirm the flow.
 func (c *conversation) notConfirmedBy(changes ...change) {
 	c.t.Helper()
 	c.request(changes...)

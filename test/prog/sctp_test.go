@@ -26,8 +26,8 @@ const (
 	sctpShutdownComplete = 14
 )
 
-// chunkType says in SCTP what the flags say in TCP, so that what is tested of a connection is
-// tested of an association as well.
+// chunkType returns the chunk that corresponds to the TCP flags, so that tests of connections test
+// associations as well.
 func (p packet) chunkType() byte {
 	has := func(f string) bool { return strings.Contains(p.flags, f) }
 	switch {
@@ -49,8 +49,8 @@ func (p packet) chunkType() byte {
 
 func chunk(kind byte) change { return func(p *packet) { p.chunkAs = &kind } }
 
-// sctp: what acknowledges in TCP is the tag that the other side has asked for, which an INIT
-// can't know.
+// sctp: TCP's acknowledgement corresponds to the tag that the other side has asked for, which an
+// INIT can't know.
 func (p packet) sctp() *layers.SCTP {
 	l := &layers.SCTP{
 		SrcPort: layers.SCTPPort(p.src.Port()), DstPort: layers.SCTPPort(p.dst.Port()), VerificationTag: p.ack,
@@ -61,8 +61,8 @@ func (p packet) sctp() *layers.SCTP {
 	return l
 }
 
-// chunk is all behind the common header: the tag asked for is one more than a SYN's number, as
-// the number that acknowledges a SYN is.
+// chunk is everything behind the common header. The tag that it asks for is one more than a SYN's
+// number, like the number that acknowledges a SYN.
 func (p packet) chunk() []byte {
 	var body []byte
 	switch p.chunkType() {
@@ -80,7 +80,7 @@ func (p packet) chunk() []byte {
 	return append(header, body...)
 }
 
-// checkSCTP sums a packet anew; what has no checksum has none to be wrong.
+// checkSCTP verifies a packet's checksum, if it has one.
 func checkSCTP(t *testing.T, l4 []byte) {
 	t.Helper()
 	zeroed := append([]byte(nil), l4...)
@@ -91,8 +91,8 @@ func checkSCTP(t *testing.T, l4 []byte) {
 	}
 }
 
-// TestSCTPUnprovenTag: whoever has not seen the INIT ACK does not know the tag, and near it is
-// not good enough.
+// TestSCTPUnprovenTag: a host that has not seen the INIT ACK does not know the tag, and a similar
+// tag does not confirm.
 func TestSCTPUnprovenTag(t *testing.T) {
 	forSCTP(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)
@@ -126,7 +126,7 @@ func TestSCTPRetransmittedInitAck(t *testing.T) {
 	})
 }
 
-// TestSCTPUnderWay: an association that was there before its flow.
+// TestSCTPUnderWay: an association that is older than its flow.
 func TestSCTPUnderWay(t *testing.T) {
 	forSCTP(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)
@@ -139,7 +139,7 @@ func TestSCTPUnderWay(t *testing.T) {
 	})
 }
 
-// TestSCTPClose by each chunk that closes, and by none of the others.
+// TestSCTPClose: each chunk that closes does so, and none of the others.
 func TestSCTPClose(t *testing.T) {
 	forSCTP(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)
@@ -152,7 +152,7 @@ func TestSCTPClose(t *testing.T) {
 				c.reply(flags("A"), chunk(kind))
 			}
 		}
-		c.request() // a peer that has restarted asks anew; the association goes on
+		c.request() // a restarted peer sends an INIT; the association goes on
 		c.had()
 		c.reply()
 		c.state(alive)
@@ -168,7 +168,7 @@ func TestSCTPClose(t *testing.T) {
 	})
 }
 
-// TestSCTPWithoutChecksum: one that is left to a device stays so.
+// TestSCTPWithoutChecksum: a checksum that is left to a device stays so.
 func TestSCTPWithoutChecksum(t *testing.T) {
 	forSCTP(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)
@@ -209,7 +209,7 @@ func TestRefuseSCTP(t *testing.T) {
 	}
 }
 
-// TestSCTPTruncated: an INIT ACK with no room for its tag, an INIT with none for its chunk.
+// TestSCTPTruncated: an INIT ACK without room for its tag, an INIT without room for its chunk.
 func TestSCTPTruncated(t *testing.T) {
 	for _, v := range sctpVariants {
 		n, ours := serving(t, v)

@@ -11,7 +11,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// withCB runs a tc program on a packet with something in skb->cb, and returns what is there after.
+// withCB runs a tc program on a packet with a value in skb->cb, and returns the value after it.
 func (n *node) withCB(hook bpf.Hook, program string, d *device, p packet, cb [5]uint32) (result, [5]uint32) {
 	n.t.Helper()
 	frame := p.bytes()
@@ -28,8 +28,8 @@ func (n *node) withCB(hook bpf.Hook, program string, d *device, p packet, cb [5]
 	return r, [5]uint32(after[unsafe.Offsetof(context.cb)/4:])
 }
 
-// TestSentByUs: a packet that ingress sends by redirect is left alone by egress, once. Any other is
-// translated, whatever somebody else has left in its skb->cb.
+// TestSentByUs: egress leaves a packet that ingress has sent by redirect alone, once. It translates
+// any other, whatever another program has left in its skb->cb.
 func TestSentByUs(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)

@@ -10,13 +10,13 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// TestProgramSizes prints what each program costs, for those who watch it grow.
+// TestProgramSizes prints the size of each program, to show its growth.
 func TestProgramSizes(t *testing.T) {
 	n := newNode(t)
 	t.Logf("%-22s %8s %8s %10s", "program", "xlated", "jited", "verified")
 	for _, name := range slices.Sorted(maps.Keys(n.spec.Programs)) {
 		if n.spec.Programs[name].Type == ebpf.CGroupSockAddr {
-			continue // not our subject
+			continue // not a program of packets
 		}
 		info, err := n.program(name).Info()
 		if err != nil {

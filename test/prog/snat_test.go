@@ -11,7 +11,7 @@ import (
 
 const fewPorts = 4
 
-// withFewPorts leaves SNAT next to nothing.
+// withFewPorts leaves SNAT only a few ports.
 func withFewPorts(t *testing.T, more ...setting) *node {
 	t.Helper()
 	return newNode(t, append(more, variable("snat_min", uint16(50000)), variable("snat_max", uint16(50000+fewPorts-1)))...)
@@ -34,7 +34,7 @@ func useAllPorts(c *conversation) (all []*conversation) {
 func open(c *conversation)      { c.request() }
 func establish(c *conversation) { c.establish() }
 
-// halfOpen opens flows that nobody confirms, until each port was used. They take ports from each other.
+// halfOpen opens unconfirmed flows until each port was used. They take ports from each other.
 func halfOpen(c *conversation) (all []*conversation) {
 	c.t.Helper()
 	used := make(map[netip.AddrPort]bool)
@@ -48,7 +48,7 @@ func halfOpen(c *conversation) (all []*conversation) {
 	return all
 }
 
-// exhausted: the next client gets no port, and no record is left behind.
+// exhausted expects that the next client gets no port, and leaves no record.
 func exhausted(c *conversation) {
 	c.t.Helper()
 	before := c.size(c.variant)
@@ -56,13 +56,13 @@ func exhausted(c *conversation) {
 	equal(c.t, "records", before, c.size(c.variant))
 }
 
-// TestSNATExhausted: established flows use ports up, but for each backend on its own.
+// TestSNATExhausted: established flows use ports up, but separately for each backend.
 func TestSNATExhausted(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		c := converse(withFewPorts(t), v, otherDevice)
 		all := useAllPorts(c)
 		exhausted(all[fewPorts-1].again())
-		all[0].reply() // whoever had a port still has it
+		all[0].reply() // the owner of a port still has it
 
 		other := all[fewPorts-1].again()
 		other.backend, other.frontend = at(v.far2, backendPort), at(v.vip, 80)
@@ -71,8 +71,8 @@ func TestSNATExhausted(t *testing.T) {
 	})
 }
 
-// TestSNATHalfOpen: strangers who are never heard of again may have all ports, but keep none
-// from others: the next client takes one over, and whoever had it starts anew.
+// TestSNATHalfOpen: clients that never answer may use all ports, but keep none from others: the
+// next client takes one over, and its former owner starts anew.
 func TestSNATHalfOpen(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		c := converse(withFewPorts(t), v, otherDevice)
@@ -100,8 +100,8 @@ func TestSNATHalfOpen(t *testing.T) {
 	})
 }
 
-// TestSNATPortOfFreshFlow: where all ports are those of half-open flows, one that has been silent for a second
-// gives way, not the one whose answer may be on its way.
+// TestSNATPortOfFreshFlow: if half-open flows have all ports, one that has been silent for a second
+// gives way, not one whose answer may be on its way.
 func TestSNATPortOfFreshFlow(t *testing.T) {
 	const jiffies = 1000 // a second, shorter than any timeout
 	forEach(t, func(t *testing.T, v variant) {
@@ -127,7 +127,7 @@ func TestSNATPortOfFreshFlow(t *testing.T) {
 	})
 }
 
-// TestSNATPortsComeBack with the time that a record outlives its flow by.
+// TestSNATPortsComeBack: a port is free again when its record has expired.
 func TestSNATPortsComeBack(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		c := converse(withFewPorts(t), v, otherDevice)
@@ -141,7 +141,7 @@ func TestSNATPortsComeBack(t *testing.T) {
 	})
 }
 
-// TestSNATPortOfClosed: a closed connection keeps its port for its TIME_WAIT.
+// TestSNATPortOfClosed: a closed connection keeps its port during its TIME_WAIT.
 func TestSNATPortOfClosed(t *testing.T) {
 	for _, v := range connected {
 		t.Run(v.name, func(t *testing.T) {
@@ -158,9 +158,9 @@ func TestSNATPortOfClosed(t *testing.T) {
 	}
 }
 
-// TestSNATPortOfBackend: a pod answers on a port of the SNAT range. As the client of who asked it,
-// its packets between the two hooks would have the answers' tuple: that flow stays, and the new one
-// is not opened by this port.
+// TestSNATPortOfBackend: a pod serves a port of the SNAT range. If it were also the client of its
+// own client, its packets between the two hooks would have the answers' tuple. That flow stays, and
+// the new one does not open with this port.
 func TestSNATPortOfBackend(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		const port = 50000

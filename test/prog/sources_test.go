@@ -9,7 +9,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// localSources is the id under which the cluster's own addresses are.
+// localSources is the id of the cluster's own addresses.
 const localSources = 0
 
 func (n *node) admit(id uint32, prefix netip.Prefix) {
@@ -25,15 +25,15 @@ func sourceKey(id uint32, prefix netip.Prefix) any {
 	return bpf.SourceKey6{Prefixlen: bits, Service: id, Addr: words(prefix.Addr())}
 }
 
-// around is a network that an address is in.
+// around is a network that contains an address.
 func around(a netip.Addr, hostBits int) netip.Prefix {
 	return netip.PrefixFrom(a, a.BitLen()-hostBits).Masked()
 }
 
 func host(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
-// TestSourceRanges, of contract 18: who is in none of them gets nothing from a frontend that asks
-// for them, wherever its packet is seen.
+// TestSourceRanges, of contract 18: a frontend with source ranges does not serve a client in none
+// of them, at any hook.
 func TestSourceRanges(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)
@@ -42,7 +42,7 @@ func TestSourceRanges(t *testing.T) {
 		n.also(at(v.vip2, 80), v.proto, bpf.ServiceLoadBalancer|bpf.ServiceSourceRanges)
 		n.admit(id, host(v.client))
 		n.admit(id, around(v.pod, 1))
-		n.admit(id+1, around(v.client, 8)) // another service's
+		n.admit(id+1, around(v.client, 8)) // of another service
 		n.admit(localSources, around(v.client, 8))
 
 		guarded, open := at(v.vip2, 80), at(v.vip, 80)
@@ -59,7 +59,7 @@ func TestSourceRanges(t *testing.T) {
 	})
 }
 
-// TestSourceRangesOfNew: a range that goes breaks no flow.
+// TestSourceRangesOfNew: the removal of a range breaks no flow.
 func TestSourceRangesOfNew(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)
@@ -80,7 +80,7 @@ func TestSourceRangesOfNew(t *testing.T) {
 	})
 }
 
-// TestSourceRangesEmpty: of a service with no endpoints, it refuses whom it would serve.
+// TestSourceRangesEmpty: a service without endpoints refuses the clients that it would serve.
 func TestSourceRangesEmpty(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)

@@ -9,7 +9,8 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// TestStackRecords: XDP chooses the backend and records it, tc follows.
+// TestStackRecords: XDP chooses the backend and records it, and tc follows the
+// record.
 func TestStackRecords(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)
@@ -29,7 +30,7 @@ func TestStackRecords(t *testing.T) {
 	})
 }
 
-// TestWithoutXDP: on a device without XDP tc does the whole work.
+// TestWithoutXDP: on a device without XDP tc does all the work.
 func TestWithoutXDP(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)
@@ -45,7 +46,8 @@ func TestWithoutXDP(t *testing.T) {
 }
 
 // TestSameClientPort: one client port, two services, one backend. The backend
-// must be able to tell them apart, and each reply must come from who was asked.
+// must be able to distinguish them, and each reply must come from the right
+// service.
 func TestSameClientPort(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		first := converse(newNode(t), v, stack)
@@ -69,7 +71,8 @@ func TestSameClientPort(t *testing.T) {
 	})
 }
 
-// TestEgressNotOurs: what a backend sends of its own accord is nobody's reply.
+// TestEgressNotOurs: a packet that a backend sends without a request is not
+// translated.
 func TestEgressNotOurs(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		c := converse(newNode(t), v, stack)
@@ -78,14 +81,16 @@ func TestEgressNotOurs(t *testing.T) {
 		n.egress(front, v.packet(c.backend, at(v.client2, clientPort))).passed(bpf.VerdictNotOurs)
 		n.egress(front, v.packet(at(v.pod2, backendPort), c.client)).passed(bpf.VerdictNotOurs)
 		n.egress(front, v.packet(at(v.pod, backendPort+1), c.client)).passed(bpf.VerdictNotOurs)
-		// A service asked from the node itself is the socket hooks' business.
+		// Connections to a service from the node itself are left to the socket
+		// hooks.
 		n.egress(front, v.packet(c.client, c.frontend)).passed(bpf.VerdictNotOurs)
-		// The reply's tuple is known at egress only.
+		// The reply's tuple is recorded at egress only.
 		n.ingress(front, v.packet(c.backend, c.client)).passed(bpf.VerdictNotOurs)
 	})
 }
 
-// TestScopes: pods are sent to the internal set, strangers to the external.
+// TestScopes: pods are sent to the internal set, clients outside to the
+// external.
 func TestScopes(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)

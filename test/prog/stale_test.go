@@ -12,7 +12,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// stale has flows to endpoints that no longer serve removed.
+// stale removes flows to endpoints that no longer serve.
 func (c *conversation) stale(kept, released int) {
 	c.t.Helper()
 	var census bpf.StaleCensus
@@ -38,7 +38,7 @@ func (c *conversation) alterBackend(change func(*bpf.Backend)) {
 	}
 }
 
-// changesOfBackend are what may have become of the element that a flow remembers.
+// changesOfBackend are possible changes of the element that a flow refers to.
 var changesOfBackend = []struct {
 	name   string
 	stays  bool
@@ -55,8 +55,8 @@ var changesOfBackend = []struct {
 	{"at another port", false, func(b *bpf.Backend) { b.Port = netPort(backendPort + 1) }},
 }
 
-// TestRow28Stale: the client's half of a UDP flow goes when its endpoint serves no more, confirmed
-// or not, and nothing else does; answers still find their way. TCP stays.
+// TestRow28Stale: the client's half of a UDP flow, confirmed or not, is removed when its endpoint
+// no longer serves, and nothing else is. Answers are still translated. TCP flows stay.
 func TestRow28Stale(t *testing.T) {
 	for _, what := range changesOfBackend {
 		t.Run(what.name, func(t *testing.T) {
@@ -81,7 +81,7 @@ func TestRow28Stale(t *testing.T) {
 					c.lacksClient()
 					young.lacksClient()
 					c.reply(payload(7))
-					young.reply(payload(7)) // must not bring it back
+					young.reply(payload(7)) // must not restore it
 					c.lacksClient()
 					young.lacksClient()
 					other.standsConfirmed()
@@ -95,7 +95,7 @@ func TestRow28Stale(t *testing.T) {
 	}
 }
 
-// lacksClient: the client's half is not there, the others are.
+// lacksClient expects that the client's half is gone, and the others exist.
 func (c *conversation) lacksClient() {
 	c.t.Helper()
 	for i, k := range c.keys() {
@@ -114,7 +114,7 @@ func (c *conversation) beside() *conversation {
 	return &next
 }
 
-// TestRow28Afresh: the packet after that goes to the endpoint that is left.
+// TestRow28Afresh: the next packet goes to the remaining endpoint.
 func TestRow28Afresh(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		if !v.isUDP() {
@@ -126,7 +126,7 @@ func TestRow28Afresh(t *testing.T) {
 		moved := *c
 		moved.backend = at(c.backend.Addr(), backendPort+1)
 		moved.serve(v, at(v.any(), nodePort), moved.backend)
-		c.request() // as before, while nothing has been removed
+		c.request() // unchanged, while nothing has been removed
 		c.stale(0, 1)
 		moved.forget()
 		moved.request()
@@ -135,7 +135,7 @@ func TestRow28Afresh(t *testing.T) {
 	})
 }
 
-// TestRow28HandedOver: the frontend is another service's by now, of the same endpoint.
+// TestRow28HandedOver: the frontend belongs to another service of the same endpoint by now.
 func TestRow28HandedOver(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		if !v.isUDP() {
@@ -178,7 +178,7 @@ func (c *conversation) adoptHalf(key, to tuple, flags uint16) {
 	}
 }
 
-// encode is a tuple as programs have it.
+// encode returns a tuple in the programs' form.
 func (k tuple) encode() bpf.Tuple {
 	return bpf.Tuple{
 		Saddr: bpf.Addr{Word: words(k.src.Addr())}, Daddr: bpf.Addr{Word: words(k.dst.Addr())},
@@ -186,8 +186,8 @@ func (k tuple) encode() bpf.Tuple {
 	}
 }
 
-// TestForeign: what another translator has opened passes all hooks untouched, though
-// its frontend is ours, until it is over.
+// TestForeign: packets of another translator's connection pass all hooks unchanged, though the
+// frontend is ours, until the connection has ended.
 func TestForeign(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		c := converse(withTimeouts(t), v, otherDevice)
@@ -224,13 +224,13 @@ func TestForeign(t *testing.T) {
 			c.alter(client, old)
 			c.alter(backend, old)
 		}
-		c.request() // of its own
+		c.request() // opens a flow of its own
 		c.had(bpf.VerdictFlowOpened)
 	})
 }
 
-// TestForeignPort: a port by which another translator knows its client is not used for
-// ours towards the same backend: answers could not be told apart.
+// TestForeignPort: a port by which another translator's backend knows its client is not used for
+// our flow to the same backend: answers could not be distinguished.
 func TestForeignPort(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		c := converse(newNode(t, variable("snat_min", uint16(50000)), variable("snat_max", uint16(50001))), v, otherDevice)
@@ -240,7 +240,7 @@ func TestForeignPort(t *testing.T) {
 		r := c.xdp(front, c.packet(c.client, c.frontend, seq(clientSeq)))
 		src, _ := addresses(r.out)
 		equal(t, "source", at(source.Addr(), 50001), src)
-		for range 20 { // each takes the port from the one before, none the other translator's
+		for range 20 { // each takes the port from the one before, none takes the other translator's
 			c = c.again()
 			src, _ := addresses(c.xdp(front, c.packet(c.client, c.frontend, seq(clientSeq))).out)
 			equal(t, "source", at(source.Addr(), 50001), src)
@@ -248,8 +248,8 @@ func TestForeignPort(t *testing.T) {
 	})
 }
 
-// TestRow28Foreign: another translator's flow becomes ours when our frontend does not lead
-// where it does, but not if the frontend isn't ours.
+// TestRow28Foreign: another translator's flow becomes ours when our frontend does not lead where it
+// does. It does not if the frontend isn't ours.
 func TestRow28Foreign(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		if !v.isUDP() {

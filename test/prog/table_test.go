@@ -19,7 +19,7 @@ type table struct {
 	v6     bool
 }
 
-// sizes of a set and of what it is made of.
+// The sizes of a set and of its parts.
 const (
 	waysSize    = int(unsafe.Sizeof(bpf.FlowWays{}))
 	record4Size = int(unsafe.Sizeof(bpf.Flow4{}))
@@ -40,7 +40,7 @@ func (t table) recordSize() int {
 
 func (t table) setSize() int { return waysSize + int(bpf.Ways)*t.recordSize() }
 
-// place is where a record and its tag are, as offsets.
+// place is the offsets of a record and its tag.
 type place struct{ tag, record int }
 
 func (t table) read(at, size int) []byte {
@@ -59,7 +59,7 @@ func (t table) writeTag(p place, tag uint32) {
 	t.write(p.tag, binary.NativeEndian.AppendUint32(nil, tag))
 }
 
-// sets calls fn with the offset and the tags of each set of which anything was ever used.
+// sets calls fn with the offset and the tags of each set that was ever used.
 func (t table) sets(fn func(at int, ways []byte)) {
 	for at := 0; at+t.setSize() <= int(t.memory.Size()); at += t.setSize() {
 		if ways := t.read(at, waysSize); [waysSize]byte(ways) != ([waysSize]byte{}) {
@@ -79,7 +79,7 @@ func (t table) each(fn func(tag uint32, p place)) {
 	})
 }
 
-// contents are all records that are found by their keys, and where they are.
+// contents returns all records that are found by their keys, with their places.
 func (t table) contents() (records []record, places []place) {
 	t.each(func(tag uint32, p place) {
 		if tag&bpf.WayMask == bpf.WayLive {
@@ -90,7 +90,7 @@ func (t table) contents() (records []record, places []place) {
 	return records, places
 }
 
-// confirmed is how many confirmed records each set has.
+// confirmed is the number of confirmed records of each set.
 func (t table) confirmed() map[int]int {
 	counts := map[int]int{}
 	records, places := t.contents()
@@ -125,8 +125,8 @@ func (t table) replace(r record) error {
 	return nil
 }
 
-// remove does what a release does. A table is so large that no record has gone to another set than
-// its first, which would have to be counted there.
+// remove does what a release does. The table is so large that no record has gone to another set
+// than its first, which would have to be counted there.
 func (t table) remove(k tuple) error {
 	r, p, ok := t.find(k)
 	if !ok {
@@ -143,8 +143,8 @@ func (t table) empty() {
 	t.sets(func(at int, _ []byte) { t.write(at, make([]byte, waysSize)) })
 }
 
-// settled: nobody is making a record, and all sets together count as many records as have passed a
-// set on the way to a later choice.
+// settled checks that no record is being made, and that all sets together count as many records as
+// have passed a set on the way to a later choice.
 func (t table) settled() error {
 	passed, counted := 0, 0
 	var errs []error

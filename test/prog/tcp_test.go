@@ -56,8 +56,8 @@ func closeBothWays(c *conversation) {
 }
 
 // reopen: the client uses its port again. With SNAT the backend must not see
-// the same source, which may be in its TIME_WAIT; without, it is the client's
-// business, as if we weren't there.
+// the same source, which may be in its TIME_WAIT. Without SNAT the client is
+// responsible, as without waggle.
 func reopen(c *conversation) {
 	c.t.Helper()
 	old := *c
@@ -69,7 +69,7 @@ func reopen(c *conversation) {
 		c.t.Errorf("source %v again: %v", old.source, c.source)
 	}
 	if c.snat {
-		old.reply(flags("FA")) // a late one: the old half is still known
+		old.reply(flags("FA")) // a late one: the old half still exists
 	}
 	c.reply()
 	c.request(acked)
@@ -93,8 +93,8 @@ func TestTCPReset(t *testing.T) {
 	}
 }
 
-// TestTCPRefusedByBackend: a reset in answer to the SYN closes a flow that
-// never was confirmed.
+// TestTCPRefusedByBackend: a reset in answer to the SYN closes a flow that was
+// never confirmed.
 func TestTCPRefusedByBackend(t *testing.T) {
 	forConnected(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)
@@ -108,7 +108,8 @@ func TestTCPRefusedByBackend(t *testing.T) {
 	})
 }
 
-// TestTCPRetransmittedSYN goes to the same backend from the same port.
+// TestTCPRetransmittedSYN: the repeated SYN goes to the same backend from the
+// same port.
 func TestTCPRetransmittedSYN(t *testing.T) {
 	forConnected(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)
@@ -119,14 +120,14 @@ func TestTCPRetransmittedSYN(t *testing.T) {
 			c.had()
 		}
 		c.reply()
-		c.request() // the SYN-ACK got lost
+		c.request() // the SYN-ACK was lost
 		c.had()
 		c.standsUnconfirmed()
 	})
 }
 
-// TestTCPUnprovenACK: whoever has not seen the SYN-ACK can't know what to
-// acknowledge, so that a flood of SYNs and ACKs confirms nothing.
+// TestTCPUnprovenACK: a client that has not seen the SYN-ACK can't know the
+// number to acknowledge, so a flood of SYNs and ACKs confirms nothing.
 func TestTCPUnprovenACK(t *testing.T) {
 	wrong := [][]change{
 		{acked, ack(backendSeq)},                           // behind
@@ -150,7 +151,8 @@ func TestTCPUnprovenACK(t *testing.T) {
 	})
 }
 
-// TestTCPLateACK: the first ACK that we see may acknowledge data as well.
+// TestTCPLateACK: the first ACK that the node sees may acknowledge data as
+// well.
 func TestTCPLateACK(t *testing.T) {
 	forTCP(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)
@@ -163,9 +165,9 @@ func TestTCPLateACK(t *testing.T) {
 	})
 }
 
-// TestRow34Stray: a packet of no connection that is known is translated as the first of one is,
-// so that its refusal comes from whom the client addressed, and so does what the backend sends
-// after that.
+// TestRow34Stray: a packet of no known connection is translated like the first
+// packet of one, so that its refusal comes from the address that the client
+// used. So are later packets from the backend.
 func TestRow34Stray(t *testing.T) {
 	for name, what := range map[string]string{"ACK": "A", "data": "AP", "FIN": "FA", "SYN-ACK": "SA"} {
 		t.Run(name, func(t *testing.T) {

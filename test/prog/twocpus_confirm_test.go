@@ -4,8 +4,8 @@ package prog
 
 import "testing"
 
-// TestTwoCPUsConfirmAndData: the ACK and the first data of a client are on two CPUs. Both go to
-// the same backend, from the same source as the SYN.
+// TestTwoCPUsConfirmAndData: the ACK and the first data of a client are on two CPUs. Both go to the
+// same backend, from the same source as the SYN.
 func TestTwoCPUsConfirmAndData(t *testing.T) {
 	forEachRace(t, variants, racePaths, func(t *testing.T, v variant, p path) {
 		r := newRace(t, v, p, roomy)
@@ -43,7 +43,7 @@ func TestTwoCPUsConfirmAndAnswer(t *testing.T) {
 	})
 }
 
-// leads: a packet of the client's goes where the flow's first one went.
+// leads expects that a packet of the client goes where the flow's first one went.
 func (r *race) leads(c *conversation, what string, s *shot) {
 	r.t.Helper()
 	switch {
@@ -55,7 +55,7 @@ func (r *race) leads(c *conversation, what string, s *shot) {
 	}
 }
 
-// returns: a packet of the backend's goes to the client.
+// returns expects that a packet of the backend goes to the client.
 func (r *race) returns(c *conversation, what string, s *shot) {
 	r.t.Helper()
 	switch {

@@ -4,9 +4,9 @@ package prog
 
 import "testing"
 
-// TestTwoCPUsDirect, of contract 44: an endpoint answers a service's SYN by an ACK of the connection that the
-// client has with it directly, and sends its data, while the client repeats the SYN. The direct connection gets
-// what is its own, and the SYN after that leaves from another port.
+// TestTwoCPUsDirect, of contract 44: an endpoint answers a service's SYN by an ACK of its direct connection with the
+// client, and sends that connection's data, while the client repeats the SYN. The direct connection gets its packets,
+// and the next SYN leaves from another port.
 func TestTwoCPUsDirect(t *testing.T) {
 	forEachRace(t, tcpVariants, []path{stack}, func(t *testing.T, v variant, p path) {
 		r := newRace(t, v, p, roomy)

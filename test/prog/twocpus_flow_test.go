@@ -4,15 +4,15 @@ package prog
 
 import "net/netip"
 
-// racePaths are those that races are run on: XDP's, where each packet meets one program, and the
-// stack's, where tc sees the requests at ingress and the replies at egress.
+// racePaths are the paths for races: XDP's, where each packet passes one program, and the stack's,
+// where tc sees the requests at ingress and the replies at egress.
 var (
 	expressPaths = []path{otherDevice, sameDevice}
 	racePaths    = []path{otherDevice, sameDevice, stack}
 )
 
-// serveSome publishes a NodePort with so many backends, no more than four. All of them, and those of
-// other NodePorts, differ in their ports. Nobody asks for them from inside the cluster.
+// serveSome publishes a NodePort with so many backends, no more than four. All of them, and those
+// of other NodePorts, differ in their ports. There are no clients inside the cluster.
 func (r *race) serveSome(port uint16, backends int) {
 	r.t.Helper()
 	var all []netip.AddrPort
@@ -22,7 +22,7 @@ func (r *race) serveSome(port uint16, backends int) {
 	r.publish(service{frontend: at(r.any(), port), proto: r.proto, external: all})
 }
 
-// flow is the conversation of a round's client, with a NodePort. Who the backend is will be seen.
+// flow is the conversation of a round's client with a NodePort. Its backend is not known yet.
 func (r *race) flow(round int, port uint16) *conversation {
 	return &conversation{
 		node: r.node, path: r.path, variant: r.variant,
@@ -39,7 +39,7 @@ func (r *race) flows(size int) (all []*conversation) {
 	return all
 }
 
-// requestShot is a packet of the client's; if nothing else is said, what opens a flow.
+// requestShot is a packet of the client; by default one that opens a flow.
 func (c *conversation) requestShot(changes ...change) *shot {
 	c.t.Helper()
 	p := c.packet(c.client, c.frontend, seq(clientSeq)).with(changes...)
@@ -49,7 +49,7 @@ func (c *conversation) requestShot(changes ...change) *shot {
 	return c.xdpShot(front, p)
 }
 
-// replyShot is a packet of the backend's; if nothing else is said, the first answer.
+// replyShot is a packet of the backend; by default the first answer.
 func (c *conversation) replyShot(changes ...change) *shot {
 	c.t.Helper()
 	p := c.packet(c.backend, c.source, synAck).with(changes...)
@@ -59,15 +59,15 @@ func (c *conversation) replyShot(changes ...change) *shot {
 	return c.xdpShot(c.out, p)
 }
 
-// data is a packet with something in it, of a client who has seen the SYN-ACK.
+// data is a packet with payload, of a client that has seen the SYN-ACK.
 func data(p *packet) { *p = p.with(acked, flags("AP"), payload(20)) }
 
-// answerData is a packet with something in it, of a backend after its SYN-ACK.
+// answerData is a packet with payload, of a backend after its SYN-ACK.
 func answerData(p *packet) {
 	*p = p.with(flags("A"), seq((backendSeq+1)%(1<<32)), ack(clientSeq+1), payload(30))
 }
 
-// requestMove is what a packet of the client's becomes if it belongs to the flow.
+// requestMove is the change of a client's packet that belongs to the flow.
 func (c *conversation) requestMove() []change {
 	changes := []change{from(c.source), to(c.backend)}
 	if !c.atEgress {
@@ -76,7 +76,7 @@ func (c *conversation) requestMove() []change {
 	return changes
 }
 
-// replyMove is what a packet of the backend's becomes if it belongs to the flow.
+// replyMove is the change of a backend's packet that belongs to the flow.
 func (c *conversation) replyMove() []change {
 	changes := []change{from(c.frontend), to(c.client)}
 	if !c.atEgress {
@@ -85,7 +85,7 @@ func (c *conversation) replyMove() []change {
 	return changes
 }
 
-// open sends the first packet, and finds out where it went and from which source.
+// open sends the first packet, and notes where it went and from which source.
 func (r *race) open(c *conversation) {
 	r.t.Helper()
 	s := r.fire(c.requestShot())
@@ -95,7 +95,7 @@ func (r *race) open(c *conversation) {
 	c.source, c.backend = s.ends()
 }
 
-// answer has the backend answer.
+// answer sends the backend's answer.
 func (r *race) answer(c *conversation) {
 	r.t.Helper()
 	if s := r.fire(c.replyShot()); !s.became(c.replyMove()...) {

@@ -5,7 +5,7 @@ package prog
 import "testing"
 
 // TestTwoCPUsOpen, of contract 55: the first two packets of a flow are on two CPUs. Both go to the
-// same backend from the same source, the backend's answer comes back, and what follows goes the same
+// same backend from the same source, the backend's answer comes back, and later packets go the same
 // way.
 func TestTwoCPUsOpen(t *testing.T) {
 	forEachRace(t, variants, racePaths, func(t *testing.T, v variant, p path) {

@@ -17,7 +17,7 @@ var twoPorts = setting{"two ports", func(spec *ebpf.CollectionSpec) error {
 }}
 
 // meeting is a connection of the node's own that leaves for a backend while a client's flow to the
-// same backend is opened.
+// same backend opens.
 type meeting struct {
 	own           *own
 	client        *conversation

@@ -11,14 +11,14 @@ import (
 )
 
 const (
-	// crowdPort is the first of the NodePorts, of which each client has its own.
+	// crowdPort is the first of the NodePorts. Each client has its own.
 	crowdPort = nodePort + 100
-	// strangersPort is theirs, whose backend is another host.
+	// strangersPort is the NodePort of other clients. Its backend is another host.
 	strangersPort = nodePort + 200
 )
 
-// crowd is clients who open flows and are answered, but never acknowledge that, in a table too small
-// for all of them: what is lost of one flow is made anew where another one's was, or its own.
+// crowd is clients that open flows and are answered, but never acknowledge it, in a table too small
+// for all of them: a lost record of one flow is restored where another's was, or its own.
 type crowd struct {
 	*race
 	clients   []*conversation
@@ -44,8 +44,8 @@ func newCrowd(t *testing.T, v variant, p path, size int) *crowd {
 	return c
 }
 
-// TestRepairInFullTable: whatever is lost of a flow and made anew, in whatever place, a client's
-// packets go to its backend, and a backend's to its client.
+// TestRepairInFullTable: whatever record of a flow is lost and restored, in whatever place, a
+// client's packets go to its backend, and a backend's to its client.
 func TestRepairInFullTable(t *testing.T) {
 	forEachRace(t, connected, expressPaths, func(t *testing.T, v variant, p path) {
 		c := newCrowd(t, v, p, int(bpf.Ways)/p.halves+1)
@@ -62,8 +62,8 @@ func TestRepairInFullTable(t *testing.T) {
 	})
 }
 
-// fill has all clients but one fill the table and use what is theirs. One of them loses a record, so
-// that there is room for one but not for two when the last client comes.
+// fill makes all clients but one fill the table and use their records. One of them loses a record,
+// so that there is room for one but not for two when the last client comes.
 func (c *crowd) fill(random *rand.Rand) {
 	c.t.Helper()
 	c.emptyFlows()
@@ -80,8 +80,8 @@ func (c *crowd) fill(random *rand.Rand) {
 	}
 }
 
-// turn is mostly the client's or its backend's. Now and then something gives way to a stranger, or
-// is lost, or the client starts anew.
+// turn mostly sends a packet of the client or of its backend. Sometimes another client's flow
+// replaces a record, or a record is lost, or the client starts anew.
 func (c *crowd) turn(client *conversation, random *rand.Rand) {
 	c.t.Helper()
 	switch what := random.IntN(20); {
@@ -98,7 +98,7 @@ func (c *crowd) turn(client *conversation, random *rand.Rand) {
 	}
 }
 
-// speak sends the client's first packet, once more perhaps.
+// speak sends the client's first packet, possibly a second time.
 func (c *crowd) speak(client *conversation) {
 	c.t.Helper()
 	if s := c.fire(client.requestShot()); c.ledOrLost(client, s) {
@@ -106,7 +106,7 @@ func (c *crowd) speak(client *conversation) {
 	}
 }
 
-// lose takes a record away, if it is there, as a stranger may.
+// lose removes a record, if it exists, as another client's flow may.
 func (c *crowd) lose(k tuple) {
 	c.t.Helper()
 	if _, ok := c.lookup(k); ok {
@@ -114,16 +114,16 @@ func (c *crowd) lose(k tuple) {
 	}
 }
 
-// stranger is the first packet of the next one.
+// stranger is the first packet of the next other client.
 func (c *crowd) stranger() *shot {
 	c.t.Helper()
 	c.strangers = c.strangers.again()
 	return c.strangers.requestShot()
 }
 
-// TestTwoCPUsRepair: strangers open flows on one CPU, while on the other one clients' packets have
-// what they took away made anew, and are answered. A stranger's first packet comes twice, so that its
-// records look as if they were needed.
+// TestTwoCPUsRepair: other clients open flows on one CPU, while on the other CPU clients' packets
+// restore the records that these replaced, and are answered. Each other client's first packet comes
+// twice, so that its records look as if they were needed.
 func TestTwoCPUsRepair(t *testing.T) {
 	forEachRace(t, connected, expressPaths, func(t *testing.T, v variant, p path) {
 		c := newCrowd(t, v, p, 3)
@@ -160,7 +160,7 @@ func runAll[T any](all []T, run func(T) error) error {
 	return nil
 }
 
-// exchange is a client's packet and the backend's answer, which is sent to where that came from.
+// exchange is a client's packet and the backend's answer, which is sent to the packet's source.
 type exchange struct{ request, reply *shot }
 
 func (x exchange) run() error {
@@ -172,7 +172,7 @@ func (x exchange) run() error {
 	return x.reply.run()
 }
 
-// exchanges are one of each client.
+// exchanges are one for each client.
 func (c *crowd) exchanges() (all []exchange) {
 	c.t.Helper()
 	for _, client := range c.clients {
@@ -182,8 +182,8 @@ func (c *crowd) exchanges() (all []exchange) {
 	return all
 }
 
-// ledOrLost tells whether a client's packet goes to its backend, from a source that is ours. It may be
-// dropped or left to tc as well, but go nowhere else.
+// ledOrLost reports whether a client's packet goes to its backend, from a source that is ours. It
+// may also be dropped or left to tc, but go nowhere else.
 func (c *crowd) ledOrLost(client *conversation, s *shot) bool {
 	c.t.Helper()
 	src, dst := s.ends()
@@ -200,7 +200,8 @@ func (c *crowd) ledOrLost(client *conversation, s *shot) bool {
 	return false
 }
 
-// returnedOrLost: a backend's packet goes to its client, or is left alone if nobody knows its flow.
+// returnedOrLost expects that a backend's packet goes to its client, or is left alone if its flow
+// is unknown.
 func (c *crowd) returnedOrLost(client *conversation, s *shot) {
 	c.t.Helper()
 	src, dst := s.ends()

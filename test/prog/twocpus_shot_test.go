@@ -11,16 +11,16 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// shot is one packet that is ready to be given to a program, and what became of it.
+// shot is one packet that is ready for a program, with its result.
 type shot struct {
 	program *ebpf.Program
 	sent    packet
 	opts    ebpf.RunOptions
 	action  uint32
-	moves   [2]uint32 // the actions by which a packet goes on that was rewritten
+	moves   [2]uint32 // the actions for a packet that was rewritten and goes on
 }
 
-// rawContext is a program's context in bytes, so that Run need not look at its type.
+// rawContext is a program's context in bytes, so that Run need not inspect its type.
 func rawContext(context any) []byte {
 	b, err := binary.Append(nil, binary.NativeEndian, context)
 	must(err)
@@ -55,19 +55,19 @@ func (n *node) shot(program string, p packet, frame, context []byte, moves ...ui
 	}
 }
 
-// run gives the packet to the program. Each shot may run once.
+// run runs the program on the packet. Each shot may run once.
 func (s *shot) run() (err error) {
 	s.action, err = s.program.Run(&s.opts)
 	return err
 }
 
-// redirect sends the packet to another port, whatever its checksum then is.
+// redirect changes the packet's destination port, and not its checksum.
 func (s *shot) redirect(port uint16) {
 	s.sent.dst = at(s.sent.dst.Addr(), port)
 	binary.BigEndian.PutUint16(s.opts.Data[s.sent.l4()+2:], port)
 }
 
-// fire runs a shot on the CPU that we happen to be on.
+// fire runs a shot on the current CPU.
 func (n *node) fire(s *shot) *shot {
 	n.t.Helper()
 	if err := s.run(); err != nil {
@@ -76,7 +76,7 @@ func (n *node) fire(s *shot) *shot {
 	return s
 }
 
-// each is the function for inStep that runs, in each round, one of each of the slices.
+// each returns the function for inStep that runs, in each round, one of each of the slices.
 func each(shots ...[]*shot) func(round int) error {
 	return func(round int) error {
 		for _, some := range shots {
@@ -88,22 +88,23 @@ func each(shots ...[]*shot) func(round int) error {
 	}
 }
 
-// moved: the packet goes on, and was rewritten.
+// moved reports whether the packet goes on, and was rewritten.
 func (s *shot) moved() bool {
 	return (s.action == s.moves[0] || s.action == s.moves[1]) && !bytes.Equal(s.opts.Data, s.opts.DataOut)
 }
 
-// untouched: the packet is left to whoever comes next.
+// untouched reports whether the packet is left to the next program.
 func (s *shot) untouched() bool {
 	return (s.action == xdpPass || s.action == tcNext) && bytes.Equal(s.opts.Data, s.opts.DataOut)
 }
 
-// became: the packet goes on, and is what was sent after the changes, and in no other bit different.
+// became reports whether the packet goes on, and is the sent one after the changes, without any
+// other difference.
 func (s *shot) became(changes ...change) bool {
 	return s.moved() && bytes.Equal(s.sent.with(changes...).bytes(), s.opts.DataOut)
 }
 
-// ends are the source and the destination of what came out.
+// ends are the source and the destination of the result.
 func (s *shot) ends() (src, dst netip.AddrPort) { return frameEnds(s.opts.DataOut) }
 
 func (s *shot) String() string {
@@ -112,7 +113,8 @@ func (s *shot) String() string {
 		s.sent.src, s.sent.dst, s.sent.flags, src, dst, int32(s.action))
 }
 
-// frameEnds reads a frame without IP options or extension headers, of which there are many here.
+// frameEnds parses a frame without IP options or extension headers. It is fast, because there are
+// many here.
 func frameEnds(frame []byte) (src, dst netip.AddrPort) {
 	at, size, l4 := ethHeader+12, 4, ethHeader+ip4Header
 	if frame[ethHeader]>>4 == 6 {

@@ -18,16 +18,15 @@ var onePort = setting{"one port", func(spec *ebpf.CollectionSpec) error {
 	return nil
 }}
 
-// contest is two clients of one backend, which knows both by the same address and port. The first one
-// has been answered and acknowledges that while the second one opens its flow.
+// contest is two clients of one backend, which knows both by the same address and port. The first
+// one has been answered, and acknowledges this while the second one opens its flow.
 type contest struct {
 	owner, taker *conversation
 	ack, first   *shot
 }
 
-// TestTwoCPUsTakeOver: a new flow takes the source port of one that nobody has confirmed while that
-// one's ACK confirms it. One of them has the port afterwards, and gets the answers that are sent to
-// it.
+// TestTwoCPUsTakeOver: a new flow takes the source port of an unconfirmed one while that one's ACK
+// confirms it. One of them has the port afterwards, and gets the answers that are sent to it.
 func TestTwoCPUsTakeOver(t *testing.T) {
 	forEachRace(t, variants, expressPaths, func(t *testing.T, v variant, p path) {
 		r := newRace(t, v, p, roomy, onePort)
@@ -49,7 +48,7 @@ func TestTwoCPUsTakeOver(t *testing.T) {
 	})
 }
 
-// contestPort is the first of the NodePorts, of which each round of a batch has its own.
+// contestPort is the first of the NodePorts. Each round of a batch has its own.
 const contestPort = nodePort + 100
 
 func (r *race) contests(size int) (all []contest) {
@@ -64,7 +63,7 @@ func (r *race) contests(size int) (all []contest) {
 	return all
 }
 
-// rival is the conversation of another client who would get the same port.
+// rival is the conversation of another client that would get the same port.
 func (c *conversation) rival(i uint16) *conversation {
 	rival := *c
 	rival.client = at(c.client2, c.client.Port()+i)
@@ -80,7 +79,7 @@ func (r *race) decided(c contest) {
 		r.holds("the taker", c.taker)
 		return
 	}
-	// the answer is acknowledged now, if it was not before: the port is nobody else's
+	// the answer is acknowledged now, if it was not before: no other flow has the port
 	if !r.holds("the owner", c.owner) {
 		r.wrong("who has the port loses it", "%v", c.owner.client)
 	}
@@ -90,8 +89,8 @@ func (r *race) decided(c contest) {
 	r.holds("the owner", c.owner)
 }
 
-// notConfirmed: the taker has got the port, so that it wasn't a confirmed flow's. What is not can be
-// taken over once more.
+// notConfirmed: the taker has got the port, so the flow that had it was not confirmed. An
+// unconfirmed flow's port can be taken over again.
 func (r *race) notConfirmed(c contest) {
 	r.t.Helper()
 	if s := r.fire(c.owner.rival(1).requestShot()); !s.moved() {
@@ -99,7 +98,7 @@ func (r *race) notConfirmed(c contest) {
 	}
 }
 
-// holds tells whether a client's data goes out by the port. If so, the answer must come back.
+// holds reports whether a client's data goes out by the port. If so, the answer must come back.
 func (r *race) holds(who string, c *conversation) bool {
 	r.t.Helper()
 	s := r.fire(c.requestShot(data))

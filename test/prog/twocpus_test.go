@@ -25,16 +25,17 @@ var rounds = flag.Int("rounds", 2000, "how often each race between two CPUs is r
 const (
 	// batchSize is how many rounds share the flow tables, which are emptied after them.
 	batchSize = 250
-	// sweep is how far apart the two CPUs begin a round at most, in turns of a busy loop. A turn
-	// takes a third of a nanosecond, and a test run of a program takes a few microseconds.
+	// sweep is the largest distance between the beginnings of a round on the two CPUs, in turns of
+	// a busy loop. A turn takes a third of a nanosecond, and a test run of a program takes a few
+	// microseconds.
 	sweep = 8000
-	// patience is how many turns a CPU waits for the other one before it lets others run.
+	// patience is how many turns a CPU waits for the other one before it yields to others.
 	patience = 1 << 14
 )
 
-// roomy sees to it that no flow of a batch gives way to another one: the tables are so large that none
-// of its records finds its first set full, and there are so many source ports that none is tried three
-// times in vain. (Of 16,384 ports, one batch in a thousand had a flow that took over another's.)
+// roomy ensures that no flow of a batch replaces another one. The tables are so large that none of
+// its records finds its first set full. There are so many source ports that none is tried three
+// times in vain. (With 16,384 ports, one batch in a thousand had a flow that took over another's.)
 var roomy = setting{"roomy", func(spec *ebpf.CollectionSpec) error {
 	for _, family := range []string{"4", "6"} {
 		spec.Maps["flows"+family].MaxEntries = bpf.SetsForFlows(32 * batchSize)
@@ -42,15 +43,15 @@ var roomy = setting{"roomy", func(spec *ebpf.CollectionSpec) error {
 	return spec.Variables["snat_min"].Set(uint16(1024))
 }}
 
-// race repeats what two CPUs do at the same time, and counts what goes wrong.
+// race repeats what two CPUs do at the same time, and counts errors.
 type race struct {
 	*node
 	path
 	variant
 	rounds  int
 	base    int               // rounds in the batches before
-	wrongs  map[string]int    // how often, by what was wrong
-	example map[string]string // the first one
+	wrongs  map[string]int    // counts, by kind of error
+	example map[string]string // the first error of each kind
 }
 
 func newRace(t *testing.T, v variant, p path, settings ...setting) *race {
@@ -88,7 +89,7 @@ func (r *race) batches(do func(size int)) {
 	r.report(before)
 }
 
-// wrong counts what should not be.
+// wrong counts an error.
 func (r *race) wrong(what, format string, args ...any) {
 	if r.wrongs[what] == 0 {
 		r.example[what] = fmt.Sprintf(format, args...)
@@ -96,7 +97,7 @@ func (r *race) wrong(what, format string, args ...any) {
 	r.wrongs[what]++
 }
 
-// report fails the test if anything went wrong, and logs how packets were counted since before.
+// report fails the test if there was an error, and logs how packets were counted since before.
 func (r *race) report(before []uint64) {
 	r.t.Helper()
 	for _, what := range slices.Sorted(maps.Keys(r.wrongs)) {
@@ -135,7 +136,7 @@ type progress struct {
 
 // keepStep is one CPU's part of inStep. Its thread ends with it.
 func (r *race) keepStep(cpu, size int, mine, other *progress, do func(int) error, sign int) error {
-	defer mine.Store(math.MaxInt64) // so that nobody waits
+	defer mine.Store(math.MaxInt64) // the other must not wait
 	if err := errors.Join(join(), pin(cpu)); err != nil {
 		return err
 	}
@@ -150,9 +151,9 @@ func (r *race) keepStep(cpu, size int, mine, other *progress, do func(int) error
 	return nil
 }
 
-// offset is how much later than the second CPU the first one begins a round, in turns: from -sweep to
-// sweep, half of the times within an eighth of that. The stride is coprime to the number of steps, so
-// that each of them occurs.
+// offset is how much later than the second CPU the first one begins a round, in turns: from -sweep
+// to sweep, half of the times within an eighth of that. The stride is coprime to the number of
+// steps, so that each of them occurs.
 func (r *race) offset(i int) int {
 	const steps, stride = 1000, 4999
 	x := (r.base+i)*stride%(2*steps+1) - steps
@@ -167,15 +168,15 @@ func (p *progress) await(round int64) {
 	}
 }
 
-// spin passes time. It reads memory, so that the loop has something in it.
+// spin passes time. It reads memory, so that the loop is not empty.
 func (p *progress) spin(turns int) {
 	for range turns {
 		p.Load()
 	}
 }
 
-// pin keeps the goroutine's thread on a CPU, before others there if we may. The goroutine must be
-// locked to its thread.
+// pin keeps the goroutine's thread on a CPU, with priority over others there if permitted. The
+// goroutine must be locked to its thread.
 func pin(cpu int) error {
 	var set unix.CPUSet
 	set.Set(cpu)
@@ -183,7 +184,7 @@ func pin(cpu int) error {
 	return unix.SchedSetaffinity(0, &set)
 }
 
-// twoCPUs are the first two that we may run on.
+// twoCPUs are the first two CPUs that the process may run on.
 func twoCPUs(t *testing.T) [2]int {
 	t.Helper()
 	var set unix.CPUSet

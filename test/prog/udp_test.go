@@ -8,8 +8,8 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// TestUDPLife: a datagram answered may be all there is, so that only the
-// second of the client's moves the flow.
+// TestUDPLife: one answered datagram may be all, so only the client's second
+// one confirms the flow.
 func TestUDPLife(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		if !v.isUDP() {

@@ -13,13 +13,13 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// TestZones, of contract 61: what a pod sends under an address that is not its own is never
-// translated by a record of a flow from outside: neither as the backend's answer nor as the client's
-// packet, nor as an error about either.
+// TestZones, of contract 61: packets that a pod sends with an address that is not its own are never
+// translated by a record of a flow from outside: neither as the backend's answer nor as the
+// client's packet, nor as an error about either.
 func TestZones(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)
-		c.service = c.publish(service{ // nobody answers pods
+		c.service = c.publish(service{ // no endpoint for pods
 			frontend: at(v.any(), nodePort), proto: v.proto, external: []netip.AddrPort{c.backend},
 		})
 		c.request()
@@ -36,7 +36,7 @@ func TestZones(t *testing.T) {
 	})
 }
 
-// forged packets of a pod pass as they came, or are refused, and change no record.
+// forged packets of a pod pass unchanged, or are refused, and change no record.
 func (c *conversation) forged(confirmed bool) {
 	c.t.Helper()
 	before := c.contents()
@@ -55,8 +55,8 @@ func (c *conversation) forged(confirmed bool) {
 	sameRecords(c.t, before, c.contents())
 }
 
-// TestZonesOfPod, of contract 61: neither is what comes from outside translated by a record of a
-// pod's flow.
+// TestZonesOfPod, of contract 61: packets from outside are not translated by a record of a pod's
+// flow either.
 func TestZonesOfPod(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)
@@ -78,8 +78,8 @@ func TestZonesOfPod(t *testing.T) {
 	})
 }
 
-// TestZonesApart, of contract 61: a pod that opens a flow under an outside client's address takes
-// nothing from that client's, not even where the backend knows both by the same source.
+// TestZonesApart, of contract 61: a pod that opens a flow with an outside client's address does not
+// affect that client's flow, even if the backend knows both by the same source.
 func TestZonesApart(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		for _, confirmed := range []bool{false, true} {
@@ -103,8 +103,8 @@ func TestZonesApart(t *testing.T) {
 	})
 }
 
-// TestZonesSweep, of contract 61: a pod sends a datagram to each port that SNAT uses, as from the
-// backend. None is translated, while the backend's own are.
+// TestZonesSweep, of contract 61: a pod sends a datagram to each port that SNAT uses, with the
+// backend's address. None is translated, while the backend's own are.
 func TestZonesSweep(t *testing.T) {
 	for _, v := range udpVariants {
 		t.Run(v.name, func(t *testing.T) {
@@ -114,7 +114,7 @@ func TestZonesSweep(t *testing.T) {
 				c.establish()
 				c = c.again()
 			}
-			c.request() // is not confirmed
+			c.request() // this does not confirm it
 			spoofed := c.packet(c.backend, c.source, payload(20), noChecksum, macs([]byte(otherGuest), pod0.mac()))
 			program := n.program("waggle_pod")
 			n.count()
@@ -147,8 +147,8 @@ func sendRaw(t *testing.T, program *ebpf.Program, d *device, frame []byte) (out 
 	return opts.DataOut, action
 }
 
-// TestZonesShareSet: records of one tuple in two zones are in the same set. A packet that is looked up
-// in one zone where it enters the node and in another where it leaves waits for memory once.
+// TestZonesShareSet: records of one tuple in two zones are in the same set. A packet that is looked
+// up in one zone where it enters the node and in another where it leaves waits for memory once.
 func TestZonesShareSet(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		c := converse(newNode(t), v, p)

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// AddAddr gives a device an address, which is usable when AddAddr returns if the
-// device is up.
+// AddAddr gives a device an address. If the device is up, the address is usable
+// when AddAddr returns.
 func (h *Host) AddAddr(ifname string, prefix netip.Prefix) error {
 	link, err := h.Link(ifname)
 	if err != nil {
@@ -27,7 +27,7 @@ func (h *Host) AddAddr(ifname string, prefix netip.Prefix) error {
 	return nil
 }
 
-// DelAddr takes an address from a device.
+// DelAddr removes an address from a device.
 func (h *Host) DelAddr(ifname string, prefix netip.Prefix) error {
 	link, err := h.Link(ifname)
 	if err != nil {
@@ -68,7 +68,7 @@ func (h *Host) DelRoute(prefix netip.Prefix) error {
 	return nil
 }
 
-// Single is the prefix that holds just addr.
+// Single returns the prefix that holds only addr.
 func Single(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, addr.BitLen()) }
 
 func address(prefix netip.Prefix) *netlink.Addr {

@@ -16,7 +16,7 @@ var (
 	startTime  = Patient(20 * time.Second) // for a process to start, on a loaded machine
 )
 
-// await blocks until check says true, and looks again whenever the kernel
+// await blocks until check returns true. It checks again whenever the kernel
 // announces a change of a device, an IPv6 address or an IPv6 route.
 func (ns *namespace) await(what string, check func() (bool, error)) error {
 	return ns.do(func() error {

@@ -11,7 +11,7 @@ import (
 
 const bpffsDir = "/sys/fs/bpf"
 
-// MountBPFFS mounts /sys/fs/bpf if it isn't, and leaves it mounted.
+// MountBPFFS mounts /sys/fs/bpf unless it is mounted. It stays mounted.
 func MountBPFFS() error {
 	dir, err := os.Open(bpffsDir)
 	if err != nil {

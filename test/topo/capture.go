@@ -12,22 +12,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// captureLimit bounds the frames of a capture.
+// captureLimit bounds the number of frames in a capture.
 const captureLimit = 20000
 
 // Frame is a captured Ethernet frame.
 type Frame struct {
 	Data []byte
-	// Outgoing tells that the host sent it.
+	// Outgoing: the host sent the frame.
 	Outgoing bool
-	// Unfinished tells that its checksum is left to be filled in by the device.
+	// Unfinished: the device has to fill in the checksum.
 	Unfinished bool
-	// Tagged tells that it has a VLAN tag, which is not in Data.
+	// Tagged: the frame has a VLAN tag, which is not in Data.
 	Tagged bool
 }
 
-// Capture collects the frames of a device. It sees what the stack sees: not
-// what XDP at the device drops, redirects or transmits.
+// Capture collects the frames of a device. It sees what the stack sees: not the
+// frames that XDP at the device drops, redirects or transmits.
 type Capture struct {
 	fd    int
 	quit  int // an eventfd
@@ -36,11 +36,11 @@ type Capture struct {
 
 	mu     sync.Mutex
 	frames []Frame
-	more   chan struct{} // closed and replaced when frames come
+	more   chan struct{} // closed and replaced when frames arrive
 	err    error
 }
 
-// Capture starts collecting the frames of a device, until Stop or the end of
+// Capture starts to collect the frames of a device, until Stop or the end of
 // the network.
 func (h *Host) Capture(ifname string) (*Capture, error) {
 	link, err := h.Link(ifname)
@@ -80,7 +80,7 @@ func (c *Capture) open(ifindex int) error {
 
 func networkOrder(v uint16) uint16 { return binary.NativeEndian.Uint16([]byte{byte(v >> 8), byte(v)}) }
 
-// Stop ends the capture, with all frames that had arrived by then.
+// Stop ends the capture. It returns all frames that had arrived by then.
 func (c *Capture) Stop() ([]Frame, error) {
 	c.once.Do(func() {
 		_, _ = unix.Write(c.quit, binary.NativeEndian.AppendUint64(nil, 1)) // can't fail on an eventfd at 0
@@ -92,8 +92,8 @@ func (c *Capture) Stop() ([]Frame, error) {
 	return c.frames, c.err
 }
 
-// Wait waits for a frame that matches, among those captured already and those
-// to come.
+// Wait waits for a frame that matches, among those captured already and later
+// ones.
 func (c *Capture) Wait(timeout time.Duration, match func(Frame) bool) (Frame, error) {
 	expired := time.NewTimer(timeout)
 	defer expired.Stop()

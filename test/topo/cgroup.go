@@ -16,7 +16,7 @@ import (
 
 const cgroupPrefix = "waggle-"
 
-// cgroupTree is a network's cgroups, <cgroup2>/waggle-<prefix>/...
+// cgroupTree are a network's cgroups, <cgroup2>/waggle-<prefix>/...
 type cgroupTree struct{ root string }
 
 func newCgroupTree(prefix string) (*cgroupTree, error) {
@@ -101,8 +101,8 @@ func removeCgroup(dir string) error {
 	return os.Remove(dir)
 }
 
-// cgroup2Mount finds where cgroup2 is mounted, and mounts it if it is nowhere:
-// once for all networks, at a place that later ones find.
+// cgroup2Mount returns where cgroup2 is mounted. If it is mounted nowhere, it
+// mounts it once for all networks, at a place that later calls find.
 func cgroup2Mount() (string, error) {
 	mounts, err := os.Open("/proc/thread-self/mounts")
 	if err != nil {

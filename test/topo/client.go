@@ -85,7 +85,7 @@ func (c *Client) OpenUDP(r Request) (*Stream, Reply) { return c.open(opUDPConnec
 // OpenUDPUnconnected makes a UDP socket. It sends nothing yet.
 func (c *Client) OpenUDPUnconnected(r Request) (*Stream, Reply) { return c.open(opUDPUnconnected, r) }
 
-// open returns a stream even if opening failed, with which exchanges fail.
+// open returns a stream even if opening failed. Exchanges with it fail then.
 func (c *Client) open(op operation, r Request) (*Stream, Reply) {
 	id, reply := c.send(order{Op: op, Keep: true, Request: r})
 	return &Stream{client: c, id: id, timeout: r.Timeout}, reply
@@ -96,8 +96,8 @@ func (s *Stream) Exchange(size int) Reply {
 	return s.client.do(order{Op: opExchange, Session: s.id, Request: Request{Size: size, Timeout: s.timeout}})
 }
 
-// ExchangeWith is Exchange with another address than the socket was opened for. The socket is an
-// unconnected one of UDP.
+// ExchangeWith is Exchange with another address than the one that the socket
+// was opened for. The socket must be an unconnected one of UDP.
 func (s *Stream) ExchangeWith(to netip.AddrPort, size int) Reply {
 	return s.client.do(order{Op: opExchange, Session: s.id, Request: Request{To: to, Size: size, Timeout: s.timeout}})
 }
@@ -110,9 +110,10 @@ func (c *Client) do(o order) Reply {
 	return reply
 }
 
-// send hands an order to the process and waits for the answer.
+// send passes an order to the process and waits for the answer.
 func (c *Client) send(o order) (int, Reply) {
-	// Opening and each exchange have a timeout; the process may still be starting.
+	// Opening and each exchange have a timeout; the process may still be
+	// starting.
 	patience := o.Request.timeout()*time.Duration(o.Request.count()+1) + startTime
 	reply := make(chan Reply, 1)
 	id, err := c.submit(o, reply)
@@ -151,8 +152,8 @@ func (c *Client) submit(o order, reply chan Reply) (int, error) {
 	return o.ID, nil
 }
 
-// receive hands out answers until the process ends, and then fails what is
-// unanswered.
+// receive distributes answers until the process ends. It then fails unanswered
+// orders.
 func (c *Client) receive() {
 	defer close(c.ended)
 	answers := json.NewDecoder(c.child.stdout)

@@ -15,14 +15,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// requestKey is the context key by which a dialer finds its Request.
+// requestKey is the context key for a dialer's Request.
 type requestKey struct{}
 
 func dialHTTP(ctx context.Context, _, _ string) (net.Conn, error) {
 	return dial(ctx.Value(requestKey{}).(Request), unix.SOCK_STREAM, true)
 }
 
-// httpClients are one that closes its connections and one that keeps them.
+// httpClients are one client that closes its connections and one that keeps
+// them.
 type httpClients struct{ once, keeping http.Client }
 
 func newHTTPClients() *httpClients {
@@ -83,7 +84,7 @@ func (r Request) checkResponse(response *http.Response, seed uint64, reply *Repl
 		}
 		reply.Bytes = r.Size
 	}
-	// To the end, or the connection can't be kept.
+	// Read to the end, otherwise the connection can't be kept.
 	extra, err := io.Copy(io.Discard, response.Body)
 	if err == nil && extra > 0 && response.Request.Method == http.MethodPost {
 		return fmt.Errorf("%d bytes more than were sent", extra)

@@ -23,14 +23,14 @@ const (
 	opExchange operation = "exchange" // on an open session
 	opClose    operation = "close"
 
-	// These open a session, which is closed after Count exchanges unless the
-	// order says to keep it.
+	// These open a session. It is closed after Count exchanges unless the order
+	// keeps it.
 	opTCP            operation = "tcp"
 	opUDPConnected   operation = "udp-connected"
 	opUDPUnconnected operation = "udp-unconnected"
 )
 
-// order is a line that a client process reads, answer one that it writes.
+// order is a line that a client process reads; answer is one that it writes.
 type order struct {
 	ID      int
 	Op      operation
@@ -44,7 +44,7 @@ type answer struct {
 	Reply Reply
 }
 
-// clientProcess does orders, several at a time.
+// clientProcess executes orders, several at a time.
 type clientProcess struct {
 	http *httpClients
 
@@ -81,7 +81,7 @@ func (c *clientProcess) handle(o order) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_ = c.answers.Encode(answer{ID: o.ID, Reply: reply}) // the parent is gone, and we are next
+	_ = c.answers.Encode(answer{ID: o.ID, Reply: reply}) // fails if the parent is gone, and then this process ends, too
 }
 
 func (c *clientProcess) do(o order, reply *Reply) error {

@@ -14,7 +14,8 @@ import (
 
 // remains finds what is left of a network: its cgroups, the names of its
 // namespaces, and all files and threads that keep one of the namespaces alive.
-// Others on this machine may be making networks of their own meanwhile.
+// Other processes on this machine may be making networks of their own
+// meanwhile.
 func remains(t *testing.T, n *Network, namespaces map[string]bool) []string {
 	t.Helper()
 	var found []string
@@ -25,7 +26,7 @@ func remains(t *testing.T, n *Network, namespaces map[string]bool) []string {
 		paths, err := filepath.Glob(pattern)
 		must(t, err)
 		for _, path := range paths {
-			target, _ := os.Readlink(path) // it may be gone, or no link
+			target, _ := os.Readlink(path) // the link may be gone, or be no link
 			if !strings.HasPrefix(path, "/proc/") || namespaces[target] {
 				found = append(found, strings.TrimSpace(path+" "+target))
 			}
@@ -82,8 +83,8 @@ func TestCloseLeavesNothing(t *testing.T) {
 	}
 }
 
-// awaitNothing looks again for a while: the kernel announces neither the end of
-// a thread nor that of an orphan.
+// awaitNothing looks repeatedly: the kernel announces neither the end of a
+// thread nor that of an orphan.
 func awaitNothing(t *testing.T, look func() []string) {
 	t.Helper()
 	found := look()
@@ -104,7 +105,7 @@ func TestFailedNewLeavesNothing(t *testing.T) {
 		t.Fatal("two networks of one prefix")
 	}
 	must(t, first.Close())
-	// A name in the way makes it fail half-way.
+	// An existing name makes it fail half-way.
 	obstacle := filepath.Join(namesDir, prefix+"-node-1")
 	must(t, os.WriteFile(obstacle, nil, 0o600))
 	_, err := New(opts)

@@ -13,8 +13,9 @@ import (
 )
 
 // Command is a process to run in a host's network namespace and cgroup, and in
-// our own mount namespace, so /sys/fs/bpf is ours (it is not under `ip netns
-// exec`). It dies with this process, and at the latest when the host is closed.
+// our own mount namespace, so that /sys/fs/bpf is ours (under `ip netns exec`
+// it is not). It dies with this process, and at the latest when the host is
+// closed.
 type Command struct {
 	*exec.Cmd
 
@@ -23,11 +24,11 @@ type Command struct {
 	waitErr error
 }
 
-// Command prepares a process; its methods are those of exec.Cmd.
+// Command prepares a process. Its methods are those of exec.Cmd.
 func (h *Host) Command(name string, args ...string) *Command {
 	cmd := exec.Command(name, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	// A grandchild that keeps our pipe must not keep us.
+	// A grandchild that keeps the pipe open must not block Wait.
 	cmd.WaitDelay = settleTime
 	return &Command{Cmd: cmd, host: h}
 }
@@ -56,7 +57,7 @@ func (c *Command) Start() error {
 	return nil
 }
 
-// Wait waits for the end of the process. Unlike with exec.Cmd it may be called
+// Wait waits for the end of the process. Unlike exec.Cmd's, it may be called
 // repeatedly.
 func (c *Command) Wait() error {
 	c.once.Do(func() {
@@ -93,8 +94,8 @@ func (c *Command) CombinedOutput() ([]byte, error) {
 	return both.Bytes(), err
 }
 
-// Stop asks a started process to end with SIGTERM, kills it if it doesn't
-// within the grace time, and waits for its end.
+// Stop sends SIGTERM to a started process, kills it if it doesn't end within
+// the grace time, and waits for its end.
 func (c *Command) Stop(grace time.Duration) error {
 	_ = c.Process.Signal(syscall.SIGTERM) // fails only if it has ended
 	timer := time.AfterFunc(grace, func() { _ = c.Process.Kill() })
@@ -102,7 +103,7 @@ func (c *Command) Stop(grace time.Duration) error {
 	return c.Wait()
 }
 
-// killAll ends the processes that the host still has.
+// killAll kills the processes that the host still has.
 func (h *Host) killAll() {
 	h.mu.Lock()
 	var left []*Command
@@ -114,6 +115,6 @@ func (h *Host) killAll() {
 		_ = c.Process.Kill() // fails only if it has ended
 	}
 	for _, c := range left {
-		_ = c.Wait() // "killed", as we know
+		_ = c.Wait() // the error is "killed"
 	}
 }

@@ -15,12 +15,13 @@
 // [Node.AddGuest] a machine or container behind a bridge of a node.
 //
 // Servers and clients are re-executions of the running binary inside a
-// namespace and a cgroup, so [Main] must come first in main or TestMain. All
-// that a [Network] made vanishes with Close, and all but empty cgroups vanishes
-// with the process if it dies first (names under /run/netns are the other
+// namespace and a cgroup, so [Main] must come first in main or TestMain. Close
+// removes everything that a [Network] made. If the process dies first,
+// everything but empty cgroups goes with it (names under /run/netns are the
+// other exception, see [Options.Named] and [Sweep]).
 // exception, see [Options.Named] and [Sweep]).
 //
-// The laptop and the nodes have no default route and no routes to pods of
-// others than the nodes: what a test wants reached, it routes with
-// [Host.AddRoute]. That way an address that leaks untranslated goes nowhere.
+// The laptop and the nodes have no default route, and only the nodes have
+// routes to pods. A test adds the routes that it needs with [Host.AddRoute]. So
+// a packet to an address that leaks untranslated goes nowhere.
 package topo

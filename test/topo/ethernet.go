@@ -72,8 +72,9 @@ func (h *Host) SetMaster(ifname, bridge string) error {
 	return nil
 }
 
-// AddBridge makes a bridge with addresses. It has no carrier before it has ports,
-// and a MAC of its own, not a port's, as libvirt's and others' bridges do.
+// AddBridge makes a bridge with addresses. It has no carrier before it has
+// ports. Its MAC is its own, not a port's, as with libvirt's and others'
+// bridges.
 func (h *Host) AddBridge(name string, addrs ...netip.Prefix) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = name

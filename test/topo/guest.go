@@ -12,18 +12,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// GuestOptions are the choices of one guest.
+// GuestOptions are the options of one guest.
 type GuestOptions struct {
-	// Tap wires the guest like a virtual machine, by a tap device whose frames
-	// another process takes; by default it is a veth, as a container's.
+	// Tap connects the guest like a virtual machine, by a tap device whose
+	// frames another process forwards. By default it has a veth, like a
+	// container.
 	Tap bool
-	// Addrs are those of its eth0, Gateways where its default routes lead.
+	// Addrs are the addresses of its eth0, Gateways the gateways of its default
+	// routes.
 	Addrs    []netip.Prefix
 	Gateways []netip.Addr
 }
 
-// AddGuest makes a host that is behind a bridge of the node, which is no pod of
-// the cluster. The bridge's port has the guest's name.
+// AddGuest makes a host behind a bridge of the node. It is no pod of the
+// cluster. The bridge's port has the guest's name.
 func (node *Node) AddGuest(name, bridge string, opts GuestOptions) (*Host, error) {
 	n := node.network
 	n.building.Lock()
@@ -60,13 +62,13 @@ func (node *Node) AddGuest(name, bridge string, opts GuestOptions) (*Host, error
 			return nil, err
 		}
 	}
-	if !opts.Tap { // of which nobody tells
+	if !opts.Tap { // no carrier is reported for a tap device
 		err = errors.Join(node.AwaitCarrier(name), h.AwaitCarrier("eth0"))
 	}
 	return h, errors.Join(err, node.AwaitCarrier(bridge))
 }
 
-// connectTaps makes a tap device in either namespace, and carries the frames
+// connectTaps makes a tap device in both namespaces, and forwards the frames
 // from each to the other until the network is closed.
 func (n *Network) connectTaps(a, b end, _ int) error {
 	first, err := a.host.openTap(a.ifname)
@@ -100,7 +102,7 @@ func (h *Host) openTap(ifname string) (file *os.File, err error) {
 		if err != nil {
 			return errors.Join(err, unix.Close(fd))
 		}
-		file = os.NewFile(uintptr(fd), "/dev/net/tun") // not before it is a device's: polled earlier, it fails
+		file = os.NewFile(uintptr(fd), "/dev/net/tun") // only now: polled before it belongs to a device, it fails
 		return nil
 	})
 	if err != nil {
@@ -109,14 +111,14 @@ func (h *Host) openTap(ifname string) (file *os.File, err error) {
 	return file, nil
 }
 
-// carry takes one frame after another: that is what a read of a tap device is.
-// A frame that the other end doesn't take is lost, as on any wire.
+// carry forwards one frame after another: a read of a tap device returns one
+// frame. A frame that the other end doesn't accept is lost, as on any wire.
 func carry(from io.Reader, to io.Writer) {
 	frame := make([]byte, 1<<16)
 	for {
 		size, err := from.Read(frame)
 		if err != nil {
-			return // closed
+			return // the file is closed
 		}
 		_, _ = to.Write(frame[:size])
 	}

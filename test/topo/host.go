@@ -58,10 +58,10 @@ func (n *Network) setUp(h *Host, settings [][]setting) error {
 	return nil
 }
 
-// Do runs fn inside the host's network namespace, on a thread that is thrown
-// away afterwards. Sockets that fn opens stay in the namespace, may be used anywhere,
-// and keep the namespace from vanishing until they are closed. Goroutines that fn starts are outside of it. Processes are started
-// with [Host.Command], not here.
+// Do runs fn inside the host's network namespace, on a thread that ends afterwards. Sockets that fn
+// opens stay in the namespace, may be used anywhere, and keep the namespace alive until they are
+// closed. Goroutines that fn starts are outside of the namespace. Start processes with
+// [Host.Command], not in fn.
 func (h *Host) Do(fn func() error) error {
 	if h.isClosed() {
 		return fmt.Errorf("%s: %w", h.Name, errClosed)
@@ -69,14 +69,14 @@ func (h *Host) Do(fn func() error) error {
 	return h.ns.do(fn)
 }
 
-// NamespacePath is where any process finds the host's network namespace, for as long as the host
-// exists.
+// NamespacePath returns the path of the host's network namespace for any process. It is valid as
+// long as the host exists.
 func (h *Host) NamespacePath() string {
 	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), h.ns.file.Fd())
 }
 
-// Netlink is a route netlink handle inside the host's namespace, for what the
-// helpers here don't offer.
+// Netlink returns a route netlink handle inside the host's namespace, for what the methods here
+// don't offer.
 func (h *Host) Netlink() *netlink.Handle { return h.ns.netlink }
 
 // Link looks up a device by name.
@@ -88,7 +88,7 @@ func (h *Host) Link(ifname string) (netlink.Link, error) {
 	return link, nil
 }
 
-// MAC is the Ethernet address of a device.
+// MAC returns the Ethernet address of a device.
 func (h *Host) MAC(ifname string) (net.HardwareAddr, error) {
 	link, err := h.Link(ifname)
 	if err != nil {
@@ -121,8 +121,8 @@ func (h *Host) DelLink(ifname string) error {
 	return nil
 }
 
-// AwaitCarrier waits until devices that were brought up carry packets. The
-// kernel finishes this asynchronously; what is sent earlier is lost silently.
+// AwaitCarrier waits until devices that were brought up carry packets. The kernel finishes this
+// asynchronously, and silently loses packets that are sent earlier.
 func (h *Host) AwaitCarrier(ifnames ...string) error {
 	return h.ns.await(fmt.Sprintf("%s: carrier of %v", h.Name, ifnames), func() (bool, error) {
 		for _, ifname := range ifnames {
@@ -155,7 +155,7 @@ func (h *Host) close() error {
 	}
 	h.killAll()
 	for _, c := range captures {
-		_, _ = c.Stop() // whoever started it has had the chance to look
+		_, _ = c.Stop() // the test has had the chance to stop it
 	}
 	return h.ns.close()
 }

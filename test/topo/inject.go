@@ -14,18 +14,18 @@ import (
 // Template is what an [Injector] sends: bytes, some of which differ from frame to frame.
 type Template struct {
 	Bytes []byte
-	// Random are pairs of bytes that are drawn anew for each frame.
+	// Random are pairs of bytes that are random in each frame.
 	Random []Random
 }
 
-// Random is one number of 16 bits, at each of some even offsets, and its complement at others. A
-// checksum over as many of these as of those doesn't depend on the number, so that it can be
-// computed beforehand, with the number 0.
+// Random is one number of 16 bits at some even offsets, with its complement at others. A checksum
+// over as many of the one as of the other doesn't depend on the number, so it can be computed
+// beforehand, with the number 0.
 type Random struct {
 	At, Complement []int
 }
 
-// Injector sends frames out of a device at the rate that the kernel can, without sockets.
+// Injector sends frames out of a device as fast as the kernel can, without sockets.
 type Injector struct {
 	host    *Host
 	ifindex uint32
@@ -33,8 +33,8 @@ type Injector struct {
 	length  int
 }
 
-// Injector prepares to send frames by a device. What is at the other end of a veth gets them
-// only if it runs XDP or has GRO on, see [Host.SetGRO].
+// Injector prepares to send frames by a device. The other end of a veth accepts them only if it
+// runs XDP or has GRO on, see [Host.SetGRO].
 func (h *Host) Injector(ifname string, f Template) (*Injector, error) {
 	link, err := h.Link(ifname)
 	if err != nil {
@@ -49,10 +49,10 @@ func (h *Host) Injector(ifname string, f Template) (*Injector, error) {
 	return &Injector{host: h, ifindex: uint32(link.Attrs().Index), program: program, length: len(f.Bytes)}, nil
 }
 
-// Send sends so many frames, as fast as can be. How many arrive, the receiver knows.
+// Send sends so many frames, as fast as possible. Only the receiver knows how many arrive.
 func (i *Injector) Send(frames uint32) error {
 	const liveFrames = 1 << 1 // BPF_F_TEST_XDP_LIVE_FRAMES
-	// struct xdp_md: the device is the one that XDP_TX sends by
+	// struct xdp_md: XDP_TX sends by this device
 	context := struct{ data, dataEnd, dataMeta, ingress, queue, egress uint32 }{
 		dataEnd: uint32(i.length), ingress: i.ifindex,
 	}
@@ -68,11 +68,11 @@ func (i *Injector) Send(frames uint32) error {
 	})
 }
 
-// Close frees the program.
+// Close unloads the program.
 func (i *Injector) Close() error { return i.program.Close() }
 
-// instructions write every byte of each frame: the kernel uses the memory of frames again, with
-// what became of them on their way.
+// instructions write every byte of each frame: the kernel reuses the memory of frames, which may
+// have been changed on their way.
 func (f Template) instructions() asm.Instructions {
 	const (
 		xdpDrop = 1

@@ -8,38 +8,38 @@ import (
 	"time"
 )
 
-// Report is what came of a load.
+// Report is the result of a load.
 type Report struct {
 	OK     int
 	Failed int
 	// Errors counts failures by their text.
 	Errors map[string]int
-	// Pods counts successes by who answered.
+	// Pods counts successes by the pod that answered.
 	Pods map[string]int
 	// LongestGap is the longest time without a success, from start to stop.
 	LongestGap time.Duration
 	Elapsed    time.Duration
 }
 
-// String is for messages of tests.
+// String formats the report for messages of tests.
 func (r Report) String() string {
 	return fmt.Sprintf("%d ok, %d failed in %s, longest gap %s, pods %v, errors %v",
 		r.OK, r.Failed, r.Elapsed.Round(time.Millisecond), r.LongestGap.Round(time.Millisecond), r.Pods, r.Errors)
 }
 
-// Load is requests being made until it is stopped.
+// Load repeats requests until it is stopped.
 type Load struct {
 	quit    chan struct{}
 	workers sync.WaitGroup
 	started time.Time
 
 	mu      sync.Mutex
-	success time.Time // the last
+	success time.Time // the time of the last
 	report  Report
 }
 
-// StartLoad makes requests one after the other in each of so many workers, each
-// worker at most one in every pause. A request is such as
+// StartLoad makes requests one after the other in each of so many workers. Each
+// worker makes at most one in every pause. A request is such as
 //
 //	func(int) topo.Reply { return client.Get(request) }
 func StartLoad(workers int, pause time.Duration, request func(worker int) Reply) *Load {
@@ -56,7 +56,7 @@ func StartLoad(workers int, pause time.Duration, request func(worker int) Reply)
 	return l
 }
 
-// Stop waits for the requests under way, and reports.
+// Stop waits for the requests under way, and returns the report.
 func (l *Load) Stop() Report {
 	close(l.quit)
 	l.workers.Wait()

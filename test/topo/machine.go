@@ -9,9 +9,9 @@ import (
 	"net"
 )
 
-// AddMachine plugs a host into the Ethernet that is neither the laptop nor a
-// node, such as one that runs a control plane. Machines have the addresses from
-// .20 on, in the order of their making, and the pods are routed to through the
+// AddMachine adds a host to the Ethernet that is neither the laptop nor a node,
+// such as one that runs a control plane. Machines have the addresses from .20
+// on, in the order in which they are made. They reach the pods through the
 // nodes.
 func (n *Network) AddMachine(name string) (*Host, error) {
 	n.building.Lock()
@@ -35,7 +35,7 @@ func (n *Network) AddMachine(name string) (*Host, error) {
 		return nil, err
 	}
 	if n.opts.PodNetwork != Routed {
-		return h, nil // pods appear with a node's address, or not at all
+		return h, nil // pods' packets arrive with a node's address, or not at all
 	}
 	for _, node := range n.Nodes {
 		if err := errors.Join(h.AddRoute(node.PodCIDR4, node.IP4), h.AddRoute(node.PodCIDR6, node.IP6)); err != nil {
@@ -46,7 +46,7 @@ func (n *Network) AddMachine(name string) (*Host, error) {
 }
 
 // DialContext connects from inside the host's namespace to a literal address,
-// for clients that live in this process.
+// for clients in this process.
 func (h *Host) DialContext(ctx context.Context, network, address string) (conn net.Conn, err error) {
 	err = h.Do(func() error {
 		var dialer net.Dialer

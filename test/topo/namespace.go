@@ -14,11 +14,10 @@ import (
 
 const namesDir = "/run/netns"
 
-// namespace is a network namespace with a thread that lives in it.
+// namespace is a network namespace with a thread that stays in it.
 //
 // Processes are started from that thread: a child with a parent-death signal
-// gets it when the *thread* that started it ends, so a thread that is thrown
-// away would take the child along.
+// gets it when the *thread* that started it ends.
 type namespace struct {
 	file    *os.File
 	netlink *netlink.Handle
@@ -79,8 +78,8 @@ func (ns *namespace) enterNew() error {
 	return nil
 }
 
-// run calls fn on the namespace's own thread, for what is quick or must be
-// done by a thread that stays.
+// run calls fn on the namespace's own thread, for fn that is quick or needs a
+// thread that stays.
 func (ns *namespace) run(fn func() error) error {
 	result := make(chan error, 1)
 	job := func() { guarded(fn, result) }
@@ -111,7 +110,7 @@ func (ns *namespace) do(fn func() error) error {
 	return <-result
 }
 
-// setName makes the namespace known to `ip netns`.
+// setName makes the namespace visible to `ip netns`.
 func (ns *namespace) setName(name string) error {
 	if err := os.MkdirAll(namesDir, 0o755); err != nil {
 		return err
@@ -139,7 +138,7 @@ func removeName(name string) error {
 	return os.Remove(path)
 }
 
-// close lets go of the namespace; the kernel removes it with its devices when
+// close releases the namespace. The kernel removes it with its devices when
 // nothing else holds it.
 func (ns *namespace) close() error {
 	var err error

@@ -14,7 +14,7 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// PodNetwork says how the pods of different nodes reach each other.
+// PodNetwork is how the pods of different nodes reach each other.
 type PodNetwork int
 
 const (
@@ -22,16 +22,17 @@ const (
 	Routed PodNetwork = iota
 	// VXLAN nodes have a tunnel device, vxlan0, like flannel's.
 	VXLAN
-	// IPIP, GRE and WireGuard nodes have such a tunnel to each other node, as Calico's. These are devices
-	// without a link layer. IPIP leaves IPv6 to routes on the Ethernet. WireGuard needs wg(8).
+	// IPIP, GRE and WireGuard nodes have such a tunnel to each other node, like Calico's. These
+	// devices have no link layer. IPIP leaves IPv6 to routes on the Ethernet. WireGuard needs
+	// wg(8).
 	IPIP
 	GRE
 	WireGuard
-	// Unrouted nodes know no way to each other's pods: somebody else's daemon makes it.
+	// Unrouted nodes have no routes to each other's pods: another program adds them.
 	Unrouted
 )
 
-// mtu is what pods can send; 0 is the kernel's default.
+// mtu is the largest packet that pods can send, in bytes; 0 is the kernel's default.
 func (p PodNetwork) mtu() int {
 	switch p {
 	case VXLAN:
@@ -42,30 +43,30 @@ func (p PodNetwork) mtu() int {
 	return 0
 }
 
-// Options are the choices of a network.
+// Options are the options of a network.
 type Options struct {
-	// Prefix names the network in /run/netns and in the cgroup tree: lower-case
-	// letters and digits. By default it is made up of the process id.
+	// Prefix is the network's name in /run/netns and in the cgroup tree: lower-case letters and
+	// digits. The default is made from the process id.
 	Prefix string
-	// Nodes is their number, up to 8; 0 is 2.
+	// Nodes is the number of nodes, up to 8; 0 is 2.
 	Nodes      int
 	PodNetwork PodNetwork
 	Uplink     Uplink
-	// TxOffload leaves checksums and segmentation to the receiver, as veth does by
-	// default. Tests of XDP need it off: XDP would see unfinished checksums.
+	// TxOffload leaves checksums and segmentation to the receiver, which is veth's default. Tests
+	// of XDP need it off: XDP would see unfinished checksums.
 	TxOffload bool
-	// XDPPeers attaches an XDP program to the bridge ports of the nodes, without
-	// which nothing that XDP sends on a node's eth0 arrives.
+	// XDPPeers attaches an XDP program to the bridge ports of the nodes. Without it, frames that
+	// XDP sends on a node's eth0 don't arrive.
 	XDPPeers bool
-	// Named puts the namespaces below /run/netns as <prefix>-<host>, for `ip netns
-	// exec`. Those outlive a crash; see [Sweep].
+	// Named makes the namespaces visible below /run/netns as <prefix>-<host>, for `ip netns exec`.
+	// These names outlive a crash; see [Sweep].
 	Named bool
 }
 
-// Defaults are two routed nodes with offload, and no XDP.
+// Defaults returns two routed nodes with offload, and no XDP.
 func Defaults() Options { return Options{Nodes: 2, TxOffload: true} }
 
-// ForXDP are the defaults with what XDP on the nodes' eth0 needs.
+// ForXDP returns the defaults with what XDP on the nodes' eth0 needs.
 func ForXDP() Options { return Options{Nodes: 2, XDPPeers: true} }
 
 // Network is a laptop and nodes on one Ethernet, and pods behind the nodes.
@@ -73,14 +74,14 @@ type Network struct {
 	Prefix string
 	Laptop *Host
 	Nodes  []*Node
-	// Link is the namespace of the bridge, br0, whose ports are named like the
-	// hosts. Captures there see what really was on the wire.
+	// Link is the namespace of the bridge, br0, whose ports have the hosts' names. Captures there
+	// show what was on the wire.
 	Link *Host
 
 	opts     Options
 	machines []*Host
 	cgroups  *cgroupTree
-	building sync.Mutex // held while pods or the network are made and unmade
+	building sync.Mutex // held while pods or the network are made or removed
 
 	mu   sync.Mutex
 	pass *ebpf.Program
@@ -180,8 +181,8 @@ func (n *Network) hasHost(name string) bool {
 	return false
 }
 
-// Close ends all processes and removes all devices, namespaces and cgroups of
-// the network. Closing again does nothing.
+// Close ends all processes and removes all devices, namespaces and cgroups of the network. A second
+// call does nothing.
 func (n *Network) Close() error {
 	n.building.Lock()
 	defer n.building.Unlock()

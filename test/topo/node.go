@@ -20,8 +20,8 @@ type Node struct {
 	pods    map[string]*Pod
 }
 
-// BridgePort is the name, in [Network.Link], of the other end of the node's
-// eth0.
+// BridgePort returns the name, in [Network.Link], of the other end of the
+// node's eth0.
 func (node *Node) BridgePort() string { return node.Name }
 
 func (n *Network) addNode(index int) (*Node, error) {
@@ -52,7 +52,7 @@ func (n *Network) addNode(index int) (*Node, error) {
 	return node, nil
 }
 
-// routePods connects every node's pods with every other's.
+// routePods adds routes between every node's pods and every other's.
 func (n *Network) routePods() error {
 	for _, node := range n.Nodes {
 		for _, peer := range n.Nodes {

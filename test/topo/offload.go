@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DisableTxOffload makes a device of the calling thread's network namespace send what XDP at the other end
-// must see: no checksum left to be filled in, and no packet beyond the MTU.
+// DisableTxOffload makes a device of the calling thread's network namespace send frames as XDP at the other end needs
+// them: with complete checksums, and within the MTU.
 func DisableTxOffload(ifname string) error {
 	for _, command := range []uint32{unix.ETHTOOL_STXCSUM, unix.ETHTOOL_STSO, unix.ETHTOOL_SGSO} {
 		if err := setEthtool(ifname, command, 0); err != nil {
@@ -21,8 +21,8 @@ func DisableTxOffload(ifname string) error {
 	return nil
 }
 
-// SetGRO switches a device's generic receive offload. On a veth that also makes
-// it accept frames that XDP redirects to its peer.
+// SetGRO switches a device's generic receive offload. With it, a veth also accepts frames that XDP redirects to its
+// peer.
 func (h *Host) SetGRO(ifname string, on bool) error {
 	var value uint32
 	if on {

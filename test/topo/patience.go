@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// PatienceVariable names an environment variable: by how much longer than on a usual machine tests
-// wait for something before they give up. Emulated machines are slow.
+// PatienceVariable is the environment variable with the factor by which tests wait longer than on a
+// usual machine before they give up. Emulated machines are slow.
 const PatienceVariable = "WAGGLE_PATIENCE"
 
-// Patient is a deadline on this machine.
+// Patient returns a deadline multiplied by that factor.
 func Patient(d time.Duration) time.Duration {
 	if factor, err := strconv.Atoi(os.Getenv(PatienceVariable)); err == nil && factor > 1 {
 		return time.Duration(factor) * d

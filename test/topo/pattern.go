@@ -9,8 +9,8 @@ import (
 	"math/rand/v2"
 )
 
-// pattern is an endless stream of bytes; two of the same seed are the same. So
-// what comes back can be verified without having kept what was sent.
+// pattern is an endless stream of bytes. Two with the same seed are equal, so a
+// receiver can verify an echo without a copy of what was sent.
 func pattern(seed uint64) io.Reader {
 	var key [32]byte
 	for i := range 8 {

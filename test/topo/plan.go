@@ -33,7 +33,7 @@ func onEthernet(host int) (ip4, ip6 netip.Addr) {
 		netip.MustParseAddr(fmt.Sprintf("fd00:192:168:1::%d", host))
 }
 
-// podAddr returns the addresses of a pod; number 1 is the node's own end, and 0
+// podAddr returns the addresses of a pod. Number 1 is the node's own end, and 0
 // the node's tunnel endpoint.
 func podAddr(node, number int) (ip4, ip6 netip.Addr) {
 	ip6 = netip.MustParseAddr(fmt.Sprintf("fd00:10:244:%d::%d", node, number))
@@ -45,7 +45,7 @@ func podCIDRs(node int) (p4, p6 netip.Prefix) {
 	return netip.PrefixFrom(ip4, 24), netip.PrefixFrom(ip6, 64)
 }
 
-// vethName fits a pod's name into the 15 characters of a device name.
+// vethName shortens a pod's name to the 15 characters of a device name.
 func vethName(pod string) string {
 	const prefix, limit = "veth-", 15
 	if len(prefix)+len(pod) <= limit {

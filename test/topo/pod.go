@@ -18,16 +18,18 @@ type Pod struct {
 	HostVeth string
 }
 
-// PodOptions are the choices of one pod.
+// PodOptions are the options of one pod.
 type PodOptions struct {
-	// OutsideCgroup keeps the pod's processes out of the node's cgroup, where
-	// socket hooks attached to that don't see them, like those of a virtual machine.
+	// OutsideCgroup keeps the pod's processes out of the node's cgroup, so that
+	// socket hooks attached to it don't see them, like those of a virtual
+	// machine.
 	OutsideCgroup bool
-	// Attach wires the pod to its node as a CNI plugin does, and sets its addresses and the name of its
-	// device on the node. By default there is a veth pair, with routes to single addresses.
+	// Attach connects the pod to its node as a CNI plugin does, and sets its
+	// addresses and the name of its device on the node. The default is a veth
+	// pair, with routes to single addresses.
 	Attach func(*Pod) error
-	// Number chooses the last part of the pod's addresses, to give a new pod the
-	// addresses of a removed one. By default no number is used twice.
+	// Number chooses the last part of the pod's addresses, to give a new pod
+	// the addresses of a removed one. By default no number is used twice.
 	Number int
 }
 
@@ -76,9 +78,9 @@ func (node *Node) RemovePod(pod *Pod) error {
 	return pod.remove()
 }
 
-// remove keeps to the order of a real node: the processes die, whose last
-// segments still get out, and then the network goes. The veth is deleted
-// because the kernel would take its time with it.
+// remove follows the order of a real node: the processes die, their last
+// segments still leave, and then the network goes. remove deletes the veth,
+// because the kernel would do so only later.
 func (pod *Pod) remove() error {
 	err := killCgroup(pod.Cgroup)
 	if _, missing := pod.Node.Link(pod.HostVeth); missing == nil {
@@ -114,7 +116,7 @@ func (node *Node) podNumber(name string, opts PodOptions) (int, error) {
 	return number, nil
 }
 
-// attach wires a pod to its node, with /32 addresses and routes: pods of one
+// attach connects a pod to its node, with /32 addresses and routes: pods of one
 // node reach each other through the node, as with most CNI plugins.
 func (node *Node) attach(pod *Pod) error {
 	if err := node.network.connect(end{node.Host, pod.HostVeth}, end{pod.Host, "eth0"}, node.network.opts.PodNetwork.mtu()); err != nil {

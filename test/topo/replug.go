@@ -4,7 +4,7 @@ package topo
 
 import "errors"
 
-// Replug removes the node's eth0 and makes it anew, with the same addresses, MAC and routes but
+// Replug removes the node's eth0 and makes it again, with the same addresses, MAC and routes but
 // another index, as when a driver is loaded again.
 func (node *Node) Replug() error {
 	n := node.network

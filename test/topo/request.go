@@ -19,29 +19,34 @@ import (
 // Request says what a client does.
 type Request struct {
 	To netip.AddrPort
-	// Source and SourcePort pin the client's own address; the zero values leave
-	// them to the kernel.
+	// Source and SourcePort are the client's own address and port. The kernel
+	// chooses those that are zero.
 	Source     netip.Addr
 	SourcePort uint16
 	// Mapped uses an IPv6 socket for an IPv4 destination, as many programs do.
 	Mapped bool
-	// Size is that of a POST's body, or of each datagram. A datagram too small for
-	// what a server says about itself gets a larger reply.
+	// Size is the size of a POST's body, or of each datagram, in bytes. A
+	// datagram too small for the server's description of itself gets a larger
+	// reply.
 	Size int
-	// Count is the number of datagrams, each of which waits for its reply; 0 is 1.
+	// Count is the number of datagrams. The client waits for the reply to each;
+	// 0 is 1.
 	Count int
 	// KeepAlive uses the connection of an earlier such request to the same
 	// address, if it is still open.
 	KeepAlive bool
-	// Reset closes TCP with a reset, so that a pinned source port is free at once.
+	// Reset closes TCP with a reset, so that a chosen source port is free at
+	// once.
 	Reset bool
-	// SCTP connects by SCTP where it would by TCP. See HaveSCTP.
+	// SCTP uses SCTP in place of TCP. See HaveSCTP.
 	SCTP bool
-	// ByName has a connected UDP socket name its peer with each datagram, as many programs do.
+	// ByName makes a connected UDP socket name its peer with each datagram, as
+	// many programs do.
 	ByName bool
-	// MPTCP connects an MPTCP socket where it would a TCP socket.
+	// MPTCP uses an MPTCP socket in place of a TCP socket.
 	MPTCP bool
-	// Timeout is that of each exchange; 0 is 5 seconds. On slow machines it is longer: see Patient.
+	// Timeout is the timeout of each exchange; 0 is 5 seconds. On slow machines
+	// it is longer: see Patient.
 	Timeout time.Duration
 }
 
@@ -54,34 +59,36 @@ func (r Request) timeout() time.Duration {
 
 func (r Request) count() int { return max(r.Count, 1) }
 
-// Reply says what came of a request.
+// Reply is the result of a request.
 type Reply struct {
-	// Pod is the name of the host that answered; the last one, of several.
+	// Pod is the name of the host that answered; if there are several, the last
+	// one.
 	Pod string
-	// Pods are those that answered each datagram.
+	// Pods are the hosts that answered each datagram.
 	Pods []string
 	// Remote is the client as the server saw it.
 	Remote netip.AddrPort
 	// Server is the server's end as the server saw it.
 	Server netip.AddrPort
-	// Local and Peer are what getsockname and getpeername said after connect.
+	// Local and Peer are the results of getsockname and getpeername after
+	// connect.
 	Local netip.AddrPort
 	Peer  netip.AddrPort
-	// Source is where recvfrom said that the last datagram came from.
+	// Source is the source of the last datagram, as recvfrom returned it.
 	Source netip.AddrPort
-	// Bytes are those echoed, and verified.
+	// Bytes is the number of bytes that were echoed, and verified.
 	Bytes int
-	// Reused tells that an earlier request's connection was used.
+	// Reused: an earlier request's connection was used.
 	Reused bool
-	// Err is the error's text, Errno its name ("ECONNREFUSED") if the kernel said
-	// so. Timeout tells that the client gave up waiting.
+	// Err is the error's text. Errno is its name ("ECONNREFUSED") if it came
+	// from the kernel. Timeout: the client gave up waiting.
 	Err     string
 	Errno   string
 	Timeout bool
 	Elapsed time.Duration
 }
 
-// OK tells whether the request succeeded.
+// OK reports whether the request succeeded.
 func (r Reply) OK() bool { return r.Err == "" }
 
 // Error is the request's failure, or nil.
@@ -92,7 +99,7 @@ func (r Reply) Error() error {
 	return errors.New(r.Err)
 }
 
-// String is for messages of tests.
+// String formats the reply for messages of tests.
 func (r Reply) String() string {
 	var s strings.Builder
 	if r.OK() {

@@ -77,7 +77,7 @@ func (c *child) killAfter(timeout time.Duration) (cancel func()) {
 	return func() { timer.Stop() }
 }
 
-// stop ends the child, and reports if it had failed before.
+// stop ends the child, and returns an error if it had failed before.
 func (c *child) stop() error {
 	defer c.killAfter(settleTime)()
 	_ = c.stdin.Close() // fails only if closed already
@@ -91,7 +91,8 @@ func (c *child) failure(err error) error {
 	return errors.Join(fmt.Errorf("%s in %s: %w", c.Args[0], c.host.Name, err), c.stderr.asError())
 }
 
-// complaints keeps the first output of a process, where the cause of failure is.
+// complaints keeps the first output of a process, which shows the cause of a
+// failure.
 type complaints struct {
 	mu     sync.Mutex
 	buffer bytes.Buffer

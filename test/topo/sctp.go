@@ -10,13 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// KernelSpeaksSCTP tells whether the module is loaded. The kernel then answers what no socket does.
+// KernelSpeaksSCTP reports whether the module is loaded. The kernel then answers packets that no
+// socket receives.
 func KernelSpeaksSCTP() bool {
 	_, err := os.Stat("/proc/net/sctp")
 	return err == nil
 }
 
-// HaveSCTP tells whether the kernel has SCTP's sockets. If they are in a module, that loads it.
+// HaveSCTP reports whether the kernel has SCTP's sockets. If they are in a module, the call loads
+// it.
 func HaveSCTP() bool {
 	fd, err := sctpSocket(unix.AF_INET)
 	if err == nil {
@@ -25,8 +27,8 @@ func HaveSCTP() bool {
 	return err == nil
 }
 
-// sctpSocket makes one in TCP's style. It is of one family: an association of both tells its peer
-// addresses, which no translator changes.
+// sctpSocket makes a socket in TCP's style. It has one family: an association of both sends
+// addresses to its peer, which no translator changes.
 func sctpSocket(family int) (int, error) {
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_SCTP)
 	if err != nil {
@@ -59,7 +61,7 @@ func listenSCTP(port uint16, report func(error), serve func(net.Listener) error)
 		if err := unix.Listen(fd, unix.SOMAXCONN); err != nil {
 			return os.NewSyscallError("listen", err)
 		}
-		l, err := net.FileListener(file) // it asks for the type only, which is TCP's
+		l, err := net.FileListener(file) // it only checks the type, which is TCP's
 		if err != nil {
 			return err
 		}

@@ -4,18 +4,18 @@ package topo
 
 import "errors"
 
-// Ports are what a server listens on, on all IPv4 and IPv6 addresses.
+// Ports are the ports of a server, on all IPv4 and IPv6 addresses.
 type Ports struct {
-	// HTTP answers a GET with JSON that says who answered whom, and echoes the
-	// body of a POST.
+	// HTTP answers a GET with JSON that names the server and the client, and
+	// echoes the body of a POST.
 	HTTP []uint16
 	// UDP answers each datagram with one of the same size: JSON as in HTTP, a
-	// newline, and the rest of the datagram. The reply comes from the address that
-	// the datagram was sent to, whichever that is.
+	// newline, and the rest of the datagram. The reply has as its source the
+	// address that the datagram was sent to.
 	UDP []uint16
-	// Echo says who answers whom in a line of JSON, and then echoes over TCP.
+	// Echo sends a line of JSON as in HTTP, and then echoes over TCP.
 	Echo []uint16
-	// SCTP is as Echo. See HaveSCTP.
+	// SCTP is like Echo. See HaveSCTP.
 	SCTP []uint16
 }
 
@@ -38,8 +38,8 @@ func (h *Host) Serve(ports Ports) (*Server, error) {
 	return &Server{child: c}, nil
 }
 
-// Stop ends the server process; its connections are reset or closed by the
-// kernel as for any process that dies.
+// Stop ends the server process. The kernel resets or closes its connections as
+// for any process that dies.
 func (s *Server) Stop() error { return s.child.stop() }
 
 // Pid is the process id of the server.

@@ -22,7 +22,7 @@ type serverConfig struct {
 	Ports Ports
 }
 
-// hello is what a server says about itself and its client.
+// hello describes a server and its client.
 type hello struct {
 	Pod    string         `json:"pod"`
 	Remote netip.AddrPort `json:"remote"`
@@ -51,7 +51,7 @@ func serverMain(config string) error {
 		return err
 	}
 	go func() {
-		_, err := io.Copy(io.Discard, os.Stdin) // until our parent lets go
+		_, err := io.Copy(io.Discard, os.Stdin) // until the parent closes it
 		report(err)
 	}()
 	return <-failed
@@ -96,7 +96,7 @@ func listenTCP(port uint16, report func(error), serve func(net.Listener) error) 
 	return nil
 }
 
-// ServeHTTP says hello and echoes.
+// ServeHTTP sends hello and echoes.
 func (s serverConfig) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	remote, _ := netip.ParseAddrPort(r.RemoteAddr)
 	local, _ := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
@@ -104,10 +104,11 @@ func (s serverConfig) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set(helloHeader, string(encoded))
 	if r.Method != http.MethodPost {
 		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write(append(encoded, '\n')) // the client sees it fail
+		_, _ = w.Write(append(encoded, '\n')) // the client sees a failure
 		return
 	}
-	// Without this a large body would be read and dropped before the reply.
+	// Without this, the server would read and drop a large body before the
+	// reply.
 	_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/1 always can
 	if _, err := io.Copy(w, r.Body); err != nil {
 		panic(http.ErrAbortHandler) // shows the client a broken connection, not a short body

@@ -27,9 +27,9 @@ func (s serverConfig) listenUDP(port uint16, report func(error)) error {
 	return nil
 }
 
-// askForDestination makes the kernel tell each datagram's destination, which
-// must be the reply's source: on a host with several addresses, or with a
-// service address on lo, the kernel would choose another.
+// askForDestination makes the kernel report each datagram's destination, which
+// must be the reply's source. On a host with several addresses, or with a
+// service address on lo, the kernel would choose another one.
 func askForDestination(conn *net.UDPConn, network string) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -57,15 +57,15 @@ func (s serverConfig) serveUDP(conn *net.UDPConn) error {
 			return err
 		}
 		reply := s.datagram(request[:n], unmap(remote), netip.AddrPortFrom(local, port))
-		// A reply that can't be sent is the client's to notice.
+		// If a reply can't be sent, the client notices.
 		if _, _, err := conn.WriteMsgUDPAddrPort(reply, replyFrom(local), remote); err != nil {
 			fmt.Fprintf(os.Stderr, "reply to %s: %v\n", remote, err)
 		}
 	}
 }
 
-// datagram answers with as many bytes as were asked with, so that the size of a
-// reply is the test's choice.
+// datagram makes an answer of the request's size, so that the test chooses the
+// size of a reply.
 func (s serverConfig) datagram(request []byte, remote, local netip.AddrPort) []byte {
 	greeting := hello{Pod: s.Name, Remote: remote, Local: local, Len: len(request), CRC: crc32.ChecksumIEEE(request)}
 	reply := append(greeting.encode(), '\n')

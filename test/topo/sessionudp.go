@@ -44,7 +44,7 @@ func (s *udpSession) describe(reply *Reply) {
 }
 
 // localNow asks the kernel: an unconnected socket gets its port when it first
-// sends, and the net package remembers what it was before.
+// sends, and the net package keeps the earlier value.
 func localNow(conn *net.UDPConn) netip.AddrPort {
 	var local netip.AddrPort
 	raw, err := conn.SyscallConn()
@@ -95,7 +95,7 @@ func (s *udpSession) send(request []byte) error {
 	return err
 }
 
-// sendByName goes past the net package, which refuses.
+// sendByName avoids the net package, which refuses this.
 func (s *udpSession) sendByName(request []byte) error {
 	raw, err := s.conn.SyscallConn()
 	if err != nil {
@@ -109,7 +109,8 @@ func (s *udpSession) sendByName(request []byte) error {
 	return errors.Join(err, failed)
 }
 
-// receive waits for the reply to request, past late replies to earlier ones.
+// receive waits for the reply to request, and skips late replies to earlier
+// ones.
 func (s *udpSession) receive(request []byte, reply *Reply) error {
 	buffer := make([]byte, 1<<16)
 	var odd error

@@ -13,8 +13,8 @@ import (
 )
 
 // Sweep removes what a crashed run left of the network with this prefix:
-// processes, names below /run/netns, and cgroups. It must not be called while
-// that network is in use.
+// processes, names below /run/netns, and cgroups. Do not call it while that
+// network is in use.
 func Sweep(prefix string) error {
 	if !validPrefix.MatchString(prefix) {
 		return fmt.Errorf("sweep: prefix %q: want lower-case letters and digits", prefix)
@@ -54,7 +54,8 @@ func sweepDead() error {
 		if unix.Kill(pid, 0) != unix.ESRCH {
 			continue
 		}
-		// Another process may be sweeping the same: files are gone, or open and dead.
+		// Another process may sweep the same network: files may be gone, or
+		// open and dead.
 		err = Sweep(prefix)
 		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
 			return fmt.Errorf("sweep after process %d: %w", pid, err)

@@ -14,8 +14,8 @@ import (
 
 const crashVariable = "WAGGLE_TOPO_TEST_CRASH"
 
-// waitForCrash is another process's main: it makes a network, tells of it, and
-// is killed.
+// waitForCrash is another process's main: it makes a network, prints its
+// prefix, and is killed.
 func waitForCrash() {
 	opts := Defaults()
 	opts.Prefix, opts.Named = os.Getenv(crashVariable), true

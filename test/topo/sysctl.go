@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Sysctl sets a kernel setting of the host's network namespace, named as in
+// Sysctl sets a kernel parameter of the host's network namespace, named as in
 // sysctl(8), such as "net.ipv4.ip_forward". A slash stands for a dot inside a
 // device's name.
 func (h *Host) Sysctl(name, value string) error {
@@ -28,11 +28,11 @@ func writeSysctl(name, value string) error {
 
 type setting struct{ name, value string }
 
-// Both "all" and "default" are named throughout: for some settings the kernel
+// Both "all" and "default" are set throughout: for some parameters the kernel
 // takes the larger of "all" and the device's, for some the device's alone.
 var (
-	// hostSettings make addresses usable at once, and leave out what would change
-	// routes behind a test's back.
+	// hostSettings make addresses usable at once, and disable what would change
+	// routes during a test.
 	hostSettings = []setting{
 		{"net.ipv6.conf.all.accept_dad", "0"},
 		{"net.ipv6.conf.default.accept_dad", "0"},
@@ -47,15 +47,15 @@ var (
 		{"net.ipv4.conf.all.rp_filter", "0"},
 		{"net.ipv4.conf.default.rp_filter", "0"},
 	}
-	// nodeSettings have the strict reverse-path filter on purpose: waggle claims
-	// to work with it.
+	// nodeSettings have the strict reverse-path filter on purpose: waggle works
+	// with it.
 	nodeSettings = []setting{
 		{"net.ipv4.ip_forward", "1"},
 		{"net.ipv6.conf.all.forwarding", "1"},
 		{"net.ipv4.conf.all.rp_filter", "1"},
 		{"net.ipv4.conf.default.rp_filter", "1"},
 	}
-	// bridgeSettings keep the bridge's own chatter out of captures.
+	// bridgeSettings keep the bridge's own packets out of captures.
 	bridgeSettings = []setting{
 		{"net.ipv6.conf.all.disable_ipv6", "1"},
 		{"net.ipv6.conf.default.disable_ipv6", "1"},

@@ -11,8 +11,8 @@ import (
 
 var errGoexit = errors.New("the function ended its goroutine (t.Fatal and the like belong outside Host.Do)")
 
-// onThread runs fn on a thread of its own, which is thrown away afterwards, so
-// that fn may enter namespaces. It does not wait for fn.
+// onThread runs fn on a thread of its own, which ends afterwards, so that fn
+// may enter namespaces. It does not wait for fn.
 func onThread(fn func()) {
 	go func() {
 		runtime.LockOSThread()
@@ -20,8 +20,9 @@ func onThread(fn func()) {
 			fn()
 			return
 		}
-		// The main thread can't be thrown away: it would linger in fn's namespace,
-		// and show it as /proc/self/ns. While we hold it, fn gets another one.
+		// The main thread can't be ended: it would stay in fn's namespace, and
+		// show it as /proc/self/ns. While this goroutine holds the main thread,
+		// fn gets another one.
 		defer runtime.UnlockOSThread()
 		done := make(chan struct{})
 		go func() {

@@ -103,7 +103,8 @@ func TestNodes(t *testing.T) {
 	}
 }
 
-// A reply comes from the address asked, not from the one the kernel prefers.
+// A reply comes from the address that the request was sent to, not from the one
+// that the kernel prefers.
 func TestUDPServerKeepsAddress(t *testing.T) {
 	n := newTestNetwork(t, Defaults())
 	service4, service6 := netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("2001:db8::7")

@@ -15,11 +15,11 @@ import (
 )
 
 const (
-	tunnelMTU     = 1400 // less than any of these tunnels leaves
+	tunnelMTU     = 1400 // less than the MTU of any of these tunnels
 	wireGuardPort = 51820
 )
 
-// tunnelName is the node's device to a peer. There is one for each, so that a route is enough to
+// tunnelName is the node's device to a peer. Each peer has its own, so that a route is enough to
 // choose the peer.
 func tunnelName(peer *Node) string { return "tun-" + peer.Name }
 
@@ -37,7 +37,7 @@ func (node *Node) pointTo(peer *Node) error {
 	}
 	ip4, ip6 := podAddr(node.index, 0)
 	err := errors.Join(node.SetUp(attrs.Name), node.AddAddr(attrs.Name, Single(ip4)), node.routeInto(peer, peer.PodCIDR4))
-	if node.network.opts.PodNetwork == IPIP { // which carries IPv4 alone
+	if node.network.opts.PodNetwork == IPIP { // it carries IPv4 alone
 		return errors.Join(err, node.AddRoute(peer.PodCIDR6, peer.IP6))
 	}
 	return errors.Join(err, node.AddAddr(attrs.Name, Single(ip6)), node.routeInto(peer, peer.PodCIDR6))
@@ -65,7 +65,8 @@ func (node *Node) routeInto(peer *Node, pods netip.Prefix) error {
 	return nil
 }
 
-// encrypt gives both ends of a WireGuard tunnel to wg(8), which only this kind of network needs.
+// encrypt configures both ends of a WireGuard tunnel with wg(8), which only this kind of network
+// needs.
 func (node *Node) encrypt(peer *Node) error {
 	mine, err1 := node.keyTo(peer)
 	theirs, err2 := peer.keyTo(node)
@@ -84,7 +85,7 @@ func (node *Node) encrypt(peer *Node) error {
 	return nil
 }
 
-// keyTo is the same whenever it is asked for, so that either end can be made first.
+// keyTo returns the same key at each call, so that either end can be made first.
 func (node *Node) keyTo(peer *Node) (*ecdh.PrivateKey, error) {
 	seed := sha256.Sum256([]byte(node.Name + " to " + peer.Name))
 	return ecdh.X25519().NewPrivateKey(seed[:])

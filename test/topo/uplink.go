@@ -9,7 +9,7 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// Uplink says what the hosts' eth0 is.
+// Uplink is the kind of the hosts' eth0.
 type Uplink int
 
 const (
@@ -23,7 +23,7 @@ const (
 
 const ethernetVLAN = 5
 
-// wire connects a host's device with a namesake of the bridge's port.
+// wire connects a host's device to a bridge's port.
 func (n *Network) wire(h *Host, ifname, portName string) error {
 	port := end{n.Link, portName}
 	if ifname != "eth0" {
@@ -52,7 +52,7 @@ func (h *Host) bond(port, ifname string) error {
 	if err != nil {
 		return err
 	}
-	// A bond takes no port that is up.
+	// A bond accepts no port that is up.
 	err = errors.Join(h.ns.netlink.LinkSetDown(link), h.ns.netlink.LinkSetMaster(link, bond), h.ns.netlink.LinkSetUp(link))
 	if err != nil {
 		return fmt.Errorf("%s: %s as a port of %s: %w", h.Name, port, ifname, err)

@@ -44,7 +44,7 @@ func (n *Network) connect(a, b end, mtu int) error {
 func (n *Network) addBridge() error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = bridgeName
-	// Without a querier snooping has nothing to offer but lost neighbour discovery.
+	// Without a querier, snooping only loses neighbour discovery.
 	snooping := false
 	bridge := &netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}
 	if err := n.Link.ns.netlink.LinkAdd(bridge); err != nil {
@@ -53,14 +53,14 @@ func (n *Network) addBridge() error {
 	return n.Link.SetUp(bridgeName)
 }
 
-// plugIn puts a host on the bridge, with its addresses on eth0. The bridge's
-// port is named like the host.
+// plugIn connects a host to the bridge, with its addresses on eth0. The
+// bridge's port has the host's name.
 func (n *Network) plugIn(h *Host) error {
 	return n.plug(h, "eth0", h.Name, ethernet4(h.IP4), ethernet6(h.IP6))
 }
 
 // AddUplink gives a node another device on the Ethernet, with addresses. The
-// bridge's port is named like both, as in node-1-eth1.
+// bridge's port has both names, as in node-1-eth1.
 func (n *Network) AddUplink(node *Node, ifname string, addrs ...netip.Prefix) error {
 	port := node.Name + "-" + ifname
 	if err := n.plug(node.Host, ifname, port, addrs...); err != nil || !n.opts.XDPPeers {

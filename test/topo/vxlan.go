@@ -12,7 +12,7 @@ import (
 )
 
 // addVXLAN makes the node's tunnel device, as flannel does: no learning, no
-// flooding, all peers known.
+// flooding, all peers configured.
 func (n *Network) addVXLAN(node *Node) error {
 	eth0, err := node.Link("eth0")
 	if err != nil {
@@ -43,7 +43,7 @@ func (n *Network) addVXLAN(node *Node) error {
 	)
 }
 
-// tunnelTo tells node how to reach the pods of peer.
+// tunnelTo adds the way to the pods of peer.
 func (node *Node) tunnelTo(peer *Node) error {
 	vxlan, err := node.Link(vxlanName)
 	if err != nil {

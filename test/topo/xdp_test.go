@@ -20,8 +20,9 @@ const (
 	redirectPort = 5002
 )
 
-// What XDP on a node's eth0 sends reaches the laptop, unlike a "sent" counter a
-// proof: a program turns datagrams round, and the laptop receives them.
+// Frames that XDP on a node's eth0 sends reach the laptop. A "sent" counter
+// would not prove this: a program sends datagrams back, and the laptop receives
+// them.
 func TestXDPPeers(t *testing.T) {
 	n := newTestNetwork(t, ForXDP())
 	node := n.Nodes[0]
@@ -84,7 +85,7 @@ func attachReflector(t *testing.T, h *Host) {
 }
 
 // reflector swaps the addresses and ports of UDP datagrams over IPv4 to our two
-// ports, which leaves all checksums valid, and sends them back out.
+// ports, which keeps all checksums valid, and sends them back.
 func reflector(ifindex int) asm.Instructions {
 	const (
 		xdpPass, xdpTX   = 2, 3
@@ -133,8 +134,8 @@ func reflector(ifindex int) asm.Instructions {
 	)
 }
 
-// With offload the sender leaves the checksum to be filled in, without it
-// doesn't: what XDP would see.
+// With offload the sender leaves the checksum to be filled in, and without it
+// doesn't: XDP would see this.
 func TestTxOffload(t *testing.T) {
 	for _, offload := range []bool{true, false} {
 		n := newTestNetwork(t, Options{Nodes: 1, TxOffload: offload})

@@ -12,8 +12,8 @@ import (
 
 // AttachXDPPass attaches a native XDP program that passes everything. A veth
 // transmits what XDP at its peer sends (XDP_TX) only with a program of its own;
-// without, the frames are lost silently. It is detached by Close, or with the
-// device.
+// without one, the frames are silently lost. Close detaches it, and so does the
+// removal of the device.
 func (n *Network) AttachXDPPass(h *Host, ifname string) error {
 	program, err := n.xdpPass()
 	if err != nil {

@@ -10,18 +10,18 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// background is traffic that must not notice what a test does meanwhile.
+// background is traffic that what a test does meanwhile must not disturb.
 type background struct {
 	loads map[string]*topo.Load
 	pause time.Duration
 }
 
-// startBackground begins without any traffic; what is added runs until the check.
+// startBackground starts without any traffic. What is added runs until check.
 func startBackground(pause time.Duration) *background {
 	return &background{loads: map[string]*topo.Load{}, pause: pause}
 }
 
-// add repeats a request.
+// add repeats a request until check.
 func (b *background) add(name string, request func() topo.Reply) {
 	b.loads[name] = topo.StartLoad(1, b.pause, func(int) topo.Reply { return request() })
 }
@@ -35,7 +35,7 @@ func (b *background) addStream(t *testing.T, name string, stream *topo.Stream, o
 	b.add(name, func() topo.Reply { return stream.Exchange(1000) })
 }
 
-// addConnections adds loops of new connections by some ways, of both families.
+// addConnections adds loops of new connections by some ways, in both families.
 func (b *background) addConnections(svc service, ways []way) {
 	for _, w := range ways {
 		for _, v6 := range bothFamilies {
@@ -47,7 +47,7 @@ func (b *background) addConnections(svc service, ways []way) {
 	}
 }
 
-// addStreams adds a TCP and a UDP stream by some ways, of both families.
+// addStreams adds a TCP and a UDP stream by some ways, in both families.
 func (b *background) addStreams(t *testing.T, svc service, ways []way) {
 	t.Helper()
 	for _, w := range ways {
@@ -61,7 +61,7 @@ func (b *background) addStreams(t *testing.T, svc service, ways []way) {
 	}
 }
 
-// check ends the traffic. Nothing of it may have failed, and nothing may have stood still.
+// check ends the traffic. None of it may have failed, and none may have paused.
 func (b *background) check(t *testing.T) {
 	t.Helper()
 	ok := 0

@@ -14,10 +14,10 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// mistake is a file with something wrong, and what the agent should say about it.
+// mistake is a file with an error in it, and what the agent should report.
 type mistake struct {
 	file, yaml string
-	want       status.Problem // Message is a part of it
+	want       status.Problem // its Message is a part of the agent's
 }
 
 func badService(name, port string) string {
@@ -42,7 +42,7 @@ var mistakes = []mistake{
 		status.Problem{Document: 1, Object: "Service default/unknown-field", Field: "spec.ports[0].tragetPort", Message: "unknown field"},
 	},
 	{
-		// web's own.
+		// This port is web's.
 		"taken-port.yaml", badService("taken-port", "{port: 80, nodePort: 30010}"),
 		status.Problem{Document: 1, Object: "Service default/taken-port", Field: "spec.ports[0].nodePort", Message: "30010"},
 	},
@@ -56,8 +56,8 @@ var mistakes = []mistake{
 	},
 }
 
-// TestMistakes: whatever is wrong with a file, the agent names the place and the reason, the rest
-// goes on, and a file put right is not held against anybody.
+// TestMistakes: whatever is wrong with a file, the agent names the place and the reason, and
+// everything else goes on. A corrected file has no problem left.
 func TestMistakes(t *testing.T) {
 	s := newSetup(t, topo.Routed, modes[1])
 	web := service{name: "web", number: 1}
@@ -73,9 +73,9 @@ func TestMistakes(t *testing.T) {
 	for _, m := range mistakes {
 		check(t, s.manifests.Write(m.file, m.yaml))
 	}
-	// What was good before stays in force.
+	// The earlier state stays in force.
 	check(t, s.manifests.Write("web.yaml", strings.ReplaceAll(web.yaml(), "nodePort: 30010", "nodePort: 1")))
-	s.awaitProblems(t, len(mistakes)+2) // of web, both ports with that number
+	s.awaitProblems(t, len(mistakes)+2) // both ports of web with that number
 	shown, err := s.agents[0].CLI("status")
 	check(t, err)
 	for _, m := range mistakes {
@@ -104,7 +104,7 @@ func (s *setup) awaitProblems(t *testing.T, count int) {
 	}))
 }
 
-// checkNamed looks for one line of the status that says all.
+// checkNamed looks for one line of the status that has all parts.
 func checkNamed(t *testing.T, s *setup, shown string, m mistake) {
 	t.Helper()
 	where := fmt.Sprintf("%s (document %d)", filepath.Join(s.manifests.Dir, m.file), m.want.Document)
@@ -117,8 +117,8 @@ func checkNamed(t *testing.T, s *setup, shown string, m mistake) {
 	t.Errorf("no line says %+v of %s:\n%s", m.want, m.file, shown)
 }
 
-// TestBrake: all manifests vanish at once, as by a failed mount. The services go on, over a restart,
-// too, and the status says what is held, until it is defined again, taken over or released.
+// TestBrake: all manifests vanish at once, as by a failed mount. The services go on, over a
+// restart, too. The status lists what is held, until it is defined again, taken over or released.
 func TestBrake(t *testing.T) {
 	const count = 20
 	s := newSetup(t, topo.Routed, modes[1])
@@ -148,20 +148,20 @@ func TestBrake(t *testing.T) {
 			t.Errorf("the status doesn't say %q:\n%s", want, shown)
 		}
 	}
-	// A restart is no way round it.
+	// A restart does not release them.
 	agent.Kill()
 	check(t, agent.Start())
 	awaitHeld(t, agent, count)
 	connectAllTo(t, pod, services, ways)
 
-	// What is deleted later is deleted.
+	// Services that are deleted later are deleted.
 	more := service{name: "more", app: "web", number: count + 1}
 	s.addService(t, more)
 	s.awaitServices(t, (count+1)*portsOfService)
 	check(t, s.manifests.Remove("more.yaml"))
 	s.awaitServices(t, count*portsOfService)
 
-	// Another service may have what one had.
+	// Another service may take an address that one had.
 	heir := service{name: "heir", app: "web", number: 1}
 	s.addService(t, heir)
 	awaitHeld(t, agent, count-1)
@@ -181,7 +181,7 @@ func TestBrake(t *testing.T) {
 }
 
 // TestDirectoryAwayOverRestart: an agent that starts while its directory can't be read serves what
-// the one before did, keeps its devices, and follows the directory once it is there.
+// the last agent did, keeps its devices, and follows the directory once it is there.
 func TestDirectoryAwayOverRestart(t *testing.T) {
 	s := newSetup(t, topo.Routed, modes[1])
 	web := service{name: "web", number: 1}

@@ -20,7 +20,7 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// bundleFiles are what a bundle holds of a node where an agent runs.
+// bundleFiles are the files of a bundle from a node with an agent.
 var bundleFiles = []string{
 	"MANIFEST", "version.txt", "status.json", "status.txt", "counters.txt", "maps/services.txt", "maps/backends.txt", "maps/flows.txt",
 	"maps/addresses.txt", "maps/devices.txt", "maps/nexthops.txt", "maps/sizes.txt", "metrics.txt", "health.txt", "configz.json",
@@ -42,7 +42,8 @@ current-context: x
 `
 )
 
-// TestBundle: all parts are there, and of a secret of the agent's nothing, though it is in a flag, too.
+// TestBundle: all parts are there, and none holds a secret of the agent, even
+// one that is in a flag.
 func TestBundle(t *testing.T) {
 	dir := t.TempDir()
 	kubeconfig, configuration := filepath.Join(dir, "kubeconfig"), filepath.Join(dir, "config.yaml")
@@ -119,7 +120,8 @@ func TestBundle(t *testing.T) {
 	}
 }
 
-// TestBundleWithout: what can't be read is named with the reason, and the rest is there.
+// TestBundleWithout: parts that can't be read are named with the reason, and
+// the others are there.
 func TestBundleWithout(t *testing.T) {
 	s, _, _ := twoServices(t, modes[0])
 	agent := s.agents[0]
@@ -174,7 +176,7 @@ func untar(t *testing.T, raw []byte) map[string]string {
 	}
 }
 
-// checkManifest wants what the manifest lists, and nothing else.
+// checkManifest expects exactly the files that the manifest lists.
 func checkManifest(t *testing.T, files map[string]string) {
 	t.Helper()
 	_, holds, _ := strings.Cut(files["MANIFEST"], "\nHolds\n")
@@ -216,7 +218,7 @@ func checkBundle(t *testing.T, files map[string]string) {
 	}
 }
 
-// checkHashes: one client is one hash, in both records of a flow.
+// checkHashes: one client has one hash, in both records of a flow.
 func checkHashes(t *testing.T, flows string) {
 	t.Helper()
 	of := map[string][]string{}

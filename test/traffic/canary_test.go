@@ -22,8 +22,7 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// breakage is what somebody does to the datapath of an agent that repairs nothing meanwhile, and what /healthz then
-// says of it.
+// breakage is a change to the datapath of an agent that repairs nothing meanwhile, and what /healthz then reports.
 type breakage struct {
 	name  string
 	do    func(t *testing.T, pins string)
@@ -38,7 +37,7 @@ var breakages = []breakage{
 	{"sockets detached", detached("*connect4*"), "connect4"},
 	{"frontends gone", emptied("services4"), "is taken for no frontend"},
 	{"endpoints gone", emptied("backends"), "leads to no backend"},
-	{"a map frozen", frozen("services6"), "the map services6 can't be written"}, // the last: no agent can mend it
+	{"a map frozen", frozen("services6"), "the map services6 can't be written"}, // the last: no agent can repair it
 }
 
 func detached(pattern string) func(*testing.T, string) {
@@ -53,7 +52,7 @@ func pinnedMap(t *testing.T, pins, name string) *ebpf.Map {
 	return m
 }
 
-// emptied takes all elements out of a map, or those of an array to zero.
+// emptied removes all elements of a map, or sets those of an array to zero.
 func emptied(name string) func(*testing.T, string) {
 	return func(t *testing.T, pins string) {
 		t.Helper()
@@ -79,8 +78,8 @@ func frozen(name string) func(*testing.T, string) {
 	return func(t *testing.T, pins string) { check(t, pinnedMap(t, pins, name).Freeze()) }
 }
 
-// TestHealthAsksDatapath: /healthz and /readyz say what is wrong with the datapath, hook by hook and map by map,
-// and that it works again. /livez does not: a restart is not what it needs.
+// TestHealthAsksDatapath: /healthz and /readyz report what is wrong with the datapath, hook by hook and map by map,
+// and that it works again. /livez does not: a restart would not help.
 func TestHealthAsksDatapath(t *testing.T) {
 	s := newSetup(t, topo.Routed, modes[0])
 	web := service{name: "web", number: 1}
@@ -122,7 +121,7 @@ func awaitProbe(t *testing.T, node *topo.Node, port int, path string, want int, 
 	})
 }
 
-// probeNode sends an HTTP request on a node, to itself.
+// probeNode sends an HTTP request from a node to itself.
 func probeNode(t *testing.T, node *topo.Node, port int, path string) (code int, body string) {
 	t.Helper()
 	check(t, node.Do(func() error {

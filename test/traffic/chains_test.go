@@ -11,21 +11,21 @@ import (
 	"github.com/waggle-lb/waggle/control/status"
 )
 
-// about are the messages that begin so.
+// about returns the messages with a prefix.
 func about(messages []string, prefix string) []string {
 	return slices.DeleteFunc(slices.Clone(messages), func(m string) bool { return !strings.HasPrefix(m, prefix) })
 }
 
-// restartLooking restarts node-1's agent, to look around every second.
+// restartLooking restarts node-1's agent, with a look at its surroundings every second.
 func restartLooking(t *testing.T, s *setup, more ...string) {
 	t.Helper()
 	check(t, s.agents[0].Stop())
 	check(t, s.agents[0].Start(append(more, "--sync-period=1s")...))
 }
 
-// TestForwardPolicyDrop, of contract 49: a chain FORWARD with policy drop, as docker leaves it. Where
-// a CNI plugin has it accept its pods' packets, all services work, and nothing is told. Where not,
-// endpoints on this node can't be reached, and the chain is named.
+// TestForwardPolicyDrop, of contract 49: a chain FORWARD with policy drop, as docker leaves it. If
+// a CNI plugin's rules accept its pods' packets, all services work, and nothing is reported. If
+// not, endpoints on this node can't be reached, and the chain is named.
 func TestForwardPolicyDrop(t *testing.T) {
 	needNFT(t)
 	s, c, services := twoServices(t, modes[1])
@@ -77,8 +77,8 @@ add rule %[1]s filter pods %[1]s saddr %[2]s accept
 	}))
 }
 
-// TestOwnersFilters, of contract 58: rules of the node's owner that service traffic does not pass, or
-// only after its translation, are told as notices.
+// TestOwnersFilters, of contract 58: rules of the node's owner that service traffic does not pass,
+// or passes only after its translation, are reported as notices.
 func TestOwnersFilters(t *testing.T) {
 	needNFT(t)
 	s, c, services := twoServices(t, modes[1])
@@ -99,7 +99,7 @@ table inet owner {
 		return len(about(s.Notices, raw)) == 1 && len(about(s.Notices, forward)) == 1 && len(about(s.Notices, "chain ")) == 2
 	}))
 	expectTold(t, s, "Notices", raw, `waggle_findings{about="chains",severity="notice"} 2`)
-	// And so it is: the laptop is served.
+	// The rules have no effect: the laptop is served.
 	checkServed(t, remote, s.ways(c)[:2])
 
 	restartLooking(t, s, "--express=off")

@@ -68,7 +68,7 @@ func cleanup(t *testing.T, m mode) {
 	}
 }
 
-// checkOnlyOne wants neither a cleanup nor a second agent beside a running one.
+// checkOnlyOne expects that neither a cleanup nor a second agent runs beside an agent.
 func checkOnlyOne(t *testing.T, a *cluster.Agent) {
 	t.Helper()
 	refused, err := a.Run("cleanup", "--pin-dir", a.PinDir, "--run-dir", a.RunDir)
@@ -84,7 +84,7 @@ func checkOnlyOne(t *testing.T, a *cluster.Agent) {
 	}
 }
 
-// checkPlainTraffic: pods still reach each other, and services are not there any more.
+// checkPlainTraffic expects that pods still reach each other, and that services are gone.
 func checkPlainTraffic(t *testing.T, s *setup, c *clients, svc service, pods []*topo.Pod) {
 	t.Helper()
 	for _, from := range []*topo.Client{c.inside, c.outside} {
@@ -102,7 +102,7 @@ func checkPlainTraffic(t *testing.T, s *setup, c *clients, svc service, pods []*
 	}
 }
 
-// traces are all the places where waggle leaves something on a node, and what is there.
+// traces lists what waggle has left on a node, in all the places where it leaves something.
 func traces(t *testing.T, a *cluster.Agent) []string {
 	t.Helper()
 	var out []string
@@ -141,7 +141,7 @@ func deviceTraces(note func(string, ...any)) error {
 		for _, attach := range []ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress} {
 			result, err := link.QueryPrograms(link.QueryOptions{Target: attrs.Index, Attach: attach})
 			if errors.Is(err, unix.EINVAL) {
-				continue // the kernel has no TCX: the qdisc tells
+				continue // the kernel has no TCX: the qdisc shows it
 			}
 			if err != nil {
 				return fmt.Errorf("%s, %v: %w", attrs.Name, attach, err)
@@ -169,15 +169,15 @@ func cgroupTraces(t *testing.T, path string, note func(string, ...any)) {
 	}
 }
 
-// objects are the kernel's, by their ids: other tests have objects of the same names.
+// objects are the kernel's, by their ids: other tests have objects with the same names.
 type objects struct {
 	links    []link.ID
 	programs []ebpf.ProgramID
 	maps     []ebpf.MapID
 }
 
-// kernelObjects lists what the agent has made in the kernel, the maps that only programs refer
-// to included.
+// kernelObjects lists what the agent has made in the kernel, including maps that only programs
+// refer to.
 func kernelObjects(t *testing.T, a *cluster.Agent) objects {
 	t.Helper()
 	var out objects

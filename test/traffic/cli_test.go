@@ -17,7 +17,7 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// TestCommands: what the command shows of a node with two services, in each of its formats.
+// TestCommands: the commands' output on a node with two services, in each format.
 func TestCommands(t *testing.T) {
 	s, c, services := twoServices(t, modes[0])
 	stream, reply := c.laptop.OpenTCP(topo.Request{To: services[1].nodePort(s.Nodes[0].IP4, echo)})
@@ -34,10 +34,10 @@ func TestCommands(t *testing.T) {
 	t.Run("without an agent", func(t *testing.T) { look.withoutAgent(t) })
 }
 
-// looker runs the commands that only look.
+// looker runs the commands that only read.
 type looker struct{ agent *cluster.Agent }
 
-// table runs a command and splits its rows, which are the lines below the header, into cells.
+// table runs a command and splits its rows, the lines below the header, into cells.
 func (l looker) table(t *testing.T, args ...string) (header []string, rows [][]string) {
 	t.Helper()
 	out, err := l.agent.CLI(args...)
@@ -56,7 +56,7 @@ func (l looker) table(t *testing.T, args ...string) (header []string, rows [][]s
 	return header, rows
 }
 
-// cellsOf takes two spaces for the end of a cell.
+// cellsOf splits a line where two spaces end a cell.
 func cellsOf(line string) []string {
 	var out []string
 	for cell := range strings.SplitSeq(strings.TrimSpace(line), "  ") {
@@ -67,7 +67,7 @@ func cellsOf(line string) []string {
 	return out
 }
 
-// objects runs a command with each of the machines' formats, and wants the same of both.
+// objects runs a command with -o json and -o yaml, and expects the same objects from both.
 func (l looker) objects(t *testing.T, into any, args ...string) {
 	t.Helper()
 	out, err := l.agent.CLI(append(args, "-o", "json")...)
@@ -154,7 +154,7 @@ func (l looker) backendList(t *testing.T) {
 	}
 }
 
-// flowList looks for the stream's two records, and for nothing of the other service.
+// flowList expects the stream's two records, and none of the other service.
 func (l looker) flowList(t *testing.T, stream topo.Reply) {
 	_, rows := l.table(t, "flow", "list", "--service", "default/remote", "--address", "192.168.1.10", "-o", "wide")
 	want := []string{"TCP", "outside", stream.Local.String(), "192.168.1.2:30027",
@@ -199,7 +199,7 @@ func (l looker) status(t *testing.T) {
 	}
 }
 
-// withoutAgent: the maps are the state, and can be looked at when nobody keeps them.
+// withoutAgent: the maps are the state, and the commands read them without an agent.
 func (l looker) withoutAgent(t *testing.T) {
 	out, err := l.agent.CLI("status")
 	check(t, err)
@@ -210,7 +210,7 @@ func (l looker) withoutAgent(t *testing.T) {
 	l.backendList(t)
 }
 
-// refusals: each mistake gives one line that names it, and the status 1.
+// refusals: each mistake gives one line that names it, and exit status 1.
 func (l looker) refusals(t *testing.T) {
 	at := func(pins string, args ...string) []string {
 		return append(args, "--pin-dir", pins, "--run-dir", l.agent.RunDir)

@@ -9,8 +9,8 @@ import (
 )
 
 // TestConnectedUDP, of contract 53: a connected UDP socket of a pod goes by packet, and its
-// application notices nothing of that: the service's address is its peer, what it sends by name goes
-// where it is connected, a closed port and a service without endpoints are told at once.
+// application sees no difference. Its peer is the service's address, what it sends by name goes to
+// its peer, and a closed port and a service without endpoints are reported at once.
 func TestConnectedUDP(t *testing.T) {
 	s := newSetup(t, topo.Routed, modes[1])
 	web, none := service{name: "web", number: 1}, service{name: "none", number: 2}
@@ -30,7 +30,7 @@ func TestConnectedUDP(t *testing.T) {
 	for _, w := range ways {
 		for _, v6 := range bothFamilies {
 			to := web.clusterIP(dns, v6)
-			for range 5 { // the choice is a random one
+			for range 5 { // the choice is random
 				reply := w.client.UDPConnected(topo.Request{To: to, Count: 5, ByName: true, Size: 100})
 				if !reply.OK() || reply.Peer != to || reply.Source != to {
 					t.Errorf("%s to %s: %s", w.name, to, reply)

@@ -48,10 +48,11 @@ func (s *setup) awaitRole(t *testing.T, device string, role status.Role) {
 	}))
 }
 
-// several connections differ in their ports, by which the kernel chooses among several ways.
+// several connections have several ports, by which the kernel chooses among several ways.
 const several = 8
 
-// ask asks all services, in both families, by TCP and UDP, so often that each way is taken.
+// ask sends requests to all services, in both families, by TCP and UDP, so often that each way is
+// taken.
 func ask(t *testing.T, what string, c *topo.Client, services []service, from func(v6 bool) netip.Addr, to func(s service, p port, v6 bool) netip.AddrPort) {
 	t.Helper()
 	for _, svc := range services {
@@ -61,7 +62,7 @@ func ask(t *testing.T, what string, c *topo.Client, services []service, from fun
 				replies := exchanges(c, topo.Request{To: tcp, Source: from(v6)}, topo.Request{To: udp, Source: from(v6)})
 				checkAnswers(t, what+", "+svc.name, svc.name, replies, tcp, udp)
 				if t.Failed() {
-					break // each of the others would take its time
+					break // each of the others would take its timeout
 				}
 			}
 		}
@@ -85,15 +86,15 @@ func everywhere(v6 bool) *net.IPNet {
 	return &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}
 }
 
-// routeLBs leads the laptop to load balancer addresses by one of node-1's addresses.
+// routeLBs routes load balancer addresses from the laptop by one of node-1's addresses.
 func (s *setup) routeLBs(t *testing.T, via func(v6 bool) netip.Addr) {
 	t.Helper()
 	check(t, s.Laptop.AddRoute(netip.MustParsePrefix("203.0.113.0/24"), via(false)))
 	check(t, s.Laptop.AddRoute(netip.MustParsePrefix("2001:db8::/64"), via(true)))
 }
 
-// TestECMP, of contract 45: a node has two ways to everywhere, and clients come by either, whose
-// answers take either.
+// TestECMP, of contract 45: a node has two ways to everywhere. Clients come by either, and answers
+// to them take either.
 func TestECMP(t *testing.T) {
 	for _, m := range modes[:2] {
 		t.Run(m.name, func(t *testing.T) { ecmp(t, m) })
@@ -104,7 +105,7 @@ func ecmp(t *testing.T, m mode) {
 	s, services := localAndRemote(t, m)
 	node := s.Nodes[0].Host
 	check(t, s.AddEthernet(s.Laptop, node))
-	clientOf := func(v6 bool) netip.Addr { // that is no neighbour of the node's
+	clientOf := func(v6 bool) netip.Addr { // not a neighbour of the node
 		if v6 {
 			return netip.MustParseAddr("2001:db8:51::1")
 		}
@@ -128,8 +129,8 @@ func ecmp(t *testing.T, m mode) {
 	ask(t, "by eth1", c, services, clientOf, service.lb)
 }
 
-// TestSecondNIC, of contract 45: the pod network, and load balancer traffic, are on a NIC with no
-// address of the Node object and no default route.
+// TestSecondNIC, of contract 45: the pod network, and load balancer traffic, are on a NIC without
+// an address of the Node object and without a default route.
 func TestSecondNIC(t *testing.T) {
 	for _, m := range modes[:2] {
 		t.Run(m.name, func(t *testing.T) { secondNIC(t, m) })
@@ -193,8 +194,8 @@ func TestUnnumberedUplink(t *testing.T) {
 	})
 }
 
-// routeOnly leads a host everywhere by another one, in a table of its own, in which all is looked up
-// that the main table has no route for.
+// routeOnly adds a default route by another host, in a table of its own, which is used where the
+// main table has no route.
 func routeOnly(h, via *topo.Host, v6 bool) error {
 	const table = 100
 	rule := netlink.NewRule()
@@ -216,8 +217,8 @@ func routeOnly(h, via *topo.Host, v6 bool) error {
 	return errors.Join(h.Netlink().RuleAdd(rule), h.Netlink().RouteAdd(route))
 }
 
-// routeTo leads a host to an address that another one has elsewhere than on its eth0. IPv4 needs
-// no route: the other one answers for all of its addresses.
+// routeTo adds a route to an address that another host has on another device than its eth0. IPv4
+// needs no route: the other host answers for all of its addresses.
 func routeTo(h, to *topo.Host, v6 bool) error {
 	if !v6 {
 		return nil
@@ -250,8 +251,8 @@ func linkLocal(h *topo.Host) (net.IP, error) {
 	return nil, errors.Join(err, fmt.Errorf("%s has no link-local address", h.Name))
 }
 
-// TestBridgeUplink, of contract 45 and 57: the node's address is on a bridge, of which the NIC is a
-// port, and a virtual machine's device another one.
+// TestBridgeUplink, of contract 45 and 57: the node's address is on a bridge. The NIC is a port of
+// the bridge, and so is a virtual machine's device.
 func TestBridgeUplink(t *testing.T) {
 	s, services := localAndRemote(t, modes[1])
 	node := s.Nodes[0].Host
@@ -288,7 +289,7 @@ func (s *setup) addUnseen(t *testing.T) *topo.Host {
 	return pod.Host
 }
 
-// TestGuests, of contract 57: virtual machines, and containers, on a bridge of the node, in a subnet
+// TestGuests, of contract 57: virtual machines and containers on a bridge of the node, in a subnet
 // of their own, reach services.
 func TestGuests(t *testing.T) {
 	for name, taps := range map[string][]bool{"machine": {true}, "container": {false}, "both": {true, false}} {
@@ -317,8 +318,8 @@ func guests(t *testing.T, taps []bool) {
 	}
 }
 
-// addGuest puts a machine or a container on the bridge. A container's address is kept, as a pod's, so
-// the other node has to know the way.
+// addGuest connects a machine or a container to the bridge. A container keeps its address, as a pod
+// does, so the other node needs a route to it.
 func (s *setup) addGuest(t *testing.T, number int, tap bool) *topo.Host {
 	t.Helper()
 	name := fmt.Sprintf("veth-%d", number)
@@ -338,7 +339,7 @@ func (s *setup) addGuest(t *testing.T, number int, tap bool) *topo.Host {
 	return guest
 }
 
-// guestNetwork is a host's address, and its subnet, on the bridge.
+// guestNetwork returns a host's address, and its subnet, on the bridge.
 func guestNetwork(host int, v6 bool) netip.Prefix {
 	if v6 {
 		return netip.MustParsePrefix(fmt.Sprintf("fd00:192:168:122::%d/64", host))
@@ -346,8 +347,8 @@ func guestNetwork(host int, v6 bool) netip.Prefix {
 	return netip.MustParsePrefix(fmt.Sprintf("192.168.122.%d/24", host))
 }
 
-// TestHairpinBehindBridge, of contract 10: a container that shares the node's bridge with others is its
-// own service's only endpoint.
+// TestHairpinBehindBridge, of contract 10: a container that shares the node's bridge with others is
+// the only endpoint of its own service.
 func TestHairpinBehindBridge(t *testing.T) {
 	s := newSetup(t, topo.Routed, modes[1])
 	check(t, s.Nodes[0].AddBridge("virbr0", guestNetwork(1, false), guestNetwork(1, true)))
@@ -367,8 +368,8 @@ func TestHairpinBehindBridge(t *testing.T) {
 	}
 }
 
-// TestDeviceAppears, of contract 45: a NIC comes, and gets its addresses, while the agent runs. It is
-// taken for a pod's until then.
+// TestDeviceAppears, of contract 45: a NIC appears, and gets its addresses, while the agent runs.
+// Until then it has the role of a pod's device.
 func TestDeviceAppears(t *testing.T) {
 	s, services := localAndRemote(t, modes[1])
 	node := s.Nodes[0].Host
@@ -389,8 +390,8 @@ func TestDeviceAppears(t *testing.T) {
 	s.awaitRole(t, "eth1", status.RolePod)
 }
 
-// TestDeviceProblems, of contract 45: the status names a device that carries packets but has no role,
-// and a flag that names no device; contradictory flags end the agent at once.
+// TestDeviceProblems, of contract 45: the status names a device that carries packets but has no
+// role, and a flag that matches no device. Contradictory flags end the agent at once.
 func TestDeviceProblems(t *testing.T) {
 	s := newSetup(t, topo.Routed, modes[1])
 	node, agent := s.Nodes[0].Host, s.agents[0]
@@ -400,7 +401,7 @@ func TestDeviceProblems(t *testing.T) {
 	pair.PeerName = "odd1"
 	check(t, node.Netlink().LinkAdd(pair))
 	check(t, errors.Join(node.SetUp("odd0"), node.SetUp("odd1"), node.AwaitCarrier("odd0", "odd1")))
-	// its own neighbour discovery is traffic, too, but may take its time
+	// Its own neighbour discovery counts as packets, too, but may come late.
 	check(t, node.AddAddr("odd1", netip.MustParsePrefix("10.99.0.1/24")))
 	check(t, node.Netlink().NeighAdd(&netlink.Neigh{LinkIndex: indexOf(t, node, "odd1"), IP: net.IPv4(10, 99, 0, 2), HardwareAddr: macOf(t, node, "odd0"), State: netlink.NUD_PERMANENT}))
 	_ = client(t, node).UDPConnected(topo.Request{To: at("10.99.0.2", 9)})

@@ -9,8 +9,8 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// TestServiceAndEndpointByUDP, of contract 44: one unconnected UDP socket asks a service and the
-// endpoint behind it in turn, and each answer is from the address that was asked.
+// TestServiceAndEndpointByUDP, of contract 44: one unconnected UDP socket sends to a service and to
+// the endpoint behind it in turn. Each answer comes from the address that was asked.
 func TestServiceAndEndpointByUDP(t *testing.T) {
 	s := newSetup(t, topo.Routed, modes[1])
 	web := service{name: "web", number: 1}
@@ -33,8 +33,8 @@ func TestServiceAndEndpointByUDP(t *testing.T) {
 	}
 }
 
-// TestServiceAndEndpointByPacketUDP, of contract 44: the same, of a client that is served by packet. If it has
-// spoken to the endpoint first, netfilter knows.
+// TestServiceAndEndpointByPacketUDP, of contract 44: the same, for a client that is served by
+// packet. If it has sent to the endpoint first, netfilter's table shows it.
 func TestServiceAndEndpointByPacketUDP(t *testing.T) {
 	needNFT(t)
 	for _, m := range modes {
@@ -58,7 +58,8 @@ func TestServiceAndEndpointByPacketUDP(t *testing.T) {
 	}
 }
 
-// askBoth asks the endpoint and the service in turn from one port, either of them first. Each answer is from the address that was asked.
+// askBoth sends to the endpoint and to the service in turn from one port, in both orders. Each
+// answer comes from the address that was asked.
 func askBoth(t *testing.T, from *topo.Client, byService, directly netip.AddrPort) {
 	t.Helper()
 	for _, pair := range [][2]netip.AddrPort{{directly, byService}, {byService, directly}} {
@@ -72,8 +73,9 @@ func askBoth(t *testing.T, from *topo.Client, byService, directly netip.AddrPort
 	}
 }
 
-// TestServiceAndEndpointByTCP, of contract 44: a client that is served by packet has a connection to a
-// service, and connects from the same port directly to the endpoint behind it; or the other way round.
+// TestServiceAndEndpointByTCP, of contract 44: a client that is served by packet has a connection
+// to a service, and connects from the same port directly to the endpoint behind it; and in the
+// other order.
 func TestServiceAndEndpointByTCP(t *testing.T) {
 	s := newSetup(t, topo.Routed, modes[1])
 	web := service{name: "web", number: 1}
@@ -89,7 +91,8 @@ func TestServiceAndEndpointByTCP(t *testing.T) {
 	}
 }
 
-// connectBoth opens two connections from one port, one after the other, and has both answered.
+// connectBoth opens two connections from one port, one after the other, and expects answers on
+// both.
 func connectBoth(t *testing.T, from *topo.Client, port uint16, addrs ...netip.AddrPort) {
 	t.Helper()
 	var open []*topo.Stream

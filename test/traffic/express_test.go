@@ -22,8 +22,8 @@ func adopter(t *testing.T, dir string) *ebpf.Program {
 	return p
 }
 
-// TestExpressPassesEgress: what tc ingress has sent, tc egress does not translate again, although
-// here a record says so: it is not looked up.
+// TestExpressPassesEgress: tc egress does not translate a packet again that tc ingress has sent,
+// even if there is a record for it: it does not look.
 func TestExpressPassesEgress(t *testing.T) {
 	s, c, services := twoServices(t, modes[1])
 	streams := openExpress(t, s, c, services[1])

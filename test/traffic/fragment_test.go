@@ -12,11 +12,11 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// fragmented is more than five packets.
+// fragmented is the size of a datagram that needs more than five packets.
 const fragmented = 8000
 
-// TestFragmentedUDP, of contract 40: datagrams larger than the MTU arrive whole, both ways, through
-// every frontend.
+// TestFragmentedUDP, of contract 40: datagrams larger than the MTU arrive whole, in both
+// directions, through every frontend.
 func TestFragmentedUDP(t *testing.T) {
 	for _, pods := range []topo.PodNetwork{topo.Routed, topo.VXLAN} {
 		for _, m := range modes {
@@ -53,14 +53,14 @@ func fragmentedUDP(t *testing.T, pods topo.PodNetwork, m mode) {
 		t.Errorf("XDP saw no fragment: %v", moved)
 	}
 	for k, n := range moved {
-		if strings.Contains(k, "/drop") { // others than ours may be unparsed: the kernels' multicast reports
+		if strings.Contains(k, "/drop") { // unparsed packets may be others: the kernels' multicast reports
 			t.Errorf("%d packets ended in %s", n, k)
 		}
 	}
 }
 
-// fragmentedTo: the first datagram may be lost, for it may be what tells the client of a smaller
-// MTU (only senders cut IPv6 packets); all that follow arrive.
+// fragmentedTo: the first datagram may be lost, because it may be the one that shows the client a
+// smaller MTU (only senders fragment IPv6 packets). All later ones arrive.
 func fragmentedTo(t *testing.T, c *topo.Client, pod string, to netip.AddrPort) {
 	t.Helper()
 	stream, r := c.OpenUDP(topo.Request{To: to, Timeout: time.Second})

@@ -12,9 +12,9 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// TestHandover: connections of every way that packets take go on in the kernel's table, with the
-// addresses and ports that they had, while waggle is still attached and when it is gone. New ones
-// are the kernel's. An agent that is started instead serves new ones, and leaves the others alone.
+// TestHandover: connections on every path of packets go on in the kernel's table, with their
+// addresses and ports, while waggle is still attached and after it is gone. The kernel serves new
+// ones. If an agent is started instead, it serves new ones and leaves the others to the kernel.
 func TestHandover(t *testing.T) {
 	for _, pods := range []topo.PodNetwork{topo.Routed, topo.VXLAN} {
 		for _, m := range modes[:2] {
@@ -23,8 +23,8 @@ func TestHandover(t *testing.T) {
 	}
 }
 
-// successor is a network with a service on either node, whose connections are waggle's, and another
-// proxy that is ready to take over.
+// successor is a network with a service on either node, whose connections waggle serves, and
+// another proxy that is ready to take over.
 type successor struct {
 	*setup
 	services []service
@@ -66,8 +66,8 @@ func (s *successor) checkAll(t *testing.T, when string) {
 	}
 }
 
-// byPacket counts the connections whose packets are translated. Of those of sockets that are connected
-// straight to their endpoints that is UDP in pods, whose endpoint may be another one day.
+// byPacket counts the connections whose packets are translated. Of the sockets in pods these are
+// UDP sockets, whose endpoint may change.
 func (s *successor) byPacket() (count int) {
 	for _, p := range s.all {
 		if !strings.Contains(p.name, "socket") || strings.HasSuffix(p.name, "udp") {
@@ -116,7 +116,7 @@ func handover(t *testing.T, network topo.PodNetwork, m mode) {
 		t.Errorf("once more: %v, %s", err, out)
 	}
 
-	check(t, agent.Start()) // a change of mind
+	check(t, agent.Start()) // the handover is revoked
 	nft(t, s.Nodes[0].Host, "delete table inet proxy\n")
 	s.checkAll(t, "by the kernel, beside an agent")
 	connectAll(t, s.services, s.ways)
@@ -126,7 +126,7 @@ func handover(t *testing.T, network topo.PodNetwork, m mode) {
 	}
 }
 
-// TestHandoverThenCleanup: with the datapath gone, the connections go on.
+// TestHandoverThenCleanup: after the datapath is gone, the connections go on.
 func TestHandoverThenCleanup(t *testing.T) {
 	s := newSuccessor(t, topo.Routed, modes[1])
 	agent := s.agents[0]
@@ -138,7 +138,8 @@ func TestHandoverThenCleanup(t *testing.T) {
 	s.checkAll(t, "without waggle")
 }
 
-// TestDrain: what waggle has goes on, what is new is the kernel's, and the end is told.
+// TestDrain: waggle's connections go on, the kernel serves new ones, and the command reports the
+// end.
 func TestDrain(t *testing.T) {
 	s := newSuccessor(t, topo.Routed, modes[1])
 	agent := s.agents[0]
@@ -170,7 +171,7 @@ func TestDrain(t *testing.T) {
 			}
 		}
 	}
-	await(fmt.Sprintf("connections left: %d", left)) // UDP's
+	await(fmt.Sprintf("connections left: %d", left)) // those of UDP
 	check(t, cmd.Process.Kill())
 	_ = cmd.Wait()
 }

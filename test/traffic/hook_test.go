@@ -20,7 +20,7 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// attachBouncer attaches somebody else's program, which accepts every packet and ends the chain
+// attachBouncer attaches another program, which accepts every packet and ends the chain
 // (TC_ACT_OK), before all others on a node's device.
 func attachBouncer(t *testing.T, node *topo.Node, device string) ebpf.ProgramID {
 	t.Helper()
@@ -51,9 +51,9 @@ func attachBouncer(t *testing.T, node *topo.Node, device string) ebpf.ProgramID 
 	return id
 }
 
-// TestOtherProgramOnHook, of contract 56: waggle's program goes before one that ends the chain and
-// was there before it. One that goes before it later is told, in the status, the metrics and the
-// log, and the next agent goes before that too.
+// TestOtherProgramOnHook, of contract 56: waggle's program goes before an earlier one that ends the
+// chain. A program that goes before waggle's later is reported, in the status, the metrics and the
+// log. The next agent goes before that one too.
 func TestOtherProgramOnHook(t *testing.T) {
 	s := newSetup(t, topo.Routed, modes[1])
 	web := service{name: "web", number: 1}
@@ -96,7 +96,7 @@ func aboutHooks(warnings []string) []string {
 	return slices.DeleteFunc(slices.Clone(warnings), func(w string) bool { return !strings.Contains(w, "tc-ingress") })
 }
 
-// expectTold wants a finding in the output of `waggle status`, in a section, in the log and, as a
+// expectTold expects a finding in the output of `waggle status`, in a section, in the log and, as a
 // line, in the metrics of node-1's agent.
 func expectTold(t *testing.T, s *setup, section, text, metric string) {
 	t.Helper()
@@ -117,7 +117,7 @@ func expectTold(t *testing.T, s *setup, section, text, metric string) {
 	}
 }
 
-// metricsOf reads the metrics of a node's agent, which it shows to the node only.
+// metricsOf reads the metrics of a node's agent, which it serves only to the node.
 func metricsOf(t *testing.T, node *topo.Node) string {
 	t.Helper()
 	var conn net.Conn

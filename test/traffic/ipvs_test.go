@@ -23,8 +23,8 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// TestBesideIPVS is the matrix on a node where kube-proxy in IPVS mode was: its device still holds
-// the addresses of services, and the kernel's virtual servers lead to an endpoint that is gone.
+// TestBesideIPVS is the matrix on a node where kube-proxy ran in IPVS mode: its device still holds the addresses of
+// services, and the kernel's virtual servers lead to an endpoint that is gone.
 //
 // Contract: 8, 36.
 func TestBesideIPVS(t *testing.T) {
@@ -49,9 +49,9 @@ func TestBesideIPVS(t *testing.T) {
 }
 
 // TestTakeoverIPVS: connections that kube-proxy in IPVS mode has opened, masqueraded and not, go on when waggle
-// starts, when kube-proxy's rules are cleaned up, and while an agent restarts. Each sends 16 bytes every 50 ms, and is
-// broken if it gets no answer within 2 s, or another pod's, or if its pod sees another client. They end with IPVS'
-// entries; and without the records that a takeover makes they break at once.
+// starts, when kube-proxy's rules are cleaned up, and while an agent restarts. Each sends 16 bytes every 50 ms. It
+// counts as broken if it gets no answer within 2 s, or another pod's, or if its pod sees another client. The
+// connections end with IPVS' entries. Without the records that a takeover makes they break at once.
 func TestTakeoverIPVS(t *testing.T) {
 	for _, m := range modes[:2] {
 		t.Run(m.name, func(t *testing.T) { takeoverIPVS(t, m) })
@@ -75,7 +75,7 @@ func takeoverIPVS(t *testing.T, m mode) {
 	check(t, agent.Start())
 	check(t, agent.Await("the services", func(s *status.Status) bool { return s.Proxy.Services == len(services)*portsOfService }))
 	all.goOn(t, "with an agent")
-	awaitForeign(t, agent, 2*2*len(all.streams)) // a pair for each zone where its packets may come in
+	awaitForeign(t, agent, 2*2*len(all.streams)) // a pair for each zone that its packets may come in by
 	before, err := agent.Counters()
 	check(t, err)
 
@@ -101,9 +101,9 @@ func takeoverIPVS(t *testing.T, m mode) {
 	t.Run("without-records", func(t *testing.T) { all.breakWithoutRecords(t, agent) })
 }
 
-// expire: when IPVS forgets connections, their records end, and the next packet opens a flow of ours.
+// expire: when IPVS drops connections, their records end, and the next packet opens a flow of waggle's.
 func (s *steady) expire(t *testing.T, p *virtualServers, agent *cluster.Agent) {
-	p.ipvsadm(t, "--set", "0", "0", "1") // seconds, of UDP; from the next packet on
+	p.ipvsadm(t, "--set", "0", "0", "1") // seconds, for UDP; from the next packet on
 	tcp := 0
 	for _, f := range s.streams {
 		if reply := f.send(); !reply.OK() {
@@ -134,8 +134,8 @@ func (s *steady) expire(t *testing.T, p *virtualServers, agent *cluster.Agent) {
 	}
 }
 
-// breakWithoutRecords: of the masqueraded TCP connections none goes on when the records are gone. That others may is
-// chance: their packets may be led to the same pod. UDP has flows of ours by now.
+// breakWithoutRecords: none of the masqueraded TCP connections goes on when the records are gone. Others may go on by
+// chance, if their packets are led to the same pod. UDP has flows of waggle's by now.
 func (s *steady) breakWithoutRecords(t *testing.T, agent *cluster.Agent) {
 	agent.Kill()
 	forget(t, agent)
@@ -150,7 +150,7 @@ func (s *steady) breakWithoutRecords(t *testing.T, agent *cluster.Agent) {
 	}
 }
 
-// forget clears the table of flows.
+// forget empties the table of flows.
 func forget(t *testing.T, agent *cluster.Agent) {
 	t.Helper()
 	for name, set := range map[string]any{"flows4": bpf.FlowSet4{}, "flows6": bpf.FlowSet6{}} {
@@ -178,16 +178,16 @@ func awaitForeign(t *testing.T, agent *cluster.Agent, want int) {
 	t.Fatalf("%d records of adopted connections, want %d:\n%s", strings.Count(list, " foreign "), want, list)
 }
 
-// steady are sockets that send all the time.
+// steady are sockets that send at intervals.
 type steady struct {
 	streams []*lasting
 	loops   *background
-	sent    []atomic.Int64 // by stream: how often
+	sent    []atomic.Int64 // by stream: the number of exchanges
 	broken  atomic.Bool
 }
 
-// How often one sends, and how long it may be silent before it is broken. An emulated machine needs more time, for
-// both: times WAGGLE_PATIENCE.
+// The interval, and how long a socket may be silent before it counts as broken. On an emulated machine both are
+// longer, by the factor WAGGLE_PATIENCE.
 const (
 	steadyPause   = 50 * time.Millisecond
 	steadySilence = 2 * time.Second
@@ -257,13 +257,13 @@ func (f *lasting) send() topo.Reply {
 	return r
 }
 
-// virtualServers are what kube-proxy makes on a node in IPVS mode.
+// virtualServers are the virtual servers of a node, as kube-proxy makes them in IPVS mode.
 type virtualServers struct {
 	node *topo.Node
 	have map[string]bool
 }
 
-// newVirtualServers skips the test if the kernel has no IPVS. Those of test/vm have it.
+// newVirtualServers skips the test if the kernel has no IPVS. The kernels of test/vm have it.
 func newVirtualServers(t *testing.T, node *topo.Node) *virtualServers {
 	t.Helper()
 	needs(t, haveIPVS(node.Host))
@@ -277,7 +277,7 @@ func newVirtualServers(t *testing.T, node *topo.Node) *virtualServers {
 	return &virtualServers{node, map[string]bool{}}
 }
 
-// haveIPVS asks, which loads the kernel's module.
+// haveIPVS queries IPVS, which loads the kernel's module.
 func haveIPVS(h *topo.Host) error {
 	return h.Do(func() error {
 		if _, err := netlink.GenlFamilyGet("IPVS"); errors.Is(err, unix.ENOENT) {
@@ -288,7 +288,7 @@ func haveIPVS(h *topo.Host) error {
 	})
 }
 
-// serve leads an address to real servers. The node holds it, as the target of the client's packets.
+// serve leads an address to real servers. The node holds the address, as the destination of the client's packets.
 func (p *virtualServers) serve(t *testing.T, proto string, addr netip.AddrPort, to ...netip.AddrPort) {
 	t.Helper()
 	if a := addr.Addr(); a != p.node.IP4 && a != p.node.IP6 && !p.have[a.String()] {
@@ -322,8 +322,8 @@ func (p *virtualServers) lead(t *testing.T, svc service, ways []way, pods ...*to
 	}
 }
 
-// masquerade are kube-proxy's rules for what comes to node ports and load balancer addresses. It has sets in ipset
-// in place of these expressions.
+// masquerade are kube-proxy's rules for packets to node ports and load balancer addresses. kube-proxy has sets in
+// ipset in place of these expressions.
 func (p *virtualServers) masquerade(services []service) string {
 	var rules strings.Builder
 	for _, svc := range services {

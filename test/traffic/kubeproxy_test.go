@@ -12,8 +12,8 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// TestKubeProxyLeftovers, of contract 36: an agent warns of what kube-proxy has left, and beside
-// it, that is removed when asked, while what waggle serves goes on.
+// TestKubeProxyLeftovers, of contract 36: an agent warns of what kube-proxy has left. A cleanup
+// removes it beside the running agent, and what waggle serves goes on.
 func TestKubeProxyLeftovers(t *testing.T) {
 	if _, err := exec.LookPath("nft"); err != nil {
 		t.Skip("needs nft (Debian: nftables)")

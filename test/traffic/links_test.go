@@ -8,8 +8,8 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// TestLinks is the matrix on uplinks and tunnels that few kernels have all of: make test-vm runs it
-// on one that does.
+// TestLinks is the matrix on uplinks and tunnels that few kernels have all of.
+// make test-vm runs it on one that has them.
 //
 // Contract: 45, 47.
 func TestLinks(t *testing.T) {

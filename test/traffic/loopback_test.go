@@ -10,8 +10,8 @@ import (
 )
 
 // TestBoundToLoopback, of contract 60: a process of the node that has bound its socket to the
-// loopback address reaches a service by the endpoints that the node itself is. Where there are none,
-// it is told at once: nothing with that source leaves the node.
+// loopback address reaches a service by the endpoints that are the node itself. If there are none,
+// the call fails at once: no packet with that source leaves the node.
 func TestBoundToLoopback(t *testing.T) {
 	s := newSetup(t, topo.Routed, modes[1])
 	node := s.Nodes[0]
@@ -35,7 +35,7 @@ func TestBoundToLoopback(t *testing.T) {
 	process := client(t, node.Host)
 	for _, addr := range []string{"127.0.0.1", "::1"} {
 		source := netip.MustParseAddr(addr)
-		for range 10 { // the choice is a random one
+		for range 10 { // the choice is random
 			for _, svc := range []service{hosted, mixed} {
 				tcp, udp := svc.nodePort(source, http), svc.nodePort(source, dns)
 				replies := exchanges(process, topo.Request{To: tcp, Source: source}, topo.Request{To: udp, Source: source})
@@ -51,7 +51,7 @@ func TestBoundToLoopback(t *testing.T) {
 				t.Errorf("%s from %s to pods: %s, want ENETUNREACH", how, addr, r)
 			}
 		}
-		// One that has not chosen its source is served by all endpoints.
+		// A process that has not chosen its source is served by all endpoints.
 		tcp := topo.Request{To: web.nodePort(source, http)}
 		check(t, process.Get(tcp).Error())
 	}

@@ -16,8 +16,8 @@ import (
 // bulk is far more than one MSS, and than one GSO packet.
 const bulk = 256 << 10
 
-// The services of the matrix: one led to a pod on the node that is asked, one to a pod on the
-// other node. Each has a cluster IP, a node port and a load balancer address in both families.
+// The services of the matrix: one leads to a pod on the node that clients send to, one to a pod on
+// the other node. Each has a cluster IP, a node port and a load balancer address in both families.
 const serviceYAML = `apiVersion: v1
 kind: Service
 metadata:
@@ -37,7 +37,7 @@ status:
     - ip: "2001:db8::%[2]d"
 `
 
-// target is where a service's pod is, seen from node-1, which all traffic goes to.
+// target is where a service's pod is, seen from node-1, which all traffic is sent to.
 type target struct {
 	name   string
 	number int
@@ -49,7 +49,7 @@ var targets = []target{{"local", 1, 0}, {"remote", 2, 1}}
 // frontend is a way to a service.
 type frontend struct {
 	name string
-	// addr gives the address of one family to connect to.
+	// addr returns the address of one family to connect to.
 	addr   func(s *setup, t target, v6 bool) netip.Addr
 	port   func(t target, udp bool) uint16
 	client func(c *clients) *topo.Client
@@ -96,13 +96,13 @@ var frontends = []frontend{
 	},
 }
 
-// expected lists the counters that must move, and those that must not, for the packets of a
-// flow between client and backend: the proof of the path they took.
+// expected lists the counters that must move, and those that must not, for the packets of a flow
+// between client and backend: they prove which path the packets took.
 func expected(m mode, pods topo.PodNetwork, t target, f frontend, udp bool) (moved, still []string) {
 	switch f.name {
 	case "clusterip-socket":
 		if udp {
-			// Sockets that are connected go by packet, the others by socket.
+			// Connected sockets go by packet, the others by socket.
 			return []string{"sock/sock-sendmsg", "sock/sock-recvmsg", "tc-pod/stack", "tc-egress/source"}, []string{"sock/sock-connect"}
 		}
 		return []string{"sock/sock-connect", "sock/sock-getpeername"}, []string{"tc-pod/stack", "tc-egress/source"}
@@ -115,7 +115,7 @@ func expected(m mode, pods topo.PodNetwork, t target, f frontend, udp bool) (mov
 	case t.name == "local":
 		return []string{"tc-ingress/stack", "tc-egress/source"}, []string{"xdp/express", "tc-ingress/express"}
 	case pods == topo.VXLAN && m.xdp:
-		// XDP does not transmit on tunnels: it leaves that to tc.
+		// XDP can't transmit on tunnels, and leaves these packets to tc.
 		return []string{"xdp/left-to-tc", "tc-ingress/express"}, []string{"tc-ingress/stack", "tc-egress/source", "xdp/express"}
 	case pods != topo.VXLAN && m.xdp:
 		return []string{"xdp/express"}, []string{"tc-ingress/stack", "tc-egress/source"}
@@ -182,7 +182,7 @@ func protoName(udp bool) string {
 	return "tcp"
 }
 
-// cell sends data both ways through one combination and looks at the counters.
+// cell sends data in both directions through one combination and checks the counters.
 func cell(t *testing.T, s *setup, c *clients, m mode, pods topo.PodNetwork, target target, f frontend, pod *topo.Pod, v6, udp bool) {
 	before, err := s.agents[0].Counters()
 	check(t, err)

@@ -9,8 +9,8 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// TestMPTCP, of contract 59: an application with an MPTCP socket sees the service's address, as one
-// with a TCP socket does.
+// TestMPTCP, of contract 59: an application with an MPTCP socket sees the service's address, like
+// one with a TCP socket.
 func TestMPTCP(t *testing.T) {
 	if _, err := os.Stat("/proc/sys/net/mptcp"); err != nil {
 		t.Skip("the kernel has no MPTCP")

@@ -19,12 +19,12 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// thinMTU is that of links in the middle of a path, which no end knows of.
+// thinMTU is the MTU of links in the middle of a path, which neither end knows.
 const thinMTU = 1300
 
-// pathMTU is a network in which everything has to be learnt: a client behind a router, with a thin
-// link; pods on both nodes with such links, and pods without; and a pod to which node-1 itself has
-// a route with a smaller MTU.
+// pathMTU is a network in which every smaller MTU has to be learnt: a client behind a router with a
+// thin link; pods on both nodes with such links, and pods without; and a pod to which node-1 itself
+// has a route with a smaller MTU.
 type pathMTU struct {
 	*setup
 	laptop, thin *topo.Client
@@ -37,8 +37,8 @@ var mtuServices = []service{
 	{name: "narrow-route", number: 5},
 }
 
-// TestPathMTU, of contract 41: bulk data gets through where only ICMP errors tell how, both ways,
-// and whoever sends too much learns of it.
+// TestPathMTU, of contract 41: bulk data gets through where only ICMP errors show the MTU, in both
+// directions, and senders of too large packets learn it.
 func TestPathMTU(t *testing.T) {
 	for _, pods := range []topo.PodNetwork{topo.Routed, topo.VXLAN} {
 		for _, m := range modes {
@@ -84,8 +84,8 @@ func makeThin(t *testing.T, pod *topo.Pod) {
 	offerLarge(t, pod)
 }
 
-// offerLarge has a pod ask for segments that need 1500 bytes, whatever its link can carry: the
-// other side can only learn by an ICMP error.
+// offerLarge makes a pod ask for segments that need 1500 bytes, whatever its link can carry: the
+// other side can only learn the MTU by an ICMP error.
 func offerLarge(t *testing.T, pod *topo.Pod) {
 	t.Helper()
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
@@ -122,7 +122,7 @@ func (s *pathMTU) addThinClient(t *testing.T) {
 	s.thin = client(t, pod.Host)
 }
 
-// narrowRoute gives node-1 a route of its own to one pod. With a tunnel the tunnel's MTU is the
+// narrowRoute gives node-1 a route of its own to one pod. With a tunnel, the tunnel's MTU is the
 // smaller one anyway.
 func (s *pathMTU) narrowRoute(t *testing.T, pods topo.PodNetwork) {
 	t.Helper()
@@ -174,7 +174,7 @@ func testPathMTU(t *testing.T, s *pathMTU, pods topo.PodNetwork) {
 	}
 }
 
-// checkLearnt looks into the kernels of who had sent too much.
+// checkLearnt checks the MTUs that the kernels of the senders have learnt.
 func (s *pathMTU) checkLearnt(t *testing.T, svc service, pods topo.PodNetwork, to netip.AddrPort, thin topo.Reply, v6 bool) {
 	t.Helper()
 	if svc.name == "local" || svc.name == "remote" {
@@ -194,7 +194,7 @@ func (s *pathMTU) checkLearnt(t *testing.T, svc service, pods topo.PodNetwork, t
 	check(t, s.forgetMTU(s.Laptop, v6))
 }
 
-// tunnelMTU is that of the nodes' tunnel devices.
+// tunnelMTU is the MTU of the nodes' tunnel devices.
 const tunnelMTU = 1450
 
 func mtuTo(t *testing.T, h *topo.Host, addr netip.Addr) int {
@@ -204,7 +204,7 @@ func mtuTo(t *testing.T, h *topo.Host, addr netip.Addr) int {
 	return routes[0].MTU
 }
 
-// forgetMTU drops what a host has learnt of the paths by the Ethernet.
+// forgetMTU drops the MTUs that a host has learnt of paths by the Ethernet.
 func (s *pathMTU) forgetMTU(h *topo.Host, v6 bool) error {
 	flush := []string{"-4", "route", "flush", "cache"}
 	if v6 {
@@ -217,14 +217,14 @@ func (s *pathMTU) forgetMTU(h *topo.Host, v6 bool) error {
 	return nil
 }
 
-// checkErrors: the errors were translated, or made.
+// checkErrors expects that the errors were translated, or made.
 func (s *pathMTU) checkErrors(t *testing.T, svc service, moved cluster.Counters) {
 	t.Helper()
 	counter := "tc-ingress/icmp-error"
 	switch svc.name {
 	case "narrow-route":
 		counter = "tc-ingress/too-big"
-	case "thin-local": // our own kernel's
+	case "thin-local": // made by our own kernel
 		counter = "tc-egress/icmp-error"
 	}
 	if moved[counter] == 0 {
@@ -237,8 +237,8 @@ func (s *pathMTU) checkErrors(t *testing.T, svc service, moved cluster.Counters)
 	}
 }
 
-// TestICMPFromPath, of contract 41: what routers and hosts on the way say reaches the client, from
-// the frontend that it knows: that a packet's time is up, that nobody listens.
+// TestICMPFromPath, of contract 41: errors of routers and hosts on the path reach the client, from
+// the frontend that it knows: time exceeded, and port unreachable.
 func TestICMPFromPath(t *testing.T) {
 	for _, pods := range []topo.PodNetwork{topo.Routed, topo.VXLAN} {
 		for _, m := range modes[:2] {
@@ -272,7 +272,7 @@ func icmpFromPath(t *testing.T, pods topo.PodNetwork, m mode) {
 	for i, svc := range services {
 		for _, v6 := range bothFamilies {
 			to := svc.nodePort(addrOf(s.Nodes[0].Host, v6), dns)
-			// By the node, which the local pod's packets end at, or by the next.
+			// By the node, where the local pod's packets end, or by the next hop.
 			got := sendWithHops(t, s.Laptop, to, i+1)
 			if from := to.Addr(); got != from {
 				t.Errorf("%s: time exceeded came from %v, want %s", to, got, from)
@@ -281,7 +281,8 @@ func icmpFromPath(t *testing.T, pods topo.PodNetwork, m mode) {
 	}
 }
 
-// sendWithHops sends a datagram that gets no farther than so many hops, and returns who said so.
+// sendWithHops sends a datagram that gets no farther than so many hops, and returns the source of
+// the error.
 func sendWithHops(t *testing.T, h *topo.Host, to netip.AddrPort, hops int) netip.Addr {
 	t.Helper()
 	family, level, hopOption, errOption := unix.AF_INET, unix.SOL_IP, unix.IP_TTL, unix.IP_RECVERR

@@ -36,7 +36,7 @@ func openExpress(t *testing.T, s *setup, c *clients, svc service) expressStreams
 		node := addrOf(s.Nodes[0].Host, v6)
 		stream, reply := c.laptop.OpenTCP(topo.Request{To: svc.nodePort(node, echo), Timeout: 20 * time.Second})
 		out.add(t, "tcp/"+familyName(v6), stream, reply)
-		// Lost datagrams stay lost: what is patient here is the loop of each test.
+		// Lost datagrams stay lost: the loop of each test repeats them.
 		stream, reply = c.laptop.OpenUDP(topo.Request{To: svc.nodePort(node, dns), Timeout: 200 * time.Millisecond})
 		out.add(t, "udp/"+familyName(v6), stream, reply)
 	}
@@ -52,8 +52,8 @@ func (e expressStreams) add(t *testing.T, name string, stream *topo.Stream, repl
 	e.streams[name], e.locals[name] = stream, reply.Local
 }
 
-// goOn wants all streams to work within a bounded time. UDP comes first: TCP would rest for longer
-// and longer between its attempts.
+// goOn expects all streams to work within a bounded time. UDP comes first: TCP would pause for
+// longer and longer between its attempts.
 func (e expressStreams) goOn(t *testing.T) {
 	t.Helper()
 	for _, proto := range []string{"udp", "tcp"} {
@@ -104,8 +104,8 @@ func forgetNeighbours(t *testing.T, s *setup) {
 	}
 }
 
-// changeMAC gives node-2 another Ethernet address. It tells its neighbours, or else node-1 has to
-// find out by asking, as it does of entries in use that nothing has confirmed for a while.
+// changeMAC gives node-2 another Ethernet address. If it is not announced, node-1 has to find it by
+// asking, as the kernel does for entries in use that nothing has confirmed for a while.
 func changeMAC(t *testing.T, s *setup, announced bool, last byte) {
 	t.Helper()
 	notify := "0"
@@ -115,7 +115,7 @@ func changeMAC(t *testing.T, s *setup, announced bool, last byte) {
 	node := s.Nodes[1]
 	check(t, node.Sysctl("net.ipv4.conf.eth0.arp_notify", notify))
 	check(t, node.Sysctl("net.ipv6.conf.eth0.ndisc_notify", notify))
-	for _, family := range []string{"ipv4", "ipv6"} { // the smallest times that the kernel takes
+	for _, family := range []string{"ipv4", "ipv6"} { // the smallest times that the kernel accepts
 		prefix := "net." + family + ".neigh.eth0."
 		check(t, s.Nodes[0].Sysctl(prefix+"base_reachable_time_ms", "500"))
 		check(t, s.Nodes[0].Sysctl(prefix+"delay_first_probe_time", "1"))
@@ -172,8 +172,8 @@ func awaitNextHop(t *testing.T, s *setup, e expressStreams, name string, local n
 	t.Errorf("%s: no packets go to %s: %v", name, mac, last)
 }
 
-// TestDeviceComesBack: a pod is replaced by one of the same name and addresses, and so the device
-// on the node. The agent attaches the new one.
+// TestDeviceComesBack: a pod is replaced by one with the same name and addresses, and so is its
+// device on the node. The agent attaches the new one.
 func TestDeviceComesBack(t *testing.T) {
 	s, _, services := twoServices(t, modes[1])
 	node := s.Nodes[0]
@@ -204,8 +204,8 @@ func TestDeviceComesBack(t *testing.T) {
 	s.awaitDevice(t, "veth-replaced", 0)
 }
 
-// awaitDevice waits until the agent of node-1 has attached a device, or with the index 0, until
-// it has forgotten it.
+// awaitDevice waits until the agent of node-1 has attached a device or, with the index 0, until it
+// has removed it.
 func (s *setup) awaitDevice(t *testing.T, name string, index int) {
 	t.Helper()
 	check(t, s.agents[0].Await(fmt.Sprintf("device %s with index %d", name, index), func(st *status.Status) bool {

@@ -14,7 +14,7 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// needNFT skips the test where the owner's rules can't be written.
+// needNFT skips the test if the owner's rules can't be written.
 func needNFT(t *testing.T) {
 	t.Helper()
 	if _, err := exec.LookPath("nft"); err != nil {
@@ -38,7 +38,7 @@ func counted(t *testing.T, node *topo.Node, name string) int {
 	return n
 }
 
-// countForwarded counts what a node forwards to a pod.
+// countForwarded counts the packets that a node forwards to a pod.
 func countForwarded(t *testing.T, node *topo.Node, pod *topo.Pod) {
 	t.Helper()
 	nft(t, node.Host, fmt.Sprintf(`table inet owner {
@@ -52,7 +52,7 @@ func countForwarded(t *testing.T, node *topo.Node, pod *topo.Pod) {
 }
 
 // TestExpressOff, of contract 58: with --express=off all requests to other nodes pass the chains of
-// the node, and are filtered there; with auto they pass none.
+// the node, and are filtered there. With auto they pass none.
 func TestExpressOff(t *testing.T) {
 	needNFT(t)
 	for _, m := range []mode{modes[0], modes[1]} {

@@ -10,9 +10,9 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// TestNodeIsEndpoint, of contract 11: NodePorts answer on one of the node's addresses. A server of the
-// node itself that listens on another one is still reached through its service, though its endpoint
-// doesn't say that it is on this node.
+// TestNodeIsEndpoint, of contract 11: NodePorts answer on one of the node's addresses. A server of
+// the node that listens on another address is still reached through its service, even if its
+// endpoint does not name this node.
 func TestNodeIsEndpoint(t *testing.T) {
 	for _, m := range modes[:2] {
 		t.Run(m.name, func(t *testing.T) { nodeIsEndpoint(t, m) })
@@ -39,7 +39,7 @@ func nodeIsEndpoint(t *testing.T, m mode) {
 	}
 }
 
-// sliceYAML is what somebody wrote who knows nothing of nodes.
+// sliceYAML is a slice written by hand, without names of nodes.
 func sliceYAML(service string, addr netip.Addr) string {
 	family := "IPv4"
 	if addr.Is6() {

@@ -10,8 +10,9 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// TestNodeLocal, of contract 52: a cluster IP that a device of the node holds, as NodeLocal DNSCache
-// has it, is left to the node's own listener, for packets and for sockets, while the node holds it.
+// TestNodeLocal, of contract 52: a cluster IP on a device of the node, as NodeLocal DNSCache
+// assigns it, is left to the node's own listener, for packets and for sockets, while the node holds
+// it.
 func TestNodeLocal(t *testing.T) {
 	for _, m := range modes[:2] {
 		t.Run(m.name, func(t *testing.T) { nodeLocal(t, m) })
@@ -47,7 +48,7 @@ func nodeLocal(t *testing.T, m mode) {
 	}
 }
 
-// awaitClusterIP waits until node-1's maps lead from a service's cluster IPs, or don't.
+// awaitClusterIP waits until node-1's maps serve a service's cluster IPs, or don't.
 func (s *setup) awaitClusterIP(t *testing.T, svc service, served bool) {
 	t.Helper()
 	check(t, s.agents[0].AwaitEndpoints(svc.name, func(all map[maps.Frontend][]netip.AddrPort) bool {
@@ -61,7 +62,8 @@ func (s *setup) awaitClusterIP(t *testing.T, svc service, served bool) {
 	}))
 }
 
-// answeredBy asks a service's cluster IPs in all manners.
+// answeredBy sends to a service's cluster IPs by all kinds of sockets, and checks which host
+// answers.
 func answeredBy(t *testing.T, svc service, who string, clients map[string]*topo.Client) {
 	t.Helper()
 	for name, c := range clients {
@@ -72,8 +74,8 @@ func answeredBy(t *testing.T, svc service, who string, clients map[string]*topo.
 	}
 }
 
-// refusedByNode asks for a port that the service has and nobody on the node listens on: what an
-// address of the node answers is for the node to say, for each of its ports.
+// refusedByNode sends to a port that the service has and on which no process of the node listens:
+// for an address of the node, the node decides the answer of each port.
 func refusedByNode(t *testing.T, s *setup, svc service, clients map[string]*topo.Client) {
 	t.Helper()
 	before := s.counters(t)

@@ -10,8 +10,8 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// ownConnection is one that the node, or a pod that it masquerades, opens to a server outside, and
-// that leaves from a port that is a NodePort.
+// ownConnection is a connection that the node, or a pod that it masquerades, opens to a server
+// outside, from a port that is a NodePort.
 type ownConnection struct {
 	name   string
 	open   func(topo.Request) (*topo.Stream, topo.Reply)
@@ -36,8 +36,8 @@ func (o *ownConnection) exchange(t *testing.T) {
 	}
 }
 
-// TestOwnConnections, of contract 42 and 43: they get their answers, also those that are older than the
-// agent, and the NodePorts go on serving others.
+// TestOwnConnections, of contract 42 and 43: they get their answers, even those that are older than
+// the agent, and the NodePorts still serve others.
 func TestOwnConnections(t *testing.T) {
 	for _, m := range modes[:2] {
 		t.Run(m.name, func(t *testing.T) { ownConnections(t, m) })
@@ -92,8 +92,8 @@ func ownConnections(t *testing.T, m mode) {
 	}
 }
 
-// masqueradeTo has pods' connections to a host leave from given ports, as a masquerade at random may
-// choose them.
+// masqueradeTo makes pods' connections to a host leave from given ports, which a random masquerade
+// may choose.
 func masqueradeTo(host netip.Addr, tcp, udp uint16) string {
 	family, pods := "ip", "10.244.0.0/16"
 	if host.Is6() {

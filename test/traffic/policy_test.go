@@ -11,7 +11,7 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// soon is when a client gives up on what is dropped.
+// soon is when a client gives up whose packets are dropped.
 const soon = 300 * time.Millisecond
 
 // TestAffinity, of contract 27: a client stays with a pod, by packets and by sockets, over a
@@ -69,7 +69,7 @@ func TestAffinity(t *testing.T) {
 	}
 }
 
-// stays checks that each client is led to one pod, and returns which.
+// stays checks that each client is led to one pod, and returns the pods.
 func stays(t *testing.T, svc service, ways []way) map[string]string {
 	t.Helper()
 	pod := map[string]string{}
@@ -97,14 +97,14 @@ func stays(t *testing.T, svc service, ways []way) map[string]string {
 	return pod
 }
 
-// outcome is how a client is to find something.
+// outcome is the expected result for a client.
 type outcome string
 
 const (
 	served    outcome = "served"
 	refused   outcome = "refused"
-	timedOut  outcome = "dropped" // nothing comes back
-	failsOnce outcome = "failed"  // the call fails at once, as if nothing had come back
+	timedOut  outcome = "dropped" // no answer
+	failsOnce outcome = "failed"  // the call fails at once, as if there were no answer
 )
 
 func outcomeOf(r topo.Reply) outcome {
@@ -121,7 +121,7 @@ func outcomeOf(r topo.Reply) outcome {
 	return outcome(r.String())
 }
 
-// find asks an address in all manners.
+// find sends to an address by all kinds of sockets.
 func find(t *testing.T, who string, c *topo.Client, tcp, udp netip.AddrPort, want outcome) {
 	t.Helper()
 	for how, reply := range map[string]topo.Reply{
@@ -130,7 +130,7 @@ func find(t *testing.T, who string, c *topo.Client, tcp, udp netip.AddrPort, wan
 		"udp-unconnected": c.UDPUnconnected(topo.Request{To: udp, Timeout: soon}),
 	} {
 		if how == "udp-unconnected" && want == refused && who != "inside" && who != "node" {
-			continue // the kernel tells no unconnected socket of an ICMP error
+			continue // the kernel reports no ICMP error to an unconnected socket
 		}
 		if got := outcomeOf(reply); got != want {
 			t.Errorf("%s, %s to %s: %s, want %s (%s)", who, how, tcp, got, want, reply)
@@ -138,8 +138,8 @@ func find(t *testing.T, who string, c *topo.Client, tcp, udp netip.AddrPort, wan
 	}
 }
 
-// TestSourceRanges, of contract 18: a load balancer's addresses are for the clients in the ranges
-// only, whoever looks at them: a packet hook, or for processes of the node a socket hook.
+// TestSourceRanges, of contract 18: only clients in the ranges reach a load balancer's addresses. A
+// packet hook checks this, or for processes of the node a socket hook.
 func TestSourceRanges(t *testing.T) {
 	s := newSetup(t, topo.Routed, modes[0])
 	c := s.addClients(t)
@@ -175,7 +175,7 @@ func TestSourceRanges(t *testing.T) {
 			}
 		}
 	}
-	// A process that has chosen an address is known by that.
+	// A process that has chosen an address counts as a client with that address.
 	for _, v6 := range bothFamilies {
 		source := netip.MustParseAddr("127.0.0.1")
 		if v6 {
@@ -188,8 +188,8 @@ func TestSourceRanges(t *testing.T) {
 	}
 }
 
-// TestPolicyDrops, of contract 19: a service for local clients with no local endpoint is silent,
-// whether packets or sockets meet it.
+// TestPolicyDrops, of contract 19: a service for local clients without a local endpoint gives no
+// answer, to packets and to sockets.
 func TestPolicyDrops(t *testing.T) {
 	s := newSetup(t, topo.Routed, modes[1])
 	web := service{name: "web", number: 1, policy: "internalTrafficPolicy: Local"}
@@ -219,7 +219,7 @@ func TestPolicyDrops(t *testing.T) {
 }
 
 // TestClusterIPs, of contracts 21 and 22: a port that no service has is refused on an address that
-// one has, and an address of the service CIDRs that none has is silent.
+// a service has. An address of the service CIDRs that no service has gives no answer.
 func TestClusterIPs(t *testing.T) {
 	for _, m := range modes[:2] {
 		t.Run(m.name, func(t *testing.T) { findClusterIPs(t, m) })

@@ -13,7 +13,7 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// tagPriority has all frames that a host sends carry a tag of VLAN 0 (IEEE 802.1Q, 6.9).
+// tagPriority makes all frames that a host sends carry a tag of VLAN 0 (IEEE 802.1Q, 6.9).
 func tagPriority(t *testing.T, h *topo.Host, ifname string) {
 	t.Helper()
 	const tag8021Q, priority = 0x8100, 5 << 13
@@ -40,7 +40,7 @@ func tagPriority(t *testing.T, h *topo.Host, ifname string) {
 	}))
 }
 
-// TestPriorityTag, of contract 54: frames with a priority tag are served as those with none.
+// TestPriorityTag, of contract 54: frames with a priority tag are served like those without.
 func TestPriorityTag(t *testing.T) {
 	for _, m := range modes[:2] {
 		t.Run(m.name, func(t *testing.T) {

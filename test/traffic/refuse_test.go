@@ -9,7 +9,7 @@ import (
 )
 
 // TestRefuse, of contract 20: a service with no endpoints anywhere refuses at once, on every
-// frontend; it works as soon as there is an endpoint, and refuses again when that has gone.
+// frontend. It works as soon as there is an endpoint, and refuses again when that has gone.
 //
 // Contract: 20.
 func TestRefuse(t *testing.T) {
@@ -36,7 +36,7 @@ func refuse(t *testing.T, m mode) {
 	checkRefused(t, web, ways)
 }
 
-// asks are the requests that tell the caller when it is refused.
+// asks are the requests that return an error when they are refused.
 func asks(svc service, w way, v6 bool) map[string]func() topo.Reply {
 	tcp, udp := topo.Request{To: w.to(svc, http, v6)}, topo.Request{To: w.to(svc, dns, v6)}
 	return map[string]func() topo.Reply{
@@ -71,7 +71,8 @@ func checkServed(t *testing.T, svc service, ways []way) {
 	}
 }
 
-// TestRefuseSendto: where a socket hook sees it, even an unconnected socket is told at once.
+// TestRefuseSendto: where a socket hook sees it, even an unconnected socket gets the refusal at
+// once.
 func TestRefuseSendto(t *testing.T) {
 	s := newSetup(t, topo.Routed, modes[1])
 	web := service{name: "web", number: 1}

@@ -12,8 +12,8 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// TestRestart: the agent dies and comes back again and again, by force and in good order, and no
-// connection notices, neither an old nor a new one.
+// TestRestart: the agent dies and comes back repeatedly, killed and in good order. No old or new
+// connection is disturbed.
 //
 // Contract: 6, 23.
 func TestRestart(t *testing.T) {
@@ -46,8 +46,8 @@ func restart(t *testing.T, m mode) {
 	traffic.check(t)
 }
 
-// restartOnce ends and starts the agent of node-1: its programs are exchanged inside the links
-// that stay, and its maps stay as they are.
+// restartOnce ends and starts the agent of node-1. Its programs are exchanged inside the links,
+// which stay, and its maps stay as they are.
 func restartOnce(t *testing.T, s *setup, end func(*cluster.Agent), whileDead func()) {
 	t.Helper()
 	agent := s.agents[0]

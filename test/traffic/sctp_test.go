@@ -50,8 +50,8 @@ const (
 	chunkCookieEcho = 10
 )
 
-// sctpMessage is a packet of one chunk. As on a node without the kernel's module, packets are made
-// and read by hand.
+// sctpMessage is a packet of one chunk. The test makes and parses packets itself, since a node may
+// lack the kernel's module.
 type sctpMessage struct {
 	source, dest uint16
 	tag          uint32
@@ -84,7 +84,7 @@ func readSCTP(b []byte) (sctpMessage, error) {
 	return m, nil
 }
 
-// sctpSocket is a raw one, in a host.
+// sctpSocket is a raw socket in a host.
 func sctpSocket(t *testing.T, h *topo.Host, v6 bool) *net.IPConn {
 	t.Helper()
 	network := "ip4:132"
@@ -101,7 +101,7 @@ func sctpSocket(t *testing.T, h *topo.Host, v6 bool) *net.IPConn {
 	return conn
 }
 
-// sctpPeer is one end of an association, and what it knows of the other.
+// sctpPeer is one end of an association, with what it knows of the other.
 type sctpPeer struct {
 	name   string
 	conn   *net.IPConn
@@ -116,7 +116,7 @@ func (p *sctpPeer) send(t *testing.T, tag uint32, chunk byte, body ...byte) {
 	check(t, err)
 }
 
-// receive wants this chunk, intact, from whom we know, if we know anyone.
+// receive expects this chunk, intact, and from the known peer, if there is one.
 func (p *sctpPeer) receive(t *testing.T, tag uint32, chunk byte) sctpMessage {
 	t.Helper()
 	buffer := make([]byte, 4096)
@@ -145,7 +145,7 @@ func initBody(tag uint32) []byte {
 	return append(body, 0, 1, 0, 0, 0, 10, 0, 10, 0, 0, 0, 77)
 }
 
-// associate goes through an association's whole life.
+// associate goes through an association from its beginning to its end.
 func associate(t *testing.T, client, pod *sctpPeer) {
 	t.Helper()
 	client.send(t, 0, chunkInit, initBody(clientTag)...)
@@ -168,7 +168,8 @@ func associate(t *testing.T, client, pod *sctpPeer) {
 }
 
 // TestSCTP, of contract 29: associations with pods on either node, by every frontend. No socket
-// hook sees their packets' sockets, so pods' go by packet, too. And a Service loads no module.
+// hook sees the sockets of their packets, so pods' packets are translated, too. A Service loads no
+// module.
 func TestSCTP(t *testing.T) {
 	if topo.KernelSpeaksSCTP() {
 		t.Skip("the kernel's SCTP would answer, too; see TestSCTPSockets")
@@ -212,7 +213,7 @@ func testSCTP(t *testing.T, pods topo.PodNetwork, m mode) {
 					client := &sctpPeer{"the client", sctpSocket(t, from, v6), sctpClientPort, to}
 					pod := &sctpPeer{"the pod", sctpSocket(t, backends[svc.name].Host, v6), sctpPodPort, netip.AddrPort{}}
 					associate(t, client, pod)
-					associate(t, client, &sctpPeer{pod.name, pod.conn, pod.port, netip.AddrPort{}}) // anew
+					associate(t, client, &sctpPeer{pod.name, pod.conn, pod.port, netip.AddrPort{}}) // a new one
 				})
 			}
 		}

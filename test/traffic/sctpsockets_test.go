@@ -24,8 +24,8 @@ spec:
   - {name: sctp, port: 99, targetPort: 9900, protocol: SCTP, nodePort: 3000%[2]d}
 `
 
-// TestSCTPSockets: associations of real sockets, by all ways that packets have. (test/prog has the packets
-// one by one, on kernels without such sockets, too: those carry the number of the contract's row.)
+// TestSCTPSockets: associations of real sockets, on all paths of packets. (test/prog tests the packets one by one, on
+// kernels without such sockets, too. Those tests name the contract's row.)
 func TestSCTPSockets(t *testing.T) {
 	if !topo.HaveSCTP() {
 		t.Skip("this kernel has no SCTP sockets")
@@ -71,8 +71,8 @@ func sctpSockets(t *testing.T, network topo.PodNetwork, m mode) {
 	}
 }
 
-// associateSockets sends data both ways through one combination, twice from the same port: the second
-// association follows the first one's end.
+// associateSockets sends data in both directions through one combination, twice from the same port: the second
+// association follows the end of the first.
 func associateSockets(t *testing.T, s *setup, c *topo.Client, m mode, pods topo.PodNetwork, target target, f frontend, pod *topo.Pod, v6 bool) {
 	before, err := s.agents[0].Counters()
 	check(t, err)
@@ -80,7 +80,7 @@ func associateSockets(t *testing.T, s *setup, c *topo.Client, m mode, pods topo.
 	for range 2 {
 		request := topo.Request{To: to, SCTP: true, SourcePort: 45000, Size: 20000, Count: 3}
 		reply := c.Echo(request)
-		// The end of the association before may be under way.
+		// The end of the earlier association may be under way.
 		for deadline := time.Now().Add(topo.Patient(5 * time.Second)); reply.Errno == "EADDRNOTAVAIL" && time.Now().Before(deadline); {
 			reply = c.Echo(request)
 		}

@@ -13,13 +13,13 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// service is a Service with every kind of frontend, whose addresses and node ports follow from
-// its number.
+// service is a Service with every kind of frontend. Its addresses and node ports follow from its
+// number.
 type service struct {
 	name   string
-	app    string // what it selects; by default its name
+	app    string // what it selects; its name by default
 	number int
-	target int    // of http; by default 8080
+	target int    // of http; 8080 by default
 	policy string // more of its spec, as YAML
 }
 
@@ -36,7 +36,7 @@ var (
 	dns  = port{"dns", 53, 0}
 )
 
-// ports of a service, of both families.
+// The number of service ports of a service, in both families.
 const portsOfService = 6
 
 func (s service) yaml() string {
@@ -80,14 +80,14 @@ func (s service) nodePort(addr netip.Addr, p port) netip.AddrPort {
 	return netip.AddrPortFrom(addr, 30000+10*uint16(s.number)+p.nodePort)
 }
 
-// way is a way to a service: who asks, and what address.
+// way is a way to a service: a client, and an address.
 type way struct {
 	name   string
 	client *topo.Client
 	to     func(s service, p port, v6 bool) netip.AddrPort
 }
 
-// ways are all of them, by node-1.
+// ways returns all ways by node-1.
 func (s *setup) ways(c *clients) []way {
 	node := s.Nodes[0]
 	nodePort := func(svc service, p port, v6 bool) netip.AddrPort {
@@ -101,7 +101,7 @@ func (s *setup) ways(c *clients) []way {
 	}
 }
 
-// byPacket are the ways on which packets are translated, not sockets.
+// byPacket returns the ways on which packets are translated, not sockets.
 func (s *setup) byPacket(c *clients) []way {
 	return slices.DeleteFunc(s.ways(c), func(w way) bool { return w.name == "clusterip-socket" })
 }
@@ -121,7 +121,7 @@ func (s *setup) addService(t *testing.T, svc service) {
 	check(t, s.manifests.Write(svc.name+".yaml", svc.yaml()))
 }
 
-// awaitPods waits until a service leads to these pods, and no others, on all nodes.
+// awaitPods waits until a service leads to exactly these pods, on all nodes.
 func (s *setup) awaitPods(t *testing.T, svc service, pods ...*topo.Pod) {
 	t.Helper()
 	want := map[netip.Addr]bool{}
@@ -140,7 +140,7 @@ func (s *setup) awaitPods(t *testing.T, svc service, pods ...*topo.Pod) {
 	})
 }
 
-// awaitEndpoints waits until each frontend of a service is as it should be, on all nodes.
+// awaitEndpoints waits until done returns true for each frontend of a service, on all nodes.
 func (s *setup) awaitEndpoints(t *testing.T, svc service, done func(backends []netip.AddrPort) bool) {
 	t.Helper()
 	for _, a := range s.agents {
@@ -155,7 +155,7 @@ func (s *setup) awaitEndpoints(t *testing.T, svc service, done func(backends []n
 	}
 }
 
-// atPod is where a pod itself serves HTTP.
+// atPod is the address at which a pod itself serves HTTP.
 func atPod(pod *topo.Pod, v6 bool) netip.AddrPort {
 	return netip.AddrPortFrom(addrOf(pod.Host, v6), 8080)
 }

@@ -19,7 +19,7 @@ import (
 // The ports that all pods of these tests serve.
 var podPorts = topo.Ports{HTTP: []uint16{8080, 8081}, UDP: []uint16{5353}, Echo: []uint16{7070}}
 
-// smallMaps are quicker to make and to read, which these tests do all the time.
+// smallMaps are quicker to make and to read, which these tests do often.
 const smallMaps = "--map-size=flows4=65536,flows6=65536,backends=4096,slots=16384"
 
 // setup is a network with an agent on each node.
@@ -30,7 +30,7 @@ type setup struct {
 	inside    *topo.Pod // once there are clients
 }
 
-// mode is how a setup's packets are handled on external devices.
+// mode is how a setup's external devices handle packets.
 type mode struct {
 	name string
 	xdp  bool
@@ -39,7 +39,7 @@ type mode struct {
 
 var modes = []mode{{"xdp", true, false}, {"tc", false, true}, {"tc-tx-off", false, false}}
 
-// newSetup makes a network of two nodes; its agents start with startAgents.
+// newSetup makes a network of two nodes. startAgents starts its agents.
 func newSetup(t *testing.T, pods topo.PodNetwork, m mode) *setup {
 	t.Helper()
 	return newSetupOf(t, 2, pods, m)
@@ -50,7 +50,7 @@ func newSetupOf(t *testing.T, nodes int, pods topo.PodNetwork, m mode) *setup {
 	return newSetupWith(t, topo.Options{Nodes: nodes, PodNetwork: pods}, m)
 }
 
-// newSetupWith skips the test if the kernel has no devices of a kind that the network needs.
+// newSetupWith skips the test if the kernel lacks a kind of device that the network needs.
 func newSetupWith(t *testing.T, opts topo.Options, m mode) *setup {
 	t.Helper()
 	opts.TxOffload, opts.XDPPeers = m.tx, m.xdp
@@ -81,7 +81,7 @@ func newSetupWith(t *testing.T, opts topo.Options, m mode) *setup {
 	return s
 }
 
-// needs skips the test if the kernel lacks a kind of device. Those of test/vm have all.
+// needs skips the test if the kernel lacks a kind of device. The kernels of test/vm have all.
 func needs(t *testing.T, err error) {
 	t.Helper()
 	if errors.Is(err, unix.EOPNOTSUPP) && os.Getenv("WAGGLE_VM") == "" {
@@ -90,7 +90,7 @@ func needs(t *testing.T, err error) {
 	check(t, err)
 }
 
-// startAgents starts them, with more flags if any are given.
+// startAgents starts the agents, with more flags if any are given.
 func (s *setup) startAgents(t *testing.T, flags ...string) {
 	t.Helper()
 	errs := make([]error, len(s.agents))
@@ -100,7 +100,7 @@ func (s *setup) startAgents(t *testing.T, flags ...string) {
 	}
 	all.Wait()
 	check(t, errors.Join(errs...))
-	if s.inside != nil { // until then its sockets are served otherwise
+	if s.inside != nil { // before, other hooks serve its sockets
 		check(t, s.agents[0].AwaitNamespace(s.inside))
 	}
 }
@@ -125,14 +125,14 @@ func client(t *testing.T, h *topo.Host) *topo.Client {
 	return c
 }
 
-// clients are where the traffic comes from: outside the cluster, a pod on node-1, and a pod there
+// clients are the sources of the traffic: outside the cluster, a pod on node-1, and a pod there
 // whose sockets the hooks don't see.
 type clients struct {
 	laptop, inside, outside *topo.Client
 	insidePod, outsidePod   *topo.Pod
 }
 
-// addClients makes the clients, and the laptop's way to load balancer addresses.
+// addClients makes the clients, and the laptop's routes to load balancer addresses.
 func (s *setup) addClients(t *testing.T) *clients {
 	t.Helper()
 	node := s.Nodes[0]

@@ -18,7 +18,7 @@ import (
 // socketLBHost leaves pods to the packet hooks.
 const socketLBHost = "--socket-lb=host"
 
-// firewall admits only cluster IPs, as one does that knows of Services only.
+// firewall admits only cluster IPs, as one written for Services does.
 const firewall = `table inet firewall {
 	chain out {
 		type filter hook output priority 0; policy drop
@@ -28,7 +28,7 @@ const firewall = `table inet firewall {
 	}
 }`
 
-// sidecar takes all that is for cluster IPs to a proxy in the pod, as a service mesh does.
+// sidecar redirects all connections to cluster IPs to a proxy in the pod, as a service mesh does.
 const sidecar = `table inet sidecar {
 	chain out {
 		type nat hook output priority -100
@@ -37,8 +37,8 @@ const sidecar = `table inet sidecar {
 	}
 }`
 
-// TestSocketLBHost, of contract 51: with --socket-lb=host what a pod sends keeps the cluster IP
-// until it has left the pod, and processes of the node are connected by socket as ever.
+// TestSocketLBHost, of contract 51: with --socket-lb=host, what a pod sends keeps the cluster IP
+// until it has left the pod. Processes of the node are still connected by socket.
 func TestSocketLBHost(t *testing.T) {
 	s, c, services := twoServices(t, modes[1], socketLBHost)
 	process := client(t, s.Nodes[0].Host)
@@ -52,7 +52,7 @@ func TestSocketLBHost(t *testing.T) {
 	t.Run("sidecar", func(t *testing.T) { throughSidecar(t, c, services) })
 }
 
-// servedBy does all that a client can, and wants one counter to move and another not to.
+// servedBy makes all kinds of requests, and expects one counter to move and another not to.
 func (s *setup) servedBy(t *testing.T, c *topo.Client, services []service, moves, rests string) {
 	t.Helper()
 	for _, svc := range services {
@@ -89,7 +89,7 @@ func throughSidecar(t *testing.T, c *clients, services []service) {
 			if got := originalDestination(t, l, v6); got != to {
 				t.Errorf("SO_ORIGINAL_DST in the pod says %s, want %s", got, to)
 			}
-			// Datagrams have no such option; that the rule has matched tells the same.
+			// Datagrams have no such option; a rule that has matched proves the same.
 			udp := svc.clusterIP(dns, v6)
 			if r := c.inside.UDPConnected(topo.Request{To: udp, Size: 100}); !r.OK() || r.Pod != "inside" {
 				t.Errorf("a datagram to %s past the pod's proxy: %s", udp, r)
@@ -109,7 +109,7 @@ func sidecarListener(t *testing.T, pod *topo.Pod, v6 bool) (l *net.TCPListener) 
 	return l
 }
 
-// originalDestination accepts a connection and asks netfilter where it was going.
+// originalDestination accepts a connection and asks netfilter for its original destination.
 func originalDestination(t *testing.T, l *net.TCPListener, v6 bool) (to netip.AddrPort) {
 	t.Helper()
 	check(t, l.SetDeadline(time.Now().Add(topo.Patient(5*time.Second))))
@@ -124,8 +124,8 @@ func originalDestination(t *testing.T, l *net.TCPListener, v6 bool) (to netip.Ad
 	return to
 }
 
-// soOriginalDst is SO_ORIGINAL_DST, and for IPv6 the option of that number. The structures that
-// the package has for other options are as large as the addresses that these give.
+// soOriginalDst is SO_ORIGINAL_DST, and for IPv6 the option with that number. The package's
+// structures for other options are as large as the addresses that these options return.
 func soOriginalDst(fd int, v6 bool) (netip.AddrPort, error) {
 	if v6 {
 		info, err := unix.GetsockoptIPv6MTUInfo(fd, unix.SOL_IPV6, unix.SO_ORIGINAL_DST)

@@ -11,8 +11,8 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// twoServices have a pod each: of the first on node-1, of the second on node-2. The agents are
-// started with more flags, if any are given.
+// twoServices have a pod each: the first on node-1, the second on node-2. The agents are started
+// with more flags, if any are given.
 func twoServices(t *testing.T, m mode, flags ...string) (*setup, *clients, []service) {
 	t.Helper()
 	s := newSetup(t, topo.Routed, m)
@@ -27,7 +27,7 @@ func twoServices(t *testing.T, m mode, flags ...string) (*setup, *clients, []ser
 	return s, c, services
 }
 
-// exchanges does TCP and UDP with a service in all manners that a client has.
+// exchanges does TCP and UDP with a service by all kinds of sockets.
 func exchanges(c *topo.Client, tcp, udp topo.Request) map[string]topo.Reply {
 	udp.Count = 3
 	return map[string]topo.Reply{
@@ -37,7 +37,7 @@ func exchanges(c *topo.Client, tcp, udp topo.Request) map[string]topo.Reply {
 	}
 }
 
-// checkAnswers wants the pod's answers, as from the address that was asked.
+// checkAnswers expects the pod's answers, from the address that was asked.
 func checkAnswers(t *testing.T, what string, pod string, replies map[string]topo.Reply, tcp, udp netip.AddrPort) {
 	t.Helper()
 	for how, r := range replies {
@@ -57,7 +57,7 @@ func checkAnswers(t *testing.T, what string, pod string, replies map[string]topo
 }
 
 // TestNodeProcess: a process on the node reaches services by every address, loopback included,
-// which is what kube-proxy's nftables mode can't do. A pod's own loopback is not the node's.
+// which kube-proxy's nftables mode can't do. A pod's own loopback is not the node's.
 func TestNodeProcess(t *testing.T) {
 	s, c, services := twoServices(t, modes[0])
 	process := client(t, s.Nodes[0].Host)
@@ -101,7 +101,7 @@ func TestMapped(t *testing.T) {
 //
 // Contract: 10.
 func TestHairpin(t *testing.T) {
-	for _, m := range modes[1:] { // XDP never sees it
+	for _, m := range modes[1:] { // XDP never sees these packets
 		t.Run(m.name, func(t *testing.T) { hairpin(t, m) })
 	}
 }
@@ -141,8 +141,9 @@ func hairpinTo(t *testing.T, c *topo.Client, pod *topo.Pod, tcp, udp netip.AddrP
 	}
 }
 
-// TestSamePortToTwoServices: a client uses one source port for two services, which the pod
-// behind both could not tell apart, were that port not translated for one of them.
+// TestSamePortToTwoServices: a client uses one source port for two services with the same pod
+// behind them. The pod could not distinguish the two if the port were not translated for one of
+// them.
 func TestSamePortToTwoServices(t *testing.T) {
 	s := newSetup(t, topo.Routed, modes[1])
 	one, two := service{name: "one", app: "web", number: 1}, service{name: "two", app: "web", number: 2}
@@ -175,8 +176,8 @@ func TestSamePortToTwoServices(t *testing.T) {
 	}
 }
 
-// TestDirectAfterService: a client has closed a connection to a service, and connects from the
-// same port to the pod behind it. The answers are no more the service's.
+// TestDirectAfterService: a client has closed a connection to a service, and connects from the same
+// port to the pod behind it. The answers must no longer be translated as the service's.
 func TestDirectAfterService(t *testing.T) {
 	s := newSetup(t, topo.Routed, modes[1])
 	web := service{name: "web", number: 1}
@@ -200,8 +201,8 @@ func TestDirectAfterService(t *testing.T) {
 	}
 }
 
-// TestPortReuse: a client connects again at once from the port that it has just closed, by a
-// reset or in good order. Its SYN meets the record of the old connection.
+// TestPortReuse: a client connects again at once from the port of a connection that it has just
+// closed, by a reset or in good order. Its SYN finds the record of the old connection.
 func TestPortReuse(t *testing.T) {
 	s := newSetup(t, topo.Routed, modes[0])
 	web := service{name: "web", number: 1}
@@ -210,7 +211,7 @@ func TestPortReuse(t *testing.T) {
 	ways := s.byPacket(s.addClients(t))
 	s.startAgents(t)
 	s.awaitPods(t, web, pods...)
-	// So that the clients' own kernels forget a connection as soon as it is closed.
+	// The clients' own kernels then forget a connection as soon as it is closed.
 	check(t, s.Laptop.Sysctl("net.ipv4.tcp_max_tw_buckets", "0"))
 	for i, w := range ways {
 		for _, v6 := range bothFamilies {
@@ -245,8 +246,8 @@ func reuse(t *testing.T, c *topo.Client, r topo.Request) {
 	}
 }
 
-// TestUDPTables: one question and its answer leave nothing behind in the large table of flows;
-// a conversation moves there, out of reach of a flood.
+// TestUDPTables: one request and its answer leave only records that a flood may replace. A longer
+// exchange is confirmed, out of a flood's reach.
 func TestUDPTables(t *testing.T) {
 	for _, m := range modes[:2] {
 		t.Run(m.name, func(t *testing.T) {

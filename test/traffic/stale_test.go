@@ -15,10 +15,9 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// TestRow28: when a pod leaves a UDP service, what was led to it goes to another at once, also
-// while the pod would still answer: conversations go on there, those of connected sockets in pods
-// included; connected sockets of the node fail, and their next connect leads there. What the other
-// pods have stays as it is.
+// TestRow28: when a pod leaves a UDP service, its clients go to another pod at once, even while the
+// pod would still answer. This includes connected sockets in pods. Connected sockets of the node
+// fail, and their next connect leads to another pod. Clients of the other pods stay.
 //
 // Contract: 53.
 func TestRow28(t *testing.T) {
@@ -37,7 +36,7 @@ func row28(t *testing.T, m mode) {
 	s.startAgents(t)
 	s.awaitPods(t, web, pods...)
 
-	for i, leaving := range pods { // one on the node that is asked, one on the other
+	for i, leaving := range pods { // one on the node that clients send to, one on the other
 		left := pods[1-i]
 		t.Run(leaving.Name, func(t *testing.T) {
 			var all []conversation
@@ -70,7 +69,7 @@ func (s *setup) nodeProcess(t *testing.T) way {
 	return way{nodeProcess, client(t, s.Nodes[0].Host), service.clusterIP}
 }
 
-// conversation is a client's two UDP sockets by one way, each with a pod that it sticks to.
+// conversation is a client's two UDP sockets by one way, each with a pod that it stays with.
 type conversation struct {
 	way           way
 	to            topo.Request
@@ -119,7 +118,7 @@ func (c conversation) moves(t *testing.T, s *setup, left *topo.Pod) {
 		}
 	}
 	if c.way.name == nodeProcess {
-		// by whether the application was about to send or to receive
+		// depends on whether the application was about to send or to receive
 		if reply.Errno != "EDESTADDRREQ" && reply.Errno != "ECONNABORTED" {
 			t.Errorf("%s: a socket connected to the pod that has left: %s", name, reply)
 		}
@@ -137,7 +136,8 @@ func (c conversation) moves(t *testing.T, s *setup, left *topo.Pod) {
 	c.stays.Close()
 }
 
-// cannotMove wants the agent to say that the kernel leaves connected sockets where they are.
+// cannotMove expects that the agent reports that the kernel leaves connected sockets where they
+// are.
 func (c conversation) cannotMove(t *testing.T, s *setup, name string) {
 	t.Helper()
 	check(t, s.agents[0].Await("a warning of sockets", func(s *status.Status) bool {
@@ -152,7 +152,7 @@ func (c conversation) cannotMove(t *testing.T, s *setup, name string) {
 	c.stays.Close()
 }
 
-// canAbortSockets tells whether the kernel has bpf_sock_destroy (Linux 6.5).
+// canAbortSockets reports whether the kernel has bpf_sock_destroy (Linux 6.5).
 var canAbortSockets = sync.OnceValue(func() bool {
 	kernel, err := btf.LoadKernelSpec()
 	if err != nil {
@@ -162,7 +162,7 @@ var canAbortSockets = sync.OnceValue(func() bool {
 	return kernel.TypeByName("bpf_sock_destroy", &destroy) == nil
 })
 
-// TestRow28Restart: what has happened while no agent ran is made up for by the next one.
+// TestRow28Restart: the next agent handles what has happened while no agent ran.
 func TestRow28Restart(t *testing.T) {
 	s := newSetup(t, topo.Routed, modes[1])
 	web := service{name: "web", number: 1}

@@ -12,8 +12,8 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// TestTakeover: connections that the kernel's NAT has opened, by such rules as kube-proxy makes,
-// go on when waggle starts and the rules go; new ones, from the same ports too, are waggle's.
+// TestTakeover: connections that the kernel's NAT has opened, by rules like kube-proxy's, go on
+// when waggle starts and the rules go. waggle serves new ones, even from the same ports.
 func TestTakeover(t *testing.T) {
 	for _, pods := range []topo.PodNetwork{topo.Routed, topo.VXLAN} {
 		for _, m := range modes[:2] {
@@ -77,7 +77,7 @@ func takeover(t *testing.T, network topo.PodNetwork, m mode) {
 	}
 	list, err := s.agents[0].CLI("flow", "list", "--limit", "0")
 	check(t, err)
-	// a pair of records for each zone where its packets may come in
+	// A pair of records for each zone that its packets may come in by.
 	if got, want := strings.Count(list, " foreign "), 2*2*len(all); got != want {
 		t.Errorf("%d records of foreign flows, want %d:\n%s", got, want, list)
 	}
@@ -109,9 +109,9 @@ func takeover(t *testing.T, network topo.PodNetwork, m mode) {
 	}
 }
 
-// TestTakeoverFollows: when the kernel forgets a connection that was left to it, its next packets open
-// one of waggle's, however often they come meanwhile. Clients with a port of their own used to be
-// refused for as long as they went on trying.
+// TestTakeoverFollows: when the kernel drops a connection that was left to it, its next packets
+// open a flow of waggle's, however often they come meanwhile. A client that keeps its port must not
+// be refused for as long as it goes on trying.
 func TestTakeoverFollows(t *testing.T) {
 	s := newSetup(t, topo.Routed, modes[1])
 	svc := service{name: "local", number: 1}
@@ -150,7 +150,7 @@ func TestTakeoverFollows(t *testing.T) {
 	}
 }
 
-// comesBack tries until the service answers, by new connections where they are connections.
+// comesBack tries until the service answers; with TCP, by new connections.
 func (p *proxied) comesBack(t *testing.T) {
 	t.Helper()
 	var reply topo.Reply
@@ -195,7 +195,7 @@ func openProxied(t *testing.T, svc service, w way, v6 bool, pod *topo.Pod) []*pr
 	return both
 }
 
-// check sends data both ways; the server must see the same client as ever.
+// check sends data in both directions. The server must see the same client as before.
 func (p *proxied) check(t *testing.T, when string) {
 	t.Helper()
 	reply := p.stream.Exchange(1400)
@@ -204,7 +204,7 @@ func (p *proxied) check(t *testing.T, when string) {
 	}
 }
 
-// reopen: a connection from the same port as one that has ended.
+// reopen opens a connection from the same port as one that has ended.
 func (p *proxied) reopen(t *testing.T) bool {
 	t.Helper()
 	if !strings.HasSuffix(p.name, "tcp") {
@@ -219,8 +219,8 @@ func (p *proxied) reopen(t *testing.T) bool {
 	return true
 }
 
-// nftProxy does as kube-proxy does for services with one endpoint: DNAT of what comes to a cluster
-// IP or a node port, and masquerading of the latter, from any port.
+// nftProxy makes rules like kube-proxy's for services with one endpoint: DNAT of packets to a
+// cluster IP or a node port, and masquerade of the latter, from any port.
 func nftProxy(node *topo.Node, services []service, pods map[string]*topo.Pod) string {
 	var rules strings.Builder
 	for _, svc := range services {

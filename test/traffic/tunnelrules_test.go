@@ -9,7 +9,7 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// tunnelRules are what owners of nodes have for a tunnel.
+// tunnelRules are rules that owners of nodes may have for a tunnel.
 var tunnelRules = []struct{ name, rules string }{
 	{"masquerade", `table inet owner {
 	chain postrouting {
@@ -38,8 +38,9 @@ var tunnelRules = []struct{ name, rules string }{
 }`},
 }
 
-// TestRulesOfTunnels: rules of the node's owner that rewrite what leaves by a tunnel, or drop what
-// belongs to no connection that they have seen both directions of.
+// TestRulesOfTunnels: rules of the node's owner that rewrite what leaves by a
+// tunnel, or that drop packets without a connection of which they have seen
+// both directions.
 //
 // Contract: 47, 48.
 func TestRulesOfTunnels(t *testing.T) {

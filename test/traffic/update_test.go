@@ -17,8 +17,8 @@ import (
 const updatePause = 10 * time.Millisecond
 
 // TestPodsComeAndGo: pods of a service are replaced one after the other under traffic. New
-// connections find the new one and no more the old one, streams stay with the pod they have,
-// and nothing fails.
+// connections reach the new pod and no longer the old one, streams stay with their pod, and nothing
+// fails.
 //
 // Contract: 23.
 func TestPodsComeAndGo(t *testing.T) {
@@ -28,7 +28,7 @@ func TestPodsComeAndGo(t *testing.T) {
 }
 
 func podsComeAndGo(t *testing.T, m mode) {
-	const rounds = 10 // in each mode, in each of which one pod comes and one goes
+	const rounds = 10 // in each mode; in each round one pod comes and one goes
 	s := newSetup(t, topo.Routed, m)
 	web := service{name: "web", number: 1}
 	s.addService(t, web)
@@ -56,7 +56,7 @@ func podsComeAndGo(t *testing.T, m mode) {
 	traffic.check(t)
 }
 
-// retire takes a pod out of its service, while it goes on serving as a terminating pod does.
+// retire removes a pod from its service, while the pod still serves as a terminating pod does.
 func retire(t *testing.T, s *setup, svc service, leaving *topo.Pod, left []*topo.Pod, ways []way) {
 	t.Helper()
 	check(t, s.manifests.Remove("pod-"+leaving.Name+".yaml"))
@@ -72,10 +72,10 @@ func retire(t *testing.T, s *setup, svc service, leaving *topo.Pod, left []*topo
 	}
 }
 
-// answerers makes new connections until the wanted pod has answered, and lists who did.
+// answerers makes new connections until the wanted pod has answered, and lists the pods that did.
 func answerers(t *testing.T, w way, r topo.Request, wanted string) []string {
 	t.Helper()
-	const tries = 100 // of two pods, one is missed by chance once in 2^100
+	const tries = 100 // with two pods, the chance to miss one is 2^-100
 	var seen []string
 	for range tries {
 		reply := w.client.Get(r)
@@ -119,7 +119,7 @@ func streamTo(t *testing.T, pod *topo.Pod, c *topo.Client, to netip.AddrPort) *t
 	return nil
 }
 
-// TestTargetPort: a service's target port is edited back and forth under traffic.
+// TestTargetPort: a service's target port changes back and forth under traffic.
 func TestTargetPort(t *testing.T) {
 	s := newSetup(t, topo.Routed, modes[0])
 	web := service{name: "web", number: 1}
@@ -156,8 +156,8 @@ func (s *setup) awaitTarget(t *testing.T, svc service) {
 	})
 }
 
-// TestRename: a service takes over all addresses and ports of another that goes: a deletion and
-// an addition to the source, but nothing to clients.
+// TestRename: a service takes over all addresses and ports of another one that goes. The source
+// sees a deletion and an addition; clients see no change.
 func TestRename(t *testing.T) {
 	handovers := map[string]func(s *setup, from, to service) error{
 		"in one file": func(s *setup, _, to service) error { return s.manifests.Write("web.yaml", to.yaml()) },
@@ -193,7 +193,7 @@ func rename(t *testing.T, oneFile bool, handOver func(s *setup, from, to service
 	for range 6 {
 		check(t, handOver(s, from, to))
 		s.awaitPods(t, to, pods...)
-		s.awaitServices(t, portsOfService) // the other one's are gone
+		s.awaitServices(t, portsOfService) // those of the other one are gone
 		from, to = to, from
 	}
 	if looks, missing := stop(); missing > 0 || looks == 0 {

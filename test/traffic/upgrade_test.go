@@ -28,10 +28,10 @@ func previousRelease(t *testing.T) string {
 	return path
 }
 
-// TestUpgrade: an agent of the release before has opened flows of every way, and one of this release
-// takes its place, under traffic. No connection breaks, and each stays with its endpoint. The
-// release before refuses to come back, and changes nothing. It is the same if agents of this release are
-// killed while they convert.
+// TestUpgrade: an agent of the release before has opened flows on every path, and one of this
+// release replaces it, under traffic. No connection breaks, and each stays with its endpoint. The
+// release before refuses to come back, and changes nothing. The same holds if agents of this
+// release are killed while they convert.
 //
 // Contract: 6, 23.
 func TestUpgrade(t *testing.T) {
@@ -98,8 +98,8 @@ func upgrade(t *testing.T, network topo.PodNetwork, m mode, flags []string, kill
 	}
 }
 
-// killConverting starts agents and kills them: while they load their programs, and then each at twice the
-// time after that than the one before, until one has converted the flows.
+// killConverting starts agents and kills them: first while they load their programs, and then each
+// at twice the time after that, until one has converted the flows.
 func killConverting(t *testing.T, agent *cluster.Agent, flags []string, flows []*lasting) {
 	t.Helper()
 	killed := 0
@@ -125,7 +125,7 @@ func killConverting(t *testing.T, agent *cluster.Agent, flags []string, flows []
 	t.Logf("%d agents were killed", killed)
 }
 
-// running is how often an agent has logged that it has loaded all that it needs.
+// running returns how often an agent has logged that it has loaded all that it needs.
 func running(t *testing.T, agent *cluster.Agent) int {
 	t.Helper()
 	log, err := os.ReadFile(agent.LogFile)
@@ -133,8 +133,8 @@ func running(t *testing.T, agent *cluster.Agent) int {
 	return strings.Count(string(log), `"agent running"`)
 }
 
-// report ends connections that were opened all the time. Of those that are as old as some packets when
-// the programs are exchanged docs/design.md says that they may break.
+// report ends the loops of new connections. docs/design.md says that those may break which are only
+// some packets old when the programs are exchanged.
 func (b *background) report(t *testing.T) {
 	t.Helper()
 	ok, failed := 0, 0
@@ -148,8 +148,8 @@ func (b *background) report(t *testing.T) {
 	t.Logf("%d connections were opened meanwhile, of which %d broke", ok+failed, failed)
 }
 
-// addUpgraded adds services with two pods each, on this node and on the other, and one whose pod
-// is also its client; and the ways to them.
+// addUpgraded adds services with two pods each, on this node and on the other, and one whose pod is
+// also its client, with the ways to them.
 func (s *setup) addUpgraded(t *testing.T) ([]service, map[service][]way) {
 	t.Helper()
 	services := []service{{name: "local", number: 1}, {name: "remote", number: 2}, {name: "self", number: 3}}
@@ -183,7 +183,7 @@ func startPrevious(t *testing.T, s *setup, previous string, flags []string) {
 	}
 }
 
-// lasting is a socket that is to outlive what happens to the agent.
+// lasting is a socket that must outlive changes of the agent.
 type lasting struct {
 	name   string
 	client *topo.Client
@@ -220,7 +220,7 @@ func openOne(t *testing.T, name string, c *topo.Client, open func(topo.Request) 
 	if f.stream, reply = open(f.to); !reply.OK() {
 		t.Fatalf("%s: %s", name, reply)
 	}
-	for range 2 { // the second confirms a flow of UDP
+	for range 2 { // the second exchange confirms a flow of UDP
 		if f.first = f.stream.Exchange(1000); !f.first.OK() {
 			t.Fatalf("%s: %s", name, f.first)
 		}
@@ -255,7 +255,7 @@ func (f *lasting) reopen(t *testing.T) {
 	}
 }
 
-// checkConverted: nothing is left of the release before.
+// checkConverted expects that nothing is left of the release before.
 func checkConverted(t *testing.T, a *cluster.Agent) {
 	t.Helper()
 	for _, pin := range oldPins(t, a) {
@@ -276,7 +276,8 @@ func oldPins(t *testing.T, a *cluster.Agent) (old []string) {
 	return old
 }
 
-// checkNoWayBack: the release before refuses what this one has left, and leaves it as it is.
+// checkNoWayBack expects that the release before refuses what this one has left, and does not
+// change it.
 func checkNoWayBack(t *testing.T, a *cluster.Agent, previous string, flags []string) {
 	t.Helper()
 	check(t, a.Stop())
@@ -311,7 +312,7 @@ func pinned(t *testing.T, a *cluster.Agent) left {
 	return l
 }
 
-// TestUpgradeStale: what has changed while no agent ran holds for converted flows, too: UDP clients of an
+// TestUpgradeStale: changes while no agent ran hold for converted flows, too: UDP clients of an
 // endpoint that is gone find another one.
 func TestUpgradeStale(t *testing.T) {
 	previous := previousRelease(t)
@@ -334,7 +335,7 @@ func TestUpgradeStale(t *testing.T) {
 	check(t, agent.Start())
 	for _, f := range flows {
 		if strings.HasSuffix(f.name, "/tcp") && f.first.Pod == gone.Name {
-			continue // it is over
+			continue // its connection has ended
 		}
 		if reply := f.exchangeSoon(); reply.Pod != stays.Name {
 			t.Errorf("%s, first answered by %s: %s", f.name, f.first.Pod, reply)
@@ -342,7 +343,7 @@ func TestUpgradeStale(t *testing.T) {
 	}
 }
 
-// exchangeSoon repeats an exchange until it succeeds: the agent looks for stale flows in a moment.
+// exchangeSoon repeats an exchange until it succeeds: the agent soon looks for stale flows.
 func (f *lasting) exchangeSoon() (reply topo.Reply) {
 	for range 20 {
 		if reply = f.stream.Exchange(1000); reply.OK() {
@@ -352,8 +353,8 @@ func (f *lasting) exchangeSoon() (reply topo.Reply) {
 	return reply
 }
 
-// TestUpgradeForeign: connections that are left to the kernel's NAT since the release before has taken
-// over from another proxy stay so.
+// TestUpgradeForeign: connections that were left to the kernel's NAT, since the release before took
+// over from another proxy, stay so.
 func TestUpgradeForeign(t *testing.T) {
 	previous := previousRelease(t)
 	s := newSetup(t, topo.Routed, modes[0])

@@ -33,7 +33,7 @@ var versions = map[string]schema.GroupVersion{
 // Serve answers requests until the listener is closed.
 func (s *Store) Serve(l net.Listener) error { return http.Serve(l, s) }
 
-// ServeHTTP is part of http.Handler.
+// ServeHTTP implements http.Handler.
 func (s *Store) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
 	last := parts[len(parts)-1]
@@ -63,7 +63,7 @@ func refuse(w http.ResponseWriter, code int, reason metav1.StatusReason) {
 	fmt.Fprintf(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":%q,"code":%d}`, reason, code)
 }
 
-// selection is what a request wants to see.
+// selection returns the filter of a request.
 func selection(r *http.Request) (func(Object) bool, error) {
 	byLabel, err := labels.Parse(r.URL.Query().Get("labelSelector"))
 	if err != nil {
@@ -79,7 +79,7 @@ func selection(r *http.Request) (func(Object) bool, error) {
 	}, nil
 }
 
-// media is the best serializer that a client accepts.
+// media returns the best serializer that a client accepts.
 func media(r *http.Request) runtime.SerializerInfo {
 	known := scheme.Codecs.SupportedMediaTypes()
 	for accepted := range strings.SplitSeq(r.Header.Get("Accept"), ",") {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package memapi is an API server that serves objects from memory: lists and watches, as protobuf
-// or JSON, and nothing else. It lets proxies be measured with more objects than a real API server
-// would take in the time, and costs them what that would.
+// or JSON, and nothing else. Proxies can be measured with more objects than a real API server would
+// accept in the time, at the same cost for them.
 package memapi
 
 import (
@@ -17,21 +17,21 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// Object is what is served.
+// Object is a served object.
 type Object interface {
 	runtime.Object
 	metav1.Object
 }
 
-// Store holds objects. It may be served at several places at once.
+// Store holds objects. It may be served at several addresses at once.
 type Store struct {
 	mu      sync.Mutex
-	changed chan struct{} // closed when something has
+	changed chan struct{} // closed at a change
 	version uint64
 	kinds   map[string]*kind
 }
 
-// kind is the objects of one resource, and all that ever happened to them.
+// kind is the objects of one resource, with all events since the beginning.
 type kind struct {
 	objects map[string]Object
 	order   []string
@@ -43,7 +43,7 @@ type event struct {
 	watch.Event
 }
 
-// NewStore makes a store that holds nothing.
+// NewStore makes an empty store.
 func NewStore() *Store {
 	return &Store{changed: make(chan struct{}), version: 1, kinds: map[string]*kind{
 		"services": newKind(), "endpointslices": newKind(), "nodes": newKind(), "servicecidrs": newKind(),
@@ -66,7 +66,7 @@ func resourceOf(o Object) string {
 
 func keyOf(o Object) string { return o.GetNamespace() + "/" + o.GetName() }
 
-// Put adds or replaces objects. They must not be modified afterwards.
+// Put adds or replaces objects. The caller must not modify them afterwards.
 func (s *Store) Put(objects ...Object) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -99,7 +99,8 @@ func (s *Store) list(resource string, match func(Object) bool) (objects []Object
 	return objects, s.version
 }
 
-// since returns what has happened to a resource after a version, and what tells of more.
+// since returns the events of a resource after a version, and a channel that is closed when there
+// are more.
 func (s *Store) since(resource string, version uint64) (events []event, more <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

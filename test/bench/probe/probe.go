@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package probe holds the programs that benchmarks measure with, compiled: drivers, which make
-// packets and call the program that is measured, and the limits that it is compared with.
+// Package probe holds the compiled programs of the benchmarks: drivers, which make packets and call
+// the measured program, and the limits that it is compared with.
 package probe
 
 import (
@@ -22,10 +22,10 @@ const Frame = 96
 // PortBits is how many bits of a flow's number count its port; the others count its address.
 const PortBits = 14
 
-// Drive tells the drivers what packets to make. Host byte order, but for Frame, which is memory.
+// Drive describes the packets that a driver makes. Host byte order, except for Frame, which is memory.
 type Drive = probeDrive
 
-// Target is what the limits rewrite to, and where they transmit.
+// Target is the limits' rewrite, and the device by which they transmit.
 type Target struct {
 	To  bpf.Tuple
 	Hop bpf.Hop
@@ -35,26 +35,26 @@ type Target struct {
 type Filling struct {
 	To  bpf.Tuple // the rewrite of flow 0
 	Hop uint64
-	// 1: it is another one for each flow, as that of the driver's packets; 0: all have it.
+	// 1: the member differs for each flow, as in the driver's packets; 0: all flows have the same.
 	SaddrMoves, DaddrMoves, SportMoves, DportMoves uint32
 
 	Flags uint16
 	_     [3]uint16
 }
 
-// Room is that of the tables of the limits, in records.
+// Room is the size of the limits' tables, in records.
 type Room struct {
 	Hash, LRU uint32
 }
 
-// Load loads the programs over the datapath's maps; those that it is not given are its own.
+// Load loads the programs over the datapath's maps. It makes the maps that it is not given.
 func Load(replacements map[string]*ebpf.Map, room Room) (*ebpf.Collection, error) {
 	spec, err := loadProbe()
 	if err != nil {
 		return nil, err
 	}
 	sizes := map[string]uint32{"bare_hash4": room.Hash, "bare_hash6": room.Hash, "bare_lru4": room.LRU, "bare_lru6": room.LRU,
-		// nobody looks into them, unless they are the datapath's
+		// not used, unless they are the datapath's
 		"flows4": 1, "flows6": 1, "slots": 1, "backends": 1}
 	used := map[string]*ebpf.Map{}
 	for name, m := range spec.Maps {
@@ -72,8 +72,8 @@ func Load(replacements map[string]*ebpf.Map, room Room) (*ebpf.Collection, error
 	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: used})
 }
 
-// LoadTable loads the programs of table.c. The tables of a family ("4" or "6"), waggle's own and the
-// kernel's, have room for so many records.
+// LoadTable loads the programs of table.c. The tables of a family ("4" or "6"), waggle's own and
+// the kernel's, have room for so many records.
 func LoadTable(family string, own, kernel uint32) (*ebpf.Collection, error) {
 	spec, err := loadTable()
 	if err != nil {
@@ -95,7 +95,8 @@ func LoadTable(family string, own, kernel uint32) (*ebpf.Collection, error) {
 	return ebpf.NewCollection(spec)
 }
 
-// fit tells the programs of a spec what bpf.Fit tells the datapath's of the flow tables.
+// fit sets the sizes of the flow tables in the programs of a spec, as bpf.Fit does in the
+// datapath's.
 func fit(spec *ebpf.CollectionSpec) error {
 	values := map[string]any{"weakly_ordered": runtime.GOARCH != "amd64",
 		"flow_sets4": spec.Maps["flows4"].MaxEntries, "flow_sets6": spec.Maps["flows6"].MaxEntries}

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command checkprotocol explores the model of the flow table's protocol, test/model/flowtable.pml,
-// with the checker spin. It fails if what is sound violates an invariant or is not explored
-// completely, or if one of the broken variants goes unnoticed.
+// with the checker spin. It fails if a sound variant violates an invariant or is not explored
+// completely, or if a broken variant is not detected.
 package main
 
 import (
@@ -51,7 +51,7 @@ func run() error {
 	return checkAll(source, dir, chosen(wanted))
 }
 
-// chosen are the variants to check, the largest first.
+// chosen returns the variants to check, the largest first.
 func chosen(wanted *regexp.Regexp) []variant {
 	var list []variant
 	for _, v := range variants {
@@ -89,7 +89,7 @@ func checkAll(source, dir string, list []variant) error {
 	return errors.Join(errs...)
 }
 
-// result is what became of one variant.
+// result is the result of one variant.
 type result struct {
 	name   string
 	states string
@@ -121,7 +121,7 @@ func check(source, dir string, v variant) result {
 	return r
 }
 
-// explore makes a checker of the model, and returns its report.
+// explore compiles a checker of the model, and returns its report.
 func explore(source, dir string, v variant) (string, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return "", err
@@ -138,12 +138,12 @@ func explore(source, dir string, v variant) (string, error) {
 	limit := fmt.Sprintf("-DMEMLIM=%d", memory)
 	optimize := "-O2"
 	if v.caughtBy != "" {
-		optimize = "-O0" // what is broken is found soon
+		optimize = "-O0" // an error in a broken variant is found soon
 	}
 	if out, err := command(dir, "gcc", optimize, "-w", "-DSAFETY", "-DVECTORSZ=512", limit, "-o", "pan", "pan.c"); err != nil {
 		return "", fmt.Errorf("gcc: %w\n%s", err, out)
 	}
-	// it ends with an error if it finds one
+	// the checker exits with an error if it finds one
 	out, err := command(dir, "./pan", "-m10000", "-w24")
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
@@ -174,7 +174,7 @@ func submatch(r *regexp.Regexp, s string) string {
 	return ""
 }
 
-// judge says what the report means, and whether that is as it must be.
+// judge summarises a report. It returns an error if the report is not as it must be.
 func judge(v variant, report string) (string, error) {
 	problem := submatch(firstProblem, report)
 	if v.caughtBy == "" {
@@ -203,7 +203,7 @@ func judgeSound(problem, report string) (string, error) {
 	return "holds", nil
 }
 
-// macros are the options of spin that make the model this variant.
+// macros returns the options of spin that make the model this variant.
 func (v variant) macros() []string {
 	var list []string
 	for _, m := range strings.Fields(v.with) {

@@ -6,11 +6,11 @@ package main
 type variant struct {
 	name     string
 	with     string
-	caughtBy string // an invariant, where the variant is broken
+	caughtBy string // the invariant that a broken variant violates
 	large    bool
 }
 
-// What several variants are made of.
+// The macros that several variants share.
 const (
 	two      = "CLAIM CPUS=2 "
 	three    = "CLAIM CPUS=3 "

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command mutate breaks the datapath in one place after another, and sees whether the tests find
-// out. It works on copies, and fails if one goes unnoticed.
+// Command mutate breaks the datapath in one place after another, and checks whether the tests
+// notice. It works on copies, and fails if a change is not noticed.
 package main
 
 import (
@@ -95,7 +95,7 @@ func (s suite) run(dir, tests string) (survivors int, err error) {
 	return survivors, nil
 }
 
-// try compiles a broken copy of the datapath and tests it. It returns what the test found.
+// try compiles a broken copy of the datapath and tests it. It returns the test's complaint.
 func (s suite) try(dir, tests string, m mutation) (found string, err error) {
 	source := filepath.Join(dir, "bpf")
 	if err := os.RemoveAll(source); err != nil {
@@ -145,7 +145,7 @@ func compile(source, object string) error {
 	return nil
 }
 
-// summary is the line of a failed test that says what is wrong.
+// summary returns the line of a failed test that says what is wrong.
 func summary(out []byte) string {
 	for line := range bytes.Lines(out) {
 		if _, what, ok := strings.Cut(string(line), ": seed "); ok {

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// mutation replaces a piece of a file, which must be there once.
+// mutation replaces a piece of a file, which must occur exactly once.
 type mutation struct {
 	name, file, old, new string
 }
@@ -29,9 +29,9 @@ func (m mutation) apply(dir string) error {
 	return os.WriteFile(path, []byte(strings.Replace(string(b), m.old, m.new, 1)), 0o644)
 }
 
-// suite is what a set of tests must notice.
+// suite is a set of mutations that a set of tests must notice.
 type suite struct {
-	tests     string // a regular expression: their names
+	tests     string // a regular expression for their names
 	mutations []mutation
 }
 
@@ -43,7 +43,7 @@ var suites = []suite{
 	{"^Test(TwoCPUs.*|OneOwner|RepairInFullTable)$", ofTwoCPUs},
 }
 
-// ofModel are mutations that one packet at a time shows, in a table that is never full.
+// ofModel are mutations that a single packet shows, in a table that is never full.
 var ofModel = []mutation{
 	// checksums
 	{"a fold of the checksum dropped", "checksum.h", "\tsum = (sum & 0xffffffff) + (sum >> 32);\n\tsum = (sum & 0xffff) + (sum >> 16);\n\tsum = (sum & 0xffff) + (sum >> 16);\n\tsum = (sum & 0xffff) + (sum >> 16);\n\treturn ~sum;", "\tsum = (sum & 0xffffffff) + (sum >> 32);\n\tsum = (sum & 0xffff) + (sum >> 16);\n\treturn ~sum;"},
@@ -105,7 +105,7 @@ var ofModel = []mutation{
 	{"node address where no NodePorts answer is no endpoint of this node", "service.h", "addr) & NODE_ADDR_LOCAL;", "addr) & NODE_ADDR_NODE_PORTS;"},
 	{"policy that drops refuses", "open.h", "SERVICE_INTERNAL_DROP : SERVICE_EXTERNAL_DROP", "SERVICE_EXTERNAL_DROP : SERVICE_INTERNAL_DROP"},
 	{"flow recorded though there is no route", "open.h", "else if (!o->local && !node_has_addr(family, r->to.daddr.word))\n\t\treturn false;", "else if (!o->local && !node_has_addr(family, r->to.daddr.word))\n\t\treturn true;"},
-	// following it
+	// following a flow
 	{"record not released", "flowtable.h", "__sync_val_compare_and_swap(at, tag, tag & TAG_VERSION_MASK) != tag)", "__sync_val_compare_and_swap(at, tag, tag) != tag)"},
 	{"record made beside the one that it replaces", "claim.h", "\tif (r->tag) {\n\t\tw->chosen.where = r->where;", "\tif (0) {\n\t\tw->chosen.where = r->where;"},
 	{"new record has no state", "claim.h", "w->chosen.tag | (r->state & STATE_MASK);", "w->chosen.tag;"},
@@ -126,7 +126,7 @@ var ofModel = []mutation{
 	{"dead though the other half is fresh", "flow.h", "return stale && flow_stale(&m->record, t->proto, r->time);", "return stale;"},
 	{"expired record not absent", "track.h", "if (starts_anew(p, r) || flow_ended(family, &p->tuple, r, &s->mirror))", "if (starts_anew(p, r))"},
 	{"expired record not released by the walk", "expire.c", "\t\tif (census->release)\n", "\t\tif (0)\n"},
-	// what the node says itself
+	// packets that the node itself sends
 	{"reset's number off by one", "refuse.h", "!!(p->tcp_flags & TCP_SYN) +\n", "0 +\n"},
 	{"refusal keeps the sender's MAC", "refuse.h", "return ret || swap_macs(skb, p->l3_off);", "return ret;"},
 	{"ICMP error quotes one byte less", "refuse.h", "#define QUOTED_L4 8", "#define QUOTED_L4 7"},
@@ -145,7 +145,7 @@ var ofModel = []mutation{
 	{"martians open flows", "open.h", " || !addr_is_sender(family, p->tuple.saddr.word)", ""},
 }
 
-// ofFullTables are mutations of what gives way to whom.
+// ofFullTables are mutations of which records give way to which.
 var ofFullTables = []mutation{
 	{"confirmed record replaced", "claim.h", "(tag & (WAY_MASK | STATE_CONFIRMED)) != WAY_LIVE ||", "(tag & WAY_MASK) != WAY_LIVE ||"},
 	{"version not counted", "claim.h", "tag = ((old + TAG_VERSION) & TAG_VERSION_MASK)", "tag = (old & TAG_VERSION_MASK)"},
@@ -181,7 +181,7 @@ var ofDirectConnections = []mutation{
 	{"netfilter asked about the other direction's tuple", "open.h", "\tflow_mirror(family, &s->record, &answer->key);\n\treturn", "\tflow_mirror(family, &s->record, &answer->key);\n\tanswer->key.sport = 0;\n\treturn"},
 }
 
-// ofTwoCPUs are mutations of what processors do about each other, which are noticed by chance.
+// ofTwoCPUs are mutations of the protocol between processors, which are noticed by chance.
 var ofTwoCPUs = []mutation{
 	{"one-owner check dropped in settle", "claim.h", "\tif (twin_find(family, hash, t, r->where, &w->settling.twin) ||\n", "\tif (0 ||\n"},
 	{"record live before it is looked for twins", "claim.h", "\tr->tag = (r->tag & ~WAY_MASK) | WAY_OFFERED;\n", "\tr->tag = (r->tag & ~WAY_MASK) | WAY_LIVE;\n"},
@@ -206,7 +206,7 @@ var ofExplain = []mutation{
 }
 
 // ofNone are mutations that two processors show so rarely that no test notices them in its time.
-// Broken variants of test/model/checkprotocol are their like.
+// test/model/checkprotocol has broken variants like them.
 var ofNone = []mutation{
 	{"no look at the tag after reading", "flowtable.h", "return !((tag ^ r->tag) & TAG_IDENTITY);", "return (tag ^ tag) == 0;"},
 	{"release ignores the state", "flowtable.h", "\t__u32 *at = tag_at(family, where);\n\n\tif (!at || __sync_val_compare_and_swap(at, tag, ", "\t__u32 *at = tag_at(family, where);\n\n\tif (at && !((*at ^ tag) & ~STATE_MASK))\n\t\ttag = *at;\n\tif (!at || __sync_val_compare_and_swap(at, tag, "},

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestMutationsApply: what mutations break is still there to be broken.
+// TestMutationsApply: the text that each mutation replaces is still there.
 func TestMutationsApply(t *testing.T) {
 	for _, m := range slices.Concat(ofModel, ofFullTables, ofExplain, ofTwoCPUs, ofNone) {
 		dir := t.TempDir()
