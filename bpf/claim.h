@@ -83,7 +83,7 @@ __noinline int way_choose_in(int family, __u32 index, __u32 first, __u32 spare, 
 	return 0;
 }
 
-/* Uses of other unconfirmed records of a set after which one may go without a second look. */
+/* The age at which an unconfirmed record may go without a second look: three uses of others. */
 #define AGE_TO_GO (WAYS / 2)
 
 /*

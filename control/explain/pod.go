@@ -17,6 +17,7 @@ import (
 
 	"github.com/waggle-lb/waggle/control/netns"
 	"github.com/waggle-lb/waggle/loader"
+	"github.com/waggle-lb/waggle/loader/netdump"
 )
 
 // pod is a pod of this node, as the kernel shows it.
@@ -105,7 +106,7 @@ func podHere() (p pod, err error) {
 	if p.netns, err = loader.NetnsCookie(); err != nil {
 		return p, err
 	}
-	links, err := netlink.LinkList()
+	links, err := netdump.Whole(netlink.LinkList)
 	if err != nil {
 		return p, err
 	}
@@ -115,7 +116,7 @@ func podHere() (p pod, err error) {
 			p.ends[link.Attrs().Index] = link.Attrs().ParentIndex
 		}
 	}
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := netdump.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	for _, a := range addrs {
 		if addr, ok := netip.AddrFromSlice(a.IP); ok && addr.IsGlobalUnicast() {
 			p.addrs = append(p.addrs, addr.Unmap())
