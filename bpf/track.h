@@ -240,10 +240,10 @@ static __always_inline bool track_close(int family, struct scratch *s)
 	if (r->tag & bits)
 		return false;
 	own = record_close(family, r, bits);
-	if (!mirror_lookup(family, &s->packet.tuple, r, &s->mirror))
-		return own;
-	other = record_close(family, &s->mirror.record, bits);
-	if (r->flags & FLOW_SPLIT_SOURCE)
+	other = own;
+	if (mirror_lookup(family, &s->packet.tuple, r, &s->mirror))
+		other = record_close(family, &s->mirror.record, bits);
+	if (r->flags & (FLOW_SPLIT_SOURCE | FLOW_FOREIGN))
 		return false;
 	return r->flags & FLOW_REPLY ? other : own;
 }
