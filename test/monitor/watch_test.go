@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -41,8 +42,26 @@ type monitor struct {
 	t      *testing.T
 	s      *setup
 	cmd    *topo.Command
-	stdout bytes.Buffer
-	stderr bytes.Buffer
+	stdout text
+	stderr text
+}
+
+// text is what a command has written so far.
+type text struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (w *text) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.b.Write(p)
+}
+
+func (w *text) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.b.String()
 }
 
 // watch starts a monitor, and waits until the programs report to it.
