@@ -203,6 +203,33 @@ func (m *watchMaps) publish() error {
 	return nil
 }
 
+// SweepWatchers removes what watchers have left who were killed: until then a ring holds 4 MiB.
+func (d *Datapath) SweepWatchers() error {
+	dir, err := os.Open(d.pins.maps())
+	if err != nil {
+		return fmt.Errorf("open the directory of pinned maps: %w", err)
+	}
+	w := &Watcher{dir: dir}
+	defer dir.Close()
+	w.maps = watchMaps{d.Map("watching"), d.Map("watch_slots"), d.Map("watch_meters"), d.Map("watchers"), d.Map("watched")}
+	return w.locked(func() error {
+		now := monotonic()
+		for slot := range w.maps.slots.MaxEntries() {
+			var taken bpf.Watch
+			if err := w.maps.slots.Lookup(slot, &taken); err != nil {
+				return fmt.Errorf("read the map watch_slots: %w", err)
+			}
+			if taken.Until == 0 || taken.Until > now {
+				continue
+			}
+			if err := w.maps.vacate(slot); err != nil {
+				return err
+			}
+		}
+		return w.maps.publish()
+	})
+}
+
 // Renew prolongs the lease, and is to be called each second. blind is how long the programs may have reported
 // nothing, because it was not.
 func (w *Watcher) Renew() (blind time.Duration, err error) {
@@ -212,7 +239,7 @@ func (w *Watcher) Renew() (blind time.Duration, err error) {
 			return fmt.Errorf("read the map watch_slots: %w", err)
 		}
 		if is.Until != w.want.Until {
-			return errors.New("another monitor has taken the place of this one, which was held up for too long")
+			return fmt.Errorf("nothing is reported to this monitor any more: it was held up for more than %s, and its place was given up", watchLease)
 		}
 		now := monotonic()
 		if now > is.Until {

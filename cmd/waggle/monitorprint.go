@@ -41,7 +41,7 @@ func (p *monitorPrinter) begin() {
 		return
 	}
 	// room for what is usual, so that columns stay where they are
-	p.columns.widths = []int{15, 14, 10, 6, 8, 20, 20, 16, 16}
+	p.columns.widths = []int{15, 16, 10, 6, 8, 20, 20, 20, 16}
 	_ = p.columns.write(p.w, [][]string{monitorHeader}) // what can't be written is told with the next flush
 	_ = p.w.Flush()
 }
@@ -96,12 +96,11 @@ func (e *monitorEvent) details() (all []string) {
 		add("source %s", e.ToSrc)
 	}
 	switch e.verdict {
-	case bpf.VerdictExpress, bpf.VerdictStack, bpf.VerdictSource:
+	case bpf.VerdictExpress, bpf.VerdictStack, bpf.VerdictSource, bpf.VerdictFlowClosed:
 		add("to %s > %s", e.ToSrc, e.ToDst)
-	case bpf.VerdictFlowClosed:
-		if e.Reset {
-			add("by a reset")
-		}
+	}
+	if e.Reset {
+		add("by a reset")
 	}
 	if e.OutDevice != "" {
 		add("by %s", e.OutDevice)

@@ -28,7 +28,6 @@ type setup struct {
 	node          *topo.Node
 	local, remote *topo.Pod
 	laptop        *topo.Client
-	events        int // of files that monitors write to
 }
 
 // service is a Service with no selector and two families, and the addresses of its endpoints.
