@@ -44,10 +44,10 @@ func wholeSpec(t *testing.T) *ebpf.CollectionSpec {
 
 // writable are the maps that a test can't have the verifier protect: those of its own of the twin, and those of
 // which values are given to functions that the verifier proves alone, where it takes a pointer for one to memory
-// that may be written. No kernel lets programs write to a devmap by a pointer, or has a read-only kind of
+// that may be written. No kernel lets programs write to a devmap or an array of maps by a pointer, or has a read-only kind of
 // sk_storage.
 var writable = []string{
-	"scratch_map", "counters", ".data.trace", ".rodata", "walk_map", "services4", "services6", "xdp_devices", "sock_peers",
+	"scratch_map", "counters", ".data.trace", ".rodata", "walk_map", "services4", "services6", "xdp_devices", "sock_peers", "watchers",
 }
 
 // TestExplainTwinHasNoWrites: the verifier takes the programs of the twin on maps that programs may only read. So
