@@ -34,6 +34,7 @@ type Watcher struct {
 	slot   uint32
 	want   bpf.Watch
 	ids    map[bpf.WatchedKey]bool
+	left   int // bytes in the ring after the last Read
 }
 
 // watchMaps are those of bpf/watch.h.
@@ -286,12 +287,19 @@ func (w *Watcher) setIDs(services, backends []uint32) error {
 	return nil
 }
 
-// Read waits for the next event until a deadline, when it fails with os.ErrDeadlineExceeded. left is how many bytes
-// the ring holds beside it.
-func (w *Watcher) Read(into *ringbuf.Record, deadline time.Time) (left int, err error) {
-	w.reader.SetDeadline(deadline)
+// Read reads the next event. If there is none for about so long, it fails with os.ErrDeadlineExceeded. left is how
+// many bytes the ring holds beside it.
+func (w *Watcher) Read(into *ringbuf.Record, wait time.Duration) (left int, err error) {
+	if w.left == 0 || wait == 0 { // else there is one already
+		w.reader.SetDeadline(time.Now().Add(wait))
+	}
 	err = w.reader.ReadInto(into)
-	return into.Remaining, err
+	if err != nil {
+		w.left = 0
+		return 0, err
+	}
+	w.left = into.Remaining
+	return w.left, nil
 }
 
 // Meter reads what has become of events, by verdict.

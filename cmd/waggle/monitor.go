@@ -137,7 +137,7 @@ func (m *monitor) follow(ctx context.Context) error {
 			}
 		default:
 		}
-		left, err := m.watcher.Read(&record, time.Now().Add(pollEvery))
+		left, err := m.watcher.Read(&record, pollEvery)
 		if err == nil {
 			err = m.show(record.RawSample)
 		}
@@ -217,7 +217,7 @@ func (m *monitor) end() error {
 	}
 	var record ringbuf.Record
 	for !m.done() {
-		_, err := m.watcher.Read(&record, time.Now())
+		_, err := m.watcher.Read(&record, 0)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			break
 		}

@@ -215,6 +215,7 @@ type monitorNames struct {
 	backends map[uint32]maps.Backend
 	next     time.Time // when they may be read again
 	devices  map[uint32]string
+	booted   time.Time // see booted
 }
 
 // refresh reads the names, if that was not done just now. At most a tenth of a CPU is spent on it.
@@ -229,7 +230,7 @@ func (n *monitorNames) refresh() (err error) {
 	if n.backends, err = maps.ReadBackends(n.view); err != nil {
 		return err
 	}
-	n.devices = map[uint32]string{}
+	n.devices, n.booted = map[uint32]string{}, booted()
 	n.next = time.Now().Add(max(pollEvery, watchShare*(cpuTime()-before)))
 	return nil
 }
