@@ -83,18 +83,19 @@ static __always_inline void affinity_remember(const struct affinity_key *key, __
 /*
  * Chooses the backend of a new flow. Returns its id, or 0 for an empty scope.
  * Affinity is renewed here and nowhere else: it is counted from a client's
- * last new flow.
+ * last new flow. *remembered: whether it has decided.
  */
 __noinline int backend_choose(const struct service *svc, const struct addr *client, int family,
-			      int internal)
+			      int internal, bool *remembered)
 {
 	struct affinity_key key = {};
 	struct affinity_entry *known;
 	bool holds;
 	__u32 id;
 
-	if (!svc || !client)
+	if (!svc || !client || !remembered)
 		return 0;
+	*remembered = false;
 	if (svc->affinity) {
 		key.service = svc->id;
 		addr_copy(family, key.addr, client->word);
@@ -107,6 +108,7 @@ __noinline int backend_choose(const struct service *svc, const struct addr *clie
 		if (holds) {
 			if (!explain)
 				known->last_used = now();
+			*remembered = true;
 			return id;
 		}
 	}

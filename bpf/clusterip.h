@@ -79,6 +79,10 @@ static __always_inline int tc_cluster(struct __sk_buff *skb, int family, struct 
 {
 	int verdict = cluster_verdict(family, s->packet.tuple.daddr.word);
 
+	if (verdict == VERDICT_NOT_OURS)
+		return verdict;
+	s->record.service = 0;
+	s->record.backend = 0;
 	if (verdict != VERDICT_REFUSED)
 		return verdict;
 	verdict = cluster_answer(skb, s);

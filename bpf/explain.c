@@ -12,9 +12,11 @@
 static __always_inline void socket_answer(struct bpf_sock_addr *ctx, int family,
 					  struct socket_question *q)
 {
+	struct chosen chosen = {};
 	enum verdict verdict;
 
-	verdict = socket_verdict(ctx, family, q->addr, !q->sends, &q->backend);
+	verdict = socket_verdict(ctx, family, q->addr, !q->sends, &chosen);
+	q->backend = chosen.backend;
 	if (verdict == VERDICT_NONE)
 		verdict = q->sends ? VERDICT_SOCK_SENDMSG : VERDICT_SOCK_CONNECT;
 	q->verdict = verdict;

@@ -568,7 +568,7 @@ __noinline int flow_read_way(int family, __u32 where, struct tuple *t, struct re
 	return record_stays(family, set, where & (WAYS - 1), r);
 }
 
-/* Sets bits of a flow's state. 0: the record is gone. */
+/* Sets bits of a flow's state. Returns the tag before, which is not 0. 0: the record is gone. */
 __noinline int flow_mark(int family, __u32 where, __u32 tag, __u32 bits)
 {
 	__u32 *at = tag_at(family_of(family), where);
@@ -577,7 +577,7 @@ __noinline int flow_mark(int family, __u32 where, __u32 tag, __u32 bits)
 	if (!at)
 		return 0;
 	if (explain) /* also of a record that would have been made just now */
-		return 1;
+		return tag | WAY_LIVE;
 	/* the others change it at most once for each bit */
 	for (i = 0; i < 8; i++) {
 		seen = *(volatile __u32 *)at;
@@ -585,7 +585,7 @@ __noinline int flow_mark(int family, __u32 where, __u32 tag, __u32 bits)
 			return 0;
 		if ((seen & bits) == bits ||
 		    __sync_val_compare_and_swap(at, seen, seen | bits) == seen)
-			return 1;
+			return seen;
 	}
 	return 0;
 }

@@ -357,6 +357,8 @@ __noinline int open_choose(struct scratch *s, const struct service *svc)
 		return VERDICT_DROP_ERROR;
 	p = &s->packet;
 	r = &s->record;
+	r->service = svc->id;
+	r->backend = 0;
 	family = packet_family(p);
 	if (p->tuple.zone == ZONE_OUTSIDE && node_has_addr(family, p->tuple.saddr.word))
 		return VERDICT_NOT_OURS;
@@ -369,7 +371,8 @@ __noinline int open_choose(struct scratch *s, const struct service *svc)
 	    !source_in_ranges(svc->id, &p->tuple.saddr, family))
 		return VERDICT_DROP_SOURCE_RANGE;
 	s->opening = opening_of(family, p, svc);
-	id = backend_choose(svc, &p->tuple.saddr, family, s->opening.internal);
+	id = backend_choose(svc, &p->tuple.saddr, family, s->opening.internal,
+			    &s->opening.remembered);
 	backend = id ? backend_get(id) : NULL;
 	if (!backend) {
 		if (svc->flags &
@@ -378,7 +381,6 @@ __noinline int open_choose(struct scratch *s, const struct service *svc)
 		return VERDICT_REFUSED;
 	}
 	s->opening.local = backend->flags & BACKEND_LOCAL;
-	r->service = svc->id;
 	r->backend = id;
 	r->last_seen = now();
 	r->time = r->last_seen;

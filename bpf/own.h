@@ -67,7 +67,7 @@ static __always_inline bool leaving_flow(int family, __u32 ifindex, struct scrat
 		return false;
 	verdict = open_untranslated(s);
 	if (verdict == VERDICT_FLOW_OPENED)
-		count(HOOK_TC_EGRESS, VERDICT_FLOW_OPENED, 0);
+		flow_event(s, HOOK_TC_EGRESS, VERDICT_FLOW_OPENED);
 	return verdict == VERDICT_FLOW_OPENED || verdict == VERDICT_NONE;
 }
 

@@ -13,6 +13,7 @@ struct opening {
 	bool keep_source; /* wherever the backend is */
 	bool masquerade; /* the client's address is never kept */
 	bool local; /* the backend is on this node */
+	bool remembered; /* it was chosen because the client was led there before */
 };
 
 /* What an ICMP error is about. */

@@ -13,6 +13,7 @@
 #include "nexthop.h"
 #include "sources.h"
 #include "trace.h"
+#include "watch.h"
 
 #define VERDICT_CONTINUE 1
 #define VERDICT_FAIL 0
@@ -180,16 +181,134 @@ static __always_inline struct service *sock_service(struct bpf_sock_addr *ctx, i
 	return svc;
 }
 
+/* The address that a socket is bound to; 0 if it has not chosen one. */
+static __always_inline void sock_source(struct bpf_sock_addr *ctx, int family, __be32 *addr)
+{
+	struct bpf_sock *sk = ctx->sk;
+
+	if (sk && family == AF_INET) {
+		addr[0] = sk->src_ip4;
+	} else if (sk) {
+		addr[0] = sk->src_ip6[0];
+		addr[1] = sk->src_ip6[1];
+		addr[2] = sk->src_ip6[2];
+		addr[3] = sk->src_ip6[3];
+	}
+}
+
+/* The backend that a call is led to, and its service, as far as they are known: ids or 0. */
+struct chosen {
+	__u32 service;
+	__u32 backend;
+	bool remembered; /* as in struct opening */
+	__u8 pad[3];
+};
+
+/*
+ * Memory for events of calls. Processes interrupt each other, so none has a place
+ * of its CPU's; and the stack has no room. Who sets `busy` has the element.
+ */
+struct call_buffer {
+	struct event event;
+	__u64 busy;
+};
+
+#define CALL_BUFFERS 256 /* more than calls are interrupted here at one time */
+#define CALL_BUFFER_TRIES 16
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, CALL_BUFFERS);
+	__type(key, __u32);
+	__type(value, struct call_buffer);
+} call_buffers SEC(".maps");
+
+static __always_inline struct call_buffer *call_buffer_take(void)
+{
+	__u32 start = bpf_get_prandom_u32(), index;
+	struct call_buffer *b;
+	int i;
+
+	for (i = 0; i < CALL_BUFFER_TRIES; i++) {
+		index = (start + i) % CALL_BUFFERS;
+		b = bpf_map_lookup_elem(&call_buffers, &index);
+		if (b && !__sync_val_compare_and_swap(&b->busy, 0, 1))
+			return b;
+	}
+	return NULL;
+}
+
+static __always_inline void call_event(struct bpf_sock_addr *ctx, int family, const __be32 *to,
+				       const struct chosen *chosen, struct event *e)
+{
+	struct backend *backend = backend_get(chosen->backend);
+
+	fixed_offset(ctx);
+	sock_source(ctx, family, e->tuple.saddr.word);
+	addr_copy(family, e->tuple.daddr.word, to);
+	e->tuple.dport = ctx->user_port;
+	e->tuple.proto = ctx->protocol;
+	e->service = chosen->service;
+	e->backend = chosen->backend;
+	if (chosen->remembered)
+		e->flags |= EVENT_AFFINITY;
+	e->pid = bpf_get_current_pid_tgid() >> 32;
+	bpf_get_current_comm(e->comm, sizeof(e->comm));
+	if (!backend || backend->service != chosen->service)
+		return;
+	e->to.saddr = e->tuple.saddr;
+	addr_copy(AF_INET6, e->to.daddr.word, backend->addr);
+	e->to.dport = backend->port;
+	e->to.proto = e->tuple.proto;
+	e->flags |= EVENT_REWRITE;
+}
+
+/* Reports a call by which a process connects or sends, before its address is rewritten. */
+__noinline int watch_call(struct bpf_sock_addr *ctx, const struct addr *to,
+			  const struct chosen *chosen, int family, int verdict)
+{
+	struct call_buffer *b;
+	struct event *e;
+
+	if (!to || !chosen)
+		return 0;
+	b = call_buffer_take();
+	if (!b)
+		return watch_lost(verdict);
+	e = &b->event;
+	__builtin_memset(e, 0, sizeof(*e));
+	e->verdict = verdict;
+	e->hook = HOOK_SOCK;
+	e->family = family;
+	if (family == AF_INET)
+		call_event(ctx, AF_INET, to->word, chosen, e);
+	else
+		call_event(ctx, AF_INET6, to->word, chosen, e);
+	watch_offer(e);
+	*(volatile __u64 *)&b->busy = 0;
+	return 0;
+}
+
+/* Counts a call and reports it, before its address, `addr`, is rewritten. */
+static __always_inline void sock_count(struct bpf_sock_addr *ctx, int family, const __be32 *addr,
+				       const struct chosen *chosen, enum verdict verdict)
+{
+	count(HOOK_SOCK, verdict, 0);
+	if (is_watched(verdict))
+		watch_call(ctx, (const struct addr *)addr, chosen, family, verdict);
+}
+
 /*
  * Ends a call that leads nowhere. VERDICT_NOT_OURS leaves the address as it is:
  * the packets will meet the hook on their pod's device, which knows the rest.
  * What is to be dropped can't be, but it can fail as if it had been.
  */
-static __always_inline int sock_end(enum verdict verdict)
+static __always_inline int sock_end(struct bpf_sock_addr *ctx, int family, const __be32 *addr,
+				    const struct chosen *chosen, enum verdict verdict)
 {
 	if (verdict == VERDICT_NOT_OURS)
 		return VERDICT_CONTINUE;
-	count(HOOK_SOCK, verdict, 0);
+	sock_count(ctx, family, addr, chosen, verdict);
 	if (verdict == VERDICT_REFUSED)
 		bpf_set_retval(-ECONNREFUSED);
 	else if (verdict == VERDICT_DROP_NO_ROUTE)
@@ -222,21 +341,6 @@ static __always_inline enum verdict sock_cluster(struct bpf_sock_addr *ctx, int 
 	if (verdict == VERDICT_REFUSED && sends)
 		return verdict;
 	return sock_drop(host, verdict);
-}
-
-/* The address that a socket is bound to; 0 if it has not chosen one. */
-static __always_inline void sock_source(struct bpf_sock_addr *ctx, int family, __be32 *addr)
-{
-	struct bpf_sock *sk = ctx->sk;
-
-	if (sk && family == AF_INET) {
-		addr[0] = sk->src_ip4;
-	} else if (sk) {
-		addr[0] = sk->src_ip6[0];
-		addr[1] = sk->src_ip6[1];
-		addr[2] = sk->src_ip6[2];
-		addr[3] = sk->src_ip6[3];
-	}
 }
 
 /* Whether source ranges admit a process of the node: by its address, if it has chosen one. */
@@ -311,13 +415,14 @@ static __always_inline bool bound_to_loopback(struct bpf_sock_addr *ctx, int fam
 }
 
 /*
- * Chooses a backend; *id is its id. Returns VERDICT_NONE, or why there is
+ * Chooses a backend. Returns VERDICT_NONE, or why there is
  * none. `connects`: for good, not for one datagram. A socket has no address yet for affinity to go by, so the clients of
  * one namespace count as one. The key is a multicast address, which no packet
  * comes from (RFC 4291, 2.7), that holds the namespace's cookie.
  */
 static __always_inline enum verdict sock_choose(struct bpf_sock_addr *ctx, int family,
-						const struct service *svc, bool connects, __u32 *id)
+						const struct service *svc, bool connects,
+						struct chosen *c)
 {
 	__u64 cookie = sock_netns(ctx);
 	bool host = cookie == host_netns_cookie;
@@ -325,6 +430,7 @@ static __always_inline enum verdict sock_choose(struct bpf_sock_addr *ctx, int f
 		.word = { bpf_htonl(0xff000000), 0, (__u32)cookie, cookie >> 32 },
 	};
 
+	c->service = svc->id;
 	if (masquerade_all && !host && svc->flags & SERVICE_CLUSTER_IP)
 		return VERDICT_NOT_OURS;
 	if (svc->flags & SERVICE_SOURCE_RANGES) {
@@ -336,13 +442,13 @@ static __always_inline enum verdict sock_choose(struct bpf_sock_addr *ctx, int f
 	if (connects && svc->internal.count && connects_by_packet(ctx, svc))
 		return VERDICT_NOT_OURS;
 	if (host && bound_to_loopback(ctx, family)) {
-		*id = backend_on_node(family, svc);
-		if (!*id && svc->internal.count)
+		c->backend = backend_on_node(family, svc);
+		if (!c->backend && svc->internal.count)
 			return VERDICT_DROP_NO_ROUTE;
 	} else {
-		*id = backend_choose(svc, &client, AF_INET6, true);
+		c->backend = backend_choose(svc, &client, AF_INET6, true, &c->remembered);
 	}
-	if (*id)
+	if (c->backend)
 		return VERDICT_NONE;
 	if (svc->flags & SERVICE_INTERNAL_DROP)
 		return sock_drop(host, VERDICT_DROP_NO_LOCAL_ENDPOINT);
@@ -407,10 +513,11 @@ static __always_inline bool peer_remember(struct bpf_sock_addr *ctx, int family,
 
 /*
  * The verdict on a socket that connects, or sends a datagram and has no backend yet.
- * VERDICT_NONE: to the backend *id.
+ * VERDICT_NONE: to the backend that is chosen.
  */
 static __always_inline enum verdict socket_verdict(struct bpf_sock_addr *ctx, int family,
-						   const __be32 *addr, bool connects, __u32 *id)
+						   const __be32 *addr, bool connects,
+						   struct chosen *chosen)
 {
 	struct service *svc;
 
@@ -419,31 +526,31 @@ static __always_inline enum verdict socket_verdict(struct bpf_sock_addr *ctx, in
 	svc = sock_service(ctx, family, addr);
 	if (!svc)
 		return sock_cluster(ctx, family, addr, !connects || ctx->protocol == IPPROTO_TCP);
-	return sock_choose(ctx, family, svc, connects, id);
+	return sock_choose(ctx, family, svc, connects, chosen);
 }
 
 static __always_inline int sock_connect(struct bpf_sock_addr *ctx, int family, bool v6_hook)
 {
+	struct chosen chosen = {};
 	enum verdict verdict;
 	struct backend *backend;
-	__be32 addr[4];
-	__u32 id = 0;
+	__be32 addr[4] = {};
 
 	addr_read(ctx, family, v6_hook, addr);
-	verdict = socket_verdict(ctx, family, addr, true, &id);
+	verdict = socket_verdict(ctx, family, addr, true, &chosen);
 	if (verdict != VERDICT_NONE) {
 		peer_forget(ctx, family, addr);
-		return sock_end(verdict);
+		return sock_end(ctx, family, addr, &chosen, verdict);
 	}
-	backend = backend_get(id);
+	backend = backend_get(chosen.backend);
 	if (!backend)
-		return sock_end(VERDICT_REFUSED);
-	if (!peer_remember(ctx, family, addr, ctx->user_port, backend, id)) {
+		return sock_end(ctx, family, addr, &chosen, VERDICT_REFUSED);
+	if (!peer_remember(ctx, family, addr, ctx->user_port, backend, chosen.backend)) {
 		bpf_set_retval(-ENOMEM);
 		return VERDICT_FAIL;
 	}
+	sock_count(ctx, family, addr, &chosen, VERDICT_SOCK_CONNECT);
 	addr_write(ctx, family, v6_hook, backend->addr, backend->port);
-	count(HOOK_SOCK, VERDICT_SOCK_CONNECT, 0);
 	return VERDICT_CONTINUE;
 }
 
@@ -465,19 +572,23 @@ static __always_inline void sock_flow_key(struct bpf_sock_addr *ctx, int family,
 static __always_inline struct backend *sock_backend(struct bpf_sock_addr *ctx,
 						    const struct service *svc, int family,
 						    const struct sock_flow_key *key,
-						    enum verdict *verdict)
+						    enum verdict *verdict, struct chosen *chosen)
 {
 	struct sock_flow *known = bpf_map_lookup_elem(&sock_flows, key);
 	struct sock_flow flow = { .service = svc->id };
 	struct backend *backend;
 
 	if (known && known->service == svc->id &&
-	    backend_keeps(family, known->backend, svc->id, known->addr, known->port))
-		return backend_get(known->backend);
-	*verdict = sock_choose(ctx, family, svc, false, &flow.backend);
+	    backend_keeps(family, known->backend, svc->id, known->addr, known->port)) {
+		chosen->service = svc->id;
+		chosen->backend = known->backend;
+		return backend_get(chosen->backend);
+	}
+	*verdict = sock_choose(ctx, family, svc, false, chosen);
 	if (*verdict != VERDICT_NONE)
 		return NULL;
 	*verdict = VERDICT_REFUSED;
+	flow.backend = chosen->backend;
 	backend = backend_get(flow.backend);
 	if (!backend)
 		return NULL;
@@ -509,6 +620,7 @@ static __always_inline bool send_to_peer(struct bpf_sock_addr *ctx, int family, 
 					 const __be32 *addr)
 {
 	struct bpf_sock *sk = ctx->sk;
+	struct chosen chosen = {};
 	struct sock_peer *peer;
 
 	if (!sk || !sk->dst_port)
@@ -516,8 +628,10 @@ static __always_inline bool send_to_peer(struct bpf_sock_addr *ctx, int family, 
 	peer = bpf_sk_storage_get(&sock_peers, sk, NULL, 0);
 	if (!peer || peer->port != (__be16)ctx->user_port || !addr_equal(family, peer->addr, addr))
 		return sock_has_hook(ctx);
+	chosen.service = peer->service;
+	chosen.backend = peer->backend;
+	sock_count(ctx, family, addr, &chosen, VERDICT_SOCK_SENDMSG);
 	addr_write(ctx, family, v6_hook, peer->backend_addr, peer->backend_port);
-	count(HOOK_SOCK, VERDICT_SOCK_SENDMSG, 0);
 	return true;
 }
 
@@ -525,10 +639,11 @@ static __always_inline int sock_sendmsg(struct bpf_sock_addr *ctx, int family, b
 {
 	enum verdict verdict = VERDICT_NOT_OURS;
 	struct sock_flow service = {};
+	struct chosen chosen = {};
 	struct sock_flow_key key;
 	struct backend *backend;
 	struct service *svc;
-	__be32 addr[4];
+	__be32 addr[4] = {};
 	__be16 port = ctx->user_port;
 
 	if (!sock_served(ctx))
@@ -537,14 +652,15 @@ static __always_inline int sock_sendmsg(struct bpf_sock_addr *ctx, int family, b
 	svc = sock_service(ctx, family, addr);
 	if (!svc) {
 		ask_directly(ctx, family, addr);
-		return sock_end(sock_cluster(ctx, family, addr, true));
+		return sock_end(ctx, family, addr, &chosen,
+				sock_cluster(ctx, family, addr, true));
 	}
 	if (send_to_peer(ctx, family, v6_hook, addr))
 		return VERDICT_CONTINUE;
 	sock_flow_key(ctx, family, addr, port, false, &key);
-	backend = sock_backend(ctx, svc, family, &key, &verdict);
+	backend = sock_backend(ctx, svc, family, &key, &verdict, &chosen);
 	if (!backend)
-		return sock_end(verdict);
+		return sock_end(ctx, family, addr, &chosen, verdict);
 	sock_flow_key(ctx, family, backend->addr, backend->port, true, &key);
 	addr_copy(family, service.addr, addr);
 	service.port = port;
@@ -553,8 +669,8 @@ static __always_inline int sock_sendmsg(struct bpf_sock_addr *ctx, int family, b
 		bpf_set_retval(-ENOMEM);
 		return VERDICT_FAIL;
 	}
+	sock_count(ctx, family, addr, &chosen, VERDICT_SOCK_SENDMSG);
 	addr_write(ctx, family, v6_hook, backend->addr, backend->port);
-	count(HOOK_SOCK, VERDICT_SOCK_SENDMSG, 0);
 	return VERDICT_CONTINUE;
 }
 

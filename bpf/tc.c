@@ -278,6 +278,38 @@ static __always_inline int tc_egress_verdict(struct __sk_buff *skb, int family, 
 	return VERDICT_SOURCE;
 }
 
+/* Keeps the packet as it comes, for watchers who want to see it. */
+__noinline int watch_tc_before(struct __sk_buff *skb)
+{
+	struct event_buffer *b = event_buffer();
+	__u32 len = snapped(skb->len);
+
+	if (!b)
+		return 0;
+	b->saved = len && !bpf_skb_load_bytes(skb, 0, b->bytes, len) ? len : 0;
+	return 0;
+}
+
+/* Reports the packet at hand. */
+__noinline int watch_tc(struct __sk_buff *skb, struct scratch *s, int hook, int verdict)
+{
+	struct event_buffer *b = event_buffer();
+	__u32 before, len = snapped(skb->len);
+
+	if (!s || !b)
+		return 0;
+	before = b->saved;
+	b->saved = 0;
+	event_begin(&b->event, s, hook, verdict);
+	if (before && before <= SNAP) {
+		b->event.before = before;
+		if (is_changed(verdict) && len &&
+		    !bpf_skb_load_bytes(skb, 0, b->bytes + before, len))
+			b->event.after = len;
+	}
+	return watch_offer(&b->event);
+}
+
 static __always_inline int tc_family(struct __sk_buff *skb, int family, __u32 l3_off,
 				     enum hook hook)
 {
@@ -289,11 +321,15 @@ static __always_inline int tc_family(struct __sk_buff *skb, int family, __u32 l3
 		return TC_ACT_UNSPEC;
 	s->action = TC_ACT_UNSPEC;
 	s->ifindex = skb->ifindex;
+	if (watch_word() & WATCHING_BYTES)
+		watch_tc_before(skb);
 	if (hook == HOOK_TC_EGRESS)
 		verdict = tc_egress_verdict(skb, family, l3_off, s);
 	else
 		verdict = tc_ingress_verdict(skb, family, l3_off, hook, s);
 	count(hook, verdict, len);
+	if (is_watched(verdict))
+		watch_tc(skb, s, hook, verdict);
 	return is_drop(verdict) ? TC_ACT_SHOT : (int)s->action;
 }
 

@@ -3,6 +3,7 @@
 #define WAGGLE_TRACK_H
 
 #include "open.h"
+#include "watch.h"
 
 /* A first ACK further ahead than this was not sent by who got the SYN-ACK. */
 #define ACK_WINDOW 65536
@@ -211,10 +212,25 @@ static __always_inline bool acknowledges(const struct record *r, const struct pa
 	return p->ack - r->expect < ACK_WINDOW;
 }
 
-/* FIN or RST: both records say so, whichever saw it. */
-static __always_inline void track_close(int family, struct scratch *s)
+/* As record_mark(). Returns whether this is what has closed the flow. */
+static __always_inline bool record_close(int family, struct record *r, __u32 bits)
+{
+	__u32 before = flow_mark(family, r->where, r->tag, bits);
+
+	if (!before)
+		return false;
+	r->tag |= bits;
+	return !flow_closed(before) && flow_closed(before | bits);
+}
+
+/*
+ * FIN or RST: both records say so, whichever saw it. Returns whether the flow is
+ * closed from now on: the client's record says that, to one processor.
+ */
+static __always_inline bool track_close(int family, struct scratch *s)
 {
 	struct record *r = &s->record;
+	bool own, other;
 	__u32 bits;
 
 	if (s->packet.tcp_flags & TCP_RST)
@@ -222,10 +238,14 @@ static __always_inline void track_close(int family, struct scratch *s)
 	else
 		bits = r->flags & FLOW_REPLY ? STATE_FIN_BACKEND : STATE_FIN_CLIENT;
 	if (r->tag & bits)
-		return;
-	record_mark(family, r, bits);
+		return false;
+	own = record_close(family, r, bits);
+	other = own;
 	if (mirror_lookup(family, &s->packet.tuple, r, &s->mirror))
-		record_mark(family, &s->mirror.record, bits);
+		other = record_close(family, &s->mirror.record, bits);
+	if (r->flags & (FLOW_SPLIT_SOURCE | FLOW_FOREIGN))
+		return false;
+	return r->flags & FLOW_REPLY ? other : own;
 }
 
 /* Whether it is a while, a second, since a flow's last packet was noted. */
@@ -250,14 +270,14 @@ __noinline int track_record(struct scratch *s, int hook)
 		flow_seen(family, r);
 	if (p->fragment == FRAGMENT_LATER)
 		return 0;
-	if (p->tcp_flags & (TCP_FIN | TCP_RST))
-		track_close(family, s);
+	if (p->tcp_flags & (TCP_FIN | TCP_RST) && track_close(family, s))
+		flow_event(s, hook, VERDICT_FLOW_CLOSED);
 	if (r->tag & STATE_CONFIRMED || r->flags & FLOW_SPLIT_SOURCE)
 		return 0;
 	if (r->flags & FLOW_REPLY)
 		track_answer(family, s);
 	else if (acknowledges(r, p) && flow_confirm(family, s))
-		count(hook, VERDICT_FLOW_CONFIRMED, 0);
+		flow_event(s, hook, VERDICT_FLOW_CONFIRMED);
 	return 0;
 }
 
@@ -476,7 +496,7 @@ static __always_inline enum verdict ingress_flow(void *ctx, int family, __u32 if
 	else
 		verdict = flow_open(ctx, family, ifindex, mark, hook, svc, s);
 	if (verdict == VERDICT_FLOW_OPENED)
-		count(hook, VERDICT_FLOW_OPENED, 0);
+		flow_event(s, hook, VERDICT_FLOW_OPENED);
 	else if (verdict == VERDICT_NONE)
 		flow_joined(s);
 	return verdict;

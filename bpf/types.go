@@ -24,6 +24,7 @@ type (
 	Conversion      = waggleConversion
 	Counter         = waggleCounter
 	Device          = waggleDevice
+	Event           = waggleEvent
 	Flow            = waggleFlow
 	Flow4           = waggleFlow4
 	Flow6           = waggleFlow6
@@ -50,6 +51,9 @@ type (
 	SocketQuestion  = waggleSocketQuestion
 	StaleCensus     = waggleStaleCensus
 	Tuple           = waggleTuple
+	Watch           = waggleWatch
+	WatchMeter      = waggleWatchMeter
+	WatchedKey      = waggleWatchedKey
 	Zone            = waggleZone
 	Hook            = waggleHook
 	Verdict         = waggleVerdict
@@ -183,6 +187,26 @@ const (
 	TraceICMP       = uint32(waggleTraceStepTRACE_ICMP)
 )
 
+// Members of Watch.Flags, kinds of WatchedKey and members of Event.Flags; bpf/watch.h says what each means.
+const (
+	WatchPackets   = uint32(waggleWatchFlagsWATCH_PACKETS)
+	WatchClient    = uint32(waggleWatchFlagsWATCH_CLIENT)
+	WatchServices  = uint32(waggleWatchFlagsWATCH_SERVICES)
+	WatchBackends  = uint32(waggleWatchFlagsWATCH_BACKENDS)
+	WatchedService = uint32(waggleWatchedKindWATCHED_SERVICE)
+	WatchedBackend = uint32(waggleWatchedKindWATCHED_BACKEND)
+	EventAffinity  = uint8(waggleEventFlagsEVENT_AFFINITY)
+	EventReset     = uint8(waggleEventFlagsEVENT_RESET)
+	EventRewrite   = uint8(waggleEventFlagsEVENT_REWRITE)
+)
+
+// The parts of the word in the map watching.
+const (
+	WatchingGeneration = uint64(1) << 48
+	WatchingBytes      = uint64(1) << 63
+	WatchingVerdicts   = WatchingGeneration - 1
+)
+
 // Values of Packet.Fragment.
 const (
 	FragmentNone  = uint8(waggleFragmentFRAGMENT_NONE)
@@ -230,6 +254,7 @@ const (
 	VerdictSockGetpeername     = waggleVerdictVERDICT_SOCK_GETPEERNAME
 	VerdictFlowOpened          = waggleVerdictVERDICT_FLOW_OPENED
 	VerdictFlowConfirmed       = waggleVerdictVERDICT_FLOW_CONFIRMED
+	VerdictFlowClosed          = waggleVerdictVERDICT_FLOW_CLOSED
 	VerdictCount               = waggleVerdictVERDICT_COUNT
 	// No decision yet; for the model of the datapath, as in its source.
 	VerdictNone = waggleVerdictVERDICT_NONE
@@ -275,6 +300,7 @@ var verdictNames = [VerdictCount]string{
 	VerdictSockGetpeername:     "sock-getpeername",
 	VerdictFlowOpened:          "flow-opened",
 	VerdictFlowConfirmed:       "flow-confirmed",
+	VerdictFlowClosed:          "flow-closed",
 }
 
 // VerdictName names a verdict as the metrics and the command do.

@@ -53,6 +53,7 @@ enum verdict {
 	/* beside a packet's verdict: events */
 	VERDICT_FLOW_OPENED,
 	VERDICT_FLOW_CONFIRMED,
+	VERDICT_FLOW_CLOSED, /* by both sides, or reset */
 	VERDICT_COUNT,
 	/* nothing is decided yet: the next step does */
 	VERDICT_NONE = VERDICT_COUNT,

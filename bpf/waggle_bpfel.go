@@ -142,6 +142,38 @@ const (
 	waggleDeviceFlagsDEVICE_UPLINK        waggleDeviceFlags = 32
 )
 
+type waggleEvent struct {
+	_        structs.HostLayout
+	Time     uint64
+	Tuple    waggleTuple
+	To       waggleTuple
+	Service  uint32
+	Backend  uint32
+	Ifindex  uint32
+	Out      uint32
+	Len      uint32
+	Pid      uint32
+	Before   uint16
+	After    uint16
+	Path     uint16
+	Verdict  uint8
+	Hook     uint8
+	Family   uint8
+	TcpFlags uint8
+	Flags    uint8
+	Pad      uint8
+	Pad2     uint32
+	Comm     [16]int8
+}
+
+type waggleEventFlags uint32
+
+const (
+	waggleEventFlagsEVENT_AFFINITY waggleEventFlags = 1
+	waggleEventFlagsEVENT_RESET    waggleEventFlags = 2
+	waggleEventFlagsEVENT_REWRITE  waggleEventFlags = 4
+)
+
 type waggleFlow struct {
 	_        structs.HostLayout
 	Hop      uint64
@@ -321,6 +353,7 @@ type waggleOpening struct {
 	KeepSource bool
 	Masquerade bool
 	Local      bool
+	Remembered bool
 }
 
 type wagglePacket struct {
@@ -539,8 +572,51 @@ const (
 	waggleVerdictVERDICT_SOCK_GETPEERNAME       waggleVerdict = 25
 	waggleVerdictVERDICT_FLOW_OPENED            waggleVerdict = 26
 	waggleVerdictVERDICT_FLOW_CONFIRMED         waggleVerdict = 27
-	waggleVerdictVERDICT_COUNT                  waggleVerdict = 28
-	waggleVerdictVERDICT_NONE                   waggleVerdict = 28
+	waggleVerdictVERDICT_FLOW_CLOSED            waggleVerdict = 28
+	waggleVerdictVERDICT_COUNT                  waggleVerdict = 29
+	waggleVerdictVERDICT_NONE                   waggleVerdict = 29
+)
+
+type waggleWatch struct {
+	_        structs.HostLayout
+	Until    uint64
+	Verdicts uint64
+	Interval uint64
+	Burst    uint64
+	Client   waggleAddr
+	Mask     waggleAddr
+	Family   uint32
+	Flags    uint32
+}
+
+type waggleWatchFlags uint32
+
+const (
+	waggleWatchFlagsWATCH_PACKETS  waggleWatchFlags = 1
+	waggleWatchFlagsWATCH_CLIENT   waggleWatchFlags = 2
+	waggleWatchFlagsWATCH_SERVICES waggleWatchFlags = 4
+	waggleWatchFlagsWATCH_BACKENDS waggleWatchFlags = 8
+)
+
+type waggleWatchMeter struct {
+	_       structs.HostLayout
+	Due     [29]uint64
+	Limited [29]uint64
+	Full    [29]uint64
+}
+
+type waggleWatchedKey struct {
+	_    structs.HostLayout
+	Slot uint32
+	Kind uint32
+	Id   uint32
+}
+
+type waggleWatchedKind uint32
+
+const (
+	waggleWatchedKindWATCHED_SERVICE waggleWatchedKind = 0
+	waggleWatchedKindWATCHED_BACKEND waggleWatchedKind = 1
 )
 
 type waggleZone uint32
@@ -557,10 +633,12 @@ const (
 const (
 	waggleMapAffinity                = "affinity"
 	waggleMapBackends                = "backends"
+	waggleMapCallBuffers             = "call_buffers"
 	waggleMapClusterAddrs            = "cluster_addrs"
 	waggleMapClusterRanges           = "cluster_ranges"
 	waggleMapCounters                = "counters"
 	waggleMapDevices                 = "devices"
+	waggleMapEventBuffers            = "event_buffers"
 	waggleMapFlows4                  = "flows4"
 	waggleMapFlows6                  = "flows6"
 	waggleMapFragments               = "fragments"
@@ -579,6 +657,11 @@ const (
 	waggleMapSourceRanges4           = "source_ranges4"
 	waggleMapSourceRanges6           = "source_ranges6"
 	waggleMapWalkMap                 = "walk_map"
+	waggleMapWatchMeters             = "watch_meters"
+	waggleMapWatchSlots              = "watch_slots"
+	waggleMapWatched                 = "watched"
+	waggleMapWatchers                = "watchers"
+	waggleMapWatching                = "watching"
 	waggleMapXdpDevices              = "xdp_devices"
 	waggleProgWaggleAbortUdp         = "waggle_abort_udp"
 	waggleProgWaggleAdopt            = "waggle_adopt"
@@ -634,6 +717,7 @@ const (
 	waggleVarUnusedClusterAddr       = "unused_cluster_addr"
 	waggleVarUnusedClusterRangeFlags = "unused_cluster_range_flags"
 	waggleVarUnusedDeviceFlags       = "unused_device_flags"
+	waggleVarUnusedEventFlags        = "unused_event_flags"
 	waggleVarUnusedFlowFlags         = "unused_flow_flags"
 	waggleVarUnusedFlowTag           = "unused_flow_tag"
 	waggleVarUnusedFragment          = "unused_fragment"
@@ -643,6 +727,8 @@ const (
 	waggleVarUnusedServiceFlags      = "unused_service_flags"
 	waggleVarUnusedTraceStep         = "unused_trace_step"
 	waggleVarUnusedVerdict           = "unused_verdict"
+	waggleVarUnusedWatchFlags        = "unused_watch_flags"
+	waggleVarUnusedWatchedKind       = "unused_watched_kind"
 	waggleVarUnusedZone              = "unused_zone"
 	waggleVarWeaklyOrdered           = "weakly_ordered"
 )
@@ -724,10 +810,12 @@ type waggleProgramSpecs struct {
 type waggleMapSpecs struct {
 	Affinity      *ebpf.MapSpec `ebpf:"affinity"`
 	Backends      *ebpf.MapSpec `ebpf:"backends"`
+	CallBuffers   *ebpf.MapSpec `ebpf:"call_buffers"`
 	ClusterAddrs  *ebpf.MapSpec `ebpf:"cluster_addrs"`
 	ClusterRanges *ebpf.MapSpec `ebpf:"cluster_ranges"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	Devices       *ebpf.MapSpec `ebpf:"devices"`
+	EventBuffers  *ebpf.MapSpec `ebpf:"event_buffers"`
 	Flows4        *ebpf.MapSpec `ebpf:"flows4"`
 	Flows6        *ebpf.MapSpec `ebpf:"flows6"`
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
@@ -746,6 +834,11 @@ type waggleMapSpecs struct {
 	SourceRanges4 *ebpf.MapSpec `ebpf:"source_ranges4"`
 	SourceRanges6 *ebpf.MapSpec `ebpf:"source_ranges6"`
 	WalkMap       *ebpf.MapSpec `ebpf:"walk_map"`
+	WatchMeters   *ebpf.MapSpec `ebpf:"watch_meters"`
+	WatchSlots    *ebpf.MapSpec `ebpf:"watch_slots"`
+	Watched       *ebpf.MapSpec `ebpf:"watched"`
+	Watchers      *ebpf.MapSpec `ebpf:"watchers"`
+	Watching      *ebpf.MapSpec `ebpf:"watching"`
 	XdpDevices    *ebpf.MapSpec `ebpf:"xdp_devices"`
 }
 
@@ -780,6 +873,7 @@ type waggleVariableSpecs struct {
 	UnusedClusterAddr       *ebpf.VariableSpec `ebpf:"unused_cluster_addr"`
 	UnusedClusterRangeFlags *ebpf.VariableSpec `ebpf:"unused_cluster_range_flags"`
 	UnusedDeviceFlags       *ebpf.VariableSpec `ebpf:"unused_device_flags"`
+	UnusedEventFlags        *ebpf.VariableSpec `ebpf:"unused_event_flags"`
 	UnusedFlowFlags         *ebpf.VariableSpec `ebpf:"unused_flow_flags"`
 	UnusedFlowTag           *ebpf.VariableSpec `ebpf:"unused_flow_tag"`
 	UnusedFragment          *ebpf.VariableSpec `ebpf:"unused_fragment"`
@@ -789,6 +883,8 @@ type waggleVariableSpecs struct {
 	UnusedServiceFlags      *ebpf.VariableSpec `ebpf:"unused_service_flags"`
 	UnusedTraceStep         *ebpf.VariableSpec `ebpf:"unused_trace_step"`
 	UnusedVerdict           *ebpf.VariableSpec `ebpf:"unused_verdict"`
+	UnusedWatchFlags        *ebpf.VariableSpec `ebpf:"unused_watch_flags"`
+	UnusedWatchedKind       *ebpf.VariableSpec `ebpf:"unused_watched_kind"`
 	UnusedZone              *ebpf.VariableSpec `ebpf:"unused_zone"`
 	WeaklyOrdered           *ebpf.VariableSpec `ebpf:"weakly_ordered"`
 }
@@ -815,10 +911,12 @@ func (o *waggleObjects) Close() error {
 type waggleMaps struct {
 	Affinity      *ebpf.Map `ebpf:"affinity"`
 	Backends      *ebpf.Map `ebpf:"backends"`
+	CallBuffers   *ebpf.Map `ebpf:"call_buffers"`
 	ClusterAddrs  *ebpf.Map `ebpf:"cluster_addrs"`
 	ClusterRanges *ebpf.Map `ebpf:"cluster_ranges"`
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Devices       *ebpf.Map `ebpf:"devices"`
+	EventBuffers  *ebpf.Map `ebpf:"event_buffers"`
 	Flows4        *ebpf.Map `ebpf:"flows4"`
 	Flows6        *ebpf.Map `ebpf:"flows6"`
 	Fragments     *ebpf.Map `ebpf:"fragments"`
@@ -837,6 +935,11 @@ type waggleMaps struct {
 	SourceRanges4 *ebpf.Map `ebpf:"source_ranges4"`
 	SourceRanges6 *ebpf.Map `ebpf:"source_ranges6"`
 	WalkMap       *ebpf.Map `ebpf:"walk_map"`
+	WatchMeters   *ebpf.Map `ebpf:"watch_meters"`
+	WatchSlots    *ebpf.Map `ebpf:"watch_slots"`
+	Watched       *ebpf.Map `ebpf:"watched"`
+	Watchers      *ebpf.Map `ebpf:"watchers"`
+	Watching      *ebpf.Map `ebpf:"watching"`
 	XdpDevices    *ebpf.Map `ebpf:"xdp_devices"`
 }
 
@@ -844,10 +947,12 @@ func (m *waggleMaps) Close() error {
 	return _WaggleClose(
 		m.Affinity,
 		m.Backends,
+		m.CallBuffers,
 		m.ClusterAddrs,
 		m.ClusterRanges,
 		m.Counters,
 		m.Devices,
+		m.EventBuffers,
 		m.Flows4,
 		m.Flows6,
 		m.Fragments,
@@ -866,6 +971,11 @@ func (m *waggleMaps) Close() error {
 		m.SourceRanges4,
 		m.SourceRanges6,
 		m.WalkMap,
+		m.WatchMeters,
+		m.WatchSlots,
+		m.Watched,
+		m.Watchers,
+		m.Watching,
 		m.XdpDevices,
 	)
 }
@@ -901,6 +1011,7 @@ type waggleVariables struct {
 	UnusedClusterAddr       *ebpf.Variable `ebpf:"unused_cluster_addr"`
 	UnusedClusterRangeFlags *ebpf.Variable `ebpf:"unused_cluster_range_flags"`
 	UnusedDeviceFlags       *ebpf.Variable `ebpf:"unused_device_flags"`
+	UnusedEventFlags        *ebpf.Variable `ebpf:"unused_event_flags"`
 	UnusedFlowFlags         *ebpf.Variable `ebpf:"unused_flow_flags"`
 	UnusedFlowTag           *ebpf.Variable `ebpf:"unused_flow_tag"`
 	UnusedFragment          *ebpf.Variable `ebpf:"unused_fragment"`
@@ -910,6 +1021,8 @@ type waggleVariables struct {
 	UnusedServiceFlags      *ebpf.Variable `ebpf:"unused_service_flags"`
 	UnusedTraceStep         *ebpf.Variable `ebpf:"unused_trace_step"`
 	UnusedVerdict           *ebpf.Variable `ebpf:"unused_verdict"`
+	UnusedWatchFlags        *ebpf.Variable `ebpf:"unused_watch_flags"`
+	UnusedWatchedKind       *ebpf.Variable `ebpf:"unused_watched_kind"`
 	UnusedZone              *ebpf.Variable `ebpf:"unused_zone"`
 	WeaklyOrdered           *ebpf.Variable `ebpf:"weakly_ordered"`
 }

@@ -167,6 +167,38 @@ static __always_inline int xdp_verdict(struct xdp_md *ctx, int family, struct sc
 	return xdp_transmit(ctx, family, s, verdict == VERDICT_FLOW_OPENED);
 }
 
+/* Keeps the packet as it comes, for watchers who want to see it. */
+__noinline int watch_xdp_before(struct xdp_md *ctx)
+{
+	struct event_buffer *b = event_buffer();
+	__u32 len = snapped(ctx->data_end - ctx->data);
+
+	if (!b)
+		return 0;
+	b->saved = len && !bpf_xdp_load_bytes(ctx, 0, b->bytes, len) ? len : 0;
+	return 0;
+}
+
+/* Reports the packet at hand. */
+__noinline int watch_xdp(struct xdp_md *ctx, struct scratch *s, int verdict)
+{
+	struct event_buffer *b = event_buffer();
+	__u32 before, len = snapped(ctx->data_end - ctx->data);
+
+	if (!s || !b)
+		return 0;
+	before = b->saved;
+	b->saved = 0;
+	event_begin(&b->event, s, HOOK_XDP, verdict);
+	if (before && before <= SNAP) {
+		b->event.before = before;
+		if (is_changed(verdict) && len &&
+		    !bpf_xdp_load_bytes(ctx, 0, b->bytes + before, len))
+			b->event.after = len;
+	}
+	return watch_offer(&b->event);
+}
+
 static __always_inline int xdp_family(struct xdp_md *ctx, int family)
 {
 	struct scratch *s = scratch();
@@ -175,8 +207,12 @@ static __always_inline int xdp_family(struct xdp_md *ctx, int family)
 	if (!s)
 		return XDP_PASS;
 	s->ifindex = ctx->ingress_ifindex;
+	if (watch_word() & WATCHING_BYTES)
+		watch_xdp_before(ctx);
 	verdict = xdp_verdict(ctx, family, s);
 	count(HOOK_XDP, verdict, ctx->data_end - ctx->data);
+	if (is_watched(verdict))
+		watch_xdp(ctx, s, verdict);
 	if (verdict == VERDICT_EXPRESS)
 		return s->action;
 	return is_drop(verdict) ? XDP_DROP : XDP_PASS;

@@ -14,9 +14,12 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
+// ofFixedSize are maps whose number of elements the programs know.
+var ofFixedSize = []string{"call_buffers", "watch_meters", "watch_slots", "watchers"}
+
 // resizable: whether the programs work with any number of elements.
 func resizable(spec *ebpf.MapSpec) bool {
-	return spec.Type != ebpf.PerCPUArray && spec.MaxEntries > 1
+	return spec.Type != ebpf.PerCPUArray && spec.MaxEntries > 1 && !slices.Contains(ofFixedSize, spec.Name)
 }
 
 // resizeMaps applies Options.MapSizes.

@@ -57,6 +57,10 @@ func Open(pinDirectory string) (*View, error) {
 func (p pinDir) viewMap(spec *ebpf.MapSpec, name string, layouts layoutTable) (*ebpf.Map, error) {
 	m, err := ebpf.LoadPinnedMap(p.mapPin(name), &ebpf.LoadPinOptions{ReadOnly: true})
 	if errors.Is(err, os.ErrNotExist) {
+		if _, err := os.Stat(p.mapPin("runtime")); err == nil {
+			return nil, fmt.Errorf("%w as this command knows it: there is no %s: "+
+				"if an agent runs, it is of another version of waggle: use its command", ErrNotLoaded, p.mapPin(name))
+		}
 		return nil, fmt.Errorf("%w: there is no %s: has an agent run with this pin directory?",
 			ErrNotLoaded, p.mapPin(name))
 	}

@@ -78,6 +78,9 @@ func (e *Expirer) Run(ctx context.Context) {
 
 // walk returns the number of records of connections that the kernel translates.
 func (e *Expirer) walk() (foreign uint32) {
+	if err := e.dp.SweepWatchers(); err != nil {
+		e.log.WithError(err).Warn("what monitors have left that were killed can't be removed")
+	}
 	v4, err := e.dp.Expire(false)
 	if err != nil {
 		e.log.WithError(err).Error("expiring IPv4 flows")

@@ -50,9 +50,17 @@ func (n *Node) followClose(r *Record, p *packet) {
 	if r.State&bit != 0 {
 		return
 	}
+	client, m := r, n.other(p.tuple, r)
+	if m != nil && r.is(bpf.FlowReply) {
+		client = m
+	}
+	before := client.closed()
 	r.State |= bit
-	if m := n.other(p.tuple, r); m != nil {
+	if m != nil {
 		m.State |= bit
+	}
+	if !r.is(bpf.FlowSplitSource|bpf.FlowForeign) && !before && client.closed() {
+		n.event(bpf.VerdictFlowClosed)
 	}
 }
 

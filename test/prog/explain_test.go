@@ -44,9 +44,9 @@ func wholeSpec(t *testing.T) *ebpf.CollectionSpec {
 
 // writable are the maps that a test can't make read-only for the verifier: the twin's own, and those whose values are
 // passed to functions that the verifier proves alone, where it takes the pointer for one to writable memory. No
-// kernel lets programs write to a devmap by a pointer, or has a read-only kind of sk_storage.
+// kernel lets programs write to a devmap or an array of maps by a pointer, or has a read-only kind of sk_storage.
 var writable = []string{
-	"scratch_map", "counters", ".data.trace", ".rodata", "walk_map", "services4", "services6", "xdp_devices", "sock_peers",
+	"scratch_map", "counters", ".data.trace", ".rodata", "walk_map", "services4", "services6", "xdp_devices", "sock_peers", "watchers",
 }
 
 // TestExplainTwinHasNoWrites: the verifier accepts the programs of the twin on maps that programs may only read. So

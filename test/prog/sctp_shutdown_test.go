@@ -29,7 +29,13 @@ func TestSCTPShutdownUnanswered(t *testing.T) {
 					c.reply(flags("A"), chunk(answer))
 					c.notConfirmedBy(acked, chunk(sctpData))
 					c.notConfirmedBy(acked, ack(0), chunk(sctpHeartbeat))
-					c.notConfirmedBy(acked, chunk(sctpShutdownAck))
+					c.request(acked, chunk(sctpShutdownAck))
+					if kind == sctpData { // the client's first such chunk, after the endpoint's
+						c.had(bpf.VerdictFlowClosed)
+					} else {
+						c.had()
+					}
+					c.standsUnconfirmed()
 				}
 			})
 		})

@@ -45,10 +45,12 @@ func handshake(c *conversation) {
 func closeBothWays(c *conversation) {
 	c.t.Helper()
 	c.request(acked, flags("FA"))
+	c.had()
 	c.state(alive | bpf.StateFinClient)
 	c.reply(flags("A"))
 	c.state(alive | bpf.StateFinClient)
 	c.reply(flags("FA"))
+	c.had(bpf.VerdictFlowClosed)
 	c.state(alive | bpf.StateFinClient | bpf.StateFinBackend)
 	c.request(acked) // the last ACK still belongs to it
 	c.had()
@@ -86,7 +88,10 @@ func TestTCPReset(t *testing.T) {
 				c := converse(newNode(t), v, p)
 				c.establish()
 				send(c, flags("RA"))
+				c.had(bpf.VerdictFlowClosed)
 				c.state(alive | bpf.StateReset)
+				send(c, flags("RA"))
+				c.had() // it is closed already
 				reopen(c)
 			})
 		})
@@ -100,6 +105,7 @@ func TestTCPRefusedByBackend(t *testing.T) {
 		c := converse(newNode(t), v, p)
 		c.request()
 		c.reply(flags("RA"), seq(0))
+		c.had(bpf.VerdictFlowClosed)
 		c.state(bpf.StateReset)
 		c.forget()
 		c.request()
@@ -143,9 +149,13 @@ func TestTCPUnprovenACK(t *testing.T) {
 		c.request(acked) // before any SYN-ACK
 		c.standsUnconfirmed()
 		c.reply()
-		for _, changes := range wrong {
+		for i, changes := range wrong {
 			c.request(changes...)
-			c.had()
+			if i == len(wrong)-1 {
+				c.had(bpf.VerdictFlowClosed)
+			} else {
+				c.had()
+			}
 			c.standsUnconfirmed()
 		}
 	})
@@ -176,7 +186,7 @@ func TestRow34Stray(t *testing.T) {
 				c.request(acked, flags(what), payload(9))
 				c.had(bpf.VerdictFlowOpened)
 				c.reply(flags("R"))
-				c.had()
+				c.had(bpf.VerdictFlowClosed)
 				c.reply(flags("RA"))
 				c.had()
 			})

@@ -116,7 +116,7 @@ var ofModel = []mutation{
 	{"SYN-ACK not counted in what is expected", "track.h", "p->seq + !!(p->tcp_flags & TCP_SYN)", "p->seq"},
 	{"closed connection hit by a SYN", "track.h", "!= start || !flow_closed(r->tag))", "!= start || true)"},
 	{"backend's FIN taken for the client's", "track.h", "r->flags & FLOW_REPLY ? STATE_FIN_BACKEND : STATE_FIN_CLIENT", "STATE_FIN_CLIENT"},
-	{"reset forgotten by the other half", "track.h", "\tif (mirror_lookup(family, &s->packet.tuple, r, &s->mirror))\n\t\trecord_mark(family, &s->mirror.record, bits);\n", ""},
+	{"reset forgotten by the other half", "track.h", "\tif (mirror_lookup(family, &s->packet.tuple, r, &s->mirror))\n\t\tother = record_close(family, &s->mirror.record, bits);\n", ""},
 	{"split flow's third record not confirmed", "track.h", "split_source_mark(family, STATE_CONFIRMED, s))", "split_source_mark(family, 0, s))"},
 	{"other flow's record taken for the lost half", "track.h", "\tif (!flow_mirrors(family, m, &s->packet.tuple, &s->record)) /* another flow's */\n\t\treturn 0;\n", ""},
 	{"flow goes on by a source that is another's", "track.h", "\tif (!mirror_get(s, r->tag))\n\t\tgoto end;\n", "\tmirror_get(s, r->tag);\n"},
@@ -190,8 +190,8 @@ var ofTwoCPUs = []mutation{
 
 // ofExplain are mutations of what only the explain twin does.
 var ofExplain = []mutation{
-	{"twin marks a record", "flowtable.h", "\tif (explain) /* also of a record that would have been made just now */\n\t\treturn 1;\n", ""},
-	{"twin finds no record to mark", "flowtable.h", "just now */\n\t\treturn 1;", "just now */\n\t\treturn 0;"},
+	{"twin marks a record", "flowtable.h", "\tif (explain) /* also of a record that would have been made just now */\n\t\treturn tag | WAY_LIVE;\n", ""},
+	{"twin finds no record to mark", "flowtable.h", "just now */\n\t\treturn tag | WAY_LIVE;", "just now */\n\t\treturn 0;"},
 	{"twin frees a way", "flowtable.h", "\tif (explain)\n\t\treturn note_freed(where);\n\tfamily = family_of(family);\n\treturn way_free", "\tfamily = family_of(family);\n\treturn way_free"},
 	{"twin uses an unconfirmed record", "flowtable.h", "\tif (!set || explain)\n\t\treturn;\n\tasm volatile(\"\" : \"+r\"(set));\n\tif (set->used", "\tif (!set)\n\t\treturn;\n\tasm volatile(\"\" : \"+r\"(set));\n\tif (set->used"},
 	{"twin sees a packet", "flowtable.h", "if (f && !explain)\n\t\tf->last_seen", "if (f)\n\t\tf->last_seen"},
