@@ -12,6 +12,7 @@
 #include "cluster.h"
 #include "nexthop.h"
 #include "sources.h"
+#include "stats.h"
 #include "trace.h"
 
 #define VERDICT_CONTINUE 1
@@ -412,6 +413,7 @@ static __always_inline bool peer_remember(struct bpf_sock_addr *ctx, int family,
 static __always_inline enum verdict socket_verdict(struct bpf_sock_addr *ctx, int family,
 						   const __be32 *addr, bool connects, __u32 *id)
 {
+	enum verdict verdict;
 	struct service *svc;
 
 	if (!sock_served(ctx))
@@ -419,7 +421,10 @@ static __always_inline enum verdict socket_verdict(struct bpf_sock_addr *ctx, in
 	svc = sock_service(ctx, family, addr);
 	if (!svc)
 		return sock_cluster(ctx, family, addr, !connects || ctx->protocol == IPPROTO_TCP);
-	return sock_choose(ctx, family, svc, connects, id);
+	verdict = sock_choose(ctx, family, svc, connects, id);
+	if (verdict != VERDICT_NONE && verdict != VERDICT_NOT_OURS)
+		stats_failed(svc->id, verdict);
+	return verdict;
 }
 
 static __always_inline int sock_connect(struct bpf_sock_addr *ctx, int family, bool v6_hook)
@@ -444,6 +449,7 @@ static __always_inline int sock_connect(struct bpf_sock_addr *ctx, int family, b
 	}
 	addr_write(ctx, family, v6_hook, backend->addr, backend->port);
 	count(HOOK_SOCK, VERDICT_SOCK_CONNECT, 0);
+	stats_opened(backend->service, id);
 	return VERDICT_CONTINUE;
 }
 
@@ -484,6 +490,7 @@ static __always_inline struct backend *sock_backend(struct bpf_sock_addr *ctx,
 	addr_copy(family, flow.addr, backend->addr);
 	flow.port = backend->port;
 	bpf_map_update_elem(&sock_flows, key, &flow, BPF_ANY);
+	stats_opened(svc->id, flow.backend);
 	return backend;
 }
 
@@ -543,8 +550,11 @@ static __always_inline int sock_sendmsg(struct bpf_sock_addr *ctx, int family, b
 		return VERDICT_CONTINUE;
 	sock_flow_key(ctx, family, addr, port, false, &key);
 	backend = sock_backend(ctx, svc, family, &key, &verdict);
-	if (!backend)
+	if (!backend) {
+		if (verdict != VERDICT_NOT_OURS)
+			stats_failed(svc->id, verdict);
 		return sock_end(verdict);
+	}
 	sock_flow_key(ctx, family, backend->addr, backend->port, true, &key);
 	addr_copy(family, service.addr, addr);
 	service.port = port;

@@ -30,6 +30,7 @@ const enum node_addr_flags *unused_node_addr_flags __attribute__((unused));
 const enum cluster_addr *unused_cluster_addr __attribute__((unused));
 const enum trace_step *unused_trace_step __attribute__((unused));
 const enum fragment *unused_fragment __attribute__((unused));
+const enum direction *unused_direction __attribute__((unused));
 const enum cluster_range_flags *unused_cluster_range_flags __attribute__((unused));
 
 char _license[] SEC("license") = "GPL";

@@ -13,6 +13,12 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type waggleActive struct {
+	_     structs.HostLayout
+	Pass  uint32
+	Flows uint32
+}
+
 type waggleAddr struct {
 	_    structs.HostLayout
 	Word [4]uint32
@@ -65,6 +71,7 @@ const (
 type waggleCensus struct {
 	_           structs.HostLayout
 	Release     uint32
+	Pass        uint32
 	Confirmed   uint32
 	Unconfirmed uint32
 	Dead        uint32
@@ -142,6 +149,14 @@ const (
 	waggleDeviceFlagsDEVICE_UPLINK        waggleDeviceFlags = 32
 )
 
+type waggleDirection uint32
+
+const (
+	waggleDirectionTO_BACKEND      waggleDirection = 0
+	waggleDirectionTO_CLIENT       waggleDirection = 1
+	waggleDirectionDIRECTION_COUNT waggleDirection = 2
+)
+
 type waggleFlow struct {
 	_        structs.HostLayout
 	Hop      uint64
@@ -149,7 +164,8 @@ type waggleFlow struct {
 	Backend  uint32
 	LastSeen uint32
 	Expect   uint32
-	Spare    [3]uint32
+	Traffic  uint64
+	Begun    uint32
 	ToSport  uint16
 	ToDport  uint16
 	Sport    uint16
@@ -176,6 +192,15 @@ type waggleFlow6 struct {
 	ToSaddr [4]uint32
 	ToDaddr [4]uint32
 	Pad     [4]uint32
+}
+
+type waggleFlowCounters struct {
+	_           structs.HostLayout
+	Opened      uint64
+	Traffic     [2]waggleTraffic
+	Active      [2]waggleActive
+	ConnectTime uint64
+	Connect     [16]uint64
 }
 
 type waggleFlowFlags uint32
@@ -379,6 +404,13 @@ type waggleService struct {
 	Affinity uint32
 }
 
+type waggleServiceCounters struct {
+	_       structs.HostLayout
+	Flows   waggleFlowCounters
+	Refused uint64
+	Dropped [9]uint64
+}
+
 type waggleServiceFlags uint32
 
 const (
@@ -497,6 +529,12 @@ const (
 	waggleTraceStepTRACE_ICMP       waggleTraceStep = 512
 )
 
+type waggleTraffic struct {
+	_       structs.HostLayout
+	Packets uint64
+	Bytes   uint64
+}
+
 type waggleTuple struct {
 	_     structs.HostLayout
 	Saddr waggleAddr
@@ -556,6 +594,7 @@ const (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	waggleMapAffinity                = "affinity"
+	waggleMapBackendStats            = "backend_stats"
 	waggleMapBackends                = "backends"
 	waggleMapClusterAddrs            = "cluster_addrs"
 	waggleMapClusterRanges           = "cluster_ranges"
@@ -571,6 +610,7 @@ const (
 	waggleMapRuntime                 = "runtime"
 	waggleMapScratchMap              = "scratch_map"
 	waggleMapServiceNames            = "service_names"
+	waggleMapServiceStats            = "service_stats"
 	waggleMapServices4               = "services4"
 	waggleMapServices6               = "services6"
 	waggleMapSlots                   = "slots"
@@ -634,6 +674,7 @@ const (
 	waggleVarUnusedClusterAddr       = "unused_cluster_addr"
 	waggleVarUnusedClusterRangeFlags = "unused_cluster_range_flags"
 	waggleVarUnusedDeviceFlags       = "unused_device_flags"
+	waggleVarUnusedDirection         = "unused_direction"
 	waggleVarUnusedFlowFlags         = "unused_flow_flags"
 	waggleVarUnusedFlowTag           = "unused_flow_tag"
 	waggleVarUnusedFragment          = "unused_fragment"
@@ -723,6 +764,7 @@ type waggleProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type waggleMapSpecs struct {
 	Affinity      *ebpf.MapSpec `ebpf:"affinity"`
+	BackendStats  *ebpf.MapSpec `ebpf:"backend_stats"`
 	Backends      *ebpf.MapSpec `ebpf:"backends"`
 	ClusterAddrs  *ebpf.MapSpec `ebpf:"cluster_addrs"`
 	ClusterRanges *ebpf.MapSpec `ebpf:"cluster_ranges"`
@@ -738,6 +780,7 @@ type waggleMapSpecs struct {
 	Runtime       *ebpf.MapSpec `ebpf:"runtime"`
 	ScratchMap    *ebpf.MapSpec `ebpf:"scratch_map"`
 	ServiceNames  *ebpf.MapSpec `ebpf:"service_names"`
+	ServiceStats  *ebpf.MapSpec `ebpf:"service_stats"`
 	Services4     *ebpf.MapSpec `ebpf:"services4"`
 	Services6     *ebpf.MapSpec `ebpf:"services6"`
 	Slots         *ebpf.MapSpec `ebpf:"slots"`
@@ -780,6 +823,7 @@ type waggleVariableSpecs struct {
 	UnusedClusterAddr       *ebpf.VariableSpec `ebpf:"unused_cluster_addr"`
 	UnusedClusterRangeFlags *ebpf.VariableSpec `ebpf:"unused_cluster_range_flags"`
 	UnusedDeviceFlags       *ebpf.VariableSpec `ebpf:"unused_device_flags"`
+	UnusedDirection         *ebpf.VariableSpec `ebpf:"unused_direction"`
 	UnusedFlowFlags         *ebpf.VariableSpec `ebpf:"unused_flow_flags"`
 	UnusedFlowTag           *ebpf.VariableSpec `ebpf:"unused_flow_tag"`
 	UnusedFragment          *ebpf.VariableSpec `ebpf:"unused_fragment"`
@@ -814,6 +858,7 @@ func (o *waggleObjects) Close() error {
 // It can be passed to loadWaggleObjects or ebpf.CollectionSpec.LoadAndAssign.
 type waggleMaps struct {
 	Affinity      *ebpf.Map `ebpf:"affinity"`
+	BackendStats  *ebpf.Map `ebpf:"backend_stats"`
 	Backends      *ebpf.Map `ebpf:"backends"`
 	ClusterAddrs  *ebpf.Map `ebpf:"cluster_addrs"`
 	ClusterRanges *ebpf.Map `ebpf:"cluster_ranges"`
@@ -829,6 +874,7 @@ type waggleMaps struct {
 	Runtime       *ebpf.Map `ebpf:"runtime"`
 	ScratchMap    *ebpf.Map `ebpf:"scratch_map"`
 	ServiceNames  *ebpf.Map `ebpf:"service_names"`
+	ServiceStats  *ebpf.Map `ebpf:"service_stats"`
 	Services4     *ebpf.Map `ebpf:"services4"`
 	Services6     *ebpf.Map `ebpf:"services6"`
 	Slots         *ebpf.Map `ebpf:"slots"`
@@ -843,6 +889,7 @@ type waggleMaps struct {
 func (m *waggleMaps) Close() error {
 	return _WaggleClose(
 		m.Affinity,
+		m.BackendStats,
 		m.Backends,
 		m.ClusterAddrs,
 		m.ClusterRanges,
@@ -858,6 +905,7 @@ func (m *waggleMaps) Close() error {
 		m.Runtime,
 		m.ScratchMap,
 		m.ServiceNames,
+		m.ServiceStats,
 		m.Services4,
 		m.Services6,
 		m.Slots,
@@ -901,6 +949,7 @@ type waggleVariables struct {
 	UnusedClusterAddr       *ebpf.Variable `ebpf:"unused_cluster_addr"`
 	UnusedClusterRangeFlags *ebpf.Variable `ebpf:"unused_cluster_range_flags"`
 	UnusedDeviceFlags       *ebpf.Variable `ebpf:"unused_device_flags"`
+	UnusedDirection         *ebpf.Variable `ebpf:"unused_direction"`
 	UnusedFlowFlags         *ebpf.Variable `ebpf:"unused_flow_flags"`
 	UnusedFlowTag           *ebpf.Variable `ebpf:"unused_flow_tag"`
 	UnusedFragment          *ebpf.Variable `ebpf:"unused_fragment"`

@@ -13,6 +13,7 @@ import (
 
 	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/loader"
+	"github.com/waggle-lb/waggle/maps"
 )
 
 // A walk takes time in proportion to the table, in which nothing else runs on its CPU. Nobody waits for
@@ -43,6 +44,8 @@ type Expirer struct {
 	log     *logrus.Entry
 	foreign func(records uint32) // told after each walk
 
+	pass   uint32 // of the last walk that was complete
+
 	mu     sync.Mutex
 	census status.FlowCensus
 }
@@ -63,6 +66,11 @@ func (e *Expirer) Census() status.FlowCensus {
 // Run walks until ctx is done.
 func (e *Expirer) Run(ctx context.Context) {
 	wait := expireEvery
+	pass, err := maps.LastPass(e.dp)
+	if err != nil {
+		e.log.WithError(err).Error("counting active flows")
+	}
+	e.pass = pass
 	for {
 		select {
 		case <-ctx.Done():
@@ -77,16 +85,21 @@ func (e *Expirer) Run(ctx context.Context) {
 
 // walk returns how many records there are of connections that the kernel translates.
 func (e *Expirer) walk() (foreign uint32) {
-	v4, err := e.dp.Expire(false)
+	pass := max(e.pass+1, 1) // 0 is none
+	v4, err := e.dp.CountActive(false, pass)
 	if err != nil {
 		e.log.WithError(err).Error("expiring IPv4 flows")
 		return 0
 	}
-	v6, err := e.dp.Expire(true)
+	v6, err := e.dp.CountActive(true, pass)
 	if err != nil {
 		e.log.WithError(err).Error("expiring IPv6 flows")
 		return 0
 	}
+	if err := maps.CompletePass(e.dp, pass); err != nil {
+		e.log.WithError(err).Error("counting active flows")
+	}
+	e.pass = pass
 	foreign = v4.Foreign + v6.Foreign
 	e.foreign(foreign)
 	e.mu.Lock()
