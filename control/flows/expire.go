@@ -44,7 +44,7 @@ type Expirer struct {
 	log     *logrus.Entry
 	foreign func(records uint32) // told after each walk
 
-	pass   uint32 // of the last walk that was complete
+	pass uint32 // of the last walk that was complete
 
 	mu     sync.Mutex
 	census status.FlowCensus
