@@ -46,7 +46,7 @@ func dashboardQueries(t *testing.T) (all []query) {
 				t.Errorf("%s: panel %s asks nothing", file, p.Title)
 			}
 			for _, target := range p.Targets {
-				expr := strings.NewReplacer("$__rate_interval", "30s", "$instance", ".*").Replace(target.Expr)
+				expr := strings.NewReplacer("$__rate_interval", "30s", "$instance", ".*", "$namespace", ".*", "$service", ".*").Replace(target.Expr)
 				all = append(all, query{filepath.Base(file) + ": " + p.Title, expr})
 			}
 		}
@@ -104,7 +104,7 @@ func newLab(t *testing.T) *lab {
 	return l
 }
 
-// services has one that works, one without endpoints, and one whose endpoints nobody selects.
+// services has one that works, one without endpoints, and one whose endpoints nobody selects, and are elsewhere.
 const services = `apiVersion: v1
 kind: Service
 metadata: {name: web}
@@ -118,7 +118,7 @@ spec: {type: NodePort, selector: {app: none}, ports: [{port: 80, nodePort: 30081
 apiVersion: v1
 kind: Service
 metadata: {name: manual}
-spec: {ports: [{port: 80}]}
+spec: {type: NodePort, externalTrafficPolicy: Local, ports: [{port: 80, nodePort: 30082}]}
 `
 
 // changeEndpoints changes an endpoint, as of now.
@@ -166,7 +166,8 @@ func (l *lab) startPrometheus() {
 func (l *lab) work() {
 	l.changeEndpoints()
 	l.laptop.Get(topo.Request{To: l.nodePort(30080)})
-	l.laptop.Get(topo.Request{To: l.nodePort(30081)}) // refused
+	l.laptop.Get(topo.Request{To: l.nodePort(30081)})                                  // refused
+	l.laptop.Get(topo.Request{To: l.nodePort(30082), Timeout: 100 * time.Millisecond}) // dropped
 	_, _ = l.agent.CLI("bundle", "-")                 // asks for /healthz, too
 }
 
