@@ -2,7 +2,7 @@
 #ifndef WAGGLE_CLAIM_H
 #define WAGGLE_CLAIM_H
 
-#include "flow.h"
+#include "stats.h"
 #include "trace.h"
 
 /*
@@ -127,9 +127,8 @@ static __always_inline void flow_write(int family, struct flow *f, const struct 
 	f->backend = r->backend;
 	f->last_seen = r->last_seen;
 	f->expect = r->expect;
-	f->spare[0] = 0;
-	f->spare[1] = 0;
-	f->spare[2] = 0;
+	f->traffic = 0;
+	f->begun = 0;
 	*(__u32 *)&f->to_sport = tuple_ports(&r->to);
 	*(__u64 *)&f->sport = tuple_word(t) | (__u64)r->flags << FLAGS_SHIFT;
 	if (family == AF_INET) {
@@ -247,6 +246,7 @@ __noinline int flow_prepare(int family, const struct tuple *t, struct record *r,
 	/* differs from what the place's last tenant expected, see flow_expect() */
 	r->expect = hash ^ r->tag ^ now();
 	r->hop = hop_stamp(r->hop, r->tag);
+	flow_fold(family, r->where);
 	f = flow_at(family, r->where);
 	if (f && !explain)
 		flow_write(family, f, t, r);

@@ -13,6 +13,7 @@
 /* Of records. */
 struct census {
 	__u32 release; /* set by who asks: whether the dead are to be released */
+	__u32 pass; /* set by who asks: under what number active flows are counted, see stats.h; 0: they are not */
 	__u32 confirmed;
 	__u32 unconfirmed;
 	__u32 dead;
@@ -37,6 +38,10 @@ __noinline int expire_way(int family, __u32 where, struct census *census, struct
 			flow_release(family, t, where, r->tag);
 		return 0;
 	}
+	if (census->release && seen_a_while_ago(r))
+		flow_fold(family, where);
+	if (census->pass && !(r->flags & (FLOW_REPLY | FLOW_SPLIT_SOURCE)) && !flow_closed(r->tag))
+		stats_active(family, where, census->pass);
 	census->foreign += !!(r->flags & FLOW_FOREIGN);
 	if (r->tag & STATE_CONFIRMED)
 		census->confirmed++;
@@ -74,7 +79,9 @@ static long expire_set6(void *map, __u32 *index, struct flow_set6 *set, struct e
 SEC("syscall")
 int waggle_expire4(struct census *ctx)
 {
-	struct expire_walk walk = { .memory = walk_begin(), .census.release = ctx->release };
+	struct expire_walk walk = { .memory = walk_begin(),
+				    .census.release = ctx->release,
+				    .census.pass = ctx->pass };
 
 	if (!walk.memory)
 		return -EBUSY;
@@ -87,7 +94,9 @@ int waggle_expire4(struct census *ctx)
 SEC("syscall")
 int waggle_expire6(struct census *ctx)
 {
-	struct expire_walk walk = { .memory = walk_begin(), .census.release = ctx->release };
+	struct expire_walk walk = { .memory = walk_begin(),
+				    .census.release = ctx->release,
+				    .census.pass = ctx->pass };
 
 	if (!walk.memory)
 		return -EBUSY;

@@ -108,6 +108,12 @@ static __always_inline bool flow_stale(const struct record *r, __u8 proto, __u32
 	return (__s32)(time - r->last_seen) > (__s32)flow_timeout(r->tag, proto);
 }
 
+/* Whether it is a while, a second, since a flow's last packet was noted. */
+static __always_inline bool seen_a_while_ago(const struct record *r)
+{
+	return (__s32)(r->time - r->last_seen) >= (__s32)hz;
+}
+
 /*
  * Whether a record counts as absent. A flow lives while either of its records
  * is fresh: a stream may run one way for hours. A split flow's third record

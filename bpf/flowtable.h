@@ -95,7 +95,8 @@ struct flow {
 	__u32 backend;
 	__u32 last_seen; /* jiffies, the lower half */
 	__u32 expect; /* STATE_ANSWERED: what acknowledges the SYN-ACK or INIT ACK */
-	__u32 spare[3];
+	__u64 traffic; /* counted and not folded yet: packets << 40 | bytes, see stats.h */
+	__u32 begun; /* of a reply: microseconds, when the SYN came; 0: it was answered, or there was none */
 	__be16 to_sport; /* the rewrite's ports */
 	__be16 to_dport;
 	__be16 sport;
@@ -718,6 +719,9 @@ static __always_inline __u32 tag_choice(__u32 tag)
 /* See trace.h. */
 int note_freed(__u32 where);
 
+/* See stats.h. */
+int flow_fold(int family, __u32 where);
+
 /* Frees a way whose tag is exactly this. 0: it no longer is. */
 static __always_inline bool way_free(int family, __u64 hash, __u32 where, __u32 tag)
 {
@@ -734,6 +738,7 @@ __noinline int flow_release(int family, const struct tuple *t, __u32 where, __u3
 {
 	if (!t)
 		return 0;
+	flow_fold(family, where);
 	if (explain)
 		return note_freed(where);
 	family = family_of(family);
@@ -748,6 +753,7 @@ __noinline int flow_end(int family, const struct tuple *t, __u32 where, __u32 ta
 
 	if (!t)
 		return 0;
+	flow_fold(family, where);
 	if (explain)
 		return note_freed(where);
 	hash = key_hash(family, t);

@@ -12,6 +12,7 @@
 #include "cluster.h"
 #include "nexthop.h"
 #include "sources.h"
+#include "stats.h"
 #include "trace.h"
 #include "watch.h"
 
@@ -519,6 +520,7 @@ static __always_inline enum verdict socket_verdict(struct bpf_sock_addr *ctx, in
 						   const __be32 *addr, bool connects,
 						   struct chosen *chosen)
 {
+	enum verdict verdict;
 	struct service *svc;
 
 	if (!sock_served(ctx))
@@ -526,7 +528,10 @@ static __always_inline enum verdict socket_verdict(struct bpf_sock_addr *ctx, in
 	svc = sock_service(ctx, family, addr);
 	if (!svc)
 		return sock_cluster(ctx, family, addr, !connects || ctx->protocol == IPPROTO_TCP);
-	return sock_choose(ctx, family, svc, connects, chosen);
+	verdict = sock_choose(ctx, family, svc, connects, chosen);
+	if (verdict != VERDICT_NONE && verdict != VERDICT_NOT_OURS)
+		stats_failed(svc->id, verdict);
+	return verdict;
 }
 
 static __always_inline int sock_connect(struct bpf_sock_addr *ctx, int family, bool v6_hook)
@@ -551,6 +556,7 @@ static __always_inline int sock_connect(struct bpf_sock_addr *ctx, int family, b
 	}
 	sock_count(ctx, family, addr, &chosen, VERDICT_SOCK_CONNECT);
 	addr_write(ctx, family, v6_hook, backend->addr, backend->port);
+	stats_opened(chosen.service, chosen.backend);
 	return VERDICT_CONTINUE;
 }
 
@@ -595,6 +601,7 @@ static __always_inline struct backend *sock_backend(struct bpf_sock_addr *ctx,
 	addr_copy(family, flow.addr, backend->addr);
 	flow.port = backend->port;
 	bpf_map_update_elem(&sock_flows, key, &flow, BPF_ANY);
+	stats_opened(svc->id, flow.backend);
 	return backend;
 }
 
@@ -652,15 +659,17 @@ static __always_inline int sock_sendmsg(struct bpf_sock_addr *ctx, int family, b
 	svc = sock_service(ctx, family, addr);
 	if (!svc) {
 		ask_directly(ctx, family, addr);
-		return sock_end(ctx, family, addr, &chosen,
-				sock_cluster(ctx, family, addr, true));
+		return sock_end(ctx, family, addr, &chosen, sock_cluster(ctx, family, addr, true));
 	}
 	if (send_to_peer(ctx, family, v6_hook, addr))
 		return VERDICT_CONTINUE;
 	sock_flow_key(ctx, family, addr, port, false, &key);
 	backend = sock_backend(ctx, svc, family, &key, &verdict, &chosen);
-	if (!backend)
+	if (!backend) {
+		if (verdict != VERDICT_NOT_OURS)
+			stats_failed(svc->id, verdict);
 		return sock_end(ctx, family, addr, &chosen, verdict);
+	}
 	sock_flow_key(ctx, family, backend->addr, backend->port, true, &key);
 	addr_copy(family, service.addr, addr);
 	service.port = port;

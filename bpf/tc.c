@@ -226,6 +226,7 @@ static __always_inline int tc_ingress_verdict(struct __sk_buff *skb, int family,
 
 	verdict = tc_parse(skb, family, zone, l3_off, &s->packet);
 	if (verdict != VERDICT_NONE) {
+		s->record.service = 0;
 		verdict = tc_other(skb, family, verdict, s);
 		if (verdict == VERDICT_NOT_OURS)
 			return tc_cluster(skb, family, s);
@@ -259,6 +260,7 @@ static __always_inline int tc_egress_verdict(struct __sk_buff *skb, int family, 
 
 	verdict = tc_parse(skb, family, ZONE_LEAVING, l3_off, &s->packet);
 	if (verdict != VERDICT_NONE) {
+		s->record.service = 0;
 		verdict = tc_other(skb, family, verdict, s);
 		return verdict == VERDICT_NONE ? VERDICT_NOT_OURS : verdict;
 	}
@@ -310,6 +312,17 @@ __noinline int watch_tc(struct __sk_buff *skb, struct scratch *s, int hook, int 
 	return watch_offer(&b->event);
 }
 
+/* Counts the packet for its flow, or why it came to nothing for its service. `len`: from the IP header on. */
+static __always_inline void tc_count_flow(int family, int verdict, __u32 len,
+					  const struct scratch *s)
+{
+	if (verdict >= VERDICT_EXPRESS && verdict <= VERDICT_SOURCE)
+		flow_count(family, &s->record,
+			   s->packet.len == LENGTH_UNKNOWN ? len : s->packet.len);
+	else if (verdict == VERDICT_REFUSED || is_drop(verdict))
+		stats_failed(s->record.service, verdict);
+}
+
 static __always_inline int tc_family(struct __sk_buff *skb, int family, __u32 l3_off,
 				     enum hook hook)
 {
@@ -328,6 +341,7 @@ static __always_inline int tc_family(struct __sk_buff *skb, int family, __u32 l3
 	else
 		verdict = tc_ingress_verdict(skb, family, l3_off, hook, s);
 	count(hook, verdict, len);
+	tc_count_flow(family, verdict, len - l3_off, s);
 	if (is_watched(verdict))
 		watch_tc(skb, s, hook, verdict);
 	return is_drop(verdict) ? TC_ACT_SHOT : (int)s->action;

@@ -193,6 +193,8 @@ static __always_inline void track_answer(int family, struct scratch *s)
 		return;
 	if (m->tag & r->tag & STATE_ANSWERED && !(p->tcp_flags & TCP_SYN))
 		return;
+	if (p->tcp_flags & TCP_SYN)
+		stats_connected(family, r->where);
 	flow_expect(family, m, p->seq + !!(p->tcp_flags & TCP_SYN));
 	record_mark(family, m, STATE_ANSWERED);
 	record_mark(family, r, STATE_ANSWERED);
@@ -248,12 +250,6 @@ static __always_inline bool track_close(int family, struct scratch *s)
 	return r->flags & FLOW_REPLY ? other : own;
 }
 
-/* Whether it is a while, a second, since a flow's last packet was noted. */
-static __always_inline bool seen_a_while_ago(const struct record *r)
-{
-	return (__s32)(r->time - r->last_seen) >= (__s32)hz;
-}
-
 /* Follows the state of the packet's flow. See track_is_due(). */
 __noinline int track_record(struct scratch *s, int hook)
 {
@@ -266,8 +262,10 @@ __noinline int track_record(struct scratch *s, int hook)
 	p = &s->packet;
 	r = &s->record;
 	family = packet_family(p);
-	if (seen_a_while_ago(r))
+	if (seen_a_while_ago(r)) {
 		flow_seen(family, r);
+		flow_fold(family, r->where);
+	}
 	if (p->fragment == FRAGMENT_LATER)
 		return 0;
 	if (p->tcp_flags & (TCP_FIN | TCP_RST) && track_close(family, s))
@@ -471,6 +469,16 @@ __noinline int choose_beside(struct scratch *s)
 	return VERDICT_NONE;
 }
 
+static __always_inline void flow_opened(int family, enum hook hook, struct scratch *s)
+{
+	const struct packet *p = &s->packet;
+
+	flow_event(s, hook, VERDICT_FLOW_OPENED);
+	stats_opened(s->record.service, s->record.backend);
+	if (p->tuple.proto == IPPROTO_TCP && p->tcp_flags & TCP_SYN)
+		stats_begun(family, s->mirror.record.where);
+}
+
 /*
  * Finds or makes the record of a packet that enters the node. VERDICT_NONE:
  * s->record is a copy of it, or VERDICT_FLOW_OPENED, if it is this packet that
@@ -488,6 +496,7 @@ static __always_inline enum verdict ingress_flow(void *ctx, int family, __u32 if
 		return VERDICT_NONE;
 	svc = service_lookup(family, t->daddr.word, t->dport, t->proto, false);
 	note_frontend(svc);
+	s->record.service = svc ? svc->id : 0;
 	if (!svc)
 		verdict = choose_beside(s) == VERDICT_NONE ? open_untranslated(s)
 							   : VERDICT_NOT_OURS;
@@ -496,7 +505,7 @@ static __always_inline enum verdict ingress_flow(void *ctx, int family, __u32 if
 	else
 		verdict = flow_open(ctx, family, ifindex, mark, hook, svc, s);
 	if (verdict == VERDICT_FLOW_OPENED)
-		flow_event(s, hook, VERDICT_FLOW_OPENED);
+		flow_opened(family, hook, s);
 	else if (verdict == VERDICT_NONE)
 		flow_joined(s);
 	return verdict;

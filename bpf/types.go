@@ -12,6 +12,7 @@ import (
 // The C structures under their Go names; bpf/*.h says what each member means. Addresses and
 // ports are in network byte order, times in jiffies.
 type (
+	Active          = waggleActive
 	Addr            = waggleAddr
 	Adoption        = waggleAdoption
 	AffinityEntry   = waggleAffinityEntry
@@ -30,6 +31,7 @@ type (
 	Flow6           = waggleFlow6
 	FlowSet4        = waggleFlowSet4
 	FlowSet6        = waggleFlowSet6
+	FlowCounters    = waggleFlowCounters
 	FlowWays        = waggleFlowWays
 	Hop             = waggleHop
 	Nexthop         = waggleNexthop
@@ -40,6 +42,7 @@ type (
 	RuntimeState    = waggleRuntimeState
 	Scope           = waggleScope
 	Service         = waggleService
+	ServiceCounters = waggleServiceCounters
 	ServiceKey4     = waggleServiceKey4
 	ServiceKey6     = waggleServiceKey6
 	ServiceName     = waggleServiceName
@@ -50,6 +53,7 @@ type (
 	SockPeer        = waggleSockPeer
 	SocketQuestion  = waggleSocketQuestion
 	StaleCensus     = waggleStaleCensus
+	Traffic         = waggleTraffic
 	Tuple           = waggleTuple
 	Watch           = waggleWatch
 	WatchMeter      = waggleWatchMeter
@@ -122,6 +126,24 @@ const (
 	HopXDP      = uint16(waggleHopFlagsHOP_XDP)
 	HopTC       = uint16(waggleHopFlagsHOP_TC)
 )
+
+// Indexes of FlowCounters.Traffic.
+const (
+	ToBackend = waggleDirectionTO_BACKEND
+	ToClient  = waggleDirectionTO_CLIENT
+)
+
+// ConnectFirst is the end of the first bucket of FlowCounters.Connect, in microseconds. Each next one ends at twice as
+// many, and the last has no end.
+const ConnectFirst = 64
+
+// Drops are the verdicts that ServiceCounters.Dropped counts, by index.
+func Drops() (reasons [len(ServiceCounters{}.Dropped)]Verdict) {
+	for i := range reasons {
+		reasons[i] = VerdictDropNoLocalEndpoint + Verdict(i)
+	}
+	return reasons
+}
 
 // Members of Service.Flags.
 const (

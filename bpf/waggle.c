@@ -33,6 +33,7 @@ const enum fragment *unused_fragment __attribute__((unused));
 const enum watch_flags *unused_watch_flags __attribute__((unused));
 const enum watched_kind *unused_watched_kind __attribute__((unused));
 const enum event_flags *unused_event_flags __attribute__((unused));
+const enum direction *unused_direction __attribute__((unused));
 const enum cluster_range_flags *unused_cluster_range_flags __attribute__((unused));
 
 char _license[] SEC("license") = "GPL";

@@ -13,6 +13,12 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type waggleActive struct {
+	_     structs.HostLayout
+	Pass  uint32
+	Flows uint32
+}
+
 type waggleAddr struct {
 	_    structs.HostLayout
 	Word [4]uint32
@@ -65,6 +71,7 @@ const (
 type waggleCensus struct {
 	_           structs.HostLayout
 	Release     uint32
+	Pass        uint32
 	Confirmed   uint32
 	Unconfirmed uint32
 	Dead        uint32
@@ -142,6 +149,14 @@ const (
 	waggleDeviceFlagsDEVICE_UPLINK        waggleDeviceFlags = 32
 )
 
+type waggleDirection uint32
+
+const (
+	waggleDirectionTO_BACKEND      waggleDirection = 0
+	waggleDirectionTO_CLIENT       waggleDirection = 1
+	waggleDirectionDIRECTION_COUNT waggleDirection = 2
+)
+
 type waggleEvent struct {
 	_        structs.HostLayout
 	Time     uint64
@@ -181,7 +196,8 @@ type waggleFlow struct {
 	Backend  uint32
 	LastSeen uint32
 	Expect   uint32
-	Spare    [3]uint32
+	Traffic  uint64
+	Begun    uint32
 	ToSport  uint16
 	ToDport  uint16
 	Sport    uint16
@@ -208,6 +224,15 @@ type waggleFlow6 struct {
 	ToSaddr [4]uint32
 	ToDaddr [4]uint32
 	Pad     [4]uint32
+}
+
+type waggleFlowCounters struct {
+	_           structs.HostLayout
+	Opened      uint64
+	Traffic     [2]waggleTraffic
+	Active      [2]waggleActive
+	ConnectTime uint64
+	Connect     [16]uint64
 }
 
 type waggleFlowFlags uint32
@@ -412,6 +437,13 @@ type waggleService struct {
 	Affinity uint32
 }
 
+type waggleServiceCounters struct {
+	_       structs.HostLayout
+	Flows   waggleFlowCounters
+	Refused uint64
+	Dropped [9]uint64
+}
+
 type waggleServiceFlags uint32
 
 const (
@@ -530,6 +562,12 @@ const (
 	waggleTraceStepTRACE_ICMP       waggleTraceStep = 512
 )
 
+type waggleTraffic struct {
+	_       structs.HostLayout
+	Packets uint64
+	Bytes   uint64
+}
+
 type waggleTuple struct {
 	_     structs.HostLayout
 	Saddr waggleAddr
@@ -632,6 +670,7 @@ const (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	waggleMapAffinity                = "affinity"
+	waggleMapBackendStats            = "backend_stats"
 	waggleMapBackends                = "backends"
 	waggleMapCallBuffers             = "call_buffers"
 	waggleMapClusterAddrs            = "cluster_addrs"
@@ -649,6 +688,7 @@ const (
 	waggleMapRuntime                 = "runtime"
 	waggleMapScratchMap              = "scratch_map"
 	waggleMapServiceNames            = "service_names"
+	waggleMapServiceStats            = "service_stats"
 	waggleMapServices4               = "services4"
 	waggleMapServices6               = "services6"
 	waggleMapSlots                   = "slots"
@@ -717,6 +757,7 @@ const (
 	waggleVarUnusedClusterAddr       = "unused_cluster_addr"
 	waggleVarUnusedClusterRangeFlags = "unused_cluster_range_flags"
 	waggleVarUnusedDeviceFlags       = "unused_device_flags"
+	waggleVarUnusedDirection         = "unused_direction"
 	waggleVarUnusedEventFlags        = "unused_event_flags"
 	waggleVarUnusedFlowFlags         = "unused_flow_flags"
 	waggleVarUnusedFlowTag           = "unused_flow_tag"
@@ -809,6 +850,7 @@ type waggleProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type waggleMapSpecs struct {
 	Affinity      *ebpf.MapSpec `ebpf:"affinity"`
+	BackendStats  *ebpf.MapSpec `ebpf:"backend_stats"`
 	Backends      *ebpf.MapSpec `ebpf:"backends"`
 	CallBuffers   *ebpf.MapSpec `ebpf:"call_buffers"`
 	ClusterAddrs  *ebpf.MapSpec `ebpf:"cluster_addrs"`
@@ -826,6 +868,7 @@ type waggleMapSpecs struct {
 	Runtime       *ebpf.MapSpec `ebpf:"runtime"`
 	ScratchMap    *ebpf.MapSpec `ebpf:"scratch_map"`
 	ServiceNames  *ebpf.MapSpec `ebpf:"service_names"`
+	ServiceStats  *ebpf.MapSpec `ebpf:"service_stats"`
 	Services4     *ebpf.MapSpec `ebpf:"services4"`
 	Services6     *ebpf.MapSpec `ebpf:"services6"`
 	Slots         *ebpf.MapSpec `ebpf:"slots"`
@@ -873,6 +916,7 @@ type waggleVariableSpecs struct {
 	UnusedClusterAddr       *ebpf.VariableSpec `ebpf:"unused_cluster_addr"`
 	UnusedClusterRangeFlags *ebpf.VariableSpec `ebpf:"unused_cluster_range_flags"`
 	UnusedDeviceFlags       *ebpf.VariableSpec `ebpf:"unused_device_flags"`
+	UnusedDirection         *ebpf.VariableSpec `ebpf:"unused_direction"`
 	UnusedEventFlags        *ebpf.VariableSpec `ebpf:"unused_event_flags"`
 	UnusedFlowFlags         *ebpf.VariableSpec `ebpf:"unused_flow_flags"`
 	UnusedFlowTag           *ebpf.VariableSpec `ebpf:"unused_flow_tag"`
@@ -910,6 +954,7 @@ func (o *waggleObjects) Close() error {
 // It can be passed to loadWaggleObjects or ebpf.CollectionSpec.LoadAndAssign.
 type waggleMaps struct {
 	Affinity      *ebpf.Map `ebpf:"affinity"`
+	BackendStats  *ebpf.Map `ebpf:"backend_stats"`
 	Backends      *ebpf.Map `ebpf:"backends"`
 	CallBuffers   *ebpf.Map `ebpf:"call_buffers"`
 	ClusterAddrs  *ebpf.Map `ebpf:"cluster_addrs"`
@@ -927,6 +972,7 @@ type waggleMaps struct {
 	Runtime       *ebpf.Map `ebpf:"runtime"`
 	ScratchMap    *ebpf.Map `ebpf:"scratch_map"`
 	ServiceNames  *ebpf.Map `ebpf:"service_names"`
+	ServiceStats  *ebpf.Map `ebpf:"service_stats"`
 	Services4     *ebpf.Map `ebpf:"services4"`
 	Services6     *ebpf.Map `ebpf:"services6"`
 	Slots         *ebpf.Map `ebpf:"slots"`
@@ -946,6 +992,7 @@ type waggleMaps struct {
 func (m *waggleMaps) Close() error {
 	return _WaggleClose(
 		m.Affinity,
+		m.BackendStats,
 		m.Backends,
 		m.CallBuffers,
 		m.ClusterAddrs,
@@ -963,6 +1010,7 @@ func (m *waggleMaps) Close() error {
 		m.Runtime,
 		m.ScratchMap,
 		m.ServiceNames,
+		m.ServiceStats,
 		m.Services4,
 		m.Services6,
 		m.Slots,
@@ -1011,6 +1059,7 @@ type waggleVariables struct {
 	UnusedClusterAddr       *ebpf.Variable `ebpf:"unused_cluster_addr"`
 	UnusedClusterRangeFlags *ebpf.Variable `ebpf:"unused_cluster_range_flags"`
 	UnusedDeviceFlags       *ebpf.Variable `ebpf:"unused_device_flags"`
+	UnusedDirection         *ebpf.Variable `ebpf:"unused_direction"`
 	UnusedEventFlags        *ebpf.Variable `ebpf:"unused_event_flags"`
 	UnusedFlowFlags         *ebpf.Variable `ebpf:"unused_flow_flags"`
 	UnusedFlowTag           *ebpf.Variable `ebpf:"unused_flow_tag"`

@@ -213,9 +213,14 @@ static __always_inline int xdp_family(struct xdp_md *ctx, int family)
 	count(HOOK_XDP, verdict, ctx->data_end - ctx->data);
 	if (is_watched(verdict))
 		watch_xdp(ctx, s, verdict);
-	if (verdict == VERDICT_EXPRESS)
+	if (verdict == VERDICT_EXPRESS) {
+		flow_count(family, &s->record, s->packet.len);
 		return s->action;
-	return is_drop(verdict) ? XDP_DROP : XDP_PASS;
+	}
+	if (!is_drop(verdict))
+		return XDP_PASS;
+	stats_failed(s->record.service, verdict);
+	return XDP_DROP;
 }
 
 /* Customer and service tags, IEEE 802.1Q and 802.1ad. */

@@ -13,10 +13,14 @@ import (
 
 // Expire walks one family's flows, releases the dead, and counts all. It takes time in proportion
 // to the table.
-func (d *Datapath) Expire(ipv6 bool) (bpf.Census, error) {
+func (d *Datapath) Expire(ipv6 bool) (bpf.Census, error) { return d.CountActive(ipv6, 0) }
+
+// CountActive is Expire, and counts flows for their services and backends as pass number pass. See
+// maps.CompletePass for when those counts are in force.
+func (d *Datapath) CountActive(ipv6 bool, pass uint32) (bpf.Census, error) {
 	d.walk.Lock()
 	defer d.walk.Unlock()
-	return census(d.Program(familyProgram("waggle_expire", ipv6)), 1)
+	return census(d.Program(familyProgram("waggle_expire", ipv6)), bpf.Census{Release: 1, Pass: pass})
 }
 
 // Census counts one family's flows, and changes nothing.
@@ -27,11 +31,10 @@ func (v *View) Census(ipv6 bool) (bpf.Census, error) {
 		return bpf.Census{}, fmt.Errorf("open the pinned program %s: %w", name, err)
 	}
 	defer program.Close()
-	return census(program, 0)
+	return census(program, bpf.Census{})
 }
 
-func census(program *ebpf.Program, release uint32) (bpf.Census, error) {
-	c := bpf.Census{Release: release}
+func census(program *ebpf.Program, c bpf.Census) (bpf.Census, error) {
 	err := runWalk(program, c, &c)
 	return c, err
 }

@@ -23,6 +23,7 @@ var updateLayouts = flag.Bool("update", false, "write the layouts of maps anew t
 
 // meanings are the enumerations that define what the elements of a map mean.
 var meanings = map[string][]string{
+	"backend_stats":  {"direction"},
 	"backends":       {"backend_flags"},
 	"cluster_addrs":  {"cluster_addr"},
 	"cluster_ranges": {"cluster_range_flags"},
@@ -34,6 +35,7 @@ var meanings = map[string][]string{
 	"nexthops":       {"hop_flags"},
 	"node_addrs4":    {"node_addr_flags"},
 	"node_addrs6":    {"node_addr_flags"},
+	"service_stats":  {"direction", "verdict"},
 	"services4":      {"service_flags"},
 	"services6":      {"service_flags"},
 }

@@ -33,6 +33,7 @@ type Backends struct {
 	memory *memory
 	ids    *IDs
 	grace  grace[uint32]
+	stats  *Stats
 	looked []bpf.Backend // of Strays, kept for its memory
 }
 
@@ -43,7 +44,7 @@ func NewBackends(p Provider) (*Backends, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mapping the backends array: %w", err)
 	}
-	return &Backends{memory: memory, ids: NewIDs("backend", m.MaxEntries()-1)}, nil
+	return &Backends{memory: memory, ids: NewIDs("backend", m.MaxEntries()-1), stats: NewStats(p)}, nil
 }
 
 // Add writes a new backend and returns its id.
@@ -53,7 +54,11 @@ func (b *Backends) Add(backend Backend, now time.Time) (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := b.Write(id, backend); err != nil {
+	err = b.stats.AddBackend(id)
+	if err == nil {
+		err = b.Write(id, backend)
+	}
+	if err != nil {
 		b.ids.Free(id, now)
 		return 0, err
 	}
@@ -86,6 +91,7 @@ func (b *Backends) Remove(id uint32, backend Backend, now time.Time) error {
 func (b *Backends) Collect(now time.Time) {
 	for _, id := range b.grace.expired(now) {
 		_ = b.write(id, &bpf.Backend{})
+		_ = b.stats.DropBackend(id) // else it is made anew with the id's next backend
 		b.ids.Free(id, now)
 	}
 }

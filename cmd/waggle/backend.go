@@ -5,6 +5,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -18,7 +19,13 @@ func newBackend(g *globals) *cobra.Command {
 		Short: "List backends",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			backends, err := fromPins(g, func(p *loader.View) ([]backendView, error) { return readBackends(p) })
+			backends, err := fromPins(g, func(p *loader.View) ([]backendView, error) {
+				backends, err := readBackends(p)
+				if err != nil {
+					return nil, err
+				}
+				return backends, measureBackends(p, backends, out.wide())
+			})
 			if err != nil {
 				return err
 			}
@@ -35,13 +42,13 @@ func backendTable(backends []backendView, wide bool) table {
 		empty:  "No backends in the datapath.",
 	}
 	if wide {
-		t.header = append(t.header, "SETS")
+		t.header = append(slices.Concat(t.header, []string{"SETS"}), trafficColumns...)
 	}
 	for _, b := range backends {
 		row := []string{fmt.Sprint(b.ID), cmp.Or(b.Service, "<none>"), cmp.Or(b.Port, "<unnamed>"), b.Proto, b.Address.String(),
 			fmt.Sprint(b.Local), fmt.Sprint(b.Serving)}
 		if wide {
-			row = append(row, orNone(b.Sets))
+			row = append(append(row, orNone(b.Sets)), b.cells()...)
 		}
 		t.rows = append(t.rows, row)
 	}

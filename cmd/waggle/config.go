@@ -36,6 +36,8 @@ type configFlags struct {
 	minSync, sync    time.Duration
 	clusterCIDRs     []string
 	masqueradeAll    bool
+	// of how many there are metrics; kube-proxy has none
+	metricsServices, metricsBackends int
 
 	read *config.Settings // what the file says; nil without one
 	// unused are settings of the file that no flag takes.
@@ -49,6 +51,8 @@ func (f *configFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.healthz, "healthz-bind-address", "0.0.0.0:10256", "IP:port for /healthz and /livez; empty for none")
 	fs.StringVar(&f.metrics, "metrics-bind-address", "127.0.0.1:10249", "IP:port for /metrics, /proxyMode and /configz; empty for none")
 	fs.StringVar(&f.probes, "probe-bind-address", "", "IP:port for /livez and /readyz, for the probes of the agent's pod, which kube-proxy never has (default: none)")
+	fs.IntVar(&f.metricsServices, "metrics-services", serve.DefaultMetricsServices, "of how many service ports there are metrics: those that have had most bytes")
+	fs.IntVar(&f.metricsBackends, "metrics-backends", 0, "of how many backends there are metrics: those that have had most bytes")
 	fs.BoolVar(&f.hardFail, "bind-address-hard-fail", false, "end if one of these addresses can't be had, instead of trying again")
 	fs.BoolVar(&f.profiling, "profiling", false, "serve /debug/pprof/ beside the metrics")
 	fs.DurationVar(&f.minSync, "min-sync-period", control.DefaultPace.MinSync, "least time between two syncs")
@@ -141,7 +145,13 @@ func (f *configFlags) apply(cfg *control.Config) error {
 			return fmt.Errorf("--%s %s: %w", flag, address, err)
 		}
 	}
-	cfg.Serve = serve.Config{Healthz: f.healthz, Metrics: f.metrics, Probes: f.probes, HardFail: f.hardFail, Profiling: f.profiling}
+	cfg.Serve = serve.Config{Healthz: f.healthz, Metrics: f.metrics, Probes: f.probes, HardFail: f.hardFail, Profiling: f.profiling,
+		MetricsServices: f.metricsServices, MetricsBackends: f.metricsBackends}
+	for flag, n := range map[string]int{"metrics-services": f.metricsServices, "metrics-backends": f.metricsBackends} {
+		if n < 0 {
+			return fmt.Errorf("--%s %d: a number of them, or 0 for none", flag, n)
+		}
+	}
 	cfg.Pace = control.Pace{MinSync: f.minSync, Repair: f.sync}
 	if cfg.Pace == (control.Pace{}) {
 		cfg.Pace = control.DefaultPace

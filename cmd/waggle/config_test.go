@@ -69,7 +69,7 @@ func TestConfigFile(t *testing.T) {
 	want := control.Config{
 		NodeName:      "from-file",
 		NodePorts:     nodePorts,
-		Serve:         serve.Config{Healthz: "127.0.0.1:1", Metrics: "127.0.0.1:2", HardFail: true, Profiling: true},
+		Serve:         serve.Config{Healthz: "127.0.0.1:1", Metrics: "127.0.0.1:2", HardFail: true, Profiling: true, MetricsServices: serve.DefaultMetricsServices},
 		Pace:          control.Pace{MinSync: 2 * time.Second, Repair: 3 * time.Second},
 		MasqueradeAll: true,
 		LocalSources:  []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")},

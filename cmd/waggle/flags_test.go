@@ -67,6 +67,8 @@ func TestAgentFlagErrors(t *testing.T) {
 		{"--service-cidrs=::ffff:10.96.0.0/112", `--service-cidrs: "::ffff:10.96.0.0/112" is not a network address and its length`},
 		{"--config=/no/such", "--config: open /no/such"},
 		{"--healthz-bind-address=10256", "--healthz-bind-address 10256: want IP:port"},
+		{"--metrics-services=-1", "--metrics-services -1: a number of them"},
+		{"--metrics-backends=-1", "--metrics-backends -1: a number of them"},
 		{"--metrics-bind-address=here:1", `--metrics-bind-address here:1: "here" is not an IP address`},
 		{"--metrics-bind-address=127.0.0.1:0", `--metrics-bind-address 127.0.0.1:0: "0" is not a port`},
 		{"--probe-bind-address=localhost:1", `--probe-bind-address localhost:1: "localhost" is not an IP address`},

@@ -5,6 +5,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"io"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -30,22 +31,25 @@ func newServiceList(g *globals) *cobra.Command {
 		Use:   "list",
 		Short: "List services",
 		Long: "List services.\n\n" +
+			"With -o wide, rates are shown, too: the counters are read twice, a second apart.\n\n" +
 			"With --watch, a service is printed again when it has changed: its frontends, their backends, or\n" +
-			"what clients they are for; and once more when it is gone.",
+			"what clients they are for; and once more when it is gone. Counters and rates are no change.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			services := selection[serviceView]{order: sorted.order(), objects: []serviceView{}}
+			var past *counters // of the last read
+			read := func(fn func(serviceView) bool) error { return in.read(g, out.wide(), &past, fn) }
 			if !again.watch {
-				if err := in.read(g, services.add); err != nil {
+				if err := read(services.add); err != nil {
 					return err
 				}
 				return out.print(cmd.OutOrStdout(), services.all(), func(wide bool) table { return serviceTable(services.all(), wide) })
 			}
 			w := watch[[2]string, serviceView]{
 				out: &out, events: again.events, order: sorted.order(),
-				read:  func(fn func(serviceView) bool) error { return in.read(g, fn) },
+				read:  read,
 				id:    func(s serviceView) [2]string { return [2]string{s.Namespace, s.Name} },
-				same:  func(a, b serviceView) bool { return reflect.DeepEqual(a, b) },
+				same:  sameService,
 				table: serviceTable,
 			}
 			return w.run(cmd)
@@ -70,8 +74,14 @@ func (f *namespaceFlags) add(cmd *cobra.Command) {
 	cmd.MarkFlagsMutuallyExclusive("namespace", "all-namespaces")
 }
 
-func (f *namespaceFlags) read(g *globals, fn func(serviceView) bool) error {
-	services, err := openServices(g)
+func (f *namespaceFlags) read(g *globals, rates bool, past **counters, fn func(serviceView) bool) error {
+	services, err := fromPins(g, func(p *loader.View) ([]serviceView, error) {
+		services, err := readServices(p)
+		if err != nil {
+			return nil, err
+		}
+		return services, measureServices(p, services, rates, past)
+	})
 	if err != nil {
 		return err
 	}
@@ -106,15 +116,17 @@ func newServiceGet(g *globals) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			services, err := openServices(g)
+			service, err := openService(g, in, name, out.wide())
 			if err != nil {
 				return err
 			}
-			i := slices.IndexFunc(services, func(s serviceView) bool { return s.Namespace == in && s.Name == name })
-			if i < 0 {
-				return fmt.Errorf("service %s/%s is not in the datapath", in, name)
-			}
-			return out.print(cmd.OutOrStdout(), services[i], func(wide bool) table { return frontendTable(services[i], wide) })
+			return out.printAs(cmd.OutOrStdout(), service, func(w io.Writer) error {
+				if err := frontendTable(service, out.wide()).write(w); err != nil || !out.wide() {
+					return err
+				}
+				fmt.Fprintln(w)
+				return portTable(service).write(w)
+			})
 		},
 	}
 	out.addFlag(cmd)
@@ -136,8 +148,32 @@ func splitName(arg, namespace string, given bool) (in, name string, err error) {
 	return in, name, nil
 }
 
-func openServices(g *globals) ([]serviceView, error) {
-	return fromPins(g, func(p *loader.View) ([]serviceView, error) { return readServices(p) })
+// openService reads one service, and its rates if they are wanted.
+func openService(g *globals, namespace, name string, rates bool) (serviceView, error) {
+	return fromPins(g, func(p *loader.View) (serviceView, error) {
+		services, err := readServices(p)
+		if err != nil {
+			return serviceView{}, err
+		}
+		i := slices.IndexFunc(services, func(s serviceView) bool { return s.Namespace == namespace && s.Name == name })
+		if i < 0 {
+			return serviceView{}, fmt.Errorf("service %s/%s is not in the datapath", namespace, name)
+		}
+		var past *counters
+		err = measureServices(p, services[i:i+1], rates, &past)
+		return services[i], err
+	})
+}
+
+// sameService reports whether a service is unchanged, apart from what is counted.
+func sameService(a, b serviceView) bool { return reflect.DeepEqual(a.uncounted(), b.uncounted()) }
+
+func (s serviceView) uncounted() serviceView {
+	s.Ports = slices.Clone(s.Ports)
+	for i := range s.Ports {
+		s.Ports[i].traffic = traffic{}
+	}
+	return s
 }
 
 func serviceTable(services []serviceView, wide bool) table {
@@ -146,7 +182,8 @@ func serviceTable(services []serviceView, wide bool) table {
 		empty:  "No services in the datapath.",
 	}
 	if wide {
-		t.header = append(t.header, "BACKENDS", "ID")
+		t.header = append(append(t.header, "BACKENDS", "ID"), trafficColumns...)
+		t.header = append(t.header, failureColumns...)
 	}
 	for _, s := range services {
 		sum := summarize(s)
@@ -157,7 +194,9 @@ func serviceTable(services []serviceView, wide bool) table {
 		row := []string{s.Namespace, s.Name, s.Type, orNone(sum.clusterIPs), external,
 			orNone(sum.ports), fmt.Sprintf("%d (%d local)", sum.count, sum.local)}
 		if wide {
-			row = append(row, orNone(sum.endpoints), orNone(sum.ids))
+			total := trafficOf(s)
+			row = append(append(row, orNone(sum.endpoints), orNone(sum.ids)), total.cells()...)
+			row = append(row, total.failures()...)
 		}
 		t.rows = append(t.rows, row)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/loader"
+	"github.com/waggle-lb/waggle/maps"
 )
 
 // A walk takes time in proportion to the table, and nothing else runs on its CPU meanwhile. No new flow
@@ -44,6 +45,8 @@ type Expirer struct {
 	log     *logrus.Entry
 	foreign func(records uint32) // called after each walk
 
+	pass uint32 // of the last walk that was complete
+
 	mu     sync.Mutex
 	census status.FlowCensus
 }
@@ -64,6 +67,11 @@ func (e *Expirer) Census() status.FlowCensus {
 // Run walks until ctx is done.
 func (e *Expirer) Run(ctx context.Context) {
 	wait := expireEvery
+	pass, err := maps.LastPass(e.dp)
+	if err != nil {
+		e.log.WithError(err).Error("counting active flows")
+	}
+	e.pass = pass
 	for {
 		select {
 		case <-ctx.Done():
@@ -81,16 +89,21 @@ func (e *Expirer) walk() (foreign uint32) {
 	if err := e.dp.SweepWatchers(); err != nil {
 		e.log.WithError(err).Warn("what monitors have left that were killed can't be removed")
 	}
-	v4, err := e.dp.Expire(false)
+	pass := max(e.pass+1, 1) // 0 is none
+	v4, err := e.dp.CountActive(false, pass)
 	if err != nil {
 		e.log.WithError(err).Error("expiring IPv4 flows")
 		return 0
 	}
-	v6, err := e.dp.Expire(true)
+	v6, err := e.dp.CountActive(true, pass)
 	if err != nil {
 		e.log.WithError(err).Error("expiring IPv6 flows")
 		return 0
 	}
+	if err := maps.CompletePass(e.dp, pass); err != nil {
+		e.log.WithError(err).Error("counting active flows")
+	}
+	e.pass = pass
 	foreign = v4.Foreign + v6.Foreign
 	e.foreign(foreign)
 	e.mu.Lock()

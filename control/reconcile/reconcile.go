@@ -50,6 +50,7 @@ type Reconciler struct {
 	frontends  *maps.Services
 	sources    *maps.Sources
 	clusterIPs *clusterIPs
+	stats      *maps.Stats
 
 	services map[maps.Name]*service     // every service that has its name in the map
 	byID     map[uint32]*service        // the same, by service.id
@@ -126,7 +127,11 @@ func (r *Reconciler) service(name maps.Name, kind maps.Type) (*service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("service %s: %w", name, err)
 	}
-	if err := r.names.Put(id, name, kind); err != nil {
+	err = r.stats.AddService(id)
+	if err == nil {
+		err = r.names.Put(id, name, kind)
+	}
+	if err != nil {
 		r.names.IDs().Free(id, r.now())
 		return nil, err
 	}
@@ -316,7 +321,7 @@ func (r *Reconciler) Delete(name maps.Name) error {
 	if err := errors.Join(r.dropUnused(svc, plan.Service{Name: name}), r.clusterIPs.sync()); err != nil {
 		return fmt.Errorf("service %s: %w", name, err)
 	}
-	if err := r.names.Delete(svc.id); err != nil {
+	if err := errors.Join(r.names.Delete(svc.id), r.stats.DropService(svc.id)); err != nil {
 		return fmt.Errorf("service %s: %w", name, err)
 	}
 	delete(r.services, name)

@@ -29,6 +29,7 @@ func New(p maps.Provider, log *logrus.Entry) (*Reconciler, error) {
 	r := &Reconciler{
 		sources:    maps.NewSources(p),
 		clusterIPs: clusterIPs,
+		stats:      maps.NewStats(p),
 		names:      maps.NewNames(p),
 		backends:   backends,
 		slots:      slots,
@@ -63,6 +64,9 @@ func (r *Reconciler) restore(log *logrus.Entry) error {
 		return err
 	}
 	if err := r.clusterIPs.sync(); err != nil {
+		return err
+	}
+	if err := r.restoreStats(); err != nil {
 		return err
 	}
 	log.WithFields(logrus.Fields{"services": len(r.services), "frontends": len(r.owners),
@@ -197,4 +201,16 @@ func (r *Reconciler) restoreBackend(svc *service, id uint32, b maps.Backend) boo
 	}
 	svc.backends = slices.Insert(svc.backends, at, have)
 	return true
+}
+
+// restoreStats goes on counting for what was restored, and for nothing else.
+func (r *Reconciler) restoreStats() error {
+	var services, backends []uint32
+	for id, svc := range r.byID {
+		services = append(services, id)
+		for _, b := range svc.backends {
+			backends = append(backends, b.id)
+		}
+	}
+	return r.stats.Keep(services, backends)
 }

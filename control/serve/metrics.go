@@ -31,10 +31,10 @@ var RegisterKubeProxyMetrics = sync.OnceFunc(func() {
 })
 
 // metricsOf returns the handler of /metrics: kube-proxy's and the Go runtime's metrics, and ours.
-func metricsOf(facts Facts) (http.Handler, error) {
+func metricsOf(facts Facts, cfg Config) (http.Handler, error) {
 	RegisterKubeProxyMetrics()
 	ours := prometheus.NewRegistry()
-	if err := ours.Register(&collector{facts}); err != nil {
+	if err := ours.Register(&collector{Facts: facts, services: cfg.MetricsServices, backends: cfg.MetricsBackends}); err != nil {
 		return nil, err
 	}
 	return promhttp.HandlerFor(prometheus.Gatherers{legacyregistry.DefaultGatherer, ours},
@@ -68,7 +68,10 @@ var (
 )
 
 // collector reads our metrics when they are asked for.
-type collector struct{ Facts }
+type collector struct {
+	Facts
+	services, backends int // that have metrics of their own, at most
+}
 
 // Describe is part of prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
@@ -76,6 +79,9 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 		descAgent, descPackets, descBytes, descSynced, descBlind, descProblems, descFindings, descServices, descFronts, descBackends,
 		descFailures, descHeld, descRecords, descExpired, descRepairs, descElements, descCapacity, descDevice,
 	} {
+		ch <- d
+	}
+	for _, d := range statsDescs {
 		ch <- d
 	}
 }
@@ -87,6 +93,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	set(descAgent, 1, c.Version, c.Node)
 	c.collectCounters(ch)
+	c.collectStats(ch)
 	c.collectSource(set)
 	flows := c.Flows()
 	ch <- prometheus.MustNewConstMetric(descExpired, prometheus.CounterValue, float64(flows.Expired))

@@ -23,7 +23,7 @@ func TestCollector(t *testing.T) {
 	}
 	count(bpf.HookXDP, bpf.VerdictExpress, 5, 500)
 	registry := prometheus.NewPedanticRegistry()
-	must(t, registry.Register(&collector{f.facts}))
+	must(t, registry.Register(&collector{Facts: f.facts, services: DefaultMetricsServices, backends: 10}))
 	got := servetest.Readings(t, registry)
 	for name, want := range map[string]float64{
 		"waggle_agent_info{node=node-a,version=v0}":                             1,
@@ -77,7 +77,7 @@ func TestMetricsLint(t *testing.T) {
 	perCPU[0].Packets = 1
 	must(t, f.facts.Maps.Map("counters").Put(uint32(0), perCPU))
 	registry := prometheus.NewPedanticRegistry()
-	must(t, registry.Register(&collector{f.facts}))
+	must(t, registry.Register(&collector{Facts: f.facts, services: DefaultMetricsServices, backends: 10}))
 	families, err := registry.Gather()
 	must(t, err)
 	problems, err := promlint.NewWithMetricFamilies(families).Lint()

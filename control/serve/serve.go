@@ -30,6 +30,8 @@ type Config struct {
 	Probes    string // /livez and /readyz, for the pod's own probes
 	HardFail  bool   // an address that can't be had ends the agent; else it is tried again
 	Profiling bool
+	// Of how many service ports and backends there are metrics of their own: those that have had most bytes.
+	MetricsServices, MetricsBackends int
 	// Configz is what /configz shows, under kubeproxy.config.k8s.io; nil for nothing.
 	Configz *v1alpha1.KubeProxyConfiguration
 }
@@ -183,7 +185,7 @@ func listenAndServe(ctx context.Context, address string, handler http.Handler) e
 
 // metricsHandler answers as the metrics server of kube-proxy does.
 func (s *servers) metricsHandler() (http.Handler, error) {
-	metrics, err := metricsOf(s.facts)
+	metrics, err := metricsOf(s.facts, s.cfg)
 	if err != nil {
 		return nil, err
 	}

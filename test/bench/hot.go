@@ -276,6 +276,9 @@ func publishNodePort(p maps.Provider, first netip.Addr) error {
 			return err
 		}
 	}
+	if err := maps.NewStats(p).AddService(id); err != nil {
+		return err
+	}
 	var ids []uint32
 	for i := range uint32(newBackends) {
 		added, err := backends.Add(maps.Backend{Addr: further(first, i), Port: 8080, Proto: unix.IPPROTO_TCP, Service: id, InCluster: true}, epoch)

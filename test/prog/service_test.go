@@ -34,6 +34,7 @@ func (n *node) publish(s service) uint32 {
 		External: n.scope(id, s.proto, s.external),
 		Internal: n.scope(id, s.proto, s.internal),
 	}
+	n.put("service_stats", id, bpf.ServiceCounters{})
 	n.putFrontend(s.frontend, s.proto, value)
 	n.last = value
 	return id
@@ -66,6 +67,7 @@ func (n *node) scope(service uint32, proto layers.IPProtocol, backends []netip.A
 			Addr: words(b.Addr()), Port: netPort(b.Port()),
 			Service: service, Proto: uint8(proto), Flags: backendFlags(b.Addr()),
 		})
+		n.put("backend_stats", n.backends, bpf.FlowCounters{})
 		n.put("slots", n.slots, n.backends)
 		n.slots++
 	}

@@ -24,7 +24,7 @@ import (
 type query struct{ from, expr string }
 
 // grafanaVariables puts values in the place of what Grafana would.
-var grafanaVariables = strings.NewReplacer("$__rate_interval", "30s", "$instance", ".*")
+var grafanaVariables = strings.NewReplacer("$__rate_interval", "30s", "$instance", ".*", "$namespace", ".*", "$service", ".*")
 
 // dashboardQueries are those of all dashboards.
 func dashboardQueries(t *testing.T) (all []query) {
@@ -102,7 +102,7 @@ func newLab(t *testing.T) *lab {
 	return l
 }
 
-// services has one that works, one without endpoints, and one whose endpoints nobody selects.
+// services has one that works, one without endpoints, and one whose endpoints nobody selects, and are elsewhere.
 const services = `apiVersion: v1
 kind: Service
 metadata: {name: web}
@@ -116,7 +116,7 @@ spec: {type: NodePort, selector: {app: none}, ports: [{port: 80, nodePort: 30081
 apiVersion: v1
 kind: Service
 metadata: {name: manual}
-spec: {ports: [{port: 80}]}
+spec: {type: NodePort, externalTrafficPolicy: Local, ports: [{port: 80, nodePort: 30082}]}
 `
 
 // changeEndpoints changes an endpoint, as of now.
@@ -164,7 +164,8 @@ func (l *lab) startPrometheus() {
 func (l *lab) work() {
 	l.changeEndpoints()
 	l.laptop.Get(topo.Request{To: l.nodePort(30080)})
-	l.laptop.Get(topo.Request{To: l.nodePort(30081)}) // refused
+	l.laptop.Get(topo.Request{To: l.nodePort(30081)})                                  // refused
+	l.laptop.Get(topo.Request{To: l.nodePort(30082), Timeout: 100 * time.Millisecond}) // dropped
 	_, _ = l.agent.CLI("bundle", "-")                 // asks for /healthz, too
 }
 

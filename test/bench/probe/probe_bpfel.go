@@ -37,6 +37,7 @@ type probeDrive struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	probeMapAffinity             = "affinity"
+	probeMapBackendStats         = "backend_stats"
 	probeMapBackends             = "backends"
 	probeMapBareHash4            = "bare_hash4"
 	probeMapBareHash6            = "bare_hash6"
@@ -53,6 +54,7 @@ const (
 	probeMapOwnMemoryMap         = "own_memory_map"
 	probeMapRuntime              = "runtime"
 	probeMapServiceNames         = "service_names"
+	probeMapServiceStats         = "service_stats"
 	probeMapServices4            = "services4"
 	probeMapServices6            = "services6"
 	probeMapSlots                = "slots"
@@ -184,6 +186,7 @@ type probeProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type probeMapSpecs struct {
 	Affinity     *ebpf.MapSpec `ebpf:"affinity"`
+	BackendStats *ebpf.MapSpec `ebpf:"backend_stats"`
 	Backends     *ebpf.MapSpec `ebpf:"backends"`
 	BareHash4    *ebpf.MapSpec `ebpf:"bare_hash4"`
 	BareHash6    *ebpf.MapSpec `ebpf:"bare_hash6"`
@@ -200,6 +203,7 @@ type probeMapSpecs struct {
 	OwnMemoryMap *ebpf.MapSpec `ebpf:"own_memory_map"`
 	Runtime      *ebpf.MapSpec `ebpf:"runtime"`
 	ServiceNames *ebpf.MapSpec `ebpf:"service_names"`
+	ServiceStats *ebpf.MapSpec `ebpf:"service_stats"`
 	Services4    *ebpf.MapSpec `ebpf:"services4"`
 	Services6    *ebpf.MapSpec `ebpf:"services6"`
 	Slots        *ebpf.MapSpec `ebpf:"slots"`
@@ -259,6 +263,7 @@ func (o *probeObjects) Close() error {
 // It can be passed to loadProbeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type probeMaps struct {
 	Affinity     *ebpf.Map `ebpf:"affinity"`
+	BackendStats *ebpf.Map `ebpf:"backend_stats"`
 	Backends     *ebpf.Map `ebpf:"backends"`
 	BareHash4    *ebpf.Map `ebpf:"bare_hash4"`
 	BareHash6    *ebpf.Map `ebpf:"bare_hash6"`
@@ -275,6 +280,7 @@ type probeMaps struct {
 	OwnMemoryMap *ebpf.Map `ebpf:"own_memory_map"`
 	Runtime      *ebpf.Map `ebpf:"runtime"`
 	ServiceNames *ebpf.Map `ebpf:"service_names"`
+	ServiceStats *ebpf.Map `ebpf:"service_stats"`
 	Services4    *ebpf.Map `ebpf:"services4"`
 	Services6    *ebpf.Map `ebpf:"services6"`
 	Slots        *ebpf.Map `ebpf:"slots"`
@@ -283,6 +289,7 @@ type probeMaps struct {
 func (m *probeMaps) Close() error {
 	return _ProbeClose(
 		m.Affinity,
+		m.BackendStats,
 		m.Backends,
 		m.BareHash4,
 		m.BareHash6,
@@ -299,6 +306,7 @@ func (m *probeMaps) Close() error {
 		m.OwnMemoryMap,
 		m.Runtime,
 		m.ServiceNames,
+		m.ServiceStats,
 		m.Services4,
 		m.Services6,
 		m.Slots,

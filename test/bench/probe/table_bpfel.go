@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	tableMapBackendStats         = "backend_stats"
 	tableMapBackends             = "backends"
 	tableMapCounters             = "counters"
 	tableMapFlows4               = "flows4"
@@ -31,6 +32,7 @@ const (
 	tableMapOwnMemoryMap         = "own_memory_map"
 	tableMapRuntime              = "runtime"
 	tableMapServiceNames         = "service_names"
+	tableMapServiceStats         = "service_stats"
 	tableMapServices4            = "services4"
 	tableMapServices6            = "services6"
 	tableMapSlots                = "slots"
@@ -177,6 +179,7 @@ type tableProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tableMapSpecs struct {
+	BackendStats *ebpf.MapSpec `ebpf:"backend_stats"`
 	Backends     *ebpf.MapSpec `ebpf:"backends"`
 	Counters     *ebpf.MapSpec `ebpf:"counters"`
 	Flows4       *ebpf.MapSpec `ebpf:"flows4"`
@@ -192,6 +195,7 @@ type tableMapSpecs struct {
 	OwnMemoryMap *ebpf.MapSpec `ebpf:"own_memory_map"`
 	Runtime      *ebpf.MapSpec `ebpf:"runtime"`
 	ServiceNames *ebpf.MapSpec `ebpf:"service_names"`
+	ServiceStats *ebpf.MapSpec `ebpf:"service_stats"`
 	Services4    *ebpf.MapSpec `ebpf:"services4"`
 	Services6    *ebpf.MapSpec `ebpf:"services6"`
 	Slots        *ebpf.MapSpec `ebpf:"slots"`
@@ -248,6 +252,7 @@ func (o *tableObjects) Close() error {
 //
 // It can be passed to loadTableObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tableMaps struct {
+	BackendStats *ebpf.Map `ebpf:"backend_stats"`
 	Backends     *ebpf.Map `ebpf:"backends"`
 	Counters     *ebpf.Map `ebpf:"counters"`
 	Flows4       *ebpf.Map `ebpf:"flows4"`
@@ -263,6 +268,7 @@ type tableMaps struct {
 	OwnMemoryMap *ebpf.Map `ebpf:"own_memory_map"`
 	Runtime      *ebpf.Map `ebpf:"runtime"`
 	ServiceNames *ebpf.Map `ebpf:"service_names"`
+	ServiceStats *ebpf.Map `ebpf:"service_stats"`
 	Services4    *ebpf.Map `ebpf:"services4"`
 	Services6    *ebpf.Map `ebpf:"services6"`
 	Slots        *ebpf.Map `ebpf:"slots"`
@@ -270,6 +276,7 @@ type tableMaps struct {
 
 func (m *tableMaps) Close() error {
 	return _TableClose(
+		m.BackendStats,
 		m.Backends,
 		m.Counters,
 		m.Flows4,
@@ -285,6 +292,7 @@ func (m *tableMaps) Close() error {
 		m.OwnMemoryMap,
 		m.Runtime,
 		m.ServiceNames,
+		m.ServiceStats,
 		m.Services4,
 		m.Services6,
 		m.Slots,
