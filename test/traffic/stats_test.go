@@ -221,3 +221,51 @@ func (s *setup) countsGoOn(t *testing.T, svc service) {
 		}
 	}
 }
+
+// TestTop: the busiest service, its endpoint and its client are shown, with what they carry.
+func TestTop(t *testing.T) {
+	s, c, services := twoServices(t, modes[1])
+	stream, reply := c.laptop.OpenUDP(topo.Request{To: services[1].nodePort(s.Nodes[0].IP4, dns)})
+	check(t, reply.Error())
+	stop, stopped := make(chan struct{}), make(chan error)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				stopped <- nil
+				return
+			default:
+			}
+			if err := stream.Exchange(1000).Error(); err != nil {
+				stopped <- err
+				return
+			}
+		}
+	}()
+	for what, want := range map[string]string{"services": "remote", "backends": "10.244.1.2:5353", "clients": s.Laptop.IP4.String()} {
+		await.Until(t, func() (string, bool) {
+			out, err := s.agents[0].CLI("top", what, "--once", "--interval", "2s", "-n", "1")
+			check(t, err)
+			lines := strings.Split(strings.TrimSpace(out), "\n")
+			return out, len(lines) == 2 && strings.Contains(lines[1], want)
+		})
+	}
+	out, err := s.agents[0].CLI("top", "--once", "-o", "json", "--sort", "packets")
+	check(t, err)
+	var rows []struct {
+		Service, Port string
+		Rates         struct{ PacketsToBackend, PacketsToClient, BytesToBackend float64 }
+	}
+	check(t, json.Unmarshal([]byte(out), &rows))
+	if len(rows) != 2*portsOfService || rows[0].Service != "remote" || rows[0].Port != "dns" || rows[0].Rates.PacketsToClient <= 0 ||
+		rows[0].Rates.BytesToBackend != 1028*rows[0].Rates.PacketsToBackend {
+		t.Errorf("as objects: %+v", rows)
+	}
+	close(stop)
+	check(t, <-stopped)
+	for _, args := range [][]string{{"top", "--interval", "10ms"}, {"top", "-n", "-1"}, {"top", "--sort", "colour"}, {"top", "pods"}} {
+		if out, err := s.agents[0].CLI(args...); err == nil {
+			t.Errorf("%v: no error: %s", args, out)
+		}
+	}
+}
