@@ -21,10 +21,10 @@ func newBackend(g *globals) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			backends, err := fromPins(g, func(p *loader.View) ([]backendView, error) {
 				backends, err := readBackends(p)
-				if err != nil {
-					return nil, err
+				if err != nil || !out.wide() {
+					return backends, err
 				}
-				return backends, measureBackends(p, backends, out.wide())
+				return backends, measureBackends(p, backends)
 			})
 			if err != nil {
 				return err
@@ -48,7 +48,7 @@ func backendTable(backends []backendView, wide bool) table {
 		row := []string{fmt.Sprint(b.ID), cmp.Or(b.Service, "<none>"), cmp.Or(b.Port, "<unnamed>"), b.Proto, b.Address.String(),
 			fmt.Sprint(b.Local), fmt.Sprint(b.Serving)}
 		if wide {
-			row = append(append(row, orNone(b.Sets)), b.cells()...)
+			row = append(append(row, orNone(b.Sets)), cmp.Or(b.counted, &traffic{}).cells()...)
 		}
 		t.rows = append(t.rows, row)
 	}

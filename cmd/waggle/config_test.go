@@ -93,7 +93,7 @@ func TestFlagsOverConfigFile(t *testing.T) {
 	want := control.Config{
 		NodeName:     "flag",
 		NodePorts:    nodePorts,
-		Serve:        serve.Config{Metrics: "[::1]:3"},
+		Serve:        serve.Config{Metrics: "[::1]:3", MetricsServices: serve.DefaultMetricsServices},
 		Pace:         control.Pace{Repair: 4 * time.Second},
 		LocalSources: []netip.Prefix{netip.MustParsePrefix("10.2.0.0/16"), netip.MustParsePrefix("fd00::/8")},
 	}
@@ -113,7 +113,7 @@ func TestEmptyConfigFile(t *testing.T) {
 	_, cfg := configured(t, "hostnameOverride: node")
 	want := control.Config{
 		NodeName: "node", Pace: control.DefaultPace,
-		Serve: serve.Config{Healthz: "0.0.0.0:10256", Metrics: "127.0.0.1:10249"},
+		Serve: serve.Config{Healthz: "0.0.0.0:10256", Metrics: "127.0.0.1:10249", MetricsServices: serve.DefaultMetricsServices},
 	}
 	expectConfig(t, want, cfg)
 }

@@ -81,46 +81,41 @@ func readTwice(p maps.Provider, past **counters) (before, now *counters, err err
 	return before, now, err
 }
 
-// measureServices fills in what was counted of services, and at what rate if that is wanted.
-func measureServices(p maps.Provider, services []serviceView, rates bool, past **counters) error {
-	before, now, err := readFor(p, rates, past)
+// measureServices fills in what was counted of services, and at what rate.
+func measureServices(p maps.Provider, services []serviceView, past **counters) error {
+	before, now, err := readTwice(p, past)
 	if err != nil {
 		return err
 	}
 	for i := range services {
 		for j := range services[i].Ports {
 			port := &services[i].Ports[j]
-			port.traffic = now.service(port.ID, before)
+			counted := now.service(port.ID, before)
+			port.counted = &counted
 			for k := range port.Backends {
-				port.Backends[k].traffic = now.backend(port.Backends[k].ID, before)
+				counted := now.backend(port.Backends[k].ID, before)
+				port.Backends[k].counted = &counted
 			}
 		}
 	}
 	return nil
 }
 
-func readFor(p maps.Provider, rates bool, past **counters) (before, now *counters, err error) {
-	if rates {
-		return readTwice(p, past)
-	}
-	now, err = readCounters(p)
-	return nil, now, err
-}
-
 // measureBackends is measureServices of backends.
-func measureBackends(p maps.Provider, backends []backendView, rates bool) error {
+func measureBackends(p maps.Provider, backends []backendView) error {
 	var past *counters
-	before, now, err := readFor(p, rates, &past)
+	before, now, err := readTwice(p, &past)
 	if err != nil {
 		return err
 	}
 	for i := range backends {
-		backends[i].traffic = now.backend(backends[i].ID, before)
+		counted := now.backend(backends[i].ID, before)
+		backends[i].counted = &counted
 	}
 	return nil
 }
 
-// service is what was counted of one; before is nil where no rates are wanted.
+// service is what was counted of one, and its rates since before.
 func (c *counters) service(id uint32, before *counters) traffic {
 	s := c.services[id]
 	t := trafficFrom(s.FlowStats)
@@ -131,20 +126,16 @@ func (c *counters) service(id uint32, before *counters) traffic {
 		}
 		t.Counted.Dropped[bpf.VerdictName(reason)] = n
 	}
-	if before != nil {
-		past := before.services[id]
-		t.Rates = ratesBetween(past.FlowStats, s.FlowStats, c.at.Sub(before.at))
-		t.Rates.Refused = perSecond(past.Refused, s.Refused, c.at.Sub(before.at))
-		t.Rates.Dropped = perSecond(past.DroppedTotal(), s.DroppedTotal(), c.at.Sub(before.at))
-	}
+	past, span := before.services[id], c.at.Sub(before.at)
+	t.Rates = ratesBetween(past.FlowStats, s.FlowStats, span)
+	t.Rates.Refused = perSecond(past.Refused, s.Refused, span)
+	t.Rates.Dropped = perSecond(past.DroppedTotal(), s.DroppedTotal(), span)
 	return t
 }
 
 func (c *counters) backend(id uint32, before *counters) traffic {
 	t := trafficFrom(c.backends[id])
-	if before != nil {
-		t.Rates = ratesBetween(before.backends[id], c.backends[id], c.at.Sub(before.at))
-	}
+	t.Rates = ratesBetween(before.backends[id], c.backends[id], c.at.Sub(before.at))
 	return t
 }
 
@@ -207,7 +198,9 @@ func (t traffic) plus(o traffic) traffic {
 // trafficOf is that of all ports of a service.
 func trafficOf(s serviceView) (t traffic) {
 	for _, port := range s.Ports {
-		t = t.plus(port.traffic)
+		if port.counted != nil {
+			t = t.plus(*port.counted)
+		}
 	}
 	return t
 }
@@ -252,8 +245,9 @@ func portTable(s serviceView) table {
 	t.header = append(append(t.header, trafficColumns...), failureColumns...)
 	t.header = append(t.header, "CONNECT")
 	for _, p := range s.Ports {
-		row := append([]string{cmp.Or(p.Name, "<unnamed>"), p.Proto, p.IPFamily}, p.cells()...)
-		t.rows = append(t.rows, append(append(row, p.failures()...), p.connect()))
+		counted := cmp.Or(p.counted, &traffic{})
+		row := append([]string{cmp.Or(p.Name, "<unnamed>"), p.Proto, p.IPFamily}, counted.cells()...)
+		t.rows = append(t.rows, append(append(row, counted.failures()...), counted.connect()))
 	}
 	return t
 }

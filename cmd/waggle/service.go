@@ -77,10 +77,10 @@ func (f *namespaceFlags) add(cmd *cobra.Command) {
 func (f *namespaceFlags) read(g *globals, rates bool, past **counters, fn func(serviceView) bool) error {
 	services, err := fromPins(g, func(p *loader.View) ([]serviceView, error) {
 		services, err := readServices(p)
-		if err != nil {
-			return nil, err
+		if err != nil || !rates {
+			return services, err
 		}
-		return services, measureServices(p, services, rates, past)
+		return services, measureServices(p, services, past)
 	})
 	if err != nil {
 		return err
@@ -159,8 +159,10 @@ func openService(g *globals, namespace, name string, rates bool) (serviceView, e
 		if i < 0 {
 			return serviceView{}, fmt.Errorf("service %s/%s is not in the datapath", namespace, name)
 		}
-		var past *counters
-		err = measureServices(p, services[i:i+1], rates, &past)
+		if rates {
+			var past *counters
+			err = measureServices(p, services[i:i+1], &past)
+		}
 		return services[i], err
 	})
 }
@@ -171,7 +173,11 @@ func sameService(a, b serviceView) bool { return reflect.DeepEqual(a.uncounted()
 func (s serviceView) uncounted() serviceView {
 	s.Ports = slices.Clone(s.Ports)
 	for i := range s.Ports {
-		s.Ports[i].traffic = traffic{}
+		port := &s.Ports[i]
+		port.counted, port.Backends = nil, slices.Clone(port.Backends)
+		for j := range port.Backends {
+			port.Backends[j].counted = nil
+		}
 	}
 	return s
 }

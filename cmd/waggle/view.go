@@ -21,7 +21,7 @@ type backendView struct {
 	Local   bool           `json:"local"`
 	Serving bool           `json:"serving"`
 	Sets    []string       `json:"sets"` // that it is in; "kept" if it is in none, but serves the flows it has
-	traffic
+	counted *traffic       // nil: not asked for
 }
 
 type frontendView struct {
@@ -47,7 +47,7 @@ type portView struct {
 	// The clients that guarded frontends are for, and how long one is remembered.
 	SourceRanges    []netip.Prefix `json:"sourceRanges,omitempty"`
 	AffinitySeconds uint32         `json:"affinitySeconds,omitempty"`
-	traffic
+	counted         *traffic       // nil: not asked for
 }
 
 type serviceView struct {

@@ -218,15 +218,18 @@ func TestWide(t *testing.T) {
 	l.expect("service get far -o wide", `
 PORT        PROTOCOL   KIND        FRONTEND        FROM OUTSIDE    FROM THIS NODE   IP FAMILY   ID
 <unnamed>   TCP        ClusterIP   10.96.0.2:80    10.1.0.1:8080   10.1.0.1:8080    IPv4        5
-<unnamed>   TCP        NodePort    0.0.0.0:30081   <dropped>       10.1.0.1:8080    IPv4        5`)
+<unnamed>   TCP        NodePort    0.0.0.0:30081   <dropped>       10.1.0.1:8080    IPv4        5
+
+PORT        PROTOCOL   IP FAMILY   ACTIVE   NEW/S   PKT/S TO BACKEND   BIT/S   PKT/S TO CLIENT   BIT/S   REFUSED/S   DROPPED/S   CONNECT
+<unnamed>   TCP        IPv4        0        0       0                  0       0                 0       0           0           <none>`)
 	l.expect("backend list -o wide", `
-ID   SERVICE           PORT        PROTOCOL   ADDRESS            LOCAL   SERVING   SETS
-6    default/far       <unnamed>   TCP        10.1.0.1:8080      false   true      cluster
-1    default/web       http        TCP        10.1.0.1:8080      false   true      cluster
-2    default/web       http        TCP        10.1.0.2:8080      true    true      cluster,local
-3    default/web       http        TCP        [fd00:1::1]:8080   false   true      cluster
-4    kube-system/dns   dns         UDP        10.1.0.3:53        true    true      cluster,local
-5    kube-system/dns   dns-tcp     TCP        10.1.0.3:53        true    true      cluster,local`)
+ID   SERVICE           PORT        PROTOCOL   ADDRESS            LOCAL   SERVING   SETS            ACTIVE   NEW/S   PKT/S TO BACKEND   BIT/S   PKT/S TO CLIENT   BIT/S
+6    default/far       <unnamed>   TCP        10.1.0.1:8080      false   true      cluster         0        0       0                  0       0                 0
+1    default/web       http        TCP        10.1.0.1:8080      false   true      cluster         0        0       0                  0       0                 0
+2    default/web       http        TCP        10.1.0.2:8080      true    true      cluster,local   0        0       0                  0       0                 0
+3    default/web       http        TCP        [fd00:1::1]:8080   false   true      cluster         0        0       0                  0       0                 0
+4    kube-system/dns   dns         UDP        10.1.0.3:53        true    true      cluster,local   0        0       0                  0       0                 0
+5    kube-system/dns   dns-tcp     TCP        10.1.0.3:53        true    true      cluster,local   0        0       0                  0       0                 0`)
 }
 
 func TestEmpty(t *testing.T) {
@@ -254,8 +257,8 @@ default       none   ClusterIP      10.96.0.3              192.0.2.9     80/SCTP
 default       web    LoadBalancer   10.96.0.1,fd00:96::1   192.0.2.1     80:30080/TCP,80/TCP   2 (1 local)
 kube-system   dns    ClusterIP      10.96.0.10             <none>        53/UDP,53/TCP         1 (1 local)`)
 	l.expect("svc list -n kube-system -o wide", `
-NAMESPACE     NAME   TYPE        CLUSTER-IP   EXTERNAL-IP   PORT(S)         ENDPOINTS     BACKENDS      ID
-kube-system   dns    ClusterIP   10.96.0.10   <none>        53/UDP,53/TCP   1 (1 local)   10.1.0.3:53   3,4`)
+NAMESPACE     NAME   TYPE        CLUSTER-IP   EXTERNAL-IP   PORT(S)         ENDPOINTS     BACKENDS      ID    ACTIVE   NEW/S   PKT/S TO BACKEND   BIT/S   PKT/S TO CLIENT   BIT/S   REFUSED/S   DROPPED/S
+kube-system   dns    ClusterIP   10.96.0.10   <none>        53/UDP,53/TCP   1 (1 local)   10.1.0.3:53   3,4   0        0       0                  0       0                 0       0           0`)
 	l.expect("services list -n nowhere", "No services in the datapath.")
 	l.expect("service get web", `
 PORT   PROTOCOL   KIND           FRONTEND          FROM OUTSIDE                           FROM THIS NODE

@@ -136,6 +136,7 @@ func TestKilled(t *testing.T) {
 	s := newSetup(t)
 	m := s.watch(t, "--packets", "--service", "default/remote")
 	slots := s.slots(t)
+	check(t, s.agent.Stop()) // which would remove what is left
 	check(t, m.cmd.Process.Kill())
 	_ = m.cmd.Wait()
 	if s.word(t) == 0 {
