@@ -322,28 +322,39 @@ static __always_inline bool answers_directly(const struct packet *p, const struc
 	       !(p->tcp_flags & (TCP_SYN | TCP_RST));
 }
 
+/* How often the tuple is claimed that a client's packet, on another processor, brings back for the service. */
+#define GIVE_TRIES 4
+
 /*
  * Gives the tuple of the answer at hand to the direct connection. The flow to the
  * service has lost it: the client's next SYN opens another, with another source port.
+ * A SYN that looks for the answer's record at this very instant finds none, and makes
+ * it anew. False: so it did each time, and the packet is left as it is.
  */
 static __always_inline bool give_to_direct(int family, struct scratch *s)
 {
 	const struct tuple *t = &s->packet.tuple;
 	struct record *r = &s->record;
+	int i;
 
-	r->service = 0;
-	r->backend = 0;
-	r->last_seen = r->time;
-	r->state = 0;
-	r->hop = 0;
-	r->flags = FLOW_REPLY | (r->flags & FLOW_MIRROR_ZONE_MASK);
-	addr_copy(family, r->to.saddr.word, t->saddr.word);
-	addr_copy(family, r->to.daddr.word, t->daddr.word);
-	tuple_set_word(&r->to, tuple_ports(t), t->proto, t->zone);
-	if (flow_claim(family, t, r, SPARE_NONE, &s->work) == SETTLED_OWNER)
-		return true;
-	/* another processor has done it */
-	return flow_lookup(family, t, r);
+	for (i = 0; i < GIVE_TRIES; i++) {
+		r->service = 0;
+		r->backend = 0;
+		r->last_seen = r->time;
+		r->state = 0;
+		r->hop = 0;
+		r->flags = FLOW_REPLY | (r->flags & FLOW_MIRROR_ZONE_MASK);
+		addr_copy(family, r->to.saddr.word, t->saddr.word);
+		addr_copy(family, r->to.daddr.word, t->daddr.word);
+		tuple_set_word(&r->to, tuple_ports(t), t->proto, t->zone);
+		if (flow_claim(family, t, r, SPARE_NONE, &s->work) == SETTLED_OWNER)
+			return true;
+		if (!flow_lookup(family, t, r))
+			return false;
+		if (!answers_directly(&s->packet, r)) /* another processor has done it */
+			return true;
+	}
+	return false;
 }
 
 /*
