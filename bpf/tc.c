@@ -300,10 +300,9 @@ __noinline int watch_tc(struct __sk_buff *skb, struct scratch *s, int hook, int 
 
 	if (!s || !b)
 		return 0;
-	before = b->saved;
-	b->saved = 0;
+	before = saved_take(b);
 	event_begin(&b->event, s, hook, verdict);
-	if (before && before <= SNAP) {
+	if (before) {
 		b->event.before = before;
 		if (is_changed(verdict) && len &&
 		    !bpf_skb_load_bytes(skb, 0, b->bytes + before, len))

@@ -319,11 +319,14 @@ static __always_inline int watch_lost(__u32 verdict)
 	struct watch_meter *meter;
 	__u32 i;
 
+	barrier_var(verdict);
+	if (verdict >= VERDICT_COUNT)
+		return 0;
 	for (i = 0; i < WATCH_SLOTS; i++) {
 		__u32 slot = i;
 
 		meter = bpf_map_lookup_elem(&watch_meters, &slot);
-		if (meter && verdict < VERDICT_COUNT)
+		if (meter)
 			__sync_fetch_and_add(&meter->full[verdict], 1);
 	}
 	return 0;
@@ -416,6 +419,18 @@ static __always_inline __u32 snapped(__u32 len)
 		len = SNAP;
 	barrier_var(len); /* or the verifier of 6.1 learns nothing from what follows */
 	return len < ETH_HLEN ? 0 : len;
+}
+
+/* How much of the packet at hand is kept as it came. */
+static __always_inline __u32 saved_take(struct event_buffer *b)
+{
+	__u32 saved = b->saved;
+
+	b->saved = 0;
+	if (saved > SNAP)
+		saved = 0;
+	barrier_var(saved); /* as in snapped() */
+	return saved;
 }
 
 #endif

@@ -187,10 +187,9 @@ __noinline int watch_xdp(struct xdp_md *ctx, struct scratch *s, int verdict)
 
 	if (!s || !b)
 		return 0;
-	before = b->saved;
-	b->saved = 0;
+	before = saved_take(b);
 	event_begin(&b->event, s, HOOK_XDP, verdict);
-	if (before && before <= SNAP) {
+	if (before) {
 		b->event.before = before;
 		if (is_changed(verdict) && len &&
 		    !bpf_xdp_load_bytes(ctx, 0, b->bytes + before, len))
