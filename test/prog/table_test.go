@@ -139,8 +139,9 @@ func (t table) remove(k tuple) error {
 	return nil
 }
 
+// empty removes all records, with what they have counted: a program adds that up when it gives their places away.
 func (t table) empty() {
-	t.sets(func(at int, _ []byte) { t.write(at, make([]byte, waysSize)) })
+	t.sets(func(at int, _ []byte) { t.write(at, make([]byte, t.setSize())) })
 }
 
 // settled checks that no record is being made, and that all sets together count as many records as
