@@ -22,14 +22,7 @@ help: ## Show the targets
 build: ## Compile the command to build/waggle
 	CGO_ENABLED=0 $(GO_BUILD) -o $(BINARY) ./cmd/waggle
 
-IMAGE ?= waggle:$(VERSION)
-# Whichever is installed, each of which reads the Dockerfile.
-BUILDER ?= $(firstword $(foreach b,docker podman buildah,$(if $(shell command -v $(b)),$(b))))
-
-.PHONY: image
-image: build ## Build the container image IMAGE with docker, podman or buildah (BUILDER)
-	@test -n "$(BUILDER)" || { echo "This needs docker, podman or buildah."; exit 1; }
-	$(BUILDER) build --build-arg VERSION=$(VERSION) -t $(IMAGE) .
+include packaging/release.mk
 
 .PHONY: demo
 demo: build require-root ## Make a small network, balance real traffic in it, and check every answer (HOLD=1 keeps it up)
