@@ -42,13 +42,16 @@ HOST_BINARY := build/linux-$(shell go env GOARCH)/waggle
 
 .PHONY: packages
 packages: $(LINUX_BINARIES) packaging-tools ## Make the Debian and RPM packages in build/release
-	rm -rf build/man build/completions
-	mkdir -p build/man build/completions $(RELEASE)
-	go test -count=1 -run '^TestManPages$$' ./cmd/waggle -man $(CURDIR)/build/man
-	gzip -9n build/man/*
-	for shell in bash zsh fish; do $(HOST_BINARY) completion $$shell > build/completions/waggle.$$shell || exit 1; done
+	rm -rf build/stage
+	mkdir -p build/stage/man $(RELEASE)
+	go test -count=1 -run '^TestManPages$$' ./cmd/waggle -man $(CURDIR)/build/stage/man
+	gzip -9n build/stage/man/*
+	for shell in bash zsh fish; do $(HOST_BINARY) completion $$shell > build/stage/waggle.$$shell || exit 1; done
+	for arch in $(ARCHITECTURES); do cp build/linux-$$arch/waggle build/stage/waggle-$$arch || exit 1; done
+	cp -r packaging/systemd/* LICENSE LICENSES README.md docs build/stage/
+	find build/stage -exec touch -h -d @$(SOURCE_DATE_EPOCH) {} +
 	for arch in $(ARCHITECTURES); do for packager in deb rpm; do \
-		PACKAGE_ARCH=$$arch PACKAGE_VERSION=$(PACKAGE_VERSION) \
+		SOURCE_DATE=$$(date -u -d @$(SOURCE_DATE_EPOCH) +%Y-%m-%dT%H:%M:%SZ) PACKAGE_ARCH=$$arch PACKAGE_VERSION=$(PACKAGE_VERSION) \
 			$(BUILT_TOOLS)/nfpm package -f packaging/nfpm.yaml -p $$packager -t $(RELEASE)/ || exit 1; \
 	done; done
 
@@ -61,7 +64,7 @@ chart-archive: packaging-tools
 sbom: packaging-tools ## Write the lists of all modules in the command, as CycloneDX
 	mkdir -p $(RELEASE)
 	for arch in $(ARCHITECTURES); do \
-		CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(BUILT_TOOLS)/cyclonedx-gomod app -json -licenses -std -noserial \
+		CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(BUILT_TOOLS)/cyclonedx-gomod app -json -licenses -std -noserial -notimestamp \
 			-main cmd/waggle -output $(RELEASE)/waggle-$(VERSION)-linux-$$arch.cdx.json . || exit 1; \
 	done
 

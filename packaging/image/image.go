@@ -31,7 +31,7 @@ func newIndex(opts options) (v1.ImageIndex, error) {
 			return nil, fmt.Errorf("%s: %w", b.file, err)
 		}
 		index = mutate.AppendManifests(index, mutate.IndexAddendum{
-			Add:        image,
+			Add:        runnable{image},
 			Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: b.architecture}},
 		})
 	}
@@ -41,6 +41,12 @@ func newIndex(opts options) (v1.ImageIndex, error) {
 	}
 	return annotated, nil
 }
+
+// runnable is an image that is listed without an artifact type. The library would list the type of its
+// configuration, by which registries and runtimes tell artifacts from images.
+type runnable struct{ v1.Image }
+
+func (runnable) ArtifactType() (string, error) { return "", nil }
 
 func newImage(opts options, b binary) (v1.Image, error) {
 	if err := checkArchitecture(b); err != nil {

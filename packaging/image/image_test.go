@@ -91,6 +91,9 @@ func TestImages(t *testing.T) {
 	var platforms []string
 	for _, m := range manifest.Manifests {
 		platforms = append(platforms, m.Platform.String())
+		if m.ArtifactType != "" {
+			t.Errorf("%s is listed as an artifact, %s", m.Platform, m.ArtifactType)
+		}
 		image, err := index.Image(m.Digest)
 		check(t, err)
 		checkImage(t, opts, image, m.Platform.Architecture)
