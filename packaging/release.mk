@@ -51,7 +51,7 @@ packages: $(LINUX_BINARIES) packaging-tools ## Make the Debian and RPM packages 
 	cp -r packaging/systemd/* LICENSE LICENSES README.md docs build/stage/
 	find build/stage -exec touch -h -d @$(SOURCE_DATE_EPOCH) {} +
 	for arch in $(ARCHITECTURES); do for packager in deb rpm; do \
-		SOURCE_DATE=$$(date -u -d @$(SOURCE_DATE_EPOCH) +%Y-%m-%dT%H:%M:%SZ) PACKAGE_ARCH=$$arch PACKAGE_VERSION=$(PACKAGE_VERSION) \
+		PACKAGE_ARCH=$$arch PACKAGE_VERSION=$(PACKAGE_VERSION) \
 			$(BUILT_TOOLS)/nfpm package -f packaging/nfpm.yaml -p $$packager -t $(RELEASE)/ || exit 1; \
 	done; done
 
@@ -61,11 +61,11 @@ chart-archive: packaging-tools
 	$(BUILT_TOOLS)/helm package deploy/chart/waggle --version $(PACKAGE_VERSION) --app-version $(VERSION) -d $(RELEASE)
 
 .PHONY: sbom
-sbom: packaging-tools ## Write the lists of all modules in the command, as CycloneDX
+sbom: $(LINUX_BINARIES) packaging-tools ## List the modules that each binary holds, as CycloneDX has it
 	mkdir -p $(RELEASE)
 	for arch in $(ARCHITECTURES); do \
-		CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(BUILT_TOOLS)/cyclonedx-gomod app -json -licenses -std -noserial -notimestamp \
-			-main cmd/waggle -output $(RELEASE)/waggle-$(VERSION)-linux-$$arch.cdx.json . || exit 1; \
+		GOPROXY=off $(BUILT_TOOLS)/cyclonedx-gomod bin -json -licenses -std -noserial -notimestamp -version $(VERSION) \
+			-output $(RELEASE)/waggle-$(VERSION)-linux-$$arch.cdx.json build/linux-$$arch/waggle || exit 1; \
 	done
 
 # tar and gzip write nothing of the machine that they run on.
