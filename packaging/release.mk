@@ -90,6 +90,12 @@ release: ## Make all that is published of VERSION (vX.Y.Z) in build/release, wit
 	@cat $(RELEASE)/SHA256SUMS
 
 .PHONY: test-packages
-test-packages: require-root ## Make a release, and install, run and remove what is in it (needs dpkg and rpm)
+test-packages: require-root require-rpm require-netfilter require-etcd kubernetes ## Make a release, and install, run, upgrade and remove what is in it
 	$(MAKE) release VERSION=v0.0.1-test
-	WAGGLE_RELEASE=$(CURDIR)/$(RELEASE) WAGGLE_TOOLS=$(CURDIR)/$(BUILT_TOOLS) go test -count=1 -timeout 20m -v ./test/packaging
+	WAGGLE_RELEASE=$(CURDIR)/$(RELEASE) WAGGLE_TOOLS=$(CURDIR)/$(BUILT_TOOLS) WAGGLE_KUBERNETES=$(CURDIR)/$(KUBERNETES) \
+		go test -count=1 -timeout 25m -v -run 'Chart|Kustomize|DryRun|Package|Release|Image|SBOM' ./test/deploy
+
+.PHONY: require-rpm
+require-rpm:
+	@which rpm >/dev/null || { \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends rpm; }

@@ -52,7 +52,7 @@ func TestRelease(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("SHA256SUMS (-) and the directory (+):\n%s", diff)
 	}
-	if want := 11; len(got) != want {
+	if want := 10; len(got) != want {
 		t.Errorf("%d files, not %d: %v", len(got), want, got)
 	}
 }
