@@ -55,6 +55,14 @@ func TestRelease(t *testing.T) {
 	if want := 10; len(got) != want {
 		t.Errorf("%d files, not %d: %v", len(got), want, got)
 	}
+	install, err := os.ReadFile(filepath.Join(root, "docs/install.md"))
+	check(t, err)
+	for _, name := range got {
+		documented := strings.NewReplacer("0.0.1-test", "0.1.0", "0.0.1~test", "0.1.0").Replace(name)
+		if !strings.Contains(string(install), documented) {
+			t.Errorf("docs/install.md does not name %s", documented)
+		}
+	}
 }
 
 // TestImageRuns: for each architecture the image's entry point is a file in it, and that of this machine runs
