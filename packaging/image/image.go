@@ -43,7 +43,7 @@ func newIndex(opts options) (v1.ImageIndex, error) {
 }
 
 // runnable is an image that is listed without an artifact type. The library would list the type of its
-// configuration, by which registries and runtimes tell artifacts from images.
+// configuration, by which registries and runtimes distinguish artifacts from images.
 type runnable struct{ v1.Image }
 
 func (runnable) ArtifactType() (string, error) { return "", nil }
