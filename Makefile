@@ -22,14 +22,7 @@ help: ## Show the targets
 build: ## Compile the command to build/waggle
 	CGO_ENABLED=0 $(GO_BUILD) -o $(BINARY) ./cmd/waggle
 
-IMAGE ?= waggle:$(VERSION)
-# Whichever is installed, each of which reads the Dockerfile.
-BUILDER ?= $(firstword $(foreach b,docker podman buildah,$(if $(shell command -v $(b)),$(b))))
-
-.PHONY: image
-image: build ## Build the container image IMAGE with docker, podman or buildah (BUILDER)
-	@test -n "$(BUILDER)" || { echo "This needs docker, podman or buildah."; exit 1; }
-	$(BUILDER) build --build-arg VERSION=$(VERSION) -t $(IMAGE) .
+include packaging/release.mk
 
 .PHONY: demo
 demo: build require-root ## Make a small network, balance real traffic in it, and check every answer (HOLD=1 keeps it up)
@@ -39,6 +32,7 @@ demo: build require-root ## Make a small network, balance real traffic in it, an
 test: require-root require-netfilter require-prometheus ## Run all tests
 	go vet ./...
 	go test -count=1 -timeout 25m ./...
+	go -C packaging test -count=1 ./...
 
 .PHONY: test-cluster
 test-cluster: require-root require-netfilter require-etcd kubernetes ## Run the tests of the contract, in a real cluster where they need one, beside kube-proxy
@@ -158,6 +152,8 @@ lint: require-clang ## Check formatting, and run the static checkers
 	@files=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$files" || { echo "gofmt: $$files"; exit 1; }
 	go vet ./...
 	$(TOOLS) staticcheck ./...
+	$(TOOLS) actionlint -shellcheck= -pyflakes=
+	cd packaging && go vet ./... && go tool -modfile=../test/tools/go.mod staticcheck ./...
 	clang-format-$(CLANG) --dry-run --Werror bpf/*.c bpf/*.h test/bench/probe/*.c test/bench/probe/*.h
 
 .PHONY: format
