@@ -652,8 +652,7 @@ static __always_inline int sock_sendmsg(struct bpf_sock_addr *ctx, int family, b
 	svc = sock_service(ctx, family, addr);
 	if (!svc) {
 		ask_directly(ctx, family, addr);
-		return sock_end(ctx, family, addr, &chosen,
-				sock_cluster(ctx, family, addr, true));
+		return sock_end(ctx, family, addr, &chosen, sock_cluster(ctx, family, addr, true));
 	}
 	if (send_to_peer(ctx, family, v6_hook, addr))
 		return VERDICT_CONTINUE;
