@@ -449,7 +449,7 @@ static __always_inline int sock_connect(struct bpf_sock_addr *ctx, int family, b
 	}
 	addr_write(ctx, family, v6_hook, backend->addr, backend->port);
 	count(HOOK_SOCK, VERDICT_SOCK_CONNECT, 0);
-	stats_opened(backend->service, id);
+	stats_opened(backend->service, id, 0);
 	return VERDICT_CONTINUE;
 }
 
@@ -490,7 +490,7 @@ static __always_inline struct backend *sock_backend(struct bpf_sock_addr *ctx,
 	addr_copy(family, flow.addr, backend->addr);
 	flow.port = backend->port;
 	bpf_map_update_elem(&sock_flows, key, &flow, BPF_ANY);
-	stats_opened(svc->id, flow.backend);
+	stats_opened(svc->id, flow.backend, 0);
 	return backend;
 }
 

@@ -449,14 +449,28 @@ __noinline int choose_beside(struct scratch *s)
 	return VERDICT_NONE;
 }
 
-static __always_inline void flow_opened(int family, enum hook hook, const struct scratch *s)
+static __always_inline void flow_opened(int family, enum hook hook, struct scratch *s)
 {
 	const struct packet *p = &s->packet;
 
 	count(hook, VERDICT_FLOW_OPENED, 0);
-	stats_opened(s->record.service, s->record.backend);
+	s->opened = true;
 	if (p->tuple.proto == IPPROTO_TCP && p->tcp_flags & TCP_SYN)
 		stats_begun(family, s->mirror.record.where);
+}
+
+/*
+ * Counts the packet for its flow, if it was rewritten. The one that has opened the flow is
+ * counted with that, and not in the record: then a flood's records have nothing to be folded.
+ */
+static __always_inline void count_flow(int family, bool rewritten, __u32 bytes, struct scratch *s)
+{
+	if (s->opened) {
+		s->opened = false;
+		stats_opened(s->record.service, s->record.backend, rewritten ? bytes : 0);
+	} else if (rewritten) {
+		flow_count(family, &s->record, bytes);
+	}
 }
 
 /*

@@ -140,7 +140,7 @@ func (t table) remove(k tuple) error {
 }
 
 func (t table) empty() {
-	t.sets(func(at int, _ []byte) { t.write(at, make([]byte, waysSize)) })
+	t.sets(func(at int, _ []byte) { t.write(at, make([]byte, t.setSize())) }) // records, too: what is counted in one is nobody's
 }
 
 // settled: nobody is making a record, and all sets together count as many records as have passed a
