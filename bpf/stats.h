@@ -9,7 +9,7 @@
 /*
  * Counters by service and by backend.
  *
- * A packet of an established flow touches no more memory for them: it is counted
+ * The packet that opens a flow is counted with it. One of an established flow touches no more memory: it is counted
  * in its own record (`traffic`), which it has just read. The sum is folded into the
  * counters of the record's service and backend once a second while packets come
  * (track_record), by the agent's walk when none do (expire.c), and before the record
