@@ -46,6 +46,7 @@ struct scratch {
 	struct record record; /* of the packet's flow */
 	struct hop hop; /* where it goes */
 	struct opening opening; /* while it is opened */
+	bool opened; /* the flow, by this packet: to be counted, see count_flow() */
 	struct entry mirror; /* the flow's other record */
 	struct entry source; /* the third record of a split flow */
 	struct entry other; /* another flow's, whose tuple is wanted */

@@ -9,7 +9,7 @@
 /*
  * Counters by service and by backend.
  *
- * A packet of an established flow touches no more memory for them: it is counted
+ * The packet that opens a flow is counted with it. One of an established flow touches no more memory: it is counted
  * in its own record (`traffic`), which it has just read. The sum is folded into the
  * counters of the record's service and backend once a second while packets come
  * (track_record), by the agent's walk when none do (expire.c), and before the record
@@ -147,6 +147,13 @@ static __always_inline void stats_add(struct flow_counters *stats, enum directio
 	__sync_fetch_and_add(&t->bytes, traffic & ((1ULL << TRAFFIC_BYTES) - 1));
 }
 
+static __always_inline void stats_open(struct flow_counters *stats, __u32 bytes)
+{
+	__sync_fetch_and_add(&stats->opened, 1);
+	if (bytes)
+		stats_add(stats, TO_BACKEND, (1ULL << TRAFFIC_BYTES) + bytes);
+}
+
 /*
  * Moves what was counted in a record to its service and backend. A split flow's packets
  * are counted by the client's record, not by the third one.
@@ -176,8 +183,8 @@ __noinline int flow_fold(int family, __u32 where)
 	return 0;
 }
 
-/* A flow to a backend was opened, or a socket was connected to it. */
-__noinline int stats_opened(__u32 service, __u32 backend)
+/* A flow to a backend was opened, by a packet of so many bytes; or, 0, a socket was connected to it. */
+__noinline int stats_opened(__u32 service, __u32 backend, __u32 bytes)
 {
 	struct service_counters *s;
 	struct flow_counters *b;
@@ -186,10 +193,10 @@ __noinline int stats_opened(__u32 service, __u32 backend)
 		return 0;
 	s = service_stats_of(service);
 	if (s)
-		__sync_fetch_and_add(&s->flows.opened, 1);
+		stats_open(&s->flows, bytes);
 	b = backend_stats_of(backend);
 	if (b)
-		__sync_fetch_and_add(&b->opened, 1);
+		stats_open(b, bytes);
 	return 0;
 }
 

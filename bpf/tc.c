@@ -313,12 +313,12 @@ __noinline int watch_tc(struct __sk_buff *skb, struct scratch *s, int hook, int 
 
 /* Counts the packet for its flow, or why it came to nothing for its service. `len`: from the IP header on. */
 static __always_inline void tc_count_flow(int family, int verdict, __u32 len,
-					  const struct scratch *s)
+					  struct scratch *s)
 {
-	if (verdict >= VERDICT_EXPRESS && verdict <= VERDICT_SOURCE)
-		flow_count(family, &s->record,
-			   s->packet.len == LENGTH_UNKNOWN ? len : s->packet.len);
-	else if (verdict == VERDICT_REFUSED || is_drop(verdict))
+	if (s->packet.len != LENGTH_UNKNOWN)
+		len = s->packet.len;
+	count_flow(family, verdict >= VERDICT_EXPRESS && verdict <= VERDICT_SOURCE, len, s);
+	if (verdict == VERDICT_REFUSED || is_drop(verdict))
 		stats_failed(s->record.service, verdict);
 }
 

@@ -485,9 +485,23 @@ static __always_inline void flow_opened(int family, enum hook hook, struct scrat
 	const struct packet *p = &s->packet;
 
 	flow_event(s, hook, VERDICT_FLOW_OPENED);
-	stats_opened(s->record.service, s->record.backend);
+	s->opened = true;
 	if (p->tuple.proto == IPPROTO_TCP && p->tcp_flags & TCP_SYN)
 		stats_begun(family, s->mirror.record.where);
+}
+
+/*
+ * Counts the packet for its flow, if it was rewritten. The one that has opened the flow is
+ * counted with that, and not in the record: then a flood's records have nothing to be folded.
+ */
+static __always_inline void count_flow(int family, bool rewritten, __u32 bytes, struct scratch *s)
+{
+	if (s->opened) {
+		s->opened = false;
+		stats_opened(s->record.service, s->record.backend, rewritten ? bytes : 0);
+	} else if (rewritten) {
+		flow_count(family, &s->record, bytes);
+	}
 }
 
 /*

@@ -212,10 +212,9 @@ static __always_inline int xdp_family(struct xdp_md *ctx, int family)
 	count(HOOK_XDP, verdict, ctx->data_end - ctx->data);
 	if (is_watched(verdict))
 		watch_xdp(ctx, s, verdict);
-	if (verdict == VERDICT_EXPRESS) {
-		flow_count(family, &s->record, s->packet.len);
+	count_flow(family, verdict == VERDICT_EXPRESS, s->packet.len, s);
+	if (verdict == VERDICT_EXPRESS)
 		return s->action;
-	}
 	if (!is_drop(verdict))
 		return XDP_PASS;
 	stats_failed(s->record.service, verdict);
