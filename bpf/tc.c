@@ -312,8 +312,7 @@ __noinline int watch_tc(struct __sk_buff *skb, struct scratch *s, int hook, int 
 }
 
 /* Counts the packet for its flow, or why it came to nothing for its service. `len`: from the IP header on. */
-static __always_inline void tc_count_flow(int family, int verdict, __u32 len,
-					  struct scratch *s)
+static __always_inline void tc_count_flow(int family, int verdict, __u32 len, struct scratch *s)
 {
 	if (s->packet.len != LENGTH_UNKNOWN)
 		len = s->packet.len;
