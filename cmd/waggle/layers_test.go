@@ -16,7 +16,7 @@ var layers = [][]string{
 	{"maps", "loader/netdump"},
 	{"loader"},
 	{"control/atomicfile", "control/conntrack", "control/drift", "control/explain", "control/ipvs", "control/netns", "control/xtables"},
-	{"control/config", "control/leftovers", "control/netfilter", "control/plan", "control/rundir", "control/upgrade"},
+	{"control/config", "control/leftovers", "control/netfilter", "control/plan", "control/pools", "control/rundir", "control/upgrade"},
 	{"control/reconcile", "control/status"},
 	{"control/source"},
 	{"control/kube", "control/manifest"},
