@@ -18,7 +18,7 @@ var layers = [][]string{
 	{"control/atomicfile", "control/conntrack", "control/drift", "control/explain", "control/ipvs", "control/netns", "control/xtables"},
 	{"control/config", "control/leftovers", "control/netfilter", "control/plan", "control/pools", "control/rundir", "control/upgrade"},
 	{"control/reconcile", "control/status"},
-	{"control/source"},
+	{"control/assign", "control/source"},
 	{"control/kube", "control/manifest"},
 	{"control/canary", "control/flows", "control/node", "control/serve", "control/takeover"},
 	{"control"},

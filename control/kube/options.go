@@ -35,6 +35,8 @@ type Options struct {
 	ServiceProxyName string
 	// ServiceCIDRs are the ranges of cluster IPs where the API server does not tell them.
 	ServiceCIDRs []netip.Prefix
+	// Pools has addresses of pools given to Services; nil: nobody gives any.
+	Pools *PoolOptions
 	// AddressFile keeps the addresses of API servers that were learnt; empty: not kept.
 	AddressFile string
 	// UserAgent is how we present ourselves; client-go's if empty.

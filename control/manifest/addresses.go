@@ -64,7 +64,7 @@ func wantsIngress(s *v1.Service) bool {
 // rest is decided: a Service that has been refused keeps what it has.
 func (a *allocator) giveAddresses(out *outcome, who roster) {
 	set, namespaces := who.pools()
-	in := pools.Input{Set: set, Namespaces: namespaces}
+	in := pools.Input{Set: set, Namespaces: namespaces, Classes: a.classes}
 	known := map[string]bool{}
 	for _, s := range who.allServices() {
 		name := s.Namespace + "/" + s.Name

@@ -43,6 +43,8 @@ type allocator struct {
 	strays map[string]time.Time // since when
 	now    func() time.Time
 	kept   allocationCopy
+
+	classes pools.Classes
 }
 
 // newAllocator begins with what an earlier process knew: the file may be out of reach, or its

@@ -54,6 +54,8 @@ type state struct {
 func newState(opts Options, found *problems, readOnly bool) *state {
 	from := ranges{cidrs: opts.ServiceCIDRs, ports: opts.NodePortRange}
 	kept := lastGood(opts.CacheDir)
+	allocator := newAllocator(opts.AllocationFile, from, readOnly, kept)
+	allocator.classes = opts.Classes
 	return &state{
 		log:       opts.Log,
 		problems:  found,
@@ -61,7 +63,7 @@ func newState(opts Options, found *problems, readOnly bool) *state {
 		index:     newIndex(),
 		brake:     opts.Brake,
 		held:      newHeld(opts.Dir, kept),
-		allocator: newAllocator(opts.AllocationFile, from, readOnly, kept),
+		allocator: allocator,
 		matcher:   newMatcher(),
 		waiting:   keySet{},
 		made:      map[objectKey]keySet{},
