@@ -6,8 +6,10 @@ import (
 	"cmp"
 	"context"
 	"strings"
+	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -28,8 +30,10 @@ type term struct {
 	services   cache.SharedIndexInformer
 	namespaces cache.SharedIndexInformer
 	changed    chan struct{}
-	written    map[types.NamespacedName]*v1.Service // as the API server has returned them, until they are seen
-	next       time.Time                            // when to look for other controllers
+	next       time.Time // when to look for other controllers
+
+	writing sync.Mutex
+	written map[types.NamespacedName]*v1.Service // as the API server has returned them, until they are seen
 }
 
 // lead gives addresses until ctx is done.
@@ -94,6 +98,11 @@ func (t *term) follow(ctx context.Context) (end func()) {
 	}
 	balancers.StartWithContext(ctx)
 	all.StartWithContext(ctx)
+	go func() {
+		if cache.WaitForCacheSync(ctx.Done(), t.services.HasSynced, t.namespaces.HasSynced) {
+			note()
+		}
+	}()
 	return func() {
 		balancers.Shutdown()
 		all.Shutdown()
@@ -164,14 +173,25 @@ func (t *term) round(ctx context.Context) bool {
 			t.record(s, p)
 		}
 	}
-	for _, c := range plan.Changes {
-		if ctx.Err() != nil {
-			return false
+	return t.carryOut(ctx, current, plan.Changes)
+}
+
+// atOnce is how many statuses are written at the same time.
+const atOnce = 8
+
+// carryOut writes changes, until one fails.
+func (t *term) carryOut(ctx context.Context, current map[types.NamespacedName]*v1.Service, changes []pools.Change) bool {
+	writes, writing := errgroup.WithContext(ctx)
+	writes.SetLimit(atOnce)
+	for _, c := range changes {
+		if writing.Err() != nil {
+			break
 		}
-		if err := t.write(ctx, current[c.NamespacedName], c); err != nil {
-			t.opts.Log.WithField("service", c.String()).WithError(err).Warn("writing the addresses of a Service")
-			return false
-		}
+		writes.Go(func() error { return t.write(writing, current[c.NamespacedName], c) })
+	}
+	if err := writes.Wait(); err != nil {
+		t.opts.Log.WithError(err).Warn("writing addresses of Services")
+		return false
 	}
 	return true
 }
@@ -184,6 +204,8 @@ func (t *term) current() map[types.NamespacedName]*v1.Service {
 			all[types.NamespacedName{Namespace: s.Namespace, Name: s.Name}] = s
 		}
 	}
+	t.writing.Lock()
+	defer t.writing.Unlock()
 	for name, written := range t.written {
 		seen := all[name]
 		if seen == nil || seen.UID != written.UID || !older(seen, written) {

@@ -5,6 +5,7 @@ package assign
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -34,9 +35,11 @@ func (t *term) write(ctx context.Context, s *v1.Service, c pools.Change) error {
 		return nil
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("status of Service %s: %w", c.NamespacedName, err)
 	}
+	t.writing.Lock()
 	t.written[c.NamespacedName] = written
+	t.writing.Unlock()
 	t.opts.Log.WithField("service", c.String()).WithField("addresses", pools.Record(c.Addresses)).Info("addresses of a Service")
 	return nil
 }
