@@ -160,6 +160,7 @@ func TestRightsForAddresses(t *testing.T) {
 	if diff := cmp.Diff([]string{
 		"coordination.k8s.io/leases create",
 		"coordination.k8s.io/leases get waggle-addresses", "coordination.k8s.io/leases update waggle-addresses",
+		"core/configmaps get cilium-config",
 	}, rights(o.namespaced.Rules)); diff != "" {
 		t.Error(diff)
 	}

@@ -351,6 +351,50 @@ func TestAddressesFromMetalLB(t *testing.T) {
 	}
 }
 
+// TestAddressesFromCilium: what Cilium has given is taken over as it is, once its operator is configured to give no more.
+func TestAddressesFromCilium(t *testing.T) {
+	s := newSetup(t)
+	agents := s.newAgents(t, "--load-balancer-pools")
+	s.deploy(t, "addresses.yaml")
+	s.install(t, ciliumCRDs)
+	check(t, s.ciliumPool(t, "blue", "203.0.113.0/28"))
+	s.createBalancer(t, balancer("given", func(svc *corev1.Service) {
+		svc.Annotations["lbipam.cilium.io/ips"] = "203.0.113.7,203.0.113.8"
+		svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.7"}, {IP: "203.0.113.8"}}
+	}))
+	s.createBalancer(t, balancer("pending"))
+	config := &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Name: "cilium-config", Namespace: metav1.NamespaceSystem}, Data: map[string]string{"enable-lb-ipam": "true"},
+	}
+	configMaps := s.cp.Client().CoreV1().ConfigMaps(metav1.NamespaceSystem)
+	_, err := configMaps.Create(s.ctx, config, metav1.CreateOptions{})
+	check(t, err)
+	pod := apiserver.BoundPod("cilium-operator-5c", s.Nodes[0].Name, map[string]string{"io.cilium/app": "operator", "name": "cilium-operator"})
+	pod.Namespace = metav1.NamespaceSystem
+	check(t, s.cp.CreatePod(s.ctx, pod))
+	before := s.statuses(t)
+	for _, a := range agents {
+		check(t, a.Start())
+	}
+	const waiting = "addresses of pools: none is given while Cilium's operator runs (pod kube-system/cilium-operator-5c)"
+	s.await(t, "an agent to say that Cilium's operator runs", func() bool {
+		for _, a := range agents {
+			if out, err := a.CLI("status"); err == nil && strings.Contains(out, waiting) {
+				return true
+			}
+		}
+		return false
+	})
+	if diff := cmp.Diff(before, s.statuses(t)); diff != "" {
+		t.Errorf("beside Cilium's operator (-before +after):\n%s", diff)
+	}
+	config.Data["enable-lb-ipam"] = "false"
+	_, err = configMaps.Update(s.ctx, config, metav1.UpdateOptions{})
+	check(t, err)
+	s.await(t, "the Service that waits to have an address", func() bool { return s.addresses(t, "pending") != "" })
+	s.awaitAddresses(t, "given", "203.0.113.7 203.0.113.8")
+}
+
 // counted counts the requests of a client, by what they do.
 type counted struct {
 	next http.RoundTripper
