@@ -5,6 +5,7 @@ package assign
 import (
 	"io"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
@@ -133,5 +135,22 @@ func TestProblems(t *testing.T) {
 	}
 	if news := p.set("x", []pools.Problem{a}); len(news) != 1 {
 		t.Errorf("a problem that was over is no news: %v", news)
+	}
+}
+
+// TestDecode: a field of a later version is told, and the rest is in force.
+func TestDecode(t *testing.T) {
+	k, ok := pools.KindOf("metallb.io/v1beta1", pools.KindIPAddressPool)
+	if !ok {
+		t.Fatal("no such kind")
+	}
+	object := &unstructured.Unstructured{}
+	must(t, yaml.Unmarshal([]byte(`{apiVersion: metallb.io/v1beta1, kind: IPAddressPool, metadata: {name: a, namespace: ns},
+spec: {addresses: [192.0.2.0/24], later: true}, status: {assignedIPv4: 1}}`), &object.Object))
+	got, err := decode(k, object)
+	must(t, err)
+	d, ok := got.(*decoded)
+	if !ok || d.Ref().String() != "IPAddressPool ns/a" || len(d.Validate()) > 0 || !slices.Equal(d.unknown, []string{"spec.later"}) {
+		t.Errorf("%+v", got)
 	}
 }

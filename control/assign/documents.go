@@ -4,7 +4,7 @@ package assign
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/dynamic/dynamicinformer"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+	kjson "sigs.k8s.io/json"
 
 	"github.com/waggle-lb/waggle/control/pools"
 )
@@ -181,8 +182,21 @@ func decode(k pools.Kind, object any) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	document := k.New()
-	return document, json.Unmarshal(raw, document)
+	d := &decoded{Document: k.New()}
+	unknown, err := kjson.UnmarshalStrict(raw, d.Document, kjson.DisallowUnknownFields)
+	for _, e := range unknown {
+		var at kjson.FieldError
+		if errors.As(e, &at) {
+			d.unknown = append(d.unknown, at.FieldPath())
+		}
+	}
+	return d, err
+}
+
+// decoded is a document, and what of it is of a later version than we know.
+type decoded struct {
+	pools.Document
+	unknown []string // fields
 }
 
 // known tells whether all documents have been listed, of the kinds that are served.
@@ -202,14 +216,21 @@ func (d *documents) set() *pools.Set {
 	defer d.mu.Unlock()
 	if d.current == nil {
 		var all []pools.Document
+		var unknown []pools.Problem
 		for _, i := range d.followed {
 			for _, object := range i.informer.GetStore().List() {
-				if document, ok := object.(pools.Document); ok {
-					all = append(all, document)
+				document, ok := object.(*decoded)
+				if !ok {
+					continue
+				}
+				all = append(all, document.Document)
+				for _, field := range document.unknown {
+					unknown = append(unknown, pools.Problem{Object: document.Ref(), Field: field, Message: "unknown field, which has no effect"})
 				}
 			}
 		}
 		d.current = pools.NewSet(all)
+		d.current.Problems = append(d.current.Problems, unknown...)
 	}
 	return d.current
 }

@@ -155,15 +155,12 @@ func TestAddresses(t *testing.T) {
 	s.deploy(t, "addresses.yaml")
 	s.namespace(t, metallbNamespace)
 	s.addPod(t, 0, "web", map[string]string{"app": "web"})
+	s.install(t, metallbCRDs)
 	for _, a := range agents {
 		check(t, a.Start())
 	}
 	leader, other := s.awaitGiving(t, agents)
-
-	// The definitions come later than the agents.
 	s.createBalancer(t, balancer("first"))
-	s.install(t, metallbCRDs)
-	s.install(t, ciliumCRDs)
 	s.pool(t, "lan", "203.0.113.16/32")
 	s.awaitAddresses(t, "first", "203.0.113.16")
 	if c := pools.Condition(s.get(t, "first")); c == nil || c.Reason != pools.ReasonAllocated || c.Message != "203.0.113.16 from IPAddressPool metallb-system/lan" {
@@ -195,7 +192,8 @@ func TestAddresses(t *testing.T) {
 	s.awaitAddresses(t, "first", "203.0.113.16")
 	s.awaitEvent(t, "first", pools.ReasonKept, "203.0.113.16 is kept though no pool has it any more: it is from IPAddressPool metallb-system/lan")
 
-	// Pools of Cilium's, one that is malformed, and one that is deleted.
+	// Pools of Cilium's, whose definitions come later than the agents; one that is malformed, and one that is deleted.
+	s.install(t, ciliumCRDs)
 	check(t, s.ciliumPool(t, "c", "203.0.113.32/32"))
 	s.createBalancer(t, balancer("third"))
 	s.awaitAddresses(t, "third", "203.0.113.32")
