@@ -29,6 +29,7 @@ type documents struct {
 	problems *problems
 	every    func() time.Duration // between looks for kinds that are not served
 	changed  chan struct{}        // something may have
+	hurry    chan struct{}        // the time between looks has become shorter
 
 	mu       sync.Mutex
 	followed map[string]*informed // by kind; nil: not served
@@ -45,7 +46,7 @@ type informed struct {
 func newDocuments(client kubernetes.Interface, dyn dynamic.Interface, p *problems, every func() time.Duration) *documents {
 	return &documents{
 		client: client, dynamic: dyn, problems: p, every: every,
-		changed: make(chan struct{}, 1), followed: map[string]*informed{},
+		changed: make(chan struct{}, 1), hurry: make(chan struct{}, 1), followed: map[string]*informed{},
 	}
 }
 
@@ -59,6 +60,7 @@ func (d *documents) run(ctx context.Context) {
 		}
 		select {
 		case <-ctx.Done():
+		case <-d.hurry:
 		case <-time.After(wait.Jitter(d.every(), 0.5)):
 		}
 	}

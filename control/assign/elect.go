@@ -106,6 +106,10 @@ func (a *Assigner) campaign(ctx context.Context, identity string) {
 
 func (a *Assigner) setLeading(leading bool) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	a.leading, a.others = leading, ""
+	a.mu.Unlock()
+	select {
+	case a.documents.hurry <- struct{}{}:
+	default:
+	}
 }

@@ -4,14 +4,17 @@ package manifest
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
 
+	"github.com/waggle-lb/waggle/control/pools"
 	"github.com/waggle-lb/waggle/control/status"
 )
 
@@ -141,6 +144,9 @@ func TestGivenAddressesStay(t *testing.T) {
 		t.Errorf("a has %+v", got)
 	}
 	wantIngress(t, b, "b")
+	if strings.Contains(b.read(b.allocations()), "loadBalancerIPs") {
+		t.Errorf("what stands in a manifest is kept beside it: %s", b.read(b.allocations()))
+	}
 	b.write("a.yaml", balancerYAML("a", "loadBalancerIP: 203.0.113.1")) // of no pool: it is routed here by whoever wrote that
 	b.look()
 	wantIngress(t, b, "b 192.0.2.1")
@@ -197,6 +203,17 @@ func TestTwoAgentsShareAddresses(t *testing.T) {
 	a, b := x.services["default/a"].Status.LoadBalancer.Ingress, y.services["default/b"].Status.LoadBalancer.Ingress
 	if len(a) != 1 || len(b) != 1 || a[0].IP == b[0].IP {
 		t.Errorf("a has %+v, b has %+v", a, b)
+	}
+}
+
+// TestSince: an address that a Service has had keeps its time when another one is added.
+func TestSince(t *testing.T) {
+	four, six := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
+	from, _ := pools.ParseRef("IPAddressPool ns/first")
+	e := entry{}.hold([]pools.Held{{Addr: four, From: from}}, time.Unix(1000, 0))
+	e = e.hold([]pools.Held{{Addr: four, From: from}, {Addr: six, From: from}}, time.Unix(2000, 0))
+	if got := e.LoadBalancerIPs; len(got) != 2 || got[0].Since.Unix() != 1000 || got[1].Since.Unix() != 2000 {
+		t.Errorf("%+v", got)
 	}
 }
 

@@ -138,6 +138,8 @@ func TestPlan(t *testing.T) {
 		{name: "overlapping pools", docs: metallb("a", "192.0.2.1/32") + metallb("b", "192.0.2.0/30"), services: []Service{service("a"), service("b")}, want: []string{"192.0.2.1", ""},
 			problems: []string{"IPAddressPool metallb-system/b: spec.addresses[0]: 192.0.2.0-192.0.2.3 overlaps 192.0.2.1 of IPAddressPool metallb-system/a (spec.addresses[0])",
 				"Service default/b: spec.type: no pool gives it an address: IPAddressPool metallb-system/a is exhausted (spec.addresses); IPAddressPool metallb-system/b overlaps IPAddressPool metallb-system/a"}},
+		{name: "a pool that overlaps only one that gives nothing", docs: metallb("a", "192.0.2.1/32") + metallb("b", "192.0.2.1/32, 192.0.2.2/32") + metallb("c", "192.0.2.2/32"),
+			services: []Service{service("a", asks("192.0.2.2"))}, want: []string{"192.0.2.2"}, problems: []string{"IPAddressPool metallb-system/b: spec.addresses[0]"}},
 		{name: "a pool that overlaps itself", docs: metallb("a", "192.0.2.0/30, 192.0.2.1-192.0.2.9"), services: []Service{service("a")}, want: []string{""},
 			problems: []string{"IPAddressPool metallb-system/a: spec.addresses[1]: 192.0.2.1-192.0.2.9 overlaps 192.0.2.0-192.0.2.3", "Service default/a"}},
 
@@ -226,6 +228,25 @@ func TestAddressesOfPools(t *testing.T) {
 		}
 		if strings.Join(got, " ") != c.want {
 			t.Errorf("%s\ngives %v, want %s", c.docs, got, c.want)
+		}
+	}
+}
+
+// TestReserved: what is somebody's who is not known is not given, neither alone, nor on request, nor to share.
+func TestReserved(t *testing.T) {
+	reserved := netip.MustParseAddr("192.0.2.1")
+	for _, c := range []struct {
+		services []Service
+		want     string // of the last one
+	}{
+		{[]Service{service("a")}, ""},
+		{[]Service{service("a", asks("192.0.2.1"))}, ""},
+		{[]Service{service("a", annotated(shareKey, "k"), has("192.0.2.1", first)), service("b", annotated(shareKey, "k"), port(81, v1.ProtocolTCP))}, ""},
+	} {
+		p := Make(Input{Set: NewSet(documents(t, metallb("first", "192.0.2.1/32"))), Services: c.services, Reserved: []netip.Addr{reserved}})
+		carryOut(c.services, p)
+		if got := addrs(c.services[len(c.services)-1]); got != c.want || len(p.Problems) != 1 {
+			t.Errorf("got %q, problems %v", got, problemsOf(p))
 		}
 	}
 }
