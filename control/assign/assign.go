@@ -69,7 +69,7 @@ type Assigner struct {
 	others  string // other controllers that run, for people; empty: none
 }
 
-// New makes an Assigner. It talks to nobody yet.
+// New makes an Assigner. It sends no request yet.
 func New(opts Options) *Assigner {
 	a := &Assigner{opts: opts, pace: defaultPace, problems: newProblems(opts.Log)}
 	a.documents = newDocuments(opts.Client, opts.Dynamic, a.problems, a.lookEvery)
@@ -93,7 +93,7 @@ func (a *Assigner) Problems() []status.Problem {
 	return a.problems.list()
 }
 
-// Notices say who gives the addresses, or why nobody does.
+// Notices say who gives the addresses, or why none does.
 func (a *Assigner) Notices() []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -105,7 +105,7 @@ func (a *Assigner) Notices() []string {
 	case a.leader != "":
 		return []string{"addresses of pools: the agent on " + a.leader + " gives them"}
 	}
-	return []string{"addresses of pools: nobody gives them yet (Lease " + a.opts.Namespace + "/" + LeaseName + ")"}
+	return []string{"addresses of pools: no agent gives them yet (Lease " + a.opts.Namespace + "/" + LeaseName + ")"}
 }
 
 func (a *Assigner) lookEvery() time.Duration {

@@ -138,7 +138,7 @@ func TestProblems(t *testing.T) {
 	}
 }
 
-// TestDecode: a field of a later version is told, and the rest is in force.
+// TestDecode: a field of a later version is a problem, and the rest is in force.
 func TestDecode(t *testing.T) {
 	k, ok := pools.KindOf("metallb.io/v1beta1", pools.KindIPAddressPool)
 	if !ok {

@@ -201,7 +201,7 @@ type decoded struct {
 	unknown []string // fields
 }
 
-// known tells whether all documents have been listed, of the kinds that are served.
+// known reports whether all documents have been listed, of the kinds that are served.
 func (d *documents) known() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -237,7 +237,7 @@ func (d *documents) set() *pools.Set {
 	return d.current
 }
 
-// hasKind tells whether there is a pool of a kind.
+// hasKind reports whether there is a pool of a kind.
 func (d *documents) hasKind(kind string) bool {
 	for _, p := range d.set().Pools {
 		if p.Kind == kind {

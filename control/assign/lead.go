@@ -124,7 +124,7 @@ func trim(object any) (any, error) {
 	return object, nil
 }
 
-// ready tells whether all is known, and nobody else gives addresses.
+// ready reports whether all is known, and no other controller gives addresses.
 func (t *term) ready(ctx context.Context) bool {
 	if !t.documents.known() || !t.services.HasSynced() || !t.namespaces.HasSynced() {
 		return false
@@ -162,7 +162,7 @@ func (t *term) round(ctx context.Context) bool {
 		in.Services = append(in.Services, pools.FromStatus(s))
 	}
 	plan := pools.Make(in)
-	var found []pools.Problem // of documents each agent tells itself
+	var found []pools.Problem // those of documents each agent finds itself
 	for _, p := range plan.Problems {
 		if p.Reason != "" {
 			found = append(found, p)
@@ -224,7 +224,7 @@ func older(a, b *v1.Service) bool {
 
 const maxNote = 1024 // bytes, by the API server's validation of events
 
-// record tells people of a problem beside the Service.
+// record makes an event on the Service.
 func (t *term) record(s *v1.Service, p pools.Problem) {
 	if t.opts.Recorder == nil {
 		return

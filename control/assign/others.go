@@ -53,7 +53,7 @@ func (a *Assigner) lookForOthers(ctx context.Context) (string, error) {
 	return "", nil
 }
 
-// isOff tells whether the configuration of another controller says that it gives no addresses. Where that can't be read, it
+// isOff reports whether the configuration of another controller says that it gives no addresses. Where that can't be read, it
 // is taken to give some.
 func (a *Assigner) isOff(ctx context.Context, o other, namespace string) bool {
 	if o.off.name == "" {

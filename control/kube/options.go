@@ -35,7 +35,7 @@ type Options struct {
 	ServiceProxyName string
 	// ServiceCIDRs are the ranges of cluster IPs where the API server does not tell them.
 	ServiceCIDRs []netip.Prefix
-	// Pools has addresses of pools given to Services; nil: nobody gives any.
+	// Pools has addresses of pools given to Services; nil: none are.
 	Pools *PoolOptions
 	// AddressFile keeps the addresses of API servers that were learnt; empty: not kept.
 	AddressFile string

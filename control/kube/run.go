@@ -55,7 +55,7 @@ func (r *run) start(ctx context.Context, needed []cache.DoneChecker) bool {
 	return true
 }
 
-// onService tells a Service, and notes its addresses.
+// onService passes a Service on, and notes its addresses.
 func (r *run) onService(old, new *v1.Service) {
 	r.addresses.follow(old, new)
 	r.sink.OnService(old, new)

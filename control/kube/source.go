@@ -33,7 +33,7 @@ type Source struct {
 	end      context.CancelFunc // of what waits in a request
 	ahead    *followed          // since FetchAhead; nil without it
 
-	addresses *addresses // nil: nobody gives addresses of pools
+	addresses *addresses // nil: no pools are followed
 
 	broadcaster events.EventBroadcaster
 	recorder    events.EventRecorder

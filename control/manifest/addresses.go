@@ -55,7 +55,7 @@ func (e entry) ingress() []v1.LoadBalancerIngress {
 	return list
 }
 
-// wantsIngress tells whether a Service gets the addresses of its load balancer from us: its manifest may give some.
+// wantsIngress reports whether a Service gets the addresses of its load balancer from us: its manifest may give some.
 func wantsIngress(s *v1.Service) bool {
 	return s.Spec.Type == v1.ServiceTypeLoadBalancer && len(s.Status.LoadBalancer.Ingress) == 0
 }

@@ -18,7 +18,7 @@ const (
 	kindNamespace     = "Namespace"
 )
 
-// hasNamespace tells whether objects of a kind are in a namespace.
+// hasNamespace reports whether objects of a kind are in a namespace.
 func hasNamespace(kind string) bool {
 	switch kind {
 	case kindNode, kindNamespace, pools.KindCiliumPool, pools.KindCiliumL2Announcement:

@@ -70,7 +70,7 @@ func (r addresses) overlaps(other addresses) bool {
 	return r.first.BitLen() == other.first.BitLen() && !r.last.Less(other.first) && !other.last.Less(r.first)
 }
 
-// reserves tells whether an address of the range is never given.
+// reserves reports whether an address of the range is never given.
 func (r addresses) reserves(a netip.Addr) bool {
 	return r.reserveEnds && r.size() > 2 && (a == r.first || a == r.last)
 }

@@ -16,7 +16,7 @@ import (
 // maxProbe bounds how many addresses of a pool are tried: a /64 can't be searched.
 const maxProbe = 1 << 20
 
-// free finds an address of a pool that nobody has. It begins at a place that the name of the Service determines: whoever
+// free finds an address of a pool that no Service has. It begins at a place that the name of the Service determines: whoever
 // allocates anew from the same documents, or from a copy of them, comes to the same addresses, but where two names
 // meet at one place.
 func (p *planner) free(s *Service, pool *Pool, family v1.IPFamily) (netip.Addr, bool) {
@@ -83,7 +83,7 @@ func (p *planner) shared(s *Service, pool *Pool, family v1.IPFamily) (netip.Addr
 	return netip.Addr{}, false
 }
 
-// objects says who keeps a Service from having an address; empty: nobody.
+// objects names the Service that keeps another from having an address; empty: none does.
 func (p *planner) objects(s *Service, a netip.Addr) string {
 	for _, other := range p.holders[a] {
 		if other == s {

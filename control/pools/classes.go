@@ -14,7 +14,7 @@ const NoClass = "none"
 // Classes are the values of spec.loadBalancerClass that get addresses; NoClass stands for none. Empty: NoClass alone.
 type Classes []string
 
-// Have tells whether a Service is of one of the classes.
+// Have reports whether a Service is of one of the classes.
 func (c Classes) Have(s *v1.Service) bool {
 	class := NoClass
 	if s.Spec.LoadBalancerClass != nil {

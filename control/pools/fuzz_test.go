@@ -67,7 +67,7 @@ func (w *world) service(name string) Service {
 			typed(v1.ServiceTypeClusterIP), class("other.example"),
 		}[w.IntN(12)](&s)
 	}
-	if s.Spec.Type == v1.ServiceTypeLoadBalancer && w.IntN(8) == 0 { // somebody gave it an address before
+	if s.Spec.Type == v1.ServiceTypeLoadBalancer && w.IntN(8) == 0 { // another controller gave it an address before
 		s.Has = append(s.Has, Held{Addr: netip.MustParseAddr(fmt.Sprintf("192.0.2.%d", w.IntN(40)))})
 	}
 	return s
@@ -92,7 +92,7 @@ func conflicts(services []Service) map[string]bool {
 	return found
 }
 
-// mayGiveUp tells whether the Service itself is the reason that it loses an address.
+// mayGiveUp reports whether the Service itself is the reason that it loses an address.
 func mayGiveUp(s *Service, h Held) bool {
 	r, f := requestOf(s)
 	switch {

@@ -22,7 +22,7 @@ type Input struct {
 	// Namespaces are the labels of namespaces, by name.
 	Namespaces map[string]labels.Set
 	Classes    Classes
-	// Reserved are addresses that are somebody's who is not among the Services.
+	// Reserved are addresses of Services that are not among these.
 	Reserved []netip.Addr
 }
 
@@ -141,7 +141,7 @@ func (p *planner) decide(s *Service) {
 		return
 	}
 	if !isLoadBalancer(s) {
-		s.Has = nil // they count as nobody's already
+		s.Has = nil // they count as free already
 		return
 	}
 	for i := range s.Has {
@@ -161,7 +161,7 @@ func (p *planner) decide(s *Service) {
 	p.reportKept(s)
 }
 
-// isOurs tells whether the addresses of a Service are ours to decide on. Those that no pool has or is recorded to have
+// isOurs reports whether the addresses of a Service are ours to decide on. Those that no pool has or is recorded to have
 // given are another controller's, and so is the Service then.
 func (p *planner) isOurs(s *Service) bool {
 	if s.Foreign || isLoadBalancer(s) && !p.Classes.Have(s.Service) {
@@ -232,7 +232,7 @@ func (p *planner) grant(s *Service, a netip.Addr, r request) (pool *Pool, why st
 	return pool, p.objects(s, a)
 }
 
-// is tells whether the pool is the one of that name, as MetalLB's annotation gives it.
+// is reports whether the pool is the one of that name, as MetalLB's annotation gives it.
 func (p *Pool) is(name string) bool { return p.Kind == KindIPAddressPool && p.Name == name }
 
 // listed is how many pools are named to people who look for one.

@@ -58,7 +58,7 @@ func TestPlan(t *testing.T) {
 		{name: "another controller's address", docs: one, services: []Service{service("a", has("203.0.113.9", ""))}, want: []string{"203.0.113.9"}},
 		{name: "another controller's, and one of a pool", docs: one, services: []Service{service("a", has("203.0.113.9", ""), has("192.0.2.1", ""))}, want: []string{"203.0.113.9 192.0.2.1"}},
 		{name: "another controller's host name", docs: one, services: []Service{service("a", func(s *Service) { s.Foreign = true })}, want: []string{""}},
-		{name: "somebody's address of a pool is adopted", docs: one, services: []Service{service("a", has("192.0.2.1", ""))}, want: []string{"192.0.2.1"}},
+		{name: "an address of a pool that another controller gave is adopted", docs: one, services: []Service{service("a", has("192.0.2.1", ""))}, want: []string{"192.0.2.1"}},
 
 		// What a Service has is kept.
 		{name: "no load balancer any more", docs: one, services: []Service{service("a", typed(v1.ServiceTypeClusterIP), has("192.0.2.1", first)), service("b")}, want: []string{"", "192.0.2.1"}},
@@ -232,7 +232,7 @@ func TestAddressesOfPools(t *testing.T) {
 	}
 }
 
-// TestReserved: what is somebody's who is not known is not given, neither alone, nor on request, nor to share.
+// TestReserved: what a Service has that is not known is not given, neither alone, nor on request, nor to share.
 func TestReserved(t *testing.T) {
 	reserved := netip.MustParseAddr("192.0.2.1")
 	for _, c := range []struct {

@@ -82,7 +82,7 @@ func (p *Pool) rangeOf(a netip.Addr) *addresses {
 	return nil
 }
 
-// has tells whether an address is the pool's, be it that it is never given.
+// has reports whether an address is the pool's, be it that it is never given.
 func (p *Pool) has(a netip.Addr) bool { return p.rangeOf(a) != nil }
 
 // withholds says why an address of the pool is never given; empty: it may be.
@@ -135,10 +135,10 @@ func (p *Pool) inNamespace(name string, of labels.Set) bool {
 		slices.ContainsFunc(p.namespaceSelectors, func(s labels.Selector) bool { return s.Matches(of) })
 }
 
-// SelectsNamespaces tells whether the labels of namespaces decide whom the pool is for.
+// SelectsNamespaces reports whether the labels of namespaces decide whom the pool is for.
 func (p *Pool) SelectsNamespaces() bool { return len(p.namespaceSelectors) > 0 }
 
-// hasFamily tells whether the pool has addresses of a family.
+// hasFamily reports whether the pool has addresses of a family.
 func (p *Pool) hasFamily(f v1.IPFamily) bool {
 	return slices.ContainsFunc(p.ranges, func(r addresses) bool { return familyOf(r.first) == f })
 }

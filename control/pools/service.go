@@ -35,7 +35,7 @@ const ConditionType = "AddressesFromPools"
 // Reasons of the condition.
 const (
 	ReasonAllocated = "Allocated" // at the time of the condition's last transition
-	ReasonAdopted   = "Adopted"   // somebody else gave them before
+	ReasonAdopted   = "Adopted"   // another controller gave them before
 )
 
 // annotationFromPool is how MetalLB records its pool.

@@ -95,7 +95,7 @@ func (s *Set) Find(a netip.Addr) *Pool {
 	return found
 }
 
-// SelectsNamespaces tells whether the labels of namespaces matter to any pool.
+// SelectsNamespaces reports whether the labels of namespaces matter to any pool.
 func (s *Set) SelectsNamespaces() bool {
 	return slices.ContainsFunc(s.Pools, (*Pool).SelectsNamespaces)
 }

@@ -88,7 +88,7 @@ func Held(src Source) []string {
 type Addresser interface {
 	// Addresses lists what Services have of pools, in the order of the addresses. It may be called at any time.
 	Addresses() []status.Address
-	// Pools is what the documents say; nil: it is not known, or nobody follows pools. Whoever announces addresses goes by
+	// Pools is what the documents say; nil: it is not known, or pools are not followed. Whoever announces addresses goes by
 	// it: [pools.Set.Find] leads from an address to its pool.
 	Pools() *pools.Set
 }

@@ -203,7 +203,7 @@ func TestAddresses(t *testing.T) {
 	}
 	check(t, s.dynamic(t).Resource(ciliumPools).Delete(s.ctx, "c", metav1.DeleteOptions{}))
 	s.awaitProblem(t, leader, "Service default/third", "203.0.113.32 is kept though no pool has it any more: it is from CiliumLoadBalancerIPPool c")
-	s.await(t, "the list to tell that the pool is gone", func() bool {
+	s.await(t, "the list to show that the pool is gone", func() bool {
 		out, err := other.CLI("address", "get", "default/third")
 		return err == nil && strings.Contains(out, "CiliumLoadBalancerIPPool c (gone)")
 	})

@@ -64,7 +64,7 @@ func TestAddressesFromPool(t *testing.T) {
 	s.startAgents(t)
 	s.awaitServices(t, portsOfService)
 	for _, a := range s.agents {
-		check(t, a.Await("the addresses to be told as kept", func(st *status.Status) bool {
+		check(t, a.Await("the addresses to be reported as kept", func(st *status.Status) bool {
 			return len(st.Problems) == 2 && strings.HasSuffix(st.Problems[0].Message, "is kept though no pool has it any more: it is from IPAddressPool metallb-system/lan")
 		}))
 	}
