@@ -107,6 +107,7 @@ func (a *Agent) writeStatus() *status.Status {
 		Problems: a.src.Problems(),
 		Held:     source.Held(a.src),
 	}
+	s.Addresses, s.Pools = source.Addresses(a.src)
 	if !a.links.Known() {
 		a.warn("links", a.links.Look())
 	}

@@ -37,6 +37,7 @@ func TestAgentFlagErrors(t *testing.T) {
 		{"--kubeconfig=/no/such", "how to reach the API server: stat /no/such: no such file or directory"},
 		{"--kubeconfig=x --api-server=a:1,b", `--api-server: "b" is neither host:port nor an https URL`},
 		{"--manifests=. --service-proxy-name=a/b", `--service-proxy-name: "a/b" is no value of a label`},
+		{"--manifests=. --load-balancer-class=a/b/c", `--load-balancer-class: "a/b/c" is no class`},
 		{"--log-level=loud", "--log-level loud: one of panic, fatal, error, warn, info, debug, trace"},
 		{"--log-format=xml", "--log-format xml: one of text, json"},
 		{"--xdp=maybe", "--xdp maybe: one of auto, off, always"},

@@ -43,7 +43,7 @@ func newRoot() *cobra.Command {
 	root.PersistentFlags().StringVar(&g.pinDir, "pin-dir", "/sys/fs/bpf/waggle", "directory in bpffs that holds maps, programs and links")
 	root.PersistentFlags().StringVar(&g.runDir, "run-dir", "/run/waggle", "directory that holds the agent's status")
 	root.PersistentFlags().StringVar(&g.sysctlDir, "sysctl-dir", "/proc/sys", "directory of the kernel's parameters, where they can be written")
-	root.AddCommand(newAgent(g), newService(g), newBackend(g), newFlow(g), newTop(g), newExplain(g), newMonitor(g), newStatus(g), newBundle(g), newRelease(g), newHandover(g), newCleanup(g), newVersion())
+	root.AddCommand(newAgent(g), newService(g), newBackend(g), newAddress(g), newFlow(g), newTop(g), newExplain(g), newMonitor(g), newStatus(g), newBundle(g), newRelease(g), newHandover(g), newCleanup(g), newVersion())
 	return root
 }
 

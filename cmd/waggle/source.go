@@ -12,12 +12,14 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/pflag"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/waggle-lb/waggle/control"
 	"github.com/waggle-lb/waggle/control/kube"
 	"github.com/waggle-lb/waggle/control/manifest"
+	"github.com/waggle-lb/waggle/control/pools"
 	"github.com/waggle-lb/waggle/control/rundir"
 	"github.com/waggle-lb/waggle/control/source"
 )
@@ -39,6 +41,8 @@ type sourceFlags struct {
 	kubeconfig             string
 	apiServers             []string
 	serviceProxyName       string
+	pools                  bool
+	classes                []string
 	brake                  float64 // see agentFlags.add
 }
 
@@ -49,6 +53,8 @@ func (f *sourceFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "file that tells the API server and the credentials (default: those of the pod that the agent runs in)")
 	fs.StringSliceVar(&f.apiServers, "api-server", nil, "API servers' real addresses, as https URLs or host:port, which work before any Service does (default: $"+apiServersEnv+")")
 	fs.StringVar(&f.serviceProxyName, "service-proxy-name", "", "serve what is labelled service.kubernetes.io/service-proxy-name with this, and nothing else (default: what is not labelled so)")
+	fs.BoolVar(&f.pools, "load-balancer-pools", false, "in a cluster: give Services addresses of MetalLB's and Cilium's pools (deploy/addresses.yaml); with --manifests, pools among them always do")
+	fs.StringSliceVar(&f.classes, "load-balancer-class", []string{pools.NoClass}, "values of spec.loadBalancerClass of the Services that get addresses of pools; \"none\" stands for Services without one")
 }
 
 func inCluster() bool { return os.Getenv("KUBERNETES_SERVICE_HOST") != "" }
@@ -69,6 +75,11 @@ func (f *sourceFlags) check() error {
 	if f.serviceProxyName != "" {
 		if errs := validation.IsValidLabelValue(f.serviceProxyName); len(errs) > 0 {
 			return fmt.Errorf("--service-proxy-name: %q is no value of a label: %s", f.serviceProxyName, strings.Join(errs, "; "))
+		}
+	}
+	for _, class := range f.classes {
+		if errs := validation.IsQualifiedName(class); len(errs) > 0 {
+			return fmt.Errorf("--load-balancer-class: %q is no class: %s", class, strings.Join(errs, "; "))
 		}
 	}
 	if f.brake < 0 || f.brake > 1 {
@@ -117,6 +128,7 @@ func (f *sourceFlags) fromManifests(g *globals, cfg control.Config, cidrs []neti
 		NodePortRange:  utilnet.PortRange{Base: int(first), Size: int(last-first) + 1},
 		ServiceCIDRs:   cidrs,
 		AllocationFile: f.allocations,
+		Classes:        f.classes,
 		CacheDir:       rundir.Cache(g.runDir),
 		Brake:          &manifest.Brake{Fraction: f.brake},
 		Log:            log,
@@ -131,7 +143,12 @@ func (f *sourceFlags) fromCluster(g *globals, cfg control.Config, cidrs []netip.
 	if err != nil { // a mistake in a ConfigMap that all agents of a cluster have ends none of them
 		cfg.Warnings[apiServersKey] = fmt.Errorf("%w; it is left out: correct it in the ConfigMap of waggle, and restart the agents", err)
 	}
+	var addresses *kube.PoolOptions
+	if f.pools {
+		addresses = &kube.PoolOptions{Namespace: leaseNamespace(), Classes: f.classes}
+	}
 	return kube.New(kube.Options{
+		Pools:            addresses,
 		NodeName:         cfg.NodeName,
 		Kubeconfig:       f.kubeconfig,
 		APIServers:       servers,
@@ -143,6 +160,15 @@ func (f *sourceFlags) fromCluster(g *globals, cfg control.Config, cidrs []netip.
 		UserAgent:        "waggle/" + version,
 		Log:              log,
 	})
+}
+
+// leaseNamespace is that of the pod that the agent runs in, and otherwise of Kubernetes' own.
+func leaseNamespace() string {
+	raw, err := os.ReadFile("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+	if name := strings.TrimSpace(string(raw)); err == nil && name != "" {
+		return name
+	}
+	return metav1.NamespaceSystem
 }
 
 // servers reads the addresses of API servers: from the flag or, without it, from the environment. by

@@ -88,7 +88,7 @@ func (r *run) tell(f *followed) (needed []cache.DoneChecker, err error) {
 		return err
 	}
 	if err := errors.Join(
-		need(follow(r, services, f.informers[services], r.sink.OnService)),
+		need(follow(r, services, f.informers[services], r.onService)),
 		need(follow(r, endpointSlices, f.informers[endpointSlices], r.onSlice)),
 		need(follow(r, nodes, f.informers[nodes], r.onNode)),
 	); err != nil {

@@ -36,6 +36,8 @@ type Options struct {
 	ServiceProxyName string
 	// ServiceCIDRs are the ranges of cluster IPs, if the API server does not report them.
 	ServiceCIDRs []netip.Prefix
+	// Pools has addresses of pools given to Services; nil: none are.
+	Pools *PoolOptions
 	// AddressFile keeps the addresses of API servers that were learnt; empty: not kept.
 	AddressFile string
 	// UserAgent is the client's name in requests; client-go's if empty.

@@ -55,6 +55,12 @@ func (r *run) start(ctx context.Context, needed []cache.DoneChecker) bool {
 	return true
 }
 
+// onService passes a Service on, and notes its addresses.
+func (r *run) onService(old, new *v1.Service) {
+	r.addresses.follow(old, new)
+	r.sink.OnService(old, new)
+}
+
 // onSlice passes on a slice, and learns from it if it is the API servers'.
 func (r *run) onSlice(old, new *discovery.EndpointSlice) {
 	if err := r.learning.follow(old, new); err != nil {

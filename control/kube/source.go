@@ -21,7 +21,7 @@ import (
 )
 
 // Source follows an API server. It implements source.Source, source.Watcher, source.Recorder,
-// source.Located and source.Ahead.
+// source.Located, source.Ahead, source.Addresser and source.Noticer.
 type Source struct {
 	opts     Options
 	client   kubernetes.Interface
@@ -33,6 +33,8 @@ type Source struct {
 	end      context.CancelFunc // ends waits of requests
 	ahead    *followed          // since FetchAhead; nil without it
 
+	addresses *addresses // nil: no pools are followed
+
 	broadcaster events.EventBroadcaster
 	recorder    events.EventRecorder
 }
@@ -43,6 +45,9 @@ var (
 	_ source.Recorder = (*Source)(nil)
 	_ source.Located  = (*Source)(nil)
 	_ source.Ahead    = (*Source)(nil)
+
+	_ source.Addresser = (*Source)(nil)
+	_ source.Noticer   = (*Source)(nil)
 )
 
 // component is the source of our events.
@@ -70,6 +75,7 @@ func newSource(opts Options, pod func() (*rest.Config, error)) (*Source, error) 
 		pace:     defaultPace,
 		end:      end,
 	}
+	unwatched := rest.CopyConfig(cfg)
 	cfg.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		return &observer{next: next, dialer: d, sight: s.sight, problems: s.problems, done: done}
 	})
@@ -79,6 +85,10 @@ func newSource(opts Options, pod func() (*rest.Config, error)) (*Source, error) 
 	}
 	s.broadcaster = events.NewBroadcaster(&events.EventSinkImpl{Interface: s.client.EventsV1()})
 	s.recorder = s.broadcaster.NewRecorder(scheme.Scheme, component)
+	if err := s.newAddresses(unwatched); err != nil {
+		end()
+		return nil, err
+	}
 	return s, nil
 }
 
@@ -99,8 +109,13 @@ func (s *Source) connect(cfg *rest.Config, d *dialer) error {
 	return err
 }
 
-// Problems lists what of the cluster can't be had, though the API server works.
-func (s *Source) Problems() []status.Problem { return s.problems.list() }
+// Problems lists what of the cluster can't be had, though the API server works, and what is wrong with pools.
+func (s *Source) Problems() []status.Problem {
+	if s.addresses == nil {
+		return s.problems.list()
+	}
+	return append(s.problems.list(), s.addresses.Problems()...)
+}
 
 // Blind implements source.Watcher.
 func (s *Source) Blind() (since time.Time, why string) { return s.sight.blind() }
@@ -147,6 +162,9 @@ func (s *Source) Run(ctx context.Context, sink source.Sink) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { s.probe.run(ctx) })
+	if s.addresses != nil {
+		wg.Go(func() { s.addresses.Run(ctx) })
+	}
 	defer cancel(nil)
 	if r.start(ctx, needed) {
 		<-ctx.Done()

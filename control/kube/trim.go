@@ -12,6 +12,8 @@ import (
 	corev1 "k8s.io/kubernetes/pkg/apis/core/v1"
 	discoveryv1 "k8s.io/kubernetes/pkg/apis/discovery/v1"
 	"k8s.io/kubernetes/pkg/proxy/apis"
+
+	"github.com/waggle-lb/waggle/control/pools"
 )
 
 // The labels of Services and of EndpointSlices that the agent reads.
@@ -27,7 +29,7 @@ func trim(nodeName string) cache.TransformFunc {
 			trimMeta(&o.ObjectMeta)
 			o.Labels = kept(o.Labels, readLabels...)
 			o.Spec.Selector = nil
-			o.Status = v1.ServiceStatus{LoadBalancer: o.Status.LoadBalancer}
+			o.Status = v1.ServiceStatus{LoadBalancer: o.Status.LoadBalancer, Conditions: ours(o.Status.Conditions)}
 			corev1.SetObjectDefaults_Service(o)
 		case *discovery.EndpointSlice:
 			trimMeta(&o.ObjectMeta, v1.EndpointsLastChangeTriggerTime)
@@ -47,6 +49,16 @@ func trim(nodeName string) cache.TransformFunc {
 		}
 		return object, nil
 	}
+}
+
+// ours is the condition that says which pools the addresses are from, if there is one.
+func ours(all []metav1.Condition) []metav1.Condition {
+	for i := range all {
+		if all[i].Type == pools.ConditionType {
+			return []metav1.Condition{all[i]}
+		}
+	}
+	return nil
 }
 
 // trimEndpoint leaves of the node's name whether it is ours. What many endpoints have in common is

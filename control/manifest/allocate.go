@@ -34,7 +34,9 @@ func (a *allocation) resolve(requests []*request) (refused map[string]field.Erro
 		errs := t.fill(active, before)
 		for _, r := range active {
 			if len(errs) == 0 {
-				a.put(r.name, r.entry())
+				e := r.entry()
+				e.LoadBalancerIPs = before[r.name].LoadBalancerIPs
+				a.put(r.name, e)
 			} else {
 				a.put(r.name, before[r.name])
 			}

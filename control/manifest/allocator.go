@@ -9,8 +9,10 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/waggle-lb/waggle/control/pools"
 	"github.com/waggle-lb/waggle/control/status"
 )
 
@@ -25,6 +27,10 @@ type roster interface {
 	// unknown tells whether there is surely no Service of that name. It isn't sure as long as
 	// some file can't be read.
 	unknown(name string) bool
+	// allServices are the manifests of Services that are in force, in any order.
+	allServices() []*v1.Service
+	// pools are those in force, with the labels of namespaces.
+	pools() (*pools.Set, map[string]labels.Set)
 }
 
 // allocator joins the table in memory, the file, and the rules.
@@ -37,6 +43,8 @@ type allocator struct {
 	strays map[string]time.Time // since when
 	now    func() time.Time
 	kept   allocationCopy
+
+	classes pools.Classes
 }
 
 // newAllocator begins with what an earlier process knew: the file may be out of reach, or its
@@ -62,6 +70,9 @@ type outcome struct {
 	decided  []string // Services that were looked at, be it that another agent changed theirs
 	refused  map[string]field.ErrorList
 	problems []status.Problem // of the file
+
+	plan      pools.Plan // of the addresses of load balancers
+	addresses []status.Address
 }
 
 // allocate drops the entries of Services that are gone and decides on those that want something,
@@ -85,6 +96,7 @@ func (a *allocator) allocate(ctx context.Context, gone, wanting []string, who ro
 	}
 	a.dropStrays(who)
 	a.decide(&out, append(yielding, wanting...), who)
+	a.giveAddresses(&out, who)
 	if writable && sound && !a.saved {
 		if err := a.store.write(a.table.entries); err != nil {
 			out.problems = append(out.problems, a.problem(fmt.Sprintf("can't be written, allocations are not kept: %v", err)))

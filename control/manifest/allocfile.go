@@ -21,6 +21,8 @@ import (
 
 const (
 	allocationFileVersion = 1
+	// pooledFileVersion is that of a file with addresses of pools, which an agent that does not know them must not drop.
+	pooledFileVersion = 2
 
 	lockSuffix    = ".lock"
 	corruptSuffix = ".corrupt"
@@ -100,8 +102,8 @@ func decodeAllocations(data []byte) (map[string]entry, error) {
 	if err := json.Unmarshal(data, &struct{ Version *int }{&file.Version}); err != nil {
 		return nil, fmt.Errorf("%w: %w", errCorrupt, err)
 	}
-	if file.Version != allocationFileVersion {
-		return nil, fmt.Errorf("is of version %d, not %d", file.Version, allocationFileVersion)
+	if file.Version != allocationFileVersion && file.Version != pooledFileVersion {
+		return nil, fmt.Errorf("is of version %d, not %d or %d", file.Version, allocationFileVersion, pooledFileVersion)
 	}
 	if err := stream.Decode(&file); err != nil {
 		return nil, fmt.Errorf("%w: %w", errCorrupt, err)
@@ -115,7 +117,13 @@ func decodeAllocations(data []byte) (map[string]entry, error) {
 }
 
 func encodeAllocations(entries map[string]entry) ([]byte, error) {
-	data, err := json.MarshalIndent(allocationFile{Version: allocationFileVersion, Services: entries}, "", "  ")
+	version := allocationFileVersion
+	for _, e := range entries {
+		if len(e.LoadBalancerIPs) > 0 {
+			version = pooledFileVersion
+		}
+	}
+	data, err := json.MarshalIndent(allocationFile{Version: version, Services: entries}, "", "  ")
 	return append(data, '\n'), err
 }
 
@@ -136,7 +144,7 @@ func (e entry) validate() error {
 	if e.HealthCheckNodePort < 0 || e.HealthCheckNodePort > maxPort {
 		return fmt.Errorf("healthCheckNodePort: %d is no port", e.HealthCheckNodePort)
 	}
-	return nil
+	return validatePooled(e.LoadBalancerIPs)
 }
 
 // setAside moves a corrupt file out of the way, for people to look at.

@@ -93,10 +93,10 @@ func TestCorruptAllocationFile(t *testing.T) {
 }
 
 func TestAllocationFileOfAnotherVersion(t *testing.T) {
-	const text = `{"version":2,"shape":"unknown"}`
+	const text = `{"version":3,"shape":"unknown"}`
 	b := newBench(newDirectory(t, allocationFileName, text, "a.yaml", serviceYAML("a", onePort)))
 	wantCalls(t, b.look(), "add Service default/a", "synced")
-	wantProblems(t, b.path, b.problems.list(), allocationFileName+":0  : allocation file is of version 2, not 1")
+	wantProblems(t, b.path, b.problems.list(), allocationFileName+":0  : allocation file is of version 3, not 1 or 2")
 	if got := b.read(b.allocations()); got != text {
 		t.Errorf("the file was overwritten with %q", got)
 	}

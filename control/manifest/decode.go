@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kjson "sigs.k8s.io/json"
 
+	"github.com/waggle-lb/waggle/control/pools"
 	"github.com/waggle-lb/waggle/control/status"
 )
 
@@ -149,20 +150,21 @@ func (d *decoder) passOver(h header, where string) {
 }
 
 // misspelt tells which of our kinds, or lists of them, is meant by another spelling or another
-// version. Only Kubernetes itself can mean ours: other groups may well have a Service, too.
+// version. Only Kubernetes itself can mean its kinds: other groups may well have a Service, too.
 func misspelt(h header) (want header, ok bool) {
+	known := ours
 	group, _, grouped := strings.Cut(h.APIVersion, "/")
 	if grouped && strings.Contains(group, ".") && !strings.HasSuffix(group, ".k8s.io") {
-		return header{}, false
+		known = oursIn(group)
 	}
 	kind, suffix := h.Kind, ""
 	if n := len(kind) - len(listSuffix); n > 0 && strings.EqualFold(kind[n:], listSuffix) {
 		kind, suffix = kind[:n], listSuffix
 	}
-	for _, known := range ours {
-		if strings.EqualFold(kind, known.Kind) {
-			known.Kind += suffix
-			return known, true
+	for _, k := range known {
+		if strings.EqualFold(kind, k.Kind) {
+			k.Kind += suffix
+			return k, true
 		}
 	}
 	return header{}, false
@@ -173,8 +175,20 @@ var ours = []header{
 	{APIVersion: "v1", Kind: kindService},
 	{APIVersion: "v1", Kind: kindPod},
 	{APIVersion: "v1", Kind: kindNode},
+	{APIVersion: "v1", Kind: kindNamespace},
 	{APIVersion: discovery.SchemeGroupVersion.String(), Kind: kindEndpointSlice},
 	{APIVersion: "v1", Kind: listSuffix},
+}
+
+// oursIn are the kinds that we take of another API group than Kubernetes' own.
+func oursIn(group string) []header {
+	var all []header
+	for _, kind := range pools.Kinds {
+		if kind.Group == group {
+			all = append(all, header{APIVersion: kind.GroupVersion().String(), Kind: kind.Kind})
+		}
+	}
+	return all
 }
 
 const listSuffix = "List"
@@ -188,8 +202,13 @@ func newObject(h header) (metav1.Object, bool) {
 		return &v1.Pod{}, true
 	case "v1 " + kindNode:
 		return &v1.Node{}, true
+	case "v1 " + kindNamespace:
+		return &v1.Namespace{}, true
 	case discovery.SchemeGroupVersion.String() + " " + kindEndpointSlice:
 		return &discovery.EndpointSlice{}, true
+	}
+	if kind, ok := pools.KindOf(h.APIVersion, h.Kind); ok {
+		return kind.New(), true
 	}
 	return nil, false
 }
@@ -211,7 +230,10 @@ func listOf(h header) (items header, ok bool) {
 
 func keyOf(h header) objectKey {
 	k := objectKey{kind: h.Kind, namespace: h.Metadata.Namespace, name: h.Metadata.Name}
-	if k.kind != kindNode && k.namespace == "" {
+	switch {
+	case !hasNamespace(k.kind):
+		k.namespace = ""
+	case k.namespace == "":
 		k.namespace = metav1.NamespaceDefault
 	}
 	return k

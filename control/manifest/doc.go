@@ -4,7 +4,8 @@
 // YAML and JSON from a directory, follows its changes, and does for Services what an API server
 // and its controllers would do.
 //
-// What it takes are v1 Service, Pod and Node, and discovery.k8s.io/v1 EndpointSlice, in any
+// What it takes are v1 Service, Pod, Node and Namespace, discovery.k8s.io/v1 EndpointSlice, and the
+// documents of package pools, in any
 // *.yaml, *.yml or *.json file of the directory and its sub-directories, several documents or
 // Lists to a file. Names that begin with a dot are passed over. Other kinds are ignored, since
 // people keep them in the same files.
@@ -19,7 +20,8 @@
 //   - Two clusterIPs without an ipFamilyPolicy mean RequireDualStack, and clusterIPs alone is
 //     enough where the API asks for clusterIP too.
 //
-// Cluster IPs and node ports are allocated as an API server would, by a hash of the name so that
+// Cluster IPs and node ports are allocated as an API server would, and addresses of load balancers from
+// pools, by a hash of the name so that
 // nodes which read copies of one directory come to the same answers, and kept in a file so that
 // they outlive a restart.
 //

@@ -9,6 +9,9 @@ import (
 	discovery "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/waggle-lb/waggle/control/pools"
 )
 
 // encode writes the objects of documents as a List, which decodeFile reads again.
@@ -25,13 +28,22 @@ func encode(documents []document) ([]byte, error) {
 		}
 		object = object.DeepCopyObject()
 		// Items of a list of one kind go without a type of their own.
-		version := v1.SchemeGroupVersion
-		if d.key.kind == kindEndpointSlice {
-			version = discovery.SchemeGroupVersion
-		}
-		object.GetObjectKind().SetGroupVersionKind(version.WithKind(d.key.kind))
+		object.GetObjectKind().SetGroupVersionKind(typeOf(d.key.kind))
 		list.Items = append(list.Items, object)
 	}
 	data, err := json.MarshalIndent(list, "", "  ")
 	return append(data, '\n'), err
+}
+
+// typeOf is the type of a kind; of several versions, which have the same fields, it is the first.
+func typeOf(kind string) schema.GroupVersionKind {
+	if kind == kindEndpointSlice {
+		return discovery.SchemeGroupVersion.WithKind(kind)
+	}
+	for _, k := range pools.Kinds {
+		if k.Kind == kind {
+			return k.GroupVersionKind
+		}
+	}
+	return v1.SchemeGroupVersion.WithKind(kind)
 }

@@ -23,6 +23,8 @@ var manifestSeeds = []string{
 	"apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s, labels: {kubernetes.io/service-name: a}}\naddressType: IPv4\nports: [{name: http, port: 80}]\nendpoints: [{addresses: [10.0.0.1], conditions: {ready: true}}]\n",
 	"apiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec:\n  type: LoadBalancer\n  clusterIPs: [10.96.0.9, \"fd00:10:96::9\"]\n  ipFamilyPolicy: PreferDualStack\n  externalIPs: [192.0.2.9]\n  loadBalancerSourceRanges: [10.0.0.0/8]\n  sessionAffinity: ClientIP\n  externalTrafficPolicy: Local\n  healthCheckNodePort: 31000\n  ports: [{port: 53, protocol: UDP, nodePort: 30053}, {port: 53, name: t, targetPort: dns}]\nstatus: {loadBalancer: {ingress: [{ip: 203.0.113.1, ipMode: VIP}, {hostname: h}]}}\n",
 	`{"apiVersion":"v1","kind":"Service","metadata":{"name":"j"},"spec":{"ports":[{"port":1e9}]}}`,
+	poolYAML("p", "192.0.2.0/30, 192.0.2.8-192.0.2.9") + "---\n" + balancerYAML("l", "ipFamilyPolicy: PreferDualStack"),
+	"apiVersion: cilium.io/v2\nkind: CiliumLoadBalancerIPPool\nmetadata: {name: c}\nspec: {blocks: [{cidr: \"2001:db8::/64\"}, {start: 192.0.2.1}], allowFirstLastIPs: \"No\", serviceSelector: {matchExpressions: [{key: a, operator: In, values: [b]}]}}\n",
 	"a: &a [*a]\n", "&a {<<: *a}", "---\n--- {}\n...\n", "\xff\xfe", "{", "kind: *x", "!!binary x: y",
 }
 
@@ -48,6 +50,7 @@ func FuzzAllocations(f *testing.F) {
 		``, `{"version":1,"services":{"default/a":{"clusterIPs":["10.96.0.5"],"nodePorts":[{"protocol":"TCP","port":80,"nodePort":30080}]}}}`,
 		`{"version":1,"services":{"default/a":{"clusterIPs":["10.96.0.5"]},"default/b":{"clusterIPs":["10.96.0.5"]}}}`,
 		`{"version":1,"services":{"":{"healthCheckNodePort":65535}}}`, `{"version":1,"services":{"default/a":null}}`,
+		`{"version":2,"services":{"default/a":{"clusterIPs":["10.96.0.5"],"loadBalancerIPs":[{"address":"192.0.2.1","pool":"IPAddressPool ns/p"}]}}}`,
 		`{"version":2}`, `{"version":1,"services":[]}`, `null`, `{"version":1}{"version":1}`, `{`,
 	} {
 		f.Add([]byte(seed))

@@ -6,6 +6,8 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+
+	"github.com/waggle-lb/waggle/control/pools"
 )
 
 const (
@@ -13,7 +15,17 @@ const (
 	kindPod           = "Pod"
 	kindService       = "Service"
 	kindEndpointSlice = "EndpointSlice"
+	kindNamespace     = "Namespace"
 )
+
+// hasNamespace reports whether objects of a kind are in a namespace.
+func hasNamespace(kind string) bool {
+	switch kind {
+	case kindNode, kindNamespace, pools.KindCiliumPool, pools.KindCiliumL2Announcement:
+		return false
+	}
+	return true
+}
 
 // objectKey identifies an object, wherever it was read.
 type objectKey struct {

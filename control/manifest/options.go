@@ -10,6 +10,8 @@ import (
 
 	"github.com/sirupsen/logrus"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
+
+	"github.com/waggle-lb/waggle/control/pools"
 )
 
 // Options say what to read and from which ranges to allocate.
@@ -24,6 +26,8 @@ type Options struct {
 	// AllocationFile keeps the allocations over restarts, and is shared by the agents of one
 	// machine; .waggle-allocations.json in Dir if empty.
 	AllocationFile string
+	// Classes are those of the load balancers that get addresses of pools.
+	Classes pools.Classes
 	// CacheDir keeps the last good state of each file, the allocations and what the brake holds
 	// over restarts; empty: not kept. It must not be shared.
 	CacheDir string

@@ -139,6 +139,9 @@ func (e entry) complete(wanted *v1.Service) *v1.Service {
 	if needsHealthCheckPort(s) {
 		s.Spec.HealthCheckNodePort = e.HealthCheckNodePort
 	}
+	if wantsIngress(s) {
+		s.Status.LoadBalancer.Ingress = e.ingress()
+	}
 	return s
 }
 

@@ -35,6 +35,8 @@ func (s *state) allocate(ctx context.Context, changed, affected keySet) {
 	}
 	out := s.allocator.allocate(ctx, gone, wanting, s)
 	s.problems.set(ownerAllocation, out.problems)
+	s.problems.set(ownerAddresses, s.addressProblems(out.plan))
+	s.addresses = out.addresses
 	for _, name := range out.decided {
 		s.decided(serviceKey(name), out, affected)
 	}

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/waggle-lb/waggle/control/pools"
 	"github.com/waggle-lb/waggle/control/source"
 	"github.com/waggle-lb/waggle/control/status"
 )
@@ -17,6 +18,7 @@ type Source struct {
 	problems *problems
 	held     atomic.Pointer[[]string]
 	notices  atomic.Pointer[[]string]
+	pooled   atomic.Pointer[pooled]
 	pace     pace
 }
 
@@ -24,6 +26,8 @@ var (
 	_ source.Source  = (*Source)(nil)
 	_ source.Keeper  = (*Source)(nil)
 	_ source.Noticer = (*Source)(nil)
+
+	_ source.Addresser = (*Source)(nil)
 )
 
 // pace is how long things wait.
@@ -64,6 +68,28 @@ func (s *Source) Held() []string { return loaded(&s.held) }
 
 // Notices is source.Noticer's.
 func (s *Source) Notices() []string { return loaded(&s.notices) }
+
+// pooled is what is known of pools and their addresses.
+type pooled struct {
+	set       *pools.Set
+	addresses []status.Address
+}
+
+// Addresses is source.Addresser's.
+func (s *Source) Addresses() []status.Address {
+	if p := s.pooled.Load(); p != nil {
+		return p.addresses
+	}
+	return nil
+}
+
+// Pools is source.Addresser's.
+func (s *Source) Pools() *pools.Set {
+	if p := s.pooled.Load(); p != nil {
+		return p.set
+	}
+	return nil
+}
 
 func loaded(list *atomic.Pointer[[]string]) []string {
 	if l := list.Load(); l != nil {
@@ -186,6 +212,9 @@ func (r *run) apply(ctx context.Context, found findings, err error) {
 	r.held.Store(&held)
 	notices := r.state.tree.notices()
 	r.notices.Store(&notices)
+	if set, _ := r.state.pools(); err == nil {
+		r.pooled.Store(&pooled{set, r.state.addresses})
+	}
 	r.failed = err != nil || found.absent
 	switch {
 	case err != nil || ctx.Err() != nil:

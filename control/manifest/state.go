@@ -10,7 +10,9 @@ import (
 	"github.com/sirupsen/logrus"
 	v1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/waggle-lb/waggle/control/pools"
 	"github.com/waggle-lb/waggle/control/status"
 )
 
@@ -20,6 +22,7 @@ const (
 	ownerFiles      = "files"
 	ownerWatch      = "watch"
 	ownerAllocation = "allocation"
+	ownerAddresses  = "addresses"
 	ownerHeld       = "held"
 	ownerCopies     = "copies"
 )
@@ -30,15 +33,18 @@ type state struct {
 	log      *logrus.Entry
 	problems *problems
 
-	tree      *tree
-	index     *index
-	brake     *Brake // nil: none
-	held      *held
-	begun     bool // the directory was looked at
-	allocator *allocator
-	matcher   *matcher
-	waiting   keySet               // Services that were refused, to be tried again
-	made      map[objectKey]keySet // slices made for each Service
+	tree       *tree
+	index      *index
+	brake      *Brake // nil: none
+	held       *held
+	begun      bool // the directory was looked at
+	allocator  *allocator
+	matcher    *matcher
+	waiting    keySet               // Services that were refused, to be tried again
+	made       map[objectKey]keySet // slices made for each Service
+	set        *pools.Set           // nil: to be judged anew
+	namespaces map[string]labels.Set
+	addresses  []status.Address // that Services have of pools
 
 	nodes    *collection[v1.Node]
 	services *collection[v1.Service]
@@ -48,6 +54,8 @@ type state struct {
 func newState(opts Options, found *problems, readOnly bool) *state {
 	from := ranges{cidrs: opts.ServiceCIDRs, ports: opts.NodePortRange}
 	kept := lastGood(opts.CacheDir)
+	allocator := newAllocator(opts.AllocationFile, from, readOnly, kept)
+	allocator.classes = opts.Classes
 	return &state{
 		log:       opts.Log,
 		problems:  found,
@@ -55,7 +63,7 @@ func newState(opts Options, found *problems, readOnly bool) *state {
 		index:     newIndex(),
 		brake:     opts.Brake,
 		held:      newHeld(opts.Dir, kept),
-		allocator: newAllocator(opts.AllocationFile, from, readOnly, kept),
+		allocator: allocator,
 		matcher:   newMatcher(),
 		waiting:   keySet{},
 		made:      map[objectKey]keySet{},
@@ -135,6 +143,8 @@ func (s *state) spread(changed keySet) keySet {
 	for _, key := range changed.sorted() {
 		d := s.index.inForce[key]
 		switch key.kind {
+		case kindNamespace, pools.KindIPAddressPool, pools.KindL2Advertisement, pools.KindCiliumPool, pools.KindCiliumL2Announcement:
+			s.set = nil
 		case kindPod:
 			s.matcher.setPod(key, objectOf[v1.Pod](d), affected)
 		case kindEndpointSlice:

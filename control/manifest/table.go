@@ -26,6 +26,8 @@ type entry struct {
 	ClusterIPs          []netip.Addr `json:"clusterIPs,omitempty"`
 	NodePorts           []nodePort   `json:"nodePorts,omitempty"`
 	HealthCheckNodePort int32        `json:"healthCheckNodePort,omitempty"`
+	// LoadBalancerIPs are of pools. Unlike the others these may be several Services', and are no claims.
+	LoadBalancerIPs []pooledIP `json:"loadBalancerIPs,omitempty"`
 }
 
 // nodePort is kept by the name of the Service's port, as the API server does: a port that
@@ -52,7 +54,7 @@ func (e entry) claims() []claim {
 
 func (e entry) equal(other entry) bool {
 	return slices.Equal(e.ClusterIPs, other.ClusterIPs) && slices.Equal(e.NodePorts, other.NodePorts) &&
-		e.HealthCheckNodePort == other.HealthCheckNodePort
+		e.HealthCheckNodePort == other.HealthCheckNodePort && slices.Equal(e.LoadBalancerIPs, other.LoadBalancerIPs)
 }
 
 // table is what every Service has, by namespace/name, and who has what. The two always agree.

@@ -7,6 +7,8 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/kubernetes/pkg/apis/core"
 	corev1 "k8s.io/kubernetes/pkg/apis/core/v1"
@@ -14,6 +16,8 @@ import (
 	internaldiscovery "k8s.io/kubernetes/pkg/apis/discovery"
 	discoveryv1 "k8s.io/kubernetes/pkg/apis/discovery/v1"
 	discoveryvalidation "k8s.io/kubernetes/pkg/apis/discovery/validation"
+
+	"github.com/waggle-lb/waggle/control/pools"
 )
 
 // validator defaults and validates objects one by one, with the API server's own code where it
@@ -47,6 +51,8 @@ func (v validator) guarded(d *document) (errs field.ErrorList) {
 		return validateNode(object)
 	case *discovery.EndpointSlice:
 		return validateEndpointSlice(object)
+	case pools.Document:
+		return append(validateName(object), object.Validate()...)
 	}
 	return nil
 }
@@ -106,6 +112,15 @@ func validateServiceAlone(s *v1.Service) field.ErrorList {
 	errs := validation.ValidateServiceCreate(&internal)
 	return append(errs, validation.ValidateLoadBalancerStatus(&internal.Status.LoadBalancer, nil,
 		field.NewPath("status", "loadBalancer"), &internal.Spec)...)
+}
+
+// validateName asks for a name as the API server would take it.
+func validateName(object metav1.Object) field.ErrorList {
+	var errs field.ErrorList
+	for _, message := range apivalidation.NameIsDNSSubdomain(object.GetName(), false) {
+		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), object.GetName(), message))
+	}
+	return errs
 }
 
 // validateEndpointSlice asks for the name of the Service besides what the API server asks for:

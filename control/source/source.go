@@ -13,6 +13,7 @@ import (
 	discovery "k8s.io/api/discovery/v1"
 	"k8s.io/client-go/tools/events"
 
+	"github.com/waggle-lb/waggle/control/pools"
 	"github.com/waggle-lb/waggle/control/status"
 )
 
@@ -81,6 +82,23 @@ func Held(src Source) []string {
 		return k.Held()
 	}
 	return nil
+}
+
+// Addresser is a Source that follows pools of load balancer addresses.
+type Addresser interface {
+	// Addresses lists what Services have of pools, in the order of the addresses. It may be called at any time.
+	Addresses() []status.Address
+	// Pools is what the documents say; nil: it is not known, or pools are not followed. Whoever announces addresses goes by
+	// it: [pools.Set.Find] leads from an address to its pool.
+	Pools() *pools.Set
+}
+
+// Addresses lists what Services have of pools, if a source follows them.
+func Addresses(src Source) (addresses []status.Address, follows bool) {
+	if a, ok := src.(Addresser); ok && a.Pools() != nil {
+		return a.Addresses(), true
+	}
+	return nil, false
 }
 
 // Noticer is a Source with something to say that is good to know, but no problem.

@@ -23,9 +23,12 @@ type Status struct {
 	Links    []Link     `json:"links"`
 	Flows    FlowCensus `json:"flows"`
 	Problems []Problem  `json:"problems,omitempty"`
-	Held     []string   `json:"held,omitempty"`     // Services that the source keeps though they are gone
-	Warnings []string   `json:"warnings,omitempty"` // may keep something from working
-	Notices  []string   `json:"notices,omitempty"`  // good to know
+	Held     []string   `json:"held,omitempty"`  // Services that the source keeps though they are gone
+	Pools    bool       `json:"pools,omitempty"` // the source follows pools of addresses
+	// Addresses are those that Services have of pools.
+	Addresses []Address `json:"addresses,omitempty"`
+	Warnings  []string  `json:"warnings,omitempty"` // may keep something from working
+	Notices   []string  `json:"notices,omitempty"`  // good to know
 }
 
 // Blindness tells since when, and why, the source does not see changes.
@@ -101,6 +104,17 @@ type FlowCensus struct {
 type FamilyCensus struct {
 	Confirmed   uint32 `json:"confirmed"`
 	Unconfirmed uint32 `json:"unconfirmed"` // they give way to new ones
+}
+
+// Address is an address of a pool that Services have.
+type Address struct {
+	Address string `json:"address"`
+	// Pool is the kind and namespace/name of the pool, as in "IPAddressPool metallb-system/first".
+	Pool string `json:"pool"`
+	// PoolGone: that pool does not have the address any more.
+	PoolGone bool      `json:"poolGone,omitempty"`
+	Services []string  `json:"services"`       // namespace/name, in order; several share it
+	Since    time.Time `json:"since,omitzero"` // when the first of them got it, if that is known
 }
 
 // Problem is one defect of one object. The last good state of that object stays in force.

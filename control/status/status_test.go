@@ -88,7 +88,8 @@ func TestNames(t *testing.T) {
 		Links:    []Link{{Hook: "h", Kind: "k", Device: "d", Ifindex: 3, Cgroup: "c", Program: "p", ProgramID: 4, LinkID: 5, Attached: true}, {}},
 		Flows:    FlowCensus{IPv4: FamilyCensus{Confirmed: 1, Unconfirmed: 2}, Expired: 3},
 		Problems: []Problem{{File: "f", Document: 1, Object: "o", Field: "g", Message: "m", Since: time.Unix(5, 0).UTC()}},
-		Held:     []string{"h"}, Warnings: []string{"w"}, Notices: []string{"n"},
+		Held:     []string{"h"}, Warnings: []string{"w"}, Notices: []string{"n"}, Pools: true,
+		Addresses: []Address{{Address: "a", Pool: "p", PoolGone: true, Services: []string{"s"}, Since: time.Unix(6, 0).UTC()}},
 	})
 	must(t, err)
 	const want = `{"pid":1,"version":"v","node":"n","pinDir":"/p","source":"s","blind":{"since":"1970-01-01T00:00:01Z","why":"w"},` +
@@ -99,7 +100,7 @@ func TestNames(t *testing.T) {
 		`{"hook":"","kind":"","program":"","programID":0,"attached":false}],` +
 		`"flows":{"ipv4":{"confirmed":1,"unconfirmed":2},"ipv6":{"confirmed":0,"unconfirmed":0},"expired":3},` +
 		`"problems":[{"file":"f","document":1,"object":"o","field":"g","message":"m","since":"1970-01-01T00:00:05Z"}],` +
-		`"held":["h"],"warnings":["w"],"notices":["n"]}`
+		`"held":["h"],"pools":true,"addresses":[{"address":"a","pool":"p","poolGone":true,"services":["s"],"since":"1970-01-01T00:00:06Z"}],"warnings":["w"],"notices":["n"]}`
 	if diff := cmp.Diff(want, string(raw)); diff != "" {
 		t.Errorf("the file (-want +got):\n%s", diff)
 	}

@@ -33,6 +33,8 @@ type objects struct {
 	serviceAccount v1.ServiceAccount
 	role           rbacv1.ClusterRole
 	binding        rbacv1.ClusterRoleBinding
+	namespaced     rbacv1.Role
+	localBinding   rbacv1.RoleBinding
 	kinds          []string
 }
 
@@ -57,7 +59,7 @@ func read(t *testing.T, name string) *objects {
 		check(t, yaml.Unmarshal([]byte(document), &meta))
 		into := map[string]any{
 			"ConfigMap": &o.configMap, "ServiceAccount": &o.serviceAccount, "ClusterRole": &o.role,
-			"ClusterRoleBinding": &o.binding, "DaemonSet": &o.daemonSet,
+			"ClusterRoleBinding": &o.binding, "DaemonSet": &o.daemonSet, "Role": &o.namespaced, "RoleBinding": &o.localBinding,
 		}[meta.Kind]
 		if into == nil {
 			t.Fatalf("%s: no test knows kind %q", name, meta.Kind)
@@ -137,27 +139,68 @@ func TestRights(t *testing.T) {
 		"events.k8s.io/events create", "events.k8s.io/events patch", "events.k8s.io/events update",
 		"networking.k8s.io/servicecidrs list", "networking.k8s.io/servicecidrs watch",
 	}
-	var got []string
-	for _, rule := range read(t, "waggle.yaml").role.Rules {
+	slices.Sort(want)
+	if diff := cmp.Diff(want, rights(read(t, "waggle.yaml").role.Rules)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestRightsForAddresses: what --load-balancer-pools asks for beside that.
+func TestRightsForAddresses(t *testing.T) {
+	o := read(t, "addresses.yaml")
+	if diff := cmp.Diff([]string{
+		"cilium.io/ciliuml2announcementpolicies list", "cilium.io/ciliuml2announcementpolicies watch",
+		"cilium.io/ciliumloadbalancerippools list", "cilium.io/ciliumloadbalancerippools watch",
+		"core/namespaces list", "core/namespaces watch", "core/pods list", "core/services/status patch",
+		"metallb.io/ipaddresspools list", "metallb.io/ipaddresspools watch",
+		"metallb.io/l2advertisements list", "metallb.io/l2advertisements watch",
+	}, rights(o.role.Rules)); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{
+		"coordination.k8s.io/leases create",
+		"coordination.k8s.io/leases get waggle-addresses", "coordination.k8s.io/leases update waggle-addresses",
+		"core/configmaps get cilium-config",
+	}, rights(o.namespaced.Rules)); diff != "" {
+		t.Error(diff)
+	}
+	account := read(t, "waggle.yaml").serviceAccount
+	subject := []rbacv1.Subject{{Kind: "ServiceAccount", Name: account.Name, Namespace: account.Namespace}}
+	if !slices.Equal(o.binding.Subjects, subject) || o.binding.RoleRef.Name != o.role.Name {
+		t.Errorf("the binding is %+v", o.binding)
+	}
+	if !slices.Equal(o.localBinding.Subjects, subject) || o.localBinding.RoleRef.Name != o.namespaced.Name || o.localBinding.Namespace != account.Namespace || o.namespaced.Namespace != account.Namespace {
+		t.Errorf("the binding is %+v", o.localBinding)
+	}
+	if !strings.Contains(rawManifest(t, "waggle.yaml"), "# - --load-balancer-pools\n") {
+		t.Error("deploy/waggle.yaml doesn't name the flag")
+	}
+}
+
+func rawManifest(t *testing.T, name string) string {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join(root, "deploy", name))
+	check(t, err)
+	return string(raw)
+}
+
+// rights are what rules allow, each as group/resource, verb, and the name if it is for one object.
+func rights(rules []rbacv1.PolicyRule) (all []string) {
+	for _, rule := range rules {
 		for _, group := range rule.APIGroups {
 			for _, resource := range rule.Resources {
 				for _, verb := range rule.Verbs {
 					if group == "" {
 						group = "core"
 					}
-					got = append(got, group+"/"+resource+" "+verb)
+					all = append(all, strings.Join(append([]string{group + "/" + resource, verb}, rule.ResourceNames...), " "))
 				}
 			}
 		}
-		if len(rule.NonResourceURLs)+len(rule.ResourceNames) > 0 {
-			t.Errorf("%+v", rule)
-		}
+		all = append(all, rule.NonResourceURLs...)
 	}
-	slices.Sort(want)
-	slices.Sort(got)
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Error(diff)
-	}
+	slices.Sort(all)
+	return all
 }
 
 // TestConfigurationIsStrict: the file that the ConfigMap mounts is what the agent's flag names.

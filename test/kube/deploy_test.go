@@ -31,7 +31,16 @@ import (
 // run as.
 func (s *setup) deployed(t *testing.T) apiserver.User {
 	t.Helper()
-	raw, err := os.ReadFile(filepath.Join("..", "..", "deploy", "waggle.yaml"))
+	s.deploy(t, "waggle.yaml")
+	user, err := s.cp.ServiceAccount(s.ctx, metav1.NamespaceSystem, "waggle")
+	check(t, err)
+	return user
+}
+
+// deploy creates what a file in deploy/ holds.
+func (s *setup) deploy(t *testing.T, name string) {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join("..", "..", "deploy", name))
 	check(t, err)
 	documents := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(raw)))
 	for {
@@ -47,9 +56,6 @@ func (s *setup) deployed(t *testing.T) apiserver.User {
 		check(t, err)
 		check(t, s.create(object))
 	}
-	user, err := s.cp.ServiceAccount(s.ctx, metav1.NamespaceSystem, "waggle")
-	check(t, err)
-	return user
 }
 
 func (s *setup) create(object runtime.Object) (err error) {
@@ -63,10 +69,14 @@ func (s *setup) create(object runtime.Object) (err error) {
 		_, err = c.RbacV1().ClusterRoles().Create(s.ctx, o, opts)
 	case *rbacv1.ClusterRoleBinding:
 		_, err = c.RbacV1().ClusterRoleBindings().Create(s.ctx, o, opts)
+	case *rbacv1.Role:
+		_, err = c.RbacV1().Roles(o.Namespace).Create(s.ctx, o, opts)
+	case *rbacv1.RoleBinding:
+		_, err = c.RbacV1().RoleBindings(o.Namespace).Create(s.ctx, o, opts)
 	case *appsv1.DaemonSet:
 		_, err = c.AppsV1().DaemonSets(o.Namespace).Create(s.ctx, o, opts)
 	default:
-		err = fmt.Errorf("deploy/waggle.yaml: no test knows %T", object)
+		err = fmt.Errorf("deploy: no test knows %T", object)
 	}
 	return err
 }
