@@ -556,7 +556,7 @@ static __always_inline int sock_connect(struct bpf_sock_addr *ctx, int family, b
 	}
 	sock_count(ctx, family, addr, &chosen, VERDICT_SOCK_CONNECT);
 	addr_write(ctx, family, v6_hook, backend->addr, backend->port);
-	stats_opened(chosen.service, chosen.backend, 0);
+	stats_opened(chosen.backend, 0);
 	return VERDICT_CONTINUE;
 }
 
@@ -601,7 +601,7 @@ static __always_inline struct backend *sock_backend(struct bpf_sock_addr *ctx,
 	addr_copy(family, flow.addr, backend->addr);
 	flow.port = backend->port;
 	bpf_map_update_elem(&sock_flows, key, &flow, BPF_ANY);
-	stats_opened(svc->id, flow.backend, 0);
+	stats_opened(flow.backend, 0);
 	return backend;
 }
 

@@ -11,7 +11,7 @@
  *
  * The packet that opens a flow is counted with it. One of an established flow touches no more memory: it is counted
  * in its own record (`traffic`), which it has just read. The sum is folded into the
- * counters of the record's service and backend once a second while packets come
+ * counters of the record's backend once a second while packets come
  * (track_record), by the agent's walk when none do (expire.c), and before the record
  * is released or replaced. What is counted and not folded yet is at most a second
  * old while the flow lives and has packets, else as old as the last walk.
@@ -57,18 +57,26 @@ struct flow_counters {
 	struct traffic traffic[DIRECTION_COUNT];
 	/*
 	 * Clients' records of flows that are not over, by the walks: pass number N is in
-	 * [N & 1]. The last complete pass is in [0] of service 0.
+	 * [N & 1]. The last complete pass is in [0] of backend 0.
 	 */
 	struct active active[2];
 	__u64 connect_time; /* microseconds, the sum */
 	__u64 connect[CONNECT_BUCKETS];
+	__u32 service; /* id, for the agent */
+	__u32 pad;
 };
+
+/*
+ * Added to a service's id, the key of what those of its backends had that are gone. Programs
+ * do not count by service: what a service has is the sum over its backends.
+ */
+#define STATS_GONE (1U << 31)
 
 /* Verdicts from VERDICT_DROP_NO_LOCAL_ENDPOINT to VERDICT_DROP_ERROR. */
 #define DROP_COUNT 9
 
+/* What came to no backend. */
 struct service_counters {
-	struct flow_counters flows;
 	__u64 refused;
 	__u64 dropped[DROP_COUNT]; /* packets, or sockets' calls */
 };
@@ -147,21 +155,12 @@ static __always_inline void stats_add(struct flow_counters *stats, enum directio
 	__sync_fetch_and_add(&t->bytes, traffic & ((1ULL << TRAFFIC_BYTES) - 1));
 }
 
-static __always_inline void stats_open(struct flow_counters *stats, __u32 bytes)
-{
-	__sync_fetch_and_add(&stats->opened, 1);
-	if (bytes)
-		stats_add(stats, TO_BACKEND, (1ULL << TRAFFIC_BYTES) + bytes);
-}
-
 /*
- * Moves what was counted in a record to its service and backend. A split flow's packets
+ * Moves what was counted in a record to its backend. A split flow's packets
  * are counted by the client's record, not by the third one.
  */
 __noinline int flow_fold(int family, __u32 where)
 {
-	struct service_counters *service;
-	enum direction direction;
 	struct flow_counters *stats;
 	struct flow *f;
 	__u64 traffic;
@@ -173,30 +172,25 @@ __noinline int flow_fold(int family, __u32 where)
 	traffic = __sync_lock_test_and_set(&f->traffic, 0);
 	if (f->flags & FLOW_SPLIT_SOURCE || !ids_hold(family, f))
 		return 0;
-	direction = f->flags & FLOW_REPLY ? TO_CLIENT : TO_BACKEND;
-	service = service_stats_of(f->service);
-	if (service)
-		stats_add(&service->flows, direction, traffic);
 	stats = backend_stats_of(f->backend);
 	if (stats)
-		stats_add(stats, direction, traffic);
+		stats_add(stats, f->flags & FLOW_REPLY ? TO_CLIENT : TO_BACKEND, traffic);
 	return 0;
 }
 
-/* A flow to a backend was opened, by a packet of so many bytes; or, 0, a socket was connected to it. */
-__noinline int stats_opened(__u32 service, __u32 backend, __u32 bytes)
+/* A flow to a backend was opened, by a packet of so many bytes; or, 0, a socket was connected to it. 0 is no backend. */
+__noinline int stats_opened(__u32 backend, __u32 bytes)
 {
-	struct service_counters *s;
-	struct flow_counters *b;
+	struct flow_counters *stats;
 
-	if (explain || !service)
+	if (explain || !backend)
 		return 0;
-	s = service_stats_of(service);
-	if (s)
-		stats_open(&s->flows, bytes);
-	b = backend_stats_of(backend);
-	if (b)
-		stats_open(b, bytes);
+	stats = backend_stats_of(backend);
+	if (!stats)
+		return 0;
+	__sync_fetch_and_add(&stats->opened, 1);
+	if (bytes)
+		stats_add(stats, TO_BACKEND, (1ULL << TRAFFIC_BYTES) + bytes);
 	return 0;
 }
 
@@ -235,18 +229,11 @@ static __always_inline void stats_begun(int family, __u32 where)
 		f->begun = stats_clock();
 }
 
-static __always_inline void stats_connect(struct flow_counters *stats, __u32 bucket, __u32 waited)
-{
-	__sync_fetch_and_add(&stats->connect_time, waited);
-	__sync_fetch_and_add(&stats->connect[bucket & (CONNECT_BUCKETS - 1)], 1);
-}
-
 /* The SYN-ACK has come, of which the reply's record is at `where`. */
 __noinline int stats_connected(int family, __u32 where)
 {
-	struct service_counters *service;
 	__u32 begun, waited, bucket = 0;
-	struct flow_counters *backend;
+	struct flow_counters *stats;
 	struct flow *f;
 
 	family = family_of(family);
@@ -259,43 +246,34 @@ __noinline int stats_connected(int family, __u32 where)
 	waited = stats_clock() - begun;
 	while (bucket < CONNECT_BUCKETS - 1 && waited >= CONNECT_FIRST << bucket)
 		bucket++;
-	service = service_stats_of(f->service);
-	if (service)
-		stats_connect(&service->flows, bucket, waited);
-	backend = backend_stats_of(f->backend);
-	if (backend)
-		stats_connect(backend, bucket, waited);
+	stats = backend_stats_of(f->backend);
+	if (!stats)
+		return 0;
+	__sync_fetch_and_add(&stats->connect_time, waited);
+	__sync_fetch_and_add(&stats->connect[bucket & (CONNECT_BUCKETS - 1)], 1);
 	return 0;
-}
-
-static __always_inline void active_count(struct flow_counters *stats, __u32 pass)
-{
-	struct active *a = &stats->active[pass & 1];
-
-	if (a->pass != pass) {
-		a->flows = 0;
-		a->pass = pass;
-	}
-	a->flows++;
 }
 
 /* A walk, of which one runs at a time, has met a flow that is not over, by its client's record. */
 __noinline int stats_active(int family, __u32 where, __u32 pass)
 {
-	struct service_counters *service;
-	struct flow_counters *backend;
+	struct flow_counters *stats;
+	struct active *active;
 	struct flow *f;
 
 	family = family_of(family);
 	f = flow_at(family, where);
 	if (!f || explain || !ids_hold(family, f))
 		return 0;
-	service = service_stats_of(f->service);
-	if (service)
-		active_count(&service->flows, pass);
-	backend = backend_stats_of(f->backend);
-	if (backend)
-		active_count(backend, pass);
+	stats = backend_stats_of(f->backend);
+	if (!stats)
+		return 0;
+	active = &stats->active[pass & 1];
+	if (active->pass != pass) {
+		active->flows = 0;
+		active->pass = pass;
+	}
+	active->flows++;
 	return 0;
 }
 

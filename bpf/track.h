@@ -498,7 +498,7 @@ static __always_inline void count_flow(int family, bool rewritten, __u32 bytes, 
 {
 	if (s->opened) {
 		s->opened = false;
-		stats_opened(s->record.service, s->record.backend, rewritten ? bytes : 0);
+		stats_opened(s->record.backend, rewritten ? bytes : 0);
 	} else if (rewritten) {
 		flow_count(family, &s->record, bytes);
 	}

@@ -137,6 +137,9 @@ const (
 // many, and the last has no end.
 const ConnectFirst = 64
 
+// StatsGone is STATS_GONE of bpf/stats.h.
+const StatsGone = 1 << 31
+
 // Drops are the verdicts that ServiceCounters.Dropped counts, by index.
 func Drops() (reasons [len(ServiceCounters{}.Dropped)]Verdict) {
 	for i := range reasons {

@@ -233,6 +233,8 @@ type waggleFlowCounters struct {
 	Active      [2]waggleActive
 	ConnectTime uint64
 	Connect     [16]uint64
+	Service     uint32
+	Pad         uint32
 }
 
 type waggleFlowFlags uint32
@@ -439,7 +441,6 @@ type waggleService struct {
 
 type waggleServiceCounters struct {
 	_       structs.HostLayout
-	Flows   waggleFlowCounters
 	Refused uint64
 	Dropped [9]uint64
 }

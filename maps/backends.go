@@ -54,7 +54,7 @@ func (b *Backends) Add(backend Backend, now time.Time) (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	err = b.stats.AddBackend(id)
+	err = b.stats.AddBackend(id, backend.Service)
 	if err == nil {
 		err = b.Write(id, backend)
 	}

@@ -26,41 +26,69 @@ const (
 	backendStats = "backend_stats"
 )
 
-// passID is the element of service_stats that says which walk was the last complete one; no service has it.
-const passID = 0
+// Elements of backend_stats that are no backend's.
+const (
+	// passID says which walk was the last complete one.
+	passID = 0
+	// gone, and a service's id, is what those of its backends had that are gone.
+	gone = bpf.StatsGone
+)
 
 // AddService begins to count for a service that has got an id.
 func (s *Stats) AddService(id uint32) error {
-	return addStats(s.services, serviceStats, id, &bpf.ServiceCounters{}, ebpf.UpdateAny)
+	return errors.Join(
+		addStats(s.services, serviceStats, id, &bpf.ServiceCounters{}, ebpf.UpdateAny),
+		addStats(s.backends, backendStats, id|gone, &bpf.FlowCounters{Service: id}, ebpf.UpdateAny))
 }
 
-// AddBackend begins to count for a backend that has got an id.
-func (s *Stats) AddBackend(id uint32) error {
-	return addStats(s.backends, backendStats, id, &bpf.FlowCounters{}, ebpf.UpdateAny)
+// AddBackend begins to count for a backend of a service that has got an id.
+func (s *Stats) AddBackend(id, service uint32) error {
+	return addStats(s.backends, backendStats, id, &bpf.FlowCounters{Service: service}, ebpf.UpdateAny)
 }
 
 // DropService forgets what was counted for a service.
-func (s *Stats) DropService(id uint32) error { return dropStats(s.services, serviceStats, id) }
-
-// DropBackend forgets what was counted for a backend.
-func (s *Stats) DropBackend(id uint32) error { return dropStats(s.backends, backendStats, id) }
-
-// Keep leaves the elements of those ids, makes those that are missing, and
-// removes all others: for an agent that starts. What was counted goes on.
-func (s *Stats) Keep(services, backends []uint32) error {
-	return errors.Join(
-		keepStats(s.services, serviceStats, append([]uint32{passID}, services...), &bpf.ServiceCounters{}),
-		keepStats(s.backends, backendStats, backends, &bpf.FlowCounters{}))
+func (s *Stats) DropService(id uint32) error {
+	return errors.Join(dropStats(s.services, serviceStats, id), dropStats(s.backends, backendStats, id|gone))
 }
 
-func keepStats[V any](m *ebpf.Map, name string, ids []uint32, zero *V) error {
-	missing := make(map[uint32]bool, len(ids))
-	for _, id := range ids {
-		missing[id] = true
+// DropBackend forgets what was counted for a backend, but not for its service if that is still there. An agent that dies half
+// way may count it twice for the service.
+func (s *Stats) DropBackend(id uint32) error {
+	var c, sum bpf.FlowCounters
+	err := s.backends.Lookup(id, &c)
+	if err == nil {
+		err = s.backends.Lookup(c.Service|gone, &sum)
 	}
+	if err == nil {
+		addCounters(&sum, &c)
+		beforeWrite()
+		err = s.backends.Update(c.Service|gone, &sum, ebpf.UpdateExist)
+	}
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("the map %s: %w", backendStats, err)
+	}
+	return dropStats(s.backends, backendStats, id)
+}
+
+// Keep leaves the elements of those ids, backends with their services, makes those that are missing, and
+// removes all others: for an agent that starts. What was counted goes on.
+func (s *Stats) Keep(services []uint32, backends map[uint32]uint32) error {
+	noService := map[uint32]bpf.ServiceCounters{}
+	noBackend := map[uint32]bpf.FlowCounters{passID: {}}
+	for _, id := range services {
+		noService[id] = bpf.ServiceCounters{}
+		noBackend[id|gone] = bpf.FlowCounters{Service: id}
+	}
+	for id, service := range backends {
+		noBackend[id] = bpf.FlowCounters{Service: service}
+	}
+	return errors.Join(keepStats(s.services, serviceStats, noService), keepStats(s.backends, backendStats, noBackend))
+}
+
+func keepStats[V any](m *ebpf.Map, name string, missing map[uint32]V) error {
 	var strays []uint32
 	err := each(m, name, func(id uint32, _ *V) {
-		if missing[id] {
+		if _, wanted := missing[id]; wanted {
 			delete(missing, id)
 		} else {
 			strays = append(strays, id)
@@ -73,8 +101,8 @@ func keepStats[V any](m *ebpf.Map, name string, ids []uint32, zero *V) error {
 	for _, id := range strays {
 		errs = append(errs, dropStats(m, name, id))
 	}
-	for id := range missing {
-		errs = append(errs, addStats(m, name, id, zero, ebpf.UpdateNoExist))
+	for id, zero := range missing {
+		errs = append(errs, addStats(m, name, id, &zero, ebpf.UpdateNoExist))
 	}
 	return errors.Join(errs...)
 }
@@ -99,22 +127,22 @@ func dropStats(m *ebpf.Map, name string, id uint32) error {
 // LastPass returns the number of the last complete walk over the flows that has counted those that are active; 0 if
 // there was none.
 func LastPass(p Provider) (uint32, error) {
-	var c bpf.ServiceCounters
-	err := p.Map(serviceStats).Lookup(uint32(passID), &c)
+	var c bpf.FlowCounters
+	err := p.Map(backendStats).Lookup(uint32(passID), &c)
 	if errors.Is(err, ebpf.ErrKeyNotExist) {
 		return 0, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("reading the map %s: %w", serviceStats, err)
+		return 0, fmt.Errorf("reading the map %s: %w", backendStats, err)
 	}
-	return c.Flows.Active[0].Pass, nil
+	return c.Active[0].Pass, nil
 }
 
 // CompletePass says that a walk has seen the flows of both families: its counts are in force.
 func CompletePass(p Provider, pass uint32) error {
-	var c bpf.ServiceCounters
-	c.Flows.Active[0].Pass = pass
-	return put(p.Map(serviceStats), serviceStats, uint32(passID), &c)
+	var c bpf.FlowCounters
+	c.Active[0].Pass = pass
+	return put(p.Map(backendStats), backendStats, uint32(passID), &c)
 }
 
 // Traffic is of one direction: packets as the hooks see them, and bytes from the IP header on.
@@ -129,6 +157,22 @@ type FlowStats struct {
 	// sum, in microseconds.
 	Connect     [len(bpf.FlowCounters{}.Connect)]uint64
 	ConnectTime uint64
+}
+
+func (s *FlowStats) add(o FlowStats) {
+	s.Opened += o.Opened
+	s.Active += o.Active
+	s.ToBackend.add(o.ToBackend)
+	s.ToClient.add(o.ToClient)
+	for i := range s.Connect {
+		s.Connect[i] += o.Connect[i]
+	}
+	s.ConnectTime += o.ConnectTime
+}
+
+func (t *Traffic) add(o Traffic) {
+	t.Packets += o.Packets
+	t.Bytes += o.Bytes
 }
 
 // ConnectBound is the end of a bucket of FlowStats.Connect, in microseconds. The last one has none.
@@ -149,18 +193,12 @@ func (s ServiceStats) DroppedTotal() (n uint64) {
 	return n
 }
 
-// ReadServiceStats reads the counters of all services, by id. They may change meanwhile.
+// ReadServiceStats reads the counters of all services, by id. They may change meanwhile. What flows have is the sum over
+// the services' backends.
 func ReadServiceStats(p Provider) (map[uint32]ServiceStats, error) {
-	pass, err := LastPass(p)
-	if err != nil {
-		return nil, err
-	}
 	out := map[uint32]ServiceStats{}
-	err = each(p.Map(serviceStats), serviceStats, func(id uint32, c *bpf.ServiceCounters) {
-		if id == passID {
-			return
-		}
-		s := ServiceStats{FlowStats: decodeStats(&c.Flows, pass), Refused: c.Refused}
+	err := each(p.Map(serviceStats), serviceStats, func(id uint32, c *bpf.ServiceCounters) {
+		s := ServiceStats{Refused: c.Refused}
 		for i, reason := range bpf.Drops() {
 			if c.Dropped[i] > 0 {
 				if s.Dropped == nil {
@@ -171,20 +209,38 @@ func ReadServiceStats(p Provider) (map[uint32]ServiceStats, error) {
 		}
 		out[id] = s
 	})
-	return out, err
+	if err != nil {
+		return nil, err
+	}
+	return out, readFlowStats(p, func(_ uint32, c *bpf.FlowCounters, f FlowStats) {
+		if s, ok := out[c.Service]; ok {
+			s.FlowStats.add(f)
+			out[c.Service] = s
+		}
+	})
 }
 
 // ReadBackendStats reads the counters of all backends, by id.
 func ReadBackendStats(p Provider) (map[uint32]FlowStats, error) {
+	out := map[uint32]FlowStats{}
+	return out, readFlowStats(p, func(id uint32, _ *bpf.FlowCounters, f FlowStats) {
+		if id&gone == 0 {
+			out[id] = f
+		}
+	})
+}
+
+// readFlowStats reads the elements of backends, and of what is gone of services.
+func readFlowStats(p Provider, fn func(id uint32, c *bpf.FlowCounters, f FlowStats)) error {
 	pass, err := LastPass(p)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	out := map[uint32]FlowStats{}
-	err = each(p.Map(backendStats), backendStats, func(id uint32, c *bpf.FlowCounters) {
-		out[id] = decodeStats(c, pass)
+	return each(p.Map(backendStats), backendStats, func(id uint32, c *bpf.FlowCounters) {
+		if id != passID {
+			fn(id, c, decodeStats(c, pass))
+		}
 	})
-	return out, err
 }
 
 // decodeStats takes the count of active flows from the last complete walk: if that met none, the count is an
@@ -204,3 +260,16 @@ func decodeStats(c *bpf.FlowCounters, pass uint32) FlowStats {
 }
 
 func decodeTraffic(t bpf.Traffic) Traffic { return Traffic{t.Packets, t.Bytes} }
+
+// addCounters adds what flows had to a sum; none of them is active any more.
+func addCounters(sum, c *bpf.FlowCounters) {
+	sum.Opened += c.Opened
+	for i := range sum.Traffic {
+		sum.Traffic[i].Packets += c.Traffic[i].Packets
+		sum.Traffic[i].Bytes += c.Traffic[i].Bytes
+	}
+	for i := range sum.Connect {
+		sum.Connect[i] += c.Connect[i]
+	}
+	sum.ConnectTime += c.ConnectTime
+}

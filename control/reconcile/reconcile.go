@@ -123,7 +123,11 @@ func (r *Reconciler) service(name maps.Name, kind maps.Type) (*service, error) {
 		svc.leaving = false
 		return svc, r.setType(svc, kind)
 	}
-	id, err := r.names.IDs().Alloc(r.now())
+	// The backends of the service that had the id before were removed before it: they are forgotten before it is
+	// given away, and what they had is not counted for this service.
+	now := r.now()
+	r.backends.Collect(now)
+	id, err := r.names.IDs().Alloc(now)
 	if err != nil {
 		return nil, fmt.Errorf("service %s: %w", name, err)
 	}

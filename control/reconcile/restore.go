@@ -205,11 +205,12 @@ func (r *Reconciler) restoreBackend(svc *service, id uint32, b maps.Backend) boo
 
 // restoreStats goes on counting for what was restored, and for nothing else.
 func (r *Reconciler) restoreStats() error {
-	var services, backends []uint32
+	var services []uint32
+	backends := map[uint32]uint32{}
 	for id, svc := range r.byID {
 		services = append(services, id)
 		for _, b := range svc.backends {
-			backends = append(backends, b.id)
+			backends[b.id] = id
 		}
 	}
 	return r.stats.Keep(services, backends)

@@ -23,26 +23,33 @@ import (
 )
 
 // counted makes a service of a name, and a backend of the same id, of which so much was counted.
-func (f *fixture) counted(id uint32, name string, c bpf.ServiceCounters) {
+func (f *fixture) counted(id uint32, name string, failed bpf.ServiceCounters, flows bpf.FlowCounters) {
 	f.t.Helper()
 	p := f.facts.Maps
 	must(f.t, maps.NewNames(p).Put(id, maps.Name{Namespace: "default", Name: name, Port: "http", Proto: unix.IPPROTO_TCP, Family: maps.IPv4}, maps.PlainType))
-	must(f.t, p.Map("service_stats").Put(id, &c))
-	must(f.t, p.Map("backend_stats").Put(id, &c.Flows))
+	flows.Service = id
+	must(f.t, p.Map("service_stats").Put(id, &failed))
+	must(f.t, p.Map("backend_stats").Put(id, &flows))
 	must(f.t, p.Map("backends").Put(id, &bpf.Backend{Addr: [4]uint32{id}, Service: id, Port: 80, Proto: unix.IPPROTO_TCP}))
 }
 
 // aService has had as many bytes as it says, and of all else that can be counted.
-func aService(bytes uint64) (c bpf.ServiceCounters) {
-	c.Flows = bpf.FlowCounters{Opened: 4, ConnectTime: 1500, Connect: [16]uint64{0: 1, 2: 2, 15: 1}}
-	c.Flows.Traffic[bpf.ToBackend] = bpf.Traffic{Packets: 5, Bytes: bytes}
-	c.Flows.Traffic[bpf.ToClient] = bpf.Traffic{Packets: 6, Bytes: 7}
-	c.Flows.Active[1] = bpf.Active{Pass: 3, Flows: 2}
-	c.Refused = 8
-	for i := range c.Dropped {
-		c.Dropped[i] = uint64(i)
+func aService(bytes uint64) (failed bpf.ServiceCounters, flows bpf.FlowCounters) {
+	flows = bpf.FlowCounters{Opened: 4, ConnectTime: 1500, Connect: [16]uint64{0: 1, 2: 2, 15: 1}}
+	flows.Traffic[bpf.ToBackend] = bpf.Traffic{Packets: 5, Bytes: bytes}
+	flows.Traffic[bpf.ToClient] = bpf.Traffic{Packets: 6, Bytes: 7}
+	flows.Active[1] = bpf.Active{Pass: 3, Flows: 2}
+	failed.Refused = 8
+	for i := range failed.Dropped {
+		failed.Dropped[i] = uint64(i)
 	}
-	return c
+	return failed, flows
+}
+
+func (f *fixture) countedBytes(id uint32, name string, bytes uint64) {
+	f.t.Helper()
+	failed, flows := aService(bytes)
+	f.counted(id, name, failed, flows)
 }
 
 func (f *fixture) collect(services, backends int) map[string]float64 {
@@ -61,8 +68,8 @@ func (f *fixture) collect(services, backends int) map[string]float64 {
 // TestServiceMetrics: of those with most bytes there is all that was counted, of others that they were left out.
 func TestServiceMetrics(t *testing.T) {
 	f := newFixture(t, nil)
-	f.counted(1, "small", aService(10))
-	f.counted(2, "large", aService(1000))
+	f.countedBytes(1, "small", 10)
+	f.countedBytes(2, "large", 1000)
 	must(t, maps.CompletePass(f.facts.Maps, 3))
 	got := f.collect(1, 1)
 	const labels = "family=IPv4,namespace=default,port=http,protocol=TCP,service=large"
@@ -102,10 +109,11 @@ func TestServiceMetrics(t *testing.T) {
 // TestServiceMetricsReused: what was counted for one service is never called another's that has its id.
 func TestServiceMetricsReused(t *testing.T) {
 	f := newFixture(t, nil)
-	f.counted(1, "first", aService(10))
+	f.countedBytes(1, "first", 10)
 	stats, names := maps.NewStats(f.facts.Maps), maps.NewNames(f.facts.Maps)
 	must(t, names.Delete(1))
 	must(t, stats.DropService(1))
+	must(t, stats.DropBackend(1))
 	if got := f.collect(10, 0); len(got) != 1 {
 		t.Errorf("after the service is gone: %v", got)
 	}
@@ -128,12 +136,12 @@ func TestMetricsOfManyServices(t *testing.T) {
 	const services = 10_000
 	f := newFixture(t, nil)
 	f.facts.Maps = mapstest.New(t, map[string]uint32{
-		"service_names": services + 1, "service_stats": services + 2, "backend_stats": services + 1, "backends": services + 1,
+		"service_names": services + 1, "service_stats": services + 2, "backend_stats": services + 2, "backends": services + 1,
 	})
 	for id := uint32(1); id <= services; id++ {
-		c := aService(uint64(id))
-		c.Dropped[0] = 1
-		f.counted(id, fmt.Sprintf("service-%d", id), c)
+		failed, flows := aService(uint64(id))
+		failed.Dropped[0] = 1
+		f.counted(id, fmt.Sprintf("service-%d", id), failed, flows)
 	}
 	for _, limit := range []int{0, DefaultMetricsServices, 4 * DefaultMetricsServices} {
 		for _, backends := range []int{0, 100} {

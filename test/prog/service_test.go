@@ -67,7 +67,7 @@ func (n *node) scope(service uint32, proto layers.IPProtocol, backends []netip.A
 			Addr: words(b.Addr()), Port: netPort(b.Port()),
 			Service: service, Proto: uint8(proto), Flags: backendFlags(b.Addr()),
 		})
-		n.put("backend_stats", n.backends, bpf.FlowCounters{})
+		n.put("backend_stats", n.backends, bpf.FlowCounters{Service: service})
 		n.put("slots", n.slots, n.backends)
 		n.slots++
 	}

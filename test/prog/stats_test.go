@@ -224,7 +224,7 @@ func TestStatsReused(t *testing.T) {
 		c.exchange()
 		stats := wmaps.NewStats(mapsOf(c.maps))
 		must(stats.AddService(c.service))
-		must(stats.AddBackend(c.external()))
+		must(stats.AddBackend(c.external(), c.service))
 		c.put("backends", c.external(), bpf.Backend{
 			Addr: words(c.backend.Addr()), Port: netPort(c.backend.Port() + 1), Service: c.service,
 			Proto: uint8(v.proto), Flags: backendFlags(c.backend.Addr()),
