@@ -12,8 +12,8 @@
  * The packet that opens a flow is counted with it. One of an established flow touches no more memory: it is counted
  * in its own record (`traffic`), which it has just read. The sum is folded into the
  * counters of the record's backend once a second while packets come
- * (track_record), by the agent's walk when none do (expire.c), and before the record
- * is released or replaced. What is counted and not folded yet is at most a second
+ * (track_record), when the flow is closed, by the agent's walk when no packet comes
+ * (expire.c), and before the record is released or replaced. What is counted and not folded yet is at most a second
  * old while the flow lives and has packets, else as old as the last walk.
  *
  * The addition is not atomic, and does not look at the tag. Normally one processor has

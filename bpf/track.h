@@ -250,6 +250,18 @@ static __always_inline bool track_close(int family, struct scratch *s)
 	return r->flags & FLOW_REPLY ? other : own;
 }
 
+/*
+ * The flow is closed from now on. Most have few packets after that: what it had is added up
+ * at once, since no walk may come by for a minute.
+ */
+static __always_inline void flow_closes(int family, struct scratch *s, enum hook hook)
+{
+	flow_event(s, hook, VERDICT_FLOW_CLOSED);
+	flow_fold(family, s->record.where);
+	/* any other flow's, if there is no such record any more */
+	flow_fold(family, s->mirror.record.where);
+}
+
 /* Follows the state of the packet's flow. See track_is_due(). */
 __noinline int track_record(struct scratch *s, int hook)
 {
@@ -269,7 +281,7 @@ __noinline int track_record(struct scratch *s, int hook)
 	if (p->fragment == FRAGMENT_LATER)
 		return 0;
 	if (p->tcp_flags & (TCP_FIN | TCP_RST) && track_close(family, s))
-		flow_event(s, hook, VERDICT_FLOW_CLOSED);
+		flow_closes(family, s, hook);
 	if (r->tag & STATE_CONFIRMED || r->flags & FLOW_SPLIT_SOURCE)
 		return 0;
 	if (r->flags & FLOW_REPLY)

@@ -139,6 +139,23 @@ func TestStatsPacket(t *testing.T) {
 	})
 }
 
+// TestStatsClosed: what a flow had is added up when it is closed, but for the packet that closes it.
+func TestStatsClosed(t *testing.T) {
+	forTCP(t, func(t *testing.T, v variant, p path) {
+		for name, last := range map[string]change{"both have sent FIN": flags("FA"), "reset": flags("R")} {
+			c := &talk{conversation: converse(withTimeouts(t), v, p)}
+			c.exchange()
+			c.says(flags("FA"))
+			before := wmaps.FlowStats{Opened: 1, ToBackend: c.toBackend, ToClient: c.toClient}
+			c.answers(last)
+			t.Log(name)
+			c.counted(before)
+			c.says(flags("A"))
+			c.counted(before)
+		}
+	})
+}
+
 // TestStatsReleased: what a flow has when it ends is not lost.
 func TestStatsReleased(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
