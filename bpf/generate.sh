@@ -3,6 +3,8 @@
 # Compiles the datapath and derives its Go types. The compiler is pinned,
 # because the committed object must be what CI compiles again.
 set -eu
+# clang numbers types that it only knows by name by their places in memory, which differ with this variable.
+unset SOURCE_DATE_EPOCH
 cd "$(dirname "$0")"
 exec go tool bpf2go \
 	-cc clang-19 -strip llvm-strip-19 -target bpfel \

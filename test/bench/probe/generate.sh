@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Compiles the benchmarks' programs, as bpf/generate.sh does the datapath.
 set -eu
+unset SOURCE_DATE_EPOCH # see there
 cd "$(dirname "$0")"
 compile() {
 	stem=$1
