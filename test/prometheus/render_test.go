@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -168,13 +169,14 @@ func (l *lab) askRange(expr, legend string, begin, end time.Time) ([]line, error
 	return lines, nil
 }
 
+var legendLabel = regexp.MustCompile(`{{ *[a-z_]+ *}}`)
+
 // legendOf is Grafana's legend of a series.
 func legendOf(format string, labels map[string]string) string {
 	if format != "" && !strings.Contains(format, "__auto") {
-		for name, value := range labels {
-			format = strings.ReplaceAll(strings.ReplaceAll(format, "{{"+name+"}}", value), "{{ "+name+" }}", value)
-		}
-		return format
+		return legendLabel.ReplaceAllStringFunc(format, func(label string) string {
+			return labels[strings.Trim(label, "{} ")] // empty, if the series has no such label
+		})
 	}
 	var parts []string
 	for name, value := range labels {
