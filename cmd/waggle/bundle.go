@@ -21,6 +21,7 @@ import (
 type bundleFlags struct {
 	hashAddresses bool
 	flows         int
+	events        time.Duration
 	log           string
 }
 
@@ -39,6 +40,9 @@ func newBundle(g *globals) *cobra.Command {
 			if f.flows < 0 {
 				return fmt.Errorf("--flows %d: a number of records, or 0 for none", f.flows)
 			}
+			if f.events < 0 {
+				return fmt.Errorf("--events %s: a time, as 2s, or 0 for none", f.events)
+			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -56,6 +60,7 @@ func newBundle(g *globals) *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&f.hashAddresses, "hash-addresses", false, "replace addresses by hashes, but those of the node, of services and of endpoints")
 	cmd.Flags().IntVar(&f.flows, "flows", 10000, "hold at most so many flow records")
+	cmd.Flags().DurationVar(&f.events, "events", 2*time.Second, "watch the programs for so long, as waggle monitor does")
 	cmd.Flags().StringVar(&f.log, "log", "", "file of the agent's log (default: what the agent's standard error is, if that is a file)")
 	return cmd
 }

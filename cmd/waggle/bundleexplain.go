@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -95,4 +96,22 @@ func atNode(own map[netip.Addr]maps.NodeAddr, f netip.AddrPort) (at netip.AddrPo
 		}
 	}
 	return at
+}
+
+// eventRate is how many events of each verdict are shown a second.
+const eventRate = 100
+
+// writeEvents shows what the programs decide for a while, as `waggle monitor` does.
+func writeEvents(b *bundle, w io.Writer) error {
+	if b.flags.events == 0 {
+		_, err := fmt.Fprintln(w, "(--events 0)")
+		return err
+	}
+	f := monitorFlags{rate: eventRate, duration: b.flags.events}
+	if err := f.check(); err != nil {
+		return err
+	}
+	return b.withPins(func(p *loader.View) error {
+		return f.run(context.Background(), newMonitorPrinter(&output{format: "table"}, w, w), p)
+	})
 }

@@ -32,6 +32,7 @@ var bundleParts = []part{
 	{"maps/devices.txt", "devices, and pods' network namespaces", writeMapDevices},
 	{"maps/nexthops.txt", "next hops", writeNextHops},
 	{"explain.txt", "what becomes of a packet to one frontend of each kind, and why", writeExplain},
+	{"events.txt", "what the programs decided for a while (--events)", writeEvents},
 	{"maps/sizes.txt", "the maps' sizes", writeMapSizes},
 	{"metrics.txt", "/metrics of the agent", writeMetrics},
 	{"health.txt", "answers of /livez, /readyz and /healthz", writeHealth},

@@ -42,7 +42,9 @@ so (watching, watch_slots, watchers, watched, watch_meters). Up to four monitors
   waggle monitor --service default/web --pcap web.pcapng --duration 10s`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fromPins(g, func(v *loader.View) (struct{}, error) { return struct{}{}, f.run(cmd, &out, v) })
+			_, err := fromPins(g, func(v *loader.View) (struct{}, error) {
+				return struct{}{}, f.run(cmd.Context(), newMonitorPrinter(&out, cmd.OutOrStdout(), cmd.ErrOrStderr()), v)
+			})
 			return err
 		},
 	}
@@ -83,8 +85,8 @@ type monitor struct {
 	blind   time.Duration
 }
 
-func (f *monitorFlags) run(cmd *cobra.Command, out *output, v *loader.View) (err error) {
-	m := monitor{flags: f, names: &monitorNames{view: v}, print: newMonitorPrinter(out, cmd.OutOrStdout(), cmd.ErrOrStderr())}
+func (f *monitorFlags) run(ctx context.Context, printer *monitorPrinter, v *loader.View) (err error) {
+	m := monitor{flags: f, names: &monitorNames{view: v}, print: printer}
 	if err := m.names.refresh(); err != nil {
 		return err
 	}
@@ -103,7 +105,7 @@ func (f *monitorFlags) run(cmd *cobra.Command, out *output, v *loader.View) (err
 		return err
 	}
 	defer func() { err = errors.Join(err, m.watcher.Close()) }()
-	ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM)
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
 	defer stop()
 	if f.duration > 0 {
 		var cancel context.CancelFunc

@@ -26,7 +26,7 @@ var bundleFiles = []string{
 	"maps/addresses.txt", "maps/devices.txt", "maps/nexthops.txt", "maps/sizes.txt", "metrics.txt", "health.txt", "configz.json",
 	"configuration.txt", "net/links.txt", "net/addresses.txt", "net/routes.txt", "net/rules.txt", "net/neighbours.txt",
 	"net/netfilter.txt", "programs.txt", "kernel.txt", "log.txt",
-	"explain.txt",
+	"explain.txt", "events.txt",
 }
 
 // The secrets of the kubeconfig that the agent's configuration names.
@@ -85,6 +85,7 @@ func TestBundle(t *testing.T) {
 		"health.txt": {":10256/livez: 200 OK", ":10249/readyz: 200 OK"}, "net/routes.txt": {"10.244.1.0/24", "fd00:"}, "log.txt": {"level=info"},
 		"configuration.txt": {"server https://192.168.1.77:6443", "user u: token true", "kubeconfig: " + kubeconfig},
 		"programs.txt":      {"waggle_xdp", "waggle_ingress", "connect4"}, "kernel.txt": {"net.ipv4.ip_forward: 1", "mounted: bpf at "},
+		"events.txt":    {"EVENT", "events shown"},
 		"explain.txt":   {"default/local: ", "sock (waggle_connect4)", "xdp at eth0 (waggle_xdp)"},
 		"net/rules.txt": {"family 2: ", "family 10: "}, "version.txt": {"command: waggle ", "agent: "}, "maps/addresses.txt": {"192.168.1.2 local true"},
 	} {
