@@ -49,8 +49,12 @@ test-neighbours: build require-root require-netfilter require-etcd require-cni k
 .PHONY: test-kube
 test-kube: require-root require-netfilter require-etcd kubernetes ## Run those of them that make test leaves out: beside kube-proxy, with an API server
 	go run ./test/rows
-	WAGGLE_KUBERNETES=$(CURDIR)/$(KUBERNETES) go test -count=1 -timeout 25m ./test/apiserver ./test/kube
+	WAGGLE_KUBERNETES=$(CURDIR)/$(KUBERNETES) go test -count=1 -timeout 25m -skip '^TestAddresses' ./test/apiserver ./test/kube
 	WAGGLE_KUBERNETES=$(CURDIR)/$(KUBERNETES) go test -count=1 -run '^TestMigration$$' ./test/deploy
+
+.PHONY: test-addresses
+test-addresses: require-root require-netfilter require-etcd kubernetes ## Run the tests of pools of addresses with an API server, and MetalLB's and Cilium's definitions
+	WAGGLE_KUBERNETES=$(CURDIR)/$(KUBERNETES) go test -count=1 -timeout 25m -v -run '^TestAddresses' ./test/kube
 
 KERNEL ?= 6.1
 # Emulated, a network with its agents takes half a minute. VM_TRAFFIC=. runs all there are, for hours.
