@@ -89,7 +89,7 @@ int waggle_follow(struct adoption *ctx)
 	r = &m->entry.record;
 	if (find_adopted(family, ctx, m)) {
 		flow_seen(family, r);
-		ret = flow_mark(family, r->where, r->tag, ctx->state & STATE_MASK);
+		ret = !!flow_mark(family, r->where, r->tag, ctx->state & STATE_MASK);
 	}
 	walk_end(m);
 	return ret;
