@@ -195,7 +195,7 @@ func (m *watchMaps) publish() error {
 	if word&(bpf.WatchingVerdicts|bpf.WatchingBytes) == want {
 		return nil
 	}
-	if want != 0 { // 0 is nobody, in any generation
+	if want != 0 { // 0: no watcher, in any generation
 		want |= (word + bpf.WatchingGeneration) &^ (bpf.WatchingVerdicts | bpf.WatchingBytes)
 	}
 	if err := m.word.Put(uint32(0), want); err != nil {

@@ -42,7 +42,7 @@ func (p *monitorPrinter) begin() {
 	}
 	// room for what is usual, so that columns stay where they are
 	p.columns.widths = []int{15, 16, 10, 6, 8, 20, 20, 20, 16}
-	_ = p.columns.write(p.w, [][]string{monitorHeader}) // what can't be written is told with the next flush
+	_ = p.columns.write(p.w, [][]string{monitorHeader}) // the next flush returns the error
 	_ = p.w.Flush()
 }
 
