@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -258,7 +259,7 @@ func TestTop(t *testing.T) {
 	}
 	check(t, json.Unmarshal([]byte(out), &rows))
 	if len(rows) != 2*portsOfService || rows[0].Service != "remote" || rows[0].Port != "dns" || rows[0].Rates.PacketsToClient <= 0 ||
-		rows[0].Rates.BytesToBackend != 1028*rows[0].Rates.PacketsToBackend {
+		math.Round(rows[0].Rates.BytesToBackend/rows[0].Rates.PacketsToBackend) != 1028 {
 		t.Errorf("as objects: %+v", rows)
 	}
 	close(stop)
