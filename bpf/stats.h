@@ -23,7 +23,7 @@
  * since its last fold. All other counters are exact: they are added to atomically.
  *
  * An id may be another's by now. A record counts only while its backend's element still has
- * the record's service and endpoint, so what flows of the past have is nobody's.
+ * the record's service and endpoint. What flows to another endpoint had is not counted.
  *
  * The agent makes an element, of zeros, when it gives an id away, and removes it when
  * it takes the id back. Programs make none, so an id that is used again begins at zero.

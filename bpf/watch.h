@@ -181,7 +181,7 @@ static __always_inline __u64 watch_word(void)
 	return word ? *word : 0;
 }
 
-/* Whether somebody may want to see a verdict. */
+/* Whether a watcher may want to see a verdict. */
 static __always_inline bool is_watched(enum verdict verdict)
 {
 	__u64 word = watch_word();

@@ -91,7 +91,7 @@ func (e *Explainer) ranges(id uint32) (string, error) {
 	return fmt.Sprint(of), nil
 }
 
-// client tells which scope is in force, and what is in it.
+// client describes the scope in force, and what is in it.
 func (t *report) client(trace *loader.Trace, svc maps.Service) {
 	who, local, policy := "outside of the cluster", svc.ExternalLocal, "externalTrafficPolicy"
 	if trace.Opening.Internal {

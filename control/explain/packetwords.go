@@ -24,7 +24,7 @@ func understood(trace *loader.Trace) bool {
 	return proto == unix.IPPROTO_TCP || proto == unix.IPPROTO_UDP || proto == unix.IPPROTO_SCTP
 }
 
-// parsed tells what the packet is. False: nobody has looked into it.
+// parsed describes the packet. False: no program has parsed it.
 func (t *report) parsed(trace *loader.Trace) bool {
 	p := trace.Packet
 	if p.Family == 0 {

@@ -56,7 +56,7 @@ func (t *report) describeHook(traces []asked) (Hook, error) {
 	return h, nil
 }
 
-// leaveToTC: what XDP does nothing about is for tc to decide, and to be told of there.
+// leaveToTC leaves the outcome to the hook of tc, which decides about what XDP does not handle.
 func (h *Hook) leaveToTC(trace *loader.Trace) {
 	for _, o := range h.Outcomes {
 		if o.Action != actionOn || o.Opens || o.Way != "" {

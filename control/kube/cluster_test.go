@@ -126,7 +126,7 @@ func (c *cluster) stamp(o apiObject) apiObject {
 	return o
 }
 
-// tell sends watchers what they see of a change: an object that their selector no longer takes is
+// tell sends watchers what they may see of a change: an object that their selector no longer takes is
 // deleted.
 func (c *cluster) tell(kind string, old, new apiObject) {
 	for w := range c.watchers {
