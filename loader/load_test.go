@@ -225,12 +225,21 @@ func pinForeignMap(t *testing.T, path string, spec *ebpf.MapSpec) string {
 
 // Another version has other counters: they must not keep it from loading.
 func TestLoadRenewsCounters(t *testing.T) {
+	t.Run("of the layout before", func(t *testing.T) { loadRenewsCounters(t, 0) })
+	t.Run("of this layout, but another size", func(t *testing.T) { loadRenewsCounters(t, layoutOf("counters").version) })
+}
+
+// loadRenewsCounters has Load find counters with a layout version; 0: with none.
+func loadRenewsCounters(t *testing.T, version uint32) {
 	newNetns(t)
 	dir := newPinDir(t)
 	mustClose(t, mustLoad(t, small(dir)))
 	pinForeignMap(t, filepath.Join(dir, "maps", "counters"), &ebpf.MapSpec{
 		Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 16, MaxEntries: 3,
 	})
+	if version > 0 {
+		setLayout(t, dir, "counters", version)
+	}
 	d := mustLoad(t, small(dir))
 	if got, want := d.Map("counters").MaxEntries(), uint32(bpf.HookCount)*uint32(bpf.VerdictCount); got != want {
 		t.Errorf("counters has %d elements, want %d", got, want)

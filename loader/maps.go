@@ -126,7 +126,12 @@ func (p pinDir) openMap(spec *ebpf.MapSpec, name string, layouts layoutTable, fo
 			sizeOf(name, m.MaxEntries()), sizeOf(name, wanted))
 		spec.MaxEntries = m.MaxEntries()
 	}
-	if err := spec.Compatible(m); err != nil {
+	err = spec.Compatible(m)
+	if err != nil && layoutOf(name).change == anew { // of a version between two releases
+		log.Infof("map %s begins anew: %v", name, err)
+		return m.Close()
+	}
+	if err != nil {
 		return errors.Join(fmt.Errorf("the pinned map %s was made by no version of waggle that this one knows (%w): nothing was changed; "+
 			"stop the agent, run `waggle cleanup`, start it again; established connections break", path, err), m.Close())
 	}
