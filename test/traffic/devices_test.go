@@ -271,7 +271,9 @@ func TestBridgeUplink(t *testing.T) {
 	ask(t, "NodePort", client(t, s.Laptop), services, fromAnywhere, func(svc service, p port, v6 bool) netip.AddrPort {
 		return svc.nodePort(addrOf(node, v6), p)
 	})
-	ask(t, "pod, cluster IP", client(t, s.addUnseen(t)), services, fromAnywhere, service.clusterIP)
+	unseen := s.addUnseen(t)
+	s.awaitRole(t, "veth-outside", status.RolePod) // before that the node has no route for what the pod sends
+	ask(t, "pod, cluster IP", client(t, unseen), services, fromAnywhere, service.clusterIP)
 	machine, err := s.Nodes[0].AddGuest("vnet0", "br0", topo.GuestOptions{
 		Tap:      true,
 		Addrs:    []netip.Prefix{netip.MustParsePrefix("192.168.1.150/24"), netip.MustParsePrefix("fd00:192:168:1::150/64")},
