@@ -126,8 +126,8 @@ func (c *cluster) stamp(o apiObject) apiObject {
 	return o
 }
 
-// tell sends watchers what they may see of a change: an object that their selector no longer takes is
-// deleted.
+// tell sends each watcher the change of an object that its selector takes. An object that it no longer takes is
+// sent as deleted.
 func (c *cluster) tell(kind string, old, new apiObject) {
 	for w := range c.watchers {
 		had, has := old != nil && w.takes(old), new != nil && w.takes(new)

@@ -80,7 +80,7 @@ func (f *followed) end() {
 	}
 }
 
-// tell passes what the informers know to the sink, and then each change. needed are done when the sink has
+// tell passes the objects of the informers to the sink, and then each change. needed are done when the sink has
 // all objects that have to come before OnSynced.
 func (r *run) tell(f *followed) (needed []cache.DoneChecker, err error) {
 	need := func(synced cache.DoneChecker, err error) error {

@@ -147,7 +147,7 @@ func TestGivenAddressesStay(t *testing.T) {
 	if strings.Contains(b.read(b.allocations()), "loadBalancerIPs") {
 		t.Errorf("what stands in a manifest is kept beside it: %s", b.read(b.allocations()))
 	}
-	b.write("a.yaml", balancerYAML("a", "loadBalancerIP: 203.0.113.1")) // of no pool: it is routed here by whoever wrote that
+	b.write("a.yaml", balancerYAML("a", "loadBalancerIP: 203.0.113.1")) // of no pool: the author has it routed here
 	b.look()
 	wantIngress(t, b, "b 192.0.2.1")
 	if got := b.services["default/a"].Status.LoadBalancer.Ingress; len(got) != 1 || got[0].IP != "203.0.113.1" {

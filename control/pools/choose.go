@@ -16,9 +16,9 @@ import (
 // maxProbe bounds how many addresses of a pool are tried: a /64 can't be searched.
 const maxProbe = 1 << 20
 
-// free finds an address of a pool that no Service has. It begins at a place that the name of the Service determines: whoever
-// allocates anew from the same documents, or from a copy of them, comes to the same addresses, but where two names
-// meet at one place.
+// free finds an address of a pool that no Service has. It begins at a place that the name of the Service determines, so a
+// new allocation from the same documents, or from a copy of them, gives the same addresses, except where two names
+// have the same place.
 func (p *planner) free(s *Service, pool *Pool, family v1.IPFamily) (netip.Addr, bool) {
 	full := fullKey{pool, family}
 	if p.full[full] {

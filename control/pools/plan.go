@@ -26,7 +26,7 @@ type Input struct {
 	Reserved []netip.Addr
 }
 
-// Plan is what is to become of the Services.
+// Plan is the wanted state of the Services.
 type Plan struct {
 	// Changes are the Services whose addresses, or the record of them, are to change, in the order of names.
 	Changes []Change

@@ -15,11 +15,11 @@ import (
 const kubeProxyEvery = time.Minute
 
 // LookForKubeProxy looks at intervals, until ctx is done, for rules that kube-proxy has left. It calls
-// told with what to do about them, or nil. Such rules go stale, and lead packets that waggle leaves to the
-// kernel to endpoints that are gone.
-func LookForKubeProxy(ctx context.Context, told func(error)) {
+// report with an error that says what to do about them, or with nil. Such rules go stale: they lead packets that waggle
+// leaves to the kernel to endpoints that are gone.
+func LookForKubeProxy(ctx context.Context, report func(error)) {
 	for {
-		told(kubeProxySeen())
+		report(kubeProxySeen())
 		select {
 		case <-ctx.Done():
 			return
