@@ -148,8 +148,9 @@ generate: require-clang ## Compile the datapath and derive its Go types
 	go generate ./bpf ./test/bench/probe
 
 .PHONY: check-generated
-check-generated: generate ## Fail if the committed datapath is not what its source compiles to
+check-generated: generate chart ## Fail if the committed datapath or chart is not what its source makes
 	@git diff --exit-code --stat -- bpf test/bench/probe || { echo "bpf/ or test/bench/probe/: run 'make generate' and commit the result"; exit 1; }
+	@git diff --exit-code --stat -- deploy/chart || { echo "deploy/chart: run 'make chart' and commit the result"; exit 1; }
 
 .PHONY: lint
 lint: require-clang ## Check formatting, and run the static checkers
