@@ -56,7 +56,7 @@ static __always_inline bool addr_is_loopback(int family, const __be32 *a)
 	return !(a[0] | a[1] | a[2]) && a[3] == bpf_htonl(1);
 }
 
-/* RFC 1812, 5.3.7 and RFC 4291, 2.7: false for what nobody can be, or be alone. */
+/* RFC 1812, 5.3.7 and RFC 4291, 2.7: false for an address that no single host can have. */
 static __always_inline bool addr_is_sender(int family, const __be32 *a)
 {
 	if (addr_is_zero(family, a) || addr_is_loopback(family, a))

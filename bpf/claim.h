@@ -7,7 +7,7 @@
 
 /*
  * How a record gets into the table: the steps `prepare` and `settle` of
- * flowtable.h. Nobody else makes records.
+ * flowtable.h. No other file makes records.
  */
 
 /* No way: nothing in reach may be replaced. */
@@ -224,7 +224,7 @@ __noinline int way_take_any(int family, __u64 hash, const struct record *r, __u3
 }
 
 /*
- * Writes a record where nobody finds it yet. If r->tag is not 0, r->where and
+ * Writes a record that no reader finds yet. If r->tag is not 0, r->where and
  * r->tag are those of a record of the same key that it replaces; it must not
  * be confirmed and alive. Sets both to where the new one is, with r->state in
  * the tag. Nonzero: there is no room.
@@ -466,7 +466,7 @@ __noinline int flow_settle(int family, const struct tuple *t, struct record *r, 
 		return SETTLED_LOST;
 	family = family_of(family);
 	hash = key_hash(family, t);
-	if (explain) { /* nobody else claims it */
+	if (explain) { /* it writes nothing, so it always wins */
 		r->tag |= WAY_LIVE;
 		return SETTLED_OWNER;
 	}

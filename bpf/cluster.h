@@ -103,7 +103,7 @@ static __always_inline __u32 set_flags(int family, const struct cluster_range_se
 	return flags;
 }
 
-/* A set is not written to before `current` has moved on, so a second look tells. */
+/* A set is written to only after `current` has moved on: a second look finds out. */
 static __always_inline __u32 cluster_flags(int family, const __be32 *addr)
 {
 	volatile struct cluster_guard *guard;

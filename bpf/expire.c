@@ -106,7 +106,7 @@ int waggle_expire6(struct census *ctx)
 	return 0;
 }
 
-/* The jiffies that all times in the maps are in, for whoever displays them. */
+/* The jiffies that all times in the maps are in, for the commands that print them. */
 SEC("syscall")
 int waggle_jiffies(__u32 *ctx)
 {

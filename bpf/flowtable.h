@@ -16,7 +16,7 @@
  *
  * A way's tag says all that several processors have to agree on:
  *
- *   FREE     nobody has it
+ *   FREE     not in use
  *   BUSY     one processor has it, and writes the record
  *   OFFERED  the record is complete, but another of the same key may win
  *   LIVE     this is the record of its key
@@ -306,7 +306,7 @@ static __always_inline __u32 *tag_at(int family, __u32 where)
 
 	if (!set)
 		return NULL;
-	/* here and not before, since the verifier lets nobody add to NULL */
+	/* here and not before: the verifier refuses an addition to NULL */
 	asm volatile("" : "+r"(set));
 	return &set->tag[where & (WAYS - 1)];
 }

@@ -7,7 +7,7 @@
 #include "runtime.h"
 
 /*
- * Only the first fragment of a packet has ports; the later ones are told by
+ * Only the first fragment of a packet has ports; the later ones are known by
  * the packet's identification (RFC 791, 3.2; RFC 8200, 4.5). A later one that
  * overtakes the first is left to the stack, as all fragments are by XDP.
  */
@@ -98,7 +98,7 @@ static __always_inline __u32 sctp_alone(const struct sctp_start *sctp)
 
 /*
  * An SCTP checksum can't be changed without the length of the whole, which a
- * first fragment of `len` bytes tells if its chunk is larger: a sender has IP
+ * first fragment of `len` bytes shows if its chunk is larger: a sender lets IP
  * cut only what it can't send in another way, a chunk that was made before it
  * learnt of a smaller MTU. Of an INIT ACK more would have to be read.
  */

@@ -13,8 +13,8 @@
  * travels the way that Q's answer would, and an answer to Q is rewritten by the
  * record of Q reversed. Reversing that rewrite gives Q as its sender knows it.
  *
- * The quoted transport checksum stays: nobody can verify it, what is quoted is
- * cut off.
+ * The quoted transport checksum stays: no receiver can verify it, since the
+ * quote is cut off.
  */
 
 /* RFC 792 and RFC 4443, 3.1 and 3.2. The kernel's header needs the C library's. */
@@ -196,7 +196,7 @@ static __always_inline long icmp_rewrite_quoted(struct __sk_buff *skb, int famil
 
 /*
  * Translates the error at hand. Its source changes only where the flow's does: a
- * router's address tells more than ours, but a network that knows the flow by
+ * router's address says more than ours, but a network that knows the flow by
  * our address need not carry another.
  */
 __noinline int icmp_rewrite(struct __sk_buff *skb, struct scratch *s, bool source, bool dest)

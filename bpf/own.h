@@ -12,7 +12,7 @@
  * has the same port towards the same peer. So they are recorded as flows when
  * they leave: client is the node, and nothing is rewritten. But if a flow of
  * ours has the tuple already, the newcomer gets another source port, as
- * netfilter would do. Whoever comes later finds that the tuple has an owner.
+ * netfilter would do. A flow that comes later finds that the tuple has an owner.
  */
 
 static __always_inline bool port_is_shared(__be16 port)

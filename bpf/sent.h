@@ -6,11 +6,11 @@
 
 /*
  * A packet that tc ingress sends by redirect meets tc egress on its way out,
- * and nothing is left to do there. skb->cb tells so. It is nobody's between
- * the two hooks, unlike skb->mark, which has a meaning for others: a redirect
+ * and nothing is left to do there. skb->cb says so. Between the two hooks it
+ * has no owner, unlike skb->mark, which has a meaning for others: a redirect
  * leads straight into dev_queue_xmit(), which only writes the packet's length,
  * before it. What others have left there does not hold 64 random bits, and
- * who receives IP packets overwrites these, so they do not come back with one.
+ * the IP receive path overwrites these, so they do not come back with one.
  * The bits are as old as the maps: while an agent that starts replaces one
  * program after the other, each knows what the others have sent.
  */
@@ -27,7 +27,7 @@ static __always_inline void sent_by_us(struct __sk_buff *skb)
 	skb->cb[1] = mark >> 32;
 }
 
-/* Told once: a tunnel may make another packet of this one. */
+/* True once for a packet: a tunnel may make another packet of this one. */
 static __always_inline bool was_sent_by_us(struct __sk_buff *skb)
 {
 	__u64 mark = sent_mark();

@@ -328,7 +328,7 @@ static __always_inline enum verdict sock_drop(bool host, enum verdict verdict)
 /*
  * The verdict on an address that is no frontend's. `sends`: this call would
  * send something. Programs connect datagram sockets only to learn their own
- * address (RFC 6724 sorting does), and must not be told that there is no way.
+ * address (RFC 6724 sorting does), and must not get an error for it.
  */
 static __always_inline enum verdict sock_cluster(struct bpf_sock_addr *ctx, int family,
 						 const __be32 *addr, bool sends)
@@ -608,7 +608,7 @@ static __always_inline struct backend *sock_backend(struct bpf_sock_addr *ctx,
 /*
  * What is sent to no service may be for an endpoint that the socket has met by
  * one. From now on answers are that endpoint's own, until it is asked by the
- * service again: an answer does not tell which question it is for.
+ * service again: an answer does not say which question it is for.
  */
 static __always_inline void ask_directly(struct bpf_sock_addr *ctx, int family, const __be32 *addr)
 {

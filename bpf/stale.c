@@ -3,7 +3,7 @@
 
 /*
  * UDP that is led to an endpoint which no longer serves: the client would go
- * on sending there for ever, since nothing tells it. The agent has these run
+ * on sending there for ever, since it gets no error. The agent runs these
  * when a UDP endpoint has stopped serving. TCP is left alone, its connections
  * end by themselves.
  */
@@ -45,7 +45,7 @@ static long search_slot(__u32 i, struct search *s)
 	return s->found;
 }
 
-/* Whether a frontend leads to an endpoint, whoever's the frontend is by now. */
+/* Whether a frontend leads to an endpoint, whichever service has the frontend by now. */
 static __always_inline enum leads frontend_leads(int family, const __be32 *addr, __be16 port,
 						 const __be32 *backend_addr, __be16 backend_port)
 {
@@ -175,7 +175,7 @@ struct sock_common {
 
 extern int bpf_sock_destroy(struct sock_common *sk) __ksym;
 
-/* It may have disconnected since, of which no hook tells. */
+/* It may have disconnected since: no hook sees that. */
 static __always_inline bool still_connected(const struct sock_common *sk,
 					    const struct sock_peer *peer)
 {

@@ -121,8 +121,8 @@ static __always_inline bool client_restore(int family, __u32 state, struct scrat
 
 /*
  * Sees to it that the reply of a confirmed client's record, s->record, is there
- * and confirmed. Where it can't be, the client's record ends: nobody looks
- * after the others of one that is confirmed.
+ * and confirmed. Where it can't be, the client's record ends: the other records
+ * of one that is confirmed are not looked after.
  */
 __noinline int mirror_confirm(struct scratch *s)
 {
@@ -465,8 +465,8 @@ static __always_inline bool begins_here(const struct packet *p)
 
 /*
  * A client speaks to an endpoint directly, from the port that it has a flow
- * to a service with, which leads to the same endpoint: that one could not tell
- * the two apart, and the answers of both would be taken for the service's. So
+ * to a service with, which leads to the same endpoint: that one could not
+ * distinguish the two, and the answers of both would be taken for the service's. So
  * the newcomer gets another port. VERDICT_NONE: it is one, and its record is begun.
  * Any datagram may be a newcomer, and the look costs as much as all else that
  * is done for one that is not ours: most nodes have no flows that ask for it.

@@ -38,7 +38,7 @@ struct tuple {
 
 /*
  * A function off the way of every packet takes the family as a run-time
- * argument. This gives it two values that the verifier can tell apart, so that
+ * argument. This gives it two values that the verifier distinguishes, so that
  * it follows what belongs to one of them through the whole function.
  */
 static __always_inline int family_of(int family)

@@ -43,7 +43,7 @@ struct bare_value6 {
 _Static_assert(sizeof(struct bare_key4) == 16, "an IPv4 key has 16 bytes");
 _Static_assert(sizeof(struct bare_key6) == 40, "an IPv6 key has 40 bytes");
 
-/* What the records hold. Nobody reads it. */
+/* What the records hold. It is never read. */
 struct bare_value4 value4;
 struct bare_value6 value6;
 

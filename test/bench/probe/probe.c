@@ -132,7 +132,7 @@ int parse_tc(struct __sk_buff *skb)
 /* Limit: one lookup in a table of the kernel's. */
 ONE_BARE_KEY(lookup, MISSED_IF(!bpf_map_lookup_elem(BARE_OF(bare_hash, family), &key)))
 
-/* Limit of a packet that is nobody's: one lookup, which finds nothing. */
+/* Limit of a packet that belongs to no flow: one lookup, which finds nothing. */
 ONE_BARE_KEY(miss, FAILED_IF(bpf_map_lookup_elem(BARE_OF(bare_hash, family), &key)))
 
 /* Puts the packet's key into the table that the limits look into. */
