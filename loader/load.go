@@ -86,7 +86,7 @@ func readParts(compiled func() (*ebpf.CollectionSpec, error)) (wait func() (part
 		return err
 	})
 	group.Go(func() error {
-		_, _ = p.types.Kernel() // whoever can't do without asks again, and fails then
+		_, _ = p.types.Kernel() // a caller that needs it asks again, and fails then
 		return nil
 	})
 	return func() (parts, error) {
@@ -226,7 +226,7 @@ func (d *Datapath) seed() error {
 	return nil
 }
 
-// secret is a number that nobody guesses, and not 0, which is what is found everywhere.
+// secret is a random number that can't be guessed. It is not 0, the content of unused memory.
 func secret() uint64 {
 	var b [8]byte
 	rand.Read(b[:]) // never fails

@@ -102,8 +102,8 @@ func (d *Datapath) DropOldFlows() error {
 
 // The errors that Convert returns if there is no place for the record.
 var (
-	ErrOtherFlow = errors.New("the tuple is another flow's by now")
-	ErrTableFull = errors.New("all records in reach are of confirmed flows")
+	ErrOtherFlow = errors.New("another flow has taken the tuple")
+	ErrTableFull = errors.New("all candidate records belong to confirmed flows")
 )
 
 // How often, and at which interval, Convert tries while a command walks over the flows.
