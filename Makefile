@@ -73,7 +73,7 @@ PREVIOUS_RELEASE := 1e5d5ca
 PREVIOUS := build/waggle-$(PREVIOUS_RELEASE)
 
 .PHONY: test-upgrade
-test-upgrade: build require-root require-netfilter require-etcd kubernetes $(PREVIOUS) ## Upgrade agents of the release before, which is built from the history, under traffic
+test-upgrade: build require-root require-netfilter require-etcd kubernetes $(PREVIOUS) ## Upgrade agents of the previous release, which is built from the history, under traffic
 	WAGGLE_PREVIOUS=$(CURDIR)/$(PREVIOUS) WAGGLE_BINARY=$(CURDIR)/$(BINARY) \
 		go test -count=1 -timeout 40m -v -run TestUpgrade ./test/traffic
 	WAGGLE_PREVIOUS=$(CURDIR)/$(PREVIOUS) WAGGLE_BINARY=$(CURDIR)/$(BINARY) WAGGLE_KUBERNETES=$(CURDIR)/$(KUBERNETES) \

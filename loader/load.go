@@ -29,7 +29,7 @@ type Datapath struct {
 	collection *ebpf.Collection
 	programs   sync.RWMutex                         // guards collection.Programs, which more come to
 	compiled   func() (*ebpf.CollectionSpec, error) // bpf.Whole, or a test's
-	old        map[string]*ebpf.Map                 // of the release before, whose flows are to be converted
+	old        map[string]*ebpf.Map                 // of the previous release, whose flows are to be converted
 	aborter    *aborter
 	hz         uint32
 	clsact     bool         // TCX is missing, or not wanted

@@ -34,7 +34,7 @@ func TestAgentFlagErrors(t *testing.T) {
 		{"", "--manifests or --kubeconfig: where Services come from is not given"},
 		{"--manifests=. --kubeconfig=x", "--manifests and --kubeconfig: "},
 		{"--manifests=. --api-server=a:1", "--manifests and --api-server: "},
-		{"--kubeconfig=/no/such", "how to reach the API server: stat /no/such: no such file or directory"},
+		{"--kubeconfig=/no/such", "load kubeconfig (--kubeconfig): stat /no/such: no such file or directory"},
 		{"--kubeconfig=x --api-server=a:1,b", `--api-server: "b" is neither host:port nor an https URL`},
 		{"--manifests=. --service-proxy-name=a/b", `--service-proxy-name: "a/b" is no value of a label`},
 		{"--manifests=. --load-balancer-class=a/b/c", `--load-balancer-class: "a/b/c" is no class`},
