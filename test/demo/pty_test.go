@@ -10,8 +10,11 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/test/topo"
 )
 
 // terminal is a pseudo terminal, with what was written to it.
@@ -63,6 +66,16 @@ func (p *terminal) text() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.shown.String()
+}
+
+// shows waits for a text: the reader may be behind the writer.
+func (p *terminal) shows(text string) bool {
+	for deadline := time.Now().Add(topo.Patient(5 * time.Second)); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if strings.Contains(p.text(), text) {
+			return true
+		}
+	}
+	return false
 }
 
 // run gives a command the terminal, in a session of its own, as a shell in a window has it.
