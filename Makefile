@@ -7,7 +7,8 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 BINARY := build/waggle
 # All commands are compiled with the same flags, so that they share what is compiled.
 GO_FLAGS := -trimpath
-GO_BUILD := go build $(GO_FLAGS) -ldflags "-s -w -X main.version=$(VERSION)"
+GO_BUILD_FLAGS := $(GO_FLAGS) -ldflags "-s -w -X main.version=$(VERSION)"
+GO_BUILD := go build $(GO_BUILD_FLAGS)
 CLANG := 19
 TOOLS := go tool -modfile=test/tools/go.mod
 KUBERNETES := build/kubernetes
@@ -25,8 +26,8 @@ build: ## Compile the command to build/waggle
 include packaging/release.mk
 
 .PHONY: demo
-demo: build require-root ## Make a small network, balance real traffic in it, and check every answer (HOLD=1 keeps it up)
-	@CGO_ENABLED=0 go run $(GO_FLAGS) ./test/demo -waggle $(BINARY)
+demo: require-root ## Make a small network, balance real traffic in it, and check every answer (HOLD=1 keeps it up)
+	@CGO_ENABLED=0 bash test/demo/run.sh $(patsubst %/,%,$(dir $(BINARY))) $(GO_BUILD_FLAGS)
 
 .PHONY: test
 test: require-root require-netfilter require-prometheus ## Run all tests
@@ -73,7 +74,7 @@ PREVIOUS_RELEASE := 1e5d5ca
 PREVIOUS := build/waggle-$(PREVIOUS_RELEASE)
 
 .PHONY: test-upgrade
-test-upgrade: build require-root require-netfilter require-etcd kubernetes $(PREVIOUS) ## Upgrade agents of the release before, which is built from the history, under traffic
+test-upgrade: build require-root require-netfilter require-etcd kubernetes $(PREVIOUS) ## Upgrade agents of the previous release, which is built from the history, under traffic
 	WAGGLE_PREVIOUS=$(CURDIR)/$(PREVIOUS) WAGGLE_BINARY=$(CURDIR)/$(BINARY) \
 		go test -count=1 -timeout 40m -v -run TestUpgrade ./test/traffic
 	WAGGLE_PREVIOUS=$(CURDIR)/$(PREVIOUS) WAGGLE_BINARY=$(CURDIR)/$(BINARY) WAGGLE_KUBERNETES=$(CURDIR)/$(KUBERNETES) \

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package control keeps the datapath in step with the cluster and the node. A source tells of Kubernetes
-// objects, kube-proxy's change trackers of what has changed of them, the planner what that means for the
-// maps, and the reconciler writes it: the Proxy is that loop, and the Agent runs it with the parts that are
-// packages of their own below this one.
+// Package control keeps the datapath in step with the cluster and the node. A source delivers Kubernetes
+// objects, kube-proxy's change trackers find what has changed, the planner computes what the maps should
+// hold, and the reconciler writes it. The Proxy is that loop. The Agent runs it with the other parts, which
+// are packages below this one.
 package control
 
 import (
@@ -34,7 +34,7 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// Config is what an agent is told.
+// Config is the configuration of an agent.
 type Config struct {
 	Serve serve.Config
 	Pace  Pace // zero: DefaultPace
@@ -54,10 +54,10 @@ type Config struct {
 	Express      node.ExpressMode
 	NodePorts    node.NodePortAddresses
 	ReservePorts bool
-	// MasqueradeAll translates the source of all that is for a cluster IP.
+	// MasqueradeAll translates the source of all packets to a cluster IP.
 	MasqueradeAll bool
-	// LocalSources are the cluster's own addresses: of a client there that comes from another
-	// node, the address is kept where it asks a cluster IP.
+	// LocalSources are the cluster's own addresses. A client with one of them keeps its address
+	// when it asks a cluster IP from another node.
 	LocalSources []netip.Prefix
 	SourceName   string // for people
 	ServeAs      string // service.kubernetes.io/service-proxy-name of what is for us; empty: what has no such label
@@ -79,7 +79,7 @@ type Agent struct {
 	pods     *node.PodNamespaces
 	canary   *canary.Canary
 	started  time.Time
-	// endFetching ends what the source has fetched ahead and nobody has asked for.
+	// endFetching ends what FetchAhead began, if Run did not take it over.
 	endFetching context.CancelFunc
 	nodeIPs     []netip.Addr // of our Node object, the last that there were
 
@@ -158,7 +158,7 @@ func (a *Agent) prepare() error {
 	}
 	a.retired = -1 // endpoints may have stopped serving while no agent ran
 	a.stale = flows.NewStaleUDP(a.dp, func(err error) { a.warn("UDP sockets connected to endpoints that no longer serve", err) }, a.log)
-	a.notices.tell(a.log, "conntrack", node.ConntrackNotices(a.cfg.Conntrack))
+	a.notices.replace(a.log, "conntrack", node.ConntrackNotices(a.cfg.Conntrack))
 	a.warn("privileges", loader.CheckOptionalPrivileges())
 	a.devices = node.NewDevices(a.dp, node.DeviceOptions{
 		Rules: a.cfg.Rules, XDP: a.cfg.XDP, Express: a.cfg.Express, NodePorts: a.cfg.NodePorts, Converted: a.onConverted,
@@ -180,7 +180,7 @@ func (a *Agent) prepare() error {
 	a.prepareHealth()
 	a.around = node.NewSurroundings(a.dp, node.SurroundingsOptions{
 		Cgroup: a.cfg.Cgroup, Devices: a.devices, Services: a.proxy, Conntrack: a.cfg.Conntrack, Every: a.proxy.pace.Repair,
-		Warn: a.tellOf(&a.warnings), Note: a.tellOf(&a.notices),
+		Warn: a.reporter(&a.warnings), Note: a.reporter(&a.notices),
 	}, a.log)
 	if a.cfg.Cgroup == "" {
 		return nil
@@ -259,7 +259,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	cancel()
 	wg.Wait()
 	a.writeStatus()
-	a.log.Info("agent ends; the datapath goes on")
+	a.log.Info("agent stopped; the datapath keeps running")
 	return errors.Join(err, a.dp.Close())
 }
 
@@ -297,7 +297,7 @@ func (a *Agent) onNode(ours *v1.Node) {
 	a.takeover.End(takeover.Attaching)
 }
 
-// onConverted: of the flows of the release before, too, endpoints may have stopped serving.
+// onConverted looks for converted flows of the previous release whose endpoints have stopped serving.
 func (a *Agent) onConverted() {
 	a.takeover.Converted()
 	a.stale.Stopped()
@@ -314,7 +314,7 @@ func (a *Agent) syncDevices(change node.Change) {
 	a.proxy.SetAssigned(a.devices.Assigned())
 	a.pods.Changed()
 	if change.IsLook() {
-		a.judgeForwarding() // of which no event tells
+		a.judgeForwarding() // the kernel sends no event for it
 	}
 	if touched := a.devices.TakeTouched(); len(touched) > 0 {
 		a.warn("links", a.links.Follow(touched))
@@ -340,8 +340,8 @@ func (a *Agent) judgeForwarding() {
 // API server may be away for long.
 const restAfter = 5 * time.Second
 
-// afterStart does what nobody waits for while services are not in force yet: it loads the rest of the programs, and
-// returns to the kernel the memory that it took to load, to decode and to plan everything at once.
+// afterStart does what can wait until services are in force: it loads the rest of the programs, and returns to the
+// kernel the memory that it took to load, to decode and to plan everything at once.
 func (a *Agent) afterStart(ctx context.Context) {
 	select {
 	case <-ctx.Done():
@@ -371,19 +371,19 @@ func (a *Agent) reservePorts() error {
 	return err
 }
 
-// warn remembers a trouble that does not end the agent until it is over.
+// warn keeps a problem that does not end the agent, until the problem is over.
 func (a *Agent) warn(about string, err error) {
 	var messages []string
 	if err != nil {
 		messages = []string{fmt.Sprintf("%s: %v", about, err)}
 	}
-	a.warnings.tell(a.log, about, messages)
+	a.warnings.replace(a.log, about, messages)
 }
 
-// tellOf returns the function by which others report what they find on the node.
-func (a *Agent) tellOf(f *findings) func(about string, messages []string) {
+// reporter returns the function by which other parts report what they find on the node.
+func (a *Agent) reporter(f *findings) func(about string, messages []string) {
 	return func(about string, messages []string) {
-		if f.tell(a.log, about, messages) {
+		if f.replace(a.log, about, messages) {
 			a.poke()
 		}
 	}

@@ -113,7 +113,7 @@ func (f *agentFixture) start() *agentFixture {
 	return f
 }
 
-// begin tells all that exists at first.
+// begin delivers all objects that exist at first.
 func (f *agentFixture) begin(objects ...any) {
 	deliver(f.sink, objects...)
 	f.sink.OnSynced()

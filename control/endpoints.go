@@ -12,8 +12,8 @@ import (
 // endpoint is a proxy.Endpoint in a third of the memory that the library's own takes: a node holds
 // all of the cluster's, and looks at few of them again.
 type endpoint struct {
-	zones, nodes sets.Set[string]
-	addr         [16]byte
+	zones, nodes sets.Set[string] // hints
+	addr         [16]byte         // IPv4-mapped for IPv4
 	port         uint16
 	is           endpointFlags
 }
@@ -29,7 +29,7 @@ const (
 
 var _ proxy.Endpoint = (*endpoint)(nil)
 
-// compact copies what the library has found out. Endpoints whose address is none are left out.
+// compact copies the library's endpoints, and leaves out those without a valid address.
 func compact(endpoints []proxy.Endpoint) []endpoint {
 	out := make([]endpoint, 0, len(endpoints))
 	for _, e := range endpoints {
@@ -54,7 +54,7 @@ func compact(endpoints []proxy.Endpoint) []endpoint {
 	return out
 }
 
-// forLibrary makes them what its functions take.
+// forLibrary converts them to the type that the library's functions take.
 func forLibrary(endpoints []endpoint) []proxy.Endpoint {
 	out := make([]proxy.Endpoint, len(endpoints))
 	for i := range endpoints {
@@ -63,10 +63,10 @@ func forLibrary(endpoints []endpoint) []proxy.Endpoint {
 	return out
 }
 
-// Addr spares the planner the detour by way of a string.
+// Addr returns the address without a conversion from a string.
 func (e *endpoint) Addr() netip.Addr { return netip.AddrFrom16(e.addr).Unmap() }
 
-// The rest is part of proxy.Endpoint.
+// The other methods are part of proxy.Endpoint.
 
 func (e *endpoint) String() string              { return netip.AddrPortFrom(e.Addr(), e.port).String() }
 func (e *endpoint) IP() string                  { return e.Addr().String() }

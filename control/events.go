@@ -20,8 +20,8 @@ const (
 	maxNote = 1024 // bytes, by the API server's validation of events
 )
 
-// serviceEvents tells people, beside the Service, what of it is not served. Without a recorder it
-// does nothing.
+// serviceEvents writes an event on a Service for each part of it that is not served. Without a
+// recorder it does nothing.
 type serviceEvents struct {
 	recorder events.EventRecorder
 	// uids of Services: `kubectl describe` shows only events that carry the object's.
@@ -45,7 +45,7 @@ func (e *serviceEvents) warn(name maps.Name, reason, message string) {
 	}
 	uid, known := e.uids[types.NamespacedName{Namespace: name.Namespace, Name: name.Name}]
 	if !known {
-		return // being deleted: there is nothing to show it beside
+		return // it is being deleted: there is no object to show the event with
 	}
 	if len(message) > maxNote {
 		message = strings.ToValidUTF8(message[:maxNote], "")
@@ -56,7 +56,7 @@ func (e *serviceEvents) warn(name maps.Name, reason, message string) {
 	e.recorder.Eventf(service, nil, v1.EventTypeWarning, reason, actionServe, "%s", message)
 }
 
-// RecordTo has what can't be served told as events too. It is to be called before the source runs.
+// RecordTo also reports as events what can't be served. Call it before the source runs.
 func (p *Proxy) RecordTo(recorder events.EventRecorder) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

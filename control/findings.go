@@ -9,7 +9,7 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// findings are what the agent has found on its node, until it is over.
+// findings are what the agent has found on its node. A finding stays until it is no longer true.
 type findings struct {
 	level logrus.Level // that a new one is logged with
 
@@ -17,8 +17,9 @@ type findings struct {
 	by map[string][]string // messages, by what they are about
 }
 
-// tell replaces what is known of one thing; no message: nothing is. It reports whether that is news.
-func (f *findings) tell(log *logrus.Entry, about string, messages []string) (news bool) {
+// replace replaces the findings about one thing. Without messages there are none. It reports whether that changed
+// anything.
+func (f *findings) replace(log *logrus.Entry, about string, messages []string) (news bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	news = !slices.Equal(f.by[about], messages)

@@ -13,7 +13,7 @@ import (
 	"github.com/waggle-lb/waggle/control/netns/netnstest"
 )
 
-// A node that does not forward IPv6 is told so when there is a service of IPv6, and no longer when
+// A node that does not forward IPv6 has a warning while there is a service of IPv6, and none when
 // there is none.
 func TestForwardingOfWhatIsServed(t *testing.T) {
 	netnstest.New(t)

@@ -10,7 +10,7 @@ import (
 	"github.com/waggle-lb/waggle/test/await"
 )
 
-// TestHeldServices: what keeps the services from being what the source says is told, also what it holds.
+// TestHeldServices: the agent reports Services that the source holds back.
 func TestHeldServices(t *testing.T) {
 	src := &testSource{}
 	f := newAgentFixture(t, src, nil).start()
@@ -27,7 +27,7 @@ func TestHeldServices(t *testing.T) {
 		t.Errorf("with held Services: %q", body)
 	}
 	if body, _ := f.awaitStatus(address, "/metrics", 200); !strings.Contains(body, "\nwaggle_held_deletions 2\n") {
-		t.Error("the metrics don't tell of the held Services")
+		t.Error("the metrics don't count the held Services")
 	}
 	f.poke()
 	await.Until(t, func() (string, bool) {

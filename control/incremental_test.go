@@ -21,7 +21,7 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// cluster is a random life of some objects, as a source tells it.
+// cluster is a random life of some objects, as a source delivers it.
 type cluster struct {
 	t      *testing.T
 	random *rand.Rand
@@ -34,7 +34,7 @@ type cluster struct {
 }
 
 // Whatever has happened to the objects, and however it was cut into syncs, the maps mean what they
-// would if a new agent had been told how all ended.
+// would if a new agent had received the final objects.
 func TestIncremental(t *testing.T) {
 	for seed := range uint64(4) {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
@@ -51,7 +51,7 @@ func TestIncremental(t *testing.T) {
 				switch c.random.IntN(8) {
 				case 0:
 					f.restart()
-					c.tell(f)
+					c.deliver(f)
 				case 1:
 					f.repair(context.Background())
 				}
@@ -62,8 +62,8 @@ func TestIncremental(t *testing.T) {
 	}
 }
 
-// tell tells all that exists, as a source does first.
-func (c *cluster) tell(f *proxyFixture) {
+// deliver delivers all that exists, as a source does first.
+func (c *cluster) deliver(f *proxyFixture) {
 	f.add(c.node)
 	for _, svc := range c.services {
 		f.add(svc)
@@ -80,7 +80,7 @@ func (c *cluster) tell(f *proxyFixture) {
 func (c *cluster) compare(f *proxyFixture) {
 	c.t.Helper()
 	fresh := newProxyFixture(c.t, nil)
-	c.tell(fresh)
+	c.deliver(fresh)
 	fresh.sync()
 	if diff := cmp.Diff(fresh.meaning(), f.meaning()); diff != "" {
 		c.t.Fatalf("maps (-written at once +change by change):\n%s", diff)

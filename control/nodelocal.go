@@ -8,8 +8,8 @@ import (
 	"slices"
 )
 
-// SetAssigned tells the addresses of the node's devices. Only services that have one of those that
-// came or went are planned again: some CNI plugins give an address to each pod's device.
+// SetAssigned sets the addresses of the node's devices. It plans only the services again that have
+// an address that came or went: some CNI plugins give an address to each pod's device.
 func (p *Proxy) SetAssigned(addrs map[netip.Addr]bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -32,7 +32,7 @@ func (p *Proxy) SetAssigned(addrs map[netip.Addr]bool) {
 	p.poke()
 }
 
-// dirtyAt has the services planned again that have one of these cluster IPs.
+// dirtyAt marks the services that have one of these cluster IPs, so that they are planned again.
 func (t *tracker) dirtyAt(addrs map[netip.Addr]bool) {
 	for name, port := range t.svcMap {
 		if a, ok := netip.AddrFromSlice(port.ClusterIP()); ok && addrs[a.Unmap()] {
@@ -41,7 +41,7 @@ func (t *tracker) dirtyAt(addrs map[netip.Addr]bool) {
 	}
 }
 
-// leaveToNode has the node's addresses in the service CIDRs neither refused nor dropped.
+// leaveToNode keeps packets to the node's own addresses in the service CIDRs from being refused or dropped.
 func (p *Proxy) leaveToNode() {
 	if p.nodeIn {
 		return

@@ -7,17 +7,17 @@ import (
 	"time"
 )
 
-// Pace tells how often the proxy works.
+// Pace is how often the proxy works.
 type Pace struct {
-	// MinSync is the least time between two syncs. Up to 20 ms of it are waited for further
-	// changes even after a long rest: those of a rollout come together.
+	// MinSync is the least time between two syncs. Even after a long rest, a sync waits up to
+	// 20 ms of it for further changes: those of a rollout come together.
 	MinSync time.Duration
 	// Repair is how often the maps, and what is attached, are compared with what they should be; it
-	// bounds how long a change that somebody else made there lasts.
+	// bounds how long another program's change lasts.
 	Repair time.Duration
 }
 
-// DefaultPace is what agents have that are not told another.
+// DefaultPace is the pace of agents without another one.
 var DefaultPace = Pace{MinSync: 20 * time.Millisecond, Repair: time.Minute}
 
 // settle waits until the next sync is due. The first is due as soon as the source has

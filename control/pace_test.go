@@ -10,7 +10,7 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// settled tells whether the next sync is due within the test's patience.
+// settled reports whether the next sync is due within the test's patience.
 func settled(t *testing.T, p *Proxy, ctx context.Context) {
 	t.Helper()
 	done := make(chan struct{})

@@ -29,40 +29,40 @@ import (
 // retryAfter is when what failed is tried again, if nothing else happens before.
 const retryAfter = 2 * time.Second
 
-// Proxy is the sink of a source: it plans what has changed and has it written to the maps.
+// Proxy is the sink of a source: it plans what has changed, and the reconciler writes it to the maps.
 type Proxy struct {
 	log        *logrus.Entry
-	reconciler *reconcile.Reconciler
-	served     served
-	wake       chan struct{}
-	onSync     func()
-	onNode     func(*v1.Node)
-	pace       Pace
-	slice      time.Duration // for how long a look at the maps keeps others waiting
-	watch      *syncWatch
+	reconciler *reconcile.Reconciler // guarded by mu
+	served     served                // set before the source runs
+	wake       chan struct{}         // has one element if a sync is due
+	onSync     func()                // called without mu
+	onNode     func(*v1.Node)        // called without mu
+	pace       Pace                  // set before Run
+	slice      time.Duration         // for how long a look at the maps keeps others waiting
+	watch      *syncWatch            // set before the source runs
 	repairs    *drift.Tally
 
-	mu       sync.Mutex // guards what follows
-	node     plan.Node
-	nodeSeen bool
-	trackers []*tracker
-	full     bool // plan everything again
-	synced   bool // the source has delivered everything once
-	failures map[maps.Name]string
-	gone     map[maps.Name]bool // in the maps, but no service port any more
-	others   othersServices     // what is not ours to serve
-	othersIn bool               // the reconciler knows of the others
-	nodeIn   bool               // the reconciler knows of the cluster IPs that the node holds
-	cidrs    []netip.Prefix     // service CIDRs
-	cidrsErr string             // what can't be done of them
-	lastSync time.Time
+	mu       sync.Mutex           // guards what follows, and the reconciler
+	node     plan.Node            // Name is set at once; the rest when OnNode, SetNodeIPs and SetAssigned have set it
+	nodeSeen bool                 // our Node object was delivered
+	trackers []*tracker           // one for each of maps.Families
+	full     bool                 // the next sync plans everything again
+	synced   bool                 // the source has delivered everything once; before that, sync does nothing
+	failures map[maps.Name]string // messages of what the last sync could not write; the next one tries again
+	gone     map[maps.Name]bool   // in the maps, but no service port any more; until they are deleted
+	others   othersServices       // the services that other proxies serve
+	othersIn bool                 // the reconciler has the present others
+	nodeIn   bool                 // the reconciler has the present cluster IPs that the node holds
+	cidrs    []netip.Prefix       // service CIDRs, as last delivered
+	cidrsErr string               // why some of them are not in force; "" if all are
+	lastSync time.Time            // end of the last sync; zero before the first
 	unserved unservedNodePorts
 
-	events serviceEvents
+	events serviceEvents // guarded by mu
 }
 
-// NewProxy makes a Proxy for the named node. onNode is told of changes of our Node object, and
-// nil if the source has none when it has synced; onSync is called after each sync.
+// NewProxy makes a Proxy for the named node. It calls onNode with each change of our Node object,
+// and with nil if the source has none when it has synced. It calls onSync after each sync.
 func NewProxy(nodeName string, r *reconcile.Reconciler, onNode func(*v1.Node), onSync func(), log *logrus.Entry) *Proxy {
 	p := &Proxy{
 		log:        log,
@@ -138,7 +138,7 @@ func (p *Proxy) OnNode(_, new *v1.Node) {
 	p.poke()
 }
 
-// SetNodeIPs tells the node's primary addresses.
+// SetNodeIPs sets the node's primary addresses.
 func (p *Proxy) SetNodeIPs(ips []netip.Addr) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -150,7 +150,7 @@ func (p *Proxy) SetNodeIPs(ips []netip.Addr) {
 	p.poke()
 }
 
-// OnServiceCIDRs tells all ranges that cluster IPs are taken from; none, where they are not known.
+// OnServiceCIDRs is part of source.Sink. An empty list: the ranges of cluster IPs are not known.
 func (p *Proxy) OnServiceCIDRs(cidrs []netip.Prefix) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -209,8 +209,8 @@ func (p *Proxy) unfinished() bool {
 	return len(p.failures) > 0
 }
 
-// sync plans and writes what has changed. Before the source has synced nothing is done, above
-// all nothing deleted: what an earlier run left in the maps goes on working.
+// sync plans and writes what has changed. Before the source has synced it does nothing, and above
+// all deletes nothing: what an earlier run left in the maps goes on working.
 func (p *Proxy) sync() {
 	p.mu.Lock()
 	if !p.synced {
@@ -220,9 +220,9 @@ func (p *Proxy) sync() {
 	p.watch.queued()
 	started, full := time.Now(), p.full
 	due, gone := p.changes()
-	p.leaveToNode() // before frontends there go
+	p.leaveToNode() // first: packets to an address whose frontends go must not be refused
 	p.apply(due, gone)
-	p.setServiceCIDRs() // after the cluster IPs in them
+	p.setServiceCIDRs() // last: other addresses in them are dropped, so the cluster IPs must be in force
 	p.reconciler.Collect()
 	p.lastSync = time.Now()
 	p.watched(started, full)
@@ -242,8 +242,8 @@ type servicePort struct {
 	id   maps.Name
 }
 
-// changes finds out what is due: what has changed, failed before or, on a full pass, everything;
-// and what of the maps is no service port's any more.
+// changes finds out what is due: what has changed, what failed before or, on a full pass,
+// everything; and the names in the maps that no service port has any more.
 func (p *Proxy) changes() (due []servicePort, gone []maps.Name) {
 	for _, t := range p.trackers {
 		t.update()
@@ -292,7 +292,7 @@ func (p *Proxy) takeDirty() (due []servicePort) {
 	return due
 }
 
-// retryFailed has everything that failed planned again, if there still is such a service port.
+// retryFailed adds the service ports that failed, if they still exist.
 func (p *Proxy) retryFailed() {
 	for id := range p.failures {
 		for _, t := range p.trackers {
@@ -304,7 +304,7 @@ func (p *Proxy) retryFailed() {
 }
 
 func (p *Proxy) apply(due []servicePort, gone []maps.Name) {
-	p.reconciler.Leave(gone)
+	p.reconciler.Leave(gone) // before Apply, which may take their frontends over
 	for _, port := range due {
 		svc := port.plan(port.name, p.node)
 		port.watch.planned(svc)
@@ -322,7 +322,7 @@ func (p *Proxy) apply(due []servicePort, gone []maps.Name) {
 	}
 }
 
-// setServiceCIDRs guards the service CIDRs, but for what is other proxies', and logs what can't be done of that when it is new.
+// setServiceCIDRs guards the service CIDRs except the cluster IPs of other proxies, and logs a new failure.
 func (p *Proxy) setServiceCIDRs() {
 	var err error
 	if !p.othersIn {
@@ -339,7 +339,7 @@ func (p *Proxy) setServiceCIDRs() {
 	p.cidrsErr = message
 }
 
-// result remembers failures, and logs each only when it is new.
+// result keeps failures, and logs each only when it is new.
 func (p *Proxy) result(name maps.Name, err error) {
 	if err == nil {
 		delete(p.failures, name)
@@ -357,7 +357,7 @@ func (p *Proxy) result(name maps.Name, err error) {
 	p.failures[name] = err.Error()
 }
 
-// repair looks at all maps. Whatever else there is to do comes first.
+// repair looks at all maps. All other work goes first.
 func (p *Proxy) repair(ctx context.Context) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -377,8 +377,8 @@ func (p *Proxy) repair(ctx context.Context) {
 	p.repairs.Add(found, p.log)
 }
 
-// pauses returns what is to be called now and then in a long look at the services, while p.mu is held: it lets
-// changes through.
+// pauses returns a function for long loops over the services that hold p.mu: called in each round, it lets
+// changes through now and then.
 func (p *Proxy) pauses() func() {
 	since := time.Now()
 	return func() {
@@ -386,7 +386,7 @@ func (p *Proxy) pauses() func() {
 			return
 		}
 		p.mu.Unlock()
-		runtime.Gosched() // to who waits for the lock
+		runtime.Gosched() // to the goroutine that waits for the lock
 		p.mu.Lock()
 		since = time.Now()
 	}
@@ -447,7 +447,7 @@ func (p *Proxy) giveWay(ctx context.Context) {
 		p.settle(ctx)
 		p.sync()
 	default:
-		runtime.Gosched() // to who waits for the lock
+		runtime.Gosched() // to the goroutine that waits for the lock
 	}
 }
 

@@ -34,7 +34,7 @@ type proxyFixture struct {
 	t     *testing.T
 	maps  mapstest.Maps
 	logs  *logtest.Hook
-	nodes []*v1.Node // that onNode was told
+	nodes []*v1.Node // that onNode was called with
 	syncs int
 }
 
@@ -65,7 +65,7 @@ func (f *proxyFixture) must(err error) {
 	}
 }
 
-// begin tells all that exists at first, and syncs.
+// begin delivers all that exists at first, and syncs.
 func (f *proxyFixture) begin(objects ...any) {
 	f.t.Helper()
 	f.add(objects...)
@@ -75,7 +75,7 @@ func (f *proxyFixture) begin(objects ...any) {
 
 func (f *proxyFixture) add(objects ...any) { deliver(f, objects...) }
 
-// deliver tells of new objects.
+// deliver delivers new objects.
 func deliver(sink source.Sink, objects ...any) {
 	for _, o := range objects {
 		switch o := o.(type) {

@@ -149,7 +149,7 @@ func TestRow25NodeLabels(t *testing.T) {
 	f.sync()
 	f.expectServed("10.96.0.1:80 -> 10.1.0.1:8080 10.1.0.2:8080")
 	if len(f.nodes) != 3 {
-		t.Errorf("onNode was told %d times of our node, want 3", len(f.nodes))
+		t.Errorf("onNode was called %d times with our node, want 3", len(f.nodes))
 	}
 	// A node's status is written every few minutes: that is no reason to plan everything anew.
 	f.OnNode(nil, nodeObject(thisNode, "zone-c"))
@@ -162,12 +162,12 @@ func TestNoNode(t *testing.T) {
 	f := newProxyFixture(t, nil)
 	f.begin(nodeObject("node-b", "zone-b"))
 	if len(f.nodes) != 1 || f.nodes[0] != nil {
-		t.Errorf("onNode was told %v, want that there is none", f.nodes)
+		t.Errorf("onNode was called with %v, want nil", f.nodes)
 	}
 	f = newProxyFixture(t, nil)
 	f.begin(nodeObject(thisNode, "zone-a"))
 	if len(f.nodes) != 1 || f.nodes[0] == nil {
-		t.Errorf("onNode was told %v, want our node only", f.nodes)
+		t.Errorf("onNode was called with %v, want our node only", f.nodes)
 	}
 }
 
@@ -180,7 +180,7 @@ func TestRow7Retry(t *testing.T) {
 	for range 3 {
 		f.sync()
 		if !f.unfinished() {
-			t.Fatal("nobody will try again")
+			t.Fatal("no retry is scheduled")
 		}
 	}
 	const message = "service default/b:http (TCP, IPv4): frontend 10.96.0.2:80/TCP: the map services4 is full (1 elements)"
@@ -213,7 +213,7 @@ func TestRow7RetryDeletion(t *testing.T) {
 		t.Errorf("logged %q", got)
 	}
 	if !f.unfinished() {
-		t.Error("nobody will try again")
+		t.Error("no retry is scheduled")
 	}
 	undo()
 	f.sync()
@@ -247,7 +247,7 @@ func TestConflict(t *testing.T) {
 	if got := f.logged(logrus.WarnLevel); len(got) != 1 || !strings.Contains(got[0], "192.0.2.1:80/TCP belongs to service default/first:http") {
 		t.Errorf("logged %q", got)
 	}
-	// Given up by the one, it is the other's in the same pass, whoever is planned first.
+	// When one service gives it up, the other one gets it in the same pass, whichever is planned first.
 	f.OnService(first, serviceObject("first", "10.96.0.1"))
 	f.sync()
 	f.expectServed("10.96.0.1:80 -> 10.1.0.1:8080", "192.0.2.1:80 -> 10.1.0.2:8080", "10.96.0.2:80 -> 10.1.0.2:8080")
@@ -345,7 +345,7 @@ func (f *proxyFixture) await(want string) {
 	f.t.Fatalf("the maps are %q, want %s", f.served(), want)
 }
 
-// Row 1: the label of another proxy, and of the one that we are told to serve.
+// Row 1: the label of another proxy, and of the one that this proxy serves as.
 func TestServeAs(t *testing.T) {
 	for name, want := range map[string][]string{
 		"":      {"10.96.0.1:80 -> "},

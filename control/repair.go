@@ -11,8 +11,8 @@ import (
 	"github.com/waggle-lb/waggle/loader"
 )
 
-// keepAttached repairs, as often as the proxy does its maps, what others have changed of devices
-// and detached from devices and sockets.
+// keepAttached repairs, as often as the proxy repairs its maps, what other programs have changed in
+// the maps of devices, and have detached from devices and sockets.
 func (a *Agent) keepAttached(ctx context.Context) {
 	tick := time.NewTicker(a.proxy.pace.Repair)
 	defer tick.Stop()
@@ -39,8 +39,9 @@ func (a *Agent) repairDevices() {
 	a.poke()
 }
 
-// keepSockets asks the cgroup what it runs, not our links: those of a cgroup that has been removed,
-// and made anew, look well. It tells whether it has attached programs.
+// keepSockets asks the cgroup which programs it runs. Our links don't show it: those of a cgroup
+// that was removed and made again look intact. attached reports whether programs had to be
+// attached.
 func (a *Agent) keepSockets() (attached bool) {
 	if a.cfg.Cgroup == "" {
 		return false
@@ -48,7 +49,7 @@ func (a *Agent) keepSockets() (attached bool) {
 	err := a.dp.CheckCgroup(a.cfg.Cgroup)
 	if err != nil {
 		attached = true
-		a.log.WithError(err).Warn("socket programs don't run; attaching them again")
+		a.log.WithError(err).Warn("socket programs are not attached; attaching them again")
 		if err = a.dp.AttachCgroup(a.cfg.Cgroup); err == nil {
 			err = a.dp.CheckCgroup(a.cfg.Cgroup)
 		}

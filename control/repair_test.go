@@ -19,8 +19,8 @@ import (
 	"github.com/waggle-lb/waggle/test/await"
 )
 
-// Row 7: each map that was repaired is told in one line, and counted.
-func TestRepairIsTold(t *testing.T) {
+// Row 7: the log has one line for each repaired map, and the repairs are counted.
+func TestRepairIsLogged(t *testing.T) {
 	f := newProxyFixture(t, nil)
 	f.begin(serviceObject("a", "10.96.0.1"), sliceObject("a", "10.1.0.1"), serviceObject("six", "fd00::1"))
 	f.logs.Reset()
@@ -36,13 +36,13 @@ func TestRepairIsTold(t *testing.T) {
 	}
 	f.repair(context.Background())
 	f.expectServed("10.96.0.1:80 -> 10.1.0.1:8080", "[fd00::1]:80 -> ")
-	var told []string
+	var logged []string
 	for _, e := range f.logs.AllEntries() {
-		told = append(told, fmt.Sprint(e.Level, " ", e.Message, " ", e.Data["map"], " ", e.Data["elements"]))
+		logged = append(logged, fmt.Sprint(e.Level, " ", e.Message, " ", e.Data["map"], " ", e.Data["elements"]))
 	}
-	slices.Sort(told)
-	const what = "warning somebody else changed a map; repaired "
-	if diff := cmp.Diff([]string{what + "backends 1", what + "services4 1", what + "services6 1"}, told); diff != "" {
+	slices.Sort(logged)
+	const what = "warning another program changed a map; repaired "
+	if diff := cmp.Diff([]string{what + "backends 1", what + "services4 1", what + "services6 1"}, logged); diff != "" {
 		t.Errorf("log (-want +got):\n%s", diff)
 	}
 	total := f.repairs.Totals()
@@ -52,7 +52,7 @@ func TestRepairIsTold(t *testing.T) {
 }
 
 // A change that comes while all maps are looked at does not wait for the end of that, and what the
-// look has already seen is no reason to take the change for somebody else's.
+// look has already seen is no reason to take the change for another program's.
 func TestRepairGivesWay(t *testing.T) {
 	f := newProxyFixture(t, nil)
 	slice := sliceObject("s07", "10.1.0.1")
@@ -97,11 +97,11 @@ func TestRepairSockets(t *testing.T) {
 	loadertest.DetachLinks(t, f.cfg.Loader.PinDir, "cgroup-connect*")
 	inEffect()
 	await.Until(t, func() (string, bool) {
-		told := slices.ContainsFunc(f.logs.AllEntries(), func(e *logrus.Entry) bool {
-			return e.Level == logrus.WarnLevel && strings.HasPrefix(e.Message, "socket programs don't run") &&
+		logged := slices.ContainsFunc(f.logs.AllEntries(), func(e *logrus.Entry) bool {
+			return e.Level == logrus.WarnLevel && strings.HasPrefix(e.Message, "socket programs are not attached") &&
 				strings.Contains(fmt.Sprint(e.Data["error"]), "not in effect: connect4, connect6")
 		})
-		return "the log does not tell", told
+		return "the log has no such line", logged
 	})
 
 	must(t, os.Remove(cgroup))

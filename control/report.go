@@ -14,9 +14,9 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// The status is written when it has changed, but at most once a second; and now and then it is looked
-// whether it has, and shown that the agent lives. Sources don't tell when their problems change; somebody
-// who corrects a file wants to see at once whether it is right now.
+// The agent writes the status when it has changed, at most once a second. Sources don't report when their
+// problems change, so it also looks at short intervals: a user that corrects a file wants to see the
+// result at once. The file's time shows that the agent is alive.
 const (
 	statusEvery   = 5 * time.Second
 	statusPause   = time.Second
@@ -61,7 +61,7 @@ func (a *Agent) reportStatus(ctx context.Context) {
 		case <-time.After(max(settle, time.Until(wrote.Add(pause)))):
 		}
 		select {
-		case <-a.poked: // what it tells of is in what is written now
+		case <-a.poked: // what it reports is in what is written now
 		default:
 		}
 		reported, wrote = a.writeStatus(), time.Now()
@@ -71,7 +71,7 @@ func (a *Agent) reportStatus(ctx context.Context) {
 	}
 }
 
-// blindness tells since when the source does not see changes, nil if it does.
+// blindness returns since when the source does not see changes, and nil if it does.
 func (a *Agent) blindness() *status.Blindness {
 	w, ok := a.src.(source.Watcher)
 	if !ok {
@@ -84,7 +84,7 @@ func (a *Agent) blindness() *status.Blindness {
 	return &status.Blindness{Since: since, Why: why}
 }
 
-// sourceName is the source as people know it, and where it is.
+// sourceName returns the name of the source and its place, for messages.
 func (a *Agent) sourceName() string {
 	if l, ok := a.src.(source.Located); ok {
 		return a.cfg.SourceName + "; " + l.Location()
@@ -122,7 +122,7 @@ func (a *Agent) writeStatus() *status.Status {
 	return s
 }
 
-// warnOfExhaustion tells what has run out lately.
+// warnOfExhaustion warns of resources that have run out lately.
 func (a *Agent) warnOfExhaustion() {
 	counters, err := maps.ReadCounters(a.dp)
 	if err != nil {
@@ -134,7 +134,7 @@ func (a *Agent) warnOfExhaustion() {
 	}
 }
 
-// facts are what is served of the agent.
+// facts returns what the HTTP servers show of the agent.
 func (a *Agent) facts() serve.Facts {
 	return serve.Facts{
 		Version: a.cfg.Version, Node: a.cfg.NodeName, Maps: a.dp, Source: a.src,

@@ -63,7 +63,7 @@ func TestStatusIsWrittenOnceASecond(t *testing.T) {
 	if n, most := replaced.Load(), int32(time.Since(started).Seconds())+2; n == 0 || n > most {
 		t.Errorf("%d changes in %v: the file was replaced %d times, want at most %d", changes, time.Since(started), n, most)
 	}
-	time.Sleep(2 * statusPause) // the last sync may have been told after the service
+	time.Sleep(2 * statusPause) // the last sync may be reported after the service
 	replaced.Store(0)
 	time.Sleep(statusEvery + statusPause)
 	if n := replaced.Load(); n > 0 {
@@ -80,7 +80,7 @@ func TestWarn(t *testing.T) {
 	if got, want := a.warnings.all(), []string{"links: permission denied"}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
-	a.warnings.tell(a.log, "hooks", []string{"two", "one"})
+	a.warnings.replace(a.log, "hooks", []string{"two", "one"})
 	if got, want := a.warnings.all(), []string{"links: permission denied", "one", "two"}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}

@@ -45,7 +45,7 @@ func numbered(first string, i int) string {
 	return netip.AddrFrom4([4]byte{a[0], byte(n >> 16), byte(n >> 8), byte(n)}).String()
 }
 
-// proxy makes a Proxy that has been told of all, and has written nothing yet.
+// proxy makes a Proxy that has received all objects, and has written nothing yet.
 func (c crowd) proxy(b *testing.B) *Proxy {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
@@ -75,7 +75,7 @@ func expectNoFailures(b *testing.B, p *Proxy) {
 	}
 }
 
-// reportProcessor tells the processor time of a run of the benchmark, which others on the machine
+// reportProcessor reports the processor time of a run of the benchmark, which others on the machine
 // don't change, in milliseconds. The garbage collector's is in it.
 func reportProcessor(b *testing.B) {
 	used := func() time.Duration {

@@ -12,9 +12,9 @@ import (
 	"k8s.io/kubernetes/pkg/proxy/apis"
 )
 
-// served tells which objects are for this proxy, by their labels: those for no proxy in
-// particular or, if it has a name, those for the proxy of this name only. A proxy with a name is
-// one beside the cluster's own, which serves the others.
+// served decides by their labels which objects are for this proxy: those for no proxy in particular
+// or, if it has a name, those for the proxy of this name only. A proxy with a name is one beside
+// the cluster's own, which serves the others.
 type served string
 
 func (name served) takes(labels map[string]string) bool {
@@ -25,9 +25,9 @@ func (name served) takes(labels map[string]string) bool {
 	return named == (name != "") && proxy == string(name)
 }
 
-// ours returns the object, or nil if it is not for this proxy: an object that gains such a label
-// is gone for us. kube-proxy has its informers select by these labels; we do it behind the
-// sources, so that no source can forget to.
+// ours returns the object, or nil if it is not for this proxy: an object that gains such a label is
+// gone for us. kube-proxy's informers select by these labels. Here the proxy does it, so that no
+// source can forget to.
 func ours[T any, P interface {
 	*T
 	metav1.Object
@@ -38,15 +38,15 @@ func ours[T any, P interface {
 	return object
 }
 
-// ServeAs has the objects served that are labelled for the proxy of this name, and no others. It
-// is to be called before the source runs.
+// ServeAs selects the objects that are labelled for the proxy of this name. Call it before the
+// source runs.
 func (p *Proxy) ServeAs(name string) { p.served = served(name) }
 
 // othersServices are the cluster IPs of services that are not for this proxy, by service. They are
-// allocated all the same, so what is for them is not ours to drop.
+// allocated, so packets to them must not be dropped.
 type othersServices map[types.NamespacedName][]netip.Addr
 
-// follow tells whether anything has changed.
+// follow reports whether anything has changed.
 func (o othersServices) follow(name served, old, new *v1.Service) bool {
 	service := new
 	if new == nil {

@@ -85,7 +85,7 @@ func TestRow30Stuck(t *testing.T) {
 	}
 }
 
-// A port that is somebody else's is told, keeps nothing else from working, and is taken when free.
+// A port that another program holds is reported, keeps nothing else from working, and is taken when free.
 func TestHealthCheckPortInUse(t *testing.T) {
 	f := newAgentFixture(t, &testSource{}, nil).start()
 	taken, free := servetest.FreeAddress(t), servetest.FreeAddress(t)

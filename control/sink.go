@@ -9,7 +9,7 @@ import (
 	"github.com/waggle-lb/waggle/control/takeover"
 )
 
-// sink is the proxy as the source sees it: whoever must know of something before the proxy does, does.
+// sink is the proxy as the source sees it. It informs other parts that must know of a change before the proxy does.
 type sink struct {
 	*Proxy
 	nodeName string

@@ -16,14 +16,14 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// syncWatch tells others of the proxy's syncs: kube-proxy's metrics, the health, and the health
-// checks of services. It has nothing to tell before the source has synced.
+// syncWatch passes the results of syncs on to kube-proxy's metrics, the health, and the health
+// checks of services. Before the source has synced it passes nothing on.
 type syncWatch struct {
-	health   *serve.Health        // nil: nobody asks
+	health   *serve.Health        // nil: not served
 	services *serve.ServiceHealth // nil: none
 	warn     func(about string, err error)
-	started  atomic.Bool
-	stuck    map[maps.Name]bool // failures that are the agent's trouble, not the objects'
+	started  atomic.Bool        // the source has synced
+	stuck    map[maps.Name]bool // by failed service: the agent's failure (true), or the objects' (false); guarded by Proxy.mu
 }
 
 func (w *syncWatch) start() {
@@ -33,7 +33,7 @@ func (w *syncWatch) start() {
 	}
 }
 
-// queued tells that a sync is to come.
+// queued notes that a sync is to come.
 func (w *syncWatch) queued() {
 	if !w.started.Load() {
 		return
@@ -46,8 +46,8 @@ func (w *syncWatch) queued() {
 	}
 }
 
-// failed tells that a service could not be written. That two services claim one frontend is
-// theirs to settle: it makes no node unhealthy.
+// failed notes that a service could not be written. Two services that claim one frontend are a
+// fault of the objects, and make no node unhealthy.
 func (w *syncWatch) failed(name maps.Name, err error) {
 	if w.stuck == nil {
 		w.stuck = map[maps.Name]bool{}
@@ -55,8 +55,8 @@ func (w *syncWatch) failed(name maps.Name, err error) {
 	w.stuck[name] = !errors.Is(err, reconcile.ErrTaken)
 }
 
-// watched tells that a sync has ended; p.mu is held. One sync serves both families, so either has
-// its duration.
+// watched notes that a sync has ended. The caller holds p.mu. One sync serves both families, so
+// both get its duration.
 func (p *Proxy) watched(started time.Time, full bool) {
 	ok := map[maps.Family]bool{maps.IPv4: true, maps.IPv6: true}
 	for name := range p.watch.stuck {
@@ -79,15 +79,15 @@ func (p *Proxy) watched(started time.Time, full bool) {
 	}
 }
 
-// familyWatch is what the metrics want to know of one family's services.
+// familyWatch is what the metrics show of one family's services.
 type familyWatch struct {
-	triggers []time.Time // of changes that are not in the maps yet
-	noLocal  map[maps.Name]noLocal
+	triggers []time.Time           // when the changes were made that are not in the maps yet; observe empties it
+	noLocal  map[maps.Name]noLocal // the services with such a policy, as last planned; nil if there was none
 	// How many of noLocal there are.
 	noInternal, noExternal int
 }
 
-// noLocal tells which policy leaves a service without an endpoint on this node.
+// noLocal says which policy leaves a service without an endpoint on this node.
 type noLocal struct{ internal, external bool }
 
 // triggered notes when the changes that are now to be written were made in the cluster.

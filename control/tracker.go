@@ -14,24 +14,27 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// shards is how many of kube-proxy's trackers of endpoints there are for each family. To collect
-// the changes of one takes a walk of all its services, so each has few of them.
+// shards is the number of kube-proxy's trackers of endpoints for each family. To collect the
+// changes, a tracker walks over all its services, so each has few of them.
 const shards = 256
 
 // tracker follows the services and endpoints of one family with kube-proxy's own library. What it
 // takes to follow a change doesn't depend on how many services there are.
+//
+// Proxy.mu guards it. The sink's calls fill the library's trackers; update moves the changes to the other maps,
+// which are those of the last update between two syncs.
 type tracker struct {
 	family    maps.Family
 	services  *proxy.ServiceChangeTracker
-	endpoints [shards]*proxy.EndpointsChangeTracker // by service
+	endpoints [shards]*proxy.EndpointsChangeTracker // by hash of the service's name, with seed
 	seed      maphash.Seed
-	changed   map[*proxy.EndpointsChangeTracker]bool
+	changed   map[*proxy.EndpointsChangeTracker]bool // those with changes since the last update
 
-	svcMap     proxy.ServicePortMap
-	epMap      map[proxy.ServicePortName][]endpoint
-	dirty      map[proxy.ServicePortName]bool  // to be planned again
-	checks     map[types.NamespacedName]uint16 // svcMap.HealthCheckNodePorts()
-	localReady map[types.NamespacedName]int    // how many endpoints on this node are ready
+	svcMap     proxy.ServicePortMap                 // all service ports
+	epMap      map[proxy.ServicePortName][]endpoint // all endpoints; may come before their service, and stay after it
+	dirty      map[proxy.ServicePortName]bool       // to be planned again; takeDirty empties it
+	checks     map[types.NamespacedName]uint16      // svcMap.HealthCheckNodePorts()
+	localReady map[types.NamespacedName]int         // number of ready endpoints on this node
 	watch      familyWatch
 }
 
@@ -54,7 +57,7 @@ func newTracker(family maps.Family, nodeName string) *tracker {
 	return t
 }
 
-// servicesChange is told all ports of one service, as they were and as they are.
+// servicesChange gets all ports of one service, before and after a change.
 func (t *tracker) servicesChange(previous, current proxy.ServicePortMap) {
 	for name := range previous {
 		t.dirty[name] = true
@@ -66,7 +69,7 @@ func (t *tracker) servicesChange(previous, current proxy.ServicePortMap) {
 	stdmaps.Copy(t.checks, current.HealthCheckNodePorts())
 }
 
-// endpointsChange is told all endpoints of one service, as they were and as they are.
+// endpointsChange gets all endpoints of one service, before and after a change.
 func (t *tracker) endpointsChange(previous, current proxy.EndpointsMap) {
 	for name := range previous {
 		t.dirty[name] = true
@@ -98,14 +101,14 @@ func (t *tracker) update() {
 	clear(t.changed)
 }
 
-// allDirty has everything planned again.
+// allDirty marks everything, so that it is planned again.
 func (t *tracker) allDirty() {
 	for name := range t.svcMap {
 		t.dirty[name] = true
 	}
 }
 
-// plan computes the desired state of one service port, which there must be.
+// plan computes the desired state of one service port, which must exist.
 func (t *tracker) plan(name proxy.ServicePortName, node plan.Node) plan.Service {
 	return plan.Plan(name, t.family, t.svcMap[name], forLibrary(t.epMap[name]), node)
 }

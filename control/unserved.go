@@ -12,15 +12,15 @@ import (
 
 // unservedNodePorts are those outside of the range that the programs look for.
 type unservedNodePorts struct {
-	served node.PortRange // zero: any port
-	all    map[maps.Name]string
+	served node.PortRange       // zero: any port
+	all    map[maps.Name]string // messages by service port, as last planned
 }
 
-// ServeNodePorts tells which ports the programs take for node ports, so that others are reported.
-// It is to be called before the source runs.
+// ServeNodePorts sets the ports that the programs take for node ports, so that others are reported.
+// Call it before the source runs.
 func (p *Proxy) ServeNodePorts(served node.PortRange) { p.unserved.served = served }
 
-// checkNodePort reports a service port whose node port is not served, and logs that when it is new.
+// checkNodePort reports a service port whose node port is not served, and logs it when it is new.
 func (p *Proxy) checkNodePort(svc plan.Service) {
 	u := &p.unserved
 	before := u.all[svc.Name]

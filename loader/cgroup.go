@@ -132,7 +132,7 @@ func (d *Datapath) putCgroup(h cgroupHook, attached link.Link) error {
 	}
 	if attached == nil {
 		if old == nil {
-			return fmt.Errorf("the link %s has just been removed by somebody else: try again", path)
+			return fmt.Errorf("another program has just removed the link %s: try again", path)
 		}
 		if err := old.Update(d.Program(h.program())); err != nil {
 			return fmt.Errorf("replace the program of %s: %w", path, err)

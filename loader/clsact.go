@@ -176,7 +176,7 @@ func ensureClsact(dev netlink.Link) (made bool, err error) {
 		return false, err
 	}
 	if typ != "" {
-		return false, fmt.Errorf("the device has an %s qdisc, which has no egress: let whoever made it use clsact, "+
+		return false, fmt.Errorf("the device has an %s qdisc, which has no egress: configure the program that made it to use clsact, "+
 			"or remove it (tc qdisc del dev %s ingress)", typ, dev.Attrs().Name)
 	}
 	err = netlink.QdiscAdd(clsactOf(dev))

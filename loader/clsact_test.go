@@ -106,7 +106,7 @@ func TestClsactOfSomebodyElse(t *testing.T) {
 	}
 	must(t, d.DetachDevice(ifindex))
 	if got := filtersOf(t, "w0"); len(got) != 1 {
-		t.Errorf("filters: %+v, want only somebody else's", got)
+		t.Errorf("filters: %+v, want only the other program's", got)
 	}
 	expectQdisc(t, "w0", "clsact")
 }
@@ -134,7 +134,7 @@ func TestClsactRefused(t *testing.T) {
 		t.Errorf("priority taken: got %v, want an error that says where to look", err)
 	}
 	if got := filtersOf(t, "w2"); len(got) != 1 {
-		t.Errorf("filters after the failure: %+v, want only somebody else's", got)
+		t.Errorf("filters after the failure: %+v, want only the other program's", got)
 	}
 	expectPrograms(t, d, nil)
 }

@@ -124,7 +124,7 @@ func (d *Datapath) updatePin(h hook, dev netlink.Link, path string, program *ebp
 	} else if target.ifindex != 0 && target.ifindex != dev.Attrs().Index {
 		return false, nil // the link of another device, which once had the same name
 	}
-	d.log.Infof("removing link %s: its device is gone, or somebody detached it", path)
+	d.log.Infof("removing link %s: its device is gone, or another program detached it", path)
 	return false, removeLink(l, path)
 }
 

@@ -206,7 +206,7 @@ func TestEarlierLayouts(t *testing.T) {
 	}
 }
 
-// pinOldFlows leaves tables of flows as the release before does.
+// pinOldFlows leaves tables of flows as the previous release does.
 func pinOldFlows(t *testing.T, dir string) map[string]ebpf.MapID {
 	t.Helper()
 	must(t, pinDir(dir).create())
@@ -226,7 +226,7 @@ func pinOldFlows(t *testing.T, dir string) map[string]ebpf.MapID {
 	return ids
 }
 
-// TestOldFlowsStay: the tables of the release before stay until they have been converted, even if the agent
+// TestOldFlowsStay: the tables of the previous release stay until they have been converted, even if the agent
 // dies meanwhile.
 func TestOldFlowsStay(t *testing.T) {
 	newNetns(t)

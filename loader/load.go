@@ -29,7 +29,7 @@ type Datapath struct {
 	collection *ebpf.Collection
 	programs   sync.RWMutex                         // guards collection.Programs, which more come to
 	compiled   func() (*ebpf.CollectionSpec, error) // bpf.Whole, or a test's
-	old        map[string]*ebpf.Map                 // of the release before, whose flows are to be converted
+	old        map[string]*ebpf.Map                 // of the previous release, whose flows are to be converted
 	aborter    *aborter
 	hz         uint32
 	clsact     bool         // TCX is missing, or not wanted
@@ -86,7 +86,7 @@ func readParts(compiled func() (*ebpf.CollectionSpec, error)) (wait func() (part
 		return err
 	})
 	group.Go(func() error {
-		_, _ = p.types.Kernel() // whoever can't do without asks again, and fails then
+		_, _ = p.types.Kernel() // a caller that needs it asks again, and fails then
 		return nil
 	})
 	return func() (parts, error) {
@@ -226,7 +226,7 @@ func (d *Datapath) seed() error {
 	return nil
 }
 
-// secret is a number that nobody guesses, and not 0, which is what is found everywhere.
+// secret is a random number that can't be guessed. It is not 0, the content of unused memory.
 func secret() uint64 {
 	var b [8]byte
 	rand.Read(b[:]) // never fails

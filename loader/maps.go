@@ -117,7 +117,7 @@ func (p pinDir) openMap(spec *ebpf.MapSpec, name string, layouts layoutTable, fo
 		found.old[name] = m
 		return nil
 	} else if version < layoutOf(name).version && change == anew {
-		log.Infof("map %s begins anew: its layout has changed", name)
+		log.Infof("map %s starts empty: its layout has changed", name)
 		return m.Close()
 	}
 	if wanted := spec.MaxEntries; resizable(spec) && m.MaxEntries() != wanted {
@@ -128,11 +128,11 @@ func (p pinDir) openMap(spec *ebpf.MapSpec, name string, layouts layoutTable, fo
 	}
 	err = spec.Compatible(m)
 	if err != nil && layoutOf(name).change == anew { // of a version between two releases
-		log.Infof("map %s begins anew: %v", name, err)
+		log.Infof("map %s starts empty: %v", name, err)
 		return m.Close()
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("the pinned map %s was made by no version of waggle that this one knows (%w): nothing was changed; "+
+		return errors.Join(fmt.Errorf("no version of waggle that this one knows made the pinned map %s (%w): nothing was changed; "+
 			"stop the agent, run `waggle cleanup`, start it again; established connections break", path, err), m.Close())
 	}
 	found.pinned[name] = m

@@ -69,7 +69,7 @@ func TestNeighboursTCX(t *testing.T) {
 	expectNeighbours(t, d, "")
 	expectPrograms(t, d, map[string]string{"tc-ingress": "waggle_ingress", "tc-egress": "waggle_egress"})
 	if got := attached(t, ifindex, ebpf.AttachTCXIngress); len(got) != 3 {
-		t.Errorf("ingress runs %v, want ours and two of somebody else's", got)
+		t.Errorf("ingress runs %v, want ours and two of other programs", got)
 	}
 }
 

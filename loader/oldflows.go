@@ -16,7 +16,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// The flows of the release before are in maps with two names for each family: flows4, which has
+// The flows of the previous release are in maps with two names for each family: flows4, which has
 // another pin while its flows are converted, and flows_new4, which has no successor.
 const oldSuffix = "-old"
 
@@ -77,7 +77,7 @@ func (s *staging) addOldFlows(pins pinDir, old map[string]*ebpf.Map) error {
 	return nil
 }
 
-// OldFlows returns the tables of flows that the release before has left and that are not converted
+// OldFlows returns the tables of flows that the previous release has left and that are not converted
 // yet, by their names there: flows4, flows6, flows_new4 and flows_new6. Programs of that release may
 // still use them. There may be none.
 func (d *Datapath) OldFlows() map[string]*ebpf.Map {
@@ -102,8 +102,8 @@ func (d *Datapath) DropOldFlows() error {
 
 // The errors that Convert returns if there is no place for the record.
 var (
-	ErrOtherFlow = errors.New("the tuple is another flow's by now")
-	ErrTableFull = errors.New("all records in reach are of confirmed flows")
+	ErrOtherFlow = errors.New("another flow has taken the tuple")
+	ErrTableFull = errors.New("all candidate records belong to confirmed flows")
 )
 
 // How often, and at which interval, Convert tries while a command walks over the flows.

@@ -75,7 +75,7 @@ func (w *Watcher) open(pins pinDir) (err error) {
 	} {
 		*m, err = ebpf.LoadPinnedMap(pins.mapPin(name), nil)
 		if errors.Is(err, os.ErrPermission) {
-			return fmt.Errorf("missing privileges: to watch is to write to the map %s: run as root: %w", pins.mapPin(name), err)
+			return fmt.Errorf("missing privileges: a monitor writes to the map %s: run as root: %w", pins.mapPin(name), err)
 		}
 		if err != nil {
 			return fmt.Errorf("open the pinned map %s: %w", pins.mapPin(name), err)
@@ -83,7 +83,7 @@ func (w *Watcher) open(pins pinDir) (err error) {
 	}
 	w.ring, err = ebpf.NewMap(&ebpf.MapSpec{Name: "ring", Type: ebpf.RingBuf, MaxEntries: ringSize})
 	if errors.Is(err, os.ErrPermission) {
-		return fmt.Errorf("missing privileges: CAP_BPF, to make a ring buffer: run as root: %w", err)
+		return fmt.Errorf("missing privileges: a ring buffer needs CAP_BPF: run as root: %w", err)
 	}
 	if err != nil {
 		return fmt.Errorf("make a ring buffer: %w", err)
@@ -108,7 +108,7 @@ func monotonic() uint64 {
 	return uint64(now.Nano())
 }
 
-// begin takes a slot. What a watcher who was killed has left in others is removed.
+// begin takes a slot, and removes what killed watchers have left in others.
 func (w *Watcher) begin(opts WatchOptions) error {
 	free, now := -1, monotonic()
 	for slot := range w.maps.slots.MaxEntries() {
@@ -125,7 +125,7 @@ func (w *Watcher) begin(opts WatchOptions) error {
 		free = int(slot)
 	}
 	if free < 0 {
-		return fmt.Errorf("%d monitors run already, which is all that the datapath reports to: end one of them", w.maps.slots.MaxEntries())
+		return fmt.Errorf("%d monitors run already, and the datapath reports to no more: end one of them", w.maps.slots.MaxEntries())
 	}
 	w.slot = uint32(free)
 	if err := w.maps.meters.Put(w.slot, bpf.WatchMeter{}); err != nil {
@@ -204,7 +204,7 @@ func (m *watchMaps) publish() error {
 	return nil
 }
 
-// SweepWatchers removes what watchers have left who were killed: until then a ring holds 4 MiB.
+// SweepWatchers removes what killed watchers have left: until then a ring holds 4 MiB.
 func (d *Datapath) SweepWatchers() error {
 	dir, err := os.Open(d.pins.maps())
 	if err != nil {
@@ -231,8 +231,8 @@ func (d *Datapath) SweepWatchers() error {
 	})
 }
 
-// Renew prolongs the lease, and is to be called each second. blind is how long the programs may have reported
-// nothing, because it was not.
+// Renew extends the lease. Call it each second. After a late call, blind is how long the programs may have
+// reported nothing.
 func (w *Watcher) Renew() (blind time.Duration, err error) {
 	err = w.locked(func() error {
 		var is bpf.Watch
@@ -240,7 +240,7 @@ func (w *Watcher) Renew() (blind time.Duration, err error) {
 			return fmt.Errorf("read the map watch_slots: %w", err)
 		}
 		if is.Until != w.want.Until {
-			return fmt.Errorf("nothing is reported to this monitor any more: it was held up for more than %s, and its place was given up", watchLease)
+			return fmt.Errorf("the datapath no longer reports to this monitor: it was held up for more than %s, and its lease has expired", watchLease)
 		}
 		now := monotonic()
 		if now > is.Until {

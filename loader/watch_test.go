@@ -65,11 +65,12 @@ func TestWatchWord(t *testing.T) {
 	}
 	must(t, first.Close())
 	if word := wordOf(t, d); word != 0 {
-		t.Errorf("the word of nobody is %#x", word)
+		t.Errorf("without watchers the word is %#x", word)
 	}
 }
 
-// TestSweepWatchers: what a watcher has left whose lease is over is removed, and it is told so; nothing of another is.
+// TestSweepWatchers: a sweep removes what a watcher with an expired lease has left, and that watcher's next Renew
+// fails. Other watchers stay.
 func TestSweepWatchers(t *testing.T) {
 	newNetns(t)
 	dir := newPinDir(t)
@@ -102,7 +103,8 @@ func TestSweepWatchers(t *testing.T) {
 	must(t, err)
 }
 
-// TestLateRenewal: a watcher that was held up, and whose place nobody has taken, goes on, and knows how long it was blind.
+// TestLateRenewal: a watcher that was held up goes on if no other has taken its place, and knows how long it was
+// blind.
 func TestLateRenewal(t *testing.T) {
 	newNetns(t)
 	dir := newPinDir(t)

@@ -14,7 +14,7 @@ import (
 )
 
 func newAddress(g *globals) *cobra.Command {
-	return newGroup("address", []string{"addresses"}, "Show the addresses that Services have of pools", newAddressList(g), newAddressGet(g))
+	return newGroup("address", []string{"addresses"}, "Show the addresses of pools that Services have", newAddressList(g), newAddressGet(g))
 }
 
 func newAddressList(g *globals) *cobra.Command {
@@ -22,7 +22,7 @@ func newAddressList(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List addresses of pools",
-		Long: "List the addresses that Services of type LoadBalancer have of pools, as the agent of this node knows them\n" +
+		Long: "List the addresses of pools that Services of type LoadBalancer have, as the agent of this node knows them\n" +
 			"(docs/addresses.md).",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -70,7 +70,7 @@ func getAddress(cmd *cobra.Command, out *output, agent *status.Status, addr neti
 	all := addressViews(agent)
 	i := slices.IndexFunc(all, func(a status.Address) bool { return a.Address == addr.String() })
 	if i < 0 {
-		return fmt.Errorf("no Service has %s of a pool", addr)
+		return fmt.Errorf("no Service has the address %s of a pool", addr)
 	}
 	return out.print(cmd.OutOrStdout(), all[i], func(wide bool) table { return addressTable(agent, all[i:i+1], wide) })
 }

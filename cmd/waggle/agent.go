@@ -42,7 +42,7 @@ func newAgent(g *globals) *cobra.Command {
 		Use:   "agent",
 		Short: "Run the load balancer of this node",
 		Long: "Run the load balancer of this node: load the datapath, attach it, and keep it in step with\n" +
-			"Services and Pods. When the agent ends the datapath goes on; `waggle cleanup` removes it.",
+			"Services and Pods. The datapath keeps running when the agent ends; `waggle cleanup` removes it.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := f.readFile(cmd.Flags()); err != nil {
@@ -60,20 +60,20 @@ func (f *agentFlags) add(cmd *cobra.Command) {
 	f.configFlags.add(fs)
 	f.from.add(fs)
 	fs.StringVar(&f.nodeName, "node-name", "", "name of this node's Node object (default: the host name)")
-	fs.StringVar(&f.cgroup, "cgroup", "", "cgroup2 directory whose processes' sockets are served (default: the root; \"none\" for no socket hooks)")
-	fs.StringSliceVar(&f.devices, "devices", nil, "external devices, and no others, as patterns (default: those that have addresses or lead to networks)")
-	fs.StringSliceVar(&f.podDevices, "pod-devices", nil, "host sides of pods' devices, and no others, as patterns (default: veth devices that lead to another network namespace)")
-	fs.StringSliceVar(&f.ignoreDevices, "ignore-devices", nil, "devices to leave alone, as patterns, whatever the other flags say")
-	fs.StringVar(&f.xdp, "xdp", "auto", "XDP on external devices: auto, off, or always (veth too, whose peers must run XDP and fill checksums in)")
-	fs.StringVar(&f.socketLB, "socket-lb", socketLBAll, "whose sockets are connected to endpoints directly: all, or host (the node's own processes; pods are served by packet)")
-	fs.StringVar(&f.express, "express", "auto", "flows to other nodes past the node's stack and netfilter: auto, where a device can transmit, or off")
-	fs.StringSliceVar(&f.nodePortAddresses, "nodeport-addresses", nil, "where NodePorts answer: primary, all, or CIDRs (default: primary)")
-	fs.StringVar(&f.nodePortRange, "nodeport-range", "30000-32767", "ports that NodePorts are taken from")
+	fs.StringVar(&f.cgroup, "cgroup", "", "cgroup2 directory: waggle serves the sockets of its processes (default: the root; \"none\" for no socket hooks)")
+	fs.StringSliceVar(&f.devices, "devices", nil, "patterns of the external devices (default: devices that have addresses or lead to networks)")
+	fs.StringSliceVar(&f.podDevices, "pod-devices", nil, "patterns of the host sides of pods' devices (default: veth devices that lead to another network namespace)")
+	fs.StringSliceVar(&f.ignoreDevices, "ignore-devices", nil, "patterns of devices to leave alone; takes precedence over --devices and --pod-devices")
+	fs.StringVar(&f.xdp, "xdp", "auto", "XDP on external devices: auto, off, or always (on veth devices, too: their peers must run XDP and fill in checksums)")
+	fs.StringVar(&f.socketLB, "socket-lb", socketLBAll, "sockets that are connected to endpoints directly: all, or host (the node's own processes; pods' packets are translated)")
+	fs.StringVar(&f.express, "express", "auto", "send flows to other nodes past the node's stack and netfilter: auto (if a device can transmit), or off")
+	fs.StringSliceVar(&f.nodePortAddresses, "nodeport-addresses", nil, "addresses of the node that NodePorts answer on: primary, all, or CIDRs (default: primary)")
+	fs.StringVar(&f.nodePortRange, "nodeport-range", "30000-32767", "range of NodePorts")
 	fs.StringVar(&f.snatPorts, "snat-ports", defaultSNATPorts, "source ports of translated flows (default where NodePorts overlap: "+otherSNATPorts+")")
-	fs.BoolVar(&f.reservePorts, "reserve-ports", true, "take --snat-ports out of the kernel's ephemeral ports (ip_local_reserved_ports)")
+	fs.BoolVar(&f.reservePorts, "reserve-ports", true, "keep the kernel from using --snat-ports as ephemeral ports (ip_local_reserved_ports)")
 	fs.BoolVar(&f.answerPing, "answer-ping", false, "reply to pings of cluster IPs, instead of refusing them")
-	fs.StringSliceVar(&f.mapSizes, "map-size", nil, "sizes of maps that are made anew, as name=elements, e.g. flows4=1048576")
-	fs.Float64Var(&f.from.brake, "deletion-brake", 0.5, "with --manifests: hold the Services if more than this fraction of them are gone at once, until their files are back or `waggle release` is run; 1 for no brake")
+	fs.StringSliceVar(&f.mapSizes, "map-size", nil, "sizes of new maps, as name=elements, e.g. flows4=1048576; an existing map keeps its size until `waggle cleanup`")
+	fs.Float64Var(&f.from.brake, "deletion-brake", 0.5, "with --manifests: keep Services in force if more than this fraction of them are gone at once, until their files are back or you run `waggle release`; 1 for no brake")
 	fs.StringVar(&f.logLevel, "log-level", "info", "panic, fatal, error, warn, info, debug or trace")
 	fs.StringVar(&f.logFormat, "log-format", "text", "text or json")
 }
@@ -84,8 +84,7 @@ const (
 	socketLBHost = "host"
 )
 
-// gcPercent is how much garbage there may be, in parts of what is in use: an agent holds much and
-// allocates little.
+// gcPercent is the garbage collector's GOGC: an agent holds much memory and allocates little.
 const gcPercent = 50
 
 func runAgent(g *globals, f *agentFlags) error {
@@ -152,7 +151,7 @@ func (f *agentFlags) config(g *globals, log *logrus.Entry) (control.Config, erro
 			return cfg, fmt.Errorf("--node-name is not given and the host has no name: %w", err)
 		}
 	}
-	// As kubelet does, which names the Node object.
+	// The kubelet, which names the Node object, does the same.
 	cfg.NodeName = strings.ToLower(strings.TrimSpace(cfg.NodeName))
 	if err := f.checkWays(); err != nil {
 		return cfg, err
@@ -263,8 +262,8 @@ func (f *agentFlags) cgroupPath() (string, error) {
 	return f.cgroup, nil
 }
 
-// checkFoundCgroup tells of a container that has not been given the node's hierarchy: what it takes
-// for the root is its own cgroup, where programs run well, but for nobody else.
+// checkFoundCgroup fails in a container without the node's hierarchy. The container's own cgroup
+// looks like the root there: programs can be attached, but serve only processes in the container.
 func checkFoundCgroup(path string) error {
 	if loader.IsCgroupRoot(path) {
 		return nil

@@ -58,14 +58,14 @@ func newBundle(g *globals) *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().BoolVar(&f.hashAddresses, "hash-addresses", false, "replace addresses by hashes, but those of the node, of services and of endpoints")
-	cmd.Flags().IntVar(&f.flows, "flows", 10000, "hold at most so many flow records")
-	cmd.Flags().DurationVar(&f.events, "events", 2*time.Second, "watch the programs for so long, as waggle monitor does")
-	cmd.Flags().StringVar(&f.log, "log", "", "file of the agent's log (default: what the agent's standard error is, if that is a file)")
+	cmd.Flags().BoolVar(&f.hashAddresses, "hash-addresses", false, "replace addresses by hashes, except those of the node, of services and of endpoints")
+	cmd.Flags().IntVar(&f.flows, "flows", 10000, "maximum number of flow records")
+	cmd.Flags().DurationVar(&f.events, "events", 2*time.Second, "time to watch the programs, as waggle monitor does")
+	cmd.Flags().StringVar(&f.log, "log", "", "file of the agent's log (default: the agent's standard error, if that is a file)")
 	return cmd
 }
 
-// bundle is one at work.
+// bundle is a bundle that is being written.
 type bundle struct {
 	g      *globals
 	flags  bundleFlags
@@ -77,7 +77,7 @@ type bundle struct {
 	missing  []string // what could not be read, and why
 }
 
-// part is one file of a bundle. What it has written when it fails is kept.
+// part is one file of a bundle. After a failure the bundle keeps what it has written.
 type part struct {
 	file, about string
 	write       func(b *bundle, w io.Writer) error
@@ -111,7 +111,7 @@ func (b *bundle) node() string {
 func (b *bundle) writeFile(path string, out io.Writer) error {
 	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("%s: there is such a file already", path)
+		return fmt.Errorf("%s: the file exists already", path)
 	}
 	if err != nil {
 		return err
@@ -145,12 +145,12 @@ func (b *bundle) writeTo(w, out io.Writer) error {
 	return err
 }
 
-// largestPart is how much a part may hold, in bytes: a node may have a million routes.
+// largestPart is the largest size of a part, in bytes: a node may have a million routes.
 const largestPart = 4 << 20
 
 var errTooLarge = fmt.Errorf("cut at %d MiB", largestPart>>20)
 
-// bounded takes so much and no more.
+// bounded is a buffer of limited size.
 type bounded struct{ bytes.Buffer }
 
 func (b *bounded) Write(p []byte) (int, error) {
@@ -173,7 +173,7 @@ func (b *bundle) add(archive *tar.Writer, p part) error {
 	}
 	if text.Len() == 0 {
 		if err == nil {
-			b.missing = append(b.missing, p.file+": not there: there is nothing to say")
+			b.missing = append(b.missing, p.file+": does not exist")
 		}
 		return nil
 	}
@@ -193,7 +193,7 @@ func (b *bundle) put(archive *tar.Writer, name, text string) error {
 func (b *bundle) begin() {
 	fmt.Fprintf(&b.manifest, "waggle bundle of node %s, made at %s by waggle %s\n", b.node(), b.made.Format(time.RFC3339), version)
 	if user := os.Geteuid(); user != 0 {
-		fmt.Fprintf(&b.manifest, "It was made by user %d: only root can read all that belongs into it.\n", user)
+		fmt.Fprintf(&b.manifest, "User %d made it: only root can read everything that belongs in it.\n", user)
 	}
 	fmt.Fprintf(&b.manifest, "\nHolds\n")
 }
@@ -212,17 +212,17 @@ func (b *bundle) end() {
 		fmt.Fprintln(w, "  "+what)
 	}
 	if b.redact.key != nil {
-		fmt.Fprintln(w, "  addresses, and MAC addresses: each is a hash with a key of this run, which is not kept, so that")
-		fmt.Fprintln(w, "    equal ones are equal here. Those of the node, of services and of endpoints stay, and networks")
+		fmt.Fprintln(w, "  addresses, and MAC addresses: each is a hash with a key that exists only in this run, so that")
+		fmt.Fprintln(w, "    equal ones are equal here. Addresses of the node, of services and of endpoints stay, and networks")
 	} else {
 		fmt.Fprintln(w, "  no addresses: those of clients are in it (--hash-addresses)")
 	}
 }
 
-// leftOut is what no bundle holds.
+// leftOut lists what no bundle holds.
 var leftOut = []string{
 	"tokens, passwords, keys and certificates: of kubeconfigs and service accounts, and what looks like one",
-	"manifests, and objects of the cluster, but for what of Services and endpoints is in the maps",
+	"manifests, and objects of the cluster, except the parts of Services and endpoints that are in the maps",
 	"the seed of the flow tables' hash",
 	"the maps affinity, fragments, sock_flows and sock_peers, what is in sets of nftables, and what",
 	"  extensions of iptables match",

@@ -20,7 +20,7 @@ func TestBundleErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	for command, want := range map[string]string{
-		"bundle " + there:                               there + ": there is such a file already",
+		"bundle " + there:                               there + ": the file exists already",
 		"bundle " + dir + "/none/x.tar.gz":              "open " + dir + "/none/x.tar.gz: no such file or directory",
 		"bundle --flows -1 " + dir + "/x.tar.gz":        "--flows -1: a number of records, or 0 for none",
 		"bundle a b":                                    "accepts at most 1 arg(s), received 2",

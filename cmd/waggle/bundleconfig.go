@@ -25,14 +25,14 @@ import (
 // podToken is the token of a pod's service account.
 const podToken = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 
-// agentFacts is what can be known of the agent from outside.
+// agentFacts are the facts about the agent that another process can find out.
 type agentFacts struct {
 	status *status.Status
 	err    error // why there is no status
 
 	args        []string // of the process
 	environment []string
-	flags       *agentFlags      // as it was started; nil: see flagsErr
+	flags       *agentFlags      // as on its command line; nil: see flagsErr
 	file        *config.Settings // its configuration file
 	flagsErr    error
 	fileErr     error
@@ -83,7 +83,7 @@ func (a *agentFacts) readProcess() error {
 	return nil
 }
 
-// readFile takes from the configuration file what the agent takes from it.
+// readFile reads the configuration file as the agent does.
 func (a *agentFacts) readFile(fs *pflag.FlagSet) {
 	if a.file, a.fileErr = config.Load(a.flags.file); a.fileErr != nil {
 		return
@@ -95,7 +95,7 @@ func (a *agentFacts) readFile(fs *pflag.FlagSet) {
 	}
 }
 
-// kubeconfigs are the paths of those that the agent may use.
+// kubeconfigs returns the paths of the kubeconfigs that the agent may use.
 func (a *agentFacts) kubeconfigs() (paths []string) {
 	if a.flags != nil && a.flags.from.kubeconfig != "" {
 		paths = append(paths, a.flags.from.kubeconfig)
@@ -113,7 +113,7 @@ func (a *agentFacts) serve() configFlags {
 	return a.flags.configFlags
 }
 
-// cgroup is that of the agent's socket hooks, else the root.
+// cgroup returns the cgroup of the agent's socket hooks, else the root.
 func (a *agentFacts) cgroup() string {
 	if a.status != nil {
 		for _, l := range a.status.Links {
@@ -135,7 +135,7 @@ func writeConfiguration(b *bundle, w io.Writer) error {
 	fmt.Fprintf(w, "\nEnvironment\n  %s\n", strings.Join(a.environment, "\n  "))
 	errs := []error{a.fileErr}
 	if a.file != nil {
-		// As it was decoded: fields that are not known, which may hold anything, are not in it.
+		// The decoded file: it lacks unknown fields, which may hold anything.
 		raw, err := yaml.Marshal(a.file.Effective)
 		fmt.Fprintf(w, "\nConfiguration file %s, with defaults\n%s", a.flags.file, raw)
 		errs = append(errs, err)
@@ -164,7 +164,7 @@ func readKubeconfig(path string) (*clientcmdapi.Config, error) {
 	return c, clientcmd.ResolveLocalPaths(c)
 }
 
-// writeKubeconfig writes which credentials there are, and none of them.
+// writeKubeconfig writes which kinds of credentials there are, but no credentials.
 func writeKubeconfig(w io.Writer, c *clientcmdapi.Config) {
 	for _, name := range slices.Sorted(gomaps.Keys(c.Clusters)) {
 		cluster := c.Clusters[name]

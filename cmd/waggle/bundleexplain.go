@@ -15,7 +15,7 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// asked is a frontend that stands in a bundle for all of its kind, family and protocol.
+// asked is a frontend that represents all of its kind, family and protocol in a bundle.
 type asked struct {
 	service string
 	socket  bool // by a process of the node, since clients outside do not use this kind
@@ -23,7 +23,7 @@ type asked struct {
 	proto   string
 }
 
-// writeExplain explains what becomes of a packet, or of a connection, to one frontend of each kind.
+// writeExplain explains what happens to a packet, or a connection, to one frontend of each kind.
 func writeExplain(b *bundle, w io.Writer) error {
 	return b.withPins(func(p *loader.View) error {
 		questions, err := questionsAbout(p)
@@ -88,7 +88,8 @@ func questionsAbout(p *loader.View) (questions []asked, err error) {
 	return questions, nil
 }
 
-// atNode is a NodePort's frontend at an address of the node, or invalid: there is none of that family.
+// atNode returns a NodePort's frontend at an address of the node. It is invalid if the node has no address of that
+// family.
 func atNode(own map[netip.Addr]maps.NodeAddr, f netip.AddrPort) (at netip.AddrPort) {
 	for addr, is := range own {
 		if is.NodePorts && addr.Is4() == f.Addr().Is4() && (!at.IsValid() || addr.Less(at.Addr())) {
@@ -98,7 +99,7 @@ func atNode(own map[netip.Addr]maps.NodeAddr, f netip.AddrPort) (at netip.AddrPo
 	return at
 }
 
-// eventRate is how many events of each verdict are shown a second.
+// eventRate is the maximum number of events of each verdict a second.
 const eventRate = 100
 
 // writeEvents shows what the programs decide for a while, as `waggle monitor` does.

@@ -148,8 +148,8 @@ func writeMapSizes(b *bundle, w io.Writer) error {
 	})
 }
 
-// plainAddresses are those that no client has: of the node, of services and of endpoints. What can't be
-// read is taken for a client's.
+// plainAddresses returns the addresses that no client has: those of the node, of services and of
+// endpoints. If some can't be read, the bundle hashes them like clients' addresses.
 func plainAddresses(g *globals) (all []netip.Addr) {
 	if own, err := node.Addresses(); err == nil {
 		all = slices.AppendSeq(all, gomaps.Keys(own))

@@ -90,7 +90,8 @@ func writeNeighbours(_ *bundle, w io.Writer) error {
 	return nil
 }
 
-// kernelOptions are those of the kernel's configuration that decide what waggle can do, or what is beside it.
+// kernelOptions are options of the kernel's configuration that decide what waggle and other programs on the node can
+// do.
 var kernelOptions = []string{
 	"BPF_SYSCALL", "BPF_JIT", "BPF_JIT_ALWAYS_ON", "BPF_UNPRIV_DEFAULT_OFF", "BPF_LSM", "CGROUP_BPF", "DEBUG_INFO_BTF", "MODULES",
 	"NET_CLS_ACT", "NET_CLS_BPF", "NET_SCH_INGRESS", "NET_XGRESS", "XDP_SOCKETS", "LWTUNNEL", "LWTUNNEL_BPF",
@@ -130,7 +131,7 @@ func writeKernel(_ *bundle, w io.Writer) error {
 	return errors.Join(writeMounts(w), writeKernelOptions(w, unix.ByteSliceToString(name.Release[:])))
 }
 
-// writeValue writes what a file of the kernel's says, if there is one.
+// writeValue writes the contents of a file of the kernel, if the file exists.
 func writeValue(w io.Writer, name, file string) {
 	raw, err := os.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) {
@@ -143,7 +144,7 @@ func writeValue(w io.Writer, name, file string) {
 	fmt.Fprintf(w, "%s: %s\n", name, value)
 }
 
-// writeMounts writes those that waggle uses.
+// writeMounts writes the mounts that waggle uses.
 func writeMounts(w io.Writer) error {
 	raw, err := os.ReadFile("/proc/self/mounts")
 	for line := range strings.Lines(string(raw)) {
@@ -170,7 +171,7 @@ func writeKernelOptions(w io.Writer, release string) error {
 	return nil
 }
 
-// openKernelOptions opens the kernel's configuration, where the kernel or its distribution has it.
+// openKernelOptions opens the kernel's configuration, from the kernel or from the distribution.
 func openKernelOptions(release string) (io.ReadCloser, error) {
 	file, err := os.Open("/proc/config.gz")
 	if err == nil {

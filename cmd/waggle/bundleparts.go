@@ -22,7 +22,7 @@ import (
 // bundleParts are the files of a bundle.
 var bundleParts = []part{
 	{"version.txt", "versions of the command and of the agent", writeVersions},
-	{"status.json", "what the agent says of itself, as it wrote it", writeStatusFile},
+	{"status.json", "the agent's status file", writeStatusFile},
 	{"status.txt", "`waggle status -o wide`", writeStatusText},
 	{"counters.txt", "packets and bytes by hook and verdict", writeCounters},
 	{"maps/services.txt", "services, and the frontends of each", writeServices},
@@ -31,12 +31,12 @@ var bundleParts = []part{
 	{"maps/addresses.txt", "node addresses, cluster IPs and their ranges, source ranges", writeMapAddresses},
 	{"maps/devices.txt", "devices, and pods' network namespaces", writeMapDevices},
 	{"maps/nexthops.txt", "next hops", writeNextHops},
-	{"explain.txt", "what becomes of a packet to one frontend of each kind, and why", writeExplain},
-	{"events.txt", "what the programs decided for a while (--events)", writeEvents},
+	{"explain.txt", "what happens to a packet to one frontend of each kind, and why", writeExplain},
+	{"events.txt", "decisions of the programs during a short time (--events)", writeEvents},
 	{"maps/sizes.txt", "the maps' sizes", writeMapSizes},
 	{"metrics.txt", "/metrics of the agent", writeMetrics},
 	{"health.txt", "answers of /livez, /readyz and /healthz", writeHealth},
-	{"configz.json", "/configz of the agent: what its flags and its configuration file came to", writeConfigz},
+	{"configz.json", "/configz of the agent: its configuration, from flags and file", writeConfigz},
 	{"configuration.txt", "flags and environment of the agent, configuration file, kubeconfig without credentials", writeConfiguration},
 	{"net/links.txt", "devices", writeLinks},
 	{"net/addresses.txt", "their addresses", writeAddresses},
@@ -44,7 +44,7 @@ var bundleParts = []part{
 	{"net/rules.txt", "rules of routing", writeRules},
 	{"net/neighbours.txt", "neighbours", writeNeighbours},
 	{"net/netfilter.txt", "chains and rules of nf_tables; tables of iptables-legacy", writeNetfilter},
-	{"programs.txt", "programs at waggle's hooks, also those of others, by device and cgroup", writePrograms},
+	{"programs.txt", "programs at waggle's hooks, including other programs, by device and cgroup", writePrograms},
 	{"kernel.txt", "kernel version, configuration and parameters that matter, mounts", writeKernel},
 	{"log.txt", "end of the agent's log, or where it is", writeLog},
 }
@@ -75,7 +75,7 @@ func writeStatusText(b *bundle, w io.Writer) error {
 	return view.write(w, true)
 }
 
-// writeNetfilter writes so many rules: kube-proxy in its mode iptables may have a hundred thousand.
+// writeNetfilter writes a limited number of rules: kube-proxy's iptables mode may have a hundred thousand.
 func writeNetfilter(_ *bundle, w io.Writer) error { return netfilter.WriteText(w, 20000) }
 
 func writePrograms(b *bundle, w io.Writer) error {
@@ -92,14 +92,14 @@ func writePrograms(b *bundle, w io.Writer) error {
 
 const askTimeout = 10 * time.Second
 
-// ask gets an answer of the agent's, at an address that it listens on; its status code is the first line, if wanted.
+// ask writes the agent's answer at an address that it listens on, if wanted with the status code as the first line.
 func (b *bundle) ask(w io.Writer, address, path string, withStatus bool) error {
 	if b.agent.flags == nil {
 		return b.agent.flagsErr
 	}
 	at, err := netip.ParseAddrPort(address)
 	if err != nil {
-		return fmt.Errorf("the agent serves none: no address is configured (%s)", path)
+		return fmt.Errorf("the agent does not serve it: no address is configured (%s)", path)
 	}
 	switch {
 	case at.Addr() == netip.IPv4Unspecified():
@@ -150,7 +150,7 @@ func writeHealth(b *bundle, w io.Writer) error {
 	return errors.Join(errs...)
 }
 
-// logTail is how much of a log is taken, in bytes.
+// logTail is how much of a log's end goes into a bundle, in bytes.
 const logTail = 1 << 20
 
 func writeLog(b *bundle, w io.Writer) error {
@@ -158,7 +158,7 @@ func writeLog(b *bundle, w io.Writer) error {
 	if err != nil {
 		fmt.Fprintln(w, err)
 		fmt.Fprintln(w, "The agent logs to its standard error: for a service of systemd see journalctl -u NAME, for a pod")
-		fmt.Fprintln(w, "kubectl -n kube-system logs POD (and --previous). A file may be named with --log.")
+		fmt.Fprintln(w, "kubectl -n kube-system logs POD (and --previous). --log names a file.")
 		return err
 	}
 	file, err := os.Open(path)
@@ -195,7 +195,7 @@ func (b *bundle) logFile() (string, error) {
 	}
 	if !info.Mode().IsRegular() {
 		where, _ := os.Readlink(stderr)
-		return "", fmt.Errorf("the agent's standard error is no file, but %s", strings.TrimSuffix(where, " (deleted)"))
+		return "", fmt.Errorf("the agent's standard error is not a file, but %s", strings.TrimSuffix(where, " (deleted)"))
 	}
 	return stderr, nil
 }

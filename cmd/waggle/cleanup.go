@@ -38,8 +38,8 @@ func newCleanup(g *globals) *cobra.Command {
 	return cmd
 }
 
-// cleanup removes the datapath first, since it refuses to while an agent runs, and prints a line for
-// each thing that is removed.
+// cleanup removes the datapath first, because that fails while an agent runs. It prints a line for
+// each thing that it removes.
 func cleanup(g *globals, w io.Writer) error {
 	log := logrus.New()
 	log.SetLevel(logrus.WarnLevel) // what is removed is printed below

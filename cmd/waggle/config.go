@@ -36,32 +36,32 @@ type configFlags struct {
 	minSync, sync    time.Duration
 	clusterCIDRs     []string
 	masqueradeAll    bool
-	// of how many there are metrics; kube-proxy has none
+	// the limits of series; kube-proxy has no such fields
 	metricsServices, metricsBackends int
 
-	read *config.Settings // what the file says; nil without one
+	read *config.Settings // the file's settings; nil without a file
 	// unused are settings of the file that no flag takes.
 	unused []string
-	// noKubeconfig is why the file's clientConnection.kubeconfig is not used.
+	// noKubeconfig is the reason why the agent does not use the file's clientConnection.kubeconfig.
 	noKubeconfig error
 }
 
 func (f *configFlags) add(fs *pflag.FlagSet) {
-	fs.StringVar(&f.file, "config", "", "kube-proxy's configuration file (KubeProxyConfiguration); flags that are given override it")
+	fs.StringVar(&f.file, "config", "", "kube-proxy's configuration file (KubeProxyConfiguration); flags on the command line override it")
 	fs.StringVar(&f.healthz, "healthz-bind-address", "0.0.0.0:10256", "IP:port for /healthz and /livez; empty for none")
 	fs.StringVar(&f.metrics, "metrics-bind-address", "127.0.0.1:10249", "IP:port for /metrics, /proxyMode and /configz; empty for none")
-	fs.StringVar(&f.probes, "probe-bind-address", "", "IP:port for /livez and /readyz, for the probes of the agent's pod, which kube-proxy never has (default: none)")
-	fs.IntVar(&f.metricsServices, "metrics-services", serve.DefaultMetricsServices, "of how many service ports there are metrics: those that have had most bytes")
-	fs.IntVar(&f.metricsBackends, "metrics-backends", 0, "of how many backends there are metrics: those that have had most bytes")
-	fs.BoolVar(&f.hardFail, "bind-address-hard-fail", false, "end if one of these addresses can't be had, instead of trying again")
+	fs.StringVar(&f.probes, "probe-bind-address", "", "IP:port for /livez and /readyz, the probes of the agent's pod; kube-proxy has no such server (default: none)")
+	fs.IntVar(&f.metricsServices, "metrics-services", serve.DefaultMetricsServices, "maximum number of service ports with metrics of their own: those with the most bytes")
+	fs.IntVar(&f.metricsBackends, "metrics-backends", 0, "maximum number of backends with metrics of their own: those with the most bytes")
+	fs.BoolVar(&f.hardFail, "bind-address-hard-fail", false, "end if the agent can't listen on one of these addresses, instead of trying again")
 	fs.BoolVar(&f.profiling, "profiling", false, "serve /debug/pprof/ beside the metrics")
 	fs.DurationVar(&f.minSync, "min-sync-period", control.DefaultPace.MinSync, "least time between two syncs")
-	fs.DurationVar(&f.sync, "sync-period", control.DefaultPace.Repair, "how often the maps and attachments are checked and repaired; twice as long without a successful sync is unhealthy")
-	fs.StringSliceVar(&f.clusterCIDRs, "cluster-cidr", nil, "addresses of the cluster's pods: other clients of cluster IPs get a source address of this node's")
-	fs.BoolVar(&f.masqueradeAll, "masquerade-all", false, "give all clients of cluster IPs a source address of this node's")
+	fs.DurationVar(&f.sync, "sync-period", control.DefaultPace.Repair, "interval at which the agent checks and repairs maps and attachments; the agent is unhealthy after twice that time without a successful sync")
+	fs.StringSliceVar(&f.clusterCIDRs, "cluster-cidr", nil, "addresses of the cluster's pods: other clients of cluster IPs get a source address of this node")
+	fs.BoolVar(&f.masqueradeAll, "masquerade-all", false, "give all clients of cluster IPs a source address of this node")
 }
 
-// readFile takes what the configuration file says into the flags that were not given.
+// readFile sets the flags that were not given from the configuration file.
 func (f *configFlags) readFile(fs *pflag.FlagSet) error {
 	if f.file == "" {
 		return nil
@@ -104,8 +104,8 @@ func missing(file string) bool {
 // setting is a field of the file, and the flag that means the same.
 type setting struct{ field, flag, value string }
 
-// fromFile lists what the file says. It leaves out what it doesn't say, where the flag's default
-// differs from kube-proxy's.
+// fromFile lists the file's settings. If a flag's default differs from kube-proxy's, it leaves out
+// a field that the file doesn't set.
 func fromFile(s *config.Settings) []setting {
 	all := []setting{
 		{"healthzBindAddress", "healthz-bind-address", s.HealthzBindAddress},
@@ -136,7 +136,7 @@ func fromFile(s *config.Settings) []setting {
 	return all
 }
 
-// apply checks the flags and fills in what of the agent's configuration hangs on them.
+// apply checks the flags, and sets the parts of the agent's configuration that depend on them.
 func (f *configFlags) apply(cfg *control.Config) error {
 	for flag, address := range map[string]string{
 		"healthz-bind-address": f.healthz, "metrics-bind-address": f.metrics, "probe-bind-address": f.probes,
@@ -149,7 +149,7 @@ func (f *configFlags) apply(cfg *control.Config) error {
 		MetricsServices: f.metricsServices, MetricsBackends: f.metricsBackends}
 	for flag, n := range map[string]int{"metrics-services": f.metricsServices, "metrics-backends": f.metricsBackends} {
 		if n < 0 {
-			return fmt.Errorf("--%s %d: a number of them, or 0 for none", flag, n)
+			return fmt.Errorf("--%s %d: want a number, or 0 for none", flag, n)
 		}
 	}
 	cfg.Pace = control.Pace{MinSync: f.minSync, Repair: f.sync}
@@ -170,7 +170,7 @@ func (f *configFlags) apply(cfg *control.Config) error {
 		}
 		cfg.LocalSources = append(cfg.LocalSources, p.Masked())
 	}
-	// Mode NodeCIDR asks for nothing: what other nodes' pods send comes in by an external device.
+	// Mode NodeCIDR needs no setting: packets of other nodes' pods come in by an external device.
 	if f.read != nil && len(cfg.LocalSources) == 0 && len(cfg.Rules.Pods) == 0 {
 		cfg.Rules.Pods = f.read.LocalTraffic.Devices
 	}
@@ -181,7 +181,7 @@ func (f *configFlags) apply(cfg *control.Config) error {
 	return err
 }
 
-// checkBindAddress wants what kube-proxy wants.
+// checkBindAddress checks an address as kube-proxy does.
 func checkBindAddress(address string) error {
 	if address == "" {
 		return nil
@@ -199,7 +199,7 @@ func checkBindAddress(address string) error {
 	return nil
 }
 
-// warnings tells what of the file has no effect.
+// warnings returns the parts of the file that have no effect.
 func (f *configFlags) warnings() map[string]error {
 	out := map[string]error{}
 	if f.read == nil {
@@ -224,7 +224,7 @@ func (f *configFlags) warnings() map[string]error {
 	return out
 }
 
-// conntrack is what kube-proxy would set with the file; without one nobody asks for anything.
+// conntrack returns the parameters that kube-proxy would set with the file; none without a file.
 func (f *configFlags) conntrack() (all []node.ConntrackParameter) {
 	if f.read == nil {
 		return nil
@@ -235,7 +235,7 @@ func (f *configFlags) conntrack() (all []node.ConntrackParameter) {
 	return all
 }
 
-// effective is the configuration as it came out, in kube-proxy's terms.
+// effective returns the resulting configuration, in kube-proxy's terms.
 func (f *configFlags) effective(cfg *control.Config) (*v1alpha1.KubeProxyConfiguration, error) {
 	s := f.read
 	if s == nil {

@@ -156,7 +156,7 @@ func TestConfigFileWarnings(t *testing.T) {
 	}
 	liberal := node.ConntrackParameter{From: "conntrack.tcpBeLiberal", Name: "nf_conntrack_tcp_be_liberal", Want: 1, Given: true}
 	if !slices.Contains(cfg.Conntrack, liberal) {
-		t.Errorf("of the connection table's parameters %v are told, want %v", cfg.Conntrack, liberal)
+		t.Errorf("the conntrack parameters are %v, want %v", cfg.Conntrack, liberal)
 	}
 	if err := cfg.Warnings["configuration file"]; err == nil || !strings.Contains(err.Error(), `unknown field "nosuch"`) {
 		t.Errorf("warning %v", err)
@@ -220,14 +220,14 @@ func TestConfigFileFlags(t *testing.T) {
 	cmd := newAgent(&globals{})
 	for _, set := range fromFile(f.read) {
 		has := cmd.Flags().Lookup(set.flag) != nil
-		told := cfg.Warnings["configuration"] != nil && strings.Contains(cfg.Warnings["configuration"].Error(), set.field)
-		if has == told {
-			t.Errorf("%s: a flag --%s: %v, a warning: %v", set.field, set.flag, has, told)
+		warned := cfg.Warnings["configuration"] != nil && strings.Contains(cfg.Warnings["configuration"].Error(), set.field)
+		if has == warned {
+			t.Errorf("%s: a flag --%s: %v, a warning: %v", set.field, set.flag, has, warned)
 		}
 	}
 }
 
-// Row 38: whoever gives a bad file is told the field, and nothing is loaded.
+// Row 38: the error about a bad file names the field, and nothing is loaded.
 func TestConfigFileErrors(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "config.yaml")
 	for body, want := range map[string]string{

@@ -33,7 +33,7 @@ func newExplain(g *globals) *cobra.Command {
 	var f explainFlags
 	cmd := &cobra.Command{
 		Use:   "explain",
-		Short: "Say what becomes of a packet or of a process's connection, and why; nothing changes by it",
+		Short: "Say what would happen to a packet or a process's connection, and why, without changing anything",
 		Long: `Say what becomes of a packet, or of a connection of a process on this node, and why.
 
 The programs that run are loaded once more, such that they write nothing, and are asked about the packet on the
@@ -59,18 +59,18 @@ live maps. Run it on the node, in its network namespace, with the build of the c
 	}
 	out.addFlag(cmd)
 	flags := cmd.Flags()
-	flags.StringVar(&f.to, "to", "", "destination, as address:port; of a ping the address")
-	flags.StringVar(&f.from, "from", "", "source, as address:port; of a socket the address that it is bound to (default: a client outside of the cluster)")
+	flags.StringVar(&f.to, "to", "", "destination, as address:port; for a ping, the address")
+	flags.StringVar(&f.from, "from", "", "source, as address:port; for a socket, the address that it is bound to (default: a client outside of the cluster)")
 	flags.StringVar(&f.proto, "proto", "tcp", "protocol: tcp, udp, sctp, or icmp for a ping")
-	flags.StringVar(&f.flags, "flags", "syn", "flags of TCP: some of syn, ack, fin, rst, psh; of SCTP chunks of that meaning")
-	flags.StringVar(&f.device, "device", "", "the device that the packet comes in by (default: the one that leads to its source)")
-	flags.StringVar(&f.pod, "pod", "", "the packet, or with --socket the process, is of this pod of the node, by its name")
-	flags.BoolVar(&f.leaving, "leaving", false, "the packet is about to leave by --device")
+	flags.StringVar(&f.flags, "flags", "syn", "TCP flags: some of syn, ack, fin, rst, psh; for SCTP, the corresponding chunks")
+	flags.StringVar(&f.device, "device", "", "device by which the packet comes in (default: the one that leads to its source)")
+	flags.StringVar(&f.pod, "pod", "", "name of a pod of this node that the packet comes from or, with --socket, that the process is in")
+	flags.BoolVar(&f.leaving, "leaving", false, "the packet leaves by --device")
 	flags.Uint8Var(&f.ttl, "ttl", 64, "TTL or hop limit of the packet")
 	flags.IntVar(&f.size, "size", 0, "size of the packet in bytes, from its IP header on (default: headers only)")
 	flags.StringVar(&f.pcap, "pcap", "", "explain each packet of this pcap or pcapng file instead")
 	flags.BoolVar(&f.socket, "socket", false, "explain a process that connects, not a packet")
-	flags.BoolVar(&f.sends, "sendto", false, "with --socket: it sends a datagram without being connected")
+	flags.BoolVar(&f.sends, "sendto", false, "with --socket: the process sends a datagram without connecting")
 	flags.StringVar(&f.netns, "netns", "", "with --socket: the process's network namespace, as /proc/PID/ns/net (default: the node's)")
 	return cmd
 }
@@ -81,7 +81,7 @@ func (f *explainFlags) check(cmd *cobra.Command) error {
 	if f.pcap != "" {
 		for _, other := range []string{"to", "from", "proto", "flags", "ttl", "size", "socket", "pod"} {
 			if set(other) {
-				return fmt.Errorf("--%s: not with --pcap, which has whole packets", other)
+				return fmt.Errorf("--%s: not with --pcap, whose packets are complete", other)
 			}
 		}
 		return nil
@@ -107,7 +107,7 @@ func (f *explainFlags) check(cmd *cobra.Command) error {
 	}
 	for _, other := range []string{"device", "leaving", "flags", "ttl", "size"} {
 		if set(other) {
-			return fmt.Errorf("--%s: not with --socket, which is about no packet", other)
+			return fmt.Errorf("--%s: not with --socket, which explains no packet", other)
 		}
 	}
 	return nil
@@ -140,7 +140,7 @@ func (f *explainFlags) answers(v *loader.View) (answers []*explain.Answer, err e
 	return []*explain.Answer{a}, nil
 }
 
-// captured explains the packets of a file up to the first that can't be read.
+// captured explains the packets of a file, up to the first one that can't be read.
 func (f *explainFlags) captured(e *explain.Explainer, file io.Reader) (answers []*explain.Answer, err error) {
 	for c, err := range explain.Capture(file) {
 		if err != nil {
@@ -188,7 +188,7 @@ func (f *explainFlags) question() (func(*explain.Explainer) (*explain.Answer, er
 	return func(e *explain.Explainer) (*explain.Answer, error) { return e.Packet(q) }, q.Check()
 }
 
-// namespace is the cookie of the network namespace of the socket that is asked about. 0: the node's.
+// namespace returns the cookie of the network namespace of the socket in the question. 0: the node's.
 func (f *explainFlags) namespace() (uint64, error) {
 	if f.pod != "" {
 		return explain.PodNetns(f.pod)

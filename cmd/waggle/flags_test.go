@@ -25,27 +25,27 @@ func run(t *testing.T, args ...string) (stdout string, err error) {
 	return out.String(), err
 }
 
-// Whoever mistypes a flag is told which, and nothing is loaded. The pin directory is one that the
-// loader refuses, should a mistake get past the checks.
+// The error about a bad flag names the flag, and nothing is loaded. The loader refuses the pin
+// directory of this test, in case a mistake gets past the checks.
 func TestAgentFlagErrors(t *testing.T) {
 	t.Chdir(t.TempDir())
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")
 	for _, c := range []struct{ flag, want string }{
-		{"", "--manifests or --kubeconfig: where Services come from is not given"},
+		{"", "give --manifests or --kubeconfig: this is not a pod of a cluster"},
 		{"--manifests=. --kubeconfig=x", "--manifests and --kubeconfig: "},
 		{"--manifests=. --api-server=a:1", "--manifests and --api-server: "},
-		{"--kubeconfig=/no/such", "how to reach the API server: stat /no/such: no such file or directory"},
+		{"--kubeconfig=/no/such", "load kubeconfig (--kubeconfig): stat /no/such: no such file or directory"},
 		{"--kubeconfig=x --api-server=a:1,b", `--api-server: "b" is neither host:port nor an https URL`},
-		{"--manifests=. --service-proxy-name=a/b", `--service-proxy-name: "a/b" is no value of a label`},
-		{"--manifests=. --load-balancer-class=a/b/c", `--load-balancer-class: "a/b/c" is no class`},
+		{"--manifests=. --service-proxy-name=a/b", `--service-proxy-name: "a/b" is not a valid label value`},
+		{"--manifests=. --load-balancer-class=a/b/c", `--load-balancer-class: "a/b/c" is not a valid class`},
 		{"--log-level=loud", "--log-level loud: one of panic, fatal, error, warn, info, debug, trace"},
 		{"--log-format=xml", "--log-format xml: one of text, json"},
 		{"--xdp=maybe", "--xdp maybe: one of auto, off, always"},
 		{"--socket-lb=pods", "--socket-lb pods: one of all, host"},
 		{"--express=on", "--express on: one of auto, off"},
 		{"--express=off --xdp=always", "--xdp always and --express off: "},
-		{"--deletion-brake=1.5", "--deletion-brake 1.5: a fraction from 0 to 1"},
-		{"--deletion-brake=-0.1", "--deletion-brake -0.1: a fraction from 0 to 1"},
+		{"--deletion-brake=1.5", "--deletion-brake 1.5: want a fraction from 0 to 1"},
+		{"--deletion-brake=-0.1", "--deletion-brake -0.1: want a fraction from 0 to 1"},
 		{"--deletion-brake=half", `"--deletion-brake"`},
 		{"--devices=[x", `--devices: bad pattern "[x"`},
 		{"--pod-devices=eth0,[x", `--pod-devices: bad pattern "[x"`},
@@ -133,7 +133,7 @@ func TestVersion(t *testing.T) {
 	}
 }
 
-// A container that sees nothing but its own cgroup is told so.
+// There is an error for a container that sees only its own cgroup.
 func TestFoundCgroup(t *testing.T) {
 	root, err := loader.CgroupRoot()
 	if err != nil {

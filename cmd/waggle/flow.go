@@ -53,10 +53,10 @@ func newFlow(g *globals) *cobra.Command {
 	sorted := sortFlag[flowView]{keys: flowOrders}
 	list := &cobra.Command{
 		Use:   "list",
-		Short: "List flow records: two for each flow, or three if its source is rewritten on its way through the stack",
-		Long: "List flow records: two for each flow, or three if its source is rewritten on its way through the stack.\n\n" +
-			"With --watch, a record is printed again when its rewrite, path, state, service or backend has\n" +
-			"changed, and once more when it is gone; its idle time and next hop are no change.",
+		Short: "List flow records: two for each flow, or three if the kernel routes it and its source is rewritten",
+		Long: "List flow records: two for each flow, or three if the kernel routes it and its source is rewritten.\n\n" +
+			"With --watch, the command prints a record again when its rewrite, path, state, service or backend has\n" +
+			"changed, and once more when it is gone. Its idle time and next hop don't count as changes.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if again.watch {
@@ -78,7 +78,7 @@ func newFlow(g *globals) *cobra.Command {
 	}
 	out.addFlag(list)
 	again.add(list)
-	sorted.add(list, "", "order by a column, before --limit counts (default: as they are in the table)")
+	sorted.add(list, "", "order by a column, before --limit applies (default: the order of the table)")
 	filter.add(list)
 	return newGroup("flow", []string{"flows"}, "Show the flows that the datapath follows", list)
 }
@@ -87,7 +87,7 @@ func newFlow(g *globals) *cobra.Command {
 func (f *flowFilter) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.service, "service", "", "only flows of this service, as namespace/name")
 	cmd.Flags().StringVar(&f.address, "address", "", "only records that contain this address")
-	cmd.Flags().IntVar(&f.limit, "limit", 1000, "show at most so many records; 0 for all")
+	cmd.Flags().IntVar(&f.limit, "limit", 1000, "maximum number of records; 0 for all")
 	alsoCheck(cmd, func() error {
 		if _, err := netip.ParseAddr(f.address); f.address != "" && err != nil {
 			return fmt.Errorf("--address %s: not an IP address", f.address)
@@ -99,7 +99,7 @@ func (f *flowFilter) add(cmd *cobra.Command) {
 	})
 }
 
-// openFlows calls fn, until it returns false, with each record that passes the filter. The limit is fn's to keep.
+// openFlows calls fn, until it returns false, with each record that passes the filter. fn has to apply the limit.
 func openFlows(g *globals, filter flowFilter, fn func(flowView) bool) error {
 	_, err := fromPins(g, func(p *loader.View) (struct{}, error) { return struct{}{}, readFlows(p, filter, fn) })
 	return err

@@ -22,12 +22,12 @@ func newHandover(g *globals) *cobra.Command {
 	var drain, force bool
 	cmd := &cobra.Command{
 		Use:   "handover",
-		Short: "Hand this node's connections over to the kernel, for kube-proxy to take waggle's place",
-		Long: "Hand this node's connections over to the kernel, for kube-proxy to take waggle's place: new\n" +
-			"connections are kube-proxy's from now on, and those that waggle translates go into the kernel's\n" +
-			"table of connections. kube-proxy must run, and the agent must not. After it, `waggle cleanup`\n" +
-			"breaks no connection. An agent that is started instead serves new connections again.\n\n" +
-			"With --drain, waggle keeps its connections, and the command waits until they have ended.",
+		Short: "Hand this node's connections over to the kernel, so that kube-proxy can replace waggle",
+		Long: "Hand this node's connections over to the kernel, so that kube-proxy can replace waggle: new\n" +
+			"connections belong to kube-proxy from now on, and those that waggle translates go into the kernel's\n" +
+			"table of connections. kube-proxy must run, and the agent must not. Afterwards, `waggle cleanup`\n" +
+			"breaks no connection. If you start the agent instead, it serves new connections again.\n\n" +
+			"With --drain, waggle keeps its connections, and the command waits for their end.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
@@ -35,8 +35,8 @@ func newHandover(g *globals) *cobra.Command {
 			return handover(ctx, g, drain, force, cmd.OutOrStdout())
 		},
 	}
-	cmd.Flags().BoolVar(&drain, "drain", false, "keep the connections that there are, and wait for their end")
-	cmd.Flags().BoolVar(&force, "force", false, "do so although there are no rules of kube-proxy on this node")
+	cmd.Flags().BoolVar(&drain, "drain", false, "keep existing connections, and wait for their end")
+	cmd.Flags().BoolVar(&force, "force", false, "hand over even if there are no rules of kube-proxy on this node")
 	return cmd
 }
 
@@ -56,7 +56,7 @@ func handover(ctx context.Context, g *globals, drain, force bool, w io.Writer) (
 		return err
 	}
 	defer func() { err = errors.Join(err, h.Close()) }()
-	fmt.Fprintln(w, "new connections are left to the kernel")
+	fmt.Fprintln(w, "new connections now belong to the kernel")
 	if drain {
 		return drainFlows(ctx, h, w)
 	}
@@ -75,7 +75,7 @@ func checkSuccessor() error {
 	return nil
 }
 
-// handoverTries is how often it is looked for flows that were being opened meanwhile.
+// handoverTries is how often the command looks for flows that opened meanwhile.
 const handoverTries = 3
 
 func giveFlows(h *takeover.Handover, w io.Writer) error {
@@ -95,7 +95,7 @@ func giveFlows(h *takeover.Handover, w io.Writer) error {
 	if left == 0 {
 		return nil
 	}
-	err = fmt.Errorf("%d connections could not be handed over, and break when waggle is cleaned up", left)
+	err = fmt.Errorf("%d connections could not be handed over, and break at `waggle cleanup`", left)
 	if h.Why != nil {
 		err = fmt.Errorf("%w; the first: %w", err, h.Why)
 	}

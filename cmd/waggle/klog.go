@@ -10,11 +10,11 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// redirectKlog has the Kubernetes libraries, which log with klog, log where and as we do.
+// redirectKlog makes the Kubernetes libraries, which log with klog, write to the agent's log.
 func redirectKlog(log *logrus.Entry) { klog.SetLogger(logr.New(klogSink{log})) }
 
-// klogSink is a logr.LogSink on logrus. What libraries find worth telling is detail to us; their
-// errors are mostly about what they will try again.
+// klogSink is a logr.LogSink on logrus. The libraries' informational messages are debug messages
+// here. Most of their errors are about operations that they repeat.
 type klogSink struct{ log *logrus.Entry }
 
 func (klogSink) Init(logr.RuntimeInfo) {}

@@ -42,13 +42,13 @@ func newRoot() *cobra.Command {
 	}
 	root.PersistentFlags().StringVar(&g.pinDir, "pin-dir", "/sys/fs/bpf/waggle", "directory in bpffs that holds maps, programs and links")
 	root.PersistentFlags().StringVar(&g.runDir, "run-dir", "/run/waggle", "directory that holds the agent's status")
-	root.PersistentFlags().StringVar(&g.sysctlDir, "sysctl-dir", "/proc/sys", "directory of the kernel's parameters, where they can be written")
+	root.PersistentFlags().StringVar(&g.sysctlDir, "sysctl-dir", "/proc/sys", "directory where the kernel's parameters can be written")
 	root.AddCommand(newAgent(g), newService(g), newBackend(g), newAddress(g), newFlow(g), newTop(g), newExplain(g), newMonitor(g), newStatus(g), newBundle(g), newRelease(g), newHandover(g), newCleanup(g), newVersion())
 	return root
 }
 
-// newGroup makes a command that only has subcommands, of which cobra alone would take one that
-// doesn't exist for a call for help.
+// newGroup makes a command that only has subcommands. It refuses unknown ones, for which cobra
+// would only print the help.
 func newGroup(use string, aliases []string, short string, subcommands ...*cobra.Command) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: use, Aliases: aliases, Short: short,

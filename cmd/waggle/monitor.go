@@ -31,7 +31,7 @@ func newMonitor(g *globals) *cobra.Command {
 	var f monitorFlags
 	cmd := &cobra.Command{
 		Use:   "monitor",
-		Short: "Show what the datapath does, as it does it: flows that open and close, refusals, drops, packets",
+		Short: "Show what the datapath does while it does it: flows that open and close, refusals, drops, packets",
 		Long: `Show what the datapath does, as it does it: flows that are opened, confirmed and closed, what is refused or
 dropped and why, and the calls of processes that are connected to a service. The filters are applied in the kernel.
 
@@ -52,19 +52,19 @@ so (watching, watch_slots, watchers, watched, watch_meters). Up to four monitors
 	flags := cmd.Flags()
 	flags.StringVar(&f.filter.service, "service", "", "only this service, as NAMESPACE/NAME")
 	flags.StringVar(&f.filter.backend, "backend", "", "only this endpoint, as address or address:port")
-	flags.StringVar(&f.filter.client, "client", "", "only what has this address, or one of this network, as source or destination")
-	flags.StringSliceVar(&f.filter.verdicts, "verdict", nil, "only these verdicts, as in waggle status")
-	flags.BoolVar(&f.filter.drops, "drops", false, "only what is dropped")
-	flags.BoolVar(&f.filter.packets, "packets", false, "also each packet at each hook, before and after it is rewritten")
+	flags.StringVar(&f.filter.client, "client", "", "only events with this address, or one of this network, as source or destination")
+	flags.StringSliceVar(&f.filter.verdicts, "verdict", nil, "only these verdicts; `waggle status` shows their names")
+	flags.BoolVar(&f.filter.drops, "drops", false, "only drops")
+	flags.BoolVar(&f.filter.packets, "packets", false, "also each packet at each hook, before and after its rewrite")
 	flags.StringVar(&f.pcap, "pcap", "", "write packets to this pcapng file, with comments; implies --packets")
-	flags.Uint32Var(&f.rate, "rate", 1000, "show at most so many events of each verdict a second; 0 for all")
+	flags.Uint32Var(&f.rate, "rate", 1000, "maximum number of events of each verdict a second; 0 for all")
 	flags.DurationVar(&f.duration, "duration", 0, "end after this time (default: when interrupted)")
-	flags.Uint64Var(&f.count, "count", 0, "end after so many events (default: when interrupted)")
+	flags.Uint64Var(&f.count, "count", 0, "end after this number of events (default: when interrupted)")
 	alsoCheck(cmd, f.check)
 	return cmd
 }
 
-// check finds flags that mean nothing, before anything is opened.
+// check finds invalid flags before the command opens anything.
 func (f *monitorFlags) check() error {
 	if f.duration < 0 {
 		return fmt.Errorf("--duration %s: want a time, as 10s, or 0 for no end", f.duration)
@@ -73,7 +73,7 @@ func (f *monitorFlags) check() error {
 	return f.filter.check()
 }
 
-// monitor is one that runs.
+// monitor is a running `waggle monitor`.
 type monitor struct {
 	flags   *monitorFlags
 	names   *monitorNames
@@ -81,7 +81,7 @@ type monitor struct {
 	print   *monitorPrinter
 	capture *capture // nil: none is written
 	shown   uint64
-	meter   bpf.WatchMeter // what was lost, as it was said last
+	meter   bpf.WatchMeter // the losses at the last report
 	blind   time.Duration
 }
 
@@ -122,7 +122,7 @@ func (f *monitorFlags) run(ctx context.Context, printer *monitorPrinter, v *load
 const (
 	// renewEvery is how often the lease is renewed.
 	renewEvery = time.Second
-	// pollEvery bounds how long the end of a context goes unnoticed, and what is printed stays in a buffer.
+	// pollEvery limits how long the end of a context goes unnoticed, and how long output stays in the buffer.
 	pollEvery = 100 * time.Millisecond
 )
 
@@ -181,7 +181,7 @@ func (m *monitor) flush() error {
 	return m.print.flush()
 }
 
-// keep renews the lease, follows what the filter names, and says what was lost.
+// keep renews the lease, updates the ids that the filter names, and reports losses.
 func (m *monitor) keep() error {
 	blind, err := m.watcher.Renew()
 	if err != nil {
@@ -198,7 +198,7 @@ func (m *monitor) keep() error {
 	return m.losses(blind)
 }
 
-// losses says what was lost since it was said last.
+// losses reports what was lost since the last report.
 func (m *monitor) losses(blind time.Duration) error {
 	now, err := m.watcher.Meter()
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// monitorEvent is an event, as it is shown.
+// monitorEvent is an event in the form in which it is shown.
 type monitorEvent struct {
 	Time    time.Time       `json:"time"`
 	Event   string          `json:"event"` // the verdict
@@ -37,7 +37,7 @@ type monitorEvent struct {
 	Choice     string `json:"choice,omitempty"`           // affinity or random
 	SourceNAT  bool   `json:"sourceTranslated,omitempty"` // the endpoint sees another address or port than the client's
 	Reset      bool   `json:"reset,omitempty"`            // how the flow was closed
-	PID        uint32 `json:"pid,omitempty"`              // who calls
+	PID        uint32 `json:"pid,omitempty"`              // the calling process
 	Command    string `json:"command,omitempty"`
 	TCPFlags   string `json:"tcpFlags,omitempty"`
 	Length     uint32 `json:"length,omitempty"`    // of the packet, with its link layer
@@ -112,7 +112,7 @@ func (n *monitorNames) resolveRewrite(e *monitorEvent, raw *bpf.Event) {
 	e.Path = flowPath(raw.Path)
 	e.SourceNAT = e.verdict == bpf.VerdictFlowOpened && e.Src != src
 	if raw.Backend != 0 && raw.Path&bpf.FlowReply == 0 && raw.Path&bpf.FlowSplitSource == 0 {
-		e.Backend = &dst // which the table may have given to another since
+		e.Backend = &dst // the table may have given the id to another backend since
 	}
 }
 
@@ -170,7 +170,7 @@ func (n *monitorNames) device(ifindex uint32) string {
 	return name
 }
 
-// booted is when the kernel's monotonic clock was 0, by the clock on the wall as it is now.
+// booted returns the wall-clock time at which the kernel's monotonic clock was 0.
 func booted() time.Time {
 	var now unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // it can't fail

@@ -17,7 +17,7 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// monitorFilter is what a monitor shows, in the words of the command line.
+// monitorFilter are the command's flags that select events.
 type monitorFilter struct {
 	service, backend, client string
 	verdicts                 []string
@@ -32,8 +32,8 @@ type monitorFilter struct {
 // Verdicts that are no events of a monitor: frames whose addresses are not read, and calls that nothing follows from.
 var onlyCounted = []bpf.Verdict{bpf.VerdictNotIP, bpf.VerdictUnparsed, bpf.VerdictVlan, bpf.VerdictSockRecvmsg, bpf.VerdictSockGetpeername}
 
-// What is shown if no verdict is named: events; with --packets each packet of a flow or to a service; and with
-// --client also what is left to the stack, which else is most of what a node sees.
+// What the command shows without --verdict: events; with --packets each packet of a flow or to a service; and
+// with --client also packets that are left to the stack. Without a client these are most packets of a node.
 var (
 	eventVerdicts = slices.Concat([]bpf.Verdict{
 		bpf.VerdictFlowOpened, bpf.VerdictFlowConfirmed, bpf.VerdictFlowClosed,
@@ -91,7 +91,7 @@ func parseNetwork(s string) (netip.Prefix, error) {
 	return p.Masked(), nil
 }
 
-// mask has a bit for each verdict that is shown.
+// mask returns a mask with a bit for each verdict to show.
 func (f *monitorFilter) mask() (mask uint64, err error) {
 	add := func(verdicts ...bpf.Verdict) {
 		for _, v := range verdicts {
@@ -127,7 +127,7 @@ func verdictNamed(word string) (bpf.Verdict, error) {
 		switch {
 		case slices.Contains(onlyCounted, v):
 			if bpf.VerdictName(v) == word {
-				return 0, fmt.Errorf("--verdict %s: that is only counted: see waggle status", word)
+				return 0, fmt.Errorf("--verdict %s: waggle only counts it: see waggle status", word)
 			}
 		case bpf.VerdictName(v) == word:
 			return v, nil
@@ -138,7 +138,8 @@ func verdictNamed(word string) (bpf.Verdict, error) {
 	return 0, fmt.Errorf("--verdict %s: there is no such verdict: one of %s", word, strings.Join(all, ", "))
 }
 
-// options are the filter in the words of the kernel. What it names has to be there.
+// options converts the filter to the form of the programs. The service and the backend that it names must
+// exist.
 func (f *monitorFilter) options(names *monitorNames) (opts loader.WatchOptions, err error) {
 	if opts.Verdicts, err = f.mask(); err != nil {
 		return opts, err
@@ -170,7 +171,7 @@ func (f *monitorFilter) options(names *monitorNames) (opts loader.WatchOptions, 
 	return opts, nil
 }
 
-// addrWords are an address as the programs have it.
+// addrWords returns an address in the form of the programs.
 func addrWords(a netip.Addr) (w bpf.Addr) {
 	b := a.AsSlice()
 	for i := 0; i < len(b); i += 4 {
@@ -189,7 +190,7 @@ func maskOf(p netip.Prefix) netip.Addr {
 	return a
 }
 
-// ids are those of the service and of the backend that the filter names.
+// ids returns the ids of the service and the backend that the filter names.
 func (f *monitorFilter) ids(names *monitorNames) (services, backends []uint32) {
 	if f.service != "" {
 		for id, name := range names.services {
@@ -218,7 +219,7 @@ type monitorNames struct {
 	booted   time.Time // see booted
 }
 
-// refresh reads the names, if that was not done just now. At most a tenth of a CPU is spent on it.
+// refresh reads the names again, unless they are recent. It uses at most a tenth of a CPU.
 func (n *monitorNames) refresh() (err error) {
 	if time.Now().Before(n.next) {
 		return nil

@@ -15,8 +15,8 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// capture writes packets to a pcapng file: each as it came, and as it left the program if that has changed it. A
-// comment says which of both it is, and what the program decided.
+// capture writes packets to a pcapng file: each as it came in, and as it left the program if the program has
+// changed it. A comment says which of the two it is, and what the program decided.
 type capture struct {
 	path    string
 	file    *os.File
@@ -98,7 +98,7 @@ func (c *capture) device(name string) (int, error) {
 	return id, err
 }
 
-// linkType is that of a device's packets: those of tunnels begin with the IP header.
+// linkType returns the link type of a device's packets: those of tunnels begin with the IP header.
 func linkType(device string) linktypes.LinkType {
 	link, err := netlink.LinkByName(device)
 	if err != nil || link.Attrs().EncapType == "ether" || link.Attrs().EncapType == "loopback" {
@@ -117,7 +117,8 @@ func (c *capture) flush() error {
 	return nil
 }
 
-// close completes the file. One without packets has an interface, too: an empty file is none.
+// close completes the file. A file without packets still gets an interface, because an empty file is no valid
+// pcapng file.
 func (c *capture) close() error {
 	var err error
 	if c.writer == nil {

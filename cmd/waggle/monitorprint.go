@@ -15,8 +15,8 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// monitorPrinter writes events as rows, or as one object each. What is lost comes between them as an object, but not
-// between rows: it goes where messages go.
+// monitorPrinter writes events as rows, or as one object each. It writes losses between objects as an object; beside
+// rows, as a message to the standard error.
 type monitorPrinter struct {
 	out      *output
 	w        *bufio.Writer
@@ -35,12 +35,12 @@ func (p *monitorPrinter) flush() error { return p.w.Flush() }
 
 var monitorHeader = []string{"TIME", "EVENT", "HOOK", "DEVICE", "PROTOCOL", "SOURCE", "DESTINATION", "SERVICE", "BACKEND", "DETAILS"}
 
-// begin says that the programs report from now on.
+// begin reports that the programs report events from now on.
 func (p *monitorPrinter) begin() {
 	if !p.out.tabular() {
 		return
 	}
-	// room for what is usual, so that columns stay where they are
+	// room for usual values, so that columns keep their places
 	p.columns.widths = []int{15, 16, 10, 6, 8, 20, 20, 20, 16}
 	_ = p.columns.write(p.w, [][]string{monitorHeader}) // the next flush returns the error
 	_ = p.w.Flush()
@@ -152,7 +152,7 @@ func (l monitorLosses) String() string {
 		}
 	}
 	if l.Blind != "" {
-		parts = append(parts, fmt.Sprintf("all of %s, in which this process did not run", l.Blind))
+		parts = append(parts, fmt.Sprintf("all of %s during which this process did not run", l.Blind))
 	}
 	if len(parts) == 0 {
 		return "nothing"

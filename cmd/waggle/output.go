@@ -34,11 +34,11 @@ func (o *output) wide() bool { return o.format == "wide" }
 // tabular: for people, not as objects.
 func (o *output) tabular() bool { return o.format == "table" || o.wide() }
 
-// table is what is shown to people; its rows have as many cells as the header.
+// table is the output for people. Its rows have as many cells as the header.
 type table struct {
 	header []string
 	rows   [][]string
-	empty  string // what to say when there are no rows
+	empty  string // the text if there are no rows
 }
 
 // print writes objects as JSON or YAML, or their table.
@@ -59,7 +59,7 @@ func (o *output) printAs(w io.Writer, objects any, words func(io.Writer) error) 
 	return err
 }
 
-// printNext writes one object of several that come one after the other, each a document.
+// printNext writes one of several objects as a document of its own.
 func (o *output) printNext(w io.Writer, object any) error {
 	raw, err := o.marshal(object)
 	if err != nil {
@@ -89,8 +89,8 @@ func (t table) write(w io.Writer) error {
 	return c.write(w, append([][]string{t.header}, t.rows...))
 }
 
-// columns pads rows, all of them of the same number of cells. The widths only grow, so that rows which
-// are written later stand below the first.
+// columns pads rows, all of them of the same number of cells. The widths only grow, so that later rows
+// align with the first ones.
 type columns struct{ widths []int }
 
 // columnGap are the blanks between two columns.

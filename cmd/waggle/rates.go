@@ -11,7 +11,7 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// traffic is what was counted for a service port or a backend, and at what rate.
+// traffic has the counters of a service port or a backend, and their rates.
 type traffic struct {
 	Active  uint32     `json:"activeFlows"` // at the agent's last walk; sockets' are not known
 	Counted count      `json:"counters"`    // since it has its id
@@ -19,7 +19,7 @@ type traffic struct {
 	Wait    *waitsView `json:"connect,omitempty"` // nil: no SYN was answered
 }
 
-// count is what only grows.
+// count has the counters that only grow.
 type count struct {
 	Opened           uint64            `json:"openedFlows"` // and sockets that were connected
 	PacketsToBackend uint64            `json:"packetsToBackend"`
@@ -30,7 +30,7 @@ type count struct {
 	Dropped          map[string]uint64 `json:"dropped,omitempty"` // by reason
 }
 
-// rateView is per second.
+// rateView has the rates, per second.
 type rateView struct {
 	Opened           float64 `json:"openedFlows"`
 	PacketsToBackend float64 `json:"packetsToBackend"`
@@ -41,14 +41,14 @@ type rateView struct {
 	Dropped          float64 `json:"dropped"`
 }
 
-// waitsView is of the times from SYN to SYN-ACK.
+// waitsView has the times from SYN to SYN-ACK.
 type waitsView struct {
 	Count   uint64  `json:"count"`
 	Mean    float64 `json:"meanSeconds"`
 	Longest float64 `json:"longestSeconds"` // the end of the last bucket that is not empty; -1: it has no end
 }
 
-// counters are all of them at one time.
+// counters are all counters at one time.
 type counters struct {
 	at       time.Time
 	services map[uint32]maps.ServiceStats
@@ -65,10 +65,11 @@ func readCounters(p maps.Provider) (*counters, error) {
 	return c, err
 }
 
-// rateTime is how long rates are measured for where nothing else is said.
+// rateTime is the default time over which rates are measured.
 const rateTime = time.Second
 
-// readTwice reads the counters for rates: now, and before, which is a second ago if there was no read before.
+// readTwice returns the counters of now and of before, for rates. Without an earlier read, it reads them twice, a
+// second apart.
 func readTwice(p maps.Provider, past **counters) (before, now *counters, err error) {
 	if *past == nil {
 		if *past, err = readCounters(p); err != nil {
@@ -81,7 +82,7 @@ func readTwice(p maps.Provider, past **counters) (before, now *counters, err err
 	return before, now, err
 }
 
-// measureServices fills in what was counted of services, and at what rate.
+// measureServices fills in the counters of services, and their rates.
 func measureServices(p maps.Provider, services []serviceView, past **counters) error {
 	before, now, err := readTwice(p, past)
 	if err != nil {
@@ -101,7 +102,7 @@ func measureServices(p maps.Provider, services []serviceView, past **counters) e
 	return nil
 }
 
-// measureBackends is measureServices of backends.
+// measureBackends does the same for backends.
 func measureBackends(p maps.Provider, backends []backendView) error {
 	var past *counters
 	before, now, err := readTwice(p, &past)
@@ -115,7 +116,7 @@ func measureBackends(p maps.Provider, backends []backendView) error {
 	return nil
 }
 
-// service is what was counted of one, and its rates since before.
+// service returns the counters of one service, and its rates since before.
 func (c *counters) service(id uint32, before *counters) traffic {
 	s := c.services[id]
 	t := trafficFrom(s.FlowStats)
@@ -171,7 +172,8 @@ func ratesBetween(past, now maps.FlowStats, span time.Duration) *rateView {
 	}
 }
 
-// perSecond is the rate of a counter. One that is less than before is of a later owner of the id, and began at zero.
+// perSecond returns the rate of a counter. A counter that is less than before belongs to a later owner of the id, and
+// began at zero.
 func perSecond(past, now uint64, span time.Duration) float64 {
 	if now < past {
 		past = 0
@@ -179,7 +181,7 @@ func perSecond(past, now uint64, span time.Duration) float64 {
 	return float64(now-past) / max(span.Seconds(), 1e-9)
 }
 
-// plus is the sum of two ports.
+// plus returns the sum of two ports.
 func (t traffic) plus(o traffic) traffic {
 	t.Active += o.Active
 	if t.Rates == nil || o.Rates == nil {
@@ -195,7 +197,7 @@ func (t traffic) plus(o traffic) traffic {
 	return t
 }
 
-// trafficOf is that of all ports of a service.
+// trafficOf returns the traffic of all ports of a service.
 func trafficOf(s serviceView) (t traffic) {
 	for _, port := range s.Ports {
 		if port.counted != nil {
@@ -210,20 +212,20 @@ var (
 	failureColumns = []string{"REFUSED/S", "DROPPED/S"}
 )
 
-// cells are those of trafficColumns.
+// cells returns the cells of trafficColumns.
 func (t traffic) cells() []string {
 	r := cmp.Or(t.Rates, &rateView{})
 	return []string{fmt.Sprint(t.Active), rate(r.Opened), rate(r.PacketsToBackend), rate(8 * r.BytesToBackend),
 		rate(r.PacketsToClient), rate(8 * r.BytesToClient)}
 }
 
-// failures are those of failureColumns.
+// failures returns the cells of failureColumns.
 func (t traffic) failures() []string {
 	r := cmp.Or(t.Rates, &rateView{})
 	return []string{rate(r.Refused), rate(r.Dropped)}
 }
 
-// rate spells a number of three digits: 0, 0.5, 12, 3.4k, 120M.
+// rate formats a number with at most three digits: 0, 0.5, 12, 3.4k, 120M.
 func rate(v float64) string {
 	for _, unit := range []string{"", "k", "M", "G"} {
 		switch {
@@ -239,7 +241,7 @@ func rate(v float64) string {
 	return fmt.Sprintf("%.0fT", v)
 }
 
-// portTable is what was counted of a service, by port.
+// portTable shows the counters of a service by port.
 func portTable(s serviceView) table {
 	t := table{header: []string{"PORT", "PROTOCOL", "IP FAMILY"}, empty: "The service has no ports."}
 	t.header = append(append(t.header, trafficColumns...), failureColumns...)
@@ -252,7 +254,7 @@ func portTable(s serviceView) table {
 	return t
 }
 
-// connect is the mean time from SYN to SYN-ACK.
+// connect returns the mean time from SYN to SYN-ACK.
 func (t traffic) connect() string {
 	if t.Wait == nil {
 		return "<none>"

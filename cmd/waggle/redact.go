@@ -18,16 +18,17 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// redactor takes out of a text what is not for others: secrets always, addresses where that is asked for.
+// redactor removes confidential parts from a text: always secrets, and addresses if the user asks for that.
 type redactor struct {
 	secrets []string
-	key     []byte              // of this run, to hash addresses with; nil: they stay
+	key     []byte              // of this run, to hash addresses with; nil: addresses stay
 	plain   map[netip.Addr]bool // addresses that stay: of the node, of services and of endpoints
 }
 
 const secretMark = "(secret)"
 
-// hashAddresses makes a key that nobody keeps: equal addresses are equal in one bundle only.
+// hashAddresses makes a key that exists only in this process: equal addresses have equal hashes in one bundle
+// only.
 func (r *redactor) hashAddresses() {
 	r.key = make([]byte, sha256.Size)
 	_, _ = rand.Read(r.key) // it never fails
@@ -43,7 +44,7 @@ func (r *redactor) keep(addrs ...netip.Addr) {
 	}
 }
 
-// shortestSecret is as short as a secret may be: what is shorter would be found in all words.
+// shortestSecret is the least length of a secret: shorter strings occur in many words.
 const shortestSecret = 4
 
 // hide adds secrets, which are replaced wherever they occur, also in base64.
@@ -57,7 +58,7 @@ func (r *redactor) hide(secrets ...string) {
 	r.secrets = slices.Compact(r.secrets)
 }
 
-// hideFile adds what a file holds.
+// hideFile adds the contents of a file.
 func (r *redactor) hideFile(path string) {
 	if path == "" {
 		return
@@ -67,7 +68,7 @@ func (r *redactor) hideFile(path string) {
 	}
 }
 
-// hideKubeconfig adds all that a kubeconfig and its files hold of secrets.
+// hideKubeconfig adds all secrets in a kubeconfig and its files.
 func (r *redactor) hideKubeconfig(c *clientcmdapi.Config) {
 	for _, user := range c.AuthInfos {
 		r.hide(user.Token, user.Password, string(user.ClientKeyData), string(user.ClientCertificateData))
@@ -125,8 +126,8 @@ var (
 	ipv4Looks = regexp.MustCompile(ipv4Look)
 )
 
-// hashAll hashes the address in what looks like one. More may stand around it than belongs to it, such
-// as the port, or a word that ends in letters which are digits.
+// hashAll hashes the address in a string that looks like one. The string may have more around the
+// address, such as a port, or a word whose last letters are hexadecimal digits.
 func (r *redactor) hashAll(s string) string {
 	if macLooks.MatchString(s) {
 		if strings.Trim(s, "0:") == "" {

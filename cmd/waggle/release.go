@@ -16,14 +16,14 @@ import (
 	"github.com/waggle-lb/waggle/loader"
 )
 
-// releaseTimeout is how long the agent may take to let go: it looks every half second.
+// releaseTimeout is how long the command waits for the agent, which looks every half second.
 const releaseTimeout = 10 * time.Second
 
 func newRelease(g *globals) *cobra.Command {
 	return &cobra.Command{
 		Use:   "release",
-		Short: "Let go of the services that the deletion brake holds",
-		Long: "Let go of the services that are gone from the agent's manifests, but held by its deletion brake\n" +
+		Short: "Delete the services that the deletion brake keeps in force",
+		Long: "Delete the services that are gone from the agent's manifests, but that its deletion brake keeps in force\n" +
 			"(--deletion-brake). `waggle status -o wide` lists them.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return release(g, cmd.OutOrStdout()) },
@@ -52,5 +52,5 @@ func release(g *globals, w io.Writer) error {
 			return err
 		}
 	}
-	return fmt.Errorf("the agent has not let go within %v: see `waggle status`", releaseTimeout)
+	return fmt.Errorf("the agent has not released them within %v: see `waggle status`", releaseTimeout)
 }

@@ -31,9 +31,9 @@ func newServiceList(g *globals) *cobra.Command {
 		Use:   "list",
 		Short: "List services",
 		Long: "List services.\n\n" +
-			"With -o wide, rates are shown, too: the counters are read twice, a second apart.\n\n" +
-			"With --watch, a service is printed again when it has changed: its frontends, their backends, or\n" +
-			"what clients they are for; and once more when it is gone. Counters and rates are no change.",
+			"-o wide also shows rates: it reads the counters twice, a second apart.\n\n" +
+			"With --watch, the command prints a service again when its frontends, their backends or\n" +
+			"their source ranges have changed, and once more when it is gone. Counters and rates don't count as changes.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			services := selection[serviceView]{order: sorted.order(), objects: []serviceView{}}
@@ -70,7 +70,7 @@ type namespaceFlags struct {
 
 func (f *namespaceFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&f.one, "namespace", "n", "", "only this namespace (default: all)")
-	cmd.Flags().BoolVarP(&f.all, "all-namespaces", "A", false, "all namespaces, as without any flag")
+	cmd.Flags().BoolVarP(&f.all, "all-namespaces", "A", false, "all namespaces (the default)")
 	cmd.MarkFlagsMutuallyExclusive("namespace", "all-namespaces")
 }
 
@@ -134,7 +134,7 @@ func newServiceGet(g *globals) *cobra.Command {
 	return cmd
 }
 
-// splitName takes NAMESPACE/NAME apart; a NAME alone is in the namespace of the flag.
+// splitName splits NAMESPACE/NAME. A NAME alone is in the namespace of the flag.
 func splitName(arg, namespace string, given bool) (in, name string, err error) {
 	in, name, both := strings.Cut(arg, "/")
 	switch {
@@ -148,7 +148,7 @@ func splitName(arg, namespace string, given bool) (in, name string, err error) {
 	return in, name, nil
 }
 
-// openService reads one service, and its rates if they are wanted.
+// openService reads one service, and on request its rates.
 func openService(g *globals, namespace, name string, rates bool) (serviceView, error) {
 	return fromPins(g, func(p *loader.View) (serviceView, error) {
 		services, err := readServices(p)
@@ -214,7 +214,7 @@ type summary struct {
 	count, local                                   int // of endpoints, in one family
 }
 
-// summarize collects what `kubectl get service` shows in a line.
+// summarize collects the columns of `kubectl get service`.
 func summarize(s serviceView) summary {
 	var sum summary
 	add := func(list *[]string, v string) {
@@ -266,7 +266,7 @@ func countEndpoints(s serviceView, family string) (count, local int) {
 	return count, local
 }
 
-// portSpec spells a port as kubectl does: 80:30008/TCP.
+// portSpec formats a port as kubectl does: 80:30008/TCP.
 func portSpec(port, nodePort uint16, proto string) string {
 	if nodePort != 0 {
 		return fmt.Sprintf("%d:%d/%s", port, nodePort, proto)
@@ -279,7 +279,7 @@ func frontendTable(s serviceView, wide bool) table {
 		header: []string{"PORT", "PROTOCOL", "KIND", "FRONTEND", "FROM OUTSIDE", "FROM THIS NODE"},
 		empty:  "The service has no frontends.",
 	}
-	// These two are shown where they say something.
+	// Columns without content are left out.
 	guarded := slices.ContainsFunc(s.Ports, func(p portView) bool { return len(p.SourceRanges) > 0 })
 	sticky := slices.ContainsFunc(s.Ports, func(p portView) bool { return p.AffinitySeconds > 0 })
 	if guarded {
@@ -311,7 +311,7 @@ func frontendTable(s serviceView, wide bool) table {
 	return t
 }
 
-// backendAddresses are those of a port's backends by id, and whether they are on this node.
+// backendAddresses returns the addresses of a port's backends by id, with a mark for those on this node.
 func backendAddresses(port portView) map[uint32]string {
 	addr := map[uint32]string{}
 	for _, b := range port.Backends {
@@ -323,7 +323,7 @@ func backendAddresses(port portView) map[uint32]string {
 	return addr
 }
 
-// clientList says for whom a frontend is.
+// clientList returns the clients that a frontend is for.
 func clientList(port portView, f frontendView) string {
 	if !f.Guarded {
 		return "<all>"

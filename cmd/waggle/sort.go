@@ -22,7 +22,7 @@ type sortFlag[T any] struct {
 	keys  []sortKey[T]
 }
 
-// add comes after output.addFlag. With the default "" objects are as they are read.
+// add must be called after output.addFlag. With the default "" objects keep the order in which they are read.
 func (s *sortFlag[T]) add(cmd *cobra.Command, byDefault, usage string) {
 	cmd.Flags().StringVar(&s.given, "sort", byDefault, usage+": "+s.names())
 	alsoCheck(cmd, func() error {
@@ -41,7 +41,7 @@ func (s *sortFlag[T]) names() string {
 	return strings.Join(names, ", ")
 }
 
-// order is nil where objects are to be as they are read.
+// order returns nil if objects keep the order in which they are read.
 func (s *sortFlag[T]) order() func(a, b T) int {
 	if i := slices.IndexFunc(s.keys, func(k sortKey[T]) bool { return k.name == s.given }); i >= 0 {
 		return s.keys[i].compare
@@ -49,8 +49,8 @@ func (s *sortFlag[T]) order() func(a, b T) int {
 	return nil
 }
 
-// selection keeps the first objects by an order, or the first that are added, in memory for twice the
-// limit.
+// selection keeps the first objects by an order, or the first that are added. It needs memory for
+// twice the limit.
 type selection[T any] struct {
 	limit   int              // 0 for no limit
 	order   func(a, b T) int // nil: as they are added
@@ -58,7 +58,7 @@ type selection[T any] struct {
 	objects []T
 }
 
-// add tells whether others may still be among the first.
+// add reports whether further objects may be among the first.
 func (s *selection[T]) add(object T) bool {
 	if s.order == nil && s.limit > 0 && len(s.objects) == s.limit {
 		s.more = true

@@ -24,13 +24,13 @@ import (
 	"github.com/waggle-lb/waggle/control/source"
 )
 
-// apiServersEnv stands in for --api-server where that is not given. In deploy/waggle.yaml it is
-// apiServersKey of the ConfigMap, which is what people set.
+// apiServersEnv has the addresses of API servers if --api-server is not given. In
+// deploy/waggle.yaml it comes from apiServersKey of the ConfigMap.
 const (
 	apiServersEnv   = "WAGGLE_API_SERVERS"
 	apiServersKey   = "api-servers"
 	apiServersByEnv = apiServersKey + ", " + apiServersEnv
-	apiServersHow   = "the addresses of API servers are not given, and are needed where Services don't work yet: set " +
+	apiServersHow   = "no address of an API server is given, and the kubernetes Service does not work before waggle runs: set" +
 		apiServersKey + " in the ConfigMap of waggle (" + apiServersEnv + ", or --api-server), and restart the agents"
 )
 
@@ -47,19 +47,19 @@ type sourceFlags struct {
 }
 
 func (f *sourceFlags) add(fs *pflag.FlagSet) {
-	fs.StringVar(&f.manifests, "manifests", "", "directory of YAML to take Services, Pods, Nodes and EndpointSlices from, instead of a cluster")
+	fs.StringVar(&f.manifests, "manifests", "", "directory of YAML with Services, Pods, Nodes and EndpointSlices, instead of a cluster")
 	fs.StringVar(&f.allocations, "allocations", "", "file that keeps allocated cluster IPs and node ports (default: in the directory of manifests)")
-	fs.StringSliceVar(&f.serviceCIDRs, "service-cidrs", nil, "ranges of cluster IPs: to allocate from with --manifests (default: 10.96.0.0/16,fd00:10:96::/112); in a cluster, where the API server does not tell them")
-	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "file that tells the API server and the credentials (default: those of the pod that the agent runs in)")
-	fs.StringSliceVar(&f.apiServers, "api-server", nil, "API servers' real addresses, as https URLs or host:port, which work before any Service does (default: $"+apiServersEnv+")")
-	fs.StringVar(&f.serviceProxyName, "service-proxy-name", "", "serve what is labelled service.kubernetes.io/service-proxy-name with this, and nothing else (default: what is not labelled so)")
-	fs.BoolVar(&f.pools, "load-balancer-pools", false, "in a cluster: give Services addresses of MetalLB's and Cilium's pools (deploy/addresses.yaml); with --manifests, pools among them always do")
-	fs.StringSliceVar(&f.classes, "load-balancer-class", []string{pools.NoClass}, "values of spec.loadBalancerClass of the Services that get addresses of pools; \"none\" stands for Services without one")
+	fs.StringSliceVar(&f.serviceCIDRs, "service-cidrs", nil, "ranges of cluster IPs: with --manifests, to allocate from (default: 10.96.0.0/16,fd00:10:96::/112); in a cluster, only if the API server does not report them")
+	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig file with the API server and the credentials (default: the in-cluster configuration of the agent's pod)")
+	fs.StringSliceVar(&f.apiServers, "api-server", nil, "API servers' real addresses, as https URLs or host:port; they work before any Service does (default: $"+apiServersEnv+")")
+	fs.StringVar(&f.serviceProxyName, "service-proxy-name", "", "serve only Services with this value of the label service.kubernetes.io/service-proxy-name (default: Services without the label)")
+	fs.BoolVar(&f.pools, "load-balancer-pools", false, "in a cluster: give Services addresses of MetalLB's and Cilium's pools (deploy/addresses.yaml); with --manifests, pools in the directory are always used")
+	fs.StringSliceVar(&f.classes, "load-balancer-class", []string{pools.NoClass}, "values of spec.loadBalancerClass: these Services get addresses of pools; \"none\" stands for Services without a class")
 }
 
 func inCluster() bool { return os.Getenv("KUBERNETES_SERVICE_HOST") != "" }
 
-// name is what people are told of the source.
+// name returns the source's name for messages.
 func (f *sourceFlags) name() string {
 	switch {
 	case f.manifests != "":
@@ -70,28 +70,28 @@ func (f *sourceFlags) name() string {
 	return "Kubernetes, as a pod"
 }
 
-// check finds what can't be meant, and that no source is told.
+// check finds contradictory flags, and the lack of a source.
 func (f *sourceFlags) check() error {
 	if f.serviceProxyName != "" {
 		if errs := validation.IsValidLabelValue(f.serviceProxyName); len(errs) > 0 {
-			return fmt.Errorf("--service-proxy-name: %q is no value of a label: %s", f.serviceProxyName, strings.Join(errs, "; "))
+			return fmt.Errorf("--service-proxy-name: %q is not a valid label value: %s", f.serviceProxyName, strings.Join(errs, "; "))
 		}
 	}
 	for _, class := range f.classes {
 		if errs := validation.IsQualifiedName(class); len(errs) > 0 {
-			return fmt.Errorf("--load-balancer-class: %q is no class: %s", class, strings.Join(errs, "; "))
+			return fmt.Errorf("--load-balancer-class: %q is not a valid class: %s", class, strings.Join(errs, "; "))
 		}
 	}
 	if f.brake < 0 || f.brake > 1 {
-		return fmt.Errorf("--deletion-brake %v: a fraction from 0 to 1", f.brake)
+		return fmt.Errorf("--deletion-brake %v: want a fraction from 0 to 1", f.brake)
 	}
 	switch {
 	case f.manifests != "" && f.kubeconfig != "":
-		return errors.New("--manifests and --kubeconfig: Services come from a directory or from a cluster, not from both")
+		return errors.New("--manifests and --kubeconfig: give one of them: Services come from a directory or from a cluster")
 	case f.manifests != "" && len(f.apiServers) > 0:
-		return errors.New("--manifests and --api-server: Services come from a directory or from a cluster, not from both")
+		return errors.New("--manifests and --api-server: Services come from a directory, so there is no API server")
 	case f.manifests == "" && f.kubeconfig == "" && !inCluster():
-		return errors.New("--manifests or --kubeconfig: where Services come from is not given, and this is not a pod of a cluster (KUBERNETES_SERVICE_HOST is not set)")
+		return errors.New("give --manifests or --kubeconfig: this is not a pod of a cluster (KUBERNETES_SERVICE_HOST is not set), so the agent has no source of Services")
 	}
 	return nil
 }
@@ -140,8 +140,8 @@ func (f *sourceFlags) fromCluster(g *globals, cfg control.Config, cidrs []netip.
 	if err != nil && by != apiServersByEnv {
 		return nil, err
 	}
-	if err != nil { // a mistake in a ConfigMap that all agents of a cluster have ends none of them
-		cfg.Warnings[apiServersKey] = fmt.Errorf("%w; it is left out: correct it in the ConfigMap of waggle, and restart the agents", err)
+	if err != nil { // a mistake in the ConfigMap must not end all agents of a cluster
+		cfg.Warnings[apiServersKey] = fmt.Errorf("%w; the agent ignores it: correct it in the ConfigMap of waggle, and restart the agents", err)
 	}
 	var addresses *kube.PoolOptions
 	if f.pools {
@@ -162,7 +162,8 @@ func (f *sourceFlags) fromCluster(g *globals, cfg control.Config, cidrs []netip.
 	})
 }
 
-// leaseNamespace is that of the pod that the agent runs in, and otherwise of Kubernetes' own.
+// leaseNamespace returns the namespace of the agent's pod; outside of a pod, the one of Kubernetes' own
+// components.
 func leaseNamespace() string {
 	raw, err := os.ReadFile("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 	if name := strings.TrimSpace(string(raw)); err == nil && name != "" {

@@ -54,7 +54,7 @@ func TestWrongAPIServers(t *testing.T) {
 		t.Errorf("it is at %s", where)
 	}
 	warning := fmt.Sprint(cfg.Warnings["api-servers"])
-	for _, want := range []string{`api-servers, WAGGLE_API_SERVERS: "x" is neither host:port nor an https URL`, `"http://10.0.0.2": an API server is only talked to by https`, "restart the agents"} {
+	for _, want := range []string{`api-servers, WAGGLE_API_SERVERS: "x" is neither host:port nor an https URL`, `"http://10.0.0.2": an API server is reached by https only`, "restart the agents"} {
 		if !strings.Contains(warning, want) {
 			t.Errorf("the warning is %q, want %q in it", warning, want)
 		}

@@ -33,7 +33,7 @@ func newStatus(g *globals) *cobra.Command {
 	var out output
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show the state of the agent, of its devices and of what it was given",
+		Short: "Show the state of the agent, its devices, its programs and its problems",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			view, err := readStatus(g)
@@ -76,9 +76,9 @@ func (v *statusView) write(w io.Writer, wide bool) error {
 	a := v.Agent
 	state := fmt.Sprintf("running (pid %d, since %s)", a.PID, a.Started.Format(time.RFC3339))
 	if !v.Running {
-		state = fmt.Sprintf("NOT RUNNING (last seen %s); the datapath goes on as it was", a.Written.Format(time.RFC3339))
+		state = fmt.Sprintf("NOT RUNNING (last seen %s); the datapath keeps running", a.Written.Format(time.RFC3339))
 	}
-	synced := "not yet: the datapath works with what it had"
+	synced := "not yet: the datapath still works with its earlier contents"
 	if a.Proxy.Synced {
 		synced = fmt.Sprintf("%d service ports, last sync %s", a.Proxy.Services, a.Proxy.LastSync.Format(time.RFC3339))
 	}
@@ -171,7 +171,7 @@ func counterTable(counters []counterView) table {
 	return t
 }
 
-// problemTable puts together all that is wrong, whoever found it.
+// problemTable lists all problems: of objects, of the source and of the node.
 func problemTable(a *status.Status) table {
 	t := table{header: []string{"WHERE", "OBJECT", "FIELD", "MESSAGE"}, empty: "None."}
 	for _, p := range a.Problems {
@@ -187,7 +187,7 @@ func problemTable(a *status.Status) table {
 	return t
 }
 
-// heldTable lists the Services that the deletion brake holds. That it holds any is a problem, too.
+// heldTable lists the Services that the deletion brake holds. The problems mention that there are any.
 func heldTable(a *status.Status) table {
 	t := table{header: []string{"SERVICE"}, empty: "None."}
 	for _, name := range a.Held {
@@ -196,7 +196,7 @@ func heldTable(a *status.Status) table {
 	return t
 }
 
-// noticeTable lists what is no problem, but may explain what somebody wonders at.
+// noticeTable lists notices: facts that are no problem, but may explain unexpected behaviour.
 func noticeTable(a *status.Status) table {
 	t := table{header: []string{"MESSAGE"}, empty: "None."}
 	for _, message := range a.Notices {

@@ -38,7 +38,7 @@ func someStatus(pinDir string) *status.Status {
 }
 
 const statusText = `
-Agent:    NOT RUNNING (last seen 2026-01-02T03:05:05Z); the datapath goes on as it was
+Agent:    NOT RUNNING (last seen 2026-01-02T03:05:05Z); the datapath keeps running
 Version:  v1
 Node:     node-a
 Source:   manifests in /etc/waggle
@@ -136,7 +136,7 @@ func TestStatusOfRunningAgent(t *testing.T) {
 	s.Proxy = status.Proxy{}
 	l.writeStatus(dir, s)
 	out := l.run("status --run-dir " + dir)
-	for _, want := range []string{"running (pid 7, since 2026-01-02T03:04:05Z)", "not yet: the datapath works with what it had"} {
+	for _, want := range []string{"running (pid 7, since 2026-01-02T03:04:05Z)", "not yet: the datapath still works with its earlier contents"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is not in\n%s", want, out)
 		}

@@ -23,13 +23,13 @@ import (
 
 func newTop(g *globals) *cobra.Command {
 	cmd := topServices(g, "top")
-	cmd.Long = cmd.Short + ", again and again, until interrupted.\n\n" +
-		"On a terminal the table is drawn anew; elsewhere each follows the one before. `waggle top` alone is `waggle top services`."
+	cmd.Long = cmd.Short + ", repeatedly, until interrupted.\n\n" +
+		"On a terminal each table replaces the one before. `waggle top` alone is `waggle top services`."
 	cmd.AddCommand(topServices(g, "services"), topBackends(g), topClients(g))
 	return cmd
 }
 
-// top is a table that is measured again and again.
+// top is a table that is measured repeatedly.
 type top[T any] struct {
 	out      output
 	sorted   sortFlag[T]
@@ -42,7 +42,7 @@ type top[T any] struct {
 	table func(rows []T, wide bool) table
 }
 
-// topServiceRow is a service port, of one family.
+// topServiceRow is a service port of one family.
 type topServiceRow struct {
 	Namespace string `json:"namespace"`
 	Service   string `json:"service"`
@@ -61,7 +61,7 @@ type topBackendRow struct {
 	traffic
 }
 
-// topClientRow is a client by its address. Flows of sockets have no records, and no part in it.
+// topClientRow is a client by its address. It does not count sockets' connections, which have no records.
 type topClientRow struct {
 	Client      netip.Addr `json:"client"`
 	Flows       int        `json:"flows"`       // that are not over
@@ -100,7 +100,7 @@ func topClients(g *globals) *cobra.Command {
 		{"services", func(a, b topClientRow) int { return cmp.Compare(b.Services, a.Services) }},
 		{"client", func(a, b topClientRow) int { return a.Client.Compare(b.Client) }},
 	}}}
-	return t.command(g, "clients", "Show which clients have most flows, by the table of flows", "flows")
+	return t.command(g, "clients", "Show which clients have most flows, from the flow table", "flows")
 }
 
 // trafficOrders sort the busiest first.
@@ -128,9 +128,9 @@ func (t *top[T]) command(g *globals, use, short, byDefault string) *cobra.Comman
 	}
 	t.out.addFlag(cmd)
 	t.sorted.add(cmd, byDefault, "order by a column")
-	cmd.Flags().DurationVar(&t.interval, "interval", 2*time.Second, "how long rates are measured for, at least 1s")
-	cmd.Flags().IntVarP(&t.limit, "number", "n", 20, "show at most so many rows; 0 for all. On a terminal, no more than fit")
-	cmd.Flags().BoolVar(&t.once, "once", false, "one table, and no more")
+	cmd.Flags().DurationVar(&t.interval, "interval", 2*time.Second, "time over which rates are measured, at least 1s")
+	cmd.Flags().IntVarP(&t.limit, "number", "n", 20, "maximum number of rows; 0 for all. On a terminal, no more than fit")
+	cmd.Flags().BoolVar(&t.once, "once", false, "print one table, then end")
 	alsoCheck(cmd, func() error {
 		if t.interval < rateTime {
 			return fmt.Errorf("--interval %v: at least %v: the datapath adds up once a second", t.interval, rateTime)
@@ -202,7 +202,7 @@ func (t *top[T]) print(w io.Writer, rows []T, first bool) error {
 	return err
 }
 
-// terminalHeight is in lines; 0 if it is no terminal.
+// terminalHeight returns the height in lines; 0 if w is no terminal.
 func terminalHeight(w io.Writer) int {
 	f, ok := w.(*os.File)
 	if !ok {
@@ -239,7 +239,7 @@ func readTopBackends(p *loader.View, before, now *counters) ([]topBackendRow, er
 	return rows, nil
 }
 
-// clientFlows is what a client has.
+// clientFlows counts the flows of a client.
 type clientFlows struct {
 	row                topClientRow
 	services, backends map[uint32]bool

@@ -10,7 +10,7 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// The view of services that the maps give: it needs no running agent.
+// The view of services in the maps. It needs no running agent.
 
 type backendView struct {
 	ID      uint32         `json:"id"`
@@ -111,7 +111,7 @@ func setsOf(b maps.Backend) []string {
 	return sets
 }
 
-// readPorts reads the service ports, with neither frontends nor backends.
+// readPorts reads the service ports, without frontends and backends.
 func readPorts(p maps.Provider) (map[uint32]maps.Name, map[uint32]*portView, error) {
 	table := maps.NewNames(p)
 	names, err := table.All()

@@ -238,7 +238,7 @@ func TestEmpty(t *testing.T) {
 	l.expect("backend list", "No backends in the datapath.")
 	l.expect("flow list", "No flows.")
 	for _, command := range []string{"service list", "backend list", "flow list"} {
-		l.expect(command+" -o json", "[]") // not null, for those who loop over it
+		l.expect(command+" -o json", "[]") // not null, so that scripts can loop over it
 		l.expect(command+" -o yaml", "[]")
 	}
 	_, err := run(t, "service", "get", "web", "--pin-dir", l.pinDir)
@@ -284,8 +284,8 @@ ID   SERVICE           PORT        PROTOCOL   ADDRESS            LOCAL   SERVING
 5    kube-system/dns   dns-tcp     TCP        10.1.0.3:53        true    true`)
 }
 
-// TestGuardedService: who may reach a service, and how long it remembers them, is shown where
-// there is something to show.
+// TestGuardedService: the clients that may reach a service, and how long it remembers them, are
+// shown where there is something to show.
 func TestGuardedService(t *testing.T) {
 	l := load(t)
 	name := maps.Name{Namespace: "default", Name: "web", Port: "http", Proto: unix.IPPROTO_TCP, Family: maps.IPv4}

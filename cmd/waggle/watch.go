@@ -14,15 +14,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watchFlags are those of a list that can be watched, as kubectl's.
+// watchFlags are the flags of a list that can be watched, as in kubectl.
 type watchFlags struct {
 	watch  bool
 	events bool
 }
 
-// add comes after output.addFlag.
+// add must be called after output.addFlag.
 func (f *watchFlags) add(cmd *cobra.Command) {
-	cmd.Flags().BoolVarP(&f.watch, "watch", "w", false, "after the list, print what is new, changed or gone, until interrupted")
+	cmd.Flags().BoolVarP(&f.watch, "watch", "w", false, "after the list, print new, changed and deleted objects, until interrupted")
 	cmd.Flags().BoolVar(&f.events, "output-watch-events", false, "with --watch: print also whether an object was ADDED, MODIFIED or DELETED")
 	alsoCheck(cmd, func() error {
 		if f.events && !f.watch {
@@ -43,7 +43,7 @@ func alsoCheck(cmd *cobra.Command, check func() error) {
 	}
 }
 
-// What a watch prints of an object, in the words of Kubernetes' watch events.
+// The types of Kubernetes' watch events.
 const (
 	added    = "ADDED"
 	modified = "MODIFIED"
@@ -55,8 +55,8 @@ type event[T any] struct {
 	Object T      `json:"object"`
 }
 
-// watch looks at objects again and again, and prints those that are new, changed or gone. It holds at
-// most limit objects, and as many more during a look.
+// watch looks at objects repeatedly, and prints those that are new, changed or gone. It holds at most
+// limit objects, and twice as many during a look.
 type watch[K comparable, T any] struct {
 	out    *output
 	events bool
@@ -73,13 +73,13 @@ type watch[K comparable, T any] struct {
 	headed  bool // the header is printed
 }
 
-// A look at large tables takes time: at most a tenth of a CPU is spent on it.
+// A look at large tables takes time: watch uses at most a tenth of a CPU.
 const (
 	watchEvery = time.Second
 	watchShare = 10
 )
 
-// cpuTime is what the process has used. The time on the clock would have a watch wait long on a busy node.
+// cpuTime returns the CPU time of the process. By wall-clock time, a watch would wait for long on a busy node.
 func cpuTime() time.Duration {
 	var used unix.Rusage
 	_ = unix.Getrusage(unix.RUSAGE_SELF, &used) // it can't fail
@@ -101,7 +101,7 @@ func (w *watch[K, T]) run(cmd *cobra.Command) error {
 			return err
 		}
 		if first && left {
-			fmt.Fprintf(cmd.ErrOrStderr(), "waggle: there are more than %d: others are followed only when some of these are gone (--limit)\n", w.limit)
+			fmt.Fprintf(cmd.ErrOrStderr(), "waggle: there are more than %d: the command follows others only when some of these are gone (--limit)\n", w.limit)
 		}
 		select {
 		case <-ctx.Done():
@@ -111,7 +111,7 @@ func (w *watch[K, T]) run(cmd *cobra.Command) error {
 	}
 }
 
-// look reads all objects once and prints what has changed; left: there are more than it may follow.
+// look reads all objects once and prints changes. left reports whether there are more than it may follow.
 func (w *watch[K, T]) look(ctx context.Context, out io.Writer) (left bool, err error) {
 	var changes []event[T]
 	there := make(map[K]bool, len(w.known))

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package atomicfile replaces files in one step: whoever reads one, also after a crash or a loss of
-// power, finds what it held before or what it holds now. A file that is written here, and a directory
-// that is made here, belongs to the process's own user and group and has the mode that is asked for,
-// whatever the umask is, and whatever the directory above passes on.
+// Package atomicfile replaces files in one step: a reader, also after a crash or a loss of power,
+// finds the old contents or the new ones. A file that is written here, and a directory that is made
+// here, belongs to the process's own user and group and has the mode that is asked for, whatever the
+// umask is, and whatever the directory above passes on.
 package atomicfile
 
 import (
@@ -63,7 +63,7 @@ func syncDir(path string) error {
 // dirMode is that of directories above the one that is asked for.
 const dirMode = 0o755
 
-// MakeDir makes a directory, and those above it that are missing, which everybody may look into. One
+// MakeDir makes a directory, and missing directories above it, which all users may look into. One
 // that exists keeps its owner and its mode.
 func MakeDir(path string, mode fs.FileMode) error {
 	info, err := os.Stat(path)

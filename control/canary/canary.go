@@ -46,7 +46,7 @@ type Options struct {
 	Services Services
 	// Links are the programs that are to be attached, as they were seen last.
 	Links func() []status.Link
-	// Cgroup is whose sockets are to be served; empty: nobody's.
+	// Cgroup is the cgroup whose processes' sockets are served; empty: none are.
 	Cgroup string
 	// Report is called when what Err returns changes.
 	Report func(error)
@@ -126,7 +126,7 @@ func (c *Canary) prepare(links []status.Link) bool {
 	}
 	c.asker = asker
 	if c.isRefused {
-		c.log.Info("the programs are asked again what they do")
+		c.log.Info("the self-test of the programs works again")
 	}
 	c.isRefused = false
 	c.Loaded()
@@ -136,7 +136,7 @@ func (c *Canary) prepare(links []status.Link) bool {
 // refused puts the next try off. Only the first of a row is logged.
 func (c *Canary) refused(err error) {
 	if !c.isRefused {
-		c.log.WithError(err).Warn("the programs are not asked what they do: /healthz checks that they are attached, and the maps writable")
+		c.log.WithError(err).Warn("the self-test of the programs is off: /healthz only checks that they are attached, and that the maps are writable")
 	}
 	c.isRefused, c.rest = true, restRounds
 }

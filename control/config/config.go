@@ -16,8 +16,8 @@ import (
 	"k8s.io/kubernetes/pkg/proxy/apis/config/validation"
 )
 
-// Settings is what a file says to an agent. What the file leaves out has kube-proxy's default,
-// but where a comment says otherwise.
+// Settings is what a file sets for an agent. What the file leaves out has kube-proxy's default,
+// except where a comment says otherwise.
 type Settings struct {
 	NodeName   string  // "" if the file doesn't say
 	Kubeconfig string  // "" if the file doesn't say
@@ -61,8 +61,8 @@ type Settings struct {
 	Effective *v1alpha1.KubeProxyConfiguration
 }
 
-// LocalTraffic tells how pods' own traffic is recognised, as kube-proxy's detectLocalMode does.
-// At most one of its members is set.
+// LocalTraffic says how to recognise pods' own traffic, as kube-proxy's detectLocalMode does. At
+// most one of its members is set.
 type LocalTraffic struct {
 	Sources  []netip.Prefix // mode ClusterCIDR
 	Devices  []string       // modes BridgeInterface and InterfaceNamePrefix, as patterns of path.Match
@@ -114,7 +114,7 @@ func Parse(raw []byte) (*Settings, error) {
 	return s, err
 }
 
-// settings takes from what a file gives, and from that with defaults, what can be taken as it is.
+// settings copies what needs no conversion: from the file as it is, and from the file with defaults.
 func settings(given *v1alpha1.KubeProxyConfiguration, internal *kubeproxy.KubeProxyConfiguration) *Settings {
 	minimum, period := Periods(given)
 	return &Settings{
@@ -137,8 +137,8 @@ func settings(given *v1alpha1.KubeProxyConfiguration, internal *kubeproxy.KubePr
 	}
 }
 
-// validate has kube-proxy's own rules applied. The JSON log format is one that kube-proxy links
-// in with its logger; here another writes it.
+// validate applies kube-proxy's own rules. kube-proxy registers the JSON log format with its
+// logger; the agent's logger has its own.
 func validate(c *kubeproxy.KubeProxyConfiguration) error {
 	checked := c.DeepCopy()
 	if checked.Logging.Format == "json" {
@@ -147,7 +147,7 @@ func validate(c *kubeproxy.KubeProxyConfiguration) error {
 	return validation.Validate(checked).ToAggregate()
 }
 
-// localTraffic reads detectLocalMode and what goes with it.
+// localTraffic reads detectLocalMode and the fields that belong to it.
 func localTraffic(c *kubeproxy.KubeProxyConfiguration) (LocalTraffic, error) {
 	var l LocalTraffic
 	switch c.DetectLocalMode {

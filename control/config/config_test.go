@@ -110,7 +110,7 @@ func TestIgnored(t *testing.T) {
 		{"oomScoreAdj: -1", "oomScoreAdj"},
 		{"oomScoreAdj: -999", ""},
 		{"portRange: 1-2", "portRange"},
-		{"conntrack: {maxPerCore: 1, min: 2, tcpBeLiberal: true}", ""}, // told apart
+		{"conntrack: {maxPerCore: 1, min: 2, tcpBeLiberal: true}", ""}, // reported separately
 		{"iptables: {masqueradeBit: 3, localhostNodePorts: false}", "iptables.localhostNodePorts iptables.masqueradeBit"},
 		{"iptables: {masqueradeBit: 14, localhostNodePorts: true}", ""},
 		{"nftables: {masqueradeBit: 3}", "nftables.masqueradeBit"},
@@ -176,8 +176,8 @@ func TestLenient(t *testing.T) {
 	}
 }
 
-// A feature gate of another version of Kubernetes, and one that is locked here, are told, and the
-// others are set. Of two that depend on each other both are.
+// A feature gate of another version of Kubernetes, and one that is locked here, are reported, and
+// the others are set. Of two that depend on each other both are.
 func TestFeatureGates(t *testing.T) {
 	for _, c := range []struct {
 		body     string

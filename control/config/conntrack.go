@@ -10,7 +10,7 @@ import (
 )
 
 // Conntrack is a parameter of the kernel's connection tracking that kube-proxy would set. waggle
-// sets none: its own flows are not in that table, or need nothing of it.
+// sets none: its own flows are not in that table, or don't depend on these parameters.
 type Conntrack struct {
 	Fields    string // that ask for it
 	Parameter string // below net/netfilter
@@ -18,7 +18,7 @@ type Conntrack struct {
 	Given     bool   // the file gives one of the fields; else the value is kube-proxy's default
 }
 
-// conntrackLimit is the most that kube-proxy makes of maxPerCore.
+// conntrackLimit is the highest number of connections that kube-proxy derives from maxPerCore.
 const conntrackLimit = 1 << 20
 
 // conntrack lists what kube-proxy would set. given is the file, effective the same with defaults.

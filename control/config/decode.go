@@ -14,8 +14,8 @@ import (
 	kubeproxy "k8s.io/kubernetes/pkg/proxy/apis/config"
 )
 
-// strict and lenient decode a KubeProxyConfiguration, and know no other kind. Unknown fields and
-// fields given twice are errors to the one, and overlooked by the other.
+// strict and lenient decode a KubeProxyConfiguration, and no other kind. For strict, unknown fields
+// and fields given twice are errors; lenient ignores them.
 var strict, lenient = func() (strict, lenient runtime.Decoder) {
 	scheme := runtime.NewScheme()
 	utilruntime.Must(v1alpha1.AddToScheme(scheme))
@@ -23,8 +23,9 @@ var strict, lenient = func() (strict, lenient runtime.Decoder) {
 		serializer.NewCodecFactory(scheme, serializer.DisableStrict).UniversalDeserializer()
 }()
 
-// decode returns what the file says, without defaults. As kube-proxy does, it decodes strictly
-// first, and if only that fails, leniently; what it then overlooks is returned beside.
+// decode returns what the file says, without defaults. Like kube-proxy, it decodes strictly first
+// and, if that fails, leniently. It returns the error of the strict decoding if the lenient one
+// succeeds.
 func decode(raw []byte) (given *v1alpha1.KubeProxyConfiguration, overlooked, err error) {
 	object, kind, err := strict.Decode(raw, nil, nil)
 	if runtime.IsStrictDecodingError(err) {
@@ -62,8 +63,8 @@ func MasqueradeAll(c *v1alpha1.KubeProxyConfiguration) *bool {
 	return &c.IPTables.MasqueradeAll
 }
 
-// logLevel maps klog's verbosity to a level of logrus. klog says at 4 what only who debugs
-// wants to read, and at 6 and above what it does in detail.
+// logLevel maps klog's verbosity to a level of logrus. klog's level 4 is for debugging, and 6 and
+// above are for traces.
 func logLevel(c *v1alpha1.KubeProxyConfiguration) string {
 	switch v := c.Logging.Verbosity; {
 	case v == 0:
@@ -76,7 +77,7 @@ func logLevel(c *v1alpha1.KubeProxyConfiguration) string {
 	return "trace"
 }
 
-// quote makes a pattern of path.Match that matches a name only.
+// quote makes a pattern of path.Match that matches one name only.
 func quote(name string) string {
 	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(name)
 }

@@ -14,14 +14,14 @@ import (
 // errUnknownGate is why a gate of another version of Kubernetes is refused.
 var errUnknownGate = errors.New("not known")
 
-// splitGates tells the feature gates that can be set from those that can't, and why. Versions of
-// Kubernetes differ in the gates that they know, and in those that are locked, so a file that was
-// made for another one's kube-proxy must not keep the agent from starting.
+// splitGates separates the feature gates that can be set from those that can't, with the reasons.
+// Versions of Kubernetes differ in the gates that they know, and in those that are locked, so a
+// file for another version's kube-proxy must not keep the agent from starting.
 func splitGates(gates map[string]bool) (accepted map[string]bool, refused map[string]error) {
 	accepted, refused = map[string]bool{}, map[string]error{}
 	known := utilfeature.DefaultMutableFeatureGate.GetAll()
-	// A gate may depend on another, so those that were refused are tried again with what was
-	// accepted since.
+	// A gate may depend on another one, so the loop tries the refused gates again after others
+	// were accepted.
 	rest := slices.Sorted(maps.Keys(gates))
 	for before := -1; before != len(rest); {
 		before = len(rest)

@@ -12,8 +12,8 @@ import (
 	kubeproxy "k8s.io/kubernetes/pkg/proxy/apis/config"
 )
 
-// meant are the fields that have a meaning here, and those that hold such fields only; and those that
-// are told apart.
+// meant are the fields that have a meaning here, those that hold only such fields, and those that are
+// reported separately.
 var meant = []string{
 	"apiVersion", "kind", "mode",
 	"hostnameOverride",
@@ -30,7 +30,7 @@ var meant = []string{
 // of kube-proxy adds.
 func ignored(c *v1alpha1.KubeProxyConfiguration) ([]string, error) {
 	defaults := &v1alpha1.KubeProxyConfiguration{}
-	defaults.BindAddress = c.BindAddress // others' defaults hang on it
+	defaults.BindAddress = c.BindAddress // the defaults of other fields depend on it
 	setDefaults(defaults)
 	have, err := fields(c)
 	if err != nil {
@@ -46,8 +46,8 @@ func ignored(c *v1alpha1.KubeProxyConfiguration) ([]string, error) {
 			out = append(out, path)
 		}
 	}
-	// That it is an address, and not any, would tell kube-proxy the node's; the agent has that of
-	// the Node object. Its family decides about the defaults of other addresses.
+	// kube-proxy takes a specific address for the node's. The agent takes that of the Node
+	// object. Only its family matters here, for the defaults of other addresses.
 	if c.BindAddress != "0.0.0.0" && c.BindAddress != "::" {
 		out = append(out, "bindAddress")
 	}
@@ -103,7 +103,7 @@ func flatten(prefix string, tree, out map[string]any) {
 	for name, value := range tree {
 		if inner, ok := value.(map[string]any); ok {
 			flatten(prefix+name+".", inner, out)
-		} else if list, ok := value.([]any); !ok || len(list) > 0 { // no list is an empty one
+		} else if list, ok := value.([]any); !ok || len(list) > 0 { // an empty list counts as none
 			out[prefix+name] = value
 		}
 	}

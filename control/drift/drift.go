@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package drift counts what others have changed in the datapath's maps, and the agent has repaired.
+// Package drift counts the elements of the datapath's maps that other programs have changed and the agent has
+// repaired.
 package drift
 
 import (
@@ -31,7 +32,7 @@ func (t *Tally) Add(found map[string]int, log *logrus.Entry) {
 	defer t.mu.Unlock()
 	for table, n := range found {
 		t.total[table] += n
-		log.WithFields(logrus.Fields{"map": table, "elements": n}).Warn("somebody else changed a map; repaired")
+		log.WithFields(logrus.Fields{"map": table, "elements": n}).Warn("another program changed a map; repaired")
 	}
 }
 

@@ -4,7 +4,7 @@ package explain
 
 import "net/netip"
 
-// Answer is what would become of a packet or a socket.
+// Answer is what would happen to a packet or a socket.
 type Answer struct {
 	Asked string `json:"asked"` // in words
 	Hooks []Hook `json:"hooks"` // in the order in which it meets them
@@ -18,7 +18,7 @@ type Hook struct {
 	Program string `json:"program"`
 	// Steps lead to the decision, each with what decided it.
 	Steps []Step `json:"steps"`
-	// Outcomes are one, or one for each endpoint that may be chosen.
+	// Outcomes has one element, or one for each endpoint that the program may choose.
 	Outcomes []Outcome `json:"outcomes"`
 }
 
@@ -28,7 +28,7 @@ type Step struct {
 	Is   string `json:"is"` // in words
 }
 
-// Outcome is what becomes of the packet where one endpoint is chosen, or none.
+// Outcome is what happens to the packet if the program chooses one endpoint, or none.
 type Outcome struct {
 	Endpoint netip.AddrPort `json:"endpoint,omitzero"`
 	Backend  uint32         `json:"backend,omitempty"` // id
@@ -45,7 +45,7 @@ type Outcome struct {
 	Advice   string         `json:"advice,omitempty"`
 }
 
-// same: there is nothing that distinguishes two outcomes but the endpoint.
+// same reports whether two outcomes differ by the endpoint at most.
 func (o Outcome) same(other Outcome) bool {
 	return o.Verdict == other.Verdict && o.Way == other.Way && o.Reason == other.Reason && o.NextHop == other.NextHop && o.Source == other.Source
 }

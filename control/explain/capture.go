@@ -25,7 +25,7 @@ type Captured struct {
 	Packet []byte // from the IP header on; nil: it is no IP packet
 }
 
-// Capture reads the packets of a pcap or pcapng file. An error ends it, and says of which packet it is.
+// Capture reads the packets of a pcap or pcapng file. An error names the packet, and ends the sequence.
 func Capture(r io.Reader) iter.Seq2[Captured, error] {
 	return func(yield func(Captured, error) bool) {
 		read, err := captureReader(r)
@@ -176,7 +176,7 @@ func (e *Explainer) Captured(c Captured, name string, leaving bool) (*Answer, er
 	return a, nil
 }
 
-// frameFor is the packet as it is seen at a device.
+// frameFor returns the packet as the hooks of a device see it.
 func (c *Captured) frameFor(d device) (frame []byte, ok bool) {
 	switch {
 	case d.mac == nil:

@@ -19,7 +19,7 @@ type Explainer struct {
 	constants
 }
 
-// constants are those of the running programs that the words need.
+// constants are the constants of the running programs that the answers need.
 type constants struct {
 	hz                                    uint32
 	nodePortMin, nodePortMax              uint16
@@ -63,7 +63,7 @@ func (e *Explainer) readConstants() error {
 // Close unloads the twin.
 func (e *Explainer) Close() { e.twin.Close() }
 
-// Packet explains a packet that is described.
+// Packet explains the packet that a question describes.
 func (e *Explainer) Packet(q Question) (*Answer, error) {
 	if err := q.Check(); err != nil {
 		return nil, err
@@ -95,7 +95,7 @@ func (e *Explainer) Packet(q Question) (*Answer, error) {
 	return a, nil
 }
 
-// place finds where the packet is, and of a pod's also its source.
+// place finds the packet's device and, for a packet of a pod, its source.
 func (e *Explainer) place(q *Question, named bool) (device, error) {
 	switch {
 	case q.Pod != "":
@@ -108,23 +108,23 @@ func (e *Explainer) place(q *Question, named bool) (device, error) {
 	return e.deviceTowards(q.From.Addr(), named)
 }
 
-// asked is a program's answer where the endpoint of one number is chosen.
+// asked is a program's answer for one choice of an endpoint.
 type asked struct {
 	pick uint32
 	*loader.Trace
 }
 
-// maxCandidates is of how many endpoints each is tried.
+// maxCandidates is the highest number of endpoints for which each is tried.
 const maxCandidates = 64
 
-// frame explains what becomes of a frame at a device.
+// frame explains what happens to a frame at a device.
 func (e *Explainer) frame(d device, frame []byte, leaving bool) (*Answer, error) {
 	a := &Answer{Hooks: []Hook{}}
 	names := []string{hookXDP, hookIngress}
 	if leaving {
 		names = []string{hookEgress}
 	}
-	if d.mac != nil && tagged(frame) { // tc sees no tag in a test run's frame, and one beside it in life
+	if d.mac != nil && tagged(frame) { // in a test run tc sees no tag; for real packets, the kernel passes it separately
 		names = names[:1]
 		a.Note = "a frame with a VLAN tag: tc leaves it to the VLAN's own device"
 	}
@@ -162,8 +162,8 @@ func (e *Explainer) frame(d device, frame []byte, leaving bool) (*Answer, error)
 	return a, nil
 }
 
-// ask runs a program for each endpoint that may be chosen; picks are those that it may be, nil if that is not known
-// yet.
+// ask runs a program for each endpoint that it may choose. picks are the possible choices, nil if they are not
+// known yet.
 func (e *Explainer) ask(program string, d device, frame []byte, picks []uint32) ([]asked, error) {
 	first := uint32(0)
 	if len(picks) > 0 {
@@ -191,7 +191,7 @@ func (e *Explainer) ask(program string, d device, frame []byte, picks []uint32) 
 	return all, nil
 }
 
-// ScopeOf is where the packet's endpoints are, as far as a frontend was found.
+// ScopeOf returns the packet's set of endpoints, if the program found a frontend.
 func ScopeOf(t *loader.Trace) bpf.Scope {
 	if t.Opening.Internal {
 		return t.Notes.Service.Internal

@@ -14,7 +14,7 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// found: there is a record of the packet's tuple that may be used.
+// found reports whether there is a valid record of the packet's tuple.
 func found(trace *loader.Trace) bool {
 	if opened(trace) || !understood(trace) {
 		return false
@@ -49,7 +49,7 @@ func (t *report) flow(trace *loader.Trace) error {
 	return nil
 }
 
-// recordWords: whose record it is, how old, and what it says.
+// recordWords describes a record: its flow, its age and its rewrite.
 func (t *report) recordWords(r bpf.Record, trace *loader.Trace) (string, error) {
 	to := maps.DecodeTuple(familyOf(trace), r.To)
 	side := "the client's record of"

@@ -13,7 +13,7 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// serviceName is a service's port for people.
+// serviceName returns the name of a service's port, for messages.
 func (e *Explainer) serviceName(id uint32) (string, error) {
 	name, err := maps.ReadName(e.view, id)
 	if err != nil {
@@ -54,7 +54,7 @@ func (t *report) frontend(trace *loader.Trace) error {
 	return t.choice(trace.Notes, svc, ScopeOf(trace))
 }
 
-// chose: a backend was looked for.
+// chose reports whether the program looked for a backend.
 func chose(trace *loader.Trace) bool {
 	switch trace.Verdict {
 	case bpf.VerdictRefused, bpf.VerdictDropNoLocalEndpoint:
@@ -91,19 +91,19 @@ func (e *Explainer) ranges(id uint32) (string, error) {
 	return fmt.Sprint(of), nil
 }
 
-// client describes the scope in force, and what is in it.
+// client describes the scope of the client's policy, and the number of endpoints in it.
 func (t *report) client(trace *loader.Trace, svc maps.Service) {
-	who, local, policy := "outside of the cluster", svc.ExternalLocal, "externalTrafficPolicy"
+	client, local, policy := "outside of the cluster", svc.ExternalLocal, "externalTrafficPolicy"
 	if trace.Opening.Internal {
-		who, local, policy = "inside of the cluster", svc.InternalLocal, "internalTrafficPolicy"
+		client, local, policy = "inside of the cluster", svc.InternalLocal, "internalTrafficPolicy"
 		if trace.Opening.Pod {
-			who = "a pod of this node"
+			client = "a pod of this node"
 		}
 	}
-	t.scope(who, local, policy, ScopeOf(trace).Count)
+	t.scope(client, local, policy, ScopeOf(trace).Count)
 }
 
-func (t *report) scope(who string, local bool, policy string, count uint32) {
+func (t *report) scope(client string, local bool, policy string, count uint32) {
 	where := "endpoints of any node"
 	if local {
 		where = "endpoints of this node only (" + policy + ": Local)"
@@ -112,7 +112,7 @@ func (t *report) scope(who string, local bool, policy string, count uint32) {
 	if count > 0 {
 		many = fmt.Sprint(count)
 	}
-	t.step("client", "%s; %s: %s", who, where, many)
+	t.step("client", "%s; %s: %s", client, where, many)
 }
 
 func (t *report) choice(n bpf.Notes, svc maps.Service, scope bpf.Scope) error {
@@ -155,7 +155,7 @@ func (t *report) affinityWords(n bpf.Notes, svc maps.Service) (string, error) {
 	return words + ", which is not among the endpoints for this client", nil
 }
 
-// noFrontend: the destination is no frontend. What else it is decides.
+// noFrontend describes a destination that is no frontend.
 func (t *report) noFrontend(trace *loader.Trace) error {
 	tuple := tupleOf(trace)
 	notes := trace.Notes
@@ -176,7 +176,7 @@ func (t *report) noFrontend(trace *loader.Trace) error {
 	return nil
 }
 
-// clusterWords: what an address is that is no frontend's at this port.
+// clusterWords describes an address that has no frontend at this port.
 func clusterWords(n bpf.Notes) string {
 	switch {
 	case n.ClusterOwner == uint32(bpf.ClusterAddrOurs):

@@ -63,7 +63,8 @@ func verdictName(v bpf.Verdict) string {
 	return bpf.VerdictName(v)
 }
 
-// endpoint is the backend's address: where a client's packets go, or a backend's come from.
+// endpoint returns the backend's address: the destination of a client's packets, or the source of a
+// backend's.
 func (t *report) endpoint(trace *loader.Trace) netip.AddrPort {
 	if trace.Record.Flags&bpf.FlowReply != 0 {
 		return tupleOf(trace).Src
@@ -71,7 +72,7 @@ func (t *report) endpoint(trace *loader.Trace) netip.AddrPort {
 	return maps.DecodeTuple(familyOf(trace), trace.Record.To).Dst
 }
 
-// translated: the record's rewrite is applied here, or by the program after.
+// translated reports whether this program, or the next one, applies the record's rewrite.
 func translated(trace *loader.Trace) bool {
 	switch trace.Verdict {
 	case bpf.VerdictExpress, bpf.VerdictStack, bpf.VerdictSource:
@@ -95,7 +96,7 @@ func (t *report) rewrite(trace *loader.Trace, o *Outcome) {
 	}
 }
 
-// nextHopWords is where a packet goes that is sent past the stack.
+// nextHopWords describes the next hop of a packet that is sent past the stack.
 func nextHopWords(trace *loader.Trace) string {
 	if trace.Verdict != bpf.VerdictExpress {
 		return ""
@@ -117,7 +118,7 @@ func via(trace *loader.Trace) netip.Addr {
 	return maps.DecodeAddr(familyOf(trace), trace.Notes.FibVia)
 }
 
-// fibWords is the FIB's answer.
+// fibWords describes the FIB's answer.
 func fibWords(trace *loader.Trace) string {
 	n := trace.Notes
 	switch n.Fib {

@@ -14,7 +14,7 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// understood: ports were read, so that there is a tuple to look up.
+// understood reports whether the program has read the ports, so that there is a tuple to look up.
 func understood(trace *loader.Trace) bool {
 	switch trace.Verdict {
 	case bpf.VerdictUnparsed, bpf.VerdictFragment:
@@ -24,7 +24,7 @@ func understood(trace *loader.Trace) bool {
 	return proto == unix.IPPROTO_TCP || proto == unix.IPPROTO_UDP || proto == unix.IPPROTO_SCTP
 }
 
-// parsed describes the packet. False: no program has parsed it.
+// parsed describes the packet. It returns false if no program has parsed it.
 func (t *report) parsed(trace *loader.Trace) bool {
 	p := trace.Packet
 	if p.Family == 0 {
@@ -92,7 +92,7 @@ func sctpWords(flags []string) string {
 	return "DATA"
 }
 
-// frameWords says why a frame was not looked into.
+// frameWords says why the program did not look into a frame.
 func (t *report) frameWords(v bpf.Verdict) string {
 	switch v {
 	case bpf.VerdictVlan:

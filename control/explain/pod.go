@@ -27,9 +27,9 @@ type pod struct {
 	netns uint64 // cookie
 }
 
-// podsNamed finds the pods of this node with a name. The kubelet gives the processes of a pod a host name of their
-// own: spec.hostname or else the pod's name, cut to what a host name may have. So neither an API server nor a
-// container runtime is asked. A pod in the node's network namespace is not found, since it is the node for us.
+// podsNamed finds the pods of this node with a name. The kubelet gives the processes of a pod their own host name:
+// spec.hostname or else the pod's name, shortened to the length of a host name. So podsNamed asks neither an API
+// server nor a container runtime. It does not find pods in the node's network namespace.
 func podsNamed(name string) (pods []pod, err error) {
 	theirs, err := namespacesOf(hostnameOf(name))
 	if err != nil {
@@ -47,7 +47,7 @@ func podsNamed(name string) (pods []pod, err error) {
 	return pods, err
 }
 
-// namespacesOf are the network namespaces, as /proc names them, of the processes with a host name.
+// namespacesOf returns the network namespaces, as /proc names them, of the processes with a host name.
 func namespacesOf(name string) (map[string]bool, error) {
 	processes, err := filepath.Glob("/proc/[0-9]*/ns/uts")
 	if err != nil {
@@ -80,7 +80,7 @@ func hostnameOf(name string) string {
 	return name
 }
 
-// hostname is that of a UTS namespace. Empty: its process has ended, or it can't be entered.
+// hostname returns the host name of a UTS namespace; empty if its process has ended, or it can't be entered.
 func hostname(path string) string {
 	file, err := os.Open(path)
 	if err != nil {

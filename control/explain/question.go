@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Question is a packet, or a socket, that is asked about.
+// Question describes the packet to explain.
 type Question struct {
 	To   netip.AddrPort
-	From netip.AddrPort // invalid: somebody outside of the cluster
+	From netip.AddrPort // invalid: a client outside of the cluster
 	// Proto is tcp, udp, sctp, or icmp for a ping.
 	Proto string
 	// Flags are TCP's: syn, ack, fin, rst, psh. For SCTP they stand for chunks, as bpf/packet.h says.
@@ -28,14 +28,14 @@ type Question struct {
 	Leaving bool   // the packet is about to leave by the device, and does not come in by it
 }
 
-// Socket is a socket of a process that is asked about.
+// Socket describes the socket of a process to explain.
 type Socket struct {
 	To    netip.AddrPort
-	From  netip.Addr // that it is bound to; invalid: none
+	From  netip.Addr // the address that it is bound to; invalid: none
 	Proto string     // tcp or udp
 	// Netns is the cookie of its network namespace; 0: the node's.
 	Netns uint64
-	// Sends: a datagram, with no connect before.
+	// Sends: the process sends a datagram without a connect before it.
 	Sends bool
 }
 
@@ -45,7 +45,7 @@ var protocols = map[string]uint8{
 
 var tcpFlags = map[string]uint8{"fin": 0x01, "syn": 0x02, "rst": 0x04, "psh": 0x08, "ack": 0x10}
 
-// Check finds what is wrong with a packet that is asked about. The error names the command's flag.
+// Check returns what is wrong with a question. The error names the command's flag.
 func (q *Question) Check() error {
 	if _, ok := protocols[q.Proto]; !ok {
 		return fmt.Errorf("--proto %s: want tcp, udp, sctp or icmp", q.Proto)
@@ -76,7 +76,7 @@ func (q *Question) ipHeader() int {
 
 func (q *Question) headers() int { return q.ipHeader() + len(q.transport()) }
 
-// packet is the packet from its IP header on. Checksums are not in it: they decide about nothing.
+// packet returns the packet from its IP header on. It has no checksums, since no decision depends on them.
 func (q *Question) packet() []byte {
 	size := max(q.Size, q.headers())
 	ttl := q.TTL
@@ -106,7 +106,7 @@ func (q *Question) packet() []byte {
 	return b
 }
 
-// transport is the header of the transport layer, and of SCTP the chunk that the flags stand for.
+// transport returns the header of the transport layer; for SCTP, with the chunk that the flags stand for.
 func (q *Question) transport() []byte {
 	var flags uint8
 	for _, f := range q.Flags {
@@ -144,7 +144,7 @@ func sctpChunk(flags uint8) []byte {
 	return []byte{kind, 0, 0, 8, 0, 0, 0, 1}
 }
 
-// strangerMAC is whom a packet that is asked about comes from.
+// strangerMAC is the source of the frame.
 var strangerMAC = net.HardwareAddr{0x02, 0, 0, 0, 0, 0x01}
 
 // ethernet puts a packet into a frame for a device.
@@ -157,7 +157,7 @@ func ethernet(to net.HardwareAddr, packet []byte) []byte {
 	return append(binary.BigEndian.AppendUint16(frame, kind), packet...)
 }
 
-// tagged: a frame has a VLAN's tag, IEEE 802.1Q or 802.1ad.
+// tagged reports whether a frame has a VLAN tag, IEEE 802.1Q or 802.1ad.
 func tagged(frame []byte) bool {
 	if len(frame) < ethernetHeader {
 		return false
@@ -166,7 +166,7 @@ func tagged(frame []byte) bool {
 	return kind == unix.ETH_P_8021Q || kind == unix.ETH_P_8021AD
 }
 
-// describe is the packet that is asked about, in words.
+// describe describes the packet in words.
 func (q *Question) describe() string {
 	s := strings.ToUpper(q.Proto)
 	if len(q.Flags) > 0 && q.Proto != "udp" && q.Proto != "icmp" {

@@ -12,7 +12,7 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// Socket explains what the hooks of sockets do with a process that connects, or sends.
+// Socket explains what the socket hooks do when a process connects, or sends.
 func (e *Explainer) Socket(s Socket) (*Answer, error) {
 	if s.Proto != "tcp" && s.Proto != "udp" {
 		return nil, fmt.Errorf("--proto %s: the hooks of sockets see tcp and udp only", s.Proto)
@@ -54,7 +54,7 @@ func (t *socketReport) question() bpf.SocketQuestion {
 	return q
 }
 
-// call is the system call that is asked about, and the program that sees it.
+// call returns the system call of the question, and the program that sees it.
 func (t *socketReport) call() (call, program string) {
 	family := "6"
 	if t.To.Addr().Is4() {
@@ -69,11 +69,11 @@ func (t *socketReport) call() (call, program string) {
 func (t *socketReport) answer() (*Answer, error) {
 	t.steps.Explainer = t.Explainer
 	call, program := t.call()
-	who := "a process of this node"
+	client := "a process of this node"
 	if !t.host {
-		who = "a process in another network namespace"
+		client = "a process in another network namespace"
 	}
-	a := &Answer{Asked: fmt.Sprintf("%s calls %s, %s to %s", who, call, t.Proto, t.To)}
+	a := &Answer{Asked: fmt.Sprintf("%s calls %s, %s to %s", client, call, t.Proto, t.To)}
 	h := Hook{Hook: bpf.HookName(bpf.HookSock), Program: program}
 	for pick := uint32(0); ; pick++ {
 		notes, err := t.twin.Socket(t.question(), pick)
@@ -131,11 +131,11 @@ func (t *socketReport) describeHook(n bpf.Notes) error {
 		}
 		s.step("sources", "loadBalancerSourceRanges %s %s the node's address", ranges, admits)
 	}
-	who := "a process of this node"
+	client := "a process of this node"
 	if !t.host {
-		who = "a process of a pod"
+		client = "a process of a pod"
 	}
-	s.scope(who, svc.InternalLocal, "internalTrafficPolicy", svc.Internal.Count)
+	s.scope(client, svc.InternalLocal, "internalTrafficPolicy", svc.Internal.Count)
 	return s.choice(n, svc, n.Service.Internal)
 }
 
@@ -151,7 +151,7 @@ func (t *socketReport) outcome(n bpf.Notes) (Outcome, error) {
 		}
 		o.Way, o.Backend, o.Endpoint = "socket", q.Backend, netip.AddrPortFrom(b.Addr, b.Port)
 		o.Dest = o.Endpoint.String()
-		o.Reason = "the call is led to the endpoint, once; the process goes on seeing the service's address"
+		o.Reason = "the call goes to the endpoint; the process still sees the service's address"
 		return o, nil
 	case bpf.VerdictNotOurs:
 		o.Reason, o.Advice = t.notOurs(n)
@@ -175,7 +175,7 @@ func (t *socketReport) notOurs(n bpf.Notes) (reason, advice string) {
 	case n.ClusterOwner == uint32(bpf.ClusterAddrOthers):
 		return "the service belongs to another service proxy (label service.kubernetes.io/service-proxy-name)", ""
 	}
-	return "it is for no service: the call goes on as it is", ""
+	return "it is for no service: the call goes on unchanged", ""
 }
 
 // failure says how a call fails, and why.

@@ -22,7 +22,7 @@ type report struct {
 	steps         []Step
 }
 
-// What programs do with a packet at last.
+// What programs finally do with a packet.
 const (
 	actionOn      = "passed on" // to the next program, or to the stack
 	actionSent    = "sent"
@@ -56,7 +56,7 @@ func (t *report) describeHook(traces []asked) (Hook, error) {
 	return h, nil
 }
 
-// leaveToTC leaves the outcome to the hook of tc, which decides about what XDP does not handle.
+// leaveToTC leaves the outcome to the tc hook, which decides about packets that XDP does not handle.
 func (h *Hook) leaveToTC(trace *loader.Trace) {
 	for _, o := range h.Outcomes {
 		if o.Action != actionOn || o.Opens || o.Way != "" {
@@ -72,7 +72,7 @@ func (h *Hook) leaveToTC(trace *loader.Trace) {
 	h.Steps = h.Steps[:min(len(h.Steps), 1)]
 }
 
-// hookName is the hook as counters and metrics name it.
+// hookName returns the name of the hook in counters and metrics.
 func (t *report) hookName() string {
 	if t.program == "waggle_pod" {
 		return bpf.HookName(bpf.HookTCPod)

@@ -33,34 +33,34 @@ func (t *report) verdictWords(trace *loader.Trace) (reason, advice string, err e
 	}
 	w, ok := plainWords[trace.Verdict]
 	if !ok {
-		return "the program says no more", "", nil
+		return "the program gives no further reason", "", nil
 	}
 	return w.reason, w.advice, nil
 }
 
 type words struct{ reason, advice string }
 
-// plainWords are of verdicts that have one reason each.
+// plainWords are the reasons of verdicts that have one reason each.
 var plainWords = map[bpf.Verdict]words{
-	bpf.VerdictNotIP:    {"only IP packets are looked into", ""},
-	bpf.VerdictVlan:     {"a tagged frame is the VLAN device's", ""},
-	bpf.VerdictUnparsed: {"its headers are cut short, malformed or of a kind that waggle does not read: the stack gets it as it is", "A cluster IP is served by no program then. See docs/design.md, \"What happens to what we don't handle\"."},
-	bpf.VerdictFragment: {"a fragment of which no ports are known: the stack gets it as it is", "A later fragment is translated only after its first one, within 30 s, by the same hook. XDP leaves all fragments to tc."},
+	bpf.VerdictNotIP:    {"not an IP packet", ""},
+	bpf.VerdictVlan:     {"a tagged frame belongs to the VLAN device", ""},
+	bpf.VerdictUnparsed: {"its headers are cut short, malformed or of a kind that waggle does not read: the stack gets it unchanged", "No program serves a cluster IP for such packets. See docs/design.md, \"What happens to what we don't handle\"."},
+	bpf.VerdictFragment: {"a fragment whose ports are not known: the stack gets it unchanged", "A later fragment is translated only after its first one, within 30 s, by the same hook. XDP leaves all fragments to tc."},
 	bpf.VerdictExpress:  {"both addresses are rewritten, and the program sends the packet itself", ""},
-	bpf.VerdictTooBig:   {"the packet is larger than the next hop's MTU: its sender gets \"fragmentation needed\" or \"packet too big\"", "The sender is to make smaller packets. If it does not, something drops ICMP on the way back, or its MTU is wrong: see the MTU of the device in the next hop."},
-	bpf.VerdictAnswered: {"a ping of a cluster IP, which the agent's --answer-ping has answered", ""},
+	bpf.VerdictTooBig:   {"the packet is larger than the next hop's MTU: its sender gets \"fragmentation needed\" or \"packet too big\"", "The sender has to send smaller packets. If it does not, something drops ICMP on the way back, or its MTU is wrong: see the MTU of the device in the next hop."},
+	bpf.VerdictAnswered: {"a ping of a cluster IP, answered because of the agent's --answer-ping", ""},
 	bpf.VerdictDropNoLocalEndpoint: {"the service has endpoints, and its traffic policy allows none of them here",
 		"The policy is Local, and no ready endpoint runs on this node. Send to a node that has one (the health check node port of the service says so to load balancers), run an endpoint here, or set the policy to Cluster."},
 	bpf.VerdictDropSNATExhausted: {"no free source port was found towards this endpoint",
 		"Other flows of this node have the ports of --snat-ports to the same endpoint. Widen --snat-ports, or spread the load over more endpoints. `waggle flow list --address ENDPOINT` shows them."},
-	bpf.VerdictDropFlowsFull: {"the flow table is full: all that is in reach is confirmed and alive",
+	bpf.VerdictDropFlowsFull: {"the flow table is full: all candidate records belong to confirmed flows",
 		"`waggle status` shows how full the table is. Enlarge it with --map-size=flows4=N (or flows6); that takes a `waggle cleanup` before the start."},
 	bpf.VerdictDropTTL: {"its TTL ends on this node", "The sender's TTL is too small, or the packet goes round in a loop of routes."},
 	bpf.VerdictDropSourceRange: {"the client's address is in none of the service's loadBalancerSourceRanges",
 		"Add the client to spec.loadBalancerSourceRanges, or look for a proxy before this node that changes the client's address."},
 	bpf.VerdictDropUnallocated: {"the address is in a service CIDR, and no service has it: a route would lead it out of the cluster and back",
-		"The client uses the address of a service that is gone, or of another cluster. Look it up anew."},
-	bpf.VerdictDropError: {"the packet can't be made into what it should become", "Report it, with the packet: explain --pcap FILE."},
+		"The client uses the address of a service that is gone, or of another cluster. Look the address up again."},
+	bpf.VerdictDropError: {"the packet can't be rewritten as it should be", "Report it, with the packet: explain --pcap FILE."},
 }
 
 func (t *report) notOurs(trace *loader.Trace) (reason, advice string, err error) {
@@ -79,9 +79,9 @@ func (t *report) notOurs(trace *loader.Trace) (reason, advice string, err error)
 	case trace.Notes.ClusterOwner == uint32(bpf.ClusterAddrOthers):
 		return "the service belongs to another service proxy (label service.kubernetes.io/service-proxy-name)", "", nil
 	case steps&bpf.TraceICMP != 0:
-		return "it is about no flow of waggle's", "", nil
+		return "it is about none of waggle's flows", "", nil
 	}
-	reason = "it is for no service, and of no flow: the stack gets it as it is"
+	reason = "it matches no service and no flow: the stack gets it unchanged"
 	if steps&bpf.TraceService == 0 {
 		return reason, "", nil
 	}
@@ -89,7 +89,7 @@ func (t *report) notOurs(trace *loader.Trace) (reason, advice string, err error)
 	return reason, advice, err
 }
 
-// nearMisses are frontends that an address has at other ports.
+// nearMisses lists frontends of an address at other ports.
 func (e *Explainer) nearMisses(tuple maps.Tuple) (string, error) {
 	all, err := maps.NewServices(e.view).All()
 	if err != nil {
@@ -108,7 +108,7 @@ func (e *Explainer) nearMisses(tuple maps.Tuple) (string, error) {
 		near, more = near[:most], " and others"
 	}
 	if len(near) > 0 {
-		return fmt.Sprintf("Frontends like it: %s%s. Is port, protocol or address another?", strings.Join(near, ", "), more), nil
+		return fmt.Sprintf("Similar frontends: %s%s. Check port, protocol and address.", strings.Join(near, ", "), more), nil
 	}
 	if port := tuple.Dst.Port(); port >= e.nodePortMin && port <= e.nodePortMax {
 		return fmt.Sprintf("No service has the node port %d: `waggle service list` shows those that there are.", port), nil
@@ -139,26 +139,26 @@ func (t *report) leftToTC(trace *loader.Trace) string {
 	r := trace.Record
 	switch {
 	case r.Tag == 0:
-		return "it is to be refused, which tc does"
+		return "tc refuses it"
 	case r.Flags&bpf.FlowExpress == 0:
-		return "the kernel is to route it, so tc rewrites it"
+		return "the kernel has to route it, so tc rewrites it"
 	case trace.Hop.Flags&bpf.HopResolved == 0:
-		return "the next hop is not resolved yet, which tc's way of sending does"
+		return "the next hop is not resolved yet: tc sends the packet, and the kernel resolves the next hop"
 	case trace.Hop.Flags&bpf.HopXDP == 0:
 		return fmt.Sprintf("XDP can't transmit on %s", deviceName(int(trace.Hop.Ifindex)))
 	case trace.Hop.Mtu != 0 && trace.Packet.Len > uint32(trace.Hop.Mtu):
-		return fmt.Sprintf("it is larger than the next hop's MTU of %d, which tc tells the sender", trace.Hop.Mtu)
+		return fmt.Sprintf("it is larger than the next hop's MTU of %d: tc sends the error to the sender", trace.Hop.Mtu)
 	}
 	return "one packet in five seconds goes by tc, so that the kernel asks whether the neighbour is still there"
 }
 
-// routed: the kernel sends the packet on.
+// routed says why the kernel forwards the packet.
 func (t *report) routed(trace *loader.Trace) string {
 	switch {
 	case trace.Record.Service == 0 && bpf.Zone(trace.Packet.Tuple.Zone) == bpf.ZoneLeaving && trace.Record.Flags&bpf.FlowReply == 0:
-		return "a connection of this node, from a port that waggle's flows use too: it is recorded, so that its answers are not taken for theirs"
+		return "a connection of this node, from a port that waggle's flows also use: it is recorded, to recognise its answers"
 	case trace.Record.Service == 0:
-		return "a connection that is no service's, recorded so that it and a service's are not mistaken for each other"
+		return "a connection without a service, recorded to distinguish it from a service's"
 	case trace.Verdict == bpf.VerdictSource:
 		return "the source is rewritten as the packet leaves, and the kernel sends it on"
 	}
@@ -169,8 +169,8 @@ func (t *report) routed(trace *loader.Trace) string {
 	return "the destination is rewritten, and the kernel routes it; the endpoint sees the client's address"
 }
 
-const noFlowAdvice = "After a restart of the client or of the node such packets are late ones of connections that are over. If they come again and again, " +
-	"the client and this node do not see the same packets: look for another path of the answers."
+const noFlowAdvice = "After a restart of the client or of the node such packets are late ones of connections that are over. If they keep coming," +
+	"the client and this node do not see the same packets: check whether answers take another path."
 
 func (t *report) noFlow(trace *loader.Trace) (reason, advice string) {
 	switch {
@@ -185,10 +185,10 @@ func (t *report) noFlow(trace *loader.Trace) (reason, advice string) {
 func (t *report) noRoute(trace *loader.Trace) (reason, advice string, err error) {
 	to := maps.DecodeTuple(familyOf(trace), trace.Record.To)
 	if trace.Notes.Steps&bpf.TraceFIB != 0 {
-		return fmt.Sprintf("no way leads to the endpoint %s: %s", to.Dst, fibWords(trace)),
+		return fmt.Sprintf("the endpoint %s can't be reached: %s", to.Dst, fibWords(trace)),
 			fmt.Sprintf("Routes to pods are the CNI plugin's: compare `ip route get %s` with another node.", to.Dst.Addr()), nil
 	}
-	return "the node has no address that the source could be translated to",
+	return "the node has no address for the translated source",
 		"Give the device an address, or the Node object an internal one of this family.", nil
 }
 

@@ -87,7 +87,7 @@ func (e *Expirer) Run(ctx context.Context) {
 // walk returns the number of records of connections that the kernel translates.
 func (e *Expirer) walk() (foreign uint32) {
 	if err := e.dp.SweepWatchers(); err != nil {
-		e.log.WithError(err).Warn("what monitors have left that were killed can't be removed")
+		e.log.WithError(err).Warn("removing what killed monitors have left")
 	}
 	pass := max(e.pass+1, 1) // 0 is none
 	v4, err := e.dp.CountActive(false, pass)

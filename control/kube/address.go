@@ -27,9 +27,9 @@ func ParseAPIServer(s string) (string, error) {
 	case err != nil || u.Hostname() == "":
 		return "", fmt.Errorf("%q is not a URL with a host", s)
 	case u.Scheme != "https":
-		return "", fmt.Errorf("%q: an API server is only talked to by https", s)
+		return "", fmt.Errorf("%q: an API server is reached by https only", s)
 	case strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil:
-		return "", fmt.Errorf("%q: more than the host and the port can't be given here, but in a kubeconfig", s)
+		return "", fmt.Errorf("%q: only a host and a port can be given here; the rest belongs in a kubeconfig", s)
 	}
 	port := u.Port()
 	if port == "" {

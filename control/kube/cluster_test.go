@@ -103,7 +103,7 @@ func (c *cluster) put(all ...apiObject) {
 		before := c.objects[kind][nameOf(o)]
 		o = c.stamp(o)
 		c.objects[kind][nameOf(o)] = o
-		c.tell(kind, before, o)
+		c.notify(kind, before, o)
 	}
 }
 
@@ -113,7 +113,7 @@ func (c *cluster) remove(o apiObject) {
 	kind := kindOfObject(o)
 	before := c.objects[kind][nameOf(o)]
 	delete(c.objects[kind], nameOf(o))
-	c.tell(kind, c.stamp(before), nil)
+	c.notify(kind, c.stamp(before), nil)
 }
 
 func (c *cluster) stamp(o apiObject) apiObject {
@@ -126,9 +126,9 @@ func (c *cluster) stamp(o apiObject) apiObject {
 	return o
 }
 
-// tell sends each watcher the change of an object that its selector takes. An object that it no longer takes is
-// sent as deleted.
-func (c *cluster) tell(kind string, old, new apiObject) {
+// notify sends each watcher the change of an object that its selector takes. An object that it no longer takes
+// is sent as deleted.
+func (c *cluster) notify(kind string, old, new apiObject) {
 	for w := range c.watchers {
 		had, has := old != nil && w.takes(old), new != nil && w.takes(new)
 		switch {

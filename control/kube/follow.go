@@ -80,9 +80,9 @@ func (f *followed) end() {
 	}
 }
 
-// tell passes the objects of the informers to the sink, and then each change. needed are done when the sink has
-// all objects that have to come before OnSynced.
-func (r *run) tell(f *followed) (needed []cache.DoneChecker, err error) {
+// deliver passes the objects of the informers to the sink, and then each change. needed are done when the sink
+// has all objects that have to come before OnSynced.
+func (r *run) deliver(f *followed) (needed []cache.DoneChecker, err error) {
 	need := func(synced cache.DoneChecker, err error) error {
 		needed = append(needed, synced)
 		return err
@@ -103,7 +103,7 @@ func (r *run) tell(f *followed) (needed []cache.DoneChecker, err error) {
 func follow[T any, P interface {
 	*T
 	metav1.Object
-}](r *run, kind string, informer cache.SharedIndexInformer, tell func(old, new P)) (cache.DoneChecker, error) {
+}](r *run, kind string, informer cache.SharedIndexInformer, deliver func(old, new P)) (cache.DoneChecker, error) {
 	one := func(old, new any) {
 		before, after := object[P](old), object[P](new)
 		if before != nil && after != nil && before.GetUID() == after.GetUID() && before.GetResourceVersion() == after.GetResourceVersion() {
@@ -111,7 +111,7 @@ func follow[T any, P interface {
 		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		tell(before, after)
+		deliver(before, after)
 	}
 	registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(new any) { one(nil, new) },

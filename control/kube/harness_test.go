@@ -32,7 +32,7 @@ type recorder struct {
 	calls []string
 }
 
-func (r *recorder) told(call string) {
+func (r *recorder) record(call string) {
 	if !r.busy.TryLock() {
 		call = "AT ONCE " + call
 	} else {
@@ -49,11 +49,11 @@ func change[T any, P interface {
 }](r *recorder, kind string, old, new P) {
 	switch {
 	case old == nil:
-		r.told("add " + kind + " " + new.GetName())
+		r.record("add " + kind + " " + new.GetName())
 	case new == nil:
-		r.told("delete " + kind + " " + old.GetName())
+		r.record("delete " + kind + " " + old.GetName())
 	default:
-		r.told("update " + kind + " " + new.GetName())
+		r.record("update " + kind + " " + new.GetName())
 	}
 }
 
@@ -63,8 +63,8 @@ func (r *recorder) OnEndpointSlice(old, new *discovery.EndpointSlice) {
 	change(r, "slice", old, new)
 }
 
-func (r *recorder) OnServiceCIDRs(p []netip.Prefix) { r.told(fmt.Sprint("ranges ", p)) }
-func (r *recorder) OnSynced()                       { r.told("synced") }
+func (r *recorder) OnServiceCIDRs(p []netip.Prefix) { r.record(fmt.Sprint("ranges ", p)) }
+func (r *recorder) OnSynced()                       { r.record("synced") }
 
 func (r *recorder) all() []string {
 	r.mu.Lock()
@@ -135,7 +135,7 @@ func (f *follower) until(what string, check func() bool) {
 	for deadline := time.Now().Add(20 * time.Second); !check(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			since, why := f.Blind()
-			f.t.Fatalf("%s: not in time; told %q, blind %v %s, problems %v", what, f.all(), since, why, f.Problems())
+			f.t.Fatalf("%s: not in time; the sink got %q, blind %v %s, problems %v", what, f.all(), since, why, f.Problems())
 		}
 	}
 }
@@ -150,7 +150,7 @@ func (f *follower) expect(want ...string) {
 	f.calls = nil
 	f.mu.Unlock()
 	if diff := cmp.Diff(slices.Sorted(slices.Values(want)), slices.Sorted(slices.Values(got))); diff != "" {
-		f.t.Fatalf("told (-want +got):\n%s", diff)
+		f.t.Fatalf("calls of the sink (-want +got):\n%s", diff)
 	}
 }
 
@@ -162,7 +162,7 @@ func (f *follower) fails() error {
 		f.ended <- err
 		return err
 	case <-time.After(20 * time.Second):
-		f.t.Fatalf("still running; told %q", f.all())
+		f.t.Fatalf("still running; the sink got %q", f.all())
 		return nil
 	}
 }

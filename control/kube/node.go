@@ -20,7 +20,7 @@ type ownNode struct {
 	latest    *v1.Node
 	uid       types.UID
 	addresses []net.IP      // the last addresses that the Node had
-	told      chan struct{} // closed when the sink knows the Node
+	delivered chan struct{} // closed when the sink knows the Node
 	known     bool
 	patient   bool // wait for addresses
 }
@@ -43,7 +43,7 @@ func (r *run) onNode(old, new *v1.Node) {
 	switch {
 	case !o.known && o.patient && len(hostIPs(new)) == 0:
 	case !o.known:
-		r.tellNode()
+		r.deliverNode()
 	case new.UID != o.uid:
 		r.fail(fmt.Errorf("our Node %s was deleted, and made anew", o.name))
 	default:
@@ -69,14 +69,14 @@ func (r *run) noteAddresses(addresses []net.IP) {
 	o.addresses = addresses
 }
 
-// tellNode passes our Node to the sink for the first time.
-func (r *run) tellNode() {
+// deliverNode passes our Node to the sink for the first time.
+func (r *run) deliverNode() {
 	o := &r.own
 	o.uid = o.latest.UID
 	o.addresses = hostIPs(o.latest)
 	o.known = true
 	r.sink.OnNode(nil, o.latest)
-	close(o.told)
+	close(o.delivered)
 }
 
 // awaitNode waits until the sink has our Node, once the Nodes are listed. A Node that gets no
@@ -89,7 +89,7 @@ func (r *run) awaitNode(ctx context.Context) bool {
 		select {
 		case <-ctx.Done():
 			return false
-		case <-r.own.told:
+		case <-r.own.delivered:
 			return true
 		case <-addresses.C:
 			r.settleForNoAddresses()
@@ -108,6 +108,6 @@ func (r *run) settleForNoAddresses() {
 	r.own.patient = false
 	if r.own.latest != nil && !r.own.known {
 		r.log.Warnf("our Node %s has no addresses yet", r.own.name)
-		r.tellNode()
+		r.deliverNode()
 	}
 }

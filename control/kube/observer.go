@@ -92,8 +92,8 @@ func (o *observer) note(ctx context.Context, kind string, started time.Time, res
 		o.problems.over(kind)
 	case resp.StatusCode == http.StatusGone, resp.StatusCode == http.StatusUnprocessableEntity:
 	case kind == serviceCIDRs && (resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusForbidden):
-		o.sight.works(kind) // in the sense that we get all that there is for us
-		o.problems.found(kind, "the API server does not tell the ranges of cluster IPs ("+resp.Status+"); --service-cidrs does")
+		o.sight.works(kind) // the agent gets all that it may get
+		o.problems.found(kind, "the API server does not report the ranges of cluster IPs ("+resp.Status+"): set --service-cidrs")
 	default:
 		o.sight.fails(kind, started, resp.Status)
 	}

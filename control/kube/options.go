@@ -36,7 +36,7 @@ type Options struct {
 	ServiceProxyName string
 	// ServiceCIDRs are the ranges of cluster IPs, if the API server does not report them.
 	ServiceCIDRs []netip.Prefix
-	// Pools has addresses of pools given to Services; nil: none are.
+	// Pools says how Services get addresses of pools; nil: they get none.
 	Pools *PoolOptions
 	// AddressFile keeps the addresses of API servers that were learnt; empty: not kept.
 	AddressFile string
@@ -52,15 +52,9 @@ const inClusterName = "kubernetes.default.svc"
 // restConfig reads the client's configuration. The order of addresses is: the configured ones; the
 // learnt ones; and the cluster IP last, since it works only if waggle serves it.
 func (o Options) restConfig(pod func() (*rest.Config, error)) (*rest.Config, *dialer, error) {
-	var cfg *rest.Config
-	var err error
-	if o.Kubeconfig != "" {
-		cfg, err = clientcmd.BuildConfigFromFlags("", o.Kubeconfig)
-	} else if cfg, err = pod(); err == nil {
-		cfg.ServerName = inClusterName
-	}
+	cfg, err := o.credentials(pod)
 	if err != nil {
-		return nil, nil, fmt.Errorf("how to reach the API server: %w", err)
+		return nil, nil, err
 	}
 	cfg.ContentType = runtime.ContentTypeProtobuf
 	cfg.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
@@ -78,6 +72,23 @@ func (o Options) restConfig(pod func() (*rest.Config, error)) (*rest.Config, *di
 	d.origin = o.origin
 	cfg.Dial = d.DialContext
 	return cfg, d, nil
+}
+
+// credentials reads the kubeconfig or, without one, the configuration of the pod. Its errors name which.
+func (o Options) credentials(pod func() (*rest.Config, error)) (*rest.Config, error) {
+	if o.Kubeconfig != "" {
+		cfg, err := clientcmd.BuildConfigFromFlags("", o.Kubeconfig)
+		if err != nil {
+			return nil, fmt.Errorf("load kubeconfig (--kubeconfig): %w", err)
+		}
+		return cfg, nil
+	}
+	cfg, err := pod()
+	if err != nil {
+		return nil, fmt.Errorf("load in-cluster configuration: %w", err)
+	}
+	cfg.ServerName = inClusterName
+	return cfg, nil
 }
 
 // hostPort returns the host and port that the transport dials for a URL.

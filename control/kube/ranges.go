@@ -18,7 +18,7 @@ type ranges struct {
 	given []netip.Prefix
 	all   map[string][]netip.Prefix // by the name of the object
 	begun bool
-	told  []netip.Prefix
+	sent  []netip.Prefix // to the sink
 }
 
 func newRanges(sink source.Sink, given []netip.Prefix) *ranges {
@@ -28,7 +28,7 @@ func newRanges(sink source.Sink, given []netip.Prefix) *ranges {
 // begin passes the first ranges to the sink.
 func (r *ranges) begin() {
 	r.begun = true
-	r.tell()
+	r.send()
 }
 
 func (r *ranges) follow(old, new *networking.ServiceCIDR) {
@@ -37,10 +37,10 @@ func (r *ranges) follow(old, new *networking.ServiceCIDR) {
 	} else {
 		r.all[new.Name] = prefixes(new)
 	}
-	r.tell()
+	r.send()
 }
 
-func (r *ranges) tell() {
+func (r *ranges) send() {
 	now := slices.Clone(r.given)
 	if len(r.all) > 0 {
 		now = nil
@@ -50,8 +50,8 @@ func (r *ranges) tell() {
 		slices.SortFunc(now, netip.Prefix.Compare)
 		now = slices.Compact(now)
 	}
-	if r.begun && !slices.Equal(now, r.told) {
-		r.told = now
+	if r.begun && !slices.Equal(now, r.sent) {
+		r.sent = now
 		r.sink.OnServiceCIDRs(now)
 	}
 }

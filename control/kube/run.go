@@ -30,7 +30,7 @@ type run struct {
 func newRun(s *Source, sink source.Sink, cancel context.CancelCauseFunc) *run {
 	return &run{
 		Source: s, log: s.opts.Log, sink: sink, cancel: cancel,
-		own:    ownNode{name: s.opts.NodeName, told: make(chan struct{}), patient: true},
+		own:    ownNode{name: s.opts.NodeName, delivered: make(chan struct{}), patient: true},
 		ranges: newRanges(sink, s.opts.ServiceCIDRs),
 	}
 }

@@ -18,7 +18,6 @@ const apiServer = "API server"
 // patience is how long a request is held back at most, and the spread of this time over agents.
 // client-go resets its backoff after two minutes without an attempt, so a request that was held back
 // longer is soon retried if it fails.
-// back longer is soon retried if it fails.
 const (
 	patience       = 3 * time.Minute
 	patienceSpread = time.Minute
@@ -53,7 +52,7 @@ func (s *sight) fails(what string, since time.Time, why string) {
 	}
 	if len(s.failures) == 0 {
 		s.lost = since
-		s.log.WithField("what", what).Warn("can't follow the cluster; what is known of it stays in force: " + why)
+		s.log.WithField("what", what).Warn("can't follow the cluster; its last known state stays in force:" + why)
 	}
 	s.failures[what] = failure{since, why}
 	if what == apiServer {
@@ -84,7 +83,7 @@ func (s *sight) works(what string) {
 		s.back = nil
 	}
 	if len(s.failures) == 0 {
-		s.log.WithField("after", time.Since(s.lost).Round(time.Second)).Info("the cluster is followed again")
+		s.log.WithField("after", time.Since(s.lost).Round(time.Second)).Info("following the cluster again")
 	}
 }
 

@@ -154,7 +154,7 @@ func (s *Source) Run(ctx context.Context, sink source.Sink) error {
 	}
 	f.start(ctx)
 	defer f.end()
-	needed, err := r.tell(f)
+	needed, err := r.deliver(f)
 	if err != nil {
 		return err
 	}

@@ -116,7 +116,7 @@ func TestNode(t *testing.T) {
 	zoned.Labels = map[string]string{v1.LabelTopologyZone: "b"}
 	for name, test := range map[string]struct {
 		before, then *v1.Node // then nil: deleted
-		told         []string
+		calls        []string
 		fails        string
 	}{
 		"a label":              {nodeObject("10.0.0.1"), zoned, []string{"update node node-a"}, ""},
@@ -138,14 +138,14 @@ func TestNode(t *testing.T) {
 				c.put(test.then)
 			}
 			if test.fails == "" {
-				f.expect(test.told...)
+				f.expect(test.calls...)
 				return
 			}
 			if err := f.fails(); err == nil || !strings.Contains(err.Error(), test.fails) {
 				t.Errorf("got error %v, want %s", err, test.fails)
 			}
-			if told := f.all(); len(told) > 0 {
-				t.Errorf("told %q", told)
+			if calls := f.all(); len(calls) > 0 {
+				t.Errorf("the sink got %q", calls)
 			}
 		})
 	}
@@ -191,8 +191,8 @@ func TestNoNode(t *testing.T) {
 	if err := f.fails(); err == nil || !strings.Contains(err.Error(), "there is no Node node-a") {
 		t.Errorf("got error %v", err)
 	}
-	if told := f.all(); len(told) > 0 {
-		t.Errorf("told %q", told)
+	if calls := f.all(); len(calls) > 0 {
+		t.Errorf("the sink got %q", calls)
 	}
 }
 
@@ -218,8 +218,8 @@ func TestBlind(t *testing.T) {
 		defer f.sight.mu.Unlock()
 		return len(f.sight.failures) == 5
 	})
-	if told := f.all(); len(told) > 0 {
-		t.Errorf("told while blind: %q", told)
+	if calls := f.all(); len(calls) > 0 {
+		t.Errorf("the sink got while blind: %q", calls)
 	}
 	c.serve(s.address)
 	f.until("sees again", func() bool { since, _ := f.Blind(); return since.IsZero() })
@@ -400,13 +400,13 @@ func TestNotInPod(t *testing.T) {
 // Learnt addresses outlive the server that reported them, and the agent.
 func TestLearning(t *testing.T) {
 	c := newCluster(t)
-	told, learnt := c.serve(""), c.serve("")
+	given, learnt := c.serve(""), c.serve("")
 	c.put(nodeObject("10.0.0.1"), sliceObject("kubernetes", learnt.address), sliceObject("other", "10.1.0.1:6443"))
-	opts := c.options(c.kubeconfig(told.address))
+	opts := c.options(c.kubeconfig(given.address))
 	opts.AddressFile = filepath.Join(t.TempDir(), "run", "api-servers")
 	f := c.follow(opts)
 	f.expect("add node node-a", "add slice kubernetes-1", "add slice other-1", "synced")
-	told.stop()
+	given.stop()
 	c.put(serviceObject("a"))
 	f.expect("add service a")
 	f.stop()

@@ -58,7 +58,7 @@ func inWords(err error) string {
 	case errors.As(err, &certificate):
 		return "it is no API server of this cluster: " + certificate.Err.Error()
 	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
-		return "it is no API server: no TLS is spoken there"
+		return "it is no API server: it does not answer with TLS"
 	case errors.Is(err, io.EOF):
 		return "it closes the connection: EOF"
 	case errors.As(err, &errno):
@@ -126,7 +126,7 @@ func (d *dialer) whereabouts() string {
 	for _, a := range all {
 		names = append(names, d.nameLocked(a))
 	}
-	return "no API server has answered yet of " + strings.Join(names, ", ")
+	return "no API server has answered yet; tried:" + strings.Join(names, ", ")
 }
 
 // attempt is the address that a request was last sent to, or that was dialled for it.

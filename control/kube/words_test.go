@@ -30,9 +30,9 @@ func TestWrongAddresses(t *testing.T) {
 		address func(t *testing.T) string
 		want    string
 	}{
-		"nobody listens":    {deadAddress, "connection refused"},
+		"no listener":       {deadAddress, "connection refused"},
 		"it says nothing":   {hangingAddress, "no answer"},
-		"no TLS":            {webServer, "it is no API server: no TLS is spoken there"},
+		"no TLS":            {webServer, "it is no API server: it does not answer with TLS"},
 		"another cluster's": {func(t *testing.T) string { return newCluster(t).serve("").address }, "it is no API server of this cluster: x509: "},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -51,7 +51,7 @@ func TestWrongAddresses(t *testing.T) {
 					return strings.HasPrefix(why, "API server: ") && strings.Contains(why, want)
 				})
 			}
-			if where := f.Location(); !strings.HasPrefix(where, "no API server has answered yet of ") || !strings.Contains(where, wrong+" (api-servers)") {
+			if where := f.Location(); !strings.HasPrefix(where, "no API server has answered yet; tried:") || !strings.Contains(where, wrong+" (api-servers)") {
 				t.Errorf("it is at %s", where)
 			}
 			c.serve(right)

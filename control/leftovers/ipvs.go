@@ -61,7 +61,7 @@ func removeIPVS(r *Report) error {
 	}
 	virtual, err := os.ReadFile("/proc/thread-self/net/ip_vs")
 	if err == nil && strings.Count(string(virtual), "\n") > ipvsHeader {
-		r.left("IPVS' virtual servers: nothing tells kube-proxy's from others. If there are no others: ipvsadm --clear")
+		r.left("IPVS' virtual servers: kube-proxy's look like any others. If there are no others: ipvsadm --clear")
 	}
 	return errors.Join(errs...)
 }

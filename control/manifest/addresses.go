@@ -32,7 +32,7 @@ func (e entry) held() []pools.Held {
 	return held
 }
 
-// hold is the entry with other addresses of pools. Those that it had before keep their time.
+// hold returns the entry with other addresses of pools. Addresses that it had before keep their time.
 func (e entry) hold(held []pools.Held, now time.Time) entry {
 	before := e.LoadBalancerIPs
 	e.LoadBalancerIPs = nil
@@ -46,7 +46,7 @@ func (e entry) hold(held []pools.Held, now time.Time) entry {
 	return e
 }
 
-// ingress is what the entry gives a load balancer.
+// ingress returns the entry's addresses in the form of a Service's status.
 func (e entry) ingress() []v1.LoadBalancerIngress {
 	var list []v1.LoadBalancerIngress
 	for _, ip := range e.LoadBalancerIPs {
@@ -55,18 +55,19 @@ func (e entry) ingress() []v1.LoadBalancerIngress {
 	return list
 }
 
-// wantsIngress reports whether a Service gets the addresses of its load balancer from us: its manifest may give some.
+// wantsIngress reports whether a Service gets its load balancer addresses from pools. Its manifest may give them
+// instead.
 func wantsIngress(s *v1.Service) bool {
 	return s.Spec.Type == v1.ServiceTypeLoadBalancer && len(s.Status.LoadBalancer.Ingress) == 0
 }
 
-// giveAddresses brings the addresses of pools to what all Services together are to have. It is to be called when the
-// rest is decided: a Service that has been refused keeps what it has.
-func (a *allocator) giveAddresses(out *outcome, who roster) {
-	set, namespaces := who.pools()
+// giveAddresses plans the addresses of pools for all Services together. Call it after all other decisions: a Service
+// that was refused keeps its addresses.
+func (a *allocator) giveAddresses(out *outcome, all roster) {
+	set, namespaces := all.pools()
 	in := pools.Input{Set: set, Namespaces: namespaces, Classes: a.classes}
 	known := map[string]bool{}
-	for _, s := range who.allServices() {
+	for _, s := range all.allServices() {
 		name := s.Namespace + "/" + s.Name
 		e, accepted := a.table.entries[name]
 		if !accepted || len(out.refused[name]) > 0 {
@@ -88,8 +89,8 @@ func (a *allocator) giveAddresses(out *outcome, who roster) {
 	}
 	plan := pools.Make(in)
 	for _, c := range plan.Changes {
-		if s := who.wanted(c.String()); len(s.Status.LoadBalancer.Ingress) > 0 && len(c.Addresses) > 0 {
-			continue // they stand in the manifest
+		if s := all.wanted(c.String()); len(s.Status.LoadBalancer.Ingress) > 0 && len(c.Addresses) > 0 {
+			continue // the manifest gives them
 		}
 		a.table.entries[c.String()] = a.table.entries[c.String()].hold(c.Addresses, a.now())
 		a.changed()
@@ -100,7 +101,7 @@ func (a *allocator) giveAddresses(out *outcome, who roster) {
 	out.plan, out.addresses = plan, a.pooled(plan)
 }
 
-// pooled lists the addresses of a plan, for people.
+// pooled lists the addresses of a plan for the status.
 func (a *allocator) pooled(plan pools.Plan) []status.Address {
 	list := make([]status.Address, 0, len(plan.Addresses))
 	for _, p := range plan.Addresses {
@@ -118,7 +119,7 @@ func (a *allocator) pooled(plan pools.Plan) []status.Address {
 	return list
 }
 
-// addressProblems are those of a plan, with where the objects were read.
+// addressProblems lists the problems of a plan, with the files of the objects.
 func (s *state) addressProblems(plan pools.Plan) []status.Problem {
 	var found []status.Problem
 	for _, p := range plan.Problems {
@@ -129,7 +130,7 @@ func (s *state) addressProblems(plan pools.Plan) []status.Problem {
 	return found
 }
 
-// pools implements roster. The documents are judged anew when one of them has changed.
+// pools implements roster. It evaluates the documents again when one of them has changed.
 func (s *state) pools() (*pools.Set, map[string]labels.Set) {
 	if s.set == nil {
 		var documents []pools.Document
@@ -161,10 +162,10 @@ func (s *state) allServices() []*v1.Service {
 func validatePooled(ips []pooledIP) error {
 	for _, ip := range ips {
 		if !ip.Address.IsValid() || ip.Address.Zone() != "" || ip.Address.Is4In6() {
-			return fmt.Errorf("loadBalancerIPs: %q is no address", ip.Address)
+			return fmt.Errorf("loadBalancerIPs: %q is not an address", ip.Address)
 		}
 		if _, ok := pools.ParseRef(ip.Pool); !ok {
-			return fmt.Errorf("loadBalancerIPs: %q is no pool", ip.Pool)
+			return fmt.Errorf("loadBalancerIPs: %q is not a pool", ip.Pool)
 		}
 	}
 	return nil

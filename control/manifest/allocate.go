@@ -11,16 +11,17 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// allocation hands out what Services ask for. It is a function of the table and the requests.
+// allocation gives Services the cluster IPs and ports that they request. Its result depends only on the table
+// and the requests.
 type allocation struct {
 	*table
 	ranges ranges
-	// stray tells whether an entry belongs to no Service that is known here.
+	// stray reports whether an entry belongs to no Service that is known here.
 	stray func(name string) bool
 }
 
-// resolve gives each request its entry in the table, or refuses it. Those which are refused keep
-// the entry they had; what others were to take of it is then not free, hence the rounds.
+// resolve gives each request its entry in the table, or refuses it. A refused request keeps the
+// entry that it had, so what others were to take from that entry is not free. Hence the rounds.
 func (a *allocation) resolve(requests []*request) (refused map[string]field.ErrorList) {
 	refused = map[string]field.ErrorList{}
 	active := slices.SortedFunc(slices.Values(requests), func(x, y *request) int { return cmp.Compare(x.name, y.name) })
@@ -51,14 +52,14 @@ func (a *allocation) resolve(requests []*request) (refused map[string]field.Erro
 	}
 }
 
-// round is one attempt to fill all slots; what it takes becomes true only if all succeed.
+// round is one attempt to fill all slots. Its result counts only if all succeed.
 type round struct {
 	*allocation
 	taken map[claim]string
 }
 
-// fill goes in this order: what Services have already, so that nothing running is taken away;
-// what manifests ask for; and what is left to us to choose.
+// fill fills the slots in this order: what Services have already, so that no Service in force loses
+// anything; what manifests ask for; and what the allocator chooses itself.
 func (t *round) fill(active []*request, before map[string]entry) map[string]field.ErrorList {
 	errs := map[string]field.ErrorList{}
 	for _, r := range active {
@@ -78,7 +79,7 @@ func (t *round) fill(active []*request, before map[string]entry) map[string]fiel
 	return errs
 }
 
-// keep goes first by what is given, since a Service may move a node port between its own ports.
+// keep looks at what the manifest gives first, since a Service may move a node port between its own ports.
 func (t *round) keep(r *request, had []claim) {
 	for _, s := range r.slots {
 		if slices.Contains(had, s.want) {
@@ -99,7 +100,7 @@ func (t *round) grant(r *request) field.ErrorList {
 			continue
 		}
 		if holder := t.holder(s.want); t.stray(holder) {
-			t.drop(holder) // what nobody here runs gives way to what somebody asks for
+			t.drop(holder) // a Service that is unknown here gives way to one that is known
 		}
 		if !t.take(r, s, s.want) {
 			errs = append(errs, field.Invalid(s.path, s.want.value(),
@@ -122,8 +123,8 @@ func (t *round) choose(r *request) field.ErrorList {
 	return errs
 }
 
-// share gives the node port of another protocol's port of the same number, as the API server
-// does: people expect TCP and UDP of one thing to be found in one place.
+// share gives a port the node port that the same port number has for another protocol, as the API
+// server does: users expect DNS over TCP and UDP, for example, at one node port.
 func (t *round) share(r *request, s *slot) bool {
 	for _, other := range r.slots {
 		if s.port != 0 && other.port == s.port && other.got.port != 0 && t.take(r, s, portClaim(s.protocol, other.got.port)) {
@@ -133,7 +134,8 @@ func (t *round) share(r *request, s *slot) bool {
 	return false
 }
 
-// probe finds a free choice. A port must be free in all protocols, to be one Service's alone.
+// probe finds a free address or port. A port must be free in all protocols, so that it belongs to one Service
+// only.
 func (t *round) probe(s *slot) claim {
 	if s.family == "" {
 		port, ok := choosePort(s.hashed, t.ranges.ports, func(port int32) bool {
@@ -164,7 +166,7 @@ func (t *round) rangeOf(s *slot) string {
 	return fmt.Sprint(t.ranges.of(s.family))
 }
 
-// holder is who has a claim, "" if nobody.
+// holder returns the Service that has a claim, "" if there is none.
 func (t *round) holder(c claim) string { return cmp.Or(t.taken[c], t.owners[c]) }
 
 func (t *round) take(r *request, s *slot, c claim) bool {
@@ -176,7 +178,7 @@ func (t *round) take(r *request, s *slot, c claim) bool {
 	return true
 }
 
-// value is what a manifest would say.
+// value returns the claim as a manifest would give it.
 func (c claim) value() any {
 	if c.addr.IsValid() {
 		return c.addr.String()

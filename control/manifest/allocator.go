@@ -20,20 +20,20 @@ import (
 // Another agent may have seen the manifest before we do.
 const strayAge = 30 * time.Second
 
-// roster tells the allocator which Services there are.
+// roster is the allocator's view of the Services.
 type roster interface {
-	// wanted is the manifest of a Service that is in force, nil if there is none.
+	// wanted returns the manifest in force of a Service, nil if there is none.
 	wanted(name string) *v1.Service
-	// unknown tells whether there is surely no Service of that name. It isn't sure as long as
-	// some file can't be read.
+	// unknown reports whether there is certainly no Service of that name. This is not certain
+	// while some file can't be read.
 	unknown(name string) bool
-	// allServices are the manifests of Services that are in force, in any order.
+	// allServices returns the manifests in force of all Services, in any order.
 	allServices() []*v1.Service
-	// pools are those in force, with the labels of namespaces.
+	// pools returns the pools in force, with the labels of namespaces.
 	pools() (*pools.Set, map[string]labels.Set)
 }
 
-// allocator joins the table in memory, the file, and the rules.
+// allocator keeps the table in memory and in the file in step, and applies the rules of allocation.
 type allocator struct {
 	store  *store
 	ranges ranges
@@ -47,8 +47,8 @@ type allocator struct {
 	classes pools.Classes
 }
 
-// newAllocator begins with what an earlier process knew: the file may be out of reach, or its
-// directory not what it was.
+// newAllocator begins with the copy of an earlier process: the file may be unreadable, or another
+// directory may be mounted.
 func newAllocator(path string, from ranges, readOnly bool, kept lastGood) *allocator {
 	a := &allocator{
 		store:  &store{path: path, readOnly: readOnly},
@@ -65,9 +65,9 @@ func newAllocator(path string, from ranges, readOnly bool, kept lastGood) *alloc
 	return a
 }
 
-// outcome is what came of some requests.
+// outcome is the result of some requests.
 type outcome struct {
-	decided  []string // Services that were looked at, be it that another agent changed theirs
+	decided  []string // Services that were looked at, including those that another agent has changed
 	refused  map[string]field.ErrorList
 	problems []status.Problem // of the file
 
@@ -75,10 +75,10 @@ type outcome struct {
 	addresses []status.Address
 }
 
-// allocate drops the entries of Services that are gone and decides on those that want something,
-// all under the lock of the file, so that agents who share it decide one after the other and each
-// knows what those before it decided.
-func (a *allocator) allocate(ctx context.Context, gone, wanting []string, who roster) outcome {
+// allocate drops the entries of Services that are gone, and decides on those with requests. It
+// holds the lock of the file meanwhile: agents that share the file decide one after the other, and
+// each knows the earlier decisions.
+func (a *allocator) allocate(ctx context.Context, gone, wanting []string, all roster) outcome {
 	var out outcome
 	writable := !a.store.readOnly
 	if writable {
@@ -90,13 +90,13 @@ func (a *allocator) allocate(ctx context.Context, gone, wanting []string, who ro
 			defer unlock()
 		}
 	}
-	yielding, sound := a.follow(&out, writable, who)
+	yielding, sound := a.follow(&out, writable, all)
 	for _, name := range gone {
 		a.drop(name)
 	}
-	a.dropStrays(who)
-	a.decide(&out, append(yielding, wanting...), who)
-	a.giveAddresses(&out, who)
+	a.dropStrays(all)
+	a.decide(&out, append(yielding, wanting...), all)
+	a.giveAddresses(&out, all)
 	if writable && sound && !a.saved {
 		if err := a.store.write(a.table.entries); err != nil {
 			out.problems = append(out.problems, a.problem(fmt.Sprintf("can't be written, allocations are not kept: %v", err)))
@@ -114,23 +114,23 @@ func (a *allocator) allocate(ctx context.Context, gone, wanting []string, who ro
 	}
 	if a.store.wasSetAside() {
 		out.problems = append(out.problems, a.problem(fmt.Sprintf(
-			"was corrupt and has been moved to %s; remove that once you have looked at it", a.store.path+corruptSuffix)))
+			"was corrupt: the agent has moved it to %s; look at it, then remove it", a.store.path+corruptSuffix)))
 	}
 	return out
 }
 
-func (a *allocator) decide(out *outcome, names []string, who roster) {
+func (a *allocator) decide(out *outcome, names []string, all roster) {
 	var requests []*request
 	seen := map[string]bool{}
 	for _, name := range names {
-		if service := who.wanted(name); service != nil && !seen[name] {
+		if service := all.wanted(name); service != nil && !seen[name] {
 			requests = append(requests, &request{name: name, service: service})
 			out.decided = append(out.decided, name)
 		}
 		seen[name] = true
 	}
 	rules := &allocation{table: a.table, ranges: a.ranges, stray: func(name string) bool {
-		return name != "" && who.unknown(name)
+		return name != "" && all.unknown(name)
 	}}
 	out.refused = rules.resolve(requests)
 	if len(requests) > 0 {
@@ -138,7 +138,7 @@ func (a *allocator) decide(out *outcome, names []string, who roster) {
 	}
 }
 
-// changed notes that what is written of the table is not what it holds any more.
+// changed notes that the table differs from its files.
 func (a *allocator) changed() { a.saved, a.copied = false, false }
 
 func (a *allocator) drop(name string) {
@@ -146,10 +146,10 @@ func (a *allocator) drop(name string) {
 	a.changed()
 }
 
-// follow takes over what the file says, and lists the Services for which that is something else
-// than before. The file wins over memory: agents who disagree then agree with the one that
-// wrote first. It tells too whether the file may be written over.
-func (a *allocator) follow(out *outcome, writable bool, who roster) (yielding []string, sound bool) {
+// follow takes over what the file says, and lists the Services for which this differs from before.
+// The file wins over memory: agents that disagree then agree with the one that wrote first. sound
+// reports whether the file may be overwritten.
+func (a *allocator) follow(out *outcome, writable bool, all roster) (yielding []string, sound bool) {
 	entries, changed, err := a.store.read()
 	switch {
 	case errors.Is(err, errCorrupt) && writable:
@@ -165,11 +165,12 @@ func (a *allocator) follow(out *outcome, writable bool, who roster) (yielding []
 	case !changed:
 		return nil, true
 	}
-	return a.merge(entries, who), true
+	return a.merge(entries, all), true
 }
 
-// merge builds the table anew. What runs here and isn't in the file stays if nobody else has it.
-func (a *allocator) merge(entries map[string]entry, who roster) (yielding []string) {
+// merge rebuilds the table. An entry of a known Service that is not in the file stays if no other Service has
+// its addresses and ports.
+func (a *allocator) merge(entries map[string]entry, all roster) (yielding []string) {
 	before := a.table
 	a.table = newTable()
 	a.changed()
@@ -178,7 +179,7 @@ func (a *allocator) merge(entries map[string]entry, who roster) (yielding []stri
 		a.table.put(name, entries[name])
 	}
 	for _, name := range before.names() {
-		if who.wanted(name) == nil {
+		if all.wanted(name) == nil {
 			continue
 		}
 		if _, ok := entries[name]; !ok {
@@ -191,10 +192,10 @@ func (a *allocator) merge(entries map[string]entry, who roster) (yielding []stri
 	return yielding
 }
 
-func (a *allocator) dropStrays(who roster) {
+func (a *allocator) dropStrays(all roster) {
 	strays := map[string]time.Time{}
 	for _, name := range a.table.names() {
-		if !who.unknown(name) {
+		if !all.unknown(name) {
 			continue
 		}
 		since, ok := a.strays[name]

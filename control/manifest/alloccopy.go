@@ -4,7 +4,7 @@ package manifest
 
 import "bytes"
 
-// allocationCopy is a copy of the allocations, which the agent has for itself.
+// allocationCopy is the agent's own copy of the allocations.
 type allocationCopy struct {
 	dir   lastGood
 	known []byte // as last written
@@ -12,7 +12,7 @@ type allocationCopy struct {
 
 const allocationCopyName = "allocations.json"
 
-// load returns what an earlier process had allocated, nil if that is not known.
+// load returns the allocations of an earlier process, nil if they are not known.
 func (c *allocationCopy) load() map[string]entry {
 	data := c.dir.loadCopy(allocationCopyName)
 	if len(data) == 0 {

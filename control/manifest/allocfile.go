@@ -21,7 +21,8 @@ import (
 
 const (
 	allocationFileVersion = 1
-	// pooledFileVersion is that of a file with addresses of pools, which an agent that does not know them must not drop.
+	// pooledFileVersion is the version of a file with addresses of pools. An agent that does not know them
+	// refuses the file, and so does not drop them.
 	pooledFileVersion = 2
 
 	lockSuffix    = ".lock"
@@ -37,7 +38,7 @@ type allocationFile struct {
 	Services map[string]entry `json:"services"`
 }
 
-// errCorrupt says that the file is not one of ours, or no longer.
+// errCorrupt is returned by read for a file that is not in the format of allocations, or no longer.
 var errCorrupt = errors.New("is corrupt")
 
 // store keeps the allocations in a file, which several agents may share.
@@ -48,8 +49,8 @@ type store struct {
 	known [sha256.Size]byte // of the file as last read or written
 }
 
-// lock keeps other agents from writing. It does not wait for long: an agent that hangs must not
-// stop the others from serving.
+// lock keeps other agents from writing. It waits only for a short time: an agent that hangs must
+// not stop the others from serving.
 func (s *store) lock(ctx context.Context) (unlock func(), err error) {
 	file, err := os.OpenFile(s.path+lockSuffix, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
@@ -147,19 +148,19 @@ func (e entry) validate() error {
 	return validatePooled(e.LoadBalancerIPs)
 }
 
-// setAside moves a corrupt file out of the way, for people to look at.
+// setAside renames a corrupt file, so that the administrator can look at it.
 func (s *store) setAside() error {
 	s.known = [sha256.Size]byte{}
 	return os.Rename(s.path, s.path+corruptSuffix)
 }
 
-// wasSetAside tells whether a corrupt file waits for somebody to look at it.
+// wasSetAside reports whether there is a corrupt file that was set aside.
 func (s *store) wasSetAside() bool {
 	_, err := os.Lstat(s.path + corruptSuffix)
 	return err == nil
 }
 
-// write replaces the file unless it says the same already. The lock must be held.
+// write replaces the file if its contents differ. The caller holds the lock.
 func (s *store) write(entries map[string]entry) error {
 	data, err := encodeAllocations(entries)
 	if err != nil {

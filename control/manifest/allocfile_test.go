@@ -77,7 +77,7 @@ func TestCorruptAllocationFile(t *testing.T) {
 			b := newBench(newDirectory(t, allocationFileName, text, "a.yaml", serviceYAML("a", onePort)))
 			wantProblems(t, b.path, b.load().Problems, allocationFileName+":0  : allocation file is corrupt")
 			wantCalls(t, b.look(), "add Service default/a", "synced")
-			want := allocationFileName + ":0  : allocation file was corrupt and has been moved to " + b.allocations() + corruptSuffix
+			want := allocationFileName + ":0  : allocation file was corrupt: the agent has moved it to " + b.allocations() + corruptSuffix
 			wantProblems(t, b.path, b.problems.list(), want)
 			if got := b.read(b.allocations() + corruptSuffix); got != text {
 				t.Errorf("what was moved aside is %q", got)
@@ -130,7 +130,7 @@ func TestAnotherAgentsChangesAreFollowed(t *testing.T) {
 	wantCalls(t, b.look(), "update Service default/a")
 	wantGiven(t, b, "a "+other)
 
-	// Somebody gave all there is to Services that nobody here knows: a has to go, until they do.
+	// The file gives everything to Services that are unknown here: a loses its port until they are gone.
 	d.write(allocationFileName, `{"version":1,"services":{"default/x":{"clusterIPs":["10.0.0.1"]},"default/y":{"clusterIPs":["10.0.0.2"]}}}`)
 	wantCalls(t, b.look(), "delete Service default/a")
 	wantProblems(t, d.path, b.problems.list(), "a.yaml:1 Service default/a spec.clusterIPs[0]: Invalid value: null: nothing is left")

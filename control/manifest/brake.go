@@ -9,27 +9,27 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
-// Brake says when the directory does not look like itself any more, but like the mount point
-// without it or a truncated copy: when many Services are gone at one look. They stay in force then,
-// with all else that is gone at the same look, until they are defined again, another Service wants
-// what they have, or Release is called.
+// Brake holds back mass deletions. When many Services are gone at one look, the directory is
+// probably an empty mount point or a truncated copy. These Services, and everything else that is
+// gone at the same look, stay in force until they are defined again, another Service wants what
+// they have, or Release is called.
 type Brake struct {
 	// Fraction of the Services that may go at one look; 1 lets all go.
 	Fraction float64
 }
 
-// brakeMinimum is how many Services may always go: the fraction of a few says nothing.
+// brakeMinimum is the number of Services that may always go: a fraction of a few means little.
 const brakeMinimum = 10
 
-// off tells whether nothing is ever held.
+// off reports whether the brake never holds anything.
 func (b *Brake) off() bool { return b == nil || b.Fraction >= 1 }
 
-// holds tells whether so many of all Services must not go at one look.
+// holds reports whether so many of all Services must not go at one look.
 func (b *Brake) holds(gone, all int) bool {
 	return !b.off() && gone > brakeMinimum && float64(gone) > b.Fraction*float64(all)
 }
 
-// restoreHeld takes over what an earlier process held.
+// restoreHeld takes over what an earlier process held back.
 func (s *state) restoreHeld() keySet {
 	if s.brake.off() {
 		s.held.save() // that is: nothing
@@ -39,11 +39,11 @@ func (s *state) restoreHeld() keySet {
 	return s.redefineHeld()
 }
 
-// redefineHeld brings the index to what is held, and lists the objects that are changed by that.
+// redefineHeld updates the index with what is held, and lists the objects that this changes.
 func (s *state) redefineHeld() keySet { return s.settle(s.replace(s.held.change())) }
 
-// hold takes back what is gone, of the objects that were touched, if that is too much, and lets go
-// of what has been defined again.
+// hold brings back the touched objects that are gone, if they are too many, and lets go of objects
+// that are defined again.
 func (s *state) hold(touched keySet) {
 	changed := false
 	for key := range touched {
@@ -91,8 +91,8 @@ func (s *state) liveServices() int {
 	return count
 }
 
-// giveWay lets go of the held Services of which another one wants an address or a port, and lists
-// the objects that are changed by that.
+// giveWay lets go of the held Services that have an address or a port which another Service wants,
+// and lists the objects that this changes.
 func (s *state) giveWay() keySet {
 	if len(s.held.documents) == 0 {
 		return keySet{}
@@ -123,20 +123,19 @@ func (s *state) giveWay() keySet {
 	return s.redefineHeld()
 }
 
-// letGo drops what is held if that has been released, and lists the objects that are changed by
-// that.
+// letGo drops what is held after a release, and lists the objects that this changes.
 func (s *state) letGo() keySet {
 	if !s.held.released() {
 		return keySet{}
 	}
-	s.log.WithField("services", len(s.held.services())).Info("what the deletion brake held is released")
+	s.log.WithField("services", len(s.held.services())).Info("the deletion brake has released what it held")
 	clear(s.held.documents)
 	s.held.save()
 	return s.redefineHeld()
 }
 
-// asked lists what a manifest itself asks for: cluster IPs and node ports, and addresses with
-// ports that others route to the node.
+// asked lists what a manifest itself asks for: cluster IPs, node ports, and external addresses with
+// their ports.
 func asked(s *v1.Service) []claim {
 	var all []claim
 	r := &request{service: s}

@@ -67,7 +67,7 @@ func (m *mount) clear() {
 	}
 }
 
-// inForce describes all that the sink was told: what a Service has, and its endpoints.
+// inForce describes all that the sink got: what a Service has, and its endpoints.
 func inForce(b *bench) []string {
 	var lines []string
 	for _, line := range given(b.services, namesOf(b)...) {
@@ -104,11 +104,11 @@ func wantHeld(t *testing.T, b *bench, count int) {
 	if len(held) != count {
 		t.Errorf("%d Services are held, want %d: %q", len(held), count, held)
 	}
-	told := slices.ContainsFunc(b.problems.list(), func(p status.Problem) bool {
+	reported := slices.ContainsFunc(b.problems.list(), func(p status.Problem) bool {
 		return p.File == b.path && strings.HasPrefix(p.Message, fmt.Sprintf("%d Services are gone from the directory all at once", count))
 	})
-	if told != (count > 0) {
-		t.Errorf("%d Services are held, which is told: %v", count, told)
+	if reported != (count > 0) {
+		t.Errorf("%d Services are held, reported: %v", count, reported)
 	}
 	if _, err := os.Stat(HeldFile(string(b.state.held.kept))); (err == nil) != (count > 0) {
 		t.Errorf("%d Services are held; their file: %v", count, err)
@@ -128,7 +128,7 @@ func TestBrakeHolds(t *testing.T) {
 			running := m.start()
 			vanish(m)
 			if calls := running.look(); len(calls) > 0 {
-				t.Errorf("told %q", calls)
+				t.Errorf("the sink got %q", calls)
 			}
 			count := len(running.state.held.services())
 			if count < 19 {
@@ -190,7 +190,7 @@ func TestBrakeHoldsWhatATruncatedFileLacks(t *testing.T) {
 	wantHeld(t, b, 0)
 }
 
-// TestBrakeLetsGo: what looks like somebody's doing is done.
+// TestBrakeLetsGo: the brake lets deletions through that look intended.
 func TestBrakeLetsGo(t *testing.T) {
 	for name, test := range map[string]struct {
 		services, gone int

@@ -6,7 +6,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 )
 
-// collection is what has been told of the objects of one kind, and what has changed since.
+// collection has the objects of one kind that were delivered, and what has changed since.
 type collection[T any] struct {
 	objects map[objectKey]*T
 	before  map[objectKey]*T // of those that have changed; nil if there was none
@@ -31,13 +31,13 @@ func (c *collection[T]) set(key objectKey, object *T) {
 // step is a change of one object, as a Sink wants it.
 type step[T any] struct{ old, new *T }
 
-// changes are the steps from what was told before, by what they do, each in the order of keys.
+// changes are the steps from what was delivered before, by what they do, each in the order of keys.
 type changes[T any] struct {
 	added, updated, removed []step[T]
 }
 
-// take lists what has changed and begins anew. What is as before isn't told, and the object that
-// was told stays the one to be compared with.
+// take lists what has changed, and starts a new list. An object that is the same as before is not
+// listed: the delivered one stays, and later ones are compared with it.
 func (c *collection[T]) take() changes[T] {
 	touched := keySet{}
 	for key := range c.before {

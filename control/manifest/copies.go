@@ -25,8 +25,8 @@ func (t *tree) first(path string, data []byte, f *findings) contents {
 	return now
 }
 
-// remember takes over the copies of files that are not there now. Of a copy nothing tells where its
-// file was, but while something can't be read that may be the place.
+// remember takes over the copies of files that are not there now. A copy does not show where its
+// file was. While a part of the directory can't be read, the file may be there.
 func (t *tree) remember(found listing, f *findings) {
 	names, err := t.kept.names()
 	f.keeping = errors.Join(f.keeping, err)
@@ -42,7 +42,7 @@ func (t *tree) remember(found listing, f *findings) {
 	}
 }
 
-// copiesOf are the names that copies of what was found have.
+// copiesOf returns the names of the copies of the files that were found.
 func (t *tree) copiesOf(found listing) map[string]bool {
 	names := map[string]bool{}
 	for path := range found.files {
@@ -72,8 +72,8 @@ func (t *tree) forget(found listing, f *findings) {
 	}
 }
 
-// keep saves what of a file there is to fall back on: the file, if nothing is wrong with it, or
-// those of its objects that are in force.
+// keep saves the last good state of a file: the file, if nothing is wrong with it, or those of its
+// objects that are in force.
 func (t *tree) keep(path string, data []byte, now contents) error {
 	if t.kept == "" || now.broken {
 		return nil
@@ -117,7 +117,7 @@ func (t *tree) prune() error {
 	return t.kept.keepOnly(keep)
 }
 
-// copyProblems say why what is known may not outlive the process.
+// copyProblems says why copies could not be kept.
 func (t *tree) copyProblems(err error) []status.Problem {
 	if err == nil {
 		return nil

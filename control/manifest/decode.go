@@ -16,7 +16,7 @@ import (
 	"github.com/waggle-lb/waggle/control/status"
 )
 
-// header is what tells which object a document is.
+// header identifies the object that a document holds.
 type header struct {
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`
@@ -30,8 +30,7 @@ type list struct {
 	Items []rawJSON `json:"items"`
 }
 
-// rawJSON keeps an item as it is, to be decoded on its own: one bad item of a List must not
-// take the others with it.
+// rawJSON keeps an item undecoded, so that one bad item of a List does not spoil the others.
 type rawJSON []byte
 
 func (r *rawJSON) UnmarshalJSON(data []byte) error {
@@ -65,7 +64,7 @@ type decoder struct {
 }
 
 // decode takes an object, or the items of a List. where is the path of an item in its document;
-// inherited is what the type of the list says its items are.
+// inherited is the type of the items according to the type of the list.
 func (d *decoder) decode(data []byte, duplicates []string, where string, inherited header) {
 	h := inherited
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &h); err != nil {
@@ -136,7 +135,7 @@ func (d *decoder) vague(field, message string) {
 	})
 }
 
-// passOver skips a kind that is not ours. What is ours in all but the spelling would be missed.
+// passOver skips a kind that waggle does not read, and reports one that looks like a misspelt kind of ours.
 func (d *decoder) passOver(h header, where string) {
 	if want, ok := misspelt(h); ok {
 		if want.Kind != h.Kind {
@@ -149,8 +148,8 @@ func (d *decoder) passOver(h header, where string) {
 	d.contents.ignored = append(d.contents.ignored, h.APIVersion+" "+h.Kind)
 }
 
-// misspelt tells which of our kinds, or lists of them, is meant by another spelling or another
-// version. Only Kubernetes itself can mean its kinds: other groups may well have a Service, too.
+// misspelt returns the kind of ours, or the list, that another spelling or version probably means.
+// It looks only at the API groups of our kinds: other groups may have a Service, too.
 func misspelt(h header) (want header, ok bool) {
 	known := ours
 	group, _, grouped := strings.Cut(h.APIVersion, "/")
@@ -170,7 +169,7 @@ func misspelt(h header) (want header, ok bool) {
 	return header{}, false
 }
 
-// ours are the kinds that we take.
+// ours are the kinds that the source reads.
 var ours = []header{
 	{APIVersion: "v1", Kind: kindService},
 	{APIVersion: "v1", Kind: kindPod},
@@ -180,7 +179,7 @@ var ours = []header{
 	{APIVersion: "v1", Kind: listSuffix},
 }
 
-// oursIn are the kinds that we take of another API group than Kubernetes' own.
+// oursIn returns the kinds that the source reads of an API group that is not Kubernetes' own.
 func oursIn(group string) []header {
 	var all []header
 	for _, kind := range pools.Kinds {
@@ -193,7 +192,7 @@ func oursIn(group string) []header {
 
 const listSuffix = "List"
 
-// newObject makes an empty object of the kinds we take.
+// newObject makes an empty object of one of our kinds.
 func newObject(h header) (metav1.Object, bool) {
 	switch h.APIVersion + " " + h.Kind {
 	case "v1 " + kindService:
@@ -213,8 +212,8 @@ func newObject(h header) (metav1.Object, bool) {
 	return nil, false
 }
 
-// listOf tells whether this is a List, or a list of one of our kinds whose items may go without
-// a kind of their own.
+// listOf reports whether this is a List, or a list of one of our kinds, whose items may lack a
+// kind.
 func listOf(h header) (items header, ok bool) {
 	if h.APIVersion == "v1" && h.Kind == listSuffix {
 		return header{}, true

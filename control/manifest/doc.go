@@ -4,28 +4,26 @@
 // YAML and JSON from a directory, follows its changes, and does for Services what an API server
 // and its controllers would do.
 //
-// What it takes are v1 Service, Pod, Node and Namespace, discovery.k8s.io/v1 EndpointSlice, and the
-// documents of package pools, in any
-// *.yaml, *.yml or *.json file of the directory and its sub-directories, several documents or
-// Lists to a file. Names that begin with a dot are passed over. Other kinds are ignored, since
-// people keep them in the same files.
+// It reads v1 Service, Pod, Node and Namespace, discovery.k8s.io/v1 EndpointSlice, and the documents of
+// package pools, in any *.yaml, *.yml or *.json file of the directory and its sub-directories. A file may
+// hold several documents or Lists. The source skips names that begin with a dot, and ignores other kinds,
+// since users keep them in the same files.
 //
-// Some things differ from a cluster, because nobody else is there to do them:
+// Some things differ from a cluster, because there are no kubelets and controllers:
 //
-//   - A Pod without a Ready condition counts as ready: no kubelet will ever write one.
-//   - spec.loadBalancerIP becomes status.loadBalancer.ingress where the file gives none: there
-//     is no cloud controller to do so.
-//   - Pods are not validated as something to run, but as a set of labels, addresses and ports.
-//   - A nodePort may be shared by two Services if the protocols differ.
-//   - Two clusterIPs without an ipFamilyPolicy mean RequireDualStack, and clusterIPs alone is
-//     enough where the API asks for clusterIP too.
+//   - A Pod without a Ready condition counts as ready: no kubelet writes one.
+//   - spec.loadBalancerIP becomes status.loadBalancer.ingress if the file gives none: there is no cloud
+//     controller to set it.
+//   - A Pod is validated as a set of labels, addresses and ports, not as a workload.
+//   - Two Services may share a nodePort if the protocols differ.
+//   - Two clusterIPs without an ipFamilyPolicy mean RequireDualStack, and clusterIPs is enough without
+//     clusterIP, which the API requires.
 //
-// Cluster IPs and node ports are allocated as an API server would, and addresses of load balancers from
-// pools, by a hash of the name so that
-// nodes which read copies of one directory come to the same answers, and kept in a file so that
-// they outlive a restart.
+// The source allocates cluster IPs and node ports as an API server would, and load balancer addresses from
+// pools. It chooses them by a hash of the name, so that nodes which read copies of one directory choose the
+// same, and keeps them in a file over restarts.
 //
-// Trouble with a file or an object never takes down what works: the last good state stays in
-// force, over a restart too, and Problems tells what is wrong and since when. When most of the
-// directory is gone at once, that is trouble with it: see Brake.
+// A fault in a file or an object does not change what works: the last good state stays in force, over a
+// restart too, and Problems reports the fault and since when it exists. When most of the directory is gone at
+// once, that counts as a fault of the directory: see Brake.
 package manifest

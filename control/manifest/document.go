@@ -10,7 +10,7 @@ import (
 	"github.com/waggle-lb/waggle/control/status"
 )
 
-// document is one object as it was read, or would have been if it were sound.
+// document is one object as it was read; without the object if it could not be decoded.
 type document struct {
 	key    objectKey
 	file   string
@@ -23,13 +23,13 @@ type document struct {
 // contents is what a file holds.
 type contents struct {
 	documents []document
-	problems  []status.Problem // of documents that can't be told to be any object
+	problems  []status.Problem // of documents that can't be identified as any object
 	ignored   []string         // of each document of a kind that is not ours: apiVersion and kind
 
-	// broken says that the file as a whole can't be read, hence nothing is known of it.
+	// broken says that the file as a whole can't be read, so its contents are not known.
 	broken bool
-	// vague says that some document can't be told to be any object. An object that is missing
-	// from the file may be that very document.
+	// vague says that some document can't be identified. An object that is missing from the
+	// file may be that document.
 	vague bool
 }
 
@@ -41,14 +41,14 @@ func (c *contents) keys() keySet {
 	return keys
 }
 
-// sound tells whether nothing is wrong with any document.
+// sound reports whether nothing is wrong with any document.
 func (c *contents) sound() bool {
 	return len(c.problems) == 0 && !slices.ContainsFunc(c.documents, func(d document) bool {
 		return len(d.unsound) > 0
 	})
 }
 
-// after is what to hold of a file, given what it held before: what can't be known stays.
+// after returns the contents to keep of a file, given what it held before: unknown parts stay as they were.
 func (c contents) after(before contents) contents {
 	switch {
 	case c.broken:

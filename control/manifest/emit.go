@@ -16,7 +16,7 @@ type delta struct {
 	slices   changes[discovery.EndpointSlice]
 }
 
-// emitStart tells all there is, in the order in which it is of use.
+// emitStart delivers all objects, each after those that it depends on.
 func (d *delta) emitStart(sink source.Sink) {
 	emit(sink.OnNode, d.nodes.added)
 	emit(sink.OnService, d.services.added)
@@ -24,14 +24,14 @@ func (d *delta) emitStart(sink source.Sink) {
 	sink.OnSynced()
 }
 
-// emit tells what has changed such that no Service is without endpoints on the way, should the
-// receiver act in the midst of it:
+// emit delivers the changes in an order that leaves no Service without endpoints at any moment: the
+// receiver may sync between two of them.
 //
-//   - Nodes first, since zones and addresses decide how the rest is taken.
-//   - Slices are added before any changes or goes, for endpoints that move from one to another,
-//     and before the Services that will look for them.
-//   - A Service goes before its slices do: clients find it gone, but never refused.
-//   - Nodes go last, when nothing refers to them.
+//   - Nodes come first, since zones and addresses decide how other objects are handled.
+//   - New slices come before changed and removed ones, for endpoints that move from one slice to
+//     another, and before new Services.
+//   - A Service is removed before its slices: until then it has endpoints, and refuses no client.
+//   - Nodes are removed last, when nothing refers to them.
 func (d *delta) emit(sink source.Sink) {
 	emit(sink.OnNode, d.nodes.added)
 	emit(sink.OnNode, d.nodes.updated)
@@ -44,8 +44,8 @@ func (d *delta) emit(sink source.Sink) {
 	emit(sink.OnNode, d.nodes.removed)
 }
 
-func emit[T any](tell func(old, new *T), steps []step[T]) {
+func emit[T any](deliver func(old, new *T), steps []step[T]) {
 	for _, s := range steps {
-		tell(s.old, s.new)
+		deliver(s.old, s.new)
 	}
 }

@@ -24,10 +24,10 @@ func encode(documents []document) ([]byte, error) {
 		d := &documents[i]
 		object, ok := d.object.(runtime.Object)
 		if !ok {
-			continue // could not be decoded
+			continue // it could not be decoded
 		}
 		object = object.DeepCopyObject()
-		// Items of a list of one kind go without a type of their own.
+		// Items of a list of one kind have no type of their own.
 		object.GetObjectKind().SetGroupVersionKind(typeOf(d.key.kind))
 		list.Items = append(list.Items, object)
 	}
@@ -35,7 +35,8 @@ func encode(documents []document) ([]byte, error) {
 	return append(data, '\n'), err
 }
 
-// typeOf is the type of a kind; of several versions, which have the same fields, it is the first.
+// typeOf returns the type of a kind; the first one, if there are several versions, which have the same
+// fields.
 func typeOf(kind string) schema.GroupVersionKind {
 	if kind == kindEndpointSlice {
 		return discovery.SchemeGroupVersion.WithKind(kind)

@@ -16,7 +16,7 @@ import (
 
 const managedBy = "manifest.waggle"
 
-// podFault is what keeps a Pod out of a slice, or out of one port of it.
+// podFault is the reason why a Pod is not in a slice, or not in one port of it.
 type podFault struct {
 	pod     *v1.Pod
 	port    int // of the Service; -1 if the Pod is left out altogether
@@ -76,8 +76,9 @@ func (m *sliceMaker) add(pod *v1.Pod) {
 	}
 }
 
-// slice is the one for a family and some ports. An API server takes no capitals in a name, and
-// neither do we in a manifest: no slice that somebody writes can have the name of one of these.
+// slice is the one for a family and some ports. Its name has a capital letter, which neither an API
+// server nor this package allows in a manifest: so no slice in a manifest can have the name of one
+// of these.
 func (m *sliceMaker) slice(family v1.IPFamily, found podPorts) *discovery.EndpointSlice {
 	name := fmt.Sprintf("%s-%s%s", m.service.Name, family, found.suffix(m.service))
 	if m.made[name] == nil {
@@ -95,7 +96,7 @@ func (m *sliceMaker) slice(family v1.IPFamily, found podPorts) *discovery.Endpoi
 	return m.made[name]
 }
 
-// sliceLabels hands the labels of the Service on. By them a proxy tells what isn't for it.
+// sliceLabels copies the labels of the Service: by these a proxy ignores the slices of other proxies.
 func sliceLabels(service *v1.Service) map[string]string {
 	all := maps.Clone(service.Labels)
 	if all == nil {
@@ -130,7 +131,7 @@ func (m *sliceMaker) endpoint(pod *v1.Pod, address string) discovery.Endpoint {
 	return e
 }
 
-// isReady takes silence for readiness: nobody here watches Pods.
+// isReady counts a Pod without a Ready condition as ready: no kubelet writes one here.
 func isReady(pod *v1.Pod) bool {
 	for _, c := range pod.Status.Conditions {
 		if c.Type == v1.PodReady {
@@ -140,7 +141,7 @@ func isReady(pod *v1.Pod) bool {
 	return true
 }
 
-// hints keep traffic in the zone of an endpoint, or on its node, where the Service wants so.
+// hints keep traffic in the zone of an endpoint, or on its node, if the Service asks for that.
 func hints(distribution *string, e *discovery.Endpoint) *discovery.EndpointHints {
 	if distribution == nil || !*e.Conditions.Ready {
 		return nil
@@ -158,7 +159,7 @@ func hints(distribution *string, e *discovery.Endpoint) *discovery.EndpointHints
 	return &h
 }
 
-// path is the field at fault: of the Service for a port that is missing, of the Pod otherwise.
+// path returns the field at fault: the Service's if a port is missing, else the Pod's.
 func (f podFault) path() *field.Path {
 	if f.port < 0 {
 		return field.NewPath("status", "podIP")

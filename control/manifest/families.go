@@ -11,7 +11,7 @@ import (
 )
 
 // setFamilies completes ipFamilyPolicy and ipFamilies as the API server does when a Service is
-// created (initIPFamilyFields, which can't be had without its storage). The Service has been
+// created (initIPFamilyFields, which is not usable without its storage). The Service has been
 // validated: its clusterIPs and ipFamilies are well formed and agree.
 func (r ranges) setFamilies(s *v1.Service) field.ErrorList {
 	if s.Spec.Type == v1.ServiceTypeExternalName {
@@ -30,7 +30,7 @@ func (r ranges) setFamilies(s *v1.Service) field.ErrorList {
 	if len(s.Spec.IPFamilies) == 0 {
 		s.Spec.IPFamilies = []v1.IPFamily{r.defaultFamily()}
 	}
-	// Endpoints of a headless Service without selector are given by hand, in whichever family.
+	// Users write the endpoints of a headless Service without selector, in either family.
 	dual := *s.Spec.IPFamilyPolicy != v1.IPFamilyPolicySingleStack && (bare || r.dualStack())
 	if dual && len(s.Spec.IPFamilies) == 1 {
 		s.Spec.IPFamilies = append(s.Spec.IPFamilies, otherFamily(s.Spec.IPFamilies[0]))
@@ -38,8 +38,8 @@ func (r ranges) setFamilies(s *v1.Service) field.ErrorList {
 	return nil
 }
 
-// setFamilyPolicy takes two cluster IPs for a request of both families, where the API server
-// wants to be told twice.
+// setFamilyPolicy takes two cluster IPs for a request of both families. The API server also
+// requires the policy.
 func setFamilyPolicy(s *v1.Service, bare bool) {
 	switch {
 	case s.Spec.IPFamilyPolicy != nil:

@@ -15,8 +15,8 @@ import (
 
 var indices = regexp.MustCompile(`\[\d+\]`)
 
-// typeErrorPath is the field whose value is of a wrong type. The decoder names it without the
-// indices of lists, but knows how far it had read.
+// typeErrorPath returns the path of a field whose value has a wrong type. The decoder names it
+// without the indices of lists, but reports how far it had read.
 func typeErrorPath(data []byte, err error) string {
 	var wrong *json.UnmarshalTypeError
 	if !errors.As(err, &wrong) {
@@ -37,7 +37,7 @@ func typeErrorMessage(err error) string {
 	return err.Error()
 }
 
-// level is a mapping or a list around the place where a reader of JSON stands.
+// level is a mapping or a list that encloses the current position in JSON.
 type level struct {
 	list  bool
 	index int    // of the next element of a list
@@ -45,7 +45,7 @@ type level struct {
 	keyed bool
 }
 
-// pathAt is the path of the value that ends at an offset, or at which the offset points.
+// pathAt returns the path of the value that ends at an offset, or begins there.
 func pathAt(data []byte, offset int64) string {
 	var levels []level
 	stream := json.NewDecoder(bytes.NewReader(data))
@@ -70,7 +70,7 @@ func pathAt(data []byte, offset int64) string {
 	}
 }
 
-// enter notes that a token follows inside of a level, and tells whether it is a key.
+// enter notes that a token follows inside of a level, and reports whether it is a key.
 func (l *level) enter(token json.Token) bool {
 	switch {
 	case l.list:
@@ -96,7 +96,7 @@ func pathOf(levels []level) string {
 	return path
 }
 
-// strictField is the path which a strict decoder complains of.
+// strictField returns the path that a strict decoder's error names.
 func strictField(err error) string {
 	var at kjson.FieldError
 	if errors.As(err, &at) {

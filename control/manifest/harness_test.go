@@ -80,7 +80,7 @@ func (d directory) load() *Snapshot {
 	return snapshot
 }
 
-// recorder is a Sink that remembers what it was told, and in which order.
+// recorder is a Sink that records its calls in their order.
 type recorder struct {
 	mu       sync.Mutex
 	calls    []string
@@ -123,7 +123,7 @@ type named interface {
 	GetNamespace() string
 }
 
-// record checks that what a change calls the old object is what was told last.
+// record checks that the old object of a change is the one that was delivered last.
 func record[T any, P interface {
 	*T
 	named
@@ -173,7 +173,7 @@ func (r *recorder) isSynced() bool {
 	return r.synced > 0
 }
 
-// bench looks at a directory when it is told to, so that tests need not wait.
+// bench looks at a directory when the test calls it, so that tests need not wait.
 type bench struct {
 	directory
 	*recorder

@@ -17,12 +17,12 @@ import (
 // heldFileName is a file of the cache directory: a List of what is held.
 const heldFileName = "held.json"
 
-// HeldFile is where, in a source's cache directory, the objects are that the brake holds. It is
-// there for as long as some are.
+// HeldFile is the file, in a source's cache directory, of the objects that the brake holds. It
+// exists while the brake holds any.
 func HeldFile(cacheDir string) string { return filepath.Join(cacheDir, heldFileName) }
 
-// Release has the source with this cache directory let go of what its brake holds, within a second
-// if it runs. It is no error if nothing is held.
+// Release makes the source with this cache directory let go of what its brake holds, within a
+// second if it runs. It returns no error if nothing is held.
 func Release(cacheDir string) error {
 	if err := os.Remove(HeldFile(cacheDir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -30,13 +30,13 @@ func Release(cacheDir string) error {
 	return nil
 }
 
-// held is what the directory no longer defines, but the brake keeps in force.
+// held are the objects that the directory no longer defines, but the brake keeps in force.
 type held struct {
 	root string // of the manifests; stands for the file of what is held
 	kept lastGood
 
 	documents map[objectKey]document
-	written   bool  // to the file, whose removal is then a release
+	written   bool  // the file exists, so its removal is a release
 	failed    error // to write it
 }
 
@@ -75,7 +75,7 @@ func (h *held) services() []string {
 	return names
 }
 
-// change is what the index is to take for the file of what is held.
+// change is the file of held objects as a change for the index.
 func (h *held) change() change {
 	c := change{path: h.root}
 	for _, key := range slices.SortedFunc(maps.Keys(h.documents), compareKeys) {
@@ -98,7 +98,7 @@ func (h *held) restore(decode func(path string, data []byte) contents) {
 	}
 }
 
-// save brings the file to what is held.
+// save makes the file hold what is held.
 func (h *held) save() {
 	if h.kept == "" {
 		return
@@ -114,7 +114,7 @@ func (h *held) save() {
 	h.written, h.failed = err == nil, err
 }
 
-// released tells whether somebody has removed the file.
+// released reports whether the file was removed.
 func (h *held) released() bool {
 	if !h.written {
 		return false

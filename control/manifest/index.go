@@ -12,7 +12,7 @@ import (
 	"github.com/waggle-lb/waggle/control/status"
 )
 
-// index knows for each object where it is defined and what is in force.
+// index has, for each object, its definitions and its state in force.
 type index struct {
 	defined map[objectKey][]*document // in the order of files and documents
 	inForce map[objectKey]*document
@@ -53,13 +53,13 @@ func (x *index) define(d *document) {
 	})
 }
 
-// definedBeside tells whether a file other than this one defines an object.
+// definedBeside reports whether a file other than this one defines an object.
 func (x *index) definedBeside(key objectKey, path string) bool {
 	return slices.ContainsFunc(x.defined[key], func(d *document) bool { return d.file != path })
 }
 
 // settle decides what is in force of an object: the first definition of all, in its last good
-// state. It tells whether that has changed, and what is wrong with the definitions.
+// state. changed reports whether that has changed; found is what is wrong with the definitions.
 func (x *index) settle(key objectKey) (changed bool, found []status.Problem) {
 	all := x.defined[key]
 	before := x.inForce[key]
@@ -72,7 +72,7 @@ func (x *index) settle(key objectKey) (changed bool, found []status.Problem) {
 	found = append(found, first.unsound...)
 	for _, other := range all[1:] {
 		found = append(found, other.fault("metadata.name", fmt.Sprintf(
-			"is defined already in %s, document %d, and that is in force", first.file, first.number)))
+			"is already defined in %s, document %d; that definition is in force", first.file, first.number)))
 	}
 	if len(first.unsound) > 0 {
 		return false, found

@@ -15,9 +15,9 @@ import (
 	"github.com/waggle-lb/waggle/control/atomicfile"
 )
 
-// lastGood keeps, for each file, what it held when nothing was wrong with it, so that the last
-// good state of an object outlives the process too: an agent that starts before a broken file
-// must not take its objects for deleted. An empty string keeps nothing.
+// lastGood keeps, for each file, what it held when nothing was wrong with it, so that the last good
+// state of an object outlives the process too: an agent that starts while a file is broken must not
+// delete its objects. An empty string keeps nothing.
 type lastGood string
 
 // copyName matches the names of copies. Other files of the directory are not ours to remove.
@@ -80,7 +80,7 @@ func (dir lastGood) names() ([]string, error) {
 	return names, err
 }
 
-// empty tells whether nothing is known of an earlier process's objects.
+// empty reports whether there are no copies of an earlier process.
 func (dir lastGood) empty() bool {
 	names, _ := dir.names()
 	return len(names) == 0 && dir.loadCopy(heldFileName) == nil

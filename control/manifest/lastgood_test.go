@@ -67,7 +67,7 @@ func TestLastGoodState(t *testing.T) {
 		},
 		"an empty file keeps all": {
 			text:     "",
-			problems: []string{"a.yaml:0  : is empty, what it held stays"},
+			problems: []string{"a.yaml:0  : is empty; the objects that it held stay in force"},
 		},
 		"a comment is no accident": {
 			text:  "# nothing any more\n",
@@ -108,7 +108,7 @@ func TestDuplicateObject(t *testing.T) {
 	b.write("c.yaml", dnsYAML+"---\n"+other)
 	wantCalls(t, b.look(), "add Service default/dns")
 	wantProblems(t, b.path, b.problems.list(),
-		"c.yaml:2 Service default/web metadata.name: is defined already in "+filepath.Join(b.path, "b.yaml")+", document 1")
+		"c.yaml:2 Service default/web metadata.name: is already defined in "+filepath.Join(b.path, "b.yaml")+", document 1")
 	b.write("a.yaml", other)
 	wantCalls(t, b.look(), "update Service default/web")
 	b.remove("a.yaml")
@@ -139,10 +139,10 @@ func TestDirectoryVanishes(t *testing.T) {
 	away := b.path + "-away"
 	b.must(os.Rename(b.path, away))
 	wantCalls(t, b.look())
-	wantProblems(t, b.path, b.problems.list(), ".:0  : the directory can't be read, everything stays as it is: no such file")
+	wantProblems(t, b.path, b.problems.list(), ".:0  : the directory can't be read; everything stays in force: no such file")
 	b.must(os.WriteFile(b.path, nil, 0o644))
 	wantCalls(t, b.look())
-	wantProblems(t, b.path, b.problems.list(), ".:0  : the directory can't be read, everything stays as it is: not a directory")
+	wantProblems(t, b.path, b.problems.list(), ".:0  : the directory can't be read; everything stays in force: not a directory")
 	b.must(os.Remove(b.path))
 	b.must(os.Rename(away, b.path))
 	wantCalls(t, b.look())
@@ -166,7 +166,7 @@ func TestLinks(t *testing.T) {
 	b.remove("..v1")
 	wantCalls(t, b.look())
 	wantProblems(t, b.path, b.problems.list(),
-		"b.yaml:0  : can't be read, what it held stays: no such file", "sub:0  : can't be read, what it held stays: no such file")
+		"b.yaml:0  : can't be read; what it held stays in force: no such file", "sub:0  : can't be read, what it held stays: no such file")
 }
 
 // TestLastGoodStateOverRestart: what an earlier process knew of a file that doesn't parse now,
@@ -195,7 +195,7 @@ func TestLastGoodStateOverRestart(t *testing.T) {
 		t.Log(what)
 		wantCalls(t, b.look(), step.want...)
 		if len(b.problems.list()) == 0 {
-			t.Errorf("%s: no problem is told", what)
+			t.Errorf("%s: no problem is reported", what)
 		}
 	}
 	if err := os.Remove(filepath.Join(dir.path, "a.yaml")); err != nil {

@@ -39,7 +39,7 @@ type lister struct {
 	listing
 }
 
-// listDir lists a directory. It fails where nothing at all can be told of it.
+// listDir lists a directory. It fails if nothing of it can be read.
 func listDir(root string, enter func(string, fs.FileInfo)) (listing, error) {
 	l := lister{enter: enter, visited: map[inode]bool{}, listing: listing{files: map[string]fs.FileInfo{}}}
 	info, err := os.Stat(root)
@@ -74,8 +74,8 @@ func (l *lister) dir(path string, info fs.FileInfo) error {
 	return nil
 }
 
-// entry looks at one name. That which has vanished since the directory was read is just gone,
-// but a link that leads nowhere is a fault: it may be to a file or directory that was read.
+// entry looks at one name. An entry that has vanished since the directory was read is gone. A link
+// that leads nowhere is a fault: its file or directory may have been read before.
 func (l *lister) entry(path string, kind fs.FileMode) {
 	if kind&fs.ModeSymlink == 0 && !kind.IsDir() && !isManifest(path) {
 		return
@@ -97,11 +97,11 @@ func (l *lister) entry(path string, kind fs.FileMode) {
 func (l *lister) fail(path string, err error) {
 	l.failed = append(l.failed, path)
 	l.problems = append(l.problems, status.Problem{
-		File: path, Message: fmt.Sprintf("can't be read, what it held stays: %v", unwrapPath(err)),
+		File: path, Message: fmt.Sprintf("can't be read; what it held stays in force: %v", unwrapPath(err)),
 	})
 }
 
-// unreadable tells whether a path is, or is below, something that can't be read.
+// unreadable reports whether a path, or a directory above it, can't be read.
 func (l *listing) unreadable(path string) bool {
 	for _, f := range l.failed {
 		if path == f || strings.HasPrefix(path, f+string(filepath.Separator)) {

@@ -14,7 +14,7 @@ import (
 	"github.com/waggle-lb/waggle/control/status"
 )
 
-// Snapshot is what a directory of manifests amounts to, each kind in the order of namespaces and
+// Snapshot has the objects of a directory of manifests, each kind in the order of namespaces and
 // names.
 type Snapshot struct {
 	Nodes          []*v1.Node
@@ -23,8 +23,8 @@ type Snapshot struct {
 	Problems       []status.Problem
 }
 
-// Load reads a directory once. It goes by the allocation file but doesn't write it, hence what
-// it allocates itself is what a Source would allocate, not what it has.
+// Load reads a directory once. It reads the allocation file but doesn't write it: what it allocates
+// itself is what a Source would allocate.
 func Load(opts Options) (*Snapshot, error) {
 	opts, err := opts.complete()
 	if err != nil {

@@ -101,7 +101,7 @@ func (m *matcher) podsOf(service *v1.Service) []*v1.Pod {
 	return found
 }
 
-// selects tells whether slices are made for a Service.
+// selects reports whether the source makes slices for a Service.
 func selects(s *v1.Service) bool {
 	return len(s.Spec.Selector) > 0 && s.Spec.Type != v1.ServiceTypeExternalName
 }

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// notices say what of the files is passed over: who expects the Pods of a Deployment is to find out
-// that nobody makes them.
+// notices lists the objects that have no effect: a user that expects the Pods of a Deployment learns
+// that waggle makes none.
 func (t *tree) notices() []string {
 	counts, all := map[string]int{}, 0
 	for _, f := range t.files {

@@ -14,14 +14,14 @@ func TestOtherKindsAreNoticed(t *testing.T) {
 	d := newDirectory(t, "a.yaml", webYAML+deployment, "b.yaml", dnsYAML+deployment+"---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n")
 	s, sink := runSource(d, patient)
 	eventually(t, "synced", sink.isSynced)
-	told := func(want ...string) func() bool { return func() bool { return slices.Equal(s.Notices(), want) } }
+	noticed := func(want ...string) func() bool { return func() bool { return slices.Equal(s.Notices(), want) } }
 	in := "manifests in " + d.path + ": "
-	eventually(t, "a count", told(in+"objects that have no effect here, because of their kind: 3 (2 apps/v1 Deployment, 1 v1 ConfigMap)"))
+	eventually(t, "a count", noticed(in+"objects that have no effect here, because of their kind: 3 (2 apps/v1 Deployment, 1 v1 ConfigMap)"))
 	if problems := s.Problems(); len(problems) > 0 {
 		t.Errorf("problems: %+v", problems)
 	}
 	d.write("b.yaml", dnsYAML)
-	eventually(t, "what is left", told(in+"objects that have no effect here, because of their kind: 1 (1 apps/v1 Deployment)"))
+	eventually(t, "what is left", noticed(in+"objects that have no effect here, because of their kind: 1 (1 apps/v1 Deployment)"))
 	d.write("a.yaml", webYAML)
-	eventually(t, "nothing", told())
+	eventually(t, "nothing", noticed())
 }

@@ -69,7 +69,7 @@ func containerPort(c *v1.Container, p *v1.ServicePort) (int32, bool) {
 	return 0, false
 }
 
-// hasNamedTarget tells whether Pods may differ in the ports they resolve to.
+// hasNamedTarget reports whether Pods may resolve to different ports.
 func hasNamedTarget(service *v1.Service) bool {
 	for _, p := range service.Spec.Ports {
 		if p.TargetPort.Type == intstr.String {
@@ -79,8 +79,8 @@ func hasNamedTarget(service *v1.Service) bool {
 	return false
 }
 
-// suffix tells apart the slices of Pods that resolve to different ports. It is made of the ports
-// and nothing else, so that a slice keeps its name while others come and go.
+// suffix distinguishes the slices of Pods that resolve to different ports. It is made of the ports
+// alone, so that a slice keeps its name while others come and go.
 func (p podPorts) suffix(service *v1.Service) string {
 	if !hasNamedTarget(service) {
 		return ""

@@ -10,11 +10,11 @@ import (
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 )
 
-// maxProbe bounds how much of a range is ever looked at; a /64 could not be searched.
+// maxProbe limits how much of a range is searched: a /64 is too large.
 const maxProbe = 1 << 24
 
-// band is the lower part of a range, which is left to addresses and ports that people choose
-// themselves for as long as the rest lasts (KEP-3070 and KEP-3668).
+// band is the lower part of a range. It is reserved for addresses and ports that users choose
+// themselves, as long as the rest is not used up (KEP-3070 and KEP-3668).
 type band struct {
 	least, most, step uint64
 }
@@ -32,7 +32,7 @@ func (b band) of(size uint64) uint64 {
 }
 
 // probe tries the offsets of a range: first those above the band, from a place that the name
-// determines, then those in the band. It ends with the first that is taken to be free.
+// determines, then those in the band. It ends at the first for which free returns true.
 func probe(name string, size, band uint64, free func(offset uint64) bool) (uint64, bool) {
 	sum := sha256.Sum256([]byte(name))
 	hash := binary.BigEndian.Uint64(sum[:])

@@ -14,8 +14,8 @@ import (
 	"github.com/waggle-lb/waggle/control/status"
 )
 
-// problems is what is wrong now. Each part of the work owns its share under a name and replaces
-// it whole, so that what is cured disappears without anybody having to think of it.
+// problems are the present problems. Each owner replaces its whole share, so a problem that is
+// solved disappears by itself.
 type problems struct {
 	log *logrus.Entry
 	now func() time.Time

@@ -50,15 +50,15 @@ func (r ranges) dualStack() bool { return r.has(v1.IPv4Protocol) && r.has(v1.IPv
 
 func (r ranges) defaultFamily() v1.IPFamily { return familyOf(r.cidrs[0].Addr()) }
 
-// holds tells whether an address may be a cluster IP.
+// holds reports whether an address may be a cluster IP.
 func (r ranges) holds(a netip.Addr) bool {
 	return slices.ContainsFunc(r.cidrs, func(p netip.Prefix) bool {
 		return p.Contains(a) && !reserved(p, a)
 	})
 }
 
-// reserved tells whether an address of a range is never handed out: the network address, which
-// is the anycast address of the routers in IPv6, and the broadcast address of IPv4.
+// reserved reports whether an address of a range is never allocated: the network address, which is
+// the anycast address of the routers in IPv6, and the broadcast address of IPv4.
 func reserved(p netip.Prefix, a netip.Addr) bool {
 	if hostBits(p) < 2 {
 		return false
@@ -76,7 +76,7 @@ func (r ranges) String() string {
 	return strings.Join(names, ", ")
 }
 
-// validateClusterIPs refuses addresses that the API server would not hand out.
+// validateClusterIPs refuses addresses that the API server would not allocate.
 func (r ranges) validateClusterIPs(s *v1.Service) field.ErrorList {
 	var errs field.ErrorList
 	if !wantsClusterIP(s) {
@@ -114,7 +114,7 @@ func needsHealthCheckPort(s *v1.Service) bool {
 	return s.Spec.Type == v1.ServiceTypeLoadBalancer && s.Spec.ExternalTrafficPolicy == v1.ServiceExternalTrafficPolicyLocal
 }
 
-// needsNodePorts tells whether ports that don't name a node port are given one.
+// needsNodePorts reports whether ports without a node port get one.
 func needsNodePorts(s *v1.Service) bool {
 	switch s.Spec.Type {
 	case v1.ServiceTypeNodePort:

@@ -16,17 +16,17 @@ import (
 	"github.com/waggle-lb/waggle/control/status"
 )
 
-// maxFileSize keeps a file that is no manifest from eating the memory of the node.
+// maxFileSize keeps a file that is no manifest from using up the memory of the node.
 const maxFileSize = 64 << 20
 
-// tree is what the files of a directory hold, as far as it is known.
+// tree is what the files of a directory hold, as far as known.
 type tree struct {
 	root   string
-	except string // the file of allocations, which is ours
+	except string // the file of allocations
 	check  validator
 	kept   lastGood
 	files  map[string]*file
-	begun  bool // files are known, of an earlier process at least
+	begun  bool // files are known, at least from an earlier process
 	unread bool // something could not be read at the last look
 }
 
@@ -38,12 +38,12 @@ type file struct {
 	stamp  stamp
 	sum    [sha256.Size]byte
 	failed bool   // to be read
-	orphan string // the name of the copy, if nothing else is known of the file
+	orphan string // the name of the copy, if only the copy is known
 	contents
 }
 
-// stamp tells cheaply that a file has changed, though not that it hasn't: hence the full reading
-// now and then.
+// stamp shows cheaply that a file has changed. An equal stamp does not prove the opposite, so the
+// source reads all files now and then.
 type stamp struct {
 	inode    inode
 	size     int64
@@ -54,11 +54,11 @@ func stampOf(info fs.FileInfo) stamp {
 	return stamp{inode: inodeOf(info), size: info.Size(), modified: info.ModTime()}
 }
 
-// look is how to look at the directory.
+// look says how to look at the directory.
 type look struct {
 	// suspects are files which were written to, whatever their stamps say.
 	suspects map[string]bool
-	// all has every file read.
+	// all: read every file.
 	all bool
 }
 
@@ -68,17 +68,17 @@ type change struct {
 	documents []document // nil if the file is gone
 }
 
-// findings are what came of looking at the directory.
+// findings are the results of a look at the directory.
 type findings struct {
-	kept     []change // what an earlier process knew of files that are read for the first time, or not there
+	kept     []change // copies of an earlier process, for files that are read for the first time or are not there
 	changes  []change
 	problems []status.Problem
 	keeping  error // why a file's last good state could not be kept
 	absent   bool  // the directory can't be read, and kept has all that is known
 }
 
-// scan brings the tree up to date. It fails, and nothing changes, if the directory can't be read,
-// but the first time it goes by what an earlier process knew.
+// scan updates the tree. If the directory can't be read, it fails and changes nothing; at the first
+// scan it uses the copies of an earlier process.
 func (t *tree) scan(l look, enter func(string, fs.FileInfo)) (findings, error) {
 	var f findings
 	found, err := listDir(t.root, enter)
@@ -108,7 +108,7 @@ func (t *tree) scan(l look, enter func(string, fs.FileInfo)) (findings, error) {
 
 func absentDir(root string, err error) status.Problem {
 	return status.Problem{File: root,
-		Message: fmt.Sprintf("the directory can't be read, everything stays as it is: %v", unwrapPath(err))}
+		Message: fmt.Sprintf("the directory can't be read; everything stays in force: %v", unwrapPath(err))}
 }
 
 // refresh reads a file if it may have changed, and decodes it if it has.
@@ -126,7 +126,7 @@ func (t *tree) refresh(path string, info fs.FileInfo, suspect bool, f *findings)
 			before = t.keptContents(path)
 			f.kept = append(f.kept, change{path: path, documents: before.documents})
 		}
-		now := brokenFile(path, 0, fmt.Sprintf("can't be read, what it held stays: %v", unwrapPath(err))).after(before)
+		now := brokenFile(path, 0, fmt.Sprintf("can't be read; what it held stays in force: %v", unwrapPath(err))).after(before)
 		t.files[path] = &file{failed: true, contents: now}
 		return
 	}
@@ -155,11 +155,11 @@ func (t *tree) keptContents(path string) contents {
 	return t.decode(path, data, contents{})
 }
 
-// decode takes a file that has become empty for one that is being written, or for which there
-// was no room: who wants to be rid of its objects can remove it.
+// decode keeps the contents of a file that has become empty: an editor may be writing it, or the
+// disk may be full. To remove its objects, remove the file.
 func (t *tree) decode(path string, data []byte, before contents) contents {
 	if len(data) == 0 && len(before.documents) > 0 {
-		return brokenFile(path, 0, "is empty, what it held stays; remove the file to remove that").after(before)
+		return brokenFile(path, 0, "is empty; the objects that it held stay in force; to remove them, remove the file").after(before)
 	}
 	now := decodeFile(path, data)
 	for i := range now.documents {
@@ -168,7 +168,7 @@ func (t *tree) decode(path string, data []byte, before contents) contents {
 	return now.after(before)
 }
 
-// unsure tells whether there may be objects that are not known.
+// unsure reports whether there may be unknown objects.
 func (t *tree) unsure() bool {
 	if t.unread {
 		return true

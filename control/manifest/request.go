@@ -9,7 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// request asks for what one Service needs. The Service has been defaulted and validated.
+// request is what one Service needs. The Service has defaults, and is valid.
 type request struct {
 	name    string // namespace/name
 	service *v1.Service
@@ -23,7 +23,7 @@ type slot struct {
 	prior claim // what the Service has had here; zero if nothing
 	got   claim
 
-	hashed   string      // what a choice is made by
+	hashed   string      // the name that a choice is made by
 	family   v1.IPFamily // "" for a port
 	protocol v1.Protocol
 	port     int32 // of the Service; 0 for the health check
@@ -101,7 +101,7 @@ func (s *slot) setPorts(from ranges, given, before int32) {
 	}
 }
 
-// entry is what the slots have got.
+// entry returns what the slots hold.
 func (r *request) entry() entry {
 	var e entry
 	for _, s := range r.slots {
@@ -117,8 +117,8 @@ func (r *request) entry() entry {
 	return e
 }
 
-// complete is the Service with all that its entry gives it. What the manifest spells out stays
-// in its own spelling.
+// complete returns the Service with all that its entry gives it. Addresses that the manifest gives
+// keep their spelling.
 func (e entry) complete(wanted *v1.Service) *v1.Service {
 	s := wanted.DeepCopy()
 	if wantsClusterIP(s) {
@@ -145,7 +145,7 @@ func (e entry) complete(wanted *v1.Service) *v1.Service {
 	return s
 }
 
-// covers tells whether an entry still holds all that a Service has been given.
+// covers reports whether an entry still holds all that a Service has.
 func (e entry) covers(s *v1.Service) bool {
 	again := &request{service: s}
 	again.fillSlots(ranges{}, entry{})

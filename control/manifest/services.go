@@ -10,8 +10,7 @@ import (
 )
 
 // allocate decides on the Services that changed, on those that were refused before, and on those
-// to which other agents gave something else. What comes of it is added to those whose slices
-// must be made anew.
+// that other agents have changed. It adds to affected the Services whose slices must be made again.
 func (s *state) allocate(ctx context.Context, changed, affected keySet) {
 	var gone, wanting []string
 	decide := keySet{}
@@ -42,8 +41,8 @@ func (s *state) allocate(ctx context.Context, changed, affected keySet) {
 	}
 }
 
-// decided puts a decision in force. A Service that is refused goes on as it was, unless another
-// agent was quicker to give what it had to someone else.
+// decided puts a decision in force. A refused Service stays as it was, unless another agent has
+// given its addresses or ports to another Service.
 func (s *state) decided(key objectKey, out outcome, affected keySet) {
 	name := key.qualifiedName()
 	had := s.allocator.table.entries[name]

@@ -30,16 +30,16 @@ var (
 	_ source.Addresser = (*Source)(nil)
 )
 
-// pace is how long things wait.
+// pace are the durations of the source.
 type pace struct {
-	// settle is how long nothing must happen before the directory is looked at, as editors
-	// write in several steps; patience bounds that where something happens all the time.
+	// settle is the pause in events before the source looks at the directory: editors write in
+	// several steps. patience limits that while events never cease.
 	settle, patience time.Duration
-	// reread is when all files are read whether or not they seem to have changed.
+	// reread is the interval at which the source reads all files, changed or not.
 	reread time.Duration
-	// retry is when a directory that can't be read is tried again.
+	// retry is the interval between attempts to read an unreadable directory.
 	retry time.Duration
-	// release is how often to look whether what is held has been released.
+	// release is the interval between looks for a release of what is held.
 	release time.Duration
 }
 
@@ -63,19 +63,19 @@ func New(opts Options) (*Source, error) {
 // Problems lists what is wrong with the manifests now.
 func (s *Source) Problems() []status.Problem { return s.problems.list() }
 
-// Held is source.Keeper's.
+// Held implements source.Keeper.
 func (s *Source) Held() []string { return loaded(&s.held) }
 
-// Notices is source.Noticer's.
+// Notices implements source.Noticer.
 func (s *Source) Notices() []string { return loaded(&s.notices) }
 
-// pooled is what is known of pools and their addresses.
+// pooled are the pools and their addresses.
 type pooled struct {
 	set       *pools.Set
 	addresses []status.Address
 }
 
-// Addresses is source.Addresser's.
+// Addresses implements source.Addresser.
 func (s *Source) Addresses() []status.Address {
 	if p := s.pooled.Load(); p != nil {
 		return p.addresses
@@ -83,7 +83,7 @@ func (s *Source) Addresses() []status.Address {
 	return nil
 }
 
-// Pools is source.Addresser's.
+// Pools implements source.Addresser.
 func (s *Source) Pools() *pools.Set {
 	if p := s.pooled.Load(); p != nil {
 		return p.set
@@ -98,10 +98,9 @@ func loaded(list *atomic.Pointer[[]string]) []string {
 	return nil
 }
 
-// Run tells the sink all objects, then OnSynced, then each change. Nothing is told, OnSynced
-// included, before the directory could be read, or it is known what it held for an earlier process.
-// Run returns nil when ctx is done; it is to be
-// called once.
+// Run delivers all objects to the sink, then calls OnSynced, then delivers each change. It calls
+// nothing, not even OnSynced, before it could read the directory or the copies of an earlier
+// process. Run returns nil when ctx is done. Call it once.
 func (s *Source) Run(ctx context.Context, sink source.Sink) error {
 	r := &run{
 		Source: s,
@@ -129,8 +128,8 @@ type run struct {
 	deadline time.Time // to look at it, whatever happens; zero if nothing did
 }
 
-// start looks twice where a file doesn't parse: it may be about to be written, and what is told
-// first decides what a restarted proxy takes down.
+// start looks twice if a file doesn't parse: an editor may be writing it, and a restarted proxy
+// deletes what the first delivery lacks.
 func (r *run) start(ctx context.Context) {
 	tree := r.state.tree
 	found, err := tree.scan(look{}, r.watch.enter)
@@ -165,7 +164,7 @@ func (r *run) loop(ctx context.Context) {
 				debounce.Reset(r.note(e.Name))
 			}
 		case <-r.watch.errors:
-			r.pending.all = true // events were lost, and nobody knows which
+			r.pending.all = true // events were lost
 			debounce.Reset(r.note(""))
 		case <-debounce.C:
 			r.look(ctx)
@@ -184,7 +183,7 @@ func (r *run) loop(ctx context.Context) {
 	}
 }
 
-// note takes down that a file was touched, and returns when to look.
+// note notes that a file was touched, and returns when to look.
 func (r *run) note(path string) time.Duration {
 	now := time.Now()
 	if r.deadline.IsZero() {
@@ -204,7 +203,7 @@ func (r *run) look(ctx context.Context) {
 	r.apply(ctx, found, err)
 }
 
-// apply works out what was found and tells it.
+// apply works out what has changed, and delivers it.
 func (r *run) apply(ctx context.Context, found findings, err error) {
 	d := r.state.apply(ctx, found, err)
 	r.problems.set(ownerWatch, r.watch.settle())

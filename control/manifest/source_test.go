@@ -50,7 +50,7 @@ func TestWatch(t *testing.T) {
 	s, sink := runSource(d, patient)
 	eventually(t, "synced", sink.isSynced)
 	if sink.mu.Lock(); !slices.Equal(sink.cidrs, defaultServiceCIDRs) {
-		t.Errorf("told the ranges %v", sink.cidrs)
+		t.Errorf("the sink got the ranges %v", sink.cidrs)
 	}
 	sink.mu.Unlock()
 	has := func(name string) func() bool { return func() bool { return sink.service(name) != nil } }
@@ -113,7 +113,7 @@ func TestDirectoryThatIsNotThereYet(t *testing.T) {
 	s, sink := runSource(d, patient)
 	eventually(t, "a problem", func() bool { return len(s.Problems()) > 0 })
 	if calls := sink.drain(); len(calls) > 0 {
-		t.Errorf("told %q before anything is known", calls)
+		t.Errorf("the sink got %q before anything is known", calls)
 	}
 	d.write("a.yaml", webYAML)
 	eventually(t, "synced", sink.isSynced)

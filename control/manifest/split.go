@@ -17,8 +17,8 @@ import (
 	kyaml "sigs.k8s.io/yaml"
 )
 
-// rawDocument is one document as JSON. Duplicate keys are lost in JSON made of YAML, hence they
-// are listed beside it.
+// rawDocument is one document as JSON. JSON made of YAML loses duplicate keys, so they are listed
+// separately.
 type rawDocument struct {
 	number     int
 	json       []byte
@@ -59,7 +59,7 @@ func jsonDuplicates(data []byte) []string {
 	var anything any
 	strict, err := kjson.UnmarshalStrict(data, &anything, kjson.DisallowDuplicateFields)
 	if err != nil {
-		return nil // what is wrong comes out when the object is decoded
+		return nil // decoding the object reports what is wrong
 	}
 	for _, e := range strict {
 		paths = append(paths, strictField(e))
@@ -67,8 +67,8 @@ func jsonDuplicates(data []byte) []string {
 	return paths
 }
 
-// splitYAML doesn't count documents that are blank or hold but comments, as a comment above the
-// first separator is not a document to a reader.
+// splitYAML doesn't count documents that are blank or hold only comments: to a reader, a comment
+// above the first separator is no document.
 func splitYAML(data []byte) ([]rawDocument, *splitError) {
 	var docs []rawDocument
 	stream := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(data)))
@@ -93,8 +93,8 @@ func splitYAML(data []byte) ([]rawDocument, *splitError) {
 	}
 }
 
-// readYAML converts as kubectl does. The tree of nodes is parsed besides, since the conversion
-// can't tell the paths of duplicate keys.
+// readYAML converts as kubectl does. It also parses the tree of nodes, since the conversion does
+// not report the paths of duplicate keys.
 func readYAML(chunk []byte) (rawDocument, error) {
 	var root yaml.Node
 	stream := yaml.NewDecoder(bytes.NewReader(chunk))

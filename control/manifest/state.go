@@ -27,8 +27,8 @@ const (
 	ownerCopies     = "copies"
 )
 
-// state is all that is known, from the files to what has been told of them. Each look at the
-// directory goes through it from top to bottom, with no more than what changed.
+// state is all that the source knows, from the files to the delivered objects. Each look at the
+// directory passes through it from top to bottom, with only what changed.
 type state struct {
 	log      *logrus.Entry
 	problems *problems
@@ -42,7 +42,7 @@ type state struct {
 	matcher    *matcher
 	waiting    keySet               // Services that were refused, to be tried again
 	made       map[objectKey]keySet // slices made for each Service
-	set        *pools.Set           // nil: to be judged anew
+	set        *pools.Set           // nil: to be evaluated again
 	namespaces map[string]labels.Set
 	addresses  []status.Address // that Services have of pools
 
@@ -91,8 +91,8 @@ func (s *state) apply(ctx context.Context, found findings, err error) delta {
 	return delta{nodes: s.nodes.take(), services: s.services.take(), slices: s.slices.take()}
 }
 
-// keepCopies forgets the copies of what is gone. What is held needs them no more, once it is kept
-// itself.
+// keepCopies drops the copies of files that are gone. Held objects don't need them once the file of
+// held objects is written.
 func (s *state) keepCopies(err error) {
 	if s.held.failed == nil {
 		err = errors.Join(err, s.tree.prune())
@@ -100,7 +100,7 @@ func (s *state) keepCopies(err error) {
 	s.problems.set(ownerCopies, s.tree.copyProblems(err))
 }
 
-// defined takes over what files define, and lists the objects that are changed by that.
+// defined takes over what files define, and lists the objects that this changes.
 func (s *state) defined(found findings) keySet {
 	changed := s.letGo()
 	if !s.begun {
@@ -115,7 +115,7 @@ func (s *state) defined(found findings) keySet {
 	return changed
 }
 
-// replace takes over the changes of files, and lists the objects that may be changed by them.
+// replace takes over the changes of files, and lists the objects that they may change.
 func (s *state) replace(files ...change) keySet {
 	touched := keySet{}
 	for _, c := range files {
@@ -137,7 +137,8 @@ func (s *state) settle(touched keySet) keySet {
 	return changed
 }
 
-// spread hands what changed to where it belongs, and lists the Services whose slices depend on it.
+// spread passes changed objects to the parts that use them, and lists the Services whose slices depend on
+// them.
 func (s *state) spread(changed keySet) keySet {
 	affected := keySet{}
 	for _, key := range changed.sorted() {
@@ -160,7 +161,7 @@ func (s *state) spread(changed keySet) keySet {
 	return affected
 }
 
-// objectOf is the object of a document, nil if there is none.
+// objectOf returns the object of a document, nil if there is none.
 func objectOf[T any](d *document) *T {
 	if d == nil {
 		return nil
@@ -176,7 +177,7 @@ func (s *state) zoneOf(node string) string {
 	return ""
 }
 
-// remake makes the slices of Services anew.
+// remake makes the slices of Services again.
 func (s *state) remake(affected keySet) {
 	for _, key := range affected.sorted() {
 		now := keySet{}
@@ -202,7 +203,7 @@ func (s *state) remake(affected keySet) {
 	}
 }
 
-// podProblems says where the object at fault was read: that is the Service if a port is missing.
+// podProblems lists problems with the file of the object at fault: the Service if a port is missing.
 func (s *state) podProblems(service objectKey, faults []podFault) []status.Problem {
 	var found []status.Problem
 	for _, f := range faults {

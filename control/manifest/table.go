@@ -21,12 +21,12 @@ func addrClaim(a netip.Addr) claim { return claim{addr: a} }
 
 func portClaim(protocol v1.Protocol, port int32) claim { return claim{protocol: protocol, port: port} }
 
-// entry is all that one Service has, given or allocated.
+// entry is all that one Service has, given by its manifest or allocated.
 type entry struct {
 	ClusterIPs          []netip.Addr `json:"clusterIPs,omitempty"`
 	NodePorts           []nodePort   `json:"nodePorts,omitempty"`
 	HealthCheckNodePort int32        `json:"healthCheckNodePort,omitempty"`
-	// LoadBalancerIPs are of pools. Unlike the others these may be several Services', and are no claims.
+	// LoadBalancerIPs are addresses of pools. Several Services may share one, so they are no claims.
 	LoadBalancerIPs []pooledIP `json:"loadBalancerIPs,omitempty"`
 }
 
@@ -57,7 +57,8 @@ func (e entry) equal(other entry) bool {
 		e.HealthCheckNodePort == other.HealthCheckNodePort && slices.Equal(e.LoadBalancerIPs, other.LoadBalancerIPs)
 }
 
-// table is what every Service has, by namespace/name, and who has what. The two always agree.
+// table has the entry of every Service, by namespace/name, and the Service of every claim. The two always
+// agree.
 type table struct {
 	entries map[string]entry
 	owners  map[claim]string
@@ -67,7 +68,7 @@ func newTable() *table {
 	return &table{entries: map[string]entry{}, owners: map[claim]string{}}
 }
 
-// put gives an entry to a Service that has none, or nothing if any part is another's.
+// put gives an entry to a Service that has none. It gives nothing if another Service has any part of it.
 func (t *table) put(owner string, e entry) bool {
 	claims := e.claims()
 	for i, c := range claims {

@@ -17,14 +17,14 @@ func TestUnreadableOverRestart(t *testing.T) {
 		away    func(m *mount, target string) string // what can't be read
 		problem string
 	}{
-		"a sub-directory": {func(_ *mount, target string) string { return target }, "sub:0  : can't be read, what it held stays"},
+		"a sub-directory": {func(_ *mount, target string) string { return target }, "sub:0  : can't be read; what it held stays in force"},
 		"a file": {func(m *mount, _ string) string {
 			file := filepath.Join(t.TempDir(), "file")
 			m.must(os.Rename(filepath.Join(m.path, fileOf(1)), file))
 			m.must(os.Symlink(file, filepath.Join(m.path, fileOf(1))))
 			return file
-		}, fileOf(1) + ":0  : can't be read, what it held stays"},
-		"the directory": {func(m *mount, _ string) string { return m.path }, ".:0  : the directory can't be read, everything stays as it is"},
+		}, fileOf(1) + ":0  : can't be read; what it held stays in force"},
+		"the directory": {func(m *mount, _ string) string { return m.path }, ".:0  : the directory can't be read; everything stays in force"},
 	} {
 		for _, elsewhere := range []bool{false, true} {
 			t.Run(name, func(t *testing.T) {
@@ -96,7 +96,7 @@ func TestUnreadableComesBackChanged(t *testing.T) {
 	}
 }
 
-// TestSourceStartsBlind: a source whose directory can't be read at the start tells what the last
+// TestSourceStartsBlind: a source whose directory can't be read at the start delivers what the last
 // one knew, and follows the directory when it is there.
 func TestSourceStartsBlind(t *testing.T) {
 	d := newDirectory(t, "a.yaml", webYAML)

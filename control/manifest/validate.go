@@ -34,7 +34,7 @@ func (v validator) check(d *document) {
 	d.unsound = append(d.unsound, d.faults(v.guarded(d))...)
 }
 
-// guarded holds a panic in the validation of a strange object, as the API server does for every
+// guarded recovers from a panic in the validation of an object, as the API server does for every
 // request.
 func (v validator) guarded(d *document) (errs field.ErrorList) {
 	defer func() {
@@ -90,8 +90,8 @@ func completeIngress(s *v1.Service) field.ErrorList {
 	return nil
 }
 
-// completeClusterIPs lets either of clusterIP and clusterIPs stand for both. The API server
-// takes the singular alone; the plural alone says as much.
+// completeClusterIPs fills in clusterIP or clusterIPs if only the other is given. The API server
+// requires clusterIP.
 func completeClusterIPs(s *v1.Service) {
 	switch {
 	case s.Spec.ClusterIP != "" && len(s.Spec.ClusterIPs) == 0:
@@ -107,14 +107,14 @@ func validateServiceAlone(s *v1.Service) field.ErrorList {
 		return field.ErrorList{field.InternalError(nil, err)}
 	}
 	if needsHealthCheckPort(s) && s.Spec.HealthCheckNodePort == 0 {
-		internal.Spec.HealthCheckNodePort = maxPort // it is allocated after, where it can be
+		internal.Spec.HealthCheckNodePort = maxPort // the allocator sets the real one
 	}
 	errs := validation.ValidateServiceCreate(&internal)
 	return append(errs, validation.ValidateLoadBalancerStatus(&internal.Status.LoadBalancer, nil,
 		field.NewPath("status", "loadBalancer"), &internal.Spec)...)
 }
 
-// validateName asks for a name as the API server would take it.
+// validateName checks a name as the API server does.
 func validateName(object metav1.Object) field.ErrorList {
 	var errs field.ErrorList
 	for _, message := range apivalidation.NameIsDNSSubdomain(object.GetName(), false) {
@@ -123,8 +123,8 @@ func validateName(object metav1.Object) field.ErrorList {
 	return errs
 }
 
-// validateEndpointSlice asks for the name of the Service besides what the API server asks for:
-// without it a slice has no effect, and nobody would know why.
+// validateEndpointSlice requires the name of the Service in addition to what the API server
+// requires: a slice without it would silently have no effect.
 func validateEndpointSlice(s *discovery.EndpointSlice) field.ErrorList {
 	discoveryv1.SetObjectDefaults_EndpointSlice(s)
 	var internal internaldiscovery.EndpointSlice

@@ -16,8 +16,8 @@ import (
 
 var protocols = sets.New(v1.ProtocolTCP, v1.ProtocolUDP, v1.ProtocolSCTP)
 
-// validatePod looks at what makes endpoints. The API server's validation would ask for images
-// and the like, which nobody here runs.
+// validatePod checks the fields that make endpoints. The API server's validation also requires
+// images and the like, which have no use here.
 func validatePod(p *v1.Pod) field.ErrorList {
 	corev1.SetObjectDefaults_Pod(p)
 	errs := validateMeta(p, validation.ValidatePodName)
@@ -36,7 +36,7 @@ func validateMeta(object metav1.Object, name validation.ValidateNameFunc) field.
 	return validation.ValidateObjectMeta(objectMeta(object), namespaced, name, field.NewPath("metadata"))
 }
 
-// objectMeta copies what ValidateObjectMeta looks at.
+// objectMeta copies the fields that ValidateObjectMeta checks.
 func objectMeta(object metav1.Object) *metav1.ObjectMeta {
 	return &metav1.ObjectMeta{
 		Name: object.GetName(), Namespace: object.GetNamespace(),
@@ -82,7 +82,7 @@ func validatePort(port int, path *field.Path) field.ErrorList {
 	return errs
 }
 
-// validatePodIPs makes podIP and podIPs stand for each other, and asks for one of a family.
+// validatePodIPs fills in podIP or podIPs if only the other is given, and allows one address of each family.
 func validatePodIPs(s *v1.PodStatus) field.ErrorList {
 	path := field.NewPath("status", "podIPs")
 	switch {
@@ -115,7 +115,7 @@ func validatePodIP(ip string, path *field.Path) field.ErrorList {
 	return validation.ValidateEndpointIP(ip, path)
 }
 
-// validateNode adds the addresses to what the API server looks at, because a wrong one would
+// validateNode also checks the addresses, which the API server does not, because a wrong one would
 // become a NodePort frontend.
 func validateNode(n *v1.Node) field.ErrorList {
 	corev1.SetObjectDefaults_Node(n)

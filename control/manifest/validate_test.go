@@ -77,7 +77,7 @@ func TestValidateOthers(t *testing.T) {
 		"slice address":    {slice + "addressType: IPv4\nendpoints: [{addresses: [10.0.0.1]}, {addresses: ['fd00::1']}]\n", "EndpointSlice default/s endpoints[1].addresses: Invalid value"},
 		"slice port":       {slice + "addressType: IPv4\nports: [{port: 70000}]\n", "EndpointSlice default/s ports[0].port: Invalid value: 70000"},
 		"slice protocol":   {slice + "addressType: IPv4\nports: [{port: 1, protocol: X}]\n", "EndpointSlice default/s ports[0].protocol: Unsupported value"},
-		"slice of nobody": {"apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s}\naddressType: IPv4\n",
+		"slice of no Service": {"apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s}\naddressType: IPv4\n",
 			"EndpointSlice default/s metadata.labels[kubernetes.io/service-name]: Required value"},
 		"podIP":           {pod + "status: {podIP: 10.0.0}\n", "Pod default/p status.podIP: Invalid value"},
 		"podIPs":          {pod + "status: {podIPs: [{ip: 10.0.0.1}, {ip: 10.0.0.2}]}\n", "Pod default/p status.podIPs[1].ip: Invalid value"},

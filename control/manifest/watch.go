@@ -14,8 +14,8 @@ import (
 	"github.com/waggle-lb/waggle/control/status"
 )
 
-// watch follows the directories that were entered, and the file of allocations. Where the system
-// gives no watch, the source still looks from time to time.
+// watch follows the directories that were entered, and the file of allocations. Without a watch,
+// the source still looks from time to time.
 type watch struct {
 	system *fsnotify.Watcher // nil if there is none
 	events <-chan fsnotify.Event
@@ -50,9 +50,9 @@ func (w *watch) fail(path string, err error) {
 	})
 }
 
-// enter watches a directory. It does so each time, since nothing tells for sure whether a watch
-// still stands: a directory may be replaced by another, as links of a mounted ConfigMap are, and
-// that may even have the same inode. To add a watch that stands changes nothing.
+// enter watches a directory. It does so at each look, since a watch may be gone: another directory
+// may have replaced this one, as in a mounted ConfigMap, even with the same inode. Adding an
+// existing watch changes nothing.
 func (w *watch) enter(path string, info fs.FileInfo) {
 	w.seen[path] = true
 	if w.system == nil {
@@ -60,7 +60,7 @@ func (w *watch) enter(path string, info fs.FileInfo) {
 	}
 	id := inodeOf(info)
 	if before, ok := w.entered[path]; ok && before != id {
-		_ = w.system.Remove(path) // fails if the directory is gone, which is just as good
+		_ = w.system.Remove(path) // fails if the directory is gone, which has the same effect
 	}
 	delete(w.entered, path)
 	if err := w.system.Add(path); err != nil {
@@ -70,8 +70,8 @@ func (w *watch) enter(path string, info fs.FileInfo) {
 	w.entered[path] = id
 }
 
-// settle ends a pass: directories that were not entered are forgotten. It returns what could not
-// be watched in this pass; each directory is tried again in the next.
+// settle ends a pass, and forgets the directories that were not entered. It returns what could not
+// be watched in this pass; the next pass tries each directory again.
 func (w *watch) settle() []status.Problem {
 	if dir := filepath.Dir(w.allocations); !w.seen[dir] {
 		if info, err := os.Stat(dir); err == nil {
@@ -92,8 +92,8 @@ func (w *watch) settle() []status.Problem {
 	return failed
 }
 
-// concerns tells whether an event is of interest. Locks and temporary files of allocations are
-// not, or agents would wake each other for nothing.
+// concerns reports whether an event matters. Locks and temporary files of allocations don't: agents
+// would wake each other for nothing.
 func (w *watch) concerns(path string) bool {
 	own := filepath.Clean(w.allocations)
 	path = filepath.Clean(path)

@@ -16,12 +16,12 @@ import (
 // Filter chooses among namespaces. Each namespace comes once: first to Known and then, if that does not
 // know it, to Wanted. A namespace that can't be entered comes again, if another process is in it.
 type Filter struct {
-	// Known tells what to leave out by the name that a namespace's links in /proc have
+	// Known reports whether to leave a namespace out, by the name that its links in /proc have
 	// ("net:[4026531840]"). Such a namespace is not opened.
 	Known func(name string) bool
-	// Wanted tells whether to enter an open namespace. It must not keep the file.
+	// Wanted reports whether to enter an open namespace. It must not keep the file.
 	Wanted func(name string, ns *os.File) bool
-	// Enough tells, if it is not nil, that no more are wanted.
+	// Enough reports whether no more namespaces are wanted; nil: all are.
 	Enough func() bool
 }
 
@@ -42,7 +42,7 @@ func Each(filter *Filter, fn func() error) error {
 		err = each(filter, fn)
 		if back := enter(own); back != nil {
 			result <- errors.Join(err, fmt.Errorf("return from other network namespaces: %w", back))
-			return // and the thread ends, being of no use to others
+			return // locked: the thread ends with the goroutine, since it is in another namespace
 		}
 		runtime.UnlockOSThread()
 		result <- err
@@ -64,7 +64,7 @@ func each(filter *Filter, fn func() error) error {
 	if filter == nil {
 		errs = append(errs, fn())
 	}
-	// The namespaces that are looked for are mostly new, as are their processes: /proc lists these last.
+	// The wanted namespaces are mostly new, as are their processes: /proc lists these last.
 	for _, pid := range slices.Backward(processes) {
 		if filter != nil && filter.Enough != nil && filter.Enough() {
 			break

@@ -36,7 +36,7 @@ func inNewNamespace(t *testing.T) (name string, pid int) {
 	return name, cmd.Process.Pid
 }
 
-// TestNamespacesOfNewProcessesFirst: who looks for a new pod's namespace finds it among the first, and then
+// TestNamespacesOfNewProcessesFirst: a search for a new pod's namespace finds it among the first, and then
 // looks at no more.
 func TestNamespacesOfNewProcessesFirst(t *testing.T) {
 	netnstest.New(t)

@@ -100,7 +100,7 @@ func (s *Surroundings) barredEndpoints(rules *netfilter.Rules) (warnings, notice
 		}
 		if list := barred[netfilter.Drops]; len(list) > 0 {
 			warnings = append(warnings, fmt.Sprintf("chain %s (%s) keeps packets of services from endpoints on this node, %s: "+
-				"let it accept what is for pods, and their answers", c, policy(c), andMore(list)))
+				"let it accept packets to pods, and their answers", c, policy(c), andMore(list)))
 		}
 		if list := barred[netfilter.MayDrop]; len(list) > 0 && c.Drops {
 			notices = append(notices, fmt.Sprintf("chain %s (%s) may keep packets of services from endpoints on this node, %s: "+

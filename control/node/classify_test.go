@@ -92,7 +92,7 @@ func TestRole(t *testing.T) {
 		{"a pair with both ends here", byItself, some("veth", "veth0"), status.RoleNone},
 		{"a pair with both ends here, and a subnet", byItself, some("veth", "veth0").with(subnet), status.RoleExternal},
 
-		{"a bridge of nobody", byItself, bridge().with(subnet), status.RoleNone},
+		{"an unused bridge", byItself, bridge().with(subnet), status.RoleNone},
 		{"a bridge of pods", byItself, bridge().with(subnet, withPorts(some("veth", "veth-pod"))), status.RolePodBridge},
 		{"a bridge that only switches", byItself, bridge().with(withPorts(some("veth", "veth-pod"))), status.RoleNone},
 		{"a bridge of virtual machines", byItself, bridge().with(subnet, withPorts(some("tuntap", "vnet0"))), status.RoleExternal},
@@ -139,7 +139,7 @@ func TestWithoutRole(t *testing.T) {
 		{"others are named", DeviceRules{External: []string{"eth0"}}, some("device", "eth1").with(subnet), "it leads out of the node, but --devices names others"},
 		{"other pods' are named", DeviceRules{Pods: []string{"cali*"}}, some("veth", "veth-pod"), "it leads to a pod, but --pod-devices names others"},
 		{"a port", DeviceRules{}, some("device", "eth0").with(isPortOf(some("bridge", "br0"), theNodes)), ""},
-		{"a bridge of nobody", DeviceRules{}, some("bridge", "br0"), ""},
+		{"an unused bridge", DeviceRules{}, some("bridge", "br0"), ""},
 	} {
 		_, why := c.rules.role(c.facts)
 		got := strings.Join(withoutRole(c.facts, why), "\n")

@@ -7,7 +7,7 @@ import (
 	"github.com/waggle-lb/waggle/loader"
 )
 
-// convertFlows replaces the programs of the release before by ours, and converts its flows. finish
+// convertFlows replaces the programs of the previous release by ours, and converts its flows. finish
 // ends the conversion; it is for the time when all devices have what they need. If there is nothing
 // to convert, both do nothing. After an error the next Sync tries again.
 func (d *Devices) convertFlows(devices []deviceInRole) (finish func() error, err error) {

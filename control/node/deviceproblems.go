@@ -27,14 +27,14 @@ func (r DeviceRules) problems(facts *nodeFacts) (problems []string) {
 		}
 	}
 	if facts.untold {
-		problems = append(problems, "net.ipv4.nexthop_compat_mode is 0, so nothing tells by what devices the routes with nexthop objects lead: "+
+		problems = append(problems, "net.ipv4.nexthop_compat_mode is 0, so the kernel does not report the devices of routes with nexthop objects: "+
 			"set it to 1, or name the devices (--devices)")
 	}
 	return append(problems, r.unmatched(names)...)
 }
 
-// tell keeps the problems for the status, and logs the new ones.
-func (d *Devices) tell(problems []string) {
+// report keeps the problems for the status, and logs the new ones.
+func (d *Devices) report(problems []string) {
 	for _, p := range problems {
 		if !slices.Contains(d.problems, p) {
 			d.log.Warn(p)

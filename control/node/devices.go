@@ -50,7 +50,7 @@ type DeviceOptions struct {
 	XDP       XDPMode
 	Express   ExpressMode // empty: ExpressAuto
 	NodePorts NodePortAddresses
-	// Converted is called when the flows of the release before have been converted, if there were any
+	// Converted is called when the flows of the previous release have been converted, if there were any
 	// at the start; nil for nothing.
 	Converted func()
 }
@@ -64,7 +64,7 @@ type Devices struct {
 	opts      DeviceOptions
 	log       *logrus.Entry
 	repairs   *drift.Tally
-	old       *upgrade.Flows // that the release before has left, until they are converted; mostly nil
+	old       *upgrade.Flows // that the previous release has left, until they are converted; mostly nil
 
 	mu           sync.Mutex
 	kernel       kernelView
@@ -184,7 +184,7 @@ func (d *Devices) sync() error {
 		}
 	}
 	errs = append(errs, finish())
-	d.tell(append(problems, d.opts.Rules.problems(facts)...))
+	d.report(append(problems, d.opts.Rules.problems(facts)...))
 	return errors.Join(append(errs, d.dropUnseen(seen))...)
 }
 

@@ -141,11 +141,11 @@ func (s *Surroundings) lookAtHooks(all bool, devices map[int]bool) {
 			case n.Cgroup != "":
 				notices = append(notices, beforeSockets(n))
 			case n.Hook == "xdp":
-				notices = append(notices, fmt.Sprintf("device %s, xdp: %s runs there; what it drops, answers or redirects, waggle does not see",
+				notices = append(notices, fmt.Sprintf("device %s, xdp: %s runs there; waggle does not see packets that it drops, answers or redirects",
 					n.Device, n.Program()))
 			default:
-				warnings = append(warnings, fmt.Sprintf("device %s, %s: %s runs before waggle's, and what it accepts (TC_ACT_OK), "+
-					"drops or redirects waggle does not see; a restart of the agent puts waggle's first", n.Device, n.Hook, n.Program()))
+				warnings = append(warnings, fmt.Sprintf("device %s, %s: %s runs before waggle's; waggle does not see packets that it accepts "+
+					"(TC_ACT_OK), drops or redirects; a restart of the agent puts waggle's first", n.Device, n.Hook, n.Program()))
 			}
 		}
 	}
@@ -179,6 +179,6 @@ func (s *Surroundings) look(all bool, devices map[int]bool) error {
 }
 
 func beforeSockets(n loader.Neighbour) string {
-	return fmt.Sprintf("cgroup %s, %s: %s runs before waggle's; what it has redirected is no call to a service any more",
+	return fmt.Sprintf("cgroup %s, %s: %s runs before waggle's; waggle does not see calls that it redirects",
 		n.Cgroup, n.Hook, n.Program())
 }

@@ -24,7 +24,7 @@ func ParseNodePortAddresses(values []string) (NodePortAddresses, error) {
 		switch v {
 		case "primary":
 			if len(values) > 1 {
-				return n, fmt.Errorf("--nodeport-addresses: %q stands alone", v)
+				return n, fmt.Errorf("--nodeport-addresses: %q can't be combined with other values", v)
 			}
 		case "all":
 			n.all = true

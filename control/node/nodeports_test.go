@@ -52,8 +52,8 @@ func TestNodePortAddressesErrors(t *testing.T) {
 	for values, want := range map[string]string{
 		"10.0.0.1":             `--nodeport-addresses: "10.0.0.1" is neither a CIDR, nor "primary", nor "all"`,
 		"10.0.0.0/8,any":       `--nodeport-addresses: "any" is neither a CIDR, nor "primary", nor "all"`,
-		"10.0.0.0/8,primary":   `--nodeport-addresses: "primary" stands alone`,
-		"primary,2001:db8::/8": `--nodeport-addresses: "primary" stands alone`,
+		"10.0.0.0/8,primary":   `--nodeport-addresses: "primary" can't be combined with other values`,
+		"primary,2001:db8::/8": `--nodeport-addresses: "primary" can't be combined with other values`,
 	} {
 		if _, err := ParseNodePortAddresses(strings.Split(values, ",")); err == nil || err.Error() != want {
 			t.Errorf("%s: got error %v, want %s", values, err, want)

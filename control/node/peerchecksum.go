@@ -35,12 +35,12 @@ func (d *Devices) vethWithoutXDP(link netlink.Link) string {
 		if d.unseen == nil {
 			d.unseen = map[int]string{}
 		}
-		d.unseen[attrs.Index] = fmt.Sprintf("device %s, xdp: its peer can't be looked at (%v): where it leaves checksums to the device, "+
-			"what XDP sends on is lost (ethtool -K PEER tx off, at the other end)", attrs.Name, err)
+		d.unseen[attrs.Index] = fmt.Sprintf("device %s, xdp: its peer can't be inspected (%v): if the peer leaves checksums to the device,"+
+			"packets that XDP sends on are lost (ethtool -K PEER tx off, at the other end)", attrs.Name, err)
 		return ""
 	}
 	if leaves {
-		return fmt.Sprintf("%s, and what XDP sends on would be lost: ethtool -K %s tx off, at the other end", leavesChecksums, peer)
+		return fmt.Sprintf("%s, and packets that XDP sends on would be lost: ethtool -K %s tx off, at the other end", leavesChecksums, peer)
 	}
 	return ""
 }

@@ -52,7 +52,7 @@ func TestPeerLeavesChecksums(t *testing.T) {
 			t.Errorf("notices %q", notices)
 		}
 	}
-	const refused = "its peer leaves checksums to the device, and what XDP sends on would be lost: ethtool -K eth0-peer tx off"
+	const refused = "its peer leaves checksums to the device, and packets that XDP sends on would be lost: ethtool -K eth0-peer tx off"
 	expect(without, refused)
 	f.expectTransmitting()
 	setTxChecksum(t, "eth0-peer", false)
@@ -74,7 +74,7 @@ func TestPeerElsewhere(t *testing.T) {
 	f.sync()
 	f.expect("eth0 external: " + tcHooks + " xdp")
 	unseen := func(n string) bool {
-		return strings.HasPrefix(n, "device eth0, xdp: its peer can't be looked at (no process is in its network namespace)")
+		return strings.HasPrefix(n, "device eth0, xdp: its peer can't be inspected (no process is in its network namespace)")
 	}
 	if notices := f.Notices(); !slices.ContainsFunc(notices, unseen) {
 		t.Errorf("notices %q", notices)

@@ -171,7 +171,7 @@ func (d *Devices) findDetached() error {
 			continue
 		}
 		d.log.WithFields(logrus.Fields{"device": s.Name, "hooks": missing}).
-			Warn("somebody else detached programs; attaching them again")
+			Warn("another program detached waggle's programs; attaching them again")
 		delete(d.status, index)
 	}
 	return nil

@@ -191,13 +191,13 @@ func TestRepairDetached(t *testing.T) {
 			f.expectRepairs(nil)
 			f.expect(want...)
 			f.expectTransmitting("eth0")
-			var told []string
+			var logged []string
 			for _, e := range logs.AllEntries() {
 				if e.Level == logrus.WarnLevel {
-					told = append(told, fmt.Sprint(e.Data["device"], " ", e.Data["hooks"], " ", e.Message))
+					logged = append(logged, fmt.Sprint(e.Data["device"], " ", e.Data["hooks"], " ", e.Message))
 				}
 			}
-			if diff := cmp.Diff([]string{"eth0 " + c.hooks + " somebody else detached programs; attaching them again"}, told); diff != "" {
+			if diff := cmp.Diff([]string{"eth0 " + c.hooks + " another program detached waggle's programs; attaching them again"}, logged); diff != "" {
 				t.Errorf("warnings (-want +got):\n%s", diff)
 			}
 			f.expectRepairs(nil)

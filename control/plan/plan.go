@@ -20,7 +20,7 @@ import (
 
 // Endpoint is a backend that a service should have.
 type Endpoint struct {
-	Addr  netip.Addr
+	Addr  netip.Addr // unmapped: IPv4 in 4 bytes
 	Port  uint16
 	Local bool // on this node
 }
@@ -34,25 +34,26 @@ const (
 	Local              // endpoints on this node
 )
 
-// Scope is where clients of one kind are led to.
+// Scope says which endpoints clients of one kind get.
 type Scope struct {
-	Set  Set
+	Set  Set  // index of Service.Endpoints
 	Drop bool // Set is empty by policy, not for want of endpoints: drop, don't refuse
 }
 
 // Frontend is an address that a service port answers on.
 type Frontend struct {
-	maps.Frontend
-	Kind     maps.Kind
-	External Scope // clients outside the node
-	Internal Scope // its pods and processes
-	Guarded  bool  // only for clients in the service's SourceRanges
+	maps.Frontend // the unspecified address for a NodePort
+	Kind          maps.Kind
+	External      Scope // clients outside the node
+	Internal      Scope // its pods and processes
+	Guarded       bool  // only for clients in the service's SourceRanges
 }
 
-// Service is the desired state of one service port in one family.
+// Service is the desired state of one service port in one family. The reconciler neither changes
+// it nor keeps a part of it.
 type Service struct {
 	Name      maps.Name
-	Frontends []Frontend
+	Frontends []Frontend    // each address, port and protocol once; the most specific kind first
 	Endpoints [2][]Endpoint // by Set, sorted
 	// Kept are all endpoints of a UDP service that serve. Only an endpoint that no longer serves
 	// loses its flows, not one that a policy, its zone or its termination takes out of the sets.
@@ -67,10 +68,10 @@ type Service struct {
 
 // Node is the state of the node that the plan is for.
 type Node struct {
-	Name   string
-	Labels map[string]string
-	IPs    []netip.Addr // the node's primary addresses
-	// Assigned are all addresses of its devices. A cluster IP among them is left to the process
+	Name   string            // of our Node object
+	Labels map[string]string // of our Node object: its zone is among them
+	IPs    []netip.Addr      // the node's primary addresses
+	// Assigned are all addresses of its devices, as node.Devices found them last; the map does not change. A cluster IP among them is left to the process
 	// that listens there, such as NodeLocal DNSCache.
 	Assigned map[netip.Addr]bool
 }

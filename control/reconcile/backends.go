@@ -15,7 +15,8 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// backend is one of a service's backends, as it is in the map. Address and port identify it.
+// backend is one of a service's backends, as it is in the map. Address and port identify it within the
+// service. They do not change while it has its id: affinity entries and counters refer to the id.
 type backend struct {
 	addr netip.Addr
 	port uint16
@@ -27,11 +28,11 @@ type backend struct {
 type flags uint8
 
 const (
-	isLocal flags = 1 << iota
-	inCluster
-	inLocal
-	isKept
-	isStale // the element in the map differs; Apply writes it again
+	isLocal   flags = 1 << iota // on this node
+	inCluster                   // in plan.Service.Endpoints[plan.Cluster]
+	inLocal                     // in plan.Service.Endpoints[plan.Local]
+	isKept                      // in neither, but in plan.Service.Kept: its flows go on
+	isStale                     // the element in the map differs; Apply writes it again
 
 	serving = inCluster | inLocal
 )

@@ -16,22 +16,22 @@ import (
 // prefix only grows until the next start. If it is too large, it costs lookups and nothing else.
 type clusterIPs struct {
 	table   *maps.ClusterAddrs
-	live    map[netip.Addr]int   // with the number of their frontends
-	others  map[netip.Addr]bool  // those of other service proxies
-	node    map[netip.Addr]bool  // those assigned to the node's own devices
-	written map[netip.Addr]owner // the content of the map
-	dirty   map[netip.Addr]bool  // may differ from the map
-	cidrs   []netip.Prefix       // the service CIDRs in force
-	cover   map[maps.Family]netip.Prefix
+	live    map[netip.Addr]int           // number of frontends in the map, by address; own and disown keep it
+	others  map[netip.Addr]bool          // of other service proxies' services, as of the last setOthers
+	node    map[netip.Addr]bool          // assigned to the node's own devices, as of the last setNode
+	written map[netip.Addr]owner         // the content of the map, without unowned
+	dirty   map[netip.Addr]bool          // may differ from the map, until the next successful sync
+	cidrs   []netip.Prefix               // the service CIDRs in force, without those that did not fit
+	cover   map[maps.Family]netip.Prefix // the prefix in force for live addresses outside of cidrs
 }
 
 // owner is the owner of a cluster IP.
 type owner int
 
 const (
-	nobodys owner = iota
-	ours
-	anothers
+	unowned owner = iota // not in the map
+	ours                 // a frontend of a service in Reconciler.services has it
+	theirs               // another proxy, or a process of the node, serves it
 )
 
 // newClusterIPs reads what an earlier run left in the maps. The first sync removes addresses that
@@ -50,7 +50,7 @@ func newClusterIPs(p maps.Provider) (*clusterIPs, error) {
 	}
 	for a, owner := range c.written {
 		c.dirty[a] = true
-		if owner == anothers {
+		if owner == theirs {
 			c.others[a] = true // until SetOthersClusterIPs
 		}
 	}
@@ -73,7 +73,7 @@ func (c *clusterIPs) read() (map[netip.Addr]owner, error) {
 		all[a] = ours
 	}
 	for _, a := range others {
-		all[a] = anothers
+		all[a] = theirs
 	}
 	return all, err
 }
@@ -90,13 +90,13 @@ func (c *clusterIPs) release(a netip.Addr) {
 	c.dirty[a] = true
 }
 
-// sync makes the map hold what is held, and first makes room for it. The next sync tries again what
-// has failed.
+// sync makes the map hold what is held. It deletes before it adds, to make room. The next sync tries
+// again what has failed.
 func (c *clusterIPs) sync() error {
 	var errs []error
 	for _, leaving := range []bool{true, false} {
 		for a := range c.dirty {
-			if leaving != (c.owner(a) == nobodys) {
+			if leaving != (c.owner(a) == unowned) {
 				continue
 			}
 			if err := c.write(a); err != nil {
@@ -114,9 +114,9 @@ func (c *clusterIPs) owner(a netip.Addr) owner {
 	case c.live[a] > 0:
 		return ours
 	case c.others[a], c.node[a]:
-		return anothers
+		return theirs
 	}
-	return nobodys
+	return unowned
 }
 
 func (c *clusterIPs) write(a netip.Addr) error {
@@ -134,7 +134,7 @@ func (c *clusterIPs) write(a netip.Addr) error {
 	switch owner {
 	case ours:
 		put = c.table.Put
-	case anothers:
+	case theirs:
 		put = c.table.PutOthers
 	}
 	if err := put(a); err != nil {
@@ -147,7 +147,7 @@ func (c *clusterIPs) write(a netip.Addr) error {
 // note notes the content of the map.
 func (c *clusterIPs) note(a netip.Addr, owner owner) {
 	c.written[a] = owner
-	if owner == nobodys {
+	if owner == unowned {
 		delete(c.written, a)
 	}
 }

@@ -16,25 +16,26 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// block is a block of slots with its content.
+// block is a block of slots with its content. It never changes: an element of the services map may
+// refer to it, so a changed set of backends gets a new block (docs/design.md, "Choosing a backend").
 type block struct {
 	maps.Block
-	ids []uint32
+	ids []uint32 // of backends, by slot
 }
 
 // frontend is a frontend with its element of the map.
 type frontend struct {
 	maps.Frontend
-	element maps.Service
+	element maps.Service // as last written
 }
 
 // service is the state of one service port in the maps. There are many of them, and most are small,
 // so it has slices, which take less memory than maps.
 type service struct {
-	id        uint32 // in service_names; in use as long as the service is in Reconciler.services
-	leaving   bool   // since Leave, until Apply: other services may take its frontends over
-	kind      maps.Type
-	name      maps.Name
+	id        uint32         // in service_names; in use as long as the service is in Reconciler.services
+	leaving   bool           // since Leave, until Apply or Delete: other services may take its frontends over
+	kind      maps.Type      // in service_names, as last written
+	name      maps.Name      // in service_names; never changes
 	backends  []backend      // written, and not removed yet; sorted, see backend.compare
 	blocks    []block        // published, and not given back yet
 	frontends []frontend     // written, and not deleted yet
@@ -42,25 +43,26 @@ type service struct {
 }
 
 // Reconciler owns the contents of the maps that describe services. It is not safe for concurrent
-// use.
+// use: the Proxy's mutex guards it. After New, its fields agree with what it has written. Only Repair
+// reads the maps again.
 type Reconciler struct {
-	names      *maps.Names
-	backends   *maps.Backends
-	slots      *maps.Slots
-	frontends  *maps.Services
-	sources    *maps.Sources
-	clusterIPs *clusterIPs
-	stats      *maps.Stats
+	names      *maps.Names    // service_names, and the allocator of services' ids
+	backends   *maps.Backends // and the allocator of backends' ids
+	slots      *maps.Slots    // and the allocator of blocks
+	frontends  *maps.Services // services4 and services6
+	sources    *maps.Sources  // source ranges, and the cluster's own addresses
+	clusterIPs *clusterIPs    // kept by own and disown, written by their sync
+	stats      *maps.Stats    // counters; the datapath writes them
 
 	services map[maps.Name]*service     // every service that has its name in the map
 	byID     map[uint32]*service        // the same, by service.id
 	owners   map[maps.Frontend]*service // of every frontend in the map
-	size     Size
-	wanted   []backend      // of the service at hand, valid during Apply and Delete; kept for its memory
-	local    []netip.Prefix // the cluster's own addresses; nil before SetLocalSources
-	writes   Writes         // since the start
-	retired  int            // since the start, see Retired
-	now      func() time.Time
+	size     Size                       // of the maps above
+	wanted   []backend                  // of the service at hand, valid during Apply and Delete; kept for its memory
+	local    []netip.Prefix             // the cluster's own addresses; nil before SetLocalSources
+	writes   Writes                     // since the start
+	retired  int                        // since the start, see Retired
+	now      func() time.Time           // time.Now, except in tests
 }
 
 // Writes counts what the reconciler has written. Tests and the status use it to see whether there
@@ -94,7 +96,11 @@ func (r *Reconciler) Has(name maps.Name) bool { return r.services[name] != nil }
 var ErrTaken = errors.New("frontend is taken")
 
 // Apply brings one service to its desired state. After an error each frontend of the service is in
-// its old or its new state, and the next Apply continues.
+// its old or its new state, and the next Apply continues. The error is ErrTaken if another service
+// holds a frontend.
+//
+// The order is that of publishing: backends, slots and source ranges come before the frontends that
+// refer to them, and go after them, so a packet never finds a reference to what is not there.
 func (r *Reconciler) Apply(want plan.Service) error {
 	svc, err := r.service(want.Name, want.Type)
 	if err != nil {
@@ -123,8 +129,8 @@ func (r *Reconciler) service(name maps.Name, kind maps.Type) (*service, error) {
 		svc.leaving = false
 		return svc, r.setType(svc, kind)
 	}
-	// The backends of the service that had the id before were removed before it: they are forgotten before it is
-	// given away, and what they had is not counted for this service.
+	// The id may have belonged to another service. Its backends were removed before it. Collect clears their
+	// elements and counters first, so that none of them counts for the new service.
 	now := r.now()
 	r.backends.Collect(now)
 	id, err := r.names.IDs().Alloc(now)

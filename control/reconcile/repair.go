@@ -227,7 +227,7 @@ func (p *repair) lookAtClusterIPs() {
 		p.pause()
 	}
 	for a, err := range c.table.Addrs() {
-		if !p.failed(err) && c.written[a] == nobodys {
+		if !p.failed(err) && c.written[a] == unowned {
 			look(a)
 		}
 		p.pause()
@@ -242,13 +242,13 @@ func (p *repair) lookAtClusterIPs() {
 
 // look compares an address with the map. If it differs, the next sync corrects it.
 func (c *clusterIPs) look(a netip.Addr) (different bool, err error) {
-	have := nobodys
+	have := unowned
 	known, others, err := c.table.Get(a)
 	switch {
 	case err != nil:
 		return false, err
 	case others:
-		have = anothers
+		have = theirs
 	case known:
 		have = ours
 	}

@@ -83,7 +83,7 @@ func (r *Reconciler) prune(log *logrus.Entry) error {
 	ranges, err := r.sources.Prune()
 	if frontends+ranges > 0 {
 		log.WithFields(logrus.Fields{"frontends": frontends, "ranges": ranges}).
-			Warn("elements in the maps have keys that make no sense, dropping them")
+			Warn("elements in the maps have invalid keys, dropping them")
 	}
 	return err
 }
@@ -142,7 +142,7 @@ func (r *Reconciler) restoreFrontends(byID map[uint32]*service, log *logrus.Entr
 			if err := r.restoreBlock(svc, b); err != nil {
 				r.own(svc, f, unknown)
 				log.WithFields(logrus.Fields{"service": svc.name, "frontend": f}).
-					WithError(err).Warn("slots in the maps make no sense, they will be written anew")
+					WithError(err).Warn("slots in the maps are invalid, they will be written again")
 			}
 		}
 	}

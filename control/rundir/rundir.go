@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package rundir lays out the directory that an agent keeps its files in (--run-dir). What a file
-// holds is the affair of the package that writes it.
+// Package rundir lays out the directory that an agent keeps its files in (--run-dir). The package
+// that writes a file defines its contents.
 package rundir
 
 import (
@@ -13,7 +13,7 @@ import (
 	"github.com/waggle-lb/waggle/control/atomicfile"
 )
 
-// mode is that of a run directory that we make: everybody may read the status.
+// mode is the mode of a new run directory: all users may read the status.
 const mode = 0o755
 
 // Make makes the directory, if it does not exist.
@@ -29,8 +29,8 @@ func ReservedPortsFile(dir string) string { return filepath.Join(dir, "reserved-
 func Cache(dir string) string { return filepath.Join(dir, "last-good") }
 
 // Remove deletes the status and the cache, and the directory if it is empty then. It returns the
-// paths of what it has deleted, also where it fails. The record of reserved ports is deleted by who
-// gives the ports back.
+// paths of what it has deleted, also where it fails. It leaves the record of reserved ports, which
+// node.ReleasePorts deletes.
 func Remove(dir string) (removed []string, err error) {
 	status := StatusFile(dir)
 	for _, path := range []string{Cache(dir), atomicfile.Temp(status), status} {

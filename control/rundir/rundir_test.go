@@ -46,6 +46,6 @@ func TestRemove(t *testing.T) {
 	must(t, os.WriteFile(notes, nil, 0o644))
 	expect(Cache(dir), atomicfile.Temp(StatusFile(dir)), StatusFile(dir))
 	if _, err := os.Stat(notes); err != nil {
-		t.Errorf("somebody else's file: %v", err)
+		t.Errorf("another program's file: %v", err)
 	}
 }

@@ -27,7 +27,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// fixture is what servers tell of, with real maps, and the rest made up. They listen on free ports of
+// fixture is what servers report, with real maps, and the rest made up. They listen on free ports of
 // 127.0.0.1.
 type fixture struct {
 	t      *testing.T

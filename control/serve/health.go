@@ -20,18 +20,18 @@ import (
 	"github.com/waggle-lb/waggle/control/plan"
 )
 
-// Health tells whether the proxy keeps up, with kube-proxy's own library: it is unhealthy while a
-// change that should be in the maps isn't, for longer than two sync periods.
+// Health reports whether the proxy keeps up, with kube-proxy's own library: the proxy is unhealthy
+// when a change is not in the maps after two sync periods.
 type Health struct {
 	*healthcheck.ProxyHealthServer
 	node *nodeHealth
 	// started: the source has synced, so changes are to be written.
 	started atomic.Bool
-	// datapath says what is wrong with the datapath, as far as it is asked.
+	// datapath returns what is wrong with the datapath; nil until Datapath is called.
 	datapath atomic.Pointer[func() error]
 }
 
-// NewHealth makes a Health; Start serves it. (The library's own server gives its clients any time.)
+// NewHealth makes a Health; Start serves it. (The library's own server has no timeouts for clients.)
 func NewHealth(syncPeriod time.Duration) *Health {
 	node := &nodeHealth{}
 	h := &Health{ProxyHealthServer: healthcheck.NewProxyHealthServer("", 2*syncPeriod, node), node: node}
@@ -41,10 +41,10 @@ func NewHealth(syncPeriod time.Duration) *Health {
 	return h
 }
 
-// Synced tells that the source has delivered everything: from now on changes are to be written.
+// Synced notes that the source has delivered everything: from now on changes are to be written.
 func (h *Health) Synced() { h.started.Store(true) }
 
-// Queued tells that there is something to be written. Before Synced nothing is.
+// Queued notes that there is something to be written. Before Synced it does nothing.
 func (h *Health) Queued() {
 	if h.started.Load() {
 		for family := range maps.Values(plan.IPFamilies) {
@@ -53,10 +53,10 @@ func (h *Health) Queued() {
 	}
 }
 
-// Datapath has a function asked what is wrong with the datapath.
+// Datapath sets the function that returns what is wrong with the datapath.
 func (h *Health) Datapath(wrong func() error) { h.datapath.Store(&wrong) }
 
-// errDatapath is what is wrong with the datapath; nil: nothing is known.
+// errDatapath returns what is wrong with the datapath; nil: nothing is known to be wrong.
 func (h *Health) errDatapath() error {
 	if wrong := h.datapath.Load(); wrong != nil {
 		return (*wrong)()
@@ -67,12 +67,11 @@ func (h *Health) errDatapath() error {
 // Node returns our Node object, and nil while there is none.
 func (h *Health) Node() *v1.Node { return h.node.Node() }
 
-// SetNode tells our Node object, or by nil that it has been deleted. An empty one says nothing against
-// the node.
+// SetNode sets our Node object; nil: it was deleted. An empty object counts as a healthy node.
 func (h *Health) SetNode(node *v1.Node) { h.node.set(node) }
 
-// handler answers /healthz and /livez as kube-proxy does. To /healthz also belongs that the datapath does what
-// it should: load balancers are to go elsewhere if not, while a restart need not help.
+// handler answers /healthz and /livez as kube-proxy does. /healthz also fails if the datapath does not work:
+// load balancers should then use other nodes. /livez does not, since a restart may not help.
 func (h *Health) handler() http.Handler {
 	m := http.NewServeMux()
 	m.HandleFunc("/livez", func(w http.ResponseWriter, _ *http.Request) {
@@ -91,13 +90,13 @@ func (h *Health) handler() http.Handler {
 	return m
 }
 
-// answer is kube-proxy's, and what is wrong with the datapath, if anything is.
+// answer is kube-proxy's answer, and what is wrong with the datapath.
 type answer struct {
 	healthcheck.ProxyHealth
 	Datapath string `json:"datapath,omitempty"`
 }
 
-// answerHealth counts the answer. While all is well there is nothing older than now, as in kube-proxy.
+// answerHealth counts the answer. While all is well lastUpdated is the present time, as in kube-proxy.
 func answerHealth(w http.ResponseWriter, health answer, well bool, count *compbasemetrics.CounterVec) {
 	status := http.StatusServiceUnavailable
 	if well {
@@ -111,7 +110,7 @@ func answerHealth(w http.ResponseWriter, health answer, well bool, count *compba
 	_ = json.NewEncoder(w).Encode(health) // the client may have gone
 }
 
-// nodeHealth knows whether our node is to get traffic from outside.
+// nodeHealth decides whether our node should get traffic from outside.
 type nodeHealth struct {
 	mu   sync.Mutex
 	node *v1.Node

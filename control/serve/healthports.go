@@ -20,7 +20,7 @@ import (
 )
 
 // healthPorts are the health check node ports of one family's services. They answer as kube-proxy's
-// do, whose library has servers that give their clients any time.
+// do. The servers of its library have no timeouts for clients.
 type healthPorts struct {
 	nodeName  string
 	healthy   func() bool
@@ -44,8 +44,8 @@ type healthPort struct {
 	servers   []*http.Server
 }
 
-// sync listens on these ports and on no others. The error tells of ports that can't be had; an
-// event on the Service, of each that is new.
+// sync listens on these ports and on no others. The error names the ports that it can't listen on.
+// The Service gets an event for each new failure.
 func (h *healthPorts) sync(ports map[types.NamespacedName]uint16, endpoints map[types.NamespacedName]int) error {
 	for service, p := range h.open {
 		if port, wanted := ports[service]; !wanted || port != p.port {
@@ -124,7 +124,7 @@ func (p *healthPort) close() {
 	}
 }
 
-// ServeHTTP is http.Handler's.
+// ServeHTTP implements http.Handler.
 func (p *healthPort) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	n, healthy := p.endpoints.Load(), p.healthy()
 	body, _ := json.MarshalIndent(map[string]any{

@@ -22,9 +22,8 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// RegisterKubeProxyMetrics makes kube-proxy's metrics known, once in a process: what is set of them before
-// is lost. No mode of its has what is ours; the one that is taken is the one that adds nothing of
-// netfilter's.
+// RegisterKubeProxyMetrics registers kube-proxy's metrics, once in a process. Values that were set before
+// are lost. It registers them for the mode of kube-proxy that adds no metrics of netfilter.
 var RegisterKubeProxyMetrics = sync.OnceFunc(func() {
 	proxymetrics.RegisterMetrics(kubeproxy.ProxyModeKernelspace)
 	legacyregistry.MustRegister(proxymetrics.SyncFullProxyRulesLatency, proxymetrics.SyncPartialProxyRulesLatency)
@@ -45,32 +44,32 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("waggle_"+name, help, labels, nil)
 }
 
-// The metrics of ours. Counters of packets are those of the datapath, which outlive the agent.
+// waggle's own metrics. Counters of packets are in the datapath, and outlive the agent.
 var (
 	descAgent    = desc("agent_info", "The agent; always 1", "version", "node")
-	descPackets  = desc("packets_total", "Packets by the hook that saw them and what was decided; verdicts of the form flow* count events beside that", "hook", "verdict")
-	descBytes    = desc("bytes_total", "Bytes of these packets, as the hook saw them", "hook", "verdict")
-	descSynced   = desc("source_synced", "Whether the source has delivered everything once (1) or the datapath works with what it had (0)")
-	descBlind    = desc("source_blind_seconds", "For how long the source has not seen the cluster; 0 while it does")
-	descProblems = desc("source_problems", "Defects of the objects that the source was given")
-	descFindings = desc("findings", "What the agent has found on its node, by severity: a warning may keep something from working, a notice is good to know", "severity", "about")
+	descPackets  = desc("packets_total", "Packets by hook and verdict; verdicts of the form flow* count events in addition to the packets", "hook", "verdict")
+	descBytes    = desc("bytes_total", "Bytes of these packets, as the hook sees them", "hook", "verdict")
+	descSynced   = desc("source_synced", "Whether the source has delivered everything once (1), or the datapath still works with its earlier contents (0)")
+	descBlind    = desc("source_blind_seconds", "How long the source has not seen the cluster; 0 while it does")
+	descProblems = desc("source_problems", "Problems of the objects that the source reads")
+	descFindings = desc("findings", "Findings of the agent on its node, by severity: a warning may keep something from working, a notice is good to know", "severity", "about")
 	descServices = desc("services", "Service ports in the maps, of both families", "family")
 	descFronts   = desc("frontends", "Addresses and ports that lead to a service", "family")
 	descBackends = desc("backends", "Endpoints in the maps, counted for each service port that has them")
-	descFailures = desc("failures", "Service ports that could not be written as they should be")
-	descHeld     = desc("held_deletions", "Services that are gone from the manifests, but held by --deletion-brake")
-	descRecords  = desc("flow_records", "Records of flows, of which each has two or three; those that are not confirmed give way to new ones", "family", "state")
-	descExpired  = desc("flow_records_expired_total", "Records of flows that have been cleared away since the agent started")
-	descRepairs  = desc("repairs_total", "Elements of a map that somebody else had changed, and that were repaired, since the agent started", "map")
+	descFailures = desc("failures", "Service ports that could not be written completely")
+	descHeld     = desc("held_deletions", "Services that are gone from the manifests, but kept in force by --deletion-brake")
+	descRecords  = desc("flow_records", "Records of flows: each flow has two or three; new records replace unconfirmed ones", "family", "state")
+	descExpired  = desc("flow_records_expired_total", "Expired records of flows that were removed since the agent started")
+	descRepairs  = desc("repairs_total", "Elements of a map that another program had changed and the agent has repaired, since it started", "map")
 	descElements = desc("map_elements", "Elements in use of a map", "map")
 	descCapacity = desc("map_capacity", "Elements that a map can have", "map")
 	descDevice   = desc("device_info", "A device that the datapath serves; always 1", "device", "role", "xdp", "express")
 )
 
-// collector reads our metrics when they are asked for.
+// collector reads waggle's metrics at each scrape.
 type collector struct {
 	Facts
-	services, backends int // that have metrics of their own, at most
+	services, backends int // the most that have series
 }
 
 // Describe is part of prometheus.Collector.
@@ -162,7 +161,7 @@ func (c *collector) collectProxy(set setGauge, p Size) {
 	}
 }
 
-// collectMaps tells how full the maps are whose elements somebody counts anyway.
+// collectMaps reports how full those maps are whose elements the agent counts for other reasons.
 func (c *collector) collectMaps(set setGauge, p Size, flows status.FlowCensus) {
 	for name, elements := range map[string]int{
 		"services4": p.Frontends[maps.IPv4], "services6": p.Frontends[maps.IPv6],
@@ -171,7 +170,7 @@ func (c *collector) collectMaps(set setGauge, p Size, flows status.FlowCensus) {
 		set(descElements, float64(elements), name)
 		set(descCapacity, float64(c.Maps.Map(name).MaxEntries()), name)
 	}
-	// Of these an element is a set of records, and a record is what is counted.
+	// An element of these maps is a set of records. The metric counts records.
 	for name, census := range map[string]status.FamilyCensus{"flows4": flows.IPv4, "flows6": flows.IPv6} {
 		set(descElements, float64(census.Confirmed+census.Unconfirmed), name)
 		set(descCapacity, float64(c.Maps.Map(name).MaxEntries())*float64(bpf.Ways), name)

@@ -18,8 +18,8 @@ var (
 	errBehind       = errors.New("a change has not been written for two sync periods")
 )
 
-// probeHandler answers the probes of the agent's own pod. /healthz is for load balancers, and at an
-// address that kube-proxy on the same node may have; these are about this process alone.
+// probeHandler answers the probes of the agent's own pod. /healthz is for load balancers, and
+// kube-proxy on the same node may have its address. The probes are about this process alone.
 func (s *servers) probeHandler() http.Handler {
 	m := http.NewServeMux()
 	m.Handle("/livez", answerProbe(s.live))
@@ -49,9 +49,9 @@ func (s *servers) live() error {
 	return nil
 }
 
-// ready fails until all services of the source are in force on this node, while services are served
-// that the source has no more, while the proxy does not keep up, and while the datapath does not do what it should. That the source is away later
-// makes no difference: the datapath works.
+// ready fails until all services of the source are in force on this node, while services are served that the source
+// has no more, while the proxy does not keep up, and while the datapath does not do what it should. A source that is
+// away later makes no difference: the datapath works.
 func (s *servers) ready() error {
 	switch p := s.facts.Proxy(); {
 	case !p.Synced:

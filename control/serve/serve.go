@@ -23,26 +23,26 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// Config tells what an agent serves over HTTP. An address is IP:port; none, no server.
+// Config says what an agent serves over HTTP. An address is IP:port; without an address there is no server.
 type Config struct {
 	Healthz   string // /healthz and /livez
 	Metrics   string // /metrics, /healthz, /readyz, /proxyMode, /configz and, with Profiling, /debug/pprof/
 	Probes    string // /livez and /readyz, for the pod's own probes
-	HardFail  bool   // an address that can't be had ends the agent; else it is tried again
+	HardFail  bool   // the agent ends if it can't listen on an address; else it tries again
 	Profiling bool
-	// Of how many service ports and backends there are metrics of their own: those that have had most bytes.
+	// The number of service ports and backends that have series: those with the most bytes.
 	MetricsServices, MetricsBackends int
 	// Configz is what /configz shows, under kubeproxy.config.k8s.io; nil for nothing.
 	Configz *v1alpha1.KubeProxyConfiguration
 }
 
-// proxyMode is what /proxyMode answers: none of kube-proxy's modes.
+// proxyMode is the answer to /proxyMode. It is none of kube-proxy's modes.
 const proxyMode = "waggle"
 
-// serveAgain is when an address that could not be had is tried again, as in kube-proxy.
+// serveAgain is the interval between attempts to listen on an address, as in kube-proxy.
 const serveAgain = 5 * time.Second
 
-// Facts are what is served of an agent. Its functions are called for each request.
+// Facts are what the servers show of an agent. They call its functions for each request.
 type Facts struct {
 	Version string
 	Node    string // its name
@@ -52,7 +52,7 @@ type Facts struct {
 	Size    func() Size
 	Devices func() []status.Device
 	Flows   func() status.FlowCensus
-	// Repairs counts by map what others have changed, and what was repaired.
+	// Repairs counts by map the elements that other programs have changed and the agent has repaired.
 	Repairs func() map[string]int
 	// Findings counts what was found on the node by severity, and by what it is about.
 	Findings func() map[string]map[string]int
@@ -61,7 +61,7 @@ type Facts struct {
 // Size is how much the proxy has in force.
 type Size struct {
 	Synced              bool // the source has delivered everything once
-	Failures            int  // service ports that could not be written as they should be
+	Failures            int  // service ports that could not be written completely
 	Services, Frontends map[maps.Family]int
 	Backends            int // endpoints, counted for each service port that has them
 }
@@ -81,9 +81,9 @@ type servers struct {
 	warn   func(about string, err error)
 }
 
-// Start starts the servers, which last until ctx is done. It fails only if an address can't be had
-// and that is to be fatal; else warn is called with what is wrong with a server, and with nil when it
-// serves.
+// Start starts the servers, which last until ctx is done. It fails only if it can't listen on an
+// address and cfg.HardFail is set. Otherwise it calls warn with what is wrong with a server, and with
+// nil when the server works.
 func Start(ctx context.Context, cfg Config, health *Health, facts Facts, warn func(about string, err error)) error {
 	s := &servers{cfg, health, facts, warn}
 	all, err := s.list()
@@ -103,7 +103,7 @@ func Start(ctx context.Context, cfg Config, health *Health, facts Facts, warn fu
 	return nil
 }
 
-// list is of what the agent is to serve.
+// list returns the servers that the configuration asks for.
 func (s *servers) list() (all []server, err error) {
 	if s.cfg.Healthz != "" {
 		all = append(all, server{"healthz", s.cfg.Healthz, s.health.handler()})
@@ -123,7 +123,7 @@ func (s *servers) list() (all []server, err error) {
 
 func (s *servers) keepServing(ctx context.Context, one server) {
 	for ctx.Err() == nil {
-		// A server does not tell when it has begun to listen, and the warning is to go when it has.
+		// A server does not report that it listens, and the warning has to end then.
 		err := probe(ctx, one.address)
 		s.warn("serving "+one.name, err)
 		if err == nil {
@@ -138,7 +138,7 @@ func (s *servers) keepServing(ctx context.Context, one server) {
 	}
 }
 
-// probe tells whether an address can be listened on.
+// probe reports whether the agent can listen on an address.
 func probe(ctx context.Context, address string) error {
 	l, err := listen(ctx, address)
 	if err != nil {
@@ -147,8 +147,8 @@ func probe(ctx context.Context, address string) error {
 	return l.Close()
 }
 
-// httpTimeouts are how long a client of ours may take. Some of our servers answer to anybody: one that
-// sends slowly, or reads slowly, or nothing at all, must not keep a connection for itself.
+// httpTimeouts limit how long a client may take. Some servers answer to any client: one that sends or
+// reads slowly, or not at all, must not occupy a connection for long.
 type httpTimeouts struct {
 	read  time.Duration // to send its request
 	write time.Duration // to read the answer, from the request's end; a profile takes half a minute
@@ -204,7 +204,7 @@ func (s *servers) metricsHandler() (http.Handler, error) {
 		serveProfiles(m)
 	}
 	if s.cfg.Configz != nil {
-		// It is the process's: of several agents in one, the last one's is shown.
+		// It belongs to the process: with several agents in one process, it shows the last one's.
 		configz.Delete(kubeproxy.GroupName)
 		shown, err := configz.New(kubeproxy.GroupName)
 		if err != nil {
@@ -218,7 +218,7 @@ func (s *servers) metricsHandler() (http.Handler, error) {
 	return m, nil
 }
 
-// answerPing tells that the server answers, and counts that among the SLIs, as kube-proxy does.
+// answerPing reports that the server answers, and counts that among the SLIs, as kube-proxy does.
 func answerPing(w http.ResponseWriter, r *http.Request) {
 	_ = slis.ObserveHealthcheck(r.Context(), "ping", "healthz", slis.Success) // it never fails
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
@@ -226,7 +226,7 @@ func answerPing(w http.ResponseWriter, r *http.Request) {
 	_, _ = fmt.Fprint(w, "ok")
 }
 
-// serveProfiles serves what `go tool pprof` asks for. Its index leads to the rest.
+// serveProfiles serves what `go tool pprof` requests. Its index leads to the rest.
 func serveProfiles(m *http.ServeMux) {
 	m.HandleFunc("/debug/pprof/", pprof.Index)
 	m.HandleFunc("/debug/pprof/profile", pprof.Profile)

@@ -63,7 +63,7 @@ func TestProfiling(t *testing.T) {
 	servetest.AwaitStatus(t, f.cfg.Metrics, "/debug/pprof/profile?seconds=1", 200)
 }
 
-// An address that is somebody else's is told, and taken when it is free.
+// An address that another program holds is reported, and taken when it is free.
 func TestAddressInUse(t *testing.T) {
 	f := newFixture(t, nil)
 	one, two := servetest.Occupy(t, f.cfg.Healthz), servetest.Occupy(t, f.cfg.Metrics)
@@ -134,7 +134,7 @@ func TestSlowClients(t *testing.T) {
 	}
 }
 
-// Who asks for a long answer and doesn't read it gets no longer than the write timeout.
+// A client that asks for a long answer and doesn't read it gets no longer than the write timeout.
 func TestWriteTimeout(t *testing.T) {
 	usual := clientTimeouts
 	t.Cleanup(func() { clientTimeouts = usual })

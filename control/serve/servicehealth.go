@@ -15,7 +15,7 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// NodePortAddresses tells on which of the node's addresses NodePorts answer.
+// NodePortAddresses are the node's addresses on which NodePorts answer.
 type NodePortAddresses interface {
 	// CIDRs lists those of one family, of which primary are the node's own; an empty list means all. any
 	// is false if there are none.
@@ -37,7 +37,7 @@ type ServiceHealth struct {
 }
 
 // NewServiceHealth makes a ServiceHealth that listens once SetNodeIPs has been called. The
-// recorder, nil for none, gets an event for each service whose port can't be had.
+// recorder, nil for none, gets an event for each service whose port is not available.
 func NewServiceHealth(nodeName string, nodePorts NodePortAddresses, health *Health, recorder events.EventRecorder) *ServiceHealth {
 	return &ServiceHealth{
 		nodeName: nodeName, nodePorts: nodePorts, health: health, recorder: recorder,
@@ -45,7 +45,7 @@ func NewServiceHealth(nodeName string, nodePorts NodePortAddresses, health *Heal
 	}
 }
 
-// SetNodeIPs tells the node's addresses, or that it has none of its own. Servers on others end.
+// SetNodeIPs sets the node's addresses; an empty list: it has none. Servers on other addresses end.
 func (s *ServiceHealth) SetNodeIPs(ips []netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -69,9 +69,9 @@ func (s *ServiceHealth) SetNodeIPs(ips []netip.Addr) {
 	}
 }
 
-// Sync listens on the ports of one family's services, and on no others, and answers with the
-// numbers of their local endpoints that are ready. Ports that were somebody else's are tried again. The error
-// tells which can't be had.
+// Sync listens on the ports of one family's services, and on no others, and answers with the numbers of their
+// local endpoints that are ready. It tries ports again that other programs held. The error names the ports
+// that it can't listen on.
 func (s *ServiceHealth) Sync(family maps.Family, ports map[types.NamespacedName]uint16, endpoints map[types.NamespacedName]int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

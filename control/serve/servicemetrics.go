@@ -14,10 +14,10 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// Metrics by service and by backend. Of both there may be more than a collector of metrics wants to hear of, so
-// Config says of how many there are series, and those come first that have had most bytes.
+// Metrics by service and by backend. There may be more of both than a collector of metrics can store. So Config
+// limits their number, and those with the most bytes come first.
 
-// DefaultMetricsServices is how many service ports have series if nothing else is said.
+// DefaultMetricsServices is the default number of service ports with series.
 const DefaultMetricsServices = 500
 
 // SeriesPerService is the most series that a service port has: opened, active, refused, packets and bytes in two
@@ -35,20 +35,20 @@ var (
 	backendLabels = append(slices.Clone(serviceLabels), "address")
 
 	descServiceOpened  = desc("service_opened_flows_total", "Flows to a service that were opened, and sockets that were connected to it", serviceLabels...)
-	descServiceActive  = desc("service_active_flows", "Flows to a service that were not over at the last walk; those of sockets are not known", serviceLabels...)
+	descServiceActive  = desc("service_active_flows", "Flows to a service that were open at the last walk; those of sockets are not known", serviceLabels...)
 	descServiceRefused = desc("service_refused_total", "Packets for a service, and calls of sockets, that were refused", serviceLabels...)
 	descServiceDropped = desc("service_dropped_total", "Packets for a service, and calls of sockets, that were dropped, by reason", append(slices.Clone(serviceLabels), "reason")...)
 	descServicePackets = desc("service_packets_total", "Packets of a service's flows, as the hooks see them", append(slices.Clone(serviceLabels), "direction")...)
 	descServiceBytes   = desc("service_bytes_total", "Bytes of these packets, from the IP header on", append(slices.Clone(serviceLabels), "direction")...)
 	descServiceConnect = desc("service_connect_seconds", "How long the SYN of a connection to a service waited for its SYN-ACK", serviceLabels...)
-	descServiceOmitted = desc("service_metrics_omitted", "Service ports of which there are no series by service (--metrics-services)")
+	descServiceOmitted = desc("service_metrics_omitted", "Service ports without series by service (--metrics-services)")
 
 	descBackendOpened  = desc("backend_opened_flows_total", "Flows to a backend that were opened, and sockets that were connected to it", backendLabels...)
-	descBackendActive  = desc("backend_active_flows", "Flows to a backend that were not over at the last walk", backendLabels...)
+	descBackendActive  = desc("backend_active_flows", "Flows to a backend that were open at the last walk", backendLabels...)
 	descBackendPackets = desc("backend_packets_total", "Packets of a backend's flows, as the hooks see them", append(slices.Clone(backendLabels), "direction")...)
 	descBackendBytes   = desc("backend_bytes_total", "Bytes of these packets, from the IP header on", append(slices.Clone(backendLabels), "direction")...)
 	descBackendConnect = desc("backend_connect_seconds", "How long the SYN of a connection to a backend waited for its SYN-ACK", backendLabels...)
-	descBackendOmitted = desc("backend_metrics_omitted", "Backends of which there are no series by backend (--metrics-backends)")
+	descBackendOmitted = desc("backend_metrics_omitted", "Backends without series by backend (--metrics-backends)")
 )
 
 var statsDescs = []*prometheus.Desc{
@@ -57,8 +57,8 @@ var statsDescs = []*prometheus.Desc{
 	descBackendOpened, descBackendActive, descBackendPackets, descBackendBytes, descBackendConnect, descBackendOmitted,
 }
 
-// collectStats reads the counters before the names: an id rests for a second before it is another's, so no counter
-// gets the name of a later owner.
+// collectStats reads the counters before the names: an id is not reused for a second, so no counter gets the name
+// of a later owner.
 func (c *collector) collectStats(ch chan<- prometheus.Metric) {
 	services, err := maps.ReadServiceStats(c.Maps)
 	if err != nil {
@@ -125,7 +125,8 @@ func labelsOf(n maps.Name) []string {
 	return []string{n.Namespace, n.Name, n.Port, maps.ProtoName(n.Proto), string(plan.IPFamilies[n.Family])}
 }
 
-// busiest are those ids, at most so many, that have had most bytes. of says what an id has, and whether it counts.
+// busiest returns the ids with the most bytes, at most limit. of returns the counters of an id, and whether it
+// counts.
 func busiest[V any](all map[uint32]V, limit int, of func(id uint32) (maps.FlowStats, bool)) []uint32 {
 	type ranked struct {
 		id            uint32
@@ -147,7 +148,7 @@ func busiest[V any](all map[uint32]V, limit int, of func(id uint32) (maps.FlowSt
 	return ids
 }
 
-// flowDescs are the metrics that services and backends have alike.
+// flowDescs are the metrics that both services and backends have.
 type flowDescs struct{ opened, active, packets, bytes, connect *prometheus.Desc }
 
 func sendFlows(ch chan<- prometheus.Metric, s maps.FlowStats, labels []string, connects bool, d flowDescs) {

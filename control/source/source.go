@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package source defines what a source of Kubernetes objects owes its consumer, so that a
-// directory of YAML and an API server can stand in for each other.
+// Package source defines the interface between a source of Kubernetes objects and its consumer, so
+// that a directory of YAML can replace an API server.
 package source
 
 import (
@@ -24,59 +24,59 @@ type Sink interface {
 	OnService(old, new *v1.Service)
 	OnEndpointSlice(old, new *discovery.EndpointSlice)
 	OnNode(old, new *v1.Node)
-	// OnServiceCIDRs replaces the ranges that cluster IPs are allocated from, where the source
-	// knows them.
+	// OnServiceCIDRs replaces the ranges that cluster IPs are allocated from. An empty list:
+	// they are not known.
 	OnServiceCIDRs(prefixes []netip.Prefix)
-	// OnSynced tells that everything that exists has been delivered once. It is called once.
+	// OnSynced notes that the source has delivered everything that exists. It is called once.
 	OnSynced()
 }
 
 // Source delivers objects to a Sink.
 type Source interface {
-	// Run delivers objects until ctx is done. It returns an error only where the source
-	// can't work at all; trouble with a single object is a status.Problem.
+	// Run delivers objects until ctx is done. It returns an error only if the source can't work
+	// at all; a fault of a single object is a status.Problem.
 	Run(ctx context.Context, sink Sink) error
 	// Problems lists what is wrong with the objects now. It may be called at any time.
 	Problems() []status.Problem
 }
 
-// Ahead is a Source that can have what exists ready before there is a Sink, as an API server's lists, which
-// take a while to come and to be decoded.
+// Ahead is a Source that can fetch what exists before there is a Sink: an API server's lists take a while
+// to arrive and to be decoded.
 type Ahead interface {
-	// FetchAhead begins to fetch, and returns at once. Run goes on with that, and reports what fails. It may be
-	// called once, before Run. What it has begun ends with ctx or with Run.
+	// FetchAhead begins to fetch, and returns at once. Run continues with the result, and reports failures.
+	// Call it at most once, before Run. The fetching ends with ctx or with Run.
 	FetchAhead(ctx context.Context)
 }
 
-// Watcher is a Source that may lose sight of what it follows, as an API server may be away. What
+// Watcher is a Source that may lose the connection to what it follows, such as an API server. What
 // it delivered stays in force meanwhile.
 type Watcher interface {
-	// Blind tells since when changes may not have been seen, and why; the zero time if all is
+	// Blind returns since when the source may miss changes, and why; the zero time if all is
 	// well. It may be called at any time.
 	Blind() (since time.Time, why string)
 }
 
-// Located is a Source that is somewhere else, as an API server is.
+// Located is a Source at a remote place, such as an API server.
 type Located interface {
-	// Location tells people where it is asked, and which setting says so. It may be called at any
-	// time.
+	// Location returns, for messages, the source's address and the setting that gives it. It may
+	// be called at any time.
 	Location() string
 }
 
-// Recorder is a Source with a place for events, which people see beside the objects.
+// Recorder is a Source with a place for events on objects, as `kubectl describe` shows them.
 type Recorder interface {
-	// Recorder never blocks, and forgets events that can't be delivered.
+	// Recorder returns a recorder that never blocks, and drops events that can't be delivered.
 	Recorder() events.EventRecorder
 }
 
-// Keeper is a Source that may keep Services in force though they are gone, because it takes that
-// for a failure of what it reads from.
+// Keeper is a Source that may keep Services in force that are gone, because it suspects a failure
+// of what it reads from.
 type Keeper interface {
 	// Held lists them as namespace/name, sorted. It may be called at any time.
 	Held() []string
 }
 
-// Held lists what a source holds, if it is a Keeper.
+// Held lists the Services that a source holds, if it is a Keeper.
 func Held(src Source) []string {
 	if k, ok := src.(Keeper); ok {
 		return k.Held()
@@ -86,14 +86,14 @@ func Held(src Source) []string {
 
 // Addresser is a Source that follows pools of load balancer addresses.
 type Addresser interface {
-	// Addresses lists what Services have of pools, in the order of the addresses. It may be called at any time.
+	// Addresses lists the addresses of pools that Services have, in order. It may be called at any time.
 	Addresses() []status.Address
-	// Pools is what the documents say; nil: it is not known, or pools are not followed. Whoever announces addresses goes by
-	// it: [pools.Set.Find] leads from an address to its pool.
+	// Pools returns the pools; nil: they are not known, or the source does not follow pools. An announcer of
+	// addresses uses it: [pools.Set.Find] leads from an address to its pool.
 	Pools() *pools.Set
 }
 
-// Addresses lists what Services have of pools, if a source follows them.
+// Addresses lists the addresses of pools that Services have, if the source follows pools.
 func Addresses(src Source) (addresses []status.Address, follows bool) {
 	if a, ok := src.(Addresser); ok && a.Pools() != nil {
 		return a.Addresses(), true
@@ -101,13 +101,13 @@ func Addresses(src Source) (addresses []status.Address, follows bool) {
 	return nil, false
 }
 
-// Noticer is a Source with something to say that is good to know, but no problem.
+// Noticer is a Source with notices: good to know, but no problem.
 type Noticer interface {
 	// Notices may be called at any time.
 	Notices() []string
 }
 
-// Notices lists what a source has to say, if it is a Noticer.
+// Notices lists a source's notices, if it is a Noticer.
 func Notices(src Source) []string {
 	if n, ok := src.(Noticer); ok {
 		return n.Notices()
@@ -115,9 +115,10 @@ func Notices(src Source) []string {
 	return nil
 }
 
-// UpdateSlice tells a slice that changes its family or its Service as a deletion and an
-// addition. kube-proxy's trackers file slices by these, and would keep the old one forever. The
-// API server allows no change of the family, but a slice may be made anew while nobody watches.
+// UpdateSlice delivers a slice that changes its family or its Service as a deletion and an
+// addition. kube-proxy's trackers store slices by these, and would keep the old one forever. The
+// API server allows no change of the family, but a slice may be deleted and made again while no
+// watch runs.
 func UpdateSlice(sink Sink, old, new *discovery.EndpointSlice) {
 	const service = discovery.LabelServiceName
 	if old.AddressType == new.AddressType && old.Labels[service] == new.Labels[service] {

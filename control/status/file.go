@@ -15,24 +15,24 @@ import (
 	"github.com/waggle-lb/waggle/control/rundir"
 )
 
-// Writer keeps the file of one agent, which is its only writer. It is not safe for concurrent use.
+// Writer writes the file of one agent, the only writer of that file. It is not safe for concurrent use.
 type Writer struct {
 	dir     string
 	written *Status // what the file holds
 }
 
-// NewWriter prepares to write into a run directory, which the first Write makes if need be.
+// NewWriter makes a Writer for a run directory. The first Write makes the directory if it is missing.
 func NewWriter(runDir string) *Writer { return &Writer{dir: runDir} }
 
 // Write replaces the file in one step if the status has changed, else only the file's time. The status, and what
 // it refers to, must not be modified afterwards.
 func (w *Writer) Write(s *Status) error {
 	file := rundir.StatusFile(w.dir)
-	// To compare takes a fraction of what it takes to encode.
+	// Comparing takes a fraction of the time of encoding.
 	if now := time.Now(); reflect.DeepEqual(s, w.written) && os.Chtimes(file, now, now) == nil {
 		return nil
 	}
-	raw, err := json.Marshal(s) // of many devices: it takes half as long as for people to read
+	raw, err := json.Marshal(s) // without indentation: with many devices, that takes half as long
 	if err != nil {
 		return err
 	}
@@ -46,8 +46,8 @@ func (w *Writer) Write(s *Status) error {
 	return nil
 }
 
-// Read returns what an agent with this run directory wrote last. Its errors are in words for people:
-// no agent has run here, or the file may not be read.
+// Read returns the last status of the agent with this run directory. Its errors are messages for the
+// user: no agent has run here, or the user may not read the file.
 func Read(runDir string) (*Status, error) {
 	file := rundir.StatusFile(runDir)
 	raw, err := os.ReadFile(file)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package status is what an agent tells of itself in a file, so that it can still be read when the
-// agent is gone. It has nothing of the agent's: whoever reads a status does without that.
+// Package status is the status that an agent writes to a file, which can still be read when the
+// agent is gone. It does not import the agent's packages, so that readers don't need them.
 package status
 
 import (
@@ -13,7 +13,7 @@ type Status struct {
 	PID      int        `json:"pid"`
 	Version  string     `json:"version"`
 	Node     string     `json:"node"`
-	PinDir   string     `json:"pinDir"` // whoever holds it is the agent, see loader.Held
+	PinDir   string     `json:"pinDir"` // the process that holds it is the agent, see loader.Held
 	Source   string     `json:"source"`
 	Blind    *Blindness `json:"blind,omitempty"`
 	Started  time.Time  `json:"started"`
@@ -25,19 +25,19 @@ type Status struct {
 	Problems []Problem  `json:"problems,omitempty"`
 	Held     []string   `json:"held,omitempty"`  // Services that the source keeps though they are gone
 	Pools    bool       `json:"pools,omitempty"` // the source follows pools of addresses
-	// Addresses are those that Services have of pools.
+	// Addresses are the addresses of pools that Services have.
 	Addresses []Address `json:"addresses,omitempty"`
 	Warnings  []string  `json:"warnings,omitempty"` // may keep something from working
 	Notices   []string  `json:"notices,omitempty"`  // good to know
 }
 
-// Blindness tells since when, and why, the source does not see changes.
+// Blindness says since when, and why, the source does not see changes.
 type Blindness struct {
 	Since time.Time `json:"since"`
 	Why   string    `json:"why"`
 }
 
-// Equal tells whether two are the same; nil is none.
+// Equal reports whether two are the same; nil: the source sees changes.
 func (b *Blindness) Equal(other *Blindness) bool {
 	if b == nil || other == nil {
 		return b == other
@@ -45,7 +45,7 @@ func (b *Blindness) Equal(other *Blindness) bool {
 	return b.Since.Equal(other.Since) && b.Why == other.Why
 }
 
-// Proxy is what the proxy says of itself.
+// Proxy is the status of the proxy.
 type Proxy struct {
 	Synced   bool      `json:"synced"`   // the source has delivered everything once
 	LastSync time.Time `json:"lastSync"` // zero before the first
@@ -53,7 +53,7 @@ type Proxy struct {
 	Failures []string  `json:"failures,omitempty"`
 }
 
-// Role is what a device is to the datapath.
+// Role is the role of a device for the datapath.
 type Role string
 
 // The roles of devices.
@@ -65,10 +65,11 @@ const (
 	RolePodBridge Role = "pod-bridge" // a bridge whose ports are pods' devices: these have the programs
 )
 
-// XDPNative is the mode of XDP that there is. A Device with another XDP has no such program.
+// XDPNative is the only mode of XDP in use. A Device with any other value of XDP has no XDP program; the
+// value is the reason.
 const XDPNative = "native"
 
-// Device is what became of one device.
+// Device is the status of one device.
 type Device struct {
 	Name    string `json:"name"`
 	Ifindex int    `json:"ifindex"`
@@ -106,20 +107,21 @@ type FamilyCensus struct {
 	Unconfirmed uint32 `json:"unconfirmed"` // they give way to new ones
 }
 
-// Address is an address of a pool that Services have.
+// Address is an address of a pool that one or more Services have.
 type Address struct {
 	Address string `json:"address"`
 	// Pool is the kind and namespace/name of the pool, as in "IPAddressPool metallb-system/first".
 	Pool string `json:"pool"`
-	// PoolGone: that pool does not have the address any more.
+	// PoolGone: that pool no longer has the address.
 	PoolGone bool      `json:"poolGone,omitempty"`
 	Services []string  `json:"services"`       // namespace/name, in order; several share it
 	Since    time.Time `json:"since,omitzero"` // when the first of them got it, if that is known
 }
 
-// Problem is one defect of one object. The last good state of that object stays in force.
+// Problem is a fault of one object. The last good state of that object stays in force.
 type Problem struct {
-	// File and Document (counted from 1) say where the object was read, if in a file.
+	// File and Document (counted from 1) say where the object was read; empty if it was not read from a
+	// file.
 	File     string `json:"file,omitempty"`
 	Document int    `json:"document,omitempty"`
 	// Object is kind and namespace/name, as in "Service default/web".

@@ -146,7 +146,7 @@ func (h *Handover) count(r maps.Flow, err error) {
 	}
 }
 
-var errSCTP = errors.New("the kernel can't be told of an SCTP association that it has not seen begin")
+var errSCTP = errors.New("the kernel takes no SCTP association that it has not seen begin")
 
 // giveBypassing makes the kernel's entry before the records end. No packet matches the entry until then.
 func (h *Handover) giveBypassing(r maps.Flow) error {

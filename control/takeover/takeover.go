@@ -42,7 +42,7 @@ type Takeover struct {
 	keeping bool // keepNAT is in force
 	keepErr error
 	leftOut int // connections without room at the last look
-	// converting: the flows of the release before are not converted yet. convertedSince: they are by now,
+	// converting: the flows of the previous release are not converted yet. convertedSince: they are by now,
 	// but the walk that Counted gets next may have begun before that, and does not count.
 	converting, convertedSince bool
 }
@@ -136,11 +136,11 @@ func (t *Takeover) Counted(records uint32) {
 		return
 	}
 	t.keeping, t.leftOut = false, 0
-	t.tell()
+	t.report()
 	t.log.Info("the last connection that was left to the kernel has ended")
 }
 
-// Converted is called when the flows of the release before are converted.
+// Converted is called when the flows of the previous release are converted.
 func (t *Takeover) Converted() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -155,7 +155,7 @@ func (t *Takeover) adopt() {
 	t.leftOut = 0
 	shared, err := t.shared()
 	if err != nil {
-		t.log.WithError(err).Error("connections of the node's own that are older than the agent are not known")
+		t.log.WithError(err).Error("the node's own connections from before the agent's start are not known")
 	}
 	a := adoption{dp: t.dp, shared: shared}
 	err = a.run(t.table)
@@ -166,7 +166,7 @@ func (t *Takeover) adopt() {
 	}
 	t.took(&a)
 	t.adoptVirtual()
-	t.tell()
+	t.report()
 }
 
 // took handles the result of an adoption.
@@ -185,14 +185,14 @@ func (t *Takeover) keep() {
 	}
 	t.keepErr = keepNAT()
 	t.keeping = t.keepErr == nil
-	t.tell()
+	t.report()
 }
 
-// tell updates the warnings about adopted connections.
-func (t *Takeover) tell() {
+// report updates the warnings about adopted connections.
+func (t *Takeover) report() {
 	var errs []error
 	if t.keepErr != nil {
-		errs = append(errs, fmt.Errorf("they break if the last rules go that need the kernel's NAT: %w", t.keepErr))
+		errs = append(errs, fmt.Errorf("they break if the last rules that need the kernel's NAT are deleted: %w", t.keepErr))
 	}
 	if t.leftOut > 0 {
 		errs = append(errs, fmt.Errorf("%d of them break, since they would take more than half of the table of flows (--map-size)", t.leftOut))

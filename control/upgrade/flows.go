@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package upgrade takes over what the release before has left on a node, under traffic.
+// Package upgrade takes over what the previous release has left on a node, under traffic.
 package upgrade
 
 import (
@@ -16,7 +16,7 @@ import (
 	"github.com/waggle-lb/waggle/loader"
 )
 
-// Flows converts flows. The programs of the release before use their own tables until ours replace them,
+// Flows converts flows. The programs of the previous release use their own tables until ours replace them,
 // so the conversion is repeated: each pass converts what has changed since.
 type Flows struct {
 	dp   *loader.Datapath
@@ -78,10 +78,10 @@ func (f *Flows) Finish(pod map[int]bool) error {
 	}
 	log := f.log.WithFields(logrus.Fields{"records": f.records, "lost": f.lost})
 	if f.lost > 0 {
-		log.Warn("flows of the release before: some are lost, since there is no room for them, or others have their tuples")
+		log.Warn("flows of the previous release: some are lost, since there is no room for them, or other flows have taken their tuples")
 		return nil
 	}
-	log.Info("flows of the release before go on")
+	log.Info("flows of the previous release go on")
 	return nil
 }
 
@@ -90,7 +90,7 @@ func (f *Flows) pass(z *zones) error {
 	for _, t := range tables {
 		if m := f.old[t.name]; m != nil {
 			if err := t.read(m, func(r record) error { return f.convert(r, z) }); err != nil {
-				return fmt.Errorf("converting flows of the release before: %w", err)
+				return fmt.Errorf("converting flows of the previous release: %w", err)
 			}
 		}
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// oldMap makes a map as the release before does.
+// oldMap makes a map as the previous release does.
 func oldMap(t *testing.T, typ ebpf.MapType, keySize, valueSize uint32) *ebpf.Map {
 	t.Helper()
 	if os.Geteuid() != 0 {

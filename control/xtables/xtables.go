@@ -204,8 +204,8 @@ func (e Entry) Does() (Extension, error) {
 	return one, err
 }
 
-// ChainName is the name of a chain that somebody has made, in the entry that begins it: its target
-// is called ERROR and holds the name (struct xt_error_target of linux/netfilter/x_tables.h).
+// ChainName is the name of a user-defined chain, in the entry that begins it: its target is called
+// ERROR and holds the name (struct xt_error_target of linux/netfilter/x_tables.h).
 func (e Entry) ChainName() (string, bool) {
 	one, err := e.Does()
 	if err != nil || one.Name != "ERROR" {

@@ -17,7 +17,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// User is who asks: a name and groups in a client certificate, or a token.
+// User identifies a client: a name and groups in a client certificate, or a token.
 type User struct {
 	Name   string
 	Groups []string

@@ -254,7 +254,7 @@ func (p *churnPlace) measureEvents(metric string) error {
 // answered a new connection of the client, which connects repeatedly.
 func (p *churnPlace) follow() (float64, error) {
 	number := churnFollowed + p.followed%(churnOthers-churnFollowed)
-	who := (p.followed/(churnOthers-churnFollowed) + 1) % 2 // the other server, in each round
+	server := (p.followed/(churnOthers-churnFollowed) + 1) % 2 // the other server, in each round
 	p.followed++
 	type reply struct {
 		at  []float64
@@ -262,11 +262,11 @@ func (p *churnPlace) follow() (float64, error) {
 	}
 	done := make(chan reply, 1)
 	go func() {
-		at, err := p.client.send(socketRequest{What: doFollow, To: netip.AddrPortFrom(serviceAddr(number), servicePort), Want: byte(who)})
+		at, err := p.client.send(socketRequest{What: doFollow, To: netip.AddrPortFrom(serviceAddr(number), servicePort), Want: byte(server)})
 		done <- reply{at, err}
 	}()
 	started := monotonic()
-	p.store.Put(sliceObject(number, corev1.ProtocolTCP, p.node.Name, p.servers[who]))
+	p.store.Put(sliceObject(number, corev1.ProtocolTCP, p.node.Name, p.servers[server]))
 	r := <-done
 	if r.err != nil {
 		return 0, r.err

@@ -119,7 +119,7 @@ func askByte(kind int, to netip.AddrPort) (fd int, answer byte, err error) {
 }
 
 // serveByte makes a pod answer with one byte, which identifies it, until the listeners are closed.
-func serveByte(pod *topo.Pod, who byte) (closeAll func() error, err error) {
+func serveByte(pod *topo.Pod, server byte) (closeAll func() error, err error) {
 	var l net.Listener
 	var datagrams net.PacketConn
 	at := netip.AddrPortFrom(pod.IP4, targetPort).String()
@@ -137,7 +137,7 @@ func serveByte(pod *topo.Pod, who byte) (closeAll func() error, err error) {
 	}
 	go serveAll(l, func(conn net.Conn) {
 		if _, err := io.ReadFull(conn, []byte{0}); err == nil {
-			_, _ = conn.Write([]byte{who})
+			_, _ = conn.Write([]byte{server})
 		}
 		_, _ = io.Copy(io.Discard, conn) // until a reset
 	})
@@ -148,7 +148,7 @@ func serveByte(pod *topo.Pod, who byte) (closeAll func() error, err error) {
 				return
 			}
 			if err == nil {
-				_, _ = datagrams.WriteTo([]byte{who}, from)
+				_, _ = datagrams.WriteTo([]byte{server}, from)
 			}
 		}
 	}()

@@ -66,7 +66,7 @@ func memoryOfMap(spec *ebpf.MapSpec) (row mapMemory, err error) {
 		return row, err
 	}
 	if row.Preallocated && row.Empty == 0 {
-		return row, errors.New("the kernel does not tell its memory")
+		return row, errors.New("the kernel does not report its memory")
 	}
 	switch {
 	case spec.Type == ebpf.SkStorage: // an element belongs to its socket: the map does not count it

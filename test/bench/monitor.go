@@ -22,7 +22,7 @@ type watchState struct {
 	flags   uint32
 }
 
-// watchStates are those of nobody, of `waggle monitor`, and of `waggle monitor --packets`.
+// watchStates are the states without a monitor, with `waggle monitor`, and with `waggle monitor --packets`.
 var watchStates = []watchState{
 	{name: ""},
 	{name: "events", watched: []bpf.Verdict{bpf.VerdictFlowOpened, bpf.VerdictFlowConfirmed, bpf.VerdictFlowClosed, bpf.VerdictRefused}},
@@ -32,10 +32,10 @@ var watchStates = []watchState{
 	}},
 }
 
-// watchRing holds all that a run reports: nobody reads it.
+// watchRing holds all that a run reports: no process reads it.
 const watchRing = 256 << 20
 
-// measureMonitor measures packets while nobody watches, and while one monitor does.
+// measureMonitor measures packets without a monitor, and with one.
 func measureMonitor(o options) (results []Result, err error) {
 	network, err := topo.New(topo.ForXDP())
 	if err != nil {

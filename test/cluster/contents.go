@@ -89,7 +89,7 @@ func (a *Agent) AwaitEndpoints(service string, done func(map[maps.Frontend][]net
 	return fmt.Errorf("agent on %s: service %s leads to %v; the log ends:\n%s", a.Node.Name, service, last, a.logTail())
 }
 
-// WatchFrontend looks at an IPv4 frontend without a pause, until stop is called, which tells how
+// WatchFrontend looks at an IPv4 frontend without a pause, until stop is called, which returns how
 // often it was looked at and how often it wasn't there: a gap too short for traffic to meet.
 func (a *Agent) WatchFrontend(at netip.AddrPort, proto uint8) (stop func() (looks, missing int), err error) {
 	p, err := loader.Open(a.PinDir)

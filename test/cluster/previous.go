@@ -7,6 +7,6 @@ import "os"
 // previousVariable names an environment variable that `make test-upgrade` sets.
 const previousVariable = "WAGGLE_PREVIOUS"
 
-// PreviousRelease is the path of the command of the release before this one, as
-// `make test-upgrade` builds it from the repository's history. It is empty if nobody has built it.
+// PreviousRelease is the path of the command of the previous release this one, as `make
+// test-upgrade` builds it from the repository's history. It is empty if it was not built.
 func PreviousRelease() string { return os.Getenv(previousVariable) }

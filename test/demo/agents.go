@@ -18,7 +18,7 @@ func (d *demo) addAgents() error {
 	for _, node := range d.net.Nodes {
 		agent := cluster.NewAgent(d.net, node, cluster.AgentOptions{
 			Binary: d.binary, Manifests: d.manifests.Dir, Dir: d.dir,
-			// By itself waggle keeps off XDP on a veth, whose peer must run XDP too, as here it does.
+			// By default waggle attaches no XDP to a veth, because its peer must run XDP, too. Here it does.
 			Args: []string{"--xdp=always"},
 		})
 		d.agents = append(d.agents, agent)
@@ -71,7 +71,7 @@ func (d *demo) routeToPublic(service string) error {
 	return errors.Join(errs...)
 }
 
-// awaitPods waits until a service leads to just the pods that it selects, on all nodes.
+// awaitPods waits until a service leads exactly to the pods that it selects, on all nodes.
 func (d *demo) awaitPods(service string) error {
 	want := map[netip.Addr]bool{}
 	for _, p := range d.podsOf(service) {
@@ -97,8 +97,7 @@ func (d *demo) awaitPods(service string) error {
 	return nil
 }
 
-// tearDown ends the agents, has each node cleaned up by the command that is there for it, and
-// removes the network.
+// tearDown ends the agents, runs `waggle cleanup` on each node, and removes the network.
 func (d *demo) tearDown() error {
 	if d.net == nil {
 		return nil

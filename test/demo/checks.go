@@ -17,14 +17,14 @@ import (
 type check struct {
 	from *asker
 	to   netip.AddrPort
-	what string // that to is, for people
+	what string // the name of to, for the table
 	udp  bool
-	pods []*place // who must answer
+	pods []*place // that must answer
 	// enters is the node at which the requests of the laptop enter the cluster.
 	enters *cluster.Agent
 }
 
-// findings are what came of a check.
+// findings are the results of a check.
 type findings struct {
 	answers  map[*place]int
 	sawAs    map[*place][]netip.Addr
@@ -34,8 +34,8 @@ type findings struct {
 }
 
 const (
-	enough   = 12  // requests that show more than luck
-	tooMany  = 300 // of 3 pods, one is missed by chance once in 10^52
+	enough   = 12  // requests, so that a result is not by chance
+	tooMany  = 300 // with 3 pods, the chance that one gets none of them is 1 in 10^52
 	patience = 2 * time.Second
 )
 
@@ -51,7 +51,7 @@ func (d *demo) run(c check) (*findings, error) {
 		f.requests++
 		if problem := f.note(c, reply); problem != "" {
 			f.problems = append(f.problems, problem)
-			break // the next ones would tell the same
+			break // the next ones would fail in the same way
 		}
 	}
 	for _, p := range c.pods {
@@ -83,7 +83,7 @@ func (c check) ask(i int) topo.Reply {
 	return c.from.UDPUnconnected(request)
 }
 
-// note takes an answer into account, and tells what is wrong with it.
+// note counts an answer, and returns what is wrong with it.
 func (f *findings) note(c check, r topo.Reply) string {
 	if !r.OK() {
 		return "request failed: " + r.Err
@@ -102,14 +102,14 @@ func (f *findings) note(c check, r topo.Reply) string {
 	}
 	for _, peer := range []netip.AddrPort{r.Peer, r.Source} {
 		if peer.IsValid() && peer != c.to {
-			return fmt.Sprintf("the client was told that it spoke with %s", peer)
+			return fmt.Sprintf("the client saw %s as its peer", peer)
 		}
 	}
 	return ""
 }
 
-// clientAddrs are the addresses that a pod of some node may see: the client's own, but that of the
-// node in between where the answer must come back through that.
+// clientAddrs returns the addresses that a pod on a node may see: the client's own or, if the request came in by
+// another node and the answer must go back through it, that node's.
 func (c check) clientAddrs(podNode *topo.Node) []netip.Addr {
 	if c.enters != nil && podNode != c.enters.Node {
 		return ofSameFamily(c.v6(), c.enters.Node.IP4, c.enters.Node.IP6)
@@ -121,7 +121,7 @@ func ofSameFamily(v6 bool, addrs ...netip.Addr) []netip.Addr {
 	return slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return a.Is6() != v6 })
 }
 
-// expectedHooks says which hooks must do the work, and on which node; no other may.
+// expectedHooks returns the only hooks that may do the work, and their node.
 func (c check) expectedHooks() (*cluster.Agent, []string) {
 	if c.enters == nil {
 		switch {

@@ -11,7 +11,7 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// draw shows the network as it is.
+// draw shows the network.
 func (d *demo) draw() {
 	l := d.net.Laptop
 	d.heading("The network", "")
@@ -47,10 +47,10 @@ var serviceColumns = columns{
 	{"SERVICE", 7}, {"TYPE", 7}, {"CLUSTER-IP", 7}, {"EXTERNAL-IP", 7}, {"PORT", 7}, {"PODS", 0},
 }
 
-// listServices shows what the agents were given.
+// listServices shows the services of the manifests.
 func (d *demo) listServices() error {
-	d.heading("The services", `From Kubernetes YAML in a directory, test/demo/manifests. In the pods small servers stand in for
-		nginx and coredns: each answers with its name, and with the address that it sees the client by.`)
+	d.heading("The services", `From Kubernetes YAML in a directory, test/demo/manifests. The pods run small servers instead of
+		nginx and coredns: each answers with its own name, and with the client's address as it sees it.`)
 	t := &table{columns: serviceColumns}
 	for _, name := range []string{webService, publicService, backService, dnsService} {
 		s, ok := d.services[name]
@@ -66,7 +66,7 @@ func (d *demo) listServices() error {
 		}
 		t.add(line(name), line(string(s.Spec.Type)), s.Spec.ClusterIPs, external, line(portText(s.Spec.Ports[0])), line(strings.Join(pods, ", ")))
 	}
-	t.write(d.out)
+	d.write(t)
 	return nil
 }
 

@@ -11,8 +11,8 @@ import (
 	"github.com/waggle-lb/waggle/test/cluster"
 )
 
-// The hooks that can do the work, by the counters that show it. What else is counted is the other
-// half of such work (replies on the stack path, getpeername), or no work at all.
+// The hooks that can do the work, by the counters that show it. Other counters show the other half of such work
+// (replies on the stack path, getpeername), or no work at all.
 const (
 	xdpExpress    = "xdp/express"
 	tcExpress     = "tc-ingress/express"
@@ -24,7 +24,7 @@ const (
 
 var workers = []string{tcStack, xdpExpress, tcExpress, podStack, "tc-pod/express", socketConnect, socketSendmsg}
 
-// hookName is what people call it.
+// hookName returns the name of a hook for the tables.
 func hookName(counter string, v6 bool) string {
 	family := "4"
 	if v6 {
@@ -71,8 +71,8 @@ func failure(counter string) bool {
 	return strings.Contains(counter, "/drop") || strings.Contains(counter, "/refused")
 }
 
-// countSettled counts when the last connection's farewell is over too: a server's FIN may come
-// after the client has its answer.
+// countSettled counts when the last connection has ended completely: a server's FIN may come after the client has its
+// answer.
 func (d *demo) countSettled() (counted, error) {
 	const quiet = 10 * time.Millisecond
 	before, err := d.count()
@@ -100,9 +100,8 @@ func (c counted) since(before counted) counted {
 	return out
 }
 
-// straggling tells whether packets may be there besides the work that is asked about: a few
-// that are late from the check before, and the few that tc sends for XDP while a neighbour's
-// Ethernet address isn't known.
+// straggling reports whether such packets may come beside those of the check: a few late ones of the check before,
+// and a few that tc sends for XDP while a neighbour's Ethernet address is not known.
 func straggling(key string, moved counted) bool {
 	const few = 2
 	if failure(key) {

@@ -18,16 +18,21 @@ const (
 	goingPod   = "myapp-pod-2"
 )
 
+// changes are the checks under traffic, for the summary.
+var changes = part{what: "Changes, while traffic flows", how: "XDP, tc, socket: new connections only"}
+
 // step is a change under traffic.
 type step struct {
 	title string
 	// change returns when the change is in force: from then on, new connections must follow it.
 	change func() error
-	// note tells what the change did to the pods' answers, or "".
+	// note measures what the change did to the pods' answers, and returns it for the table.
 	note func(*loops) string
-	// after is done when the traffic has been looked at.
+	// after runs when the traffic has been judged.
 	after func() error
-	last  bool
+	// requests, if not nil, gets the number of requests.
+	requests *int
+	last     bool
 }
 
 var liveColumns = columns{
@@ -37,16 +42,18 @@ var liveColumns = columns{
 // checkChanges changes things while clients make one new connection after the other, none of
 // which may fail.
 func (d *demo) checkChanges(ctx context.Context) error {
-	d.heading("Changes, while traffic flows", `Six loops of new TCP connections: from the laptop to both NodePorts of myapp-service, and from a
+	d.heading(changes.what, `Six loops of new TCP connections: from the laptop to both NodePorts of myapp-service, and from a
 		pod to its ClusterIP, by IPv4 and IPv6.`)
 	l := d.startLoops()
 	defer l.stop()
 	t := &table{columns: liveColumns}
-	defer func() { t.write(d.out) }()
+	defer func() { d.write(t) }()
+	d.summary.parts = append(d.summary.parts, changes)
 	for _, s := range d.steps() {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		d.progress("%s ...", s.title)
 		if err := d.take(l, s, t); err != nil {
 			return err
 		}
@@ -54,7 +61,7 @@ func (d *demo) checkChanges(ctx context.Context) error {
 	return nil
 }
 
-// take does a step, and judges what the loops met meanwhile.
+// take does a step, and judges the answers that the loops got meanwhile.
 func (d *demo) take(l *loops, s step, t *table) error {
 	l.changing()
 	if err := s.change(); err != nil {
@@ -68,10 +75,14 @@ func (d *demo) take(l *loops, s step, t *table) error {
 	}
 	result := line("ok")
 	found, requests, failed := l.judge(want, d.lookUp)
-	d.checks++
-	d.requests += requests
+	p := &d.summary.parts[len(d.summary.parts)-1]
+	p.checks++
+	p.requests += requests
+	if s.requests != nil {
+		*s.requests = requests
+	}
 	if len(found) > 0 {
-		d.wrong++
+		p.wrong++
 		result = wrong(found)
 	}
 	when := line(s.title)
@@ -88,7 +99,7 @@ func (d *demo) take(l *loops, s step, t *table) error {
 func (d *demo) steps() []step {
 	var since time.Time
 	coming := strings.TrimSuffix(comingFile[len(forLive)+1:], ".yaml")
-	agent := d.agents[0]
+	agent, figures := d.agents[0], &d.summary.figures
 	return []step{
 		{title: "before", change: func() error { return nil }},
 		{
@@ -98,7 +109,8 @@ func (d *demo) steps() []step {
 				return err
 			},
 			note: func(l *loops) string {
-				return fmt.Sprintf("  first answer after %d ms", l.firstAnswer(coming).Sub(since).Milliseconds())
+				figures.firstAnswer = l.firstAnswer(coming).Sub(since)
+				return "  first answer after " + milliseconds(figures.firstAnswer)
 			},
 		},
 		{
@@ -108,16 +120,17 @@ func (d *demo) steps() []step {
 				return err
 			},
 			note: func(l *loops) string {
-				return fmt.Sprintf("  last answer after %d ms", max(0, l.lastAnswer(goingPod).Sub(since).Milliseconds()))
+				figures.lastAnswer = l.lastAnswer(goingPod).Sub(since)
+				return "  last answer after " + milliseconds(figures.lastAnswer)
 			},
 			after: d.removeDismissed,
 		},
-		{title: "agent of node-1 is dead (SIGKILL)", change: func() error { agent.Kill(); return nil }},
+		{title: "agent of node-1 is dead (SIGKILL)", change: func() error { agent.Kill(); return nil }, requests: &figures.withoutAgent},
 		{title: "agent of node-1 is back", change: func() error { return agent.Start() }, last: true},
 	}
 }
 
-// admit starts the pod that comes later, and adds its manifest. It tells when.
+// admit starts the pod that comes later, adds its manifest, and returns the time of that.
 func (d *demo) admit() (time.Time, error) {
 	objects, err := readPods(forLive)
 	if err != nil {
@@ -135,7 +148,7 @@ func (d *demo) admit() (time.Time, error) {
 	return now, d.awaitPods(webService)
 }
 
-// dismiss takes a pod out of the manifests, and tells when. It goes on to serve what it has, as a
+// dismiss removes a pod from the manifests, and returns the time of that. The pod still serves its connections, as a
 // terminating pod does.
 func (d *demo) dismiss(name string) (time.Time, error) {
 	i := slices.IndexFunc(d.pods, func(p *place) bool { return p.Name == name })

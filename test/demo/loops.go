@@ -13,7 +13,7 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// loops are clients that ask on and on, while things change.
+// loops are clients that send requests all the time, while things change.
 type loops struct {
 	all   []*loop
 	loads []*topo.Load
@@ -23,7 +23,7 @@ type loops struct {
 	first, last map[string]time.Time
 }
 
-// loop is one client's, with what it has met since the last change began.
+// loop is one client, with its results since the last change began.
 type loop struct {
 	check    check
 	requests int
@@ -31,7 +31,7 @@ type loop struct {
 	settled  *tally
 }
 
-// tally is of requests that began and ended with the change in force.
+// tally counts the requests that began and ended with the change in force.
 type tally struct {
 	requests int
 	sawAs    map[string]map[netip.Addr]bool // by pods
@@ -72,7 +72,7 @@ func (t *tally) note(reply topo.Reply) {
 
 func (t *tally) pods() []string { return slices.Sorted(maps.Keys(t.sawAs)) }
 
-// changing forgets what was met before: from now on, who answers may be as it was or as it will be.
+// changing drops the results so far. From now on, the pods from before or from after the change may answer.
 func (l *loops) changing() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -88,7 +88,7 @@ func (l *loops) settled() {
 	l.generation++
 }
 
-// awaitEnough lets the loops run until each has met every pod, and for a moment at least.
+// awaitEnough waits until every pod has answered each loop, and for a moment at least.
 func (l *loops) awaitEnough(pods int) {
 	const moment, atMost = 400 * time.Millisecond, 2 * time.Second
 	time.Sleep(moment)
@@ -105,8 +105,7 @@ func (l *loops) haveMet(pods int) bool {
 	})
 }
 
-// judge tells what the loops should not have met since the last judgment. nodeOf finds the node of
-// a pod.
+// judge returns what was wrong with the answers since its last call. nodeOf finds the node of a pod.
 func (l *loops) judge(want []*place, nodeOf func(pod string) *topo.Node) (problems []string, requests, failed int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -144,7 +143,7 @@ func (l *loop) judge(want []*place, nodeOf func(pod string) *topo.Node) (problem
 	return problems
 }
 
-// answerers are the pods that any loop has met since the change.
+// answerers returns the pods that have answered any loop since the change.
 func (l *loops) answerers() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

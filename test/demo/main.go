@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command demo shows waggle at work: it makes a small network of namespaces, runs an agent on each
-// of its nodes from a directory of Kubernetes YAML, sends real traffic by every way there is to a
-// service, and checks every answer. It ends with status 1 if one of them was wrong.
+// of its nodes from a directory of Kubernetes YAML, sends real traffic by all ways to a service, and
+// checks every answer. It ends with status 1 if one of them was wrong.
 package main
 
 import (
@@ -23,12 +23,12 @@ import (
 
 func main() {
 	topo.Main()
-	binary := flag.String("waggle", "build/waggle", "the command to show; it is built if it isn't there")
+	binary := flag.String("waggle", "build/waggle", "the waggle command to show; built if the file does not exist")
 	hold := flag.Bool("hold", os.Getenv("HOLD") != "" && os.Getenv("HOLD") != "0",
 		"keep the network up after the checks, until Ctrl-C (also by HOLD=1 in the environment)")
 	flag.Parse()
 	if err := run(*binary, *hold); err != nil {
-		if err != errWrong { // which the verdict has told
+		if err != errWrong { // the summary has said that
 			fmt.Fprintln(os.Stderr, "demo: "+err.Error())
 		}
 		os.Exit(1)
@@ -59,24 +59,27 @@ func run(binary string, hold bool) error {
 		return errors.Join(err, os.RemoveAll(dir))
 	}
 	d := newDemo(os.Stdout, dir, binary)
+	d.style = styleOf(os.Stdout)
 	err = d.show(ctx, hold)
 	if ctx.Err() != nil {
-		fmt.Fprintln(d.out, "\nEnding; everything is being removed.")
+		d.print("\nEnding: the demo removes everything that it has made.")
 		if !errors.Is(err, errWrong) && err != nil {
-			err = errEnded // what failed then, failed by that
+			err = errEnded // the signal is the cause of other errors
 		}
 	}
 	return d.end(err)
 }
 
-// show is the whole demo. What is wrong with waggle is errWrong; any other error means that the
-// demo itself didn't get far enough to tell.
+// show is the whole demo. It returns errWrong if a check of waggle failed. Any other error means that the
+// demo itself could not run all checks.
 func (d *demo) show(ctx context.Context, hold bool) error {
 	started := time.Now()
+	d.progress("Making a network of namespaces: two nodes, a laptop, pods ...")
 	if err := d.build(); err != nil {
 		return err
 	}
 	d.draw()
+	d.progress("Starting an agent on each node ...")
 	if err := d.startAgents(); err != nil {
 		return err
 	}
@@ -91,31 +94,22 @@ func (d *demo) show(ctx context.Context, hold bool) error {
 			return ctx.Err()
 		}
 	}
-	d.verdict(time.Since(started))
+	d.summary.elapsed = time.Since(started)
+	d.summarize(hold)
 	if hold {
 		d.hold(ctx)
 	}
-	if d.wrong > 0 {
+	if d.summary.totals().wrong > 0 {
 		return errWrong
 	}
 	return nil
 }
 
-func (d *demo) verdict(elapsed time.Duration) {
-	seconds := elapsed.Round(100 * time.Millisecond)
-	if d.wrong > 0 {
-		fmt.Fprintf(d.out, "\nWRONG: %d of %d checks failed (%d requests, %s). Manifests, and the logs of the agents: %s\n",
-			d.wrong, d.checks, d.requests, seconds, d.dir)
-		return
-	}
-	fmt.Fprintf(d.out, "\nOK: all %d checks passed, %d requests were answered as they should be, none failed (%s).\n",
-		d.checks, d.requests, seconds)
-}
-
-// end removes everything. What the agents wrote is kept, until the next demo, if something went
-// wrong.
+// end removes everything. If something went wrong, it keeps what the agents wrote, until the next demo.
 func (d *demo) end(err error) error {
+	d.progress("Removing the network ...")
 	failed := d.tearDown()
+	d.done()
 	switch {
 	case failed == nil && err == errWrong:
 		return err
@@ -140,7 +134,7 @@ func newDir() (string, error) {
 	return os.MkdirTemp("", pattern)
 }
 
-// lock keeps two demos from pulling down each other's network, which has a fixed name.
+// lock keeps two demos from removing each other's network, which has a fixed name.
 func lock() (unlock func(), err error) {
 	file, err := os.OpenFile("/run/waggle-demo.lock", os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
@@ -148,12 +142,12 @@ func lock() (unlock func(), err error) {
 	}
 	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		file.Close()
-		return nil, errors.New("another demo is running on this machine; end it first, by Ctrl-C in its terminal")
+		return nil, errors.New("another demo runs on this machine: end it first, by Ctrl-C in its terminal")
 	}
 	return func() { file.Close() }, nil
 }
 
-// executable returns where the command is, and builds it if it is nowhere yet.
+// executable returns the path of the command, and builds the command if it does not exist.
 func executable(path, dir string) (string, error) {
 	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
 		return filepath.Abs(path)

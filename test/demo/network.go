@@ -20,11 +20,12 @@ import (
 )
 
 // prefix names the namespaces (demo-laptop ..), the cgroups and the pin directories. It is fixed,
-// so that what a crashed demo has left is found by the next.
+// so that the next demo finds what a crashed one has left.
 const prefix = "demo"
 
 type demo struct {
 	out    io.Writer
+	style  style
 	dir    string // of all files that the demo makes
 	binary string
 
@@ -36,16 +37,16 @@ type demo struct {
 	services  map[string]*v1.Service
 	askers    map[string]*asker
 
-	checks, wrong, requests int
+	summary summary
 }
 
-// place is a Pod of the manifests, and the namespace that plays it.
+// place is a Pod of the manifests, with the namespace that stands for it.
 type place struct {
 	*topo.Pod
 	object *v1.Pod
 }
 
-// asker is who asks.
+// asker is a client that sends requests.
 type asker struct {
 	*topo.Client
 	name string
@@ -63,7 +64,7 @@ func newDemo(out io.Writer, dir, binary string) *demo {
 	}
 }
 
-// build makes the network that the manifests tell of.
+// build makes the network that the manifests describe.
 func (d *demo) build() error {
 	if err := topo.MountBPFFS(); err != nil {
 		return err
@@ -140,7 +141,7 @@ func portsOf(object *v1.Pod) topo.Ports {
 	return ports
 }
 
-// addAskers starts the processes that ask.
+// addAskers starts the clients.
 func (d *demo) addAskers() error {
 	node := d.net.Nodes[0]
 	errs := []error{d.addAsker(d.net.Laptop, nil, d.net.Laptop.IP4, d.net.Laptop.IP6),

@@ -23,7 +23,8 @@ const (
 // section is some checks with something in common.
 type section struct {
 	title, text string
-	checks      []check
+	how         string // what must do the work, for the summary
+	checks      func(*demo) []check
 }
 
 var pathColumns = columns{
@@ -33,31 +34,42 @@ var pathColumns = columns{
 // checkPaths shows and judges every way to a service.
 func (d *demo) checkPaths(ctx context.Context) error {
 	d.meetNeighbours()
-	for _, s := range d.sections() {
-		d.heading(s.title, s.text)
-		t := &table{columns: pathColumns}
-		for _, c := range s.checks {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			f, err := d.run(c)
-			if err != nil {
-				return err
-			}
-			d.checks++
-			d.requests += f.requests
-			if len(f.problems) > 0 {
-				d.wrong++
-			}
-			t.add(c.row(f)...)
+	for _, s := range sections {
+		if err := d.checkSection(ctx, s); err != nil {
+			return err
 		}
-		t.write(d.out)
 	}
 	return nil
 }
 
-// meetNeighbours has everyone learn the others' Ethernet addresses, which XDP can't ask for: the
-// first packets to a stranger go by tc.
+func (d *demo) checkSection(ctx context.Context, s section) error {
+	d.heading(s.title, s.text)
+	t := &table{columns: pathColumns}
+	p := part{what: s.title, how: s.how}
+	checks := s.checks(d)
+	for i, c := range checks {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		d.progress("check %d of %d: %s asks %s", i+1, len(checks), c.from.name, c.to)
+		f, err := d.run(c)
+		if err != nil {
+			return err
+		}
+		p.checks++
+		p.requests += f.requests
+		if len(f.problems) > 0 {
+			p.wrong++
+		}
+		t.add(c.row(f)...)
+	}
+	d.write(t)
+	d.summary.parts = append(d.summary.parts, p)
+	return nil
+}
+
+// meetNeighbours makes the hosts learn each other's Ethernet addresses. XDP can't ask for them, so tc sends the first
+// packets to an unknown neighbour.
 func (d *demo) meetNeighbours() {
 	const discard = 9
 	laptop, node := d.askers["laptop"], d.askers["node-1"]
@@ -70,34 +82,43 @@ func (d *demo) meetNeighbours() {
 	}
 }
 
-func (d *demo) sections() []section {
-	return []section{
-		{
-			"From outside, to a NodePort", `Any node takes the request; all pods of the service answer, wherever they are. tc hands it to a
-			pod on that node, which sees who asks. For a pod on the other node XDP sends it on at once.`,
-			append(d.nodePorts(webService, false), d.nodePorts(dnsService, true)...),
+var sections = []section{
+	{
+		"From outside, to a NodePort", `Any node takes the request, and all pods of the service answer. tc passes it to a pod on that
+			node, which sees the client's address. XDP forwards it to a pod on the other node at once.`,
+		"tc (pod on that node), XDP (other node)",
+		func(d *demo) []check { return append(d.nodePorts(webService, false), d.nodePorts(dnsService, true)...) },
+	},
+	{
+		"From outside, to a LoadBalancer address", `The laptop has a route for that address to node-1.`,
+		"tc (pod on that node), XDP (other node)",
+		(*demo).loadBalancers,
+	},
+	{
+		"From a pod, to a ClusterIP", `connect() connects a TCP socket to a pod, so no packet needs translation. tc translates the
+			packets of a connected UDP socket, so that it follows its service to another pod.`,
+		"socket (TCP, unconnected UDP), tc (UDP)",
+		func(d *demo) []check { return d.clusterIPs(d.askers["client"]) },
+	},
+	{
+		"From a sandboxed pod, to a ClusterIP", `No hook sees its sockets (as in a virtual machine), so tc translates its packets at its veth.`,
+		"tc at the pod's veth",
+		func(d *demo) []check { return d.clusterIPs(d.askers["sandbox"]) },
+	},
+	{
+		"From a node itself", `To a ClusterIP, and to a NodePort on its loopback address.`,
+		"socket",
+		func(d *demo) []check {
+			return append(d.clusterIPs(d.askers["node-1"]), d.loopbacks(d.askers["node-1"])...)
 		},
-		{
-			"From outside, to a LoadBalancer address", `The laptop has a route for that address to node-1.`,
-			d.eachFamily(func(v6 bool) check {
-				to := d.publicIP(publicService, v6)
-				return check{from: d.askers["laptop"], to: to, what: publicService, pods: d.podsOf(publicService), enters: d.agents[0]}
-			}),
-		},
-		{
-			"From a pod, to a ClusterIP", `The socket itself is connected to a pod, once; no packet needs translation. A connected UDP
-   socket is served by packet, so that it follows its service to another pod.`,
-			d.clusterIPs(d.askers["client"]),
-		},
-		{
-			"From a sandboxed pod, to a ClusterIP", `No hook sees its sockets (a virtual machine's, say), so its packets are translated at its veth.`,
-			d.clusterIPs(d.askers["sandbox"]),
-		},
-		{
-			"From a node itself", `To a ClusterIP, and to a NodePort on its loopback address.`,
-			append(d.clusterIPs(d.askers["node-1"]), d.loopbacks(d.askers["node-1"])...),
-		},
-	}
+	},
+}
+
+func (d *demo) loadBalancers() []check {
+	return d.eachFamily(func(v6 bool) check {
+		to := d.publicIP(publicService, v6)
+		return check{from: d.askers["laptop"], to: to, what: publicService, pods: d.podsOf(publicService), enters: d.agents[0]}
+	})
 }
 
 func (d *demo) eachFamily(of func(v6 bool) check) []check {
@@ -144,7 +165,7 @@ func loopback(v6 bool) netip.Addr {
 	return netip.MustParseAddr("127.0.0.1")
 }
 
-// row tells what came of a check, with a line for each node that has answered.
+// row shows the results of a check, with a line for each node that has answered.
 func (c check) row(f *findings) [][]string {
 	var answered, saw []string
 	for _, node := range c.nodes() {
@@ -169,7 +190,7 @@ func (c check) row(f *findings) [][]string {
 	return [][]string{line(c.from.name), {c.to.String(), "(" + c.what + ")"}, line(c.via()), answered, saw, f.hooks, result}
 }
 
-// nodes are those with pods that answer, the one where requests enter first, as its hook is.
+// nodes returns the nodes of the pods. The node where requests enter comes first, as its hook does.
 func (c check) nodes() []*topo.Node {
 	var nodes []*topo.Node
 	if c.enters != nil {

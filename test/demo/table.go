@@ -11,8 +11,8 @@ import (
 	"unicode/utf8"
 )
 
-// columns are a table's headings, each padded to a width that the tables of one kind share, so
-// that they stand below each other.
+// columns are a table's headings. Each is padded to a width that all tables of one kind share, so that
+// their columns are aligned.
 type columns []struct {
 	name  string
 	width int
@@ -28,18 +28,21 @@ func (t *table) add(cells ...[]string) { t.rows = append(t.rows, cells) }
 
 func line(s string) []string { return []string{s} }
 
-// wrong is the cell that tells of problems; the first ones are enough to go by.
+// wrongMark begins a result that is not as it should be.
+const wrongMark = "WRONG:"
+
+// wrong is the cell of a result with problems. It shows the first few.
 func wrong(problems []string) []string {
 	const few = 3
 	cell := slices.Clone(problems[:min(few, len(problems))])
-	cell[0] = "WRONG: " + cell[0]
+	cell[0] = wrongMark + " " + cell[0]
 	if more := len(problems) - few; more > 0 {
 		cell = append(cell, fmt.Sprintf("and %d more", more))
 	}
 	return cell
 }
 
-func (t *table) write(w io.Writer) {
+func (t *table) write(w io.Writer, s style) {
 	var text strings.Builder
 	tw := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	var heads []string
@@ -63,8 +66,12 @@ func (t *table) write(w io.Writer) {
 		}
 	}
 	_ = tw.Flush() // to memory
+	heading := true
 	for l := range strings.Lines(text.String()) {
-		fmt.Fprintln(w, strings.TrimRight(l, " \n"))
+		if l = strings.TrimRight(l, " \n"); heading {
+			l, heading = s.bold(l), false
+		}
+		fmt.Fprintln(w, s.result(l))
 	}
 }
 
@@ -74,8 +81,8 @@ func writeLine(w io.Writer, cells []string) {
 
 // heading begins a part of the demo.
 func (d *demo) heading(title, text string) {
-	fmt.Fprintf(d.out, "\n== %s ==\n", title)
+	d.print("\n%s", d.style.bold("== "+title+" =="))
 	for l := range strings.Lines(text) {
-		fmt.Fprintf(d.out, "   %s\n", strings.TrimSpace(l))
+		d.print("   %s", strings.TrimSpace(l))
 	}
 }

@@ -180,7 +180,7 @@ func (c *container) mounts(t *testing.T) []bind {
 }
 
 // args are the manifest's, with what makes this agent one of several on one machine, and more.
-// TestFlags tells of flags that aren't there.
+// TestFlags finds flags that don't exist.
 func (c *container) args(t *testing.T, more ...string) []string {
 	t.Helper()
 	const cgroups = "/sys/fs/cgroup"

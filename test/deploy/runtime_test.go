@@ -15,7 +15,7 @@ import (
 	"github.com/waggle-lb/waggle/loader"
 )
 
-// bundle is what a container runtime is told.
+// bundle is the configuration for a container runtime.
 type bundle struct {
 	Root         string // an empty directory
 	Binary       string

@@ -113,7 +113,7 @@ func openLocalFlow(t *testing.T, s *setup) []string {
 func beSticky(t *testing.T, s *setup) []string {
 	t.Helper()
 	_, reply := s.laptop.OpenTCP(topo.Request{To: at(s.node.IP4, 30007)})
-	_ = reply // one of the endpoints answers, the other is nobody: either is remembered
+	_ = reply // one of the endpoints answers, the other does not exist: the client is remembered for either
 	return nil
 }
 

@@ -39,7 +39,7 @@ type service struct {
 	endpoints []endpoint
 }
 
-// endpoint is one that is ready, unless told otherwise.
+// endpoint makes an endpoint, which is ready by default.
 type endpoint struct {
 	addr, node string
 	conditions string

@@ -60,12 +60,12 @@ func (s *setup) reported(t *testing.T, words string) {
 	log, err := os.ReadFile(s.agent.LogFile)
 	check(t, err)
 	if !strings.Contains(string(log), words) {
-		t.Errorf("the log doesn't tell of %q", words)
+		t.Errorf("the log has no line about %q", words)
 	}
 	out, err := s.agent.CLI("status")
 	check(t, err)
 	if !strings.Contains(out, words) {
-		t.Errorf("waggle status doesn't tell of %q:\n%s", words, out)
+		t.Errorf("waggle status shows nothing about %q:\n%s", words, out)
 	}
 }
 

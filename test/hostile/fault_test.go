@@ -112,10 +112,10 @@ metadata: {name: auto}
 spec: {selector: {app: local}, type: NodePort, ports: [{port: 80, targetPort: 8080}]}
 `, "\t", "  ")))
 	check(t, s.agent.Start())
-	told := func(st *status.Status) bool {
+	reported := func(st *status.Status) bool {
 		return strings.Contains(fmt.Sprint(st.Problems), "no space left on device")
 	}
-	s.awaitStatus(t, "the full disk", told)
+	s.awaitStatus(t, "the full disk", reported)
 	contents, err := s.agent.Contents()
 	check(t, err)
 	laptop, served := client(t, s.Laptop), 0
@@ -131,7 +131,7 @@ spec: {selector: {app: local}, type: NodePort, ports: [{port: 80, targetPort: 80
 	}
 
 	check(t, os.Remove(filler))
-	s.awaitStatus(t, "room on the disk", func(st *status.Status) bool { return !told(st) })
+	s.awaitStatus(t, "room on the disk", func(st *status.Status) bool { return !reported(st) })
 	if raw, err := os.ReadFile(filepath.Join(disk, "allocations.json")); err != nil || !strings.Contains(string(raw), "default/auto") {
 		t.Errorf("the allocations are not kept: %s, %v", raw, err)
 	}

@@ -133,7 +133,7 @@ func (s *setup) atRest(t *testing.T) {
 	time.Sleep(time.Second)
 	for k, n := range s.counters(t).Since(before) {
 		if n > 100 {
-			t.Errorf("%d packets in a second counted as %s, while nobody sends", n, k)
+			t.Errorf("%d packets in a second counted as %s, without traffic", n, k)
 		}
 	}
 }

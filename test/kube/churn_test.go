@@ -50,7 +50,7 @@ func churnPodName(group, i int) string { return fmt.Sprintf("churn-%d-%d", group
 
 func churnServiceName(i int) string { return fmt.Sprintf("churn-%d", i) }
 
-// addChurnObjects makes the services and pods that are to change. Nobody serves
+// addChurnObjects makes the services and pods that are to change. No process serves
 // at the pods' addresses.
 func (s *setup) addChurnObjects(t *testing.T) {
 	t.Helper()
@@ -110,7 +110,7 @@ func churnService(i int) *corev1.Service {
 	return svc
 }
 
-// startChurn begins; stop ends it and tells whether all went well.
+// startChurn begins; stop ends it and reports whether all went well.
 func (s *setup) startChurn() *churn {
 	c := &churn{s: s, quit: make(chan struct{})}
 	ticks := make(chan struct{}, churnWorkers)
@@ -164,7 +164,7 @@ func (c *churn) result(err error) {
 	case utilnet.IsConnectionRefused(err), utilnet.IsConnectionReset(err), utilnet.IsProbableEOF(err), utilnet.IsTimeout(err),
 		errors.Is(err, io.ErrUnexpectedEOF), utilnet.IsHTTP2ConnectionLost(err), // in the middle of an answer
 		apierrors.IsForbidden(err), apierrors.IsServiceUnavailable(err), apierrors.IsInternalError(err), apierrors.IsTooManyRequests(err):
-		c.failed.Add(1) // it is away, or has just come and knows nobody's rights yet
+		c.failed.Add(1) // it is away, or has just started and knows no user's rights yet
 	default:
 		c.mu.Lock()
 		defer c.mu.Unlock()

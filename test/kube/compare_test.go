@@ -14,7 +14,7 @@ import (
 type exception struct {
 	row  int
 	says string
-	// allows tells whether it covers a flow, given both outcomes.
+	// allows reports whether it covers a flow, given both outcomes.
 	allows func(f flow, oracle, waggle outcome) bool
 }
 
@@ -48,7 +48,7 @@ func (f flow) isExternalLocal() bool {
 	return f.service.object().Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 }
 
-// isForeignPod tells whether a pod asks the node port of another node.
+// isForeignPod reports whether a pod asks the node port of another node.
 func (f flow) isForeignPod() bool {
 	switch f.source.name {
 	case fromPod, fromSandbox, fromHere:
@@ -70,8 +70,8 @@ func (f flow) onlyLocal() string {
 	return dropped
 }
 
-// sameButKept tells whether two outcomes differ in nothing but that waggle has
-// kept client addresses which kube-proxy has not.
+// sameButKept reports whether two outcomes differ in nothing but that waggle has kept client
+// addresses which kube-proxy has not.
 func sameButKept(oracle, waggle outcome) bool {
 	if !maps.Equal(oracle.ended, waggle.ended) || len(oracle.reached) != len(waggle.reached) {
 		return false
@@ -125,9 +125,9 @@ func (f flow) entry() string {
 	return fromNode1
 }
 
-// unfaithful lists the clients of services with session affinity whom one node
-// has led to several endpoints, by one frontend or another: affinity knows no
-// frontends, only service ports and clients.
+// unfaithful lists the clients of services with session affinity that one node has led to several
+// endpoints, by one frontend or another: affinity knows no frontends, only service ports and
+// clients.
 func unfaithful(groups [][]flow, all map[string]outcome) (lines []string) {
 	for _, group := range groups {
 		reached := map[string]map[string]bool{}

@@ -128,8 +128,8 @@ func (f flow) ask(s *setup, timeout time.Duration) topo.Reply {
 	return stream.Exchange(r.Size)
 }
 
-// endOf is "" for an answer. A drop in the client's own network stack is told
-// to it as EPERM, and one by a socket hook as the end that silence has.
+// endOf is "" for an answer. A drop in the client's own network stack is distinguished to it as
+// EPERM, and one by a socket hook as the end that silence has.
 func endOf(r topo.Reply) string {
 	switch {
 	case r.OK():
@@ -161,7 +161,7 @@ func (s *setup) seen(f flow, addr netip.Addr) string {
 	return fmt.Sprint(addr)
 }
 
-// isGateway tells whether an address is the node's own among its pods.
+// isGateway reports whether an address is the node's own among its pods.
 func isGateway(node *topo.Node, addr netip.Addr) bool {
 	return addr == node.PodCIDR4.Addr().Next() || addr == node.PodCIDR6.Addr().Next()
 }

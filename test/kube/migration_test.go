@@ -31,7 +31,7 @@ func TestMigration(t *testing.T) {
 	m.back(t)
 }
 
-// TestMigrationUpgraded: likewise, but the release before takes over, and is upgraded after the restarts.
+// TestMigrationUpgraded: likewise, but the previous release takes over, and is upgraded after the restarts.
 func TestMigrationUpgraded(t *testing.T) {
 	previous := cluster.PreviousRelease()
 	if previous == "" {

@@ -29,8 +29,8 @@ func churnTime(t *testing.T) time.Duration {
 	return d
 }
 
-// stableClients use a service that nobody changes: from outside, and from pods
-// whose sockets waggle sees and does not see.
+// stableClients use a service that does not change: from outside, and from pods whose sockets
+// waggle sees and does not see.
 type stableClients struct{ laptop, pod, sandboxed *topo.Client }
 
 // loads are what they do, all the time.

@@ -131,7 +131,7 @@ func TestLossesAreCounted(t *testing.T) {
 	}
 }
 
-// TestKilled: what a killed monitor has asked for, nobody is asked for longer than its lease, and its slot is used again.
+// TestKilled: the programs report to a killed monitor no longer than its lease lasts, and its slot is used again.
 func TestKilled(t *testing.T) {
 	s := newSetup(t)
 	m := s.watch(t, "--packets", "--service", "default/remote")

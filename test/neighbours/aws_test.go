@@ -33,8 +33,8 @@ func addENIs(t *testing.T, s *setup) {
 	check(t, load(s.Link, nil, "nft", "-f", filepath.Join("rules", "vpc.nft")))
 }
 
-// knowENI tells a node where the other one's second interface is. A VPC answers that itself: the
-// interface's own node would not, as it answers the sender by its first one.
+// knowENI gives a node the address of the other one's second interface. A VPC answers that itself:
+// the interface's own node would not, as it answers the sender by its first one.
 func knowENI(node, peer *topo.Node) error {
 	mac, err := peer.MAC("eth1")
 	if err != nil {

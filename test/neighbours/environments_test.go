@@ -25,7 +25,7 @@ type environment struct {
 	nodes func(*testing.T, *setup)
 	// inPods is what else there is in the pods.
 	inPods func(*testing.T, *setup)
-	// agent are flags of waggle's that its documentation tells users of such nodes to give.
+	// agent are flags of waggle's that its documentation recommends for such nodes.
 	agent []string
 	// more are paths that only this environment has.
 	more []path

@@ -48,8 +48,8 @@ func (s *setup) subnetFile(node *topo.Node) string {
 	return filepath.Join(s.dir, "flannel-"+node.Name+".env")
 }
 
-// awaitFlannel waits until flanneld has told the node's subnet, which it does last, and has a route to
-// the other node's pods.
+// awaitFlannel waits until flanneld has written the node's subnet, which it does last, and has a route
+// to the other node's pods.
 func (s *setup) awaitFlannel(node, peer *topo.Node) error {
 	err := errors.New("not asked")
 	for deadline := time.Now().Add(topo.Patient(time.Minute)); err != nil && time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
@@ -61,7 +61,7 @@ func (s *setup) awaitFlannel(node, peer *topo.Node) error {
 	return err
 }
 
-// hasRoute tells whether a node has a route to exactly these addresses.
+// hasRoute reports whether a node has a route to exactly these addresses.
 func hasRoute(node *topo.Node, to netip.Prefix) error {
 	family := "-4"
 	if to.Addr().Is6() {

@@ -68,7 +68,7 @@ func parseRegistry(text string) (map[netip.AddrPort]bool, error) {
 	return out, nil
 }
 
-// ready tells the parent that a sidecar listens.
+// ready signals to the parent that a sidecar listens.
 func ready() error {
 	_, err := io.WriteString(os.Stdout, "ready\n")
 	return err

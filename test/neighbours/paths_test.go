@@ -67,7 +67,7 @@ type cell struct {
 	udp, v6 bool
 }
 
-// kind tells apart the cells of a path.
+// kind distinguishes the cells of a path.
 func (c cell) kind() string {
 	protocol, family := "tcp", "4"
 	if c.udp {

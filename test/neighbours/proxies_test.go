@@ -87,7 +87,7 @@ func (s *setup) startWaggle(t *testing.T) (stop func()) {
 	}
 }
 
-// leadsTo tells whether all frontends of a service, of both families, lead to a pod.
+// leadsTo reports whether all frontends of a service, of both families, lead to a pod.
 func leadsTo(all map[maps.Frontend][]netip.AddrPort, pod *topo.Pod) bool {
 	reached := map[netip.Addr]bool{}
 	for _, backends := range all {

@@ -15,13 +15,13 @@ import (
 )
 
 // A sidecar does what Envoy does in a pod of Istio's: a connection that was redirected to it goes on to
-// where its client meant it to go, which the kernel tells. Out of the pod it lets only connections to
+// where its client meant it to go, which the kernel reports. Out of the pod it lets only connections to
 // addresses that the mesh knows (outboundTrafficPolicy: REGISTRY_ONLY).
 
 // sidecarVariable names the environment variable that makes this process a sidecar: what it knows.
 const sidecarVariable = "WAGGLE_NEIGHBOURS_SIDECAR"
 
-// sidecarUser is whom the pod's rules let connect.
+// sidecarUser is the user that the pod's rules let connect.
 const sidecarUser = 1337
 
 const (

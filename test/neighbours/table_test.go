@@ -19,7 +19,8 @@ type verdict struct {
 	shortcoming    *clause
 }
 
-// fails tells whether waggle does less than kube-proxy or than it promises, and nothing allows it.
+// fails reports whether waggle does less than kube-proxy, or less than it promises, without an exception for
+// it.
 func (v verdict) fails() bool {
 	return v.waggle != "" && v.exception == nil && (v.oracle == "" || v.promise != nil)
 }
@@ -79,7 +80,7 @@ func list(clauses []clause) string {
 	return out.String()
 }
 
-// summary tells how many cells work, and which don't.
+// summary says how many cells work, and which don't.
 func summary(all []verdict, why func(verdict) string) string {
 	failed, total := map[string][]string{}, map[string]int{} // by backend
 	count := 0

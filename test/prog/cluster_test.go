@@ -242,7 +242,7 @@ func TestNoAnswer(t *testing.T) {
 			frames := map[string][]byte{
 				"an echo reply":       icmpFrame(udp(at(v.client, 0), at(v.vip, 0)), false, make([]byte, 8)),
 				"from a group":        ask.with(from(at(all, clientPort))).bytes(),
-				"from nobody":         ask.with(from(at(none, clientPort))).bytes(),
+				"from no host":        ask.with(from(at(none, clientPort))).bytes(),
 				"a ping from a group": ping(v, all, v.vip, true, nil),
 				"an ICMP error":       errorTo(v),
 			}

@@ -54,7 +54,7 @@ var writable = []string{
 func TestExplainTwinHasNoWrites(t *testing.T) {
 	// The verifier of 6.1 also refuses the twin there. It is not known what it takes for a write.
 	if version, err := features.LinuxVersionCode(); err != nil || version < 6<<16|18<<8 {
-		t.Skipf("known to tell on Linux 6.18 only (this is %#x, %v)", version, err)
+		t.Skipf("known on Linux 6.18 only (this is %#x, %v)", version, err)
 	}
 	enter(t)
 	spec := wholeSpec(t)

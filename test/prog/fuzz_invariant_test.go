@@ -27,7 +27,7 @@ func (r *fuzzRun) invariants(v bpf.Verdict, in, out []byte) error {
 	src, dst := model.Ends(out)
 	known := func(a netip.Addr) bool { return a == wasSrc || a == wasDst || r.configured(a) }
 	if !known(src) || !known(dst) {
-		return fmt.Errorf("%s > %s: nobody has configured these", src, dst)
+		return fmt.Errorf("%s > %s: no service has these", src, dst)
 	}
 	return nil
 }

@@ -86,7 +86,7 @@ func TestSNATHalfOpen(t *testing.T) {
 			}
 		}
 		if loser == nil {
-			t.Fatalf("the source port %s was nobody's", next.source)
+			t.Fatalf("the source port %s was free", next.source)
 		}
 		loser.forget()
 		loser.request()

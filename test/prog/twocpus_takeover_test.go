@@ -81,7 +81,7 @@ func (r *race) decided(c contest) {
 	}
 	// the answer is acknowledged now, if it was not before: no other flow has the port
 	if !r.holds("the owner", c.owner) {
-		r.wrong("who has the port loses it", "%v", c.owner.client)
+		r.wrong("the owner of the port loses it", "%v", c.owner.client)
 	}
 	if s := r.fire(c.taker.requestShot()); s.moved() {
 		r.wrong("two clients send by one port", "%v, and so did %v", s, c.owner.client)
@@ -99,13 +99,13 @@ func (r *race) notConfirmed(c contest) {
 }
 
 // holds reports whether a client's data goes out by the port. If so, the answer must come back.
-func (r *race) holds(who string, c *conversation) bool {
+func (r *race) holds(name string, c *conversation) bool {
 	r.t.Helper()
 	s := r.fire(c.requestShot(data))
 	if !s.moved() {
 		return false
 	}
-	r.leads(c, who+"'s data", s)
-	r.returns(c, "the answer to "+who, r.fire(c.replyShot(answerData)))
+	r.leads(c, name+"'s data", s)
+	r.returns(c, "the answer to "+name, r.fire(c.replyShot(answerData)))
 	return true
 }

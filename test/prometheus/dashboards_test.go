@@ -102,7 +102,7 @@ func newLab(t *testing.T) *lab {
 	return l
 }
 
-// services has one that works, one without endpoints, and one whose endpoints nobody selects, and are elsewhere.
+// services has one that works, one without endpoints, and one whose endpoints are elsewhere and have no selector.
 const services = `apiVersion: v1
 kind: Service
 metadata: {name: web}
@@ -238,7 +238,7 @@ func TestDashboards(t *testing.T) {
 // metricNames finds those of the exporters that an agent has; up is Prometheus' own.
 var metricNames = regexp.MustCompile(`\b(?:up|(?:waggle|kubeproxy|process|go|rest_client)_[a-z0-9_]+)\b`)
 
-// spoilMap changes a map as nobody should, so that the agent repairs it.
+// spoilMap changes a map behind the agent's back, so that the agent repairs it.
 func (l *lab) spoilMap() {
 	l.t.Helper()
 	m, err := ebpf.LoadPinnedMap(filepath.Join(l.agent.PinDir, "maps", "node_addrs4"), nil)

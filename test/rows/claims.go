@@ -26,7 +26,7 @@ type claims map[int][]test
 
 var claimLine = regexp.MustCompile(`(?m)^Contract:((?: ?\d+,?\s?)+)\.?$`)
 
-// otherClaims are the other ways in which a test, or its doc comment, tells its rows.
+// otherClaims are the other ways in which a test, or its doc comment, names its rows.
 var otherClaims = []*regexp.Regexp{
 	regexp.MustCompile(`^TestRow(\d+)`),
 	regexp.MustCompile(`^Test\w+, of contract (\d+(?:(?:, | and )\d+)*):`),

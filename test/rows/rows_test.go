@@ -18,7 +18,7 @@ func claimsOf(t *testing.T, source string) (claims, error) {
 	return findClaims(dir)
 }
 
-// TestClaims finds rows in doc comments, and says which rows nobody claims.
+// TestClaims finds rows in doc comments, and the rows that no test claims.
 func TestClaims(t *testing.T) {
 	c, err := claimsOf(t, "// TestA does.\n//\n// Contract: 3, 41.\nfunc TestA() {}\n\n// TestB does not.\nfunc TestB() {}\n")
 	if err != nil {

@@ -32,7 +32,7 @@ type event struct {
 	Output     string
 }
 
-// resultOf is how a test ended for a row: a subtest named "row 14" tells more
+// resultOf is how a test ended for a row: a subtest named "row 14" says more
 // than the whole.
 func resultOf(results map[test]result, t test, row int) result {
 	if r, ok := results[test{t.pkg, fmt.Sprintf("%s/row_%d", t.name, row)}]; ok {

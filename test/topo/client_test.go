@@ -112,7 +112,7 @@ func TestDeadClient(t *testing.T) {
 		t.Errorf("a dead client: %s", r)
 	}
 	if err := c.Close(); err == nil {
-		t.Error("closing a killed client should tell")
+		t.Error("closing a killed client should fail")
 	}
 }
 

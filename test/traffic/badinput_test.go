@@ -206,7 +206,7 @@ func TestDirectoryAwayOverRestart(t *testing.T) {
 	connectAllTo(t, pod, []service{web}, ways)
 	shown, err := agent.CLI("status")
 	check(t, err)
-	if want := "the directory can't be read, everything stays as it is"; !strings.Contains(shown, want) {
+	if want := "the directory can't be read; everything stays in force"; !strings.Contains(shown, want) {
 		t.Errorf("the status doesn't say %q:\n%s", want, shown)
 	}
 	check(t, os.Rename(s.manifests.Dir+"-away", s.manifests.Dir))

@@ -45,8 +45,8 @@ func TestForwardPolicyDrop(t *testing.T) {
 	nft(t, node.Host, fmt.Sprintf(docker, "ip")+fmt.Sprintf(docker, "ip6"))
 	const chain = "chain ip filter FORWARD (policy drop) "
 	check(t, agent.Await("a warning of the chain", func(s *status.Status) bool {
-		told := about(s.Warnings, chain)
-		return len(told) == 1 && strings.Contains(told[0], "keeps packets of services from endpoints on this node, 10.244.0.") &&
+		found := about(s.Warnings, chain)
+		return len(found) == 1 && strings.Contains(found[0], "keeps packets of services from endpoints on this node, 10.244.0.") &&
 			len(about(s.Warnings, "chain ip6 filter FORWARD (policy drop) keeps")) == 1
 	}))
 	expectTold(t, s, "Problems", chain+"keeps", `waggle_findings{about="chains",severity="warning"} 2`)
@@ -67,8 +67,8 @@ add rule %[1]s filter pods %[1]s saddr %[2]s accept
 	}
 	st, err := status.Read(agent.RunDir)
 	check(t, err)
-	if told := about(st.Notices, "chain "); len(told) > 0 {
-		t.Errorf("told of chains that let all through: %q", told)
+	if found := about(st.Notices, "chain "); len(found) > 0 {
+		t.Errorf("notices about chains that let all through: %q", found)
 	}
 
 	nft(t, node.Host, "flush chain ip filter pods\nadd rule ip filter pods meta mark 0x10000 accept")

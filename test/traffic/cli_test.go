@@ -164,7 +164,7 @@ func (l looker) flowList(t *testing.T, stream topo.Reply) {
 		t.Errorf("records %q, want two, one of them %q", rows, want)
 	}
 	if _, rows := l.table(t, "flow", "list", "--service", "default/local"); len(rows) != 0 {
-		t.Errorf("records of a service that nobody used: %q", rows)
+		t.Errorf("records of an unused service: %q", rows)
 	}
 	var flows []struct{ Service, Source string }
 	l.objects(t, &flows, "flow", "list")

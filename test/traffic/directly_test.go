@@ -19,14 +19,14 @@ func TestServiceAndEndpointByUDP(t *testing.T) {
 	c := s.addClients(t)
 	s.startAgents(t)
 	s.awaitPods(t, web, pod)
-	for who, from := range map[string]*topo.Client{"pod": c.inside, "node": client(t, s.Nodes[0].Host)} {
+	for name, from := range map[string]*topo.Client{"pod": c.inside, "node": client(t, s.Nodes[0].Host)} {
 		for _, v6 := range bothFamilies {
 			byService, directly := web.clusterIP(dns, v6), netip.AddrPortFrom(addrOf(pod.Host, v6), 5353)
 			stream, reply := from.OpenUDPUnconnected(topo.Request{To: byService})
 			check(t, reply.Error())
 			for i, to := range []netip.AddrPort{byService, directly, byService, byService, directly, directly, byService} {
 				if reply := stream.ExchangeWith(to, 500); !reply.OK() || reply.Source != to {
-					t.Errorf("%s, datagram %d to %s: %s", who, i, to, reply)
+					t.Errorf("%s, datagram %d to %s: %s", name, i, to, reply)
 				}
 			}
 		}

@@ -68,8 +68,8 @@ func TestOtherProgramOnHook(t *testing.T) {
 	checkServed(t, web, nodePorts)
 	st, err := status.Read(agent.RunDir)
 	check(t, err)
-	if told := aboutHooks(st.Warnings); len(told) > 0 {
-		t.Errorf("told of a program that runs after ours: %q", told)
+	if found := aboutHooks(st.Warnings); len(found) > 0 {
+		t.Errorf("a warning about a program that runs after ours: %q", found)
 	}
 
 	check(t, agent.Stop())
@@ -81,8 +81,8 @@ func TestOtherProgramOnHook(t *testing.T) {
 	}
 	want := fmt.Sprintf(`device eth0, tc-ingress: the program "bouncer" (id %d) runs before waggle's`, id)
 	check(t, agent.Await("a warning of the program", func(s *status.Status) bool {
-		told := aboutHooks(s.Warnings)
-		return len(told) == 1 && strings.HasPrefix(told[0], want)
+		found := aboutHooks(s.Warnings)
+		return len(found) == 1 && strings.HasPrefix(found[0], want)
 	}))
 	expectTold(t, s, "Problems", want, `waggle_findings{about="hooks",severity="warning"} 1`)
 

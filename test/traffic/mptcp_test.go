@@ -18,12 +18,12 @@ func TestMPTCP(t *testing.T) {
 	s, c, services := twoServices(t, modes[1])
 	all := map[string]*topo.Client{"pod": c.inside, "node": client(t, s.Nodes[0].Host)}
 	for _, svc := range services {
-		for who, from := range all {
+		for name, from := range all {
 			for _, v6 := range bothFamilies {
 				to := svc.clusterIP(echo, v6)
 				reply := from.Echo(topo.Request{To: to, MPTCP: true, Size: 1000})
 				if !reply.OK() || reply.Pod != svc.name || reply.Peer != to {
-					t.Errorf("%s to %s: %s, want %s and its address", who, to, reply, svc.name)
+					t.Errorf("%s to %s: %s, want %s and its address", name, to, reply, svc.name)
 				}
 			}
 		}

@@ -264,7 +264,7 @@ func icmpFromPath(t *testing.T, pods topo.PodNetwork, m mode) {
 			for _, v6 := range bothFamilies {
 				to := w.to(svc, dns, v6)
 				if r := w.client.UDPConnected(topo.Request{To: to}); r.Errno != "ECONNREFUSED" {
-					t.Errorf("%s/%s: nobody listens at %s: %s, want ECONNREFUSED", svc.name, w.name, to, r)
+					t.Errorf("%s/%s: no listener at %s: %s, want ECONNREFUSED", svc.name, w.name, to, r)
 				}
 			}
 		}

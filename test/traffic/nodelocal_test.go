@@ -64,12 +64,12 @@ func (s *setup) awaitClusterIP(t *testing.T, svc service, served bool) {
 
 // answeredBy sends to a service's cluster IPs by all kinds of sockets, and checks which host
 // answers.
-func answeredBy(t *testing.T, svc service, who string, clients map[string]*topo.Client) {
+func answeredBy(t *testing.T, svc service, answerer string, clients map[string]*topo.Client) {
 	t.Helper()
 	for name, c := range clients {
 		for _, v6 := range bothFamilies {
 			tcp, udp := svc.clusterIP(http, v6), svc.clusterIP(dns, v6)
-			checkAnswers(t, name, who, exchanges(c, topo.Request{To: tcp}, topo.Request{To: udp}), tcp, udp)
+			checkAnswers(t, name, answerer, exchanges(c, topo.Request{To: tcp}, topo.Request{To: udp}), tcp, udp)
 		}
 	}
 }

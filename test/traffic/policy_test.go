@@ -122,18 +122,18 @@ func outcomeOf(r topo.Reply) outcome {
 }
 
 // find sends to an address by all kinds of sockets.
-func find(t *testing.T, who string, c *topo.Client, tcp, udp netip.AddrPort, want outcome) {
+func find(t *testing.T, client string, c *topo.Client, tcp, udp netip.AddrPort, want outcome) {
 	t.Helper()
 	for how, reply := range map[string]topo.Reply{
 		"tcp":             c.Connect(topo.Request{To: tcp, Timeout: soon}),
 		"udp-connected":   c.UDPConnected(topo.Request{To: udp, Timeout: soon}),
 		"udp-unconnected": c.UDPUnconnected(topo.Request{To: udp, Timeout: soon}),
 	} {
-		if how == "udp-unconnected" && want == refused && who != "inside" && who != "node" {
+		if how == "udp-unconnected" && want == refused && client != "inside" && client != "node" {
 			continue // the kernel reports no ICMP error to an unconnected socket
 		}
 		if got := outcomeOf(reply); got != want {
-			t.Errorf("%s, %s to %s: %s, want %s (%s)", who, how, tcp, got, want, reply)
+			t.Errorf("%s, %s to %s: %s, want %s (%s)", client, how, tcp, got, want, reply)
 		}
 	}
 }
@@ -157,21 +157,21 @@ func TestSourceRanges(t *testing.T) {
 	s.startAgents(t)
 	s.awaitServices(t, len(services)*portsOfService)
 	for of, svc := range services {
-		for who, c := range clients {
+		for client, c := range clients {
 			for _, v6 := range bothFamilies {
 				want := served
-				if who != of && names[who] == "node" {
+				if client != of && names[client] == "node" {
 					want = failsOnce
-				} else if who != of {
+				} else if client != of {
 					want = timedOut
 				}
-				find(t, names[who], c, svc.lb(http, v6), svc.lb(dns, v6), want)
+				find(t, names[client], c, svc.lb(http, v6), svc.lb(dns, v6), want)
 				// No other frontend is guarded.
-				if names[who] != "laptop" {
-					find(t, names[who], c, svc.clusterIP(http, v6), svc.clusterIP(dns, v6), served)
+				if names[client] != "laptop" {
+					find(t, names[client], c, svc.clusterIP(http, v6), svc.clusterIP(dns, v6), served)
 				}
 				node := addrOf(s.Nodes[0].Host, v6)
-				find(t, names[who], c, svc.nodePort(node, http), svc.nodePort(node, dns), served)
+				find(t, names[client], c, svc.nodePort(node, http), svc.nodePort(node, dns), served)
 			}
 		}
 	}
@@ -237,16 +237,16 @@ func findClusterIPs(t *testing.T, m mode) {
 	check(t, s.Laptop.AddRoute(netip.MustParsePrefix("fd00:10:96::/112"), s.Nodes[0].IP6))
 	s.startAgents(t)
 	s.awaitPods(t, web, pod)
-	unused, nobody := port{"unused", 999, 9}, service{name: "nobody", number: 77}
+	unused, absent := port{"unused", 999, 9}, service{name: "absent", number: 77}
 	for _, v6 := range bothFamilies {
-		for who, c := range map[string]*topo.Client{"laptop": c.laptop, "inside": c.inside, "outside": c.outside, "node": process} {
-			find(t, who, c, web.clusterIP(http, v6), web.clusterIP(dns, v6), served)
-			find(t, who, c, web.clusterIP(unused, v6), web.clusterIP(unused, v6), refused)
+		for client, c := range map[string]*topo.Client{"laptop": c.laptop, "inside": c.inside, "outside": c.outside, "node": process} {
+			find(t, client, c, web.clusterIP(http, v6), web.clusterIP(dns, v6), served)
+			find(t, client, c, web.clusterIP(unused, v6), web.clusterIP(unused, v6), refused)
 			silent := timedOut
-			if who == "node" {
+			if client == "node" {
 				silent = failsOnce
 			}
-			find(t, who, c, nobody.clusterIP(http, v6), nobody.clusterIP(dns, v6), silent)
+			find(t, client, c, absent.clusterIP(http, v6), absent.clusterIP(dns, v6), silent)
 		}
 	}
 }

@@ -28,7 +28,7 @@ func previousRelease(t *testing.T) string {
 	return path
 }
 
-// TestUpgrade: an agent of the release before has opened flows on every path, and one of this
+// TestUpgrade: an agent of the previous release has opened flows on every path, and one of this
 // release replaces it, under traffic. No connection breaks, and each stays with its endpoint. The
 // release before refuses to come back, and changes nothing. The same holds if agents of this
 // release are killed while they convert.
@@ -174,7 +174,7 @@ func (s *setup) addUpgraded(t *testing.T) ([]service, map[service][]way) {
 	}
 }
 
-// startPrevious starts agents of the release before on all nodes.
+// startPrevious starts agents of the previous release on all nodes.
 func startPrevious(t *testing.T, s *setup, previous string, flags []string) {
 	t.Helper()
 	for _, a := range s.agents {
@@ -255,7 +255,7 @@ func (f *lasting) reopen(t *testing.T) {
 	}
 }
 
-// checkConverted expects that nothing is left of the release before.
+// checkConverted expects that nothing is left of the previous release.
 func checkConverted(t *testing.T, a *cluster.Agent) {
 	t.Helper()
 	for _, pin := range oldPins(t, a) {
@@ -263,7 +263,7 @@ func checkConverted(t *testing.T, a *cluster.Agent) {
 	}
 }
 
-// oldPins are maps that only the release before has, and those that are being replaced.
+// oldPins are maps that only the previous release has, and those that are being replaced.
 func oldPins(t *testing.T, a *cluster.Agent) (old []string) {
 	t.Helper()
 	pins, err := filepath.Glob(filepath.Join(a.PinDir, "maps", "*"))
@@ -276,7 +276,7 @@ func oldPins(t *testing.T, a *cluster.Agent) (old []string) {
 	return old
 }
 
-// checkNoWayBack expects that the release before refuses what this one has left, and does not
+// checkNoWayBack expects that the previous release refuses what this one has left, and does not
 // change it.
 func checkNoWayBack(t *testing.T, a *cluster.Agent, previous string, flags []string) {
 	t.Helper()
@@ -287,10 +287,10 @@ func checkNoWayBack(t *testing.T, a *cluster.Agent, previous string, flags []str
 	check(t, err)
 	a.Use(binary)
 	if !strings.Contains(refused.Stderr, "another version of waggle") || !strings.Contains(refused.Stderr, "waggle cleanup") || refused.Status != 1 {
-		t.Errorf("the release before does not refuse: %s", refused)
+		t.Errorf("the previous release does not refuse: %s", refused)
 	}
 	if after := pinned(t, a); !reflect.DeepEqual(before, after) {
-		t.Errorf("the release before has refused, and changed:\n%+v\nto:\n%+v", before, after)
+		t.Errorf("the previous release has refused, and changed:\n%+v\nto:\n%+v", before, after)
 	}
 }
 
@@ -353,7 +353,7 @@ func (f *lasting) exchangeSoon() (reply topo.Reply) {
 	return reply
 }
 
-// TestUpgradeForeign: connections that were left to the kernel's NAT, since the release before took
+// TestUpgradeForeign: connections that were left to the kernel's NAT, since the previous release took
 // over from another proxy, stay so.
 func TestUpgradeForeign(t *testing.T) {
 	previous := previousRelease(t)
@@ -386,7 +386,7 @@ func TestUpgradeForeign(t *testing.T) {
 	}
 	nft(t, node.Host, "delete table inet proxy\n")
 	for _, p := range all {
-		p.check(t, "with the release before")
+		p.check(t, "with the previous release")
 	}
 	agent := s.agents[0]
 	check(t, agent.Stop())

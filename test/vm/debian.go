@@ -21,7 +21,7 @@ type archive struct{ dir string }
 const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 // The kernels: 6.1 is bookworm's, 6.12 is trixie's, and later ones come as backports. Where they
-// are is told by what this machine installs from: the end of its address.
+// are is given by what this machine installs from: the end of its address.
 var suites = []struct{ archive, suite string }{
 	{"debian", "bookworm"},
 	{"debian-security", "bookworm-security"},

@@ -1,10 +1,10 @@
-# Runs in the machine, as its script. What it is told is set above; the tests are below.
+# Runs in the machine, as its script. Its parameters are set above; the tests are below.
 
 touch /mnt/started
 mount -t tmpfs tmpfs /tmp
 mount -t bpf bpf /sys/fs/bpf
 
-# No tunl0 in each namespace, only because somebody has used ipip.
+# No tunl0 in each namespace after a use of ipip.
 echo 1 >/proc/sys/net/core/fb_tunnels_only_for_init_net
 
 # The kernel loads modules itself, from where they were unpacked.

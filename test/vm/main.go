@@ -55,7 +55,7 @@ func main() {
 	}
 }
 
-// testOn tells whether all tests have passed.
+// testOn reports whether all tests have passed.
 func testOn(ctx context.Context, s settings) (bool, error) {
 	build, err := filepath.Abs("build")
 	if err != nil {

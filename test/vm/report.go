@@ -31,7 +31,7 @@ type outcome struct {
 // skip is a test that was left out, and what it said last.
 type skip struct{ name, why string }
 
-// report prints what became of the tests, and tells whether all of them have passed. A package
+// report prints what became of the tests, and reports whether all of them have passed. A package
 // without a status did not end.
 func report(w io.Writer, tests []test, share string) bool {
 	ok := true

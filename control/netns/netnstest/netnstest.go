@@ -84,7 +84,7 @@ func (n Namespace) AddVeth(name string, addrs ...string) netlink.Link {
 	n.t.Helper()
 	n.Add(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: name + "-peer"}, addrs...)
 	must(n.t, netlink.LinkSetUp(n.Link(name+"-peer")))
-	// The kernel takes its time to tell that a device has come up.
+	// The kernel reports late that a device has come up.
 	for deadline := time.Now().Add(topo.Patient(3 * time.Second)); time.Now().Before(deadline); {
 		link, peer := n.Link(name), n.Link(name+"-peer")
 		if link.Attrs().OperState == netlink.OperUp && peer.Attrs().OperState == netlink.OperUp {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package servetest asks the HTTP servers of an agent in tests.
+// Package servetest sends requests to an agent's HTTP servers in tests.
 package servetest
 
 import (
@@ -15,7 +15,7 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// Get returns the status, body and header of an answer; the status is 0 while nobody answers.
+// Get returns the status, body and header of an answer; the status is 0 if there is no answer.
 func Get(address, path string) (status int, body string, header http.Header) {
 	client := http.Client{Timeout: topo.Patient(5 * time.Second), Transport: &http.Transport{DisableKeepAlives: true}}
 	r, err := client.Get("http://" + address + path)
@@ -41,7 +41,7 @@ func AwaitStatus(t *testing.T, address, path string, want int) (body string, hea
 	return body, header
 }
 
-// FreeAddress finds an address of the loopback with a port that nobody listens on.
+// FreeAddress finds a loopback address with a free port.
 func FreeAddress(t *testing.T) string {
 	t.Helper()
 	l := Occupy(t, "127.0.0.1:0")

@@ -38,7 +38,7 @@ const (
 var (
 	kubeconfig = flag.String("kubeconfig-file", "", "the API server, by which nodes find each other; the node is named by NODE_NAME")
 	config     = flag.String("net-config-path", "", "the networks and the backend")
-	subnetFile = flag.String("subnet-file", "", "where the node's subnets and the MTU are told to the CNI plugin")
+	subnetFile = flag.String("subnet-file", "", "file with the node's subnets and the MTU, for the CNI plugin")
 	iface      = flag.String("iface", "", "the device that leads to other nodes; by default that of the default route")
 )
 
