@@ -44,7 +44,7 @@ func TestAddressCommand(t *testing.T) {
 	check(`"pool": "IPAddressPool ns/first"`, "get", "192.0.2.1", "-o", "json")
 	check("2001:db8::1   CiliumLoadBalancerIPPool second (gone)", "get", "2001:0db8:0::1")
 	check("192.0.2.1   IPAddressPool ns/first", "get", "other/b")
-	check("no Service has 192.0.2.2 of a pool", "get", "192.0.2.2")
+	check("no Service has the address 192.0.2.2 of a pool", "get", "192.0.2.2")
 	check("service default/c has no address of a pool", "get", "c")
 	check("a/b/c: want NAME or NAMESPACE/NAME", "get", "a/b/c")
 }

@@ -100,7 +100,7 @@ func TestMonitorWords(t *testing.T) {
 	before.Limited[bpf.VerdictRefused], now.Limited[bpf.VerdictRefused] = 3, 5
 	now.Full[bpf.VerdictFlowOpened] = 1
 	if got, want := lossesBetween(before, now, time.Second).String(),
-		"2 refused by --rate; 1 flow-opened, too fast to be read; all of 1s, in which this process did not run"; got != want {
+		"2 refused by --rate; 1 flow-opened, too fast to be read; all of 1s during which this process did not run"; got != want {
 		t.Errorf("lost: %s, want %s", got, want)
 	}
 	if l := lossesBetween(now, now, 0); !l.none() {

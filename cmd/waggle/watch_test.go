@@ -201,7 +201,7 @@ func TestFlowWatchLimit(t *testing.T) {
 	ports("MODIFIED 1011")
 	l.clearFlow(1010)
 	ports("ADDED 1000", "DELETED 1010")
-	if got, want := w.stderr(), "waggle: there are more than 2: others are followed only when some of these are gone (--limit)\n"; got != want {
+	if got, want := w.stderr(), "waggle: there are more than 2: the command follows others only when some of these are gone (--limit)\n"; got != want {
 		t.Errorf("it warns %q, want %q", got, want)
 	}
 	w.interrupt()

@@ -166,7 +166,7 @@ func TestLinks(t *testing.T) {
 	b.remove("..v1")
 	wantCalls(t, b.look())
 	wantProblems(t, b.path, b.problems.list(),
-		"b.yaml:0  : can't be read; what it held stays in force: no such file", "sub:0  : can't be read, what it held stays: no such file")
+		"b.yaml:0  : can't be read; what it held stays in force: no such file", "sub:0  : can't be read; what it held stays in force: no such file")
 }
 
 // TestLastGoodStateOverRestart: what an earlier process knew of a file that doesn't parse now,
