@@ -44,12 +44,14 @@ type sourceFlags struct {
 	pools                  bool
 	classes                []string
 	brake                  float64 // see agentFlags.add
+	names                  namesFlags
 }
 
 func (f *sourceFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.manifests, "manifests", "", "directory of YAML to take Services, Pods, Nodes and EndpointSlices from, instead of a cluster")
 	fs.StringVar(&f.allocations, "allocations", "", "file that keeps allocated cluster IPs and node ports (default: in the directory of manifests)")
 	fs.StringSliceVar(&f.serviceCIDRs, "service-cidrs", nil, "ranges of cluster IPs: to allocate from with --manifests (default: 10.96.0.0/16,fd00:10:96::/112); in a cluster, where the API server does not tell them")
+	f.names.add(fs)
 	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "file that tells the API server and the credentials (default: those of the pod that the agent runs in)")
 	fs.StringSliceVar(&f.apiServers, "api-server", nil, "API servers' real addresses, as https URLs or host:port, which work before any Service does (default: $"+apiServersEnv+")")
 	fs.StringVar(&f.serviceProxyName, "service-proxy-name", "", "serve what is labelled service.kubernetes.io/service-proxy-name with this, and nothing else (default: what is not labelled so)")
@@ -127,6 +129,7 @@ func (f *sourceFlags) fromManifests(g *globals, cfg control.Config, cidrs []neti
 		Dir:            f.manifests,
 		NodePortRange:  utilnet.PortRange{Base: int(first), Size: int(last-first) + 1},
 		ServiceCIDRs:   cidrs,
+		KeptIPs:        cfg.Names.Addresses,
 		AllocationFile: f.allocations,
 		Classes:        f.classes,
 		CacheDir:       rundir.Cache(g.runDir),
