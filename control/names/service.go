@@ -39,7 +39,8 @@ type sink struct {
 	holders map[netip.Addr]map[key]bool // Services of the source, by those of our addresses that they have
 	named   bool                        // one of them has our name
 	synced  bool
-	told    *v1.Service // ours, as the next sink knows it
+	told    []netip.Addr // that our Service has, as the next sink knows it; none: there is no such Service
+	service *v1.Service
 	slices  []*discovery.EndpointSlice
 }
 
@@ -48,12 +49,11 @@ func (s *sink) OnService(old, new *v1.Service) {
 	s.follow(old, false)
 	s.follow(new, true)
 	want := s.want()
-	if s.told != nil && (want == nil || !slices.Equal(want.Spec.ClusterIPs, s.told.Spec.ClusterIPs)) {
-		s.offer(want) // before another one has what it gives up
-	}
+	kept := slices.DeleteFunc(slices.Clone(want), func(a netip.Addr) bool { return !slices.Contains(s.told, a) })
+	s.offer(kept) // what ours gives up is free before another one gets it
 	s.server.zone.OnService(old, new)
 	s.Sink.OnService(old, new)
-	s.offer(want)
+	s.offer(want) // and what another one gives up is free before ours gets it
 }
 
 // OnEndpointSlice is part of source.Sink.
@@ -102,12 +102,11 @@ func (s *sink) follow(service *v1.Service, there bool) {
 	}
 }
 
-// want is our Service as it should be; nil: there should be none. What keeps it from having all addresses is reported.
-func (s *sink) want() *v1.Service {
+// want lists the addresses that our Service should have. What keeps it from having all of them is reported.
+func (s *sink) want() (addrs []netip.Addr) {
 	if !s.synced {
 		return nil // a Service may yet come that has the address
 	}
-	var addrs []netip.Addr
 	var problems []string
 	for _, a := range s.server.opts.Addresses {
 		holders := slices.Collect(maps.Keys(s.holders[a]))
@@ -124,33 +123,33 @@ func (s *sink) want() *v1.Service {
 	s.server.mu.Lock()
 	s.server.served = addrs
 	s.server.mu.Unlock()
-	if len(addrs) == 0 {
-		return nil
-	}
-	return s.server.opts.service(addrs)
+	return addrs
 }
 
-// offer brings the next sink, and the zone, to what our Service should be. Endpoints come before the Service, and go
-// after it: it is never without.
-func (s *sink) offer(want *v1.Service) {
-	old := s.told
-	if want == nil && old == nil || want != nil && old != nil && slices.Equal(want.Spec.ClusterIPs, old.Spec.ClusterIPs) {
+// offer gives our Service these addresses, in the next sink and in the zone; without any there is none. Endpoints come
+// before the Service, and go after it: it is never without.
+func (s *sink) offer(addrs []netip.Addr) {
+	if slices.Equal(addrs, s.told) {
 		return
 	}
-	if old == nil {
+	if len(s.told) == 0 {
 		s.slices = s.server.opts.slices()
 		for _, sl := range s.slices {
 			s.Sink.OnEndpointSlice(nil, sl)
 		}
 	}
-	s.server.zone.OnService(old, want)
-	s.Sink.OnService(old, want)
-	if want == nil {
+	old := s.service
+	s.told, s.service = addrs, nil
+	if len(addrs) > 0 {
+		s.service = s.server.opts.service(addrs)
+	}
+	s.server.zone.OnService(old, s.service)
+	s.Sink.OnService(old, s.service)
+	if len(addrs) == 0 {
 		for _, sl := range s.slices {
 			s.Sink.OnEndpointSlice(sl, nil)
 		}
 	}
-	s.told = want
 }
 
 func (o Options) labels(more map[string]string) map[string]string {
