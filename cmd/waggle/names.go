@@ -28,10 +28,10 @@ func (f *namesFlags) add(fs *pflag.FlagSet) {
 
 // options checks the flags.
 func (f *namesFlags) options(manifests bool) (names.Options, error) {
-	opts := names.Options{Domain: strings.ToLower(strings.Trim(f.domain, ".")), ResolvConf: f.resolvConf}
 	if len(f.addresses) == 0 {
-		return opts, nil
+		return names.Options{}, nil
 	}
+	opts := names.Options{Domain: strings.ToLower(strings.Trim(f.domain, ".")), ResolvConf: f.resolvConf}
 	if !manifests {
 		return opts, errors.New("--dns: only with --manifests: in a cluster its own DNS (CoreDNS) answers for the names of Services")
 	}
