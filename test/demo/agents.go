@@ -19,7 +19,7 @@ func (d *demo) addAgents() error {
 		agent := cluster.NewAgent(d.net, node, cluster.AgentOptions{
 			Binary: d.binary, Manifests: d.manifests.Dir, Dir: d.dir,
 			// By itself waggle keeps off XDP on a veth, whose peer must run XDP too, as here it does.
-			Args: []string{"--xdp=always"},
+			Args: []string{"--xdp=always", namesFlag},
 		})
 		d.agents = append(d.agents, agent)
 		if _, err := os.Stat(agent.PinDir); err == nil {
