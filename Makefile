@@ -30,7 +30,7 @@ demo: require-root ## Make a small network, balance real traffic in it, and chec
 	@CGO_ENABLED=0 bash test/demo/run.sh $(patsubst %/,%,$(dir $(BINARY))) $(GO_BUILD_FLAGS)
 
 .PHONY: test
-test: require-root require-netfilter require-prometheus ## Run all tests
+test: require-root require-netfilter require-prometheus require-dig ## Run all tests
 	go vet ./...
 	go test -count=1 -timeout 25m ./...
 	go -C packaging test -count=1 ./...
@@ -56,6 +56,10 @@ test-kube: require-root require-netfilter require-etcd kubernetes ## Run those o
 .PHONY: test-addresses
 test-addresses: require-root require-netfilter require-etcd kubernetes ## Run the tests of pools of addresses with an API server, and MetalLB's and Cilium's definitions
 	WAGGLE_KUBERNETES=$(CURDIR)/$(KUBERNETES) go test -count=1 -timeout 25m -v -run '^TestAddresses' ./test/kube
+
+.PHONY: test-bgp
+test-bgp: require-root require-bird ## Run the example of docs/bgp.md: BIRD on nodes and on a router announces load balancers' addresses
+	go test -count=1 -timeout 10m -v ./test/bgp
 
 KERNEL ?= 6.1
 # Emulated, a network with its agents takes half a minute. VM_TRAFFIC=. runs all there are, for hours.
@@ -97,7 +101,7 @@ soak: require-root ## Churn services for DURATION and fail if the agent grows
 
 FUZZERS := control/reconcile:FuzzRestore control:FuzzObjects control/manifest:FuzzManifest \
 	control/manifest:FuzzAllocations control/manifest:FuzzLastGood control/config:FuzzParse \
-	control/kube:FuzzParseAPIServer control/kube:FuzzAddressFile cmd/waggle:FuzzStatus control/explain:FuzzCapture
+	control/names:FuzzQuery control/kube:FuzzParseAPIServer control/kube:FuzzAddressFile cmd/waggle:FuzzStatus control/explain:FuzzCapture
 
 .PHONY: fuzz-inputs
 fuzz-inputs: DURATION ?= 1m
@@ -201,6 +205,18 @@ require-netfilter:
 require-prometheus:
 	@which prometheus promtool >/dev/null || { \
 		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends prometheus; }
+
+# The routing daemon of docs/bgp.md.
+.PHONY: require-bird
+require-bird:
+	@which bird birdc >/dev/null || { \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends bird2; }
+
+# What asks for names beside the C library.
+.PHONY: require-dig
+require-dig:
+	@which dig >/dev/null || { \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends bind9-dnsutils; }
 
 # The CNI plugins that attach pods in tests.
 .PHONY: require-cni

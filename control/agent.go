@@ -24,6 +24,7 @@ import (
 
 	"github.com/waggle-lb/waggle/control/canary"
 	"github.com/waggle-lb/waggle/control/flows"
+	"github.com/waggle-lb/waggle/control/names"
 	"github.com/waggle-lb/waggle/control/node"
 	"github.com/waggle-lb/waggle/control/reconcile"
 	"github.com/waggle-lb/waggle/control/serve"
@@ -61,6 +62,8 @@ type Config struct {
 	LocalSources []netip.Prefix
 	SourceName   string // for people
 	ServeAs      string // service.kubernetes.io/service-proxy-name of what is for us; empty: what has no such label
+	// Names says where names of Services are answered, of which names, and who is asked for others; without addresses, nowhere.
+	Names names.Options
 }
 
 // Agent runs the control plane of one node.
@@ -77,6 +80,7 @@ type Agent struct {
 	checks   *serve.ServiceHealth
 	takeover *takeover.Takeover
 	pods     *node.PodNamespaces
+	names    *names.Server // nil: names are not answered
 	canary   *canary.Canary
 	started  time.Time
 	// endFetching ends what FetchAhead began, if Run did not take it over.
@@ -178,6 +182,7 @@ func (a *Agent) prepare() error {
 		return err
 	}
 	a.prepareHealth()
+	a.prepareNames()
 	a.around = node.NewSurroundings(a.dp, node.SurroundingsOptions{
 		Cgroup: a.cfg.Cgroup, Devices: a.devices, Services: a.proxy, Conntrack: a.cfg.Conntrack, Every: a.proxy.pace.Repair,
 		Warn: a.reporter(&a.warnings), Note: a.reporter(&a.notices),
@@ -250,12 +255,12 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.warn("neighbours", hops.SetNeighbour(ifindex, addr, mac))
 		},
 	}
-	for _, run := range []func(context.Context){watch.Run, a.proxy.Run, a.expirer.Run, a.takeover.Run, a.stale.Run, a.pods.Run, a.reportStatus, a.lookForKubeProxy, a.keepAttached, a.around.Run, a.afterStart} {
+	for _, run := range []func(context.Context){watch.Run, a.proxy.Run, a.expirer.Run, a.takeover.Run, a.stale.Run, a.pods.Run, a.reportStatus, a.lookForKubeProxy, a.keepAttached, a.around.Run, a.afterStart, a.answerNames} {
 		wg.Go(func() { run(ctx) })
 	}
 	a.log.WithFields(logrus.Fields{"node": a.cfg.NodeName, "pinDir": a.cfg.Loader.PinDir,
 		"source": a.cfg.SourceName}).Info("agent running")
-	err := a.src.Run(ctx, sink{a.proxy, a.cfg.NodeName, a.health, a.takeover})
+	err := a.src.Run(ctx, a.withNames(sink{a.proxy, a.cfg.NodeName, a.health, a.takeover}))
 	cancel()
 	wg.Wait()
 	a.writeStatus()

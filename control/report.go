@@ -106,6 +106,7 @@ func (a *Agent) writeStatus() *status.Status {
 		Flows:    a.expirer.Census(),
 		Problems: a.src.Problems(),
 		Held:     source.Held(a.src),
+		Names:    a.namesStatus(),
 	}
 	s.Addresses, s.Pools = source.Addresses(a.src)
 	if !a.links.Known() {
@@ -138,7 +139,7 @@ func (a *Agent) warnOfExhaustion() {
 func (a *Agent) facts() serve.Facts {
 	return serve.Facts{
 		Version: a.cfg.Version, Node: a.cfg.NodeName, Maps: a.dp, Source: a.src,
-		Proxy: a.proxy.Status, Size: a.proxy.size, Devices: a.devices.Status, Flows: a.expirer.Census, Repairs: a.repaired,
+		Names: a.namesStatus, Proxy: a.proxy.Status, Size: a.proxy.size, Devices: a.devices.Status, Flows: a.expirer.Census, Repairs: a.repaired,
 		Findings: func() map[string]map[string]int {
 			return map[string]map[string]int{"warning": a.warnings.counts(), "notice": a.notices.counts()}
 		},

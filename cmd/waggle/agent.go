@@ -165,6 +165,9 @@ func (f *agentFlags) config(g *globals, log *logrus.Entry) (control.Config, erro
 	if cfg.Cgroup, err = f.cgroupPath(); err != nil {
 		return cfg, err
 	}
+	if cfg.Names, err = f.from.names.options(f.from.manifests != ""); err != nil {
+		return cfg, err
+	}
 	if err := f.apply(&cfg); err != nil {
 		return cfg, err
 	}

@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
 	"github.com/waggle-lb/waggle/control/leftovers"
+	"github.com/waggle-lb/waggle/control/names"
 	"github.com/waggle-lb/waggle/control/node"
 	"github.com/waggle-lb/waggle/control/rundir"
 	"github.com/waggle-lb/waggle/control/takeover"
@@ -23,7 +25,8 @@ func newCleanup(g *globals) *cobra.Command {
 		Use:   "cleanup",
 		Short: "Remove every trace of waggle from this node, or what kube-proxy has left there",
 		Long: "Remove every trace of waggle from this node: programs, links, maps, qdiscs, files, reserved\n" +
-			"ports, and the nftables table of connections taken over. The agent must not run.\n\n" +
+			"ports, addresses of the loopback device, and the nftables table of connections taken over. The\n" +
+			"agent must not run.\n\n" +
 			"With --kube-proxy, remove instead what kube-proxy has left: rules, chains, sets and devices of\n" +
 			"its nftables, iptables and IPVS modes. kube-proxy must not run; waggle may, and is left alone.",
 		Args: cobra.NoArgs,
@@ -56,9 +59,13 @@ func cleanup(g *globals, w io.Writer) error {
 	if table != "" {
 		printRemoved(w, table)
 	}
+	addrs, addrsErr := node.HoldOnLoopback([]netip.Addr{names.Listen4, names.Listen6}, nil)
+	for _, a := range addrs {
+		printRemoved(w, fmt.Sprintf("address %s from the device lo", a))
+	}
 	files, filesErr := rundir.Remove(g.runDir)
 	printRemoved(w, files...)
-	return errors.Join(portsErr, natErr, filesErr)
+	return errors.Join(portsErr, natErr, addrsErr, filesErr)
 }
 
 func printRemoved(w io.Writer, all ...string) {

@@ -27,6 +27,28 @@ func TestDependencies(t *testing.T) {
 	}
 }
 
+// TestNamesAreLight: what answers names brings the DNS library and what of golang.org/x/net that uses, and nothing else.
+func TestNamesAreLight(t *testing.T) {
+	const library = "github.com/miekg/dns"
+	var more []string
+	for pkg := range importsOf(t, "-deps", library) {
+		host, _, _ := strings.Cut(pkg, "/")
+		if strings.Contains(host, ".") && !strings.HasPrefix(pkg, "golang.org/x/sys/") {
+			more = append(more, pkg)
+		}
+	}
+	slices.Sort(more)
+	if want := []string{library, "golang.org/x/net/bpf", "golang.org/x/net/internal/iana", "golang.org/x/net/internal/socket",
+		"golang.org/x/net/ipv4", "golang.org/x/net/ipv6"}; !slices.Equal(more, want) {
+		t.Errorf("it brings %q, want %q", more, want)
+	}
+	for pkg, imports := range importsOf(t, module+"...") {
+		if slices.Contains(imports, library) && pkg != module+"control/names" {
+			t.Errorf("%s imports %s, too", pkg, library)
+		}
+	}
+}
+
 // shortestChain leads from a package to the nearest one of a heavy module; nil if there is none.
 func shortestChain(imports map[string][]string, from, module string) []string {
 	reached := map[string]bool{from: true}

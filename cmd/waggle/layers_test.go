@@ -20,7 +20,7 @@ var layers = [][]string{
 	{"control/reconcile", "control/status"},
 	{"control/assign", "control/source"},
 	{"control/kube", "control/manifest"},
-	{"control/canary", "control/flows", "control/node", "control/serve", "control/takeover"},
+	{"control/canary", "control/flows", "control/names", "control/node", "control/serve", "control/takeover"},
 	{"control"},
 	{"cmd/waggle"},
 }

@@ -44,12 +44,14 @@ type sourceFlags struct {
 	pools                  bool
 	classes                []string
 	brake                  float64 // see agentFlags.add
+	names                  namesFlags
 }
 
 func (f *sourceFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.manifests, "manifests", "", "directory of YAML with Services, Pods, Nodes and EndpointSlices, instead of a cluster")
 	fs.StringVar(&f.allocations, "allocations", "", "file that keeps allocated cluster IPs and node ports (default: in the directory of manifests)")
 	fs.StringSliceVar(&f.serviceCIDRs, "service-cidrs", nil, "ranges of cluster IPs: with --manifests, to allocate from (default: 10.96.0.0/16,fd00:10:96::/112); in a cluster, only if the API server does not report them")
+	f.names.add(fs)
 	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig file with the API server and the credentials (default: the in-cluster configuration of the agent's pod)")
 	fs.StringSliceVar(&f.apiServers, "api-server", nil, "API servers' real addresses, as https URLs or host:port; they work before any Service does (default: $"+apiServersEnv+")")
 	fs.StringVar(&f.serviceProxyName, "service-proxy-name", "", "serve only Services with this value of the label service.kubernetes.io/service-proxy-name (default: Services without the label)")
@@ -127,6 +129,7 @@ func (f *sourceFlags) fromManifests(g *globals, cfg control.Config, cidrs []neti
 		Dir:            f.manifests,
 		NodePortRange:  utilnet.PortRange{Base: int(first), Size: int(last-first) + 1},
 		ServiceCIDRs:   cidrs,
+		KeptIPs:        cfg.Names.Addresses,
 		AllocationFile: f.allocations,
 		Classes:        f.classes,
 		CacheDir:       rundir.Cache(g.runDir),

@@ -5,6 +5,8 @@ package main
 import (
 	"fmt"
 	"io"
+	stdmaps "maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -90,7 +92,11 @@ func (v *statusView) write(w io.Writer, wide bool) error {
 		{"Agent", state}, {"Version", a.Version}, {"Node", a.Node}, {"Source", from}, {"Pins", a.PinDir},
 		{"Synced", synced},
 		{"Flows", flowCensus(a.Flows)},
+		{"Names", namesLine(a.Names)},
 	} {
+		if line[1] == "" {
+			continue
+		}
 		if _, err := fmt.Fprintf(w, "%-10s%s\n", line[0]+":", line[1]); err != nil {
 			return err
 		}
@@ -203,6 +209,26 @@ func noticeTable(a *status.Status) table {
 		t.rows = append(t.rows, []string{message})
 	}
 	return t
+}
+
+// namesLine tells where names are answered, and how; "" if they are not.
+func namesLine(n *status.Names) string {
+	if n == nil {
+		return ""
+	}
+	at, by := "not answered (see Problems)", "no resolver"
+	if len(n.Addresses) > 0 {
+		at = "answered at " + strings.Join(n.Addresses, ", ")
+	}
+	if len(n.Resolvers) > 0 {
+		by = strings.Join(n.Resolvers, ", ")
+	}
+	var answers []string
+	for _, code := range slices.Sorted(stdmaps.Keys(n.Answers)) {
+		answers = append(answers, fmt.Sprintf("%s %d", code, n.Answers[code]))
+	}
+	queries := n.Queries["udp"] + n.Queries["tcp"]
+	return fmt.Sprintf("of %s, %s; %d queries, %d passed on to %s; answers: %s", n.Domain, at, queries, n.Forwarded, by, orNone(answers))
 }
 
 func flowCensus(c status.FlowCensus) string {

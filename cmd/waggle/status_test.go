@@ -37,6 +37,22 @@ func someStatus(pinDir string) *status.Status {
 	}
 }
 
+// TestNamesLine: where names are answered, and by whom.
+func TestNamesLine(t *testing.T) {
+	for want, n := range map[string]*status.Names{
+		"": nil,
+		"of cluster.local, answered at 10.96.0.10, fd00::a; 7 queries, 3 passed on to 192.0.2.1, 192.0.2.2; answers: NOERROR 4,NXDOMAIN 3": {
+			Domain: "cluster.local", Addresses: []string{"10.96.0.10", "fd00::a"}, Resolvers: []string{"192.0.2.1", "192.0.2.2"},
+			Queries: map[string]uint64{"udp": 5, "tcp": 2}, Answers: map[string]uint64{"NXDOMAIN": 3, "NOERROR": 4}, Forwarded: 3,
+		},
+		"of lab, not answered (see Problems); 0 queries, 0 passed on to no resolver; answers: <none>": {Domain: "lab"},
+	} {
+		if got := namesLine(n); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
 const statusText = `
 Agent:    NOT RUNNING (last seen 2026-01-02T03:05:05Z); the datapath keeps running
 Version:  v1

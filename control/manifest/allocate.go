@@ -152,7 +152,8 @@ func (t *round) probe(s *slot) claim {
 		return portClaim(s.protocol, port)
 	}
 	for _, p := range t.ranges.of(s.family) {
-		if addr, ok := chooseAddr(s.hashed, p, func(a netip.Addr) bool { return t.holder(addrClaim(a)) == "" }); ok {
+		free := func(a netip.Addr) bool { return t.holder(addrClaim(a)) == "" && !slices.Contains(t.ranges.kept, a) }
+		if addr, ok := chooseAddr(s.hashed, p, free); ok {
 			return addrClaim(addr)
 		}
 	}

@@ -214,6 +214,23 @@ func TestAllocateCollisions(t *testing.T) {
 	}
 }
 
+// TestKeptIPs: a kept address is given to a Service whose manifest names it, and stays with it, but to no other.
+func TestKeptIPs(t *testing.T) {
+	d := newDirectory(t, "a.yaml", serviceYAML("a", onePort), "b.yaml", serviceYAML("b", onePort))
+	opts := tight(d)
+	opts.KeptIPs = []netip.Addr{netip.MustParseAddr("10.0.0.1")}
+	b := newBenchWith(d, opts)
+	b.look()
+	wantGiven(t, b, "a 10.0.0.2", "b -")
+	b.write("b.yaml", clusterIPYAML("b", "10.0.0.1"))
+	b.look()
+	wantGiven(t, b, "a 10.0.0.2", "b 10.0.0.1")
+	b.write("b.yaml", serviceYAML("b", onePort))
+	b.look()
+	wantGiven(t, b, "b 10.0.0.1")
+	wantProblems(t, b.path, b.problems.list())
+}
+
 func TestRefusedServiceIsRetried(t *testing.T) {
 	d := newDirectory(t, "a.yaml", clusterIPYAML("a", "10.0.0.1"))
 	b := newBenchWith(d, tight(d))

@@ -119,6 +119,7 @@ func (m *sliceMaker) endpoint(pod *v1.Pod, address string) discovery.Endpoint {
 		Conditions: discovery.EndpointConditions{
 			Ready: ptr.To(ready), Serving: ptr.To(serving), Terminating: ptr.To(terminating),
 		},
+		Hostname:  hostname(m.service, pod),
 		TargetRef: &v1.ObjectReference{Kind: kindPod, Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
 	}
 	if node := pod.Spec.NodeName; node != "" {
@@ -129,6 +130,14 @@ func (m *sliceMaker) endpoint(pod *v1.Pod, address string) discovery.Endpoint {
 	}
 	e.Hints = hints(m.service.Spec.TrafficDistribution, &e)
 	return e
+}
+
+// hostname is the name of a Pod within the Service that is its subdomain; nil: it has none.
+func hostname(service *v1.Service, pod *v1.Pod) *string {
+	if pod.Spec.Hostname == "" || pod.Spec.Subdomain != service.Name {
+		return nil
+	}
+	return ptr.To(pod.Spec.Hostname)
 }
 
 // isReady counts a Pod without a Ready condition as ready: no kubelet writes one here.

@@ -29,7 +29,11 @@ func describe(s *discovery.EndpointSlice) string {
 		line += fmt.Sprintf(" %s=%s/%d", *p.Name, *p.Protocol, *p.Port)
 	}
 	for _, e := range s.Endpoints {
-		line += " | " + e.TargetRef.Name + " " + strings.Join(e.Addresses, ",") + " "
+		line += " | " + e.TargetRef.Name + " "
+		if e.Hostname != nil {
+			line += "(" + *e.Hostname + ") "
+		}
+		line += strings.Join(e.Addresses, ",") + " "
 		for _, c := range []struct {
 			letter string
 			is     *bool
@@ -89,6 +93,15 @@ func TestSlices(t *testing.T) {
 				strings.Replace(podOf("e", "", "podIP: 10.0.0.5"), "name: e,", "name: e, deletionTimestamp: '2026-01-01T00:00:00Z',", 1),
 			),
 			want: []string{"web-IPv4 =TCP/80 | b 10.0.0.2 r | e 10.0.0.5 rst"},
+		},
+		"hostname": {
+			spec: onePort,
+			others: manifests(
+				podOf("a", "hostname: web-0, subdomain: web", "podIP: 10.0.0.1"),
+				podOf("b", "hostname: web-1, subdomain: other", "podIP: 10.0.0.2"),
+				podOf("c", "subdomain: web", "podIP: 10.0.0.3"),
+			),
+			want: []string{"web-IPv4 =TCP/80 | a (web-0) 10.0.0.1 rs | b 10.0.0.2 rs | c 10.0.0.3 rs"},
 		},
 		"families": {
 			spec: onePort + "\nipFamilyPolicy: RequireDualStack",

@@ -23,6 +23,8 @@ type Options struct {
 	// ServiceCIDRs are the ranges of cluster IPs; 10.96.0.0/16 and fd00:10:96::/112 if empty.
 	// The family of the first is that of a single-stack Service which doesn't name one.
 	ServiceCIDRs []netip.Prefix
+	// KeptIPs are addresses that no Service is given, unless its manifest asks for one of them.
+	KeptIPs []netip.Addr
 	// AllocationFile keeps the allocations over restarts, and is shared by the agents of one
 	// machine; .waggle-allocations.json in Dir if empty.
 	AllocationFile string

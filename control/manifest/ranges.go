@@ -17,6 +17,7 @@ import (
 // ranges are what cluster IPs and node ports are taken from.
 type ranges struct {
 	cidrs []netip.Prefix
+	kept  []netip.Addr // that are not chosen
 	ports utilnet.PortRange
 }
 

@@ -52,7 +52,7 @@ type state struct {
 }
 
 func newState(opts Options, found *problems, readOnly bool) *state {
-	from := ranges{cidrs: opts.ServiceCIDRs, ports: opts.NodePortRange}
+	from := ranges{cidrs: opts.ServiceCIDRs, kept: opts.KeptIPs, ports: opts.NodePortRange}
 	kept := lastGood(opts.CacheDir)
 	allocator := newAllocator(opts.AllocationFile, from, readOnly, kept)
 	allocator.classes = opts.Classes

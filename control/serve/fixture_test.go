@@ -62,6 +62,9 @@ func newFixture(t *testing.T, edit func(*Config)) *fixture {
 			Flows: func() status.FlowCensus {
 				return status.FlowCensus{IPv4: status.FamilyCensus{Confirmed: 2, Unconfirmed: 1}, IPv6: status.FamilyCensus{Confirmed: 2}, Expired: 7}
 			},
+			Names: func() *status.Names {
+				return &status.Names{Queries: map[string]uint64{"udp": 5, "tcp": 1}, Answers: map[string]uint64{"NXDOMAIN": 4}, Forwarded: 3}
+			},
 			Repairs:  func() map[string]int { return map[string]int{"services4": 1, "node_addrs6": 0} },
 			Findings: func() map[string]map[string]int { return map[string]map[string]int{"notice": {"hooks": 2}} },
 		},

@@ -63,6 +63,9 @@ var (
 	descRepairs  = desc("repairs_total", "Elements of a map that another program had changed and the agent has repaired, since it started", "map")
 	descElements = desc("map_elements", "Elements in use of a map", "map")
 	descCapacity = desc("map_capacity", "Elements that a map can have", "map")
+	descQueries  = desc("dns_queries_total", "Queries for names that the agent has been sent since it started (--dns)", "protocol")
+	descAnswers  = desc("dns_answers_total", "Its answers to them, by DNS response code", "rcode")
+	descForward  = desc("dns_forwarded_total", "Of these queries, those that the node's resolvers were to answer")
 	descDevice   = desc("device_info", "A device that the datapath serves; always 1", "device", "role", "xdp", "express")
 )
 
@@ -77,6 +80,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descAgent, descPackets, descBytes, descSynced, descBlind, descProblems, descFindings, descServices, descFronts, descBackends,
 		descFailures, descHeld, descRecords, descExpired, descRepairs, descElements, descCapacity, descDevice,
+		descQueries, descAnswers, descForward,
 	} {
 		ch <- d
 	}
@@ -100,6 +104,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		set(descRecords, float64(census.Confirmed), family, "confirmed")
 		set(descRecords, float64(census.Unconfirmed), family, "unconfirmed")
 	}
+	c.collectNames(ch)
 	p := c.Size()
 	c.collectProxy(set, p)
 	c.collectMaps(set, p, flows)
@@ -131,6 +136,20 @@ func (c *collector) collectCounters(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(descPackets, prometheus.CounterValue, float64(n.Packets), labels...)
 		ch <- prometheus.MustNewConstMetric(descBytes, prometheus.CounterValue, float64(n.Bytes), labels...)
 	}
+}
+
+func (c *collector) collectNames(ch chan<- prometheus.Metric) {
+	n := c.Names()
+	if n == nil {
+		return
+	}
+	for protocol, count := range n.Queries {
+		ch <- prometheus.MustNewConstMetric(descQueries, prometheus.CounterValue, float64(count), protocol)
+	}
+	for rcode, count := range n.Answers {
+		ch <- prometheus.MustNewConstMetric(descAnswers, prometheus.CounterValue, float64(count), rcode)
+	}
+	ch <- prometheus.MustNewConstMetric(descForward, prometheus.CounterValue, float64(n.Forwarded))
 }
 
 type setGauge func(d *prometheus.Desc, value float64, labels ...string)

@@ -49,6 +49,9 @@ func TestCollector(t *testing.T) {
 		"waggle_map_elements{map=service_names}":                                3,
 		"waggle_map_elements{map=flows6}":                                       2,
 		"waggle_map_capacity{map=services4}":                                    100,
+		"waggle_dns_queries_total{protocol=udp}":                                5,
+		"waggle_dns_answers_total{rcode=NXDOMAIN}":                              4,
+		"waggle_dns_forwarded_total":                                            3,
 		"waggle_device_info{device=eth0,express=true,role=external,xdp=native}": 1,
 		"waggle_device_info{device=eth1,express=false,role=overlay,xdp=none}":   1,
 	} {

@@ -52,6 +52,7 @@ type Facts struct {
 	Size    func() Size
 	Devices func() []status.Device
 	Flows   func() status.FlowCensus
+	Names   func() *status.Names // nil: names of Services are not answered
 	// Repairs counts by map the elements that other programs have changed and the agent has repaired.
 	Repairs func() map[string]int
 	// Findings counts what was found on the node by severity, and by what it is about.

@@ -27,8 +27,20 @@ type Status struct {
 	Pools    bool       `json:"pools,omitempty"` // the source follows pools of addresses
 	// Addresses are the addresses of pools that Services have.
 	Addresses []Address `json:"addresses,omitempty"`
+	Names     *Names    `json:"names,omitempty"`    // nil: names of Services are not answered here
 	Warnings  []string  `json:"warnings,omitempty"` // may keep something from working
 	Notices   []string  `json:"notices,omitempty"`  // good to know
+}
+
+// Names is what the agent says of the names of Services that it answers. Its counts are of queries since the agent
+// started.
+type Names struct {
+	Domain    string            `json:"domain"`    // of the cluster, as in "cluster.local"
+	Addresses []string          `json:"addresses"` // at which it answers; none, if others have them
+	Resolvers []string          `json:"resolvers"` // that other names are asked of, in that order
+	Queries   map[string]uint64 `json:"queries"`   // by protocol: udp, tcp
+	Answers   map[string]uint64 `json:"answers"`   // by response code, as in "NXDOMAIN"
+	Forwarded uint64            `json:"forwarded"` // of them, those that other resolvers were to answer
 }
 
 // Blindness says since when, and why, the source does not see changes.

@@ -19,7 +19,7 @@ func (d *demo) addAgents() error {
 		agent := cluster.NewAgent(d.net, node, cluster.AgentOptions{
 			Binary: d.binary, Manifests: d.manifests.Dir, Dir: d.dir,
 			// By default waggle attaches no XDP to a veth, because its peer must run XDP, too. Here it does.
-			Args: []string{"--xdp=always"},
+			Args: []string{"--xdp=always", namesFlag},
 		})
 		d.agents = append(d.agents, agent)
 		if _, err := os.Stat(agent.PinDir); err == nil {
