@@ -113,7 +113,8 @@ const (
 )
 
 // Convert makes a record, or copies what has happened since into the record that an earlier call has
-// made. added says whether it made one. It needs a datapath with OldFlows.
+// made. added says whether it made one. It needs a datapath with OldFlows. It fails with ErrOtherFlow if
+// another flow has the record's tuple, and with ErrTableFull if there is no place for the record.
 func (d *Datapath) Convert(c bpf.Conversion) (added bool, err error) {
 	d.walk.Lock()
 	defer d.walk.Unlock()

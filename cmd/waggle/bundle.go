@@ -173,7 +173,7 @@ func (b *bundle) add(archive *tar.Writer, p part) error {
 	}
 	if text.Len() == 0 {
 		if err == nil {
-			b.missing = append(b.missing, p.file+": does not exist")
+			b.missing = append(b.missing, p.file+": not there: it would be empty")
 		}
 		return nil
 	}

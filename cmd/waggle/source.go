@@ -30,7 +30,7 @@ const (
 	apiServersEnv   = "WAGGLE_API_SERVERS"
 	apiServersKey   = "api-servers"
 	apiServersByEnv = apiServersKey + ", " + apiServersEnv
-	apiServersHow   = "no address of an API server is given, and the kubernetes Service does not work before waggle runs: set" +
+	apiServersHow   = "no address of an API server is given, and the kubernetes Service does not work before waggle runs: set " +
 		apiServersKey + " in the ConfigMap of waggle (" + apiServersEnv + ", or --api-server), and restart the agents"
 )
 

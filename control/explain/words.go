@@ -169,7 +169,7 @@ func (t *report) routed(trace *loader.Trace) string {
 	return "the destination is rewritten, and the kernel routes it; the endpoint sees the client's address"
 }
 
-const noFlowAdvice = "After a restart of the client or of the node such packets are late ones of connections that are over. If they keep coming," +
+const noFlowAdvice = "After a restart of the client or of the node such packets are late ones of connections that are over. If they keep coming, " +
 	"the client and this node do not see the same packets: check whether answers take another path."
 
 func (t *report) noFlow(trace *loader.Trace) (reason, advice string) {

@@ -66,7 +66,8 @@ func (p *probe) why(err error) string {
 	return why
 }
 
-// ask requests the server's own readiness. A refusal for lack of rights is an answer, too.
+// ask requests the server's own readiness. A refusal for lack of rights is an answer, too. It fails with errNotReady
+// if the server answers that it is not ready.
 func (p *probe) ask(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, p.pace.answer)
 	defer cancel()

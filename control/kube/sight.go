@@ -52,7 +52,7 @@ func (s *sight) fails(what string, since time.Time, why string) {
 	}
 	if len(s.failures) == 0 {
 		s.lost = since
-		s.log.WithField("what", what).Warn("can't follow the cluster; its last known state stays in force:" + why)
+		s.log.WithField("what", what).Warn("can't follow the cluster; its last known state stays in force: " + why)
 	}
 	s.failures[what] = failure{since, why}
 	if what == apiServer {

@@ -126,7 +126,7 @@ func (d *dialer) whereabouts() string {
 	for _, a := range all {
 		names = append(names, d.nameLocked(a))
 	}
-	return "no API server has answered yet; tried:" + strings.Join(names, ", ")
+	return "no API server has answered yet; tried: " + strings.Join(names, ", ")
 }
 
 // attempt is the address that a request was last sent to, or that was dialled for it.

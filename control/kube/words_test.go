@@ -51,7 +51,7 @@ func TestWrongAddresses(t *testing.T) {
 					return strings.HasPrefix(why, "API server: ") && strings.Contains(why, want)
 				})
 			}
-			if where := f.Location(); !strings.HasPrefix(where, "no API server has answered yet; tried:") || !strings.Contains(where, wrong+" (api-servers)") {
+			if where := f.Location(); !strings.HasPrefix(where, "no API server has answered yet; tried: ") || !strings.Contains(where, wrong+" (api-servers)") {
 				t.Errorf("it is at %s", where)
 			}
 			c.serve(right)

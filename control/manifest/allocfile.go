@@ -77,7 +77,7 @@ func (s *store) lock(ctx context.Context) (unlock func(), err error) {
 }
 
 // read returns the entries of the file if it has changed since it was last read or written. A
-// file that is missing has no entries.
+// file that is missing has no entries. The error is errCorrupt if the file is not in the format of allocations.
 func (s *store) read() (entries map[string]entry, changed bool, err error) {
 	data, err := os.ReadFile(s.path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -35,7 +35,7 @@ func (d *Devices) vethWithoutXDP(link netlink.Link) string {
 		if d.unseen == nil {
 			d.unseen = map[int]string{}
 		}
-		d.unseen[attrs.Index] = fmt.Sprintf("device %s, xdp: its peer can't be inspected (%v): if the peer leaves checksums to the device,"+
+		d.unseen[attrs.Index] = fmt.Sprintf("device %s, xdp: its peer can't be inspected (%v): if the peer leaves checksums to the device, "+
 			"packets that XDP sends on are lost (ethtool -K PEER tx off, at the other end)", attrs.Name, err)
 		return ""
 	}

@@ -71,8 +71,8 @@ type Node struct {
 	Name   string            // of our Node object
 	Labels map[string]string // of our Node object: its zone is among them
 	IPs    []netip.Addr      // the node's primary addresses
-	// Assigned are all addresses of its devices, as node.Devices found them last; the map does not change. A cluster IP among them is left to the process
-	// that listens there, such as NodeLocal DNSCache.
+	// Assigned are all addresses of its devices, as node.Devices found them last; the map does not change. A
+	// cluster IP among them is left to the process that listens there, such as NodeLocal DNSCache.
 	Assigned map[netip.Addr]bool
 }
 

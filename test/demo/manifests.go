@@ -25,8 +25,8 @@ const (
 	forLive = "manifests/later" // what is added while traffic flows
 )
 
-// copyManifests writes the manifests to the directory that the agents read, in which the demo,
-// and whoever watches it, may change them.
+// copyManifests writes the manifests to the directory that the agents read, where the demo and its user may
+// change them.
 func (d *demo) copyManifests() error {
 	names, err := fs.Glob(files, atStart+"/*.yaml")
 	if err != nil {

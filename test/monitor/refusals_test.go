@@ -24,7 +24,7 @@ func TestRefusals(t *testing.T) {
 		{"--backend web-1", []string{"--backend web-1", "want an address"}},
 		{"--client here", []string{"--client here", "network"}},
 		{"--verdict dropped", []string{"--verdict dropped", "drop-no-route", "flow-opened"}},
-		{"--verdict vlan", []string{"--verdict vlan", "only counted"}},
+		{"--verdict vlan", []string{"--verdict vlan", "only counts it"}},
 		{"--pcap /nowhere/file", []string{"--pcap", "/nowhere/file"}},
 		{"--duration -1s", []string{"--duration -1s"}},
 		{"--rate -1", []string{"--rate"}},

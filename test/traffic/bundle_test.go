@@ -134,7 +134,7 @@ func TestBundleWithout(t *testing.T) {
 	}
 	files := untar(t, []byte(result.Stdout))
 	checkManifest(t, files)
-	for _, want := range []string{"maps/flows.txt: not there: ", "net/netfilter.txt: not there: ", "operation not permitted", "run as root", "made by user 65534: only root"} {
+	for _, want := range []string{"maps/flows.txt: not there: ", "net/netfilter.txt: not there: ", "operation not permitted", "run as root", "User 65534 made it: only root"} {
 		if !strings.Contains(files["MANIFEST"], want) {
 			t.Errorf("the manifest does not say %q:\n%s", want, files["MANIFEST"])
 		}
