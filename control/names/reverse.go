@@ -54,7 +54,7 @@ func (z *Zone) answerReverse(q dns.Question, name string) Answer {
 // pointersTo lists the names that have an address, in order: of Services with that cluster IP, and of endpoints of headless
 // ones.
 func (z *Zone) pointersTo(addr netip.Addr) (all []string) {
-	for k := range z.holders[addr] {
+	for _, k := range z.holders[addr] {
 		s := z.services[k]
 		if s == nil {
 			continue
@@ -66,7 +66,7 @@ func (z *Zone) pointersTo(addr netip.Addr) (all []string) {
 		}
 	}
 	slices.Sort(all)
-	return all
+	return slices.Compact(all) // a Service may have it in two slices
 }
 
 // parseReverse reads the address of a canonical name below in-addr.arpa (RFC 1035, section 3.5) or ip6.arpa (RFC 3596,

@@ -4,6 +4,7 @@ package names
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 
@@ -20,18 +21,15 @@ type Zone struct {
 
 	mu         sync.RWMutex // guards what follows
 	services   map[key]*service
-	slices     map[key]map[string]*slice // of a Service, by name; they may come before it
-	namespaces map[string]int            // how many Services there are in each
-	holders    map[netip.Addr]keyCount   // Services with a cluster IP, or a slice of theirs with an endpoint
-	cidrs      []netip.Prefix            // that cluster IPs are allocated from
-	serial     uint32                    // of the SOA record: how many changes there were
+	slices     map[key][]*slice     // of a Service; they may come before it
+	namespaces map[string]int       // how many Services there are in each
+	holders    map[netip.Addr][]key // a Service for each cluster IP, and for each endpoint in a slice
+	cidrs      []netip.Prefix       // that cluster IPs are allocated from
+	serial     uint32               // of the SOA record: how many changes there were
 }
 
 // key names a Service.
 type key struct{ namespace, name string }
-
-// keyCount counts how often a Service has something.
-type keyCount map[key]int
 
 // service is what answers need of a Service.
 type service struct {
@@ -49,6 +47,7 @@ type port struct {
 
 // slice is what answers need of an EndpointSlice.
 type slice struct {
+	name      string
 	ports     []port
 	endpoints []endpoint
 }
@@ -63,8 +62,8 @@ type endpoint struct {
 func NewZone(domain string, nameservers []netip.Addr) *Zone {
 	return &Zone{
 		domain: dns.CanonicalName(domain), nameservers: nameservers,
-		services: map[key]*service{}, slices: map[key]map[string]*slice{},
-		namespaces: map[string]int{}, holders: map[netip.Addr]keyCount{}, serial: 1,
+		services: map[key]*service{}, slices: map[key][]*slice{},
+		namespaces: map[string]int{}, holders: map[netip.Addr][]key{}, serial: 1,
 	}
 }
 
@@ -76,7 +75,7 @@ func (z *Zone) OnService(old, new *v1.Service) {
 	if old != nil {
 		k := key{old.Namespace, old.Name}
 		if was := z.services[k]; was != nil {
-			z.hold(k, was.ips, -1)
+			z.release(k, was.ips)
 			z.countNamespace(k.namespace, -1)
 			delete(z.services, k)
 		}
@@ -85,7 +84,7 @@ func (z *Zone) OnService(old, new *v1.Service) {
 		k := key{new.Namespace, new.Name}
 		is := serviceOf(new)
 		z.services[k] = is
-		z.hold(k, is.ips, 1)
+		z.hold(k, is.ips)
 		z.countNamespace(k.namespace, 1)
 	}
 }
@@ -97,9 +96,9 @@ func (z *Zone) OnEndpointSlice(old, new *discovery.EndpointSlice) {
 	z.serial++
 	if old != nil {
 		k := ownerOf(old)
-		if was := z.slices[k][old.Name]; was != nil {
-			z.hold(k, was.addrs(), -1)
-			delete(z.slices[k], old.Name)
+		if i := slices.IndexFunc(z.slices[k], func(s *slice) bool { return s.name == old.Name }); i >= 0 {
+			z.release(k, z.slices[k][i].addrs())
+			z.slices[k] = slices.Delete(z.slices[k], i, i+1)
 		}
 		if len(z.slices[k]) == 0 {
 			delete(z.slices, k)
@@ -107,12 +106,9 @@ func (z *Zone) OnEndpointSlice(old, new *discovery.EndpointSlice) {
 	}
 	if new != nil {
 		k := ownerOf(new)
-		if z.slices[k] == nil {
-			z.slices[k] = map[string]*slice{}
-		}
 		is := sliceOf(new)
-		z.slices[k][new.Name] = is
-		z.hold(k, is.addrs(), 1)
+		z.slices[k] = append(z.slices[k], is)
+		z.hold(k, is.addrs())
 	}
 }
 
@@ -123,13 +119,16 @@ func (z *Zone) OnServiceCIDRs(cidrs []netip.Prefix) {
 	z.cidrs = cidrs
 }
 
-func (z *Zone) hold(k key, addrs []netip.Addr, n int) {
+func (z *Zone) hold(k key, addrs []netip.Addr) {
 	for _, a := range addrs {
-		if z.holders[a] == nil {
-			z.holders[a] = keyCount{}
-		}
-		if z.holders[a][k] += n; z.holders[a][k] == 0 {
-			delete(z.holders[a], k)
+		z.holders[a] = append(z.holders[a], k)
+	}
+}
+
+func (z *Zone) release(k key, addrs []netip.Addr) {
+	for _, a := range addrs {
+		if i := slices.Index(z.holders[a], k); i >= 0 {
+			z.holders[a] = slices.Delete(z.holders[a], i, i+1)
 		}
 		if len(z.holders[a]) == 0 {
 			delete(z.holders, a)
@@ -178,7 +177,7 @@ func serviceOf(s *v1.Service) *service {
 }
 
 func sliceOf(s *discovery.EndpointSlice) *slice {
-	is := &slice{}
+	is := &slice{name: s.Name}
 	for _, p := range s.Ports {
 		if p.Port != nil {
 			protocol := string(ptr.Deref(p.Protocol, v1.ProtocolTCP))

@@ -197,6 +197,7 @@ func TestNames(t *testing.T) {
 			n.dig(t)
 			n.reach(t)
 			n.restart(t)
+			n.otherWays(t)
 			n.comeAndGo(t)
 			n.precedence(t)
 		})
@@ -322,6 +323,23 @@ func (n *named) restart(t *testing.T) {
 	}
 	n.finds(t, "web", "10.96.0.1")
 	n.finds(t, "www.example.org", "192.0.2.80")
+}
+
+// otherWays: names are answered, too, where all clients are translated, and where the sockets of pods are left alone.
+func (n *named) otherWays(t *testing.T) {
+	t.Helper()
+	check(t, n.agents[0].Stop())
+	check(t, n.agents[0].Start(namesFlag, "--masquerade-all", "--socket-lb=host"))
+	for who, host := range n.hosts() {
+		for _, server := range namesAt {
+			for _, by := range []string{"+notcp", "+tcp"} {
+				out, err := host.Command("dig", "web.default", "A", by, "@"+server.String(), "+short", "+tries=1", "+time=5").CombinedOutput()
+				if err != nil || string(out) != "web.default.svc.cluster.local.\n10.96.0.1\n" {
+					t.Errorf("masqueraded: %s, dig %s @%s: %q %v", who, by, server, out, err)
+				}
+			}
+		}
+	}
 }
 
 // finds waits until a pod's C library finds a name, or does not find it ("").
