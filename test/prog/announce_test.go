@@ -100,16 +100,18 @@ func (s *solicitation) frame() []byte {
 }
 
 // answerers are the hooks that answer, with the action by which the answer leaves.
-var answerers = map[string]func(n *node, frame []byte) (r result, sent uint32){
-	"xdp": func(n *node, frame []byte) (result, uint32) {
-		return n.xdpFrame(front, frame), xdpTX
+var answerers = map[string]asking{
+	"xdp": func(n *node, d *device, frame []byte) (result, uint32) {
+		return n.xdpFrame(d, frame), xdpTX
 	},
-	"tc": func(n *node, frame []byte) (result, uint32) {
-		return n.tcFrame(bpf.HookTCIngress, "waggle_ingress", front, frame, 0), tcRedirect
+	"tc": func(n *node, d *device, frame []byte) (result, uint32) {
+		return n.tcFrame(bpf.HookTCIngress, "waggle_ingress", d, frame, 0), tcRedirect
 	},
 }
 
-func forEachAnswerer(t *testing.T, test func(t *testing.T, ask func(n *node, frame []byte) (result, uint32))) {
+type asking func(n *node, d *device, frame []byte) (r result, sent uint32)
+
+func forEachAnswerer(t *testing.T, test func(t *testing.T, ask asking)) {
 	for name, ask := range answerers {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -120,7 +122,7 @@ func forEachAnswerer(t *testing.T, test func(t *testing.T, ask func(n *node, fra
 
 // TestARPAnswered: the reply is as RFC 826 has it, and to a probe as RFC 5227, 2.1.1.
 func TestARPAnswered(t *testing.T) {
-	forEachAnswerer(t, func(t *testing.T, ask func(*node, []byte) (result, uint32)) {
+	forEachAnswerer(t, func(t *testing.T, ask asking) {
 		n := announcing(t)
 		for i, change := range []func(*arpRequest){
 			func(*arpRequest) {},
@@ -133,7 +135,7 @@ func TestARPAnswered(t *testing.T) {
 			request := newRequest()
 			change(request)
 			request.SourceProtAddress = request.sender.AsSlice()
-			r, sent := ask(n, request.frame())
+			r, sent := ask(n, front, request.frame())
 			if !r.is(bpf.VerdictAnnounced, sent) {
 				continue
 			}
@@ -153,7 +155,7 @@ func TestARPAnswered(t *testing.T) {
 
 // TestARPPassed: all other ARP frames go on to the stack unchanged.
 func TestARPPassed(t *testing.T) {
-	forEachAnswerer(t, func(t *testing.T, ask func(*node, []byte) (result, uint32)) {
+	forEachAnswerer(t, func(t *testing.T, ask asking) {
 		n := announcing(t)
 		n.announce(back, plan4.vip2)
 		for name, change := range map[string]func(*arpRequest){
@@ -169,13 +171,15 @@ func TestARPPassed(t *testing.T) {
 		} {
 			request := newRequest()
 			change(request)
-			r, _ := ask(n, request.frame())
+			r, _ := ask(n, front, request.frame())
 			if r.verdict != bpf.VerdictNotIP && r.verdict != bpf.VerdictNotOurs { // by one frame, by a frame to many
 				t.Errorf("%s: %s", name, bpf.VerdictName(r.verdict))
 			}
 			r.passed(r.verdict)
 		}
-		r, _ := ask(n, newRequest().frame()[:ethHeader+27])
+		r, _ := ask(n, back, newRequest().frame())
+		r.passed(bpf.VerdictNotOurs)
+		r, _ = ask(n, front, newRequest().frame()[:ethHeader+27])
 		r.passed(bpf.VerdictNotOurs)
 		equal(t, "announcement", maps.Announcement{MAC: front.mac()}, n.announcements(plan4.vip))
 	})
@@ -208,7 +212,7 @@ func nonce() layers.ICMPv6Option {
 
 // TestNDPAnswered: solicitations with and without options, of neighbours and of hosts that look for duplicates.
 func TestNDPAnswered(t *testing.T) {
-	forEachAnswerer(t, func(t *testing.T, ask func(*node, []byte) (result, uint32)) {
+	forEachAnswerer(t, func(t *testing.T, ask asking) {
 		n := announcing(t)
 		for i, change := range []func(*solicitation){
 			func(*solicitation) {},
@@ -227,7 +231,7 @@ func TestNDPAnswered(t *testing.T) {
 		} {
 			s := newSolicitation()
 			change(s)
-			r, sent := ask(n, s.frame())
+			r, sent := ask(n, front, s.frame())
 			if !r.is(bpf.VerdictAnnounced, sent) {
 				t.Errorf("solicitation %d", i)
 				continue
@@ -242,7 +246,7 @@ func TestNDPAnswered(t *testing.T) {
 
 // TestNDPPassed: RFC 4861, 7.1.1, and what is not for this node.
 func TestNDPPassed(t *testing.T) {
-	forEachAnswerer(t, func(t *testing.T, ask func(*node, []byte) (result, uint32)) {
+	forEachAnswerer(t, func(t *testing.T, ask asking) {
 		n := announcing(t)
 		n.announce(back, plan6.vip2)
 		other := plan6.vip.As16()
@@ -271,19 +275,21 @@ func TestNDPPassed(t *testing.T) {
 		} {
 			s := newSolicitation()
 			change(s)
-			r, _ := ask(n, s.frame())
+			r, _ := ask(n, front, s.frame())
 			if r.verdict != bpf.VerdictNotOurs {
 				t.Errorf("%s: %s", name, bpf.VerdictName(r.verdict))
 			}
 			r.passed(bpf.VerdictNotOurs)
 		}
+		r, _ := ask(n, back, newSolicitation().frame())
+		r.passed(bpf.VerdictNotOurs)
 		for _, spoil := range []func(frame []byte) []byte{
 			func(b []byte) []byte { return b[:len(b)-4] },                                       // cut short
 			func(b []byte) []byte { b[ethHeader+40+24+1] = 0; return summed(b) },                // an option of no length
 			func(b []byte) []byte { b[ethHeader+40+24+1] = 2; return summed(b) },                // an option that is longer than the message
 			func(b []byte) []byte { binary.BigEndian.PutUint16(b[ethHeader+4:], 31); return b }, // no whole options
 		} {
-			r, _ := ask(n, spoil(newSolicitation().frame()))
+			r, _ := ask(n, front, spoil(newSolicitation().frame()))
 			r.passed(bpf.VerdictNotOurs)
 		}
 		equal(t, "announcement", maps.Announcement{MAC: front.mac()}, n.announcements(plan6.vip))
@@ -302,32 +308,32 @@ func summed(b []byte) []byte {
 
 // TestAnswersLapse: after the time that the agent wrote last, nothing is answered, and that is counted.
 func TestAnswersLapse(t *testing.T) {
-	forEachAnswerer(t, func(t *testing.T, ask func(*node, []byte) (result, uint32)) {
+	forEachAnswerer(t, func(t *testing.T, ask asking) {
 		n := announcing(t)
 		for i, until := range []uint64{0, 1, uint64(maps.Monotonic())} {
 			n.answerUntil(until)
-			r, _ := ask(n, newRequest().frame())
+			r, _ := ask(n, front, newRequest().frame())
 			r.passed(bpf.VerdictNotOurs)
-			r, _ = ask(n, newSolicitation().frame())
+			r, _ = ask(n, front, newSolicitation().frame())
 			r.passed(bpf.VerdictNotOurs)
 			for _, a := range []netip.Addr{plan4.vip, plan6.vip} {
 				equal(t, "announcement", maps.Announcement{MAC: front.mac(), Lapsed: uint64(i + 1)}, n.announcements(a))
 			}
 		}
 		n.answerUntil(math.MaxUint64)
-		r, sent := ask(n, newRequest().frame())
+		r, sent := ask(n, front, newRequest().frame())
 		r.is(bpf.VerdictAnnounced, sent)
 	})
 }
 
 // TestTaggedNotAnswered: the address is on another network there, which the VLAN's own device serves.
 func TestTaggedNotAnswered(t *testing.T) {
-	forEachAnswerer(t, func(t *testing.T, ask func(*node, []byte) (result, uint32)) {
+	forEachAnswerer(t, func(t *testing.T, ask asking) {
 		n := announcing(t)
 		for _, frame := range [][]byte{newRequest().frame(), newSolicitation().frame()} {
 			for _, tag := range []uint16{0x8100, 0x88a8} {
 				tagged := slices.Concat(frame[:12], binary.BigEndian.AppendUint16(nil, tag), []byte{0, 7}, frame[12:])
-				if r, _ := ask(n, tagged); r.verdict == bpf.VerdictAnnounced {
+				if r, _ := ask(n, front, tagged); r.verdict == bpf.VerdictAnnounced {
 					t.Errorf("a frame with the tag %#x is answered", tag)
 				} else {
 					r.passed(r.verdict)
