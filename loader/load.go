@@ -25,6 +25,7 @@ type Datapath struct {
 	mu         sync.Mutex
 	walk       sync.Mutex // held while a program walks over the flows
 	pins       pinDir
+	links      *linkPins // of devices
 	lock       *os.File
 	collection *ebpf.Collection
 	programs   sync.RWMutex                         // guards collection.Programs, which more come to
@@ -153,8 +154,7 @@ func (d *Datapath) load(opts Options, read func() (parts, error)) error {
 	if err := d.convertMaps(names, found.pinned, layouts); err != nil {
 		return err
 	}
-	d.sweep()
-	return nil
+	return d.sweep()
 }
 
 // loadAtStart loads the programs, but for those that LoadRest or a device loads. What is returned are the

@@ -65,6 +65,7 @@ type Canary struct {
 	rest      int  // rounds until twins are loaded again
 	good      int  // rounds in a row
 	bad       int
+	turns     *turns
 	// What was wrong in the round before is looked at again, whosever turn it is.
 	detached map[attachment]bool
 	misled   *reconcile.Sample
@@ -74,7 +75,9 @@ type Canary struct {
 }
 
 // New makes a Canary that has found nothing yet.
-func New(o Options, log *logrus.Entry) *Canary { return &Canary{Options: o, log: log} }
+func New(o Options, log *logrus.Entry) *Canary {
+	return &Canary{Options: o, log: log, turns: newTurns(nil)}
+}
 
 // Err returns what is wrong with the datapath. Nil: nothing is, or nothing is known.
 func (c *Canary) Err() error {
