@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -22,22 +23,23 @@ import (
 // Datapath is the loaded datapath. Its methods may be called concurrently, but act in the network
 // namespace of the thread that calls them.
 type Datapath struct {
-	mu         sync.Mutex
-	walk       sync.Mutex // held while a program walks over the flows
-	pins       pinDir
-	links      *linkPins // of devices
-	lock       *os.File
-	collection *ebpf.Collection
-	programs   sync.RWMutex                         // guards collection.Programs, which more come to
-	compiled   func() (*ebpf.CollectionSpec, error) // bpf.Whole, or a test's
-	old        map[string]*ebpf.Map                 // of the release before, whose flows are to be converted
-	aborter    *aborter
-	hz         uint32
-	clsact     bool         // TCX is missing, or not wanted
-	leftClsact map[int]bool // devices that had a clsact qdisc when we first attached by TCX; nil before
-	names      programNames // of our programs; nil before they are asked for
-	cgroup     string       // whose sockets are served; empty: none's
-	log        *logrus.Entry
+	mu          sync.Mutex
+	walk        sync.Mutex // held while a program walks over the flows
+	pins        pinDir
+	links       *linkPins // of devices
+	lock        *os.File
+	collection  *ebpf.Collection
+	programs    sync.RWMutex                         // guards collection.Programs, which more come to
+	compiled    func() (*ebpf.CollectionSpec, error) // bpf.Whole, or a test's
+	old         map[string]*ebpf.Map                 // of the release before, whose flows are to be converted
+	aborter     *aborter
+	recordsMade atomic.Uint64 // see RecordsMade
+	hz          uint32
+	clsact      bool         // TCX is missing, or not wanted
+	leftClsact  map[int]bool // devices that had a clsact qdisc when we first attached by TCX; nil before
+	names       programNames // of our programs; nil before they are asked for
+	cgroup      string       // whose sockets are served; empty: none's
+	log         *logrus.Entry
 }
 
 // Load verifies and pins the datapath, and attaches nothing. LoadRest completes that. Only one process at a time holds a pin
