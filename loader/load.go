@@ -31,6 +31,7 @@ type Datapath struct {
 	collection  *ebpf.Collection
 	programs    sync.RWMutex                         // guards collection.Programs, which more come to
 	compiled    func() (*ebpf.CollectionSpec, error) // bpf.Whole, or a test's
+	kept        atomic.Pointer[parts]                // of which Load has made the programs, until Loaded
 	old         map[string]*ebpf.Map                 // of the release before, whose flows are to be converted
 	aborter     *aborter
 	recordsMade atomic.Uint64 // see RecordsMade
@@ -156,7 +157,30 @@ func (d *Datapath) load(opts Options, read func() (parts, error)) error {
 	if err := d.convertMaps(names, found.pinned, layouts); err != nil {
 		return err
 	}
+	d.kept.Store(&parts)
 	return d.sweep()
+}
+
+// Loaded frees what only loading needs. Programs that are loaded afterwards take longer.
+func (d *Datapath) Loaded() { d.kept.Store(nil) }
+
+// parts returns those of which Load has made the programs or, after Loaded, reads them again. The programs' constants
+// are in the maps.
+func (d *Datapath) parts() (parts, error) {
+	if kept := d.kept.Load(); kept != nil {
+		return *kept, nil
+	}
+	spec, err := d.compiled()
+	if err != nil {
+		return parts{}, err
+	}
+	for name, m := range d.collection.Maps {
+		if resizable(spec.Maps[name]) {
+			spec.Maps[name].MaxEntries = m.MaxEntries()
+		}
+	}
+	takePinning(spec)
+	return parts{spec, btf.NewCache()}, nil
 }
 
 // loadAtStart loads the programs, but for those that LoadRest or a device loads. What is returned are the

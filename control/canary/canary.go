@@ -50,7 +50,7 @@ type Options struct {
 	Cgroup string
 	// Report is called when what Err returns changes.
 	Report func(error)
-	// Loaded is called when twins have been loaded, which takes much memory for a moment.
+	// Loaded is called when twins have been loaded, which takes much memory for a moment, or were refused.
 	Loaded func()
 }
 
@@ -123,6 +123,7 @@ func (c *Canary) prepare(links []status.Link) bool {
 	}
 	c.forget()
 	asker, err := newAsker(c.Datapath, links)
+	defer c.Loaded()
 	if err != nil {
 		c.refused(err)
 		return false
@@ -132,7 +133,6 @@ func (c *Canary) prepare(links []status.Link) bool {
 		c.log.Info("the programs are asked again what they do")
 	}
 	c.isRefused = false
-	c.Loaded()
 	return true
 }
 
