@@ -205,7 +205,7 @@ func (a *Agent) prepareHealth() {
 	}
 	a.checks = serve.NewServiceHealth(a.cfg.NodeName, a.cfg.NodePorts, a.health, recorder)
 	a.canary = canary.New(canary.Options{
-		Datapath: a.dp, Services: a.proxy, Links: a.links.All, Cgroup: a.cfg.Cgroup, Loaded: debug.FreeOSMemory,
+		Datapath: a.dp, Services: a.proxy, Links: a.links.All, Cgroup: a.cfg.Cgroup, Loaded: a.loaded,
 		Report: func(err error) {
 			a.warn("the datapath", err)
 			a.poke()
@@ -365,6 +365,12 @@ func (a *Agent) afterStart(ctx context.Context) {
 		debug.FreeOSMemory()
 	}
 	a.canary.Run(ctx) // it loads programs, too
+}
+
+// loaded returns to the kernel what only loading needs.
+func (a *Agent) loaded() {
+	a.dp.Loaded()
+	debug.FreeOSMemory()
 }
 
 // reservePorts takes out the ports that SNAT uses or, with --reserve-ports=false, none any more.

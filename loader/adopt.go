@@ -13,8 +13,12 @@ import (
 
 // Adopt makes a record, unless there is one with the same key. added says whether it did.
 func (d *Datapath) Adopt(a bpf.Adoption) (added bool, err error) {
+	defer d.recordsMade.Add(1)
 	return d.record("waggle_adopt", a)
 }
+
+// RecordsMade is how often this process has been asked to make a record. It counts after the record is made.
+func (d *Datapath) RecordsMade() uint64 { return d.recordsMade.Load() }
 
 // Follow keeps a record with the same key, rewrite and flags alive, as if a packet had been seen
 // just now, and sets the bits of a.State in its state. It returns whether there is such a record.

@@ -24,9 +24,13 @@ func (d *Datapath) CheckCgroup(path string) error {
 		return err
 	}
 	defer dir.Close()
+	ours, err := d.programNames()
+	if err != nil {
+		return err
+	}
 	var missing []string
 	for _, h := range cgroupHooks {
-		runs, err := inEffect(int(dir.Fd()), h.attach, d.Program(h.program()))
+		runs, err := inEffect(int(dir.Fd()), h.attach, h.program(), ours)
 		if err != nil {
 			return fmt.Errorf("cgroup %s: %s: %w", path, h.name, err)
 		}
@@ -40,17 +44,12 @@ func (d *Datapath) CheckCgroup(path string) error {
 	return nil
 }
 
-func inEffect(cgroup int, attach ebpf.AttachType, program *ebpf.Program) (bool, error) {
-	info, err := program.Info()
-	if err != nil {
-		return false, err
-	}
-	id, _ := info.ID()
+func inEffect(cgroup int, attach ebpf.AttachType, program string, ours programNames) (bool, error) {
 	result, err := link.QueryPrograms(link.QueryOptions{Target: cgroup, Attach: attach, QueryFlags: unix.BPF_F_QUERY_EFFECTIVE})
 	if err != nil {
 		return false, err
 	}
-	return slices.ContainsFunc(result.Programs, func(p link.AttachedProgram) bool { return p.ID == id }), nil
+	return slices.ContainsFunc(result.Programs, func(p link.AttachedProgram) bool { return ours[p.ID] == program }), nil
 }
 
 // IsCgroupRoot reports whether a directory is the root of the cgroup2 hierarchy, so that programs

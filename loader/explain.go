@@ -57,7 +57,25 @@ const (
 
 // NewTwin makes a twin of the programs of a spec, whose constants are set, over the maps of the running programs.
 func NewTwin(spec *ebpf.CollectionSpec, live map[string]*ebpf.Map) (*Twin, error) {
-	t := &Twin{spec: spec.Copy(), types: btf.NewCache(), maps: map[string]*ebpf.Map{}, programs: map[string]*ebpf.Program{}}
+	return newTwin(parts{withOwnMaps(spec), btf.NewCache()}, live)
+}
+
+// withOwnMaps copies a spec, but for its programs: they are large, and are not changed.
+func withOwnMaps(spec *ebpf.CollectionSpec) *ebpf.CollectionSpec {
+	own := *spec
+	own.Maps, own.Variables = map[string]*ebpf.MapSpec{}, map[string]*ebpf.VariableSpec{}
+	for name, m := range spec.Maps {
+		own.Maps[name] = m.Copy()
+	}
+	for name, v := range spec.Variables {
+		own.Variables[name] = v.Copy()
+	}
+	return &own
+}
+
+// newTwin changes the maps and variables of the parts.
+func newTwin(of parts, live map[string]*ebpf.Map) (*Twin, error) {
+	t := &Twin{spec: of.spec, types: of.types, maps: map[string]*ebpf.Map{}, programs: map[string]*ebpf.Program{}}
 	if err := t.spec.Variables["explain"].Set(true); err != nil {
 		return nil, fmt.Errorf("set variable explain: %w", err)
 	}
@@ -310,18 +328,19 @@ func (v *View) Twin() (*Twin, error) {
 
 // Twin loads a twin of the datapath's programs, with their constants.
 func (d *Datapath) Twin() (*Twin, error) {
-	spec, err := d.compiled()
+	p, err := d.parts()
 	if err != nil {
 		return nil, err
 	}
+	p.spec = withOwnMaps(p.spec)
 	constants, err := d.collection.Maps[rodataMap].LookupBytes(uint32(0))
 	if err != nil {
 		return nil, fmt.Errorf("read the map %s: %w", rodataMap, err)
 	}
-	if err := setConstants(spec, constants); err != nil {
+	if err := setConstants(p.spec, constants); err != nil {
 		return nil, err
 	}
-	return NewTwin(spec, d.collection.Maps)
+	return newTwin(p, d.collection.Maps)
 }
 
 // setConstants gives a spec the constants of programs that run.

@@ -21,18 +21,8 @@ type hook struct {
 	attach ebpf.AttachType
 }
 
-// pin names the hook's link on a device. The index makes the name unique; the device's name is for
-// readers.
-func (h hook) pin(dev *netlink.LinkAttrs) string {
-	return fmt.Sprintf("%s-%s-%d", h.name, legal(dev.Name), dev.Index)
-}
-
-// devicePin is what a pin's name contains.
-type devicePin struct {
-	pin     string
-	device  string
-	ifindex int
-}
+// pin is the pin of the hook's link on a device.
+func (h hook) pin(dev *netlink.LinkAttrs) devicePin { return pinOf(h, dev.Name, dev.Index) }
 
 func (h hook) parse(pin string) (devicePin, bool) {
 	rest, ok := strings.CutPrefix(pin, h.name+"-")
@@ -41,39 +31,13 @@ func (h hook) parse(pin string) (devicePin, bool) {
 		return devicePin{}, false
 	}
 	ifindex, err := strconv.Atoi(rest[cut+1:])
-	return devicePin{pin, rest[:cut], ifindex}, err == nil
+	return devicePin{pin, h, rest[:cut], ifindex}, err == nil
 }
 
-// pinsOf lists a hook's pins that match.
-func (p pinDir) pinsOf(h hook, match func(devicePin) bool) ([]devicePin, error) {
-	names, err := p.linkNames()
-	return h.among(names, match), err
-}
-
-// linkNames lists the directory of links. This takes time in proportion to the devices.
-func (p pinDir) linkNames() ([]string, error) {
-	names, err := listDir(p.links())
-	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
-	}
-	return names, nil
-}
-
-// among picks a hook's pins that match.
-func (h hook) among(names []string, match func(devicePin) bool) (pins []devicePin) {
-	for _, name := range names {
-		if pin, ok := h.parse(name); ok && match(pin) {
-			pins = append(pins, pin)
-		}
-	}
-	return pins
-}
-
-// attach puts the program into the link that an earlier process pinned. Without one it makes a
-// link, and isNew is true. names are those in the directory of links.
-func (d *Datapath) attach(h hook, names []string, dev netlink.Link, program *ebpf.Program,
-	create func() (link.Link, error)) (isNew bool, err error) {
-	updated, err := d.update(h, names, dev, program)
+// attach puts the program into the link that an earlier process pinned. Without one it makes a link, and isNew is
+// true.
+func (d *Datapath) attach(h hook, dev netlink.Link, program *ebpf.Program, create func() (link.Link, error)) (isNew bool, err error) {
+	updated, err := d.update(h, dev, program)
 	if updated || err != nil {
 		return false, err
 	}
@@ -82,19 +46,19 @@ func (d *Datapath) attach(h hook, names []string, dev netlink.Link, program *ebp
 		return false, err
 	}
 	defer l.Close() // the pin keeps it; without a pin it is gone
-	return true, replacePin(l, d.pins.linkPin(h.pin(dev.Attrs())))
+	return true, d.links.put(l, h.pin(dev.Attrs()))
 }
 
 // update swaps the program inside the device's link, if it has one. It removes links that share
 // only the index or only the name with the device: their own device is gone.
-func (d *Datapath) update(h hook, names []string, dev netlink.Link, program *ebpf.Program) (bool, error) {
-	attrs := dev.Attrs()
-	pins := h.among(names, func(pin devicePin) bool {
-		return pin.ifindex == attrs.Index || pin.device == legal(attrs.Name)
+func (d *Datapath) update(h hook, dev netlink.Link, program *ebpf.Program) (bool, error) {
+	want := h.pin(dev.Attrs())
+	pins := d.links.where(func(pin devicePin) bool {
+		return pin.hook == h && (pin.ifindex == want.ifindex || pin.device == want.device)
 	})
 	updated := false
 	for _, pin := range pins {
-		done, err := d.updatePin(h, dev, d.pins.linkPin(pin.pin), program)
+		done, err := d.updatePin(dev, pin, program)
 		if err != nil {
 			return false, err
 		}
@@ -103,8 +67,13 @@ func (d *Datapath) update(h hook, names []string, dev netlink.Link, program *ebp
 	return updated, nil
 }
 
-func (d *Datapath) updatePin(h hook, dev netlink.Link, path string, program *ebpf.Program) (bool, error) {
+func (d *Datapath) updatePin(dev netlink.Link, pin devicePin, program *ebpf.Program) (bool, error) {
+	path := d.links.path(pin)
 	l, err := link.LoadPinnedLink(path, nil)
+	if errors.Is(err, os.ErrNotExist) {
+		d.links.forget(pin) // somebody has removed it
+		return false, nil
+	}
 	if err != nil {
 		return false, fmt.Errorf("open the pinned link %s: %w", path, err)
 	}
@@ -113,7 +82,7 @@ func (d *Datapath) updatePin(h hook, dev netlink.Link, path string, program *ebp
 	if err != nil {
 		return false, err
 	}
-	if target.ifindex == dev.Attrs().Index && target.attachedTo(h, dev) {
+	if target.ifindex == dev.Attrs().Index && target.attachedTo(pin.hook, dev) {
 		err = l.Update(program)
 		if err == nil {
 			return true, nil
@@ -125,44 +94,17 @@ func (d *Datapath) updatePin(h hook, dev netlink.Link, path string, program *ebp
 		return false, nil // the link of another device, which once had the same name
 	}
 	d.log.Infof("removing link %s: its device is gone, or another program detached it", path)
-	return false, removeLink(l, path)
-}
-
-// removeLink detaches at once. Removing the pin alone would detach some time later.
-func removeLink(l link.Link, path string) error {
-	if err := l.Detach(); err != nil && !errors.Is(err, ebpf.ErrNotSupported) && !errors.Is(err, unix.ENOLINK) {
-		return fmt.Errorf("detach %s: %w", path, err)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("unpin link: %w", err)
-	}
-	return nil
+	return false, d.links.remove(l, pin)
 }
 
 // detach removes a hook's link from a device, which may be gone.
 func (d *Datapath) detach(h hook, ifindex int) error {
-	pins, err := d.pins.pinsOf(h, func(pin devicePin) bool { return pin.ifindex == ifindex })
-	if err != nil {
-		return err
-	}
-	for _, pin := range pins {
-		if err := detachPin(d.pins.linkPin(pin.pin)); err != nil {
+	for _, pin := range d.links.of(h, ifindex) {
+		if err := d.links.detach(pin); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func detachPin(path string) error {
-	l, err := link.LoadPinnedLink(path, nil)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("open the pinned link %s: %w", path, err)
-	}
-	defer l.Close()
-	return removeLink(l, path)
 }
 
 // DetachDevice removes everything of waggle's from a device. The device need not exist any more.
@@ -183,18 +125,19 @@ func (d *Datapath) DetachDevice(ifindex int) error {
 }
 
 // sweep removes the links of devices and cgroups that vanished while no agent ran, and links that a
-// process did not live to put in force.
-func (d *Datapath) sweep() {
-	names, err := listDir(d.pins.links())
+// process did not live to put in force. It finds out which there are.
+func (d *Datapath) sweep() error {
+	names, err := d.pins.linkNames()
 	if err != nil {
-		d.log.Warnf("list links: %v", err)
-		return
+		return err
 	}
 	for _, name := range names {
 		if err := sweepPin(d.pins.linkPin(name)); err != nil {
 			d.log.Warnf("removing a stale link: %v", err)
 		}
 	}
+	d.links, err = d.pins.linkPins()
+	return err
 }
 
 func sweepPin(path string) error {

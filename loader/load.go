@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -22,21 +23,24 @@ import (
 // Datapath is the loaded datapath. Its methods may be called concurrently, but act in the network
 // namespace of the thread that calls them.
 type Datapath struct {
-	mu         sync.Mutex
-	walk       sync.Mutex // held while a program walks over the flows
-	pins       pinDir
-	lock       *os.File
-	collection *ebpf.Collection
-	programs   sync.RWMutex                         // guards collection.Programs, which more come to
-	compiled   func() (*ebpf.CollectionSpec, error) // bpf.Whole, or a test's
-	old        map[string]*ebpf.Map                 // of the previous release, whose flows are to be converted
-	aborter    *aborter
-	hz         uint32
-	clsact     bool         // TCX is missing, or not wanted
-	leftClsact map[int]bool // devices that had a clsact qdisc when we first attached by TCX; nil before
-	names      programNames // of our programs; nil before they are asked for
-	cgroup     string       // whose sockets are served; empty: none's
-	log        *logrus.Entry
+	mu          sync.Mutex
+	walk        sync.Mutex // held while a program walks over the flows
+	pins        pinDir
+	links       *linkPins // of devices
+	lock        *os.File
+	collection  *ebpf.Collection
+	programs    sync.RWMutex                         // guards collection.Programs, which more come to
+	compiled    func() (*ebpf.CollectionSpec, error) // bpf.Whole, or a test's
+	kept        atomic.Pointer[parts]                // the object that Load has made the programs of, until Loaded
+	old         map[string]*ebpf.Map                 // of the previous release, whose flows are to be converted
+	aborter     *aborter
+	recordsMade atomic.Uint64 // see RecordsMade
+	hz          uint32
+	clsact      bool         // TCX is missing, or not wanted
+	leftClsact  map[int]bool // devices that had a clsact qdisc when we first attached by TCX; nil before
+	names       programNames // of our programs; nil before they are asked for
+	cgroup      string       // whose sockets are served; empty: none's
+	log         *logrus.Entry
 }
 
 // Load verifies and pins the datapath, and attaches nothing. LoadRest completes that. Only one process at a time holds a pin
@@ -153,8 +157,30 @@ func (d *Datapath) load(opts Options, read func() (parts, error)) error {
 	if err := d.convertMaps(names, found.pinned, layouts); err != nil {
 		return err
 	}
-	d.sweep()
-	return nil
+	d.kept.Store(&parts)
+	return d.sweep()
+}
+
+// Loaded frees what only loading needs. Programs that are loaded afterwards take longer.
+func (d *Datapath) Loaded() { d.kept.Store(nil) }
+
+// parts returns those of which Load has made the programs or, after Loaded, reads them again. The programs' constants
+// are in the maps.
+func (d *Datapath) parts() (parts, error) {
+	if kept := d.kept.Load(); kept != nil {
+		return *kept, nil
+	}
+	spec, err := d.compiled()
+	if err != nil {
+		return parts{}, err
+	}
+	for name, m := range d.collection.Maps {
+		if resizable(spec.Maps[name]) {
+			spec.Maps[name].MaxEntries = m.MaxEntries()
+		}
+	}
+	takePinning(spec)
+	return parts{spec, btf.NewCache()}, nil
 }
 
 // loadAtStart loads the programs, but for those that LoadRest or a device loads. What is returned are the

@@ -201,7 +201,9 @@ func TestLoadRefusesIncompatibleMap(t *testing.T) {
 		t.Errorf("Load: got %v, want an error that names %s and the cure", err, foreign)
 	}
 	// The programs that ran before still run.
-	status, err := pinDir(dir).status(pinDir(dir).programNames(), "")
+	names, err := pinDir(dir).linkNames()
+	must(t, err)
+	status, err := pinDir(dir).status(names, pinDir(dir).programNames(), "")
 	must(t, err)
 	for _, s := range status {
 		if s != before[s.Hook] || !s.Attached {

@@ -70,6 +70,9 @@ func (d *Datapath) loadMaintenance(opts Options) error {
 	if d.collection, err = newMaps(spec, found.pinned, types); err != nil {
 		return fmt.Errorf("open the maps of the flows: %w", err)
 	}
+	if d.links, err = d.pins.linkPins(); err != nil {
+		return err
+	}
 	var refused map[string]error
 	d.collection.Programs, refused = loadPrograms(spec, maintenance, d.collection.Maps, types)
 	return refusal(refused)

@@ -46,9 +46,9 @@ func (d *Datapath) Neighbours(cgroup string) ([]Neighbour, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list devices: %w", err)
 	}
-	served, err := d.served()
-	if err != nil {
-		return nil, err
+	served := map[int]bool{} // the devices that have a TCX link of ours
+	for _, pin := range d.links.pins {
+		served[pin.ifindex] = served[pin.ifindex] || pin.hook == hookTCXIngress
 	}
 	var all []Neighbour
 	var errs []error
@@ -89,25 +89,14 @@ func (d *Datapath) programNames() (programNames, error) {
 	}
 	names := programNames{}
 	for name, program := range d.collection.Programs {
-		info, err := program.Info()
+		id, err := kernelID(program)
 		if err != nil {
-			return nil, fmt.Errorf("program %s: %w", name, err)
+			return nil, err
 		}
-		id, _ := info.ID()
 		names[id] = name
 	}
 	d.names = names
 	return names, nil
-}
-
-// served are the devices that have a TCX link of ours.
-func (d *Datapath) served() (map[int]bool, error) {
-	pins, err := d.pins.pinsOf(hookTCXIngress, func(devicePin) bool { return true })
-	served := map[int]bool{}
-	for _, pin := range pins {
-		served[pin.ifindex] = true
-	}
-	return served, err
 }
 
 // beforeOurs returns no error for a device that has just gone.

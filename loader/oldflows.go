@@ -118,6 +118,7 @@ const (
 func (d *Datapath) Convert(c bpf.Conversion) (added bool, err error) {
 	d.walk.Lock()
 	defer d.walk.Unlock()
+	defer d.recordsMade.Add(1)
 	var code int32
 	for range convertTries {
 		ret, err := d.Program(convertProgram).Run(&ebpf.RunOptions{Context: c})

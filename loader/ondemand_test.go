@@ -150,6 +150,7 @@ func TestOnDemandRefused(t *testing.T) {
 			served, ifindex := addVeth(t, "w0", "w1"), addVeth(t, "w2", "w3")
 			must(t, d.AttachTC(served, External))
 			others := linksOf(t, d)
+			d.Loaded()
 			d.compiled = broken(tt.want)
 
 			err := tt.attach(d, ifindex)
@@ -182,6 +183,7 @@ func TestOldXDPGoesWhereNewIsRefused(t *testing.T) {
 	mustClose(t, d)
 
 	d = mustLoad(t, small(dir))
+	d.Loaded()
 	d.compiled = broken(firstUses[0].want)
 	if err := d.AttachXDP(ifindex); err == nil {
 		t.Error("a broken program was taken")

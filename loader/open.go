@@ -85,7 +85,13 @@ func (p pinDir) viewMap(spec *ebpf.MapSpec, name string, layouts layoutTable) (*
 func (v *View) Map(name string) *ebpf.Map { return v.maps[name] }
 
 // Links lists the attached programs.
-func (v *View) Links() ([]LinkStatus, error) { return v.pins.status(v.pins.programNames(), "") }
+func (v *View) Links() ([]LinkStatus, error) {
+	names, err := v.pins.linkNames()
+	if err != nil {
+		return nil, err
+	}
+	return v.pins.status(names, v.pins.programNames(), "")
+}
 
 // Jiffies returns the present time in the maps' unit, and how many jiffies a second has.
 func (v *View) Jiffies() (now, hz uint32, err error) {

@@ -35,11 +35,15 @@ func CheckDevices(pinDirectory string, skip func(device string) bool) error {
 	if err != nil {
 		return fmt.Errorf("list devices: %w", err)
 	}
+	links, err := pinDir(dir).linkPins()
+	if err != nil {
+		return err
+	}
 	for _, dev := range devices {
 		if skip(dev.Attrs().Name) {
 			continue
 		}
-		if err := pinDir(dir).checkOthers(dev); err != nil && !errors.Is(err, unix.ENODEV) {
+		if err := links.checkOthers(dev); err != nil && !errors.Is(err, unix.ENODEV) {
 			return err
 		}
 	}
@@ -47,8 +51,8 @@ func CheckDevices(pinDirectory string, skip func(device string) bool) error {
 }
 
 // checkOthers fails if another waggle serves a device.
-func (p pinDir) checkOthers(dev netlink.Link) error {
-	other, err := p.otherOn(dev)
+func (l *linkPins) checkOthers(dev netlink.Link) error {
+	other, err := l.otherOn(dev)
 	if err != nil || other == "" {
 		return err
 	}
@@ -57,27 +61,28 @@ func (p pinDir) checkOthers(dev netlink.Link) error {
 }
 
 // otherOn returns the pin directory of another waggle that serves a device, "" if there is none.
-func (p pinDir) otherOn(dev netlink.Link) (string, error) {
+func (l *linkPins) otherOn(dev netlink.Link) (string, error) {
 	filters, err := clsactFilters(dev)
 	if err != nil {
 		return "", explain(dev, "tc", err)
 	}
 	for _, filter := range filters {
 		if bpf, ok := filter.(*netlink.BpfFilter); ok {
-			if dir := filterOwner(bpf.Name); dir != "" && dir != p {
+			if dir := filterOwner(bpf.Name); dir != "" && dir != l.dir {
 				return string(dir), nil
 			}
 		}
 	}
-	if !p.hasForeign(dev) {
+	if !l.hasForeign(dev) {
 		return "", nil
 	}
-	dirs, err := p.otherDirs()
+	dirs, err := l.dir.otherDirs()
 	if err != nil {
 		return "", err
 	}
 	for _, dir := range dirs {
-		if dir.isOn(dev) {
+		others, err := dir.linkPins()
+		if err == nil && others.isOn(dev) { // else it has just been removed
 			return string(dir), nil
 		}
 	}
@@ -94,15 +99,15 @@ func filterOwner(name string) pinDir {
 }
 
 // hasForeign reports whether a device has programs that no link of ours has attached.
-func (p pinDir) hasForeign(dev netlink.Link) bool {
+func (l *linkPins) hasForeign(dev netlink.Link) bool {
 	for _, h := range []hook{hookTCXIngress, hookTCXEgress} {
 		result, err := link.QueryPrograms(link.QueryOptions{Target: dev.Attrs().Index, Attach: h.attach})
 		if err != nil || len(result.Programs) == 0 {
 			continue // the kernel has no TCX or, as on a new device, nothing runs there
 		}
 		own := map[link.ID]bool{}
-		for _, l := range p.linksOn(dev, h) {
-			own[l.link] = true
+		for _, t := range l.linksOn(dev, h) {
+			own[t.link] = true
 		}
 		if slices.ContainsFunc(result.Programs, func(r link.AttachedProgram) bool {
 			id, known := r.LinkID()
@@ -112,27 +117,23 @@ func (p pinDir) hasForeign(dev netlink.Link) bool {
 		}
 	}
 	xdp := dev.Attrs().Xdp
-	return xdp != nil && xdp.Attached && len(p.linksOn(dev, hookXDP)) == 0
+	return xdp != nil && xdp.Attached && len(l.linksOn(dev, hookXDP)) == 0
 }
 
-// isOn reports whether a link of this pin directory is attached to the device.
-func (p pinDir) isOn(dev netlink.Link) bool {
-	return slices.ContainsFunc(deviceHooks, func(h hook) bool { return len(p.linksOn(dev, h)) > 0 })
+// isOn reports whether one of the links is attached to the device.
+func (l *linkPins) isOn(dev netlink.Link) bool {
+	return slices.ContainsFunc(deviceHooks, func(h hook) bool { return len(l.linksOn(dev, h)) > 0 })
 }
 
 // linksOn returns the links of a hook that are attached to the device.
-func (p pinDir) linksOn(dev netlink.Link, h hook) (on []target) {
-	pins, err := p.pinsOf(h, func(pin devicePin) bool { return pin.ifindex == dev.Attrs().Index })
-	if err != nil {
-		return nil // it has just been removed
-	}
-	for _, pin := range pins {
-		l, err := link.LoadPinnedLink(p.linkPin(pin.pin), nil)
+func (l *linkPins) linksOn(dev netlink.Link, h hook) (on []target) {
+	for _, pin := range l.of(h, dev.Attrs().Index) {
+		pinned, err := link.LoadPinnedLink(l.path(pin), nil)
 		if err != nil {
 			continue
 		}
-		t, err := inspect(l)
-		l.Close()
+		t, err := inspect(pinned)
+		pinned.Close()
 		if err == nil && t.ifindex == dev.Attrs().Index && t.attachedTo(h, dev) {
 			on = append(on, t)
 		}

@@ -137,17 +137,11 @@ func newProgram(spec *ebpf.CollectionSpec, name string, made map[string]*ebpf.Ma
 // loadMore loads further programs over the maps of the datapath, with its constants, and returns the reasons for
 // those that are refused.
 func (d *Datapath) loadMore(names []string) (loaded map[string]*ebpf.Program, refused map[string]error, err error) {
-	spec, err := d.compiled()
+	p, err := d.parts()
 	if err != nil {
 		return nil, nil, err
 	}
-	for name, m := range d.collection.Maps {
-		if resizable(spec.Maps[name]) {
-			spec.Maps[name].MaxEntries = m.MaxEntries()
-		}
-	}
-	takePinning(spec)
-	loaded, refused = loadPrograms(spec, names, d.collection.Maps, btf.NewCache())
+	loaded, refused = loadPrograms(p.spec, names, d.collection.Maps, p.types)
 	return loaded, refused, nil
 }
 

@@ -4,6 +4,7 @@ package loader
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -37,11 +38,15 @@ func (d *Datapath) Links() ([]LinkStatus, error) {
 	d.mu.Lock()
 	programs, err := d.programNames()
 	cgroup := d.cgroup
+	names, err2 := d.pins.linkNames()
+	if err2 == nil {
+		d.links.take(names) // what others have removed is forgotten
+	}
 	d.mu.Unlock()
-	if err != nil {
+	if err := cmp.Or(err, err2); err != nil {
 		return nil, err
 	}
-	return d.pins.status(programs, cgroup)
+	return d.pins.status(names, programs, cgroup)
 }
 
 // LinksOf is the part of Links about some devices. It takes time in proportion to their number.
@@ -63,9 +68,11 @@ func (d *Datapath) LinksOf(ifindexes ...int) ([]LinkStatus, error) {
 		}
 		devices = append(devices, dev)
 	}
-	all, err := d.pins.linkStatuses(devices, programs, d.cgroup, func(pin string) bool {
-		return slices.Contains(ifindexes, pinnedIfindex(pin))
-	})
+	var names []string
+	for _, pin := range d.links.where(func(pin devicePin) bool { return slices.Contains(ifindexes, pin.ifindex) }) {
+		names = append(names, pin.pin)
+	}
+	all, err := d.pins.linkStatuses(names, devices, programs, d.cgroup)
 	if err != nil || !d.clsact {
 		return all, err
 	}
@@ -73,15 +80,15 @@ func (d *Datapath) LinksOf(ifindexes ...int) ([]LinkStatus, error) {
 	return append(all, filters...), err
 }
 
-// status lists everything. Where TCX serves there are no filters of ours: AttachTC removes those of
+// status lists everything, of links those with these pins. Where TCX serves there are no filters of ours: AttachTC removes those of
 // earlier runs. status asks the cgroup at the path, if it is the cgroup of the links. Else it finds that
 // cgroup by its id, which a container may not do unless it sees the hierarchy at its root.
-func (p pinDir) status(programs programNames, cgroup string) ([]LinkStatus, error) {
+func (p pinDir) status(names []string, programs programNames, cgroup string) ([]LinkStatus, error) {
 	devices, err := netdump.Whole(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list devices: %w", err)
 	}
-	all, err := p.linkStatuses(devices, programs, cgroup, func(string) bool { return true })
+	all, err := p.linkStatuses(names, devices, programs, cgroup)
 	if err != nil || slices.ContainsFunc(all, func(s LinkStatus) bool { return s.Kind == kindTCX }) {
 		return all, err
 	}
@@ -89,21 +96,14 @@ func (p pinDir) status(programs programNames, cgroup string) ([]LinkStatus, erro
 	return append(all, filters...), err
 }
 
-// linkStatuses lists the pinned links that are wanted. It knows only the devices that it is given.
-func (p pinDir) linkStatuses(devices []netlink.Link, programs programNames, cgroup string, wanted func(pin string) bool) ([]LinkStatus, error) {
-	names, err := listDir(p.links())
-	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
-	}
+// linkStatuses lists the links with these pins. It knows only the devices that it is given.
+func (p pinDir) linkStatuses(names []string, devices []netlink.Link, programs programNames, cgroup string) ([]LinkStatus, error) {
 	byIndex := make(map[int]netlink.Link, len(devices))
 	for _, dev := range devices {
 		byIndex[dev.Attrs().Index] = dev
 	}
 	var all []LinkStatus
 	for _, name := range names {
-		if !wanted(name) {
-			continue
-		}
 		status, err := p.linkStatus(name, cgroup, byIndex)
 		if errors.Is(err, os.ErrNotExist) || strings.HasSuffix(name, stagedSuffix) {
 			continue // the agent changes it at this moment
@@ -115,16 +115,6 @@ func (p pinDir) linkStatuses(devices []netlink.Link, programs programNames, cgro
 		all = append(all, status)
 	}
 	return all, nil
-}
-
-// pinnedIfindex is the index of the device that a link was pinned for; 0 for links of sockets.
-func pinnedIfindex(pin string) int {
-	for _, h := range deviceHooks {
-		if p, ok := h.parse(pin); ok {
-			return p.ifindex
-		}
-	}
-	return 0
 }
 
 func (p pinDir) linkStatus(pin, cgroup string, devices map[int]netlink.Link) (LinkStatus, error) {
@@ -282,12 +272,7 @@ func pinnedProgramID(path string) (ebpf.ProgramID, error) {
 		return 0, err
 	}
 	defer program.Close()
-	info, err := program.Info()
-	if err != nil {
-		return 0, err
-	}
-	id, _ := info.ID()
-	return id, nil
+	return kernelID(program)
 }
 
 // name falls back on the kernel's name: a link that was not attached anew since an upgrade still runs

@@ -108,7 +108,7 @@ func (s *swap) close() {
 // attachedLink opens the link of a hook that is pinned and attached to this very device. It returns nil if
 // there is none.
 func (p pinDir) attachedLink(h hook, dev netlink.Link) (l link.Link, path string, err error) {
-	path = p.linkPin(h.pin(dev.Attrs()))
+	path = p.linkPin(h.pin(dev.Attrs()).pin)
 	l, err = link.LoadPinnedLink(path, nil)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, path, nil

@@ -71,7 +71,7 @@ func (d *Datapath) AttachTC(ifindex int, role Role) error {
 	if err != nil {
 		return err
 	}
-	if err := d.pins.checkOthers(dev); err != nil {
+	if err := d.links.checkOthers(dev); err != nil {
 		return err
 	}
 	if err := d.need(ingress, egress); err != nil {

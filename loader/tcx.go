@@ -19,15 +19,11 @@ var (
 
 // attachTCX begins with egress. Alone it acts on no packet, because ingress makes the records.
 func (d *Datapath) attachTCX(dev netlink.Link, ingress, egress *ebpf.Program) error {
-	names, err := d.pins.linkNames()
+	isNew, err := d.attachTCXHook(hookTCXEgress, dev, egress)
 	if err != nil {
 		return err
 	}
-	isNew, err := d.attachTCXHook(hookTCXEgress, names, dev, egress)
-	if err != nil {
-		return err
-	}
-	if _, err = d.attachTCXHook(hookTCXIngress, names, dev, ingress); err != nil && isNew {
+	if _, err = d.attachTCXHook(hookTCXIngress, dev, ingress); err != nil && isNew {
 		err = errors.Join(err, d.detach(hookTCXEgress, dev.Attrs().Index))
 	}
 	return err
@@ -35,7 +31,7 @@ func (d *Datapath) attachTCX(dev netlink.Link, ingress, egress *ebpf.Program) er
 
 // attachTCXHook puts our program first, also where an earlier process attached it and others have
 // gone before it since.
-func (d *Datapath) attachTCXHook(h hook, names []string, dev netlink.Link, program *ebpf.Program) (isNew bool, err error) {
+func (d *Datapath) attachTCXHook(h hook, dev netlink.Link, program *ebpf.Program) (isNew bool, err error) {
 	create := func() (link.Link, error) {
 		return link.AttachTCX(link.TCXOptions{
 			Interface: dev.Attrs().Index,
@@ -48,7 +44,7 @@ func (d *Datapath) attachTCXHook(h hook, names []string, dev netlink.Link, progr
 	if first || err != nil {
 		return false, err
 	}
-	return d.attach(h, names, dev, program, create)
+	return d.attach(h, dev, program, create)
 }
 
 // goFirst replaces the link that an earlier process pinned by one at the head of the hook, if it is
@@ -56,8 +52,8 @@ func (d *Datapath) attachTCXHook(h hook, names []string, dev netlink.Link, progr
 // first has rewritten. If the link has this very program already, it stays where it is: no hook
 // takes a program twice.
 func (d *Datapath) goFirst(h hook, dev netlink.Link, program *ebpf.Program, create func() (link.Link, error)) (bool, error) {
-	path := d.pins.linkPin(h.pin(dev.Attrs()))
-	old, err := link.LoadPinnedLink(path, nil)
+	pin := h.pin(dev.Attrs())
+	old, err := link.LoadPinnedLink(d.links.path(pin), nil)
 	if err != nil {
 		return false, nil // there is no link, or update reports the error
 	}
@@ -71,7 +67,7 @@ func (d *Datapath) goFirst(h hook, dev netlink.Link, program *ebpf.Program, crea
 		return false, err
 	}
 	defer first.Close()
-	if err := replacePin(first, path); err != nil {
+	if err := d.links.put(first, pin); err != nil {
 		return false, err
 	}
 	name, _ := h.describe()
@@ -93,10 +89,6 @@ func isBehind(l link.Link, h hook, dev netlink.Link, program *ebpf.Program) (boo
 	if len(before) == 0 {
 		return false, nil
 	}
-	info, err := program.Info()
-	if err != nil {
-		return false, err
-	}
-	id, _ := info.ID()
-	return id != target.program, nil
+	id, err := kernelID(program)
+	return id != target.program, err
 }

@@ -32,11 +32,7 @@ func (d *Datapath) AttachXDP(ifindex int) error {
 	if err := d.need(xdpProgram); err != nil {
 		return explain(dev, "xdp", errors.Join(err, d.detach(hookXDP, ifindex)))
 	}
-	names, err := d.pins.linkNames()
-	if err != nil {
-		return err
-	}
-	_, err = d.attach(hookXDP, names, dev, d.Program(xdpProgram), func() (link.Link, error) {
+	_, err = d.attach(hookXDP, dev, d.Program(xdpProgram), func() (link.Link, error) {
 		return d.createXDP(dev)
 	})
 	return explain(dev, "xdp", err)

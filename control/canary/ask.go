@@ -5,11 +5,11 @@ package canary
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/bpf"
@@ -98,11 +98,11 @@ func (c *Canary) sample() (reconcile.Sample, bool) {
 }
 
 func (c *Canary) askDevice(l status.Link, s reconcile.Sample) error {
-	device, err := net.InterfaceByIndex(l.Ifindex)
+	device, err := netlink.LinkByIndex(l.Ifindex) // net.InterfaceByIndex has the kernel list all devices
 	if err != nil {
 		return nil // it has gone
 	}
-	mac := device.HardwareAddr
+	mac := device.Attrs().HardwareAddr
 	if strings.HasSuffix(l.Program, "_l3") {
 		mac = nil
 	}

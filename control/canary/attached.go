@@ -61,15 +61,36 @@ func isThere(l status.Link, found []loader.LinkStatus) error {
 	return fmt.Errorf("%s of %s: the program %s is not attached", l.Hook, l.Device, l.Program)
 }
 
+// turns are the attachments of each program, in the order of the programs' names.
+type turns struct {
+	links     []status.Link
+	byProgram [][]int // indexes of links
+}
+
+// of reports whether the turns are those of a list, which does not change.
+func (t *turns) of(links []status.Link) bool {
+	return len(t.links) == len(links) && (len(links) == 0 || &t.links[0] == &links[0])
+}
+
+func newTurns(links []status.Link) *turns {
+	byProgram := map[string][]int{}
+	for i, l := range links {
+		byProgram[l.Program] = append(byProgram[l.Program], i)
+	}
+	t := &turns{links: links}
+	for _, program := range slices.Sorted(maps.Keys(byProgram)) {
+		t.byProgram = append(t.byProgram, byProgram[program])
+	}
+	return t
+}
+
 // turn picks, of each program, the attachment whose turn it is.
 func (c *Canary) turn(links []status.Link) (picked []status.Link) {
-	byProgram := map[string][]status.Link{}
-	for _, l := range links {
-		byProgram[l.Program] = append(byProgram[l.Program], l)
+	if !c.turns.of(links) { // mostly the list is that of the round before, and may be long
+		c.turns = newTurns(links)
 	}
-	for _, program := range slices.Sorted(maps.Keys(byProgram)) {
-		some := byProgram[program]
-		picked = append(picked, some[c.round%len(some)])
+	for _, some := range c.turns.byProgram {
+		picked = append(picked, links[some[c.round%len(some)]])
 	}
 	return picked
 }

@@ -50,7 +50,7 @@ type Options struct {
 	Cgroup string
 	// Report is called when what Err returns changes.
 	Report func(error)
-	// Loaded is called when twins have been loaded, which takes much memory for a moment.
+	// Loaded is called when twins have been loaded, which takes much memory for a moment, or were refused.
 	Loaded func()
 }
 
@@ -65,6 +65,7 @@ type Canary struct {
 	rest      int  // rounds until twins are loaded again
 	good      int  // rounds in a row
 	bad       int
+	turns     *turns
 	// What was wrong in the round before is looked at again, whosever turn it is.
 	detached map[attachment]bool
 	misled   *reconcile.Sample
@@ -74,7 +75,9 @@ type Canary struct {
 }
 
 // New makes a Canary that has found nothing yet.
-func New(o Options, log *logrus.Entry) *Canary { return &Canary{Options: o, log: log} }
+func New(o Options, log *logrus.Entry) *Canary {
+	return &Canary{Options: o, log: log, turns: newTurns(nil)}
+}
 
 // Err returns what is wrong with the datapath. Nil: nothing is, or nothing is known.
 func (c *Canary) Err() error {
@@ -120,6 +123,7 @@ func (c *Canary) prepare(links []status.Link) bool {
 	}
 	c.forget()
 	asker, err := newAsker(c.Datapath, links)
+	defer c.Loaded()
 	if err != nil {
 		c.refused(err)
 		return false
@@ -129,7 +133,6 @@ func (c *Canary) prepare(links []status.Link) bool {
 		c.log.Info("the self-test of the programs works again")
 	}
 	c.isRefused = false
-	c.Loaded()
 	return true
 }
 

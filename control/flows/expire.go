@@ -11,6 +11,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/loader"
 	"github.com/waggle-lb/waggle/maps"
@@ -45,7 +46,9 @@ type Expirer struct {
 	log     *logrus.Entry
 	foreign func(records uint32) // called after each walk
 
-	pass uint32 // of the last walk that was complete
+	pass  uint32 // of the last walk that was complete
+	empty bool   // it found no record
+	made  made   // when it began
 
 	mu     sync.Mutex
 	census status.FlowCensus
@@ -84,11 +87,36 @@ func (e *Expirer) Run(ctx context.Context) {
 	}
 }
 
-// walk returns the number of records of connections that the kernel translates.
+// made counts what has made records: it does not change while none is made.
+type made struct{ opened, own uint64 }
+
+// countMade counts. A flow is counted after its records have been made.
+func countMade(dp *loader.Datapath) (m made, err error) {
+	counters, err := maps.ReadCounters(dp)
+	for _, c := range counters {
+		if c.Verdict == bpf.VerdictFlowOpened {
+			m.opened += c.Packets
+		}
+	}
+	m.own = dp.RecordsMade()
+	return m, err
+}
+
+// walk returns the number of records of connections that the kernel translates. It omits the walk if the tables
+// were empty at the last one, and no flow has opened since that one began.
 func (e *Expirer) walk() (foreign uint32) {
 	if err := e.dp.SweepWatchers(); err != nil {
 		e.log.WithError(err).Warn("removing what killed monitors have left")
 	}
+	made, err := countMade(e.dp)
+	if err != nil {
+		e.log.WithError(err).Error("counting opened flows")
+	}
+	if e.empty && err == nil && made == e.made {
+		e.foreign(0)
+		return 0
+	}
+	e.empty, e.made = false, made
 	pass := max(e.pass+1, 1) // 0 is none
 	v4, err := e.dp.CountActive(false, pass)
 	if err != nil {
@@ -111,5 +139,9 @@ func (e *Expirer) walk() (foreign uint32) {
 	e.census.IPv4 = status.FamilyCensus{Confirmed: v4.Confirmed, Unconfirmed: v4.Unconfirmed}
 	e.census.IPv6 = status.FamilyCensus{Confirmed: v6.Confirmed, Unconfirmed: v6.Unconfirmed}
 	e.census.Expired += uint64(v4.Dead) + uint64(v6.Dead)
+	e.empty = isEmpty(v4) && isEmpty(v6)
 	return foreign
 }
+
+// isEmpty reports whether a walk has found no record, not even a dead one.
+func isEmpty(c bpf.Census) bool { return c.Confirmed == 0 && c.Unconfirmed == 0 && c.Dead == 0 }

@@ -62,3 +62,32 @@ func TestNamespacesOfNewProcessesFirst(t *testing.T) {
 		t.Errorf("asked for %v, want none after %s", some, newer)
 	}
 }
+
+// A visit may be limited to new processes.
+func TestNewProcesses(t *testing.T) {
+	netnstest.New(t)
+	older, first := inNewNamespace(t)
+	newer, second := inNewNamespace(t)
+	if second < first {
+		t.Skip("the kernel has begun from the lowest number again")
+	}
+	for _, tc := range []struct {
+		after        int
+		newer, older bool
+	}{
+		{0, true, true},
+		{first, true, false},
+		{second, false, false},
+		{1 << 30, true, true}, // such a process has not started, so the number is of no use
+	} {
+		var asked []string
+		must(t, netns.Each(&netns.Filter{
+			Known:  func(string) bool { return false },
+			Wanted: func(name string, _ *os.File) bool { asked = append(asked, name); return false },
+			After:  tc.after,
+		}, func() error { return nil }))
+		if slices.Contains(asked, newer) != tc.newer || slices.Contains(asked, older) != tc.older {
+			t.Errorf("after %d of %d and %d: asked for %v, want the newer: %t, the older: %t", tc.after, first, second, asked, tc.newer, tc.older)
+		}
+	}
+}

@@ -30,6 +30,9 @@ type PodNamespaces struct {
 
 	known    map[int]podNamespace // by the ifindex of the device's host side
 	compared time.Time            // when the map was last compared with what is known
+	searched bool                 // all processes were looked at once
+	young    int                  // how many more searches look at new processes only
+	since    int                  // the process after which these have started
 }
 
 // podNamespace identifies a namespace.
@@ -43,6 +46,12 @@ type podNamespace struct {
 const (
 	podFirstLook = 100 * time.Millisecond
 	podLastLook  = time.Minute
+	// podYoungLooks is how many searches for a new pod's namespace look at new processes only: for one and a half
+	// seconds. A list of all takes time in proportion to the node's processes.
+	podYoungLooks = 4
+	// podOlder is how many processes may have started between the pod's first one and the agent's notice of its
+	// device.
+	podOlder = 64
 	// podCompare is the interval at which changes that others made in the map are corrected.
 	podCompare = time.Minute
 )
@@ -75,6 +84,7 @@ func (n *PodNamespaces) Run(ctx context.Context) {
 			return
 		case <-n.wake:
 			pause = podFirstLook
+			n.expectNew()
 			if soon := time.Now().Add(pause); again == nil || due.After(soon) {
 				again, due = time.After(pause), soon
 			}
@@ -90,6 +100,21 @@ func (n *PodNamespaces) Run(ctx context.Context) {
 			again, due = time.After(pause), time.Now().Add(pause)
 		}
 	}
+}
+
+// expectNew has the next searches look at processes that start from now on, and a few that started before.
+func (n *PodNamespaces) expectNew() {
+	if !n.searched {
+		return // there may be pods that are older than the agent
+	}
+	if n.young == 0 {
+		last, err := netns.Last()
+		if err != nil {
+			return
+		}
+		n.since = max(last-podOlder, 1)
+	}
+	n.young = podYoungLooks
 }
 
 // sync searches. missing is the number of pods' devices whose namespace is still unknown.
@@ -113,6 +138,9 @@ func (n *PodNamespaces) sync() (missing int, err error) {
 	}
 	if len(want) > 0 {
 		errs = append(errs, n.find(want))
+	}
+	if len(want) == 0 { // find removes what it finds
+		n.searched, n.young = true, 0
 	}
 	if time.Since(n.compared) > podCompare {
 		errs = append(errs, n.compare())
@@ -151,7 +179,14 @@ func (n *PodNamespaces) find(want map[int][]int) error {
 		known[ns.name] = true
 	}
 	var found podNamespace
+	after := 0
+	if n.young > 0 {
+		n.young--
+		after = n.since
+	}
+	n.searched = n.searched || after == 0
 	filter := &netns.Filter{
+		After: after,
 		Known: func(name string) bool { return known[name] },
 		Wanted: func(name string, ns *os.File) bool {
 			id, err := node.GetNetNsIdByFd(int(ns.Fd()))

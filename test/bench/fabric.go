@@ -31,6 +31,7 @@ type fabric struct {
 	store *memapi.Store
 	own   map[*topo.Node]*memapi.Store // of nodes that have other objects than the rest
 	dir   string
+	run   string // of agents, in memory as /run is on a node
 	close []func() error
 }
 
@@ -41,6 +42,10 @@ func newFabric(o options, nodes int) (*fabric, error) {
 	}
 	f := &fabric{options: o, store: memapi.NewStore(), dir: dir}
 	f.close = append(f.close, func() error { return os.RemoveAll(dir) })
+	if f.run, err = os.MkdirTemp("/dev/shm", "waggle-bench-"); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	f.close = append(f.close, func() error { return os.RemoveAll(f.run) })
 	if f.waggle, err = filepath.Abs(o.waggle); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
@@ -117,7 +122,7 @@ func (f *fabric) startBuild(build string, node *topo.Node, args ...string) (*clu
 			return nil, err
 		}
 	}
-	a := cluster.NewAgent(f.Network, node, cluster.AgentOptions{Binary: binary, Kubeconfig: kubeconfig, Dir: f.dir,
+	a := cluster.NewAgent(f.Network, node, cluster.AgentOptions{Binary: binary, Kubeconfig: kubeconfig, Dir: f.run,
 		Args: append([]string{"--log-level=warn"}, args...)})
 	f.close = append(f.close, func() error {
 		a.Kill()
