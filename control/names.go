@@ -4,6 +4,8 @@ package control
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/netip"
 
 	"github.com/waggle-lb/waggle/control/names"
@@ -18,17 +20,23 @@ func (a *Agent) prepareNames() {
 	opts := a.cfg.Names
 	if len(opts.Addresses) == 0 {
 		if before, err := status.Read(a.cfg.RunDir); err == nil && before.Names != nil {
-			a.warn("names of services", holdNames(nil))
+			a.warn("names of services", a.holdNames(nil))
 		}
 		return
 	}
 	opts.NodeName, opts.ServeAs, opts.Log = a.cfg.NodeName, a.cfg.ServeAs, a.log
-	opts.Hold, opts.Warn = holdNames, a.reporter(&a.warnings)
+	opts.Hold, opts.Warn = a.holdNames, a.reporter(&a.warnings)
 	a.names = names.New(opts)
 }
 
-func holdNames(addrs []netip.Addr) error {
+// holdNames gives the node the addresses that are listened on. It fails, too, if the node has those of the Service itself.
+func (a *Agent) holdNames(addrs []netip.Addr) error {
 	_, err := node.HoldOnLoopback([]netip.Addr{names.Listen4, names.Listen6}, addrs)
+	for _, at := range a.cfg.Names.Addresses {
+		if a.devices.Assigned()[at] {
+			err = errors.Join(err, fmt.Errorf("%s is an address of a device of this node: what is sent there is left to the node", at))
+		}
+	}
 	return err
 }
 

@@ -381,5 +381,11 @@ func (n *named) precedence(t *testing.T) {
 	}
 	check(t, n.manifests.Remove("own.yaml"))
 	n.finds(t, "web", "10.96.0.1")
-	check(t, n.agents[0].Await("no problem", func(st *status.Status) bool { return !strings.Contains(fmt.Sprint(st.Warnings), message) }))
+	check(t, n.Nodes[0].AddAddr("lo", topo.Single(namesAt[0]))) // as NodeLocal DNSCache does
+	check(t, n.agents[0].Await("the problem", func(st *status.Status) bool {
+		return strings.Contains(fmt.Sprint(st.Warnings), "10.96.0.10 is an address of a device of this node")
+	}))
+	check(t, n.Nodes[0].DelAddr("lo", topo.Single(namesAt[0])))
+	n.finds(t, "web", "10.96.0.1")
+	check(t, n.agents[0].Await("no problem", func(st *status.Status) bool { return !strings.Contains(fmt.Sprint(st.Warnings), "--dns") }))
 }
