@@ -9,8 +9,8 @@ import (
 
 // Pace is how often the proxy works.
 type Pace struct {
-	// MinSync is the least time between two syncs. A sync waits up to 20 ms of it for further changes,
-	// from the first one on, even after a long rest: those of a rollout come together.
+	// MinSync is the least time between two syncs. Even after a long rest, a sync waits up to
+	// 20 ms of it for further changes: those of a rollout come together.
 	MinSync time.Duration
 	// Repair is how often the maps, and what is attached, are compared with what they should be; it
 	// bounds how long another program's change lasts.
@@ -29,11 +29,8 @@ func (p *Proxy) settle(ctx context.Context) {
 	if last.IsZero() {
 		return
 	}
-	wait := min(p.pace.MinSync, DefaultPace.MinSync)
-	if first := p.waits.Load(); first > 0 { // the loop may have been busy since
-		wait -= time.Since(p.born) - time.Duration(first)
-	}
-	wait = max(wait, time.Until(last.Add(p.pace.MinSync)))
+	due := time.Until(last.Add(p.pace.MinSync))
+	wait := max(due, min(p.pace.MinSync, DefaultPace.MinSync))
 	if wait <= 0 {
 		return
 	}

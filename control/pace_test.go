@@ -48,16 +48,3 @@ func TestPace(t *testing.T) {
 	cancel()
 	<-waiting
 }
-
-// The interval begins with the first change, also if the loop was busy then.
-func TestPaceFromFirstChange(t *testing.T) {
-	was := DefaultPace
-	DefaultPace.MinSync = 24 * time.Hour
-	t.Cleanup(func() { DefaultPace = was })
-	f := newProxyFixture(t, nil)
-	f.pace.MinSync = DefaultPace.MinSync
-	f.lastSync = time.Now().Add(-48 * time.Hour)
-	f.born = time.Now().Add(-48 * time.Hour)
-	f.waits.Store(1) // a change came 48 hours ago
-	settled(t, f.Proxy, t.Context())
-}

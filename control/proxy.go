@@ -10,7 +10,6 @@ import (
 	"runtime"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -36,8 +35,6 @@ type Proxy struct {
 	reconciler *reconcile.Reconciler // guarded by mu
 	served     served                // set before the source runs
 	wake       chan struct{}         // has one element if a sync is due
-	born       time.Time             // set once
-	waits      atomic.Int64          // when the first change since the last sync came, in nanoseconds since born; 0: none has
 	onSync     func()                // called without mu
 	onNode     func(*v1.Node)        // called without mu
 	pace       Pace                  // set before Run
@@ -71,7 +68,6 @@ func NewProxy(nodeName string, r *reconcile.Reconciler, onNode func(*v1.Node), o
 		log:        log,
 		reconciler: r,
 		wake:       make(chan struct{}, 1),
-		born:       time.Now(),
 		onSync:     onSync,
 		onNode:     onNode,
 		pace:       DefaultPace,
@@ -178,7 +174,6 @@ func (p *Proxy) OnSynced() {
 }
 
 func (p *Proxy) poke() {
-	p.waits.CompareAndSwap(0, int64(time.Since(p.born)))
 	p.watch.queued()
 	select {
 	case p.wake <- struct{}{}:
@@ -222,7 +217,6 @@ func (p *Proxy) sync() {
 		p.mu.Unlock()
 		return
 	}
-	p.waits.Store(0)
 	p.watch.queued()
 	started, full := time.Now(), p.full
 	due, gone := p.changes()

@@ -281,3 +281,39 @@ func TestTCXOrder(t *testing.T) {
 		mustClose(t, d)
 	}
 }
+
+// TestRunsByTCX: a device is asked whether it runs the program of a link.
+func TestRunsByTCX(t *testing.T) {
+	newNetns(t)
+	d := mustLoad(t, small(newPinDir(t)))
+	ifindex := addVeth(t, "w0", "w1")
+	must(t, d.AttachTC(ifindex, External))
+	expect := func(when string, s LinkStatus, want bool) {
+		t.Helper()
+		if runs, err := RunsByTCX(s.Ifindex, s.Hook, s.ProgramID, s.LinkID); err != nil || runs != want {
+			t.Errorf("%s: %s runs: %t, %v, want %t", when, s.Hook, runs, err, want)
+		}
+	}
+	links := linksOf(t, d)
+	for _, s := range links {
+		if s.Kind != KindTCX {
+			t.Skip("the kernel has no TCX")
+		}
+		expect("attached", s, true)
+		other := s
+		other.ProgramID++
+		expect("another program", other, false)
+		gone := s
+		gone.Ifindex = 1 << 20
+		if _, err := RunsByTCX(gone.Ifindex, gone.Hook, gone.ProgramID, gone.LinkID); !errors.Is(err, unix.ENODEV) {
+			t.Errorf("a device that is not there: %v, want ENODEV", err)
+		}
+	}
+	if len(links) != 2 {
+		t.Errorf("links %v, want two", links)
+	}
+	must(t, d.DetachDevice(ifindex))
+	for _, s := range links {
+		expect("detached", s, false)
+	}
+}

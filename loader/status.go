@@ -89,7 +89,7 @@ func (p pinDir) status(names []string, programs programNames, cgroup string) ([]
 		return nil, fmt.Errorf("list devices: %w", err)
 	}
 	all, err := p.linkStatuses(names, devices, programs, cgroup)
-	if err != nil || slices.ContainsFunc(all, func(s LinkStatus) bool { return s.Kind == kindTCX }) {
+	if err != nil || slices.ContainsFunc(all, func(s LinkStatus) bool { return s.Kind == KindTCX }) {
 		return all, err
 	}
 	filters, err := filterStatus(p, devices)
@@ -143,13 +143,14 @@ func (p pinDir) linkStatus(pin, cgroup string, devices map[int]netlink.Link) (Li
 	return status, nil
 }
 
-const kindTCX = "tcx"
+// KindTCX is the LinkStatus.Kind of programs at tc's hooks that are attached by TCX.
+const KindTCX = "tcx"
 
 func (h hook) describe() (hook, kind string) {
 	if h == hookXDP {
 		return "xdp", "xdp-native"
 	}
-	return strings.Replace(h.name, "tcx", "tc", 1), kindTCX
+	return strings.Replace(h.name, "tcx", "tc", 1), KindTCX
 }
 
 // deviceStatus describes the link of a device. dev is nil if no device has that index.

@@ -49,7 +49,11 @@ func (t target) attachedTo(h hook, dev netlink.Link) bool {
 
 func (t target) queried(at int, attach ebpf.AttachType) bool {
 	result, err := link.QueryPrograms(link.QueryOptions{Target: at, Attach: attach})
-	return err == nil && slices.ContainsFunc(result.Programs, func(p link.AttachedProgram) bool {
+	return err == nil && t.isAmong(result)
+}
+
+func (t target) isAmong(result *link.QueryResult) bool {
+	return slices.ContainsFunc(result.Programs, func(p link.AttachedProgram) bool {
 		id, known := p.LinkID()
 		return p.ID == t.program && (!known || id == t.link)
 	})

@@ -4,6 +4,7 @@ package loader
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -91,4 +92,18 @@ func isBehind(l link.Link, h hook, dev netlink.Link, program *ebpf.Program) (boo
 	}
 	id, err := kernelID(program)
 	return id != target.program, err
+}
+
+// RunsByTCX reports whether a device of this network namespace runs a program at "tc-ingress" or "tc-egress", by that
+// very link. It returns unix.ENODEV if there is no such device.
+func RunsByTCX(ifindex int, hook string, program ebpf.ProgramID, id link.ID) (bool, error) {
+	at := hookTCXIngress
+	if name, _ := hookTCXEgress.describe(); name == hook {
+		at = hookTCXEgress
+	}
+	result, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: at.attach})
+	if err != nil {
+		return false, fmt.Errorf("%s of device %d: %w", hook, ifindex, err)
+	}
+	return target{link: id, program: program}.isAmong(result), nil
 }
