@@ -17,6 +17,7 @@ type Set struct {
 	// announces an address of a pool.
 	L2Advertisements      []*L2Advertisement
 	CiliumL2Announcements []*CiliumL2Announcement
+	adverts               []*Advert // of both
 	// Problems are what is wrong with the documents.
 	Problems []Problem
 }
@@ -39,10 +40,12 @@ func NewSet(documents []Document) *Set {
 		case *L2Advertisement:
 			if len(errs) == 0 {
 				s.L2Advertisements = append(s.L2Advertisements, d)
+				s.adverts = append(s.adverts, d.advert())
 			}
 		case *CiliumL2Announcement:
 			if len(errs) == 0 {
 				s.CiliumL2Announcements = append(s.CiliumL2Announcements, d)
+				s.adverts = append(s.adverts, d.advert())
 			}
 		}
 	}
