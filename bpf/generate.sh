@@ -14,7 +14,7 @@ exec go tool bpf2go \
 	-type flow -type flow4 -type flow6 -type flow_ways -type flow_set4 -type flow_set6 -type nexthop -type hop \
 	-type service_key4 -type service_key6 -type service -type service_name \
 	-type backend -type scope -type device -type runtime_state -type counter \
-	-type affinity_key -type affinity_entry -type source_key4 -type source_key6 \
+	-type announced_key -type announcement -type affinity_key -type affinity_entry -type source_key4 -type source_key6 \
 	-type service_counters -type flow_counters -type traffic -type active -type direction \
 	-type cluster_range -type cluster_range_set -type cluster_guard \
 	-type adoption -type conversion -type tuple -type census -type stale_census -type notes -type trace_step -type socket_question -type packet -type fragment -type record -type opening -type sock_peer -type sock_flow_key -type sock_flow -type addr \

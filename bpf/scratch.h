@@ -5,6 +5,7 @@
 #include "claim.h"
 #include "hop.h"
 #include "packet.h"
+#include "whohas.h"
 
 /* What decides about the way of a new flow. */
 struct opening {
@@ -57,6 +58,7 @@ struct scratch {
 	struct head head; /* of the packet as it is rewritten */
 	struct icmp_error icmp;
 	__u8 quoted[IP_MAX_HEADER + QUOTED_TCP]; /* by an error of ours */
+	struct who_has who_has; /* a frame that asks for a MAC, and its answer */
 };
 
 struct {

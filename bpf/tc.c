@@ -10,6 +10,7 @@
 
 #include <linux/if_packet.h>
 #include <linux/pkt_cls.h>
+#include "announce.h"
 #include "clusterip.h"
 #include "own.h"
 #include "return.h"
@@ -217,6 +218,68 @@ static __always_inline int tc_other(struct __sk_buff *skb, int family, int verdi
 	return tc_icmp(skb, s);
 }
 
+/*
+ * Answers a frame that asks for the MAC of an announced address, as xdp_who_has() does. VERDICT_NONE: it asks for
+ * none, and is as it was.
+ */
+__noinline int tc_who_has(struct __sk_buff *skb, int family)
+{
+	struct scratch *s = scratch();
+	struct who_has *w;
+	__u32 size;
+
+	if (!s)
+		return VERDICT_NONE;
+	w = &s->who_has;
+	s->ifindex = skb->ifindex;
+	if (skb->vlan_present && skb->vlan_tci & VLAN_ID_MASK)
+		return VERDICT_NONE;
+	if (family == AF_INET) {
+		if (bpf_skb_load_bytes(skb, 0, &w->eth, ETH_HLEN + sizeof(w->arp)) ||
+		    !arp_answer(s))
+			return VERDICT_NONE;
+		if (bpf_skb_store_bytes(skb, ETH_HLEN, &w->arp, sizeof(w->arp),
+					BPF_F_RECOMPUTE_CSUM))
+			return VERDICT_DROP_ERROR;
+	} else {
+		__builtin_memset(w, 0, sizeof(*w));
+		if (bpf_skb_load_bytes(skb, 0, &w->eth, ETH_HLEN + sizeof(w->ip)))
+			return VERDICT_NONE;
+		size = nd_frame_size(&w->ip);
+		if (!size || bpf_skb_load_bytes(skb, 0, &w->eth, size) || !nd_answer(s))
+			return VERDICT_NONE;
+		if (bpf_skb_change_tail(skb, ND_ANSWER, 0) ||
+		    bpf_skb_store_bytes(skb, ETH_HLEN, &w->ip, ND_ANSWER - ETH_HLEN,
+					BPF_F_RECOMPUTE_CSUM))
+			return VERDICT_DROP_ERROR;
+	}
+	if (bpf_skb_store_bytes(skb, 0, &w->eth, ETH_HLEN, 0) ||
+	    (skb->vlan_present && bpf_skb_vlan_pop(skb)))
+		return VERDICT_DROP_ERROR;
+	answer_done(s, family);
+	sent_by_us(skb);
+	s->action = bpf_redirect(skb->ifindex, 0);
+	return VERDICT_ANNOUNCED;
+}
+
+/* What parse() does not take, and so is of no flow and for no frontend. */
+static __always_inline int tc_not_parsed(struct __sk_buff *skb, int family, __u32 l3_off,
+					 enum hook hook, int verdict, struct scratch *s)
+{
+	int answer;
+
+	s->record.service = 0;
+	if (hook == HOOK_TC_INGRESS && l3_off && may_solicit(family, verdict, &s->packet)) {
+		answer = tc_who_has(skb, AF_INET6);
+		if (answer != VERDICT_NONE)
+			return answer;
+	}
+	verdict = tc_other(skb, family, verdict, s);
+	if (verdict == VERDICT_NOT_OURS)
+		return tc_cluster(skb, family, s);
+	return verdict == VERDICT_NONE ? VERDICT_NOT_OURS : verdict;
+}
+
 static __always_inline int tc_ingress_verdict(struct __sk_buff *skb, int family, __u32 l3_off,
 					      enum hook hook, struct scratch *s)
 {
@@ -225,13 +288,8 @@ static __always_inline int tc_ingress_verdict(struct __sk_buff *skb, int family,
 	int verdict;
 
 	verdict = tc_parse(skb, family, zone, l3_off, &s->packet);
-	if (verdict != VERDICT_NONE) {
-		s->record.service = 0;
-		verdict = tc_other(skb, family, verdict, s);
-		if (verdict == VERDICT_NOT_OURS)
-			return tc_cluster(skb, family, s);
-		return verdict == VERDICT_NONE ? VERDICT_NOT_OURS : verdict;
-	}
+	if (verdict != VERDICT_NONE)
+		return tc_not_parsed(skb, family, l3_off, hook, verdict, s);
 	verdict = ingress_flow(skb, family, skb->ifindex, skb->mark, hook, s);
 	if (verdict == VERDICT_NOT_OURS)
 		return tc_cluster(skb, family, s);
@@ -380,6 +438,43 @@ static __always_inline __be16 tc_protocol(struct __sk_buff *skb)
 	return bpf_htons(version >> 4 == 4 ? ETH_P_IP : ETH_P_IPV6);
 }
 
+/* An ARP frame, or one with an IPv6 packet to many. If this node does not answer it, `otherwise` is its verdict. */
+__noinline int tc_neighbour(struct __sk_buff *skb, int family, int otherwise)
+{
+	struct scratch *s = scratch();
+	__u32 len = skb->len;
+	int verdict;
+
+	if (!s)
+		return TC_ACT_UNSPEC;
+	s->action = TC_ACT_UNSPEC;
+	if (watch_word() & WATCHING_BYTES)
+		watch_tc_before(skb);
+	verdict = tc_who_has(skb, family);
+	if (verdict == VERDICT_NONE) {
+		count(HOOK_TC_INGRESS, otherwise, len);
+		return TC_ACT_UNSPEC;
+	}
+	count(HOOK_TC_INGRESS, verdict, len);
+	if (is_watched(verdict))
+		watch_tc(skb, s, HOOK_TC_INGRESS, verdict);
+	return is_drop(verdict) ? TC_ACT_SHOT : (int)s->action;
+}
+
+/* What no record and no service is for. */
+static __always_inline int tc_not_flow(struct __sk_buff *skb, __be16 protocol, __u32 l3_off,
+				       enum hook hook, int verdict)
+{
+	if (hook == HOOK_TC_INGRESS && l3_off && verdict != VERDICT_VLAN) {
+		if (protocol == bpf_htons(ETH_P_ARP))
+			return tc_neighbour(skb, AF_INET, verdict);
+		if (protocol == bpf_htons(ETH_P_IPV6))
+			return tc_neighbour(skb, AF_INET6, verdict);
+	}
+	count(hook, verdict, skb->len);
+	return TC_ACT_UNSPEC;
+}
+
 static __always_inline int tc(struct __sk_buff *skb, __u32 l3_off, enum hook hook)
 {
 	__be16 protocol = l3_off ? skb->protocol : tc_protocol(skb);
@@ -390,16 +485,13 @@ static __always_inline int tc(struct __sk_buff *skb, __u32 l3_off, enum hook hoo
 		return TC_ACT_UNSPEC;
 	}
 	verdict = frame_verdict(skb, l3_off, hook);
-	if (verdict != VERDICT_NONE) {
-		count(hook, verdict, skb->len);
-		return TC_ACT_UNSPEC;
-	}
+	if (verdict != VERDICT_NONE)
+		return tc_not_flow(skb, protocol, l3_off, hook, verdict);
 	if (protocol == bpf_htons(ETH_P_IP))
 		return tc_family(skb, AF_INET, l3_off, hook);
 	if (protocol == bpf_htons(ETH_P_IPV6))
 		return tc_family(skb, AF_INET6, l3_off, hook);
-	count(hook, VERDICT_NOT_IP, skb->len);
-	return TC_ACT_UNSPEC;
+	return tc_not_flow(skb, protocol, l3_off, hook, VERDICT_NOT_IP);
 }
 
 SEC("tc")

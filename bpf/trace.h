@@ -26,6 +26,10 @@ enum trace_step {
 	TRACE_FIB = 128, /* the FIB was asked: `fib` and what follows */
 	TRACE_CLUSTER = 256, /* the destination was looked up among the cluster IPs */
 	TRACE_ICMP = 512, /* an ICMP error, about a packet that could be a flow's */
+	TRACE_WHO_HAS =
+		1024, /* the address that was asked for was looked up among those announced */
+	TRACE_ANNOUNCED = 2048, /* and is one */
+	TRACE_LAPSED = 4096, /* but nothing may be answered any more */
 };
 
 /*

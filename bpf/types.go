@@ -17,6 +17,8 @@ type (
 	Adoption        = waggleAdoption
 	AffinityEntry   = waggleAffinityEntry
 	AffinityKey     = waggleAffinityKey
+	Announcement    = waggleAnnouncement
+	AnnouncedKey    = waggleAnnouncedKey
 	Backend         = waggleBackend
 	Census          = waggleCensus
 	ClusterRange    = waggleClusterRange
@@ -210,6 +212,9 @@ const (
 	TraceFIB        = uint32(waggleTraceStepTRACE_FIB)
 	TraceCluster    = uint32(waggleTraceStepTRACE_CLUSTER)
 	TraceICMP       = uint32(waggleTraceStepTRACE_ICMP)
+	TraceWhoHas     = uint32(waggleTraceStepTRACE_WHO_HAS)
+	TraceAnnounced  = uint32(waggleTraceStepTRACE_ANNOUNCED)
+	TraceLapsed     = uint32(waggleTraceStepTRACE_LAPSED)
 )
 
 // Members of Watch.Flags, kinds of WatchedKey and members of Event.Flags; bpf/watch.h says what each means.
@@ -264,6 +269,7 @@ const (
 	VerdictRefused             = waggleVerdictVERDICT_REFUSED
 	VerdictTooBig              = waggleVerdictVERDICT_TOO_BIG
 	VerdictAnswered            = waggleVerdictVERDICT_ANSWERED
+	VerdictAnnounced           = waggleVerdictVERDICT_ANNOUNCED
 	VerdictDropNoLocalEndpoint = waggleVerdictVERDICT_DROP_NO_LOCAL_ENDPOINT
 	VerdictDropSNATExhausted   = waggleVerdictVERDICT_DROP_SNAT_EXHAUSTED
 	VerdictDropFlowsFull       = waggleVerdictVERDICT_DROP_FLOWS_FULL
@@ -310,6 +316,7 @@ var verdictNames = [VerdictCount]string{
 	VerdictRefused:             "refused",
 	VerdictTooBig:              "too-big",
 	VerdictAnswered:            "answered",
+	VerdictAnnounced:           "announced",
 	VerdictDropNoLocalEndpoint: "drop-no-local-endpoint",
 	VerdictDropSNATExhausted:   "drop-snat-exhausted",
 	VerdictDropFlowsFull:       "drop-flows-full",

@@ -35,6 +35,7 @@ enum verdict {
 	VERDICT_REFUSED,
 	VERDICT_TOO_BIG, /* for the next hop's MTU */
 	VERDICT_ANSWERED, /* a ping */
+	VERDICT_ANNOUNCED, /* an ARP request or neighbour solicitation for an announced address */
 	/* dropped */
 	VERDICT_DROP_NO_LOCAL_ENDPOINT,
 	VERDICT_DROP_SNAT_EXHAUSTED,

@@ -49,6 +49,20 @@ type waggleAffinityKey struct {
 	Addr    [4]uint32
 }
 
+type waggleAnnouncedKey struct {
+	_       structs.HostLayout
+	Ifindex uint32
+	Addr    waggleAddr
+}
+
+type waggleAnnouncement struct {
+	_        structs.HostLayout
+	Answered uint64
+	Lapsed   uint64
+	Mac      [6]uint8
+	Pad      uint16
+}
+
 type waggleBackend struct {
 	_       structs.HostLayout
 	Addr    [4]uint32
@@ -561,6 +575,9 @@ const (
 	waggleTraceStepTRACE_FIB        waggleTraceStep = 128
 	waggleTraceStepTRACE_CLUSTER    waggleTraceStep = 256
 	waggleTraceStepTRACE_ICMP       waggleTraceStep = 512
+	waggleTraceStepTRACE_WHO_HAS    waggleTraceStep = 1024
+	waggleTraceStepTRACE_ANNOUNCED  waggleTraceStep = 2048
+	waggleTraceStepTRACE_LAPSED     waggleTraceStep = 4096
 )
 
 type waggleTraffic struct {
@@ -596,24 +613,25 @@ const (
 	waggleVerdictVERDICT_REFUSED                waggleVerdict = 10
 	waggleVerdictVERDICT_TOO_BIG                waggleVerdict = 11
 	waggleVerdictVERDICT_ANSWERED               waggleVerdict = 12
-	waggleVerdictVERDICT_DROP_NO_LOCAL_ENDPOINT waggleVerdict = 13
-	waggleVerdictVERDICT_DROP_SNAT_EXHAUSTED    waggleVerdict = 14
-	waggleVerdictVERDICT_DROP_FLOWS_FULL        waggleVerdict = 15
-	waggleVerdictVERDICT_DROP_NO_FLOW           waggleVerdict = 16
-	waggleVerdictVERDICT_DROP_TTL               waggleVerdict = 17
-	waggleVerdictVERDICT_DROP_NO_ROUTE          waggleVerdict = 18
-	waggleVerdictVERDICT_DROP_SOURCE_RANGE      waggleVerdict = 19
-	waggleVerdictVERDICT_DROP_UNALLOCATED       waggleVerdict = 20
-	waggleVerdictVERDICT_DROP_ERROR             waggleVerdict = 21
-	waggleVerdictVERDICT_SOCK_CONNECT           waggleVerdict = 22
-	waggleVerdictVERDICT_SOCK_SENDMSG           waggleVerdict = 23
-	waggleVerdictVERDICT_SOCK_RECVMSG           waggleVerdict = 24
-	waggleVerdictVERDICT_SOCK_GETPEERNAME       waggleVerdict = 25
-	waggleVerdictVERDICT_FLOW_OPENED            waggleVerdict = 26
-	waggleVerdictVERDICT_FLOW_CONFIRMED         waggleVerdict = 27
-	waggleVerdictVERDICT_FLOW_CLOSED            waggleVerdict = 28
-	waggleVerdictVERDICT_COUNT                  waggleVerdict = 29
-	waggleVerdictVERDICT_NONE                   waggleVerdict = 29
+	waggleVerdictVERDICT_ANNOUNCED              waggleVerdict = 13
+	waggleVerdictVERDICT_DROP_NO_LOCAL_ENDPOINT waggleVerdict = 14
+	waggleVerdictVERDICT_DROP_SNAT_EXHAUSTED    waggleVerdict = 15
+	waggleVerdictVERDICT_DROP_FLOWS_FULL        waggleVerdict = 16
+	waggleVerdictVERDICT_DROP_NO_FLOW           waggleVerdict = 17
+	waggleVerdictVERDICT_DROP_TTL               waggleVerdict = 18
+	waggleVerdictVERDICT_DROP_NO_ROUTE          waggleVerdict = 19
+	waggleVerdictVERDICT_DROP_SOURCE_RANGE      waggleVerdict = 20
+	waggleVerdictVERDICT_DROP_UNALLOCATED       waggleVerdict = 21
+	waggleVerdictVERDICT_DROP_ERROR             waggleVerdict = 22
+	waggleVerdictVERDICT_SOCK_CONNECT           waggleVerdict = 23
+	waggleVerdictVERDICT_SOCK_SENDMSG           waggleVerdict = 24
+	waggleVerdictVERDICT_SOCK_RECVMSG           waggleVerdict = 25
+	waggleVerdictVERDICT_SOCK_GETPEERNAME       waggleVerdict = 26
+	waggleVerdictVERDICT_FLOW_OPENED            waggleVerdict = 27
+	waggleVerdictVERDICT_FLOW_CONFIRMED         waggleVerdict = 28
+	waggleVerdictVERDICT_FLOW_CLOSED            waggleVerdict = 29
+	waggleVerdictVERDICT_COUNT                  waggleVerdict = 30
+	waggleVerdictVERDICT_NONE                   waggleVerdict = 30
 )
 
 type waggleWatch struct {
@@ -639,9 +657,9 @@ const (
 
 type waggleWatchMeter struct {
 	_       structs.HostLayout
-	Due     [29]uint64
-	Limited [29]uint64
-	Full    [29]uint64
+	Due     [30]uint64
+	Limited [30]uint64
+	Full    [30]uint64
 }
 
 type waggleWatchedKey struct {
@@ -671,6 +689,8 @@ const (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	waggleMapAffinity                = "affinity"
+	waggleMapAnnounceUntil           = "announce_until"
+	waggleMapAnnounced               = "announced"
 	waggleMapBackendStats            = "backend_stats"
 	waggleMapBackends                = "backends"
 	waggleMapCallBuffers             = "call_buffers"
@@ -851,6 +871,8 @@ type waggleProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type waggleMapSpecs struct {
 	Affinity      *ebpf.MapSpec `ebpf:"affinity"`
+	AnnounceUntil *ebpf.MapSpec `ebpf:"announce_until"`
+	Announced     *ebpf.MapSpec `ebpf:"announced"`
 	BackendStats  *ebpf.MapSpec `ebpf:"backend_stats"`
 	Backends      *ebpf.MapSpec `ebpf:"backends"`
 	CallBuffers   *ebpf.MapSpec `ebpf:"call_buffers"`
@@ -955,6 +977,8 @@ func (o *waggleObjects) Close() error {
 // It can be passed to loadWaggleObjects or ebpf.CollectionSpec.LoadAndAssign.
 type waggleMaps struct {
 	Affinity      *ebpf.Map `ebpf:"affinity"`
+	AnnounceUntil *ebpf.Map `ebpf:"announce_until"`
+	Announced     *ebpf.Map `ebpf:"announced"`
 	BackendStats  *ebpf.Map `ebpf:"backend_stats"`
 	Backends      *ebpf.Map `ebpf:"backends"`
 	CallBuffers   *ebpf.Map `ebpf:"call_buffers"`
@@ -993,6 +1017,8 @@ type waggleMaps struct {
 func (m *waggleMaps) Close() error {
 	return _WaggleClose(
 		m.Affinity,
+		m.AnnounceUntil,
+		m.Announced,
 		m.BackendStats,
 		m.Backends,
 		m.CallBuffers,

@@ -409,7 +409,7 @@ static __always_inline void flow_event(struct scratch *s, enum hook hook, enum v
  */
 static __always_inline bool is_changed(int verdict)
 {
-	return verdict >= VERDICT_EXPRESS && verdict <= VERDICT_ANSWERED;
+	return verdict >= VERDICT_EXPRESS && verdict <= VERDICT_ANNOUNCED;
 }
 
 /* How much of a packet is shown. 0: not even its link layer's header is there. */

@@ -9,6 +9,7 @@
  * to tc to choose again, remote backends would get more than their share.
  */
 
+#include "announce.h"
 #include "checksum.h"
 #include "crc32c.h"
 #include "track.h"
@@ -148,6 +149,54 @@ static __always_inline int xdp_transmit(struct xdp_md *ctx, int family, struct s
 	return VERDICT_DROP_ERROR;
 }
 
+/*
+ * Answers a frame that asks for the MAC of an announced address. VERDICT_NONE: it asks for none, and is as it was.
+ * Only ARP frames and ICMPv6 messages come here.
+ */
+__noinline int xdp_who_has(struct xdp_md *ctx, int family)
+{
+	struct scratch *s = scratch();
+	__u32 size, answer = ND_ANSWER;
+	struct who_has *w;
+
+	if (!s)
+		return VERDICT_NONE;
+	w = &s->who_has;
+	s->ifindex = ctx->ingress_ifindex;
+	if (family == AF_INET) {
+		answer = ETH_HLEN + sizeof(w->arp);
+		if (bpf_xdp_load_bytes(ctx, 0, &w->eth, ETH_HLEN + sizeof(w->arp)) ||
+		    !arp_answer(s))
+			return VERDICT_NONE;
+	} else {
+		__builtin_memset(w, 0, sizeof(*w));
+		if (bpf_xdp_load_bytes(ctx, 0, &w->eth, ETH_HLEN + sizeof(w->ip)))
+			return VERDICT_NONE;
+		size = nd_frame_size(&w->ip);
+		if (!size || bpf_xdp_load_bytes(ctx, 0, &w->eth, size) || !nd_answer(s))
+			return VERDICT_NONE;
+		size = ctx->data_end - ctx->data;
+		if (size != ND_ANSWER && bpf_xdp_adjust_tail(ctx, (int)(ND_ANSWER - size)))
+			return VERDICT_LEFT_TO_TC;
+	}
+	if (bpf_xdp_store_bytes(ctx, 0, &w->eth, answer))
+		return VERDICT_DROP_ERROR;
+	answer_done(s, family);
+	return VERDICT_ANNOUNCED;
+}
+
+/* What parse() does not take may be a solicitation. */
+static __always_inline int xdp_other(struct xdp_md *ctx, int family, int verdict,
+				     const struct scratch *s)
+{
+	int answer;
+
+	if (!may_solicit(family, verdict, &s->packet))
+		return verdict;
+	answer = xdp_who_has(ctx, AF_INET6);
+	return answer == VERDICT_NONE ? verdict : answer;
+}
+
 static __always_inline int xdp_verdict(struct xdp_md *ctx, int family, struct scratch *s)
 {
 	void *data = (void *)(long)ctx->data;
@@ -156,7 +205,7 @@ static __always_inline int xdp_verdict(struct xdp_md *ctx, int family, struct sc
 
 	verdict = parse(family, ZONE_OUTSIDE, data, end, ETH_HLEN, &s->packet);
 	if (verdict != VERDICT_NONE)
-		return verdict;
+		return xdp_other(ctx, family, verdict, s);
 	verdict = ingress_flow(ctx, family, ctx->ingress_ifindex, 0, HOOK_XDP, s);
 	if (verdict == VERDICT_REFUSED)
 		return VERDICT_LEFT_TO_TC;
@@ -215,6 +264,8 @@ static __always_inline int xdp_family(struct xdp_md *ctx, int family)
 	count_flow(family, verdict == VERDICT_EXPRESS, s->packet.len, s);
 	if (verdict == VERDICT_EXPRESS)
 		return s->action;
+	if (verdict == VERDICT_ANNOUNCED)
+		return XDP_TX;
 	if (!is_drop(verdict))
 		return XDP_PASS;
 	stats_failed(s->record.service, verdict);
@@ -227,6 +278,46 @@ static __always_inline bool is_vlan(__be16 ethertype)
 	return ethertype == bpf_htons(ETH_P_8021Q) || ethertype == bpf_htons(ETH_P_8021AD);
 }
 
+/* An ARP frame, or one with an IPv6 packet to many. If this node does not answer it, `otherwise` is its verdict. */
+__noinline int xdp_neighbour(struct xdp_md *ctx, int family, int otherwise)
+{
+	struct scratch *s = scratch();
+	int verdict;
+
+	if (!s)
+		return XDP_PASS;
+	if (watch_word() & WATCHING_BYTES)
+		watch_xdp_before(ctx);
+	verdict = xdp_who_has(ctx, family);
+	if (verdict == VERDICT_NONE) {
+		count(HOOK_XDP, otherwise, ctx->data_end - ctx->data);
+		return XDP_PASS;
+	}
+	count(HOOK_XDP, verdict, ctx->data_end - ctx->data);
+	if (is_watched(verdict))
+		watch_xdp(ctx, s, verdict);
+	if (verdict == VERDICT_ANNOUNCED)
+		return XDP_TX;
+	return verdict == VERDICT_LEFT_TO_TC ? XDP_PASS : XDP_DROP;
+}
+
+/* What no record and no service is for. To many: the stack drops what is for one host, as tc says. */
+static __always_inline int xdp_not_flow(struct xdp_md *ctx, __be16 ethertype, bool many)
+{
+	int verdict = VERDICT_NOT_IP;
+
+	if (many)
+		verdict = VERDICT_NOT_OURS;
+	else if (is_vlan(ethertype))
+		verdict = VERDICT_VLAN;
+	if (ethertype == bpf_htons(ETH_P_ARP))
+		return xdp_neighbour(ctx, AF_INET, verdict);
+	if (ethertype == bpf_htons(ETH_P_IPV6))
+		return xdp_neighbour(ctx, AF_INET6, verdict);
+	count(HOOK_XDP, verdict, ctx->data_end - ctx->data);
+	return XDP_PASS;
+}
+
 SEC("xdp")
 int waggle_xdp(struct xdp_md *ctx)
 {
@@ -235,14 +326,11 @@ int waggle_xdp(struct xdp_md *ctx)
 
 	if ((void *)(eth + 1) > end)
 		return XDP_PASS;
-	if (eth->h_dest[0] & 1) { /* to many: the stack drops what is for one host, as tc says */
-		count(HOOK_XDP, VERDICT_NOT_OURS, end - (void *)eth);
-		return XDP_PASS;
-	}
+	if (eth->h_dest[0] & 1)
+		return xdp_not_flow(ctx, eth->h_proto, true);
 	if (eth->h_proto == bpf_htons(ETH_P_IP))
 		return xdp_family(ctx, AF_INET);
 	if (eth->h_proto == bpf_htons(ETH_P_IPV6))
 		return xdp_family(ctx, AF_INET6);
-	count(HOOK_XDP, is_vlan(eth->h_proto) ? VERDICT_VLAN : VERDICT_NOT_IP, end - (void *)eth);
-	return XDP_PASS;
+	return xdp_not_flow(ctx, eth->h_proto, false);
 }
