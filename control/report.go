@@ -108,6 +108,7 @@ func (a *Agent) writeStatus() *status.Status {
 		Held:     source.Held(a.src),
 	}
 	s.Addresses, s.Pools = source.Addresses(a.src)
+	a.announcing.show(s)
 	if !a.links.Known() {
 		a.warn("links", a.links.Look())
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/waggle-lb/waggle/control"
 	"github.com/waggle-lb/waggle/control/kube"
 	"github.com/waggle-lb/waggle/control/manifest"
+	"github.com/waggle-lb/waggle/control/members"
 	"github.com/waggle-lb/waggle/control/pools"
 	"github.com/waggle-lb/waggle/control/rundir"
 	"github.com/waggle-lb/waggle/control/source"
@@ -44,6 +45,11 @@ type sourceFlags struct {
 	pools                  bool
 	classes                []string
 	brake                  float64 // see agentFlags.add
+
+	peers          []string
+	membersKeyFile string
+	membersPort    uint16
+	membersAddress string
 }
 
 func (f *sourceFlags) add(fs *pflag.FlagSet) {
@@ -55,6 +61,10 @@ func (f *sourceFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.serviceProxyName, "service-proxy-name", "", "serve what is labelled service.kubernetes.io/service-proxy-name with this, and nothing else (default: what is not labelled so)")
 	fs.BoolVar(&f.pools, "load-balancer-pools", false, "in a cluster: give Services addresses of MetalLB's and Cilium's pools (deploy/addresses.yaml); with --manifests, pools among them always do")
 	fs.StringSliceVar(&f.classes, "load-balancer-class", []string{pools.NoClass}, "values of spec.loadBalancerClass of the Services that get addresses of pools; \"none\" stands for Services without one")
+	fs.StringSliceVar(&f.peers, "peers", nil, "agents on other nodes that announce the same addresses, as host or host:port (default: in a cluster, the endpoints of the Service "+kube.MembersService+")")
+	fs.StringVar(&f.membersKeyFile, "members-key-file", "", "file with the secret that agents which announce addresses have in common; in a cluster, without it no address is announced")
+	fs.Uint16Var(&f.membersPort, "members-port", members.DefaultPort, "port by which these agents reach each other, UDP and TCP")
+	fs.StringVar(&f.membersAddress, "members-address", "", "address of this node by which they do (default: that of its Node object, or of its device)")
 }
 
 func inCluster() bool { return os.Getenv("KUBERNETES_SERVICE_HOST") != "" }
@@ -82,6 +92,9 @@ func (f *sourceFlags) check() error {
 			return fmt.Errorf("--load-balancer-class: %q is no class: %s", class, strings.Join(errs, "; "))
 		}
 	}
+	if err := f.checkMembers(); err != nil {
+		return err
+	}
 	if f.brake < 0 || f.brake > 1 {
 		return fmt.Errorf("--deletion-brake %v: a fraction from 0 to 1", f.brake)
 	}
@@ -94,6 +107,51 @@ func (f *sourceFlags) check() error {
 		return errors.New("--manifests or --kubeconfig: where Services come from is not given, and this is not a pod of a cluster (KUBERNETES_SERVICE_HOST is not set)")
 	}
 	return nil
+}
+
+// checkMembers checks what is said of the other agents.
+func (f *sourceFlags) checkMembers() error {
+	for _, p := range f.peers {
+		if err := members.ParsePeer(p); err != nil {
+			return fmt.Errorf("--peers: %w", err)
+		}
+	}
+	switch {
+	case len(f.peers) > 0 && f.membersKeyFile == "":
+		return errors.New("--peers: --members-key-file is not given, and agents need a common secret")
+	case f.membersKeyFile != "" && f.manifests == "" && !f.pools:
+		return errors.New("--members-key-file: --load-balancer-pools is not given, so there is nothing to announce")
+	case f.membersPort == 0:
+		return errors.New("--members-port 0: not a port")
+	}
+	if f.membersAddress != "" {
+		if a, err := netip.ParseAddr(f.membersAddress); err != nil || a.IsUnspecified() || a.Zone() != "" {
+			return fmt.Errorf("--members-address: %q is not an IP address of this node", f.membersAddress)
+		}
+	}
+	return nil
+}
+
+// announce is how addresses are announced; nil: they aren't. With manifests a node alone does so without a group.
+func (f *sourceFlags) announce() (*control.AnnounceConfig, error) {
+	if f.manifests == "" && f.membersKeyFile == "" {
+		return nil, nil
+	}
+	cfg := &control.AnnounceConfig{Classes: f.classes, Port: f.membersPort, Peers: f.peers}
+	if f.manifests != "" && cfg.Peers == nil {
+		cfg.Peers = []string{}
+	}
+	if f.membersAddress != "" {
+		cfg.Address = netip.MustParseAddr(f.membersAddress).Unmap()
+	}
+	if f.membersKeyFile != "" {
+		key, err := members.ReadKey(f.membersKeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("--members-key-file: %w", err)
+		}
+		cfg.Key = &key
+	}
+	return cfg, nil
 }
 
 func (f *sourceFlags) source(g *globals, cfg control.Config, log *logrus.Entry) (source.Source, error) {

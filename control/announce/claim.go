@@ -84,7 +84,7 @@ func (p *protocol) dropClaims() {
 func (p *protocol) onClaim(q *peer, m *message) {
 	if m.Boot != q.boot {
 		p.send(q.name, &message{Kind: kindWant})
-	} else if m.Ready {
+	} else if m.Ready && m.Seq >= q.seq {
 		for _, r := range m.Records {
 			if had, ok := q.records[r.Addr]; ok {
 				r.Held = had.Held
@@ -94,8 +94,12 @@ func (p *protocol) onClaim(q *peer, m *message) {
 	}
 	answer := &message{Kind: kindAnswer, Claim: m.Claim, For: m.Boot, Wait: max(0, p.mourned-p.now)}
 	for _, r := range m.Records {
+		_, held := p.held[r.Addr]
 		if q.live && p.agrees(q, r.Addr) {
 			p.retry[r.Addr] = p.now + p.timing.Retry // its state is on its way
+			if held {
+				answer.Released = append(answer.Released, r.Addr)
+			}
 			continue
 		}
 		answer.Denied = append(answer.Denied, r.Addr)
@@ -150,6 +154,11 @@ func (p *protocol) onAnswer(q *peer, m *message) {
 		}
 		p.retry[a] = p.now + p.timing.Retry
 	}
+	for _, a := range m.Released {
+		if _, claimed := c.addrs[a]; claimed {
+			c.addrs[a] = free
+		}
+	}
 	delete(c.waits, q.name)
 }
 
@@ -170,7 +179,7 @@ func (p *protocol) complete(c *claim) {
 		case c.resume:
 			p.withdraw(c, a)
 			p.unresume(a)
-		case state == asking && !p.known[a]:
+		case state == asking && (!p.known[a] || p.now < p.unsure):
 			c.addrs[a] = probing
 			fresh = append(fresh, a)
 		case state != probing:
@@ -184,15 +193,18 @@ func (p *protocol) complete(c *claim) {
 }
 
 // probed: the network was asked whether a host has an address. The other host is for people; empty: none has it.
-func (p *protocol) probed(now time.Duration, a netip.Addr, other string) {
+func (p *protocol) probed(now time.Duration, a netip.Addr, other string, err error) {
 	p.at(now)
 	if c := p.claimed[a]; c != nil && c.addrs[a] == probing {
 		c.addrs[a] = free
-		if other != "" {
+		if other != "" || err != nil {
 			p.withdraw(c, a)
 		}
 	}
-	if other != "" {
+	switch {
+	case err != nil:
+		p.block(a, Failed, err.Error(), p.timing.Pause)
+	case other != "":
 		p.block(a, Conflict, other, p.timing.Block)
 	}
 	p.settle()

@@ -54,6 +54,8 @@ type message struct {
 	Resume bool         `json:"m,omitempty"` // the addresses are what the kernel of the sender answers for since before its restart
 	For    string       `json:"o,omitempty"` // of an answer: Boot of the claim
 	Denied []netip.Addr `json:"d,omitempty"`
+	// Released are those that the sender of an answer has answered for until now.
+	Released []netip.Addr `json:"l,omitempty"`
 	// Wait is for how long the sender of an answer takes a kernel for alive whose agent is dead.
 	Wait time.Duration `json:"t,omitempty"`
 

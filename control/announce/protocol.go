@@ -45,8 +45,10 @@ type effects interface {
 	hold(netip.Addr) error
 	// release returns once the node answers no more.
 	release(netip.Addr) error
-	// extend has the node answer until then, on the clock of the protocol.
-	extend(until time.Duration) error
+	// extend has the node answer until then, on the clock of the protocol. lapsed: it did not answer any more.
+	extend(until time.Duration) (lapsed bool, err error)
+	// restart has the node hold nothing; extend works again then.
+	restart() error
 	// probe asks the network whether a host has the addresses; probed is called later.
 	probe([]netip.Addr)
 	send(to string, m *message)
@@ -86,6 +88,7 @@ type protocol struct {
 	until   time.Duration // what the kernel was told
 	contact bool          // it is known which members there are
 	mourned time.Duration // until when a kernel may answer whose agent is dead
+	unsure  time.Duration // until when one may answer whose agent restarts, unknown to this one
 
 	peers   map[string]*peer
 	offers  map[netip.Addr]Offer // of this node; nil: not known yet
@@ -94,7 +97,7 @@ type protocol struct {
 	resumed map[netip.Addr]bool  // are held since before this process, and not agreed on
 	ready   bool                 // the offers are known, and nothing is resumed
 	unfit   map[netip.Addr]time.Duration
-	known   map[netip.Addr]bool // a member has held it while this one could follow: the network need not be asked
+	known   map[netip.Addr]bool // a member has held it: the network need not be asked
 
 	lastClaim uint64
 	claims    map[uint64]*claim
@@ -110,6 +113,7 @@ type protocol struct {
 	allDirty  bool
 	news      map[netip.Addr]bool // addresses whose record may have changed
 	moves     uint64              // how often this node began to answer for an address
+	stirred   bool                // something may have changed that people want to see
 }
 
 // blocked is an address that the node does not offer itself for, until then.
@@ -120,13 +124,15 @@ type blocked struct {
 }
 
 func newProtocol(self, boot string, timing Timing, fx effects, now time.Duration) *protocol {
-	return &protocol{
+	p := &protocol{
 		self: self, boot: boot, timing: timing, fx: fx, now: now, beaten: now,
 		peers: map[string]*peer{}, blocked: map[netip.Addr]blocked{},
 		held: map[netip.Addr]int64{}, resumed: map[netip.Addr]bool{}, unfit: map[netip.Addr]time.Duration{}, known: map[netip.Addr]bool{},
 		claims: map[uint64]*claim{}, claimed: map[netip.Addr]*claim{}, retry: map[netip.Addr]time.Duration{},
 		published: map[netip.Addr]Record{}, dirty: map[netip.Addr]bool{}, news: map[netip.Addr]bool{},
 	}
+	p.doubt()
+	return p
 }
 
 // resume takes over what the kernel answers for, until then, since before this process. It is to be called first.
@@ -153,10 +159,14 @@ func (p *protocol) at(now time.Duration) {
 		p.leaving = nil
 		p.beaten = p.now
 		p.contact = false
-		clear(p.known)
+		p.doubt()
 		p.fx.reconnect()
 	}
 }
+
+// doubt: an agent may have ended in order to start again while this one could not hear it. As long as its kernel may answer,
+// the network is asked about each address that is claimed.
+func (p *protocol) doubt() { p.unsure = p.now + p.timing.Grace + margin }
 
 // abandon gives up all that is held, unless an agreement with all members lets the kernel answer for longer.
 func (p *protocol) abandon() {
@@ -188,7 +198,9 @@ func (p *protocol) unresume(a netip.Addr) {
 		delete(p.resumed, a)
 		if len(p.resumed) == 0 { // the kernel is to answer no longer without this process
 			p.allDirty = true
-			p.extend(p.now + p.timing.Lifetime)
+			if p.now < p.until {
+				p.extend(p.now + p.timing.Lifetime)
+			}
 		}
 	}
 	p.touch(a)
@@ -265,8 +277,18 @@ func (p *protocol) remind() {
 	}
 }
 
+// extend lets the kernel answer until then. If it did not any more, all that it answered for is given up first.
 func (p *protocol) extend(until time.Duration) {
-	if p.fx.extend(until) == nil {
+	lapsed, err := p.fx.extend(until)
+	if lapsed {
+		for a := range p.held {
+			p.drop(a)
+		}
+		if err = p.fx.restart(); err == nil {
+			_, err = p.fx.extend(until)
+		}
+	}
+	if err == nil {
 		p.until = until
 	}
 }
@@ -361,6 +383,7 @@ func (p *protocol) candidates(a netip.Addr) (all []candidate, vetoed bool) {
 
 // settle judges what has changed, and says what is to be said of that.
 func (p *protocol) settle() {
+	p.stirred = p.stirred || p.allDirty || len(p.dirty) > 0
 	if !p.ready && p.offers != nil && len(p.resumed) == 0 {
 		p.ready = true
 		p.publish()
@@ -457,7 +480,7 @@ func (p *protocol) contacted(now time.Duration, contact bool) {
 		p.remind()
 	} else {
 		p.dropClaims()
-		clear(p.known)
+		p.doubt()
 	}
 	p.settle()
 }
@@ -467,6 +490,12 @@ func (p *protocol) joined(now time.Duration, name string) {
 	p.at(now)
 	q := p.peer(name)
 	q.live = true
+	for a, b := range p.blocked {
+		if b.not == Conflict { // it may have been that member
+			delete(p.blocked, a)
+			p.touch(a)
+		}
+	}
 	m := p.state()
 	m.Want = true
 	p.send(name, m)

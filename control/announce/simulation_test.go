@@ -5,6 +5,7 @@ package announce
 import (
 	"container/heap"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -141,8 +142,21 @@ func (n *simNode) release(a netip.Addr) error {
 	return nil
 }
 
-func (n *simNode) extend(until time.Duration) error { n.until = until; return nil }
-func (n *simNode) since() int64                     { return 1 + int64(n.s.now/time.Second) }
+func (n *simNode) extend(until time.Duration) (lapsed bool, err error) {
+	if n.until != 0 && n.s.now >= n.until {
+		return true, errors.New("lapsed")
+	}
+	n.until = until
+	return false, nil
+}
+
+func (n *simNode) restart() error {
+	clear(n.kernel)
+	n.until = 0
+	return nil
+}
+
+func (n *simNode) since() int64 { return 1 + int64(n.s.now/time.Second) }
 
 func (n *simNode) probe(addrs []netip.Addr) {
 	for _, a := range addrs {
@@ -156,7 +170,7 @@ func (n *simNode) probe(addrs []netip.Addr) {
 					other = o.name
 				}
 			}
-			p.probed(n.s.now, a, other)
+			p.probed(n.s.now, a, other, nil)
 		})
 	}
 }
@@ -395,9 +409,11 @@ func simulate(t *testing.T, seed uint64) *simulation {
 	return s
 }
 
+var seeds = flag.Uint64("seeds", 60, "how many simulations to run")
+
 func TestSimulation(t *testing.T) {
 	moves := 0
-	for seed := range uint64(60) {
+	for seed := range *seeds {
 		s := simulate(t, seed)
 		moves += s.moves
 		if t.Failed() {

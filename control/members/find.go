@@ -117,7 +117,7 @@ func (m *Members) Run(ctx context.Context) {
 			}
 		}
 		missed := m.remote.list()
-		if m.remote.newest() > soon && time.Since(tried) < lookLater {
+		if m.remote.gone() > soon && time.Since(tried) < lookLater {
 			continue
 		}
 		tried = time.Now()
@@ -179,17 +179,17 @@ func (r *remembered) list() []string {
 	return slices.Sorted(maps.Keys(r.last))
 }
 
-// newest is for how long the member has been gone that was lost last.
-func (r *remembered) newest() time.Duration {
+// gone is for how long the member has been gone that was lost last; more than that for none.
+func (r *remembered) gone() time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	newest := forget
+	least := forget
 	for _, at := range r.last {
-		if gone := time.Since(at); gone > 2*lookSoon {
-			newest = min(newest, gone)
+		if d := time.Since(at); d > lookSoon/2 {
+			least = min(least, d)
 		}
 	}
-	return newest
+	return least
 }
 
 // keep writes the file. It only helps to find the others sooner.

@@ -77,6 +77,11 @@ func (s *Set) Adverts(svc *v1.Service, h Held) (found []*Advert) {
 	return found
 }
 
+// Announces reports whether there is a document of a kind that has addresses announced.
+func (s *Set) Announces(kind string) bool {
+	return slices.ContainsFunc(s.adverts, func(a *Advert) bool { return a.Kind == kind })
+}
+
 // ExternalAdverts are the documents that have an external IP of a Service announced.
 func (s *Set) ExternalAdverts(svc *v1.Service) (found []*Advert) {
 	for _, a := range s.adverts {

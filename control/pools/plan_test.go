@@ -289,7 +289,7 @@ func TestFaults(t *testing.T) {
 		if len(got) != 1 || !strings.HasPrefix(got[0], c.want) {
 			t.Errorf("%s\ngot  %v\nwant %s", c.docs, got, c.want)
 		}
-		if len(set.L2Advertisements)+len(set.CiliumL2Announcements) > 0 {
+		if set.Announces(KindL2Advertisement) || set.Announces(KindCiliumL2Announcement) {
 			t.Errorf("%s is used for announcements", c.docs)
 		}
 	}

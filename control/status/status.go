@@ -27,8 +27,11 @@ type Status struct {
 	Pools    bool       `json:"pools,omitempty"` // the source follows pools of addresses
 	// Addresses are those that Services have of pools.
 	Addresses []Address `json:"addresses,omitempty"`
-	Warnings  []string  `json:"warnings,omitempty"` // may keep something from working
-	Notices   []string  `json:"notices,omitempty"`  // good to know
+	// Announces: the agent announces addresses, or would.
+	Announces bool     `json:"announces,omitempty"`
+	Members   []Member `json:"members,omitempty"`  // the other agents that announce addresses
+	Warnings  []string `json:"warnings,omitempty"` // may keep something from working
+	Notices   []string `json:"notices,omitempty"`  // good to know
 }
 
 // Blindness tells since when, and why, the source does not see changes.
@@ -115,6 +118,21 @@ type Address struct {
 	PoolGone bool      `json:"poolGone,omitempty"`
 	Services []string  `json:"services"`       // namespace/name, in order; several share it
 	Since    time.Time `json:"since,omitzero"` // when the first of them got it, if that is known
+	// Announced is nil where no document has the address announced.
+	Announced *Announced `json:"announced,omitempty"`
+}
+
+// Announced is who answers ARP requests and neighbour solicitations for an address.
+type Announced struct {
+	Holder string    `json:"holder,omitempty"` // node; empty: none
+	Since  time.Time `json:"since,omitzero"`
+	Why    string    `json:"why"` // that node, or none
+}
+
+// Member is another agent that announces addresses.
+type Member struct {
+	Name  string `json:"name"`  // of its node
+	State string `json:"state"` // for people
 }
 
 // Problem is one defect of one object. The last good state of that object stays in force.

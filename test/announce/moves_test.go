@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package announce
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/waggle-lb/waggle/test/await"
+	"github.com/waggle-lb/waggle/test/topo"
+)
+
+// TestOneHolder: of three agents exactly one answers for an address, which is served through it. It moves when its agent is
+// killed, when its link is cut and when a node joins, it doesn't when the agent is restarted, and at no time do two answer.
+func TestOneHolder(t *testing.T) {
+	for _, xdp := range []bool{true, false} {
+		t.Run(fmt.Sprintf("xdp=%v", xdp), func(t *testing.T) { testOneHolder(t, xdp) })
+	}
+}
+
+func testOneHolder(t *testing.T, xdp bool) {
+	s := newSetup(t, 3, xdp)
+	for i := range s.Nodes {
+		s.addPod(t, i, fmt.Sprint("web-", i))
+	}
+	s.addService(t, "web")
+	start(t, s.agents...)
+	addrs := s.addresses(t, s.agents[0], "web")
+	prober(t, s.Laptop, addrs...)
+	client, err := s.Laptop.Client()
+	check(t, err)
+	t.Cleanup(func() { check(t, client.Close()) })
+	serves := func(when string) {
+		t.Helper()
+		for _, a := range addrs {
+			await.Until(t, func() (string, bool) {
+				reply := client.Get(topo.Request{To: netip.AddrPortFrom(a, 80), Timeout: time.Second})
+				return fmt.Sprintf("%s: %s: %s", when, a, reply), reply.OK()
+			})
+		}
+	}
+	at := map[netip.Addr]string{}
+	for _, a := range addrs {
+		at[a] = s.awaitHolder(t, a, s.agents)
+	}
+	serves("at first")
+	time.Sleep(500 * time.Millisecond)
+	for _, a := range addrs {
+		s.expectMoves(t, "at first", a, time.Time{}, at[a])
+	}
+	first := addrs[0]
+
+	began := time.Now()
+	agent, others := s.others(at[first])
+	agent.Kill()
+	next := s.awaitHolder(t, first, others, at[first])
+	serves("killed")
+	s.expectMoves(t, "killed", first, began, at[first], next)
+
+	began = time.Now()
+	start(t, agent)
+	back := s.awaitHolder(t, first, s.agents, next)
+	if back != at[first] {
+		t.Errorf("the node that has joined again was chosen before: it should be %s, and is %s", at[first], back)
+	}
+	serves("joined")
+	s.expectMoves(t, "joined", first, began, next, back)
+
+	began = time.Now()
+	check(t, agent.Stop())
+	time.Sleep(3 * time.Second)
+	start(t, agent)
+	time.Sleep(2 * time.Second)
+	serves("restarted")
+	s.expectMoves(t, "restarted", first, began, back)
+	if now := s.awaitHolder(t, first, s.agents); now != back {
+		t.Errorf("a restart has moved %s from %s to %s", first, back, now)
+	}
+
+	began = time.Now()
+	s.setLink(t, back, false)
+	next = s.awaitHolder(t, first, others, back)
+	serves("cut")
+	s.setLink(t, back, true)
+	s.awaitHolder(t, first, s.agents, next)
+	serves("mended")
+	s.expectMoves(t, "cut and mended", first, began, back, next, back)
+	if n := s.recorder.doubles(); n > 0 {
+		t.Errorf("%d requests were answered by two nodes", n)
+	}
+}
+
+// TestLocal: an address of a Service with externalTrafficPolicy Local is where an endpoint is.
+func TestLocal(t *testing.T) {
+	s := newSetup(t, 3, true)
+	pods := []*topo.Pod{s.addPod(t, 0, "web-0"), s.addPod(t, 1, "web-1")}
+	s.addService(t, "web", "externalTrafficPolicy: Local")
+	start(t, s.agents...)
+	addr := s.addresses(t, s.agents[0], "web")[0]
+	prober(t, s.Laptop, addr)
+	at := s.awaitHolder(t, addr, s.agents)
+	if at == s.Nodes[2].Name {
+		t.Errorf("%s has no endpoint, and announces %s", at, addr)
+	}
+	began := time.Now()
+	for _, pod := range pods {
+		if pod.Node.Name == at {
+			check(t, s.manifests.Remove("pod-"+pod.Name+".yaml"))
+		}
+	}
+	next := s.awaitHolder(t, addr, s.agents, at)
+	if next == s.Nodes[2].Name {
+		t.Errorf("%s has no endpoint, and announces %s", next, addr)
+	}
+	time.Sleep(200 * time.Millisecond)
+	s.expectMoves(t, "without its endpoint", addr, began, at, next)
+	for _, pod := range pods {
+		if pod.Node.Name == next {
+			check(t, s.manifests.Remove("pod-"+pod.Name+".yaml"))
+		}
+	}
+	await.Until(t, func() (string, bool) {
+		node := holder(t, s.agents[0], addr)
+		return "without any endpoint it stays at " + node, node == ""
+	})
+	if n := s.recorder.doubles(); n > 0 {
+		t.Errorf("%d requests were answered by two nodes", n)
+	}
+}
