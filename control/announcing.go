@@ -74,7 +74,7 @@ func (a *Agent) newAnnouncing() *announcing {
 		n.conflicts.recorder = r.Recorder()
 	}
 	opts := announce.Options{
-		Node: a.cfg.NodeName, Wire: layer2.New(a.dp, a.log), Inputs: n.inputs, Conflict: n.conflict,
+		Node: a.cfg.NodeName, Wire: layer2.New(a.dp, a.log), Inputs: n.inputs, Conflict: n.conflict, Seen: a.poke,
 		Warn: func(about string, err error) {
 			a.warn(about, err)
 		},
@@ -258,6 +258,7 @@ func (n *announcing) show(s *status.Status) {
 	}
 	view := n.announcer.View()
 	listed := map[string]bool{}
+	s.Addresses = slices.Clone(s.Addresses) // it is the source's
 	for i := range s.Addresses {
 		at := &s.Addresses[i]
 		listed[at.Address] = true
@@ -278,7 +279,15 @@ func (n *announcing) show(s *status.Status) {
 			s.Addresses = append(s.Addresses, status.Address{Address: addr.String(), Announced: &status.Announced{Holder: w.Holder, Since: w.Since, Why: w.Why}})
 		}
 	}
-	s.Problems = append(s.Problems, n.conflicts.list(view)...)
+	slices.SortStableFunc(s.Addresses, func(a, b status.Address) int { return compareText(a.Address, b.Address) })
+	s.Problems = append(slices.Clone(s.Problems), n.conflicts.list(view)...)
+}
+
+// compareText orders addresses that are written out.
+func compareText(a, b string) int {
+	x, _ := netip.ParseAddr(a)
+	y, _ := netip.ParseAddr(b)
+	return x.Compare(y)
 }
 
 // conflict is called when another host has an address.

@@ -53,6 +53,8 @@ type Options struct {
 	Warn func(about string, err error)
 	// Conflict reports that another host has an address.
 	Conflict func(addr netip.Addr, services []string, mac string)
+	// Seen is called when there is another View.
+	Seen func()
 	// File keeps since when addresses are held while the agent restarts.
 	File string
 	Log  *logrus.Entry

@@ -73,8 +73,9 @@ func (a *Announcer) show() {
 		v.Addresses[addr] = w
 	}
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	a.view = v
+	a.mu.Unlock()
+	a.opts.Seen()
 }
 
 func (p *protocol) view() *View {

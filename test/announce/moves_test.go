@@ -35,10 +35,13 @@ func testOneHolder(t *testing.T, xdp bool) {
 	serves := func(when string) {
 		t.Helper()
 		for _, a := range addrs {
+			began, tries := time.Now(), 0
 			await.Until(t, func() (string, bool) {
+				tries++
 				reply := client.Get(topo.Request{To: netip.AddrPortFrom(a, 80), Timeout: time.Second})
 				return fmt.Sprintf("%s: %s: %s", when, a, reply), reply.OK()
 			})
+			t.Logf("%s: %s is served after %v, request %d", when, a, time.Since(began).Round(time.Millisecond), tries)
 		}
 	}
 	at := map[netip.Addr]string{}
@@ -81,12 +84,13 @@ func testOneHolder(t *testing.T, xdp bool) {
 
 	began = time.Now()
 	s.setLink(t, back, false)
+	cut := time.Now()
 	next = s.awaitHolder(t, first, others, back)
 	serves("cut")
 	s.setLink(t, back, true)
 	s.awaitHolder(t, first, s.agents, next)
 	serves("mended")
-	s.expectMoves(t, "cut and mended", first, began, back, next, back)
+	s.expectMoves(t, "cut and mended", first, cut, next, back)
 	if n := s.recorder.doubles(); n > 0 {
 		t.Errorf("%d requests were answered by two nodes", n)
 	}

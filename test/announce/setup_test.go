@@ -163,6 +163,8 @@ func holder(t *testing.T, a *cluster.Agent, addr netip.Addr) string {
 // awaitHolder waits until all of some agents say that a node other than those given announces an address.
 func (s *setup) awaitHolder(t *testing.T, addr netip.Addr, agents []*cluster.Agent, not ...string) (node string) {
 	t.Helper()
+	began := time.Now()
+	defer func() { t.Logf("%s is at %s after %v", addr, node, time.Since(began).Round(time.Millisecond)) }()
 	await.Until(t, func() (string, bool) {
 		node = holder(t, agents[0], addr)
 		for _, n := range not {
