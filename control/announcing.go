@@ -25,6 +25,7 @@ import (
 	"github.com/waggle-lb/waggle/control/members"
 	"github.com/waggle-lb/waggle/control/pools"
 	"github.com/waggle-lb/waggle/control/rundir"
+	"github.com/waggle-lb/waggle/control/serve"
 	"github.com/waggle-lb/waggle/control/source"
 	"github.com/waggle-lb/waggle/control/status"
 )
@@ -280,7 +281,23 @@ func (n *announcing) show(s *status.Status) {
 		}
 	}
 	slices.SortStableFunc(s.Addresses, func(a, b status.Address) int { return compareText(a.Address, b.Address) })
-	s.Problems = append(slices.Clone(s.Problems), n.conflicts.list(view)...)
+}
+
+// problems are the addresses that other hosts have.
+func (n *announcing) problems() []status.Problem {
+	if n == nil {
+		return nil
+	}
+	return n.conflicts.list(n.announcer.View())
+}
+
+// counts is for the metrics.
+func (n *announcing) counts() (c serve.Announced) {
+	if n == nil {
+		return c
+	}
+	view := n.announcer.View()
+	return serve.Announced{Announces: true, Held: view.Held, Moves: view.Moves, Members: len(view.Members)}
 }
 
 // compareText orders addresses that are written out.

@@ -90,7 +90,11 @@ func (v *statusView) write(w io.Writer, wide bool) error {
 		{"Agent", state}, {"Version", a.Version}, {"Node", a.Node}, {"Source", from}, {"Pins", a.PinDir},
 		{"Synced", synced},
 		{"Flows", flowCensus(a.Flows)},
+		{"Members", memberLine(a)},
 	} {
+		if line[1] == "" {
+			continue
+		}
 		if _, err := fmt.Fprintf(w, "%-10s%s\n", line[0]+":", line[1]); err != nil {
 			return err
 		}
@@ -104,6 +108,18 @@ func (v *statusView) write(w io.Writer, wide bool) error {
 		}
 	}
 	return nil
+}
+
+// memberLine lists the other agents that announce addresses; empty: this one doesn't.
+func memberLine(a *status.Status) string {
+	if !a.Announces {
+		return ""
+	}
+	var all []string
+	for _, m := range a.Members {
+		all = append(all, m.Name+" ("+m.State+")")
+	}
+	return orNone(all)
 }
 
 // section is a table of the status with its title.

@@ -64,6 +64,9 @@ var (
 	descRepairs  = desc("repairs_total", "Elements of a map that somebody else had changed, and that were repaired, since the agent started", "map")
 	descElements = desc("map_elements", "Elements in use of a map", "map")
 	descCapacity = desc("map_capacity", "Elements that a map can have", "map")
+	descHolds    = desc("announced_addresses", "Addresses of load balancers that this node answers ARP requests and neighbour solicitations for")
+	descMoves    = desc("announcements_total", "How often this node began to announce an address, since the agent started")
+	descMembers  = desc("members", "Other agents that announce addresses, and are alive or restart")
 	descDevice   = desc("device_info", "A device that the datapath serves; always 1", "device", "role", "xdp", "express")
 )
 
@@ -78,6 +81,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descAgent, descPackets, descBytes, descSynced, descBlind, descProblems, descFindings, descServices, descFronts, descBackends,
 		descFailures, descHeld, descRecords, descExpired, descRepairs, descElements, descCapacity, descDevice,
+		descHolds, descMoves, descMembers,
 	} {
 		ch <- d
 	}
@@ -104,6 +108,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	p := c.Size()
 	c.collectProxy(set, p)
 	c.collectMaps(set, p, flows)
+	if a := c.Announced(); a.Announces {
+		set(descHolds, float64(a.Held))
+		set(descMembers, float64(a.Members))
+		ch <- prometheus.MustNewConstMetric(descMoves, prometheus.CounterValue, float64(a.Moves))
+	}
 	for table, n := range c.Repairs() {
 		ch <- prometheus.MustNewConstMetric(descRepairs, prometheus.CounterValue, float64(n), table)
 	}
