@@ -38,6 +38,7 @@ type setup struct {
 	manifests cluster.Manifests
 	agents    []*cluster.Agent
 	recorder  *recorder
+	local     map[string]*topo.Pod // by node, of tests that need one on each
 }
 
 // newSetup makes so many nodes. The agents are not started.
