@@ -117,12 +117,7 @@ inline forget(i) {
 inline on_claim(i, j, number) {
 	bool agrees = true;
 	if
-	:: !HAS(view[i], j) ->
-#ifndef BROKEN_STRANGER
-		agrees = false
-#else
-		skip
-#endif
+	:: !HAS(view[i], j) -> agrees = false
 	:: else
 	fi;
 	if
@@ -164,9 +159,7 @@ inline on_claim(i, j, number) {
 }
 
 inline receive(i, j, what, number, mourns) {
-#ifndef BROKEN_NO_WAIT
 	mourned[i] = mourned[i] | (mourns & ~BIT(i));
-#endif
 	if
 	:: what == CLAIM -> on_claim(i, j, number)
 #ifdef BROKEN_NUMBER
