@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/test/await"
 	"github.com/waggle-lb/waggle/test/topo"
 )
@@ -131,5 +132,58 @@ func TestLocal(t *testing.T) {
 	})
 	if n := s.recorder.doubles(); n > 0 {
 		t.Errorf("%d requests were answered by two nodes", n)
+	}
+}
+
+// TestConflict: an address that a host on the network has is not announced, until the host is gone.
+func TestConflict(t *testing.T) {
+	s := newSetup(t, 2, true)
+	s.addPod(t, 0, "web")
+	host, err := s.AddMachine("printer")
+	check(t, err)
+	taken := netip.MustParseAddr("192.168.1.250")
+	check(t, host.AddAddr("eth0", netip.PrefixFrom(taken, 24)))
+	mac, err := host.MAC("eth0")
+	check(t, err)
+	s.addService(t, "web", "loadBalancerIP: 192.168.1.250")
+	s.addService(t, "other")
+	start(t, s.agents...)
+	addrs := s.addresses(t, s.agents[0], "other")
+	s.awaitHolder(t, addrs[0], s.agents)
+	for _, a := range s.agents {
+		want := "192.168.1.250 is not announced: the host " + mac.String() + " has it"
+		check(t, a.Await("a problem that names the host", func(st *status.Status) bool {
+			for _, p := range st.Problems {
+				if p.Object == "Service default/web" && p.Message == want {
+					return true
+				}
+			}
+			return false
+		}))
+		if node := holder(t, a, taken); node != "" {
+			t.Errorf("%s announces an address that a host has", node)
+		}
+	}
+	if got := s.recorder.holders(taken, time.Time{}); len(got) > 0 {
+		t.Errorf("%v have answered for the address of a host", got)
+	}
+}
+
+// TestAlone: one node without peers and without a secret announces.
+func TestAlone(t *testing.T) {
+	s := newSetup(t, 1, false)
+	s.addPod(t, 0, "web")
+	s.addService(t, "web")
+	start(t, s.agents...)
+	for _, addr := range s.addresses(t, s.agents[0], "web") {
+		if node := s.awaitHolder(t, addr, s.agents); node != s.Nodes[0].Name {
+			t.Errorf("%s is announced by %q", addr, node)
+		}
+		client, err := s.Laptop.Client()
+		check(t, err)
+		if reply := client.Get(topo.Request{To: netip.AddrPortFrom(addr, 80)}); !reply.OK() {
+			t.Errorf("%s: %s", addr, reply)
+		}
+		check(t, client.Close())
 	}
 }

@@ -57,9 +57,12 @@ func newSetup(t *testing.T, nodes int, xdp bool, flags ...string) *setup {
 	}
 	for _, node := range n.Nodes {
 		check(t, s.manifests.WriteNode(node))
-		args := []string{"--map-size=flows4=65536,flows6=65536,backends=8192,slots=16384", "--xdp=off", "--peers=" + strings.Join(peers, ","), "--members-key-file=" + key}
+		args := []string{"--map-size=flows4=65536,flows6=65536,backends=8192,slots=16384", "--xdp=off"}
 		if xdp {
 			args[1] = "--xdp=always"
+		}
+		if nodes > 1 { // one alone needs none of it
+			args = append(args, "--peers="+strings.Join(peers, ","), "--members-key-file="+key)
 		}
 		a := cluster.NewAgent(n, node, cluster.AgentOptions{Binary: waggle, Manifests: s.manifests.Dir, Dir: dir, Args: append(args, flags...)})
 		s.agents = append(s.agents, a)
