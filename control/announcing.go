@@ -121,7 +121,7 @@ func (n *announcing) watchLinks(ctx context.Context) {
 		attrs := u.Attrs()
 		if before, known := states[attrs.Index]; !known || before != attrs.OperState {
 			states[attrs.Index] = attrs.OperState
-			n.announcer.Changed()
+			n.announcer.Rewired()
 		}
 		if u.Header.Type == unix.RTM_DELLINK {
 			delete(states, attrs.Index)
@@ -219,7 +219,7 @@ func (n *announcing) onDevices(addrs []netip.Addr) {
 	n.mu.Lock()
 	n.addrs = addrs
 	n.mu.Unlock()
-	n.announcer.Changed()
+	n.announcer.Rewired()
 }
 
 // onSync: services and endpoints are in force. Those that come before the next call are looked at too soon at worst; but an
@@ -275,6 +275,13 @@ func (n *announcing) show(s *status.Status) {
 	for _, m := range view.Members {
 		s.Members = append(s.Members, status.Member{Name: m.Name, State: m.State})
 	}
+	n.mu.Lock()
+	if n.group != nil {
+		for _, addr := range n.group.Missing() {
+			s.Members = append(s.Members, status.Member{Name: addr, State: "does not answer"})
+		}
+	}
+	n.mu.Unlock()
 	for addr, w := range view.Addresses {
 		if !listed[addr.String()] {
 			s.Addresses = append(s.Addresses, status.Address{Address: addr.String(), Announced: &status.Announced{Holder: w.Holder, Since: w.Since, Why: w.Why}})

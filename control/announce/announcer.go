@@ -66,6 +66,7 @@ type Announcer struct {
 	p       *protocol
 	group   Group
 	changed chan struct{} // something that the offers follow from
+	rewired chan struct{} // devices
 	woken   chan struct{} // there are events
 
 	mu     sync.Mutex
@@ -88,15 +89,20 @@ const maxProbes = 256
 // New makes an Announcer. Nothing happens before Run.
 func New(opts Options) *Announcer {
 	return &Announcer{
-		opts: opts, changed: make(chan struct{}, 1), woken: make(chan struct{}, 1),
+		opts: opts, changed: make(chan struct{}, 1), rewired: make(chan struct{}, 1), woken: make(chan struct{}, 1),
 		places: map[netip.Addr]*place{}, probes: make(chan struct{}, maxProbes), ended: make(chan struct{}), view: &View{},
 	}
 }
 
 // Changed says that offers may have to be made anew.
-func (a *Announcer) Changed() {
+func (a *Announcer) Changed() { poke(a.changed) }
+
+// Rewired says that devices may have changed.
+func (a *Announcer) Rewired() { poke(a.rewired) }
+
+func poke(c chan struct{}) {
 	select {
-	case a.changed <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -125,10 +131,7 @@ func (a *Announcer) later(event func()) {
 	a.mu.Lock()
 	a.events = append(a.events, event)
 	a.mu.Unlock()
-	select {
-	case a.woken <- struct{}{}:
-	default:
-	}
+	poke(a.woken)
 }
 
 func (a *Announcer) take() []func() {
@@ -225,6 +228,8 @@ func (a *Announcer) loop(ctx context.Context) {
 				event()
 			}
 		case <-a.changed:
+			a.evaluate()
+		case <-a.rewired:
 			a.look()
 		case <-look.C:
 			a.look()

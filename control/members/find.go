@@ -41,7 +41,30 @@ func (m *Members) Reconnect(ctx context.Context) (reached int, err error) {
 		}
 		m.opts.Log.WithError(err).Debug("looking for members")
 	}
-	return m.join(append(found, m.remote.list()...), true), nil
+	if err == nil {
+		m.setFound(found)
+	}
+	return m.join(slices.Concat(found, m.remote.list()), true), nil
+}
+
+// Missing are the addresses of agents that Find has listed and that do not answer: they don't run, can't be reached, or have
+// another key.
+func (m *Members) Missing() (addrs []string) {
+	alive := m.liveAddresses()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, a := range m.found {
+		if a = m.withPort(a); !alive[a] && a != m.ownAddress() && !slices.Contains(addrs, a) {
+			addrs = append(addrs, a)
+		}
+	}
+	return addrs
+}
+
+func (m *Members) setFound(addrs []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.found = addrs
 }
 
 // join tries addresses at the same time. Of those whose members are alive only few are tried.
@@ -114,6 +137,7 @@ func (m *Members) Run(ctx context.Context) {
 			asked = time.Now()
 			if now, err := m.opts.Find(ctx); err == nil {
 				found = now
+				m.setFound(now)
 			}
 		}
 		missed := m.remote.list()
@@ -121,7 +145,7 @@ func (m *Members) Run(ctx context.Context) {
 			continue
 		}
 		tried = time.Now()
-		m.join(append(missed, found...), false)
+		m.join(slices.Concat(missed, found), false)
 	}
 }
 

@@ -69,17 +69,14 @@ type Members struct {
 	mu     sync.Mutex
 	live   map[string]*memberlist.Node
 	queues map[string]chan []byte
-	ctx    context.Context
-	end    context.CancelFunc
-	sent   uint64
+	found  []string // what Find has listed last
 }
 
 // Start opens the port. The group is not joined before Reconnect or Run.
 func Start(opts Options, events Events) (*Members, error) {
-	ctx, end := context.WithCancel(context.Background())
 	m := &Members{
 		opts: opts, events: events, remote: newRemembered(opts.File),
-		live: map[string]*memberlist.Node{}, queues: map[string]chan []byte{}, ctx: ctx, end: end,
+		live: map[string]*memberlist.Node{}, queues: map[string]chan []byte{},
 	}
 	cfg := memberlist.DefaultLANConfig()
 	cfg.Name = opts.Name
@@ -97,7 +94,6 @@ func Start(opts Options, events Events) (*Members, error) {
 	cfg.Logger = log.New(logWriter{opts.Log}, "", 0)
 	var err error
 	if m.list, err = memberlist.Create(cfg); err != nil {
-		end()
 		return nil, fmt.Errorf("members: %s, port %d: %w", opts.Address, opts.Port, err)
 	}
 	return m, nil
@@ -123,10 +119,7 @@ func ReadKey(path string) (Key, error) {
 }
 
 // Close leaves the group without a word: others find that it is gone.
-func (m *Members) Close() error {
-	m.end()
-	return m.list.Shutdown()
-}
+func (m *Members) Close() error { return m.list.Shutdown() }
 
 // Send sends a message to a member, unless it is not alive. It may be lost, and messages may change places.
 func (m *Members) Send(to string, message []byte) {

@@ -131,7 +131,7 @@ type Announced struct {
 
 // Member is another agent that announces addresses.
 type Member struct {
-	Name  string `json:"name"`  // of its node
+	Name  string `json:"name"`  // of its node; the address of one that has never answered
 	State string `json:"state"` // for people
 }
 
