@@ -126,7 +126,7 @@ FAILOVERS ?= 50
 
 .PHONY: bench-failover
 bench-failover: build require-root ## Measure for how long an announced address is silent when it moves, FAILOVERS times for each case
-	WAGGLE_BINARY=$(CURDIR)/$(BINARY) go test -count 1 -timeout 0 -run '^TestFailover$$' ./test/announce -failover $(FAILOVERS)
+	WAGGLE_BINARY=$(CURDIR)/$(BINARY) go test -count 1 -timeout 0 -run '^TestFailover$$|^TestScale$$' ./test/announce -failover $(FAILOVERS)
 
 DURATION ?= 1m
 SEED ?= 0

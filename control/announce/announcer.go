@@ -353,6 +353,8 @@ func (n *node) extend(until time.Duration) (lapsed bool, err error) {
 
 func (n *node) restart() error { return n.opts.Wire.Drop() }
 
+func (n *node) clock() time.Duration { return now() }
+
 func (n *node) since() int64 { return time.Now().Unix() }
 
 func (n *node) send(to string, m *message) {

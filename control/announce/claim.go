@@ -174,6 +174,7 @@ func (p *protocol) complete(c *claim) {
 		}
 	}
 	var fresh []netip.Addr
+	begun := 0
 	for _, a := range slices.SortedFunc(maps.Keys(c.addrs), netip.Addr.Compare) {
 		switch state := c.addrs[a]; {
 		case c.resume:
@@ -182,7 +183,10 @@ func (p *protocol) complete(c *claim) {
 		case state == asking && (!p.known[a] || p.now < p.unsure):
 			c.addrs[a] = probing
 			fresh = append(fresh, a)
+		case state != probing && begun == atOnce:
+			p.more = true
 		case state != probing:
+			begun++
 			p.withdraw(c, a)
 			p.begin(a)
 		}

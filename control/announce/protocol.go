@@ -54,7 +54,8 @@ type effects interface {
 	send(to string, m *message)
 	// reconnect finds out which members are alive; contacted is called later.
 	reconnect()
-	since() int64 // the time of day, in seconds since 1970
+	clock() time.Duration // now
+	since() int64         // the time of day, in seconds since 1970
 }
 
 // protocol is how one node agrees with the others. Its methods are the events; the caller sees to it that they come one at
@@ -113,6 +114,7 @@ type protocol struct {
 	allDirty  bool
 	news      map[netip.Addr]bool // addresses whose record may have changed
 	moves     uint64              // how often this node began to answer for an address
+	more      bool                // addresses are left to begin with
 	stirred   bool                // something may have changed that people want to see
 }
 
@@ -183,6 +185,7 @@ func (p *protocol) drop(a netip.Addr) bool {
 	if _, held := p.held[a]; !held {
 		return true
 	}
+	p.pulse()
 	if p.fx.release(a) != nil {
 		return false
 	}
@@ -234,6 +237,9 @@ func (p *protocol) tick(now time.Duration) {
 // next is when tick is to be called.
 func (p *protocol) next() time.Duration {
 	next := p.now + p.timing.Beat
+	if p.more {
+		return p.now
+	}
 	earlier := func(at time.Duration) {
 		if at > p.now {
 			next = min(next, at)
@@ -275,6 +281,16 @@ func (p *protocol) remind() {
 		}
 		p.claim(unclaimed, true)
 	}
+}
+
+// pulse is a beat in the midst of an event that may take long: the kernel may be slow to hold or to release an address.
+func (p *protocol) pulse() {
+	now := p.fx.clock()
+	if now-p.beaten < p.timing.Beat || now-p.beaten >= p.timing.Late || len(p.resumed) > 0 || p.leaving != nil {
+		return // or it is late, which the next event notices
+	}
+	p.now, p.beaten = now, now
+	p.extend(now + p.timing.Lifetime)
 }
 
 // extend lets the kernel answer until then. If it did not any more, all that it answered for is given up first.
@@ -406,6 +422,7 @@ func (p *protocol) settle() {
 		p.publish()
 		p.claim(wanted, false)
 	}
+	p.more = false
 	for _, number := range slices.Sorted(maps.Keys(p.claims)) {
 		p.complete(p.claims[number])
 	}
@@ -452,8 +469,16 @@ func (p *protocol) reservedBy(a netip.Addr) *peer {
 	return nil
 }
 
+// atOnce is how many addresses are begun with in one event: those that come meanwhile are not to wait for long.
+const atOnce = 16
+
 // begin answers for an address, on which all have agreed.
 func (p *protocol) begin(a netip.Addr) {
+	p.pulse()
+	if p.now >= p.until {
+		p.dirty[a] = true // too late; it is claimed again
+		return
+	}
 	if err := p.fx.hold(a); err != nil {
 		p.block(a, Failed, err.Error(), p.timing.Pause)
 		return

@@ -156,7 +156,8 @@ func (n *simNode) restart() error {
 	return nil
 }
 
-func (n *simNode) since() int64 { return 1 + int64(n.s.now/time.Second) }
+func (n *simNode) clock() time.Duration { return n.s.now }
+func (n *simNode) since() int64         { return 1 + int64(n.s.now/time.Second) }
 
 func (n *simNode) probe(addrs []netip.Addr) {
 	for _, a := range addrs {
