@@ -83,9 +83,11 @@ static __always_inline const __u8 *announced_mac(const struct scratch *s, int fa
 	struct announcement *a = announced_get(s, family, &s->who_has.target);
 
 	note(TRACE_WHO_HAS);
-	if (!a || !sent_to_mac(&s->who_has, a->mac))
+	if (!a)
 		return NULL;
 	note(TRACE_ANNOUNCED);
+	if (!sent_to_mac(&s->who_has, a->mac))
+		return NULL;
 	if (!announce_lapsed())
 		return a->mac;
 	note(TRACE_LAPSED);
@@ -94,8 +96,8 @@ static __always_inline const __u8 *announced_mac(const struct scratch *s, int fa
 	return NULL;
 }
 
-/* The frame is answered. It is counted, and made a packet of no flow for those who watch. */
-static __always_inline void answer_done(struct scratch *s, int family)
+/* The frame, of `len` bytes, is answered. It is counted, and made a packet of no flow for those who watch. */
+static __always_inline void answer_done(struct scratch *s, int family, __u32 len)
 {
 	struct announcement *a = announced_get(s, family, &s->who_has.target);
 	struct packet *p = &s->packet;
@@ -104,15 +106,11 @@ static __always_inline void answer_done(struct scratch *s, int family)
 		__sync_fetch_and_add(&a->answered, 1);
 	p->family = family;
 	p->l3_off = ETH_HLEN;
-	p->len = sizeof(struct arp);
+	p->len = len - ETH_HLEN;
 	p->tcp_flags = 0;
 	p->tuple.saddr = s->who_has.sender;
 	p->tuple.daddr = s->who_has.target;
-	tuple_set_word(&p->tuple, 0, 0, ZONE_OUTSIDE);
-	if (family == AF_INET6) {
-		p->len = bpf_ntohs(s->who_has.ip.payload_len) + sizeof(struct ipv6hdr);
-		tuple_set_word(&p->tuple, 0, IPPROTO_ICMPV6, ZONE_OUTSIDE);
-	}
+	tuple_set_word(&p->tuple, 0, family == AF_INET ? 0 : IPPROTO_ICMPV6, ZONE_OUTSIDE);
 	s->record.service = 0;
 	s->record.backend = 0;
 }

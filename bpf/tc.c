@@ -225,8 +225,8 @@ static __always_inline int tc_other(struct __sk_buff *skb, int family, int verdi
 __noinline int tc_who_has(struct __sk_buff *skb, int family)
 {
 	struct scratch *s = scratch();
+	__u32 size, len = skb->len;
 	struct who_has *w;
-	__u32 size;
 
 	if (!s)
 		return VERDICT_NONE;
@@ -256,7 +256,7 @@ __noinline int tc_who_has(struct __sk_buff *skb, int family)
 	if (bpf_skb_store_bytes(skb, 0, &w->eth, ETH_HLEN, 0) ||
 	    (skb->vlan_present && bpf_skb_vlan_pop(skb)))
 		return VERDICT_DROP_ERROR;
-	answer_done(s, family);
+	answer_done(s, family, len);
 	sent_by_us(skb);
 	s->action = bpf_redirect(skb->ifindex, 0);
 	return VERDICT_ANNOUNCED;

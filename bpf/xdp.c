@@ -156,7 +156,7 @@ static __always_inline int xdp_transmit(struct xdp_md *ctx, int family, struct s
 __noinline int xdp_who_has(struct xdp_md *ctx, int family)
 {
 	struct scratch *s = scratch();
-	__u32 size, answer = ND_ANSWER;
+	__u32 size, answer = ND_ANSWER, len = ctx->data_end - ctx->data;
 	struct who_has *w;
 
 	if (!s)
@@ -175,13 +175,12 @@ __noinline int xdp_who_has(struct xdp_md *ctx, int family)
 		size = nd_frame_size(&w->ip);
 		if (!size || bpf_xdp_load_bytes(ctx, 0, &w->eth, size) || !nd_answer(s))
 			return VERDICT_NONE;
-		size = ctx->data_end - ctx->data;
-		if (size != ND_ANSWER && bpf_xdp_adjust_tail(ctx, (int)(ND_ANSWER - size)))
+		if (len != ND_ANSWER && bpf_xdp_adjust_tail(ctx, (int)(ND_ANSWER - len)))
 			return VERDICT_LEFT_TO_TC;
 	}
 	if (bpf_xdp_store_bytes(ctx, 0, &w->eth, answer))
 		return VERDICT_DROP_ERROR;
-	answer_done(s, family);
+	answer_done(s, family, len);
 	return VERDICT_ANNOUNCED;
 }
 

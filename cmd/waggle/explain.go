@@ -41,6 +41,7 @@ live maps. Run it on the node, in its network namespace, with the build of the c
 		Example: `  waggle explain --to 192.168.1.2:30008 --from 192.168.1.10:4000
   waggle explain --to 10.96.0.10:53 --proto udp --socket
   waggle explain --to 10.96.0.10:80 --pod web-7d4b9
+  waggle explain --to 192.168.1.240 --proto arp
   tcpdump -i eth0 -w file.pcap; waggle explain --pcap file.pcap --device eth0`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -59,9 +60,9 @@ live maps. Run it on the node, in its network namespace, with the build of the c
 	}
 	out.addFlag(cmd)
 	flags := cmd.Flags()
-	flags.StringVar(&f.to, "to", "", "destination, as address:port; of a ping the address")
+	flags.StringVar(&f.to, "to", "", "destination, as address:port; of a ping, and where a MAC is asked for, the address")
 	flags.StringVar(&f.from, "from", "", "source, as address:port; of a socket the address that it is bound to (default: a client outside of the cluster)")
-	flags.StringVar(&f.proto, "proto", "tcp", "protocol: tcp, udp, sctp, or icmp for a ping")
+	flags.StringVar(&f.proto, "proto", "tcp", "protocol: tcp, udp, sctp, icmp for a ping, or arp or ndp for a host that asks for the MAC of --to")
 	flags.StringVar(&f.flags, "flags", "syn", "flags of TCP: some of syn, ack, fin, rst, psh; of SCTP chunks of that meaning")
 	flags.StringVar(&f.device, "device", "", "the device that the packet comes in by (default: the one that leads to its source)")
 	flags.StringVar(&f.pod, "pod", "", "the packet, or with --socket the process, is of this pod of the node, by its name")

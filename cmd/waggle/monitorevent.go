@@ -62,7 +62,7 @@ func (n *monitorNames) event(sample []byte) (*monitorEvent, error) {
 	e := &monitorEvent{
 		Time: n.booted.Add(time.Duration(raw.Time)), verdict: bpf.Verdict(raw.Verdict), ifindex: raw.Ifindex, outIfindex: raw.Out,
 		Event: bpf.VerdictName(bpf.Verdict(raw.Verdict)), Hook: bpf.HookName(bpf.Hook(raw.Hook)),
-		Proto: maps.ProtoName(raw.Tuple.Proto), TCPFlags: tcpFlags(raw.TcpFlags), Length: raw.Len,
+		Proto: protocolOf(&raw), TCPFlags: tcpFlags(raw.TcpFlags), Length: raw.Len,
 		Device: n.device(raw.Ifindex), OutDevice: n.device(raw.Out),
 		PID: raw.Pid, Command: command(raw.Comm[:]),
 	}
@@ -74,6 +74,17 @@ func (n *monitorNames) event(sample []byte) (*monitorEvent, error) {
 		e.Before, e.After = bytes.Clone(data[:raw.Before]), bytes.Clone(data[raw.Before:raw.Before+raw.After])
 	}
 	return e, nil
+}
+
+// protocolOf names the protocol; of what asks for a MAC the one by which it does so.
+func protocolOf(raw *bpf.Event) string {
+	switch {
+	case bpf.Verdict(raw.Verdict) != bpf.VerdictAnnounced:
+		return maps.ProtoName(raw.Tuple.Proto)
+	case raw.Family == unix.AF_INET:
+		return "ARP"
+	}
+	return "NDP"
 }
 
 // resolve names what the event is about.

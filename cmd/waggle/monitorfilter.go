@@ -37,7 +37,7 @@ var onlyCounted = []bpf.Verdict{bpf.VerdictNotIP, bpf.VerdictUnparsed, bpf.Verdi
 var (
 	eventVerdicts = slices.Concat([]bpf.Verdict{
 		bpf.VerdictFlowOpened, bpf.VerdictFlowConfirmed, bpf.VerdictFlowClosed,
-		bpf.VerdictRefused, bpf.VerdictTooBig, bpf.VerdictAnswered, bpf.VerdictSockConnect, bpf.VerdictSockSendmsg,
+		bpf.VerdictRefused, bpf.VerdictTooBig, bpf.VerdictAnswered, bpf.VerdictAnnounced, bpf.VerdictSockConnect, bpf.VerdictSockSendmsg,
 	}, dropVerdicts)
 	dropVerdicts = []bpf.Verdict{
 		bpf.VerdictDropNoLocalEndpoint, bpf.VerdictDropSNATExhausted, bpf.VerdictDropFlowsFull, bpf.VerdictDropNoFlow, bpf.VerdictDropTTL,

@@ -70,13 +70,16 @@ func (e *monitorEvent) row() []string {
 		service += ":" + e.Port
 	}
 	return []string{e.Time.Local().Format("15:04:05.000000"), e.Event, e.Hook, cmp.Or(e.Device, "<none>"), e.Proto,
-		sourceWords(e.Src), e.Dst.String(), service, backend, cmp.Or(strings.Join(e.details(), ", "), "<none>")}
+		e.end(e.Src), e.end(e.Dst), service, backend, cmp.Or(strings.Join(e.details(), ", "), "<none>")}
 }
 
-// sourceWords: a socket that connects may have no address yet.
-func sourceWords(a netip.AddrPort) string {
-	if a.Addr().IsUnspecified() && a.Port() == 0 {
+// end is one of the packet's. A socket that connects may have no address yet, nor a host that asks for one.
+func (e *monitorEvent) end(a netip.AddrPort) string {
+	switch {
+	case a.Addr().IsUnspecified() && a.Port() == 0:
 		return "<none>"
+	case e.verdict == bpf.VerdictAnnounced: // which has no ports
+		return a.Addr().String()
 	}
 	return a.String()
 }

@@ -142,7 +142,7 @@ func (c *Captured) source() (from netip.Addr, ok bool) {
 	case len(p) >= 40 && p[0]>>4 == 6:
 		return netip.AddrFrom16([16]byte(p[8:24])), true
 	}
-	return netip.Addr{}, false
+	return c.asker()
 }
 
 // Captured explains a packet of a capture, at a device or, if that is "", at the one that leads to its source.

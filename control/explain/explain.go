@@ -68,6 +68,9 @@ func (e *Explainer) Packet(q Question) (*Answer, error) {
 	if err := q.Check(); err != nil {
 		return nil, err
 	}
+	if q.asksMAC() {
+		return e.whoHas(q)
+	}
 	named := q.From.IsValid() || q.Pod != ""
 	if !named {
 		q.From = Outside(q.To.Addr())

@@ -26,6 +26,10 @@ func understood(trace *loader.Trace) bool {
 
 // parsed describes the packet. False: no program has parsed it.
 func (t *report) parsed(trace *loader.Trace) bool {
+	if trace.Notes.Steps&bpf.TraceWhoHas != 0 {
+		t.whoHas(trace)
+		return false
+	}
 	p := trace.Packet
 	if p.Family == 0 {
 		t.step("parsed", "%s", t.frameWords(trace.Verdict))

@@ -16,7 +16,7 @@ import (
 type Question struct {
 	To   netip.AddrPort
 	From netip.AddrPort // invalid: somebody outside of the cluster
-	// Proto is tcp, udp, sctp, or icmp for a ping.
+	// Proto is tcp, udp, sctp, icmp for a ping, or arp or ndp for a host that asks for the MAC of To.
 	Proto string
 	// Flags are TCP's: syn, ack, fin, rst, psh. For SCTP they stand for chunks, as bpf/packet.h says.
 	Flags []string
@@ -47,8 +47,11 @@ var tcpFlags = map[string]uint8{"fin": 0x01, "syn": 0x02, "rst": 0x04, "psh": 0x
 
 // Check finds what is wrong with a packet that is asked about. The error names the command's flag.
 func (q *Question) Check() error {
+	if q.asksMAC() {
+		return q.checkWhoHas()
+	}
 	if _, ok := protocols[q.Proto]; !ok {
-		return fmt.Errorf("--proto %s: want tcp, udp, sctp or icmp", q.Proto)
+		return fmt.Errorf("--proto %s: want tcp, udp, sctp, icmp, arp or ndp", q.Proto)
 	}
 	if q.To.Port() == 0 && q.Proto != "icmp" {
 		return fmt.Errorf("--to %s: want an address and a port", q.To)
@@ -168,6 +171,9 @@ func tagged(frame []byte) bool {
 
 // describe is the packet that is asked about, in words.
 func (q *Question) describe() string {
+	if q.asksMAC() {
+		return q.describeWhoHas()
+	}
 	s := strings.ToUpper(q.Proto)
 	if len(q.Flags) > 0 && q.Proto != "udp" && q.Proto != "icmp" {
 		s += " " + strings.ToUpper(strings.Join(q.Flags, ","))

@@ -14,6 +14,9 @@ import (
 
 // verdictWords says why a packet's verdict is what it is, and what can be done about it.
 func (t *report) verdictWords(trace *loader.Trace) (reason, advice string, err error) {
+	if trace.Notes.Steps&bpf.TraceWhoHas != 0 && trace.Verdict != bpf.VerdictAnnounced {
+		return t.notAnnounced(trace)
+	}
 	switch trace.Verdict {
 	case bpf.VerdictNotOurs:
 		return t.notOurs(trace)
@@ -42,13 +45,14 @@ type words struct{ reason, advice string }
 
 // plainWords are of verdicts that have one reason each.
 var plainWords = map[bpf.Verdict]words{
-	bpf.VerdictNotIP:    {"only IP packets are looked into", ""},
-	bpf.VerdictVlan:     {"a tagged frame is the VLAN device's", ""},
-	bpf.VerdictUnparsed: {"its headers are cut short, malformed or of a kind that waggle does not read: the stack gets it as it is", "A cluster IP is served by no program then. See docs/design.md, \"What happens to what we don't handle\"."},
-	bpf.VerdictFragment: {"a fragment of which no ports are known: the stack gets it as it is", "A later fragment is translated only after its first one, within 30 s, by the same hook. XDP leaves all fragments to tc."},
-	bpf.VerdictExpress:  {"both addresses are rewritten, and the program sends the packet itself", ""},
-	bpf.VerdictTooBig:   {"the packet is larger than the next hop's MTU: its sender gets \"fragmentation needed\" or \"packet too big\"", "The sender is to make smaller packets. If it does not, something drops ICMP on the way back, or its MTU is wrong: see the MTU of the device in the next hop."},
-	bpf.VerdictAnswered: {"a ping of a cluster IP, which the agent's --answer-ping has answered", ""},
+	bpf.VerdictNotIP:     {"only IP packets, and ARP requests for announced addresses, are looked into", ""},
+	bpf.VerdictVlan:      {"a tagged frame is the VLAN device's", ""},
+	bpf.VerdictUnparsed:  {"its headers are cut short, malformed or of a kind that waggle does not read: the stack gets it as it is", "A cluster IP is served by no program then. See docs/design.md, \"What happens to what we don't handle\"."},
+	bpf.VerdictFragment:  {"a fragment of which no ports are known: the stack gets it as it is", "A later fragment is translated only after its first one, within 30 s, by the same hook. XDP leaves all fragments to tc."},
+	bpf.VerdictExpress:   {"both addresses are rewritten, and the program sends the packet itself", ""},
+	bpf.VerdictTooBig:    {"the packet is larger than the next hop's MTU: its sender gets \"fragmentation needed\" or \"packet too big\"", "The sender is to make smaller packets. If it does not, something drops ICMP on the way back, or its MTU is wrong: see the MTU of the device in the next hop."},
+	bpf.VerdictAnswered:  {"a ping of a cluster IP, which the agent's --answer-ping has answered", ""},
+	bpf.VerdictAnnounced: {"this node announces the address here: the sender gets the MAC", ""},
 	bpf.VerdictDropNoLocalEndpoint: {"the service has endpoints, and its traffic policy allows none of them here",
 		"The policy is Local, and no ready endpoint runs on this node. Send to a node that has one (the health check node port of the service says so to load balancers), run an endpoint here, or set the policy to Cluster."},
 	bpf.VerdictDropSNATExhausted: {"no free source port was found towards this endpoint",

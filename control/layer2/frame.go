@@ -3,22 +3,24 @@
 package layer2
 
 import (
-	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
 
-	"github.com/mdlayher/arp"
-	"github.com/mdlayher/ethernet"
-	"github.com/mdlayher/ndp"
-	"golang.org/x/sys/unix"
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+)
+
+var (
+	broadcast  = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+	unknownMAC = net.HardwareAddr{0, 0, 0, 0, 0, 0} // what an ARP request asks for
 )
 
 // allNodes is the multicast group of all hosts on a link (RFC 4291, 2.7.1).
 var allNodes = netip.MustParseAddr("ff02::1")
 
-// unknownMAC is what an ARP request asks for.
-var unknownMAC = net.HardwareAddr{0, 0, 0, 0, 0, 0}
+// hopLimit is what hosts require of neighbour discovery (RFC 4861, 7.1).
+const hopLimit = 255
 
 // announcements are the frames that say that an address has the MAC of a device. For IPv4 they are a request and a
 // reply, as some hosts read only one of them (RFC 5944, 4.6); for IPv6 an unsolicited advertisement (RFC 4861, 7.2.6).
@@ -27,38 +29,22 @@ func announcements(d Device, addr netip.Addr) ([][]byte, error) {
 		frame, err := advertisement(d, addr)
 		return [][]byte{frame}, err
 	}
-	request, err := arpFrame(arp.OperationRequest, d.MAC, addr, unknownMAC, addr)
+	request, err := arpFrame(layers.ARPRequest, d.MAC, addr, unknownMAC, addr)
 	if err != nil {
 		return nil, err
 	}
-	reply, err := arpFrame(arp.OperationReply, d.MAC, addr, ethernet.Broadcast, addr)
+	reply, err := arpFrame(layers.ARPReply, d.MAC, addr, broadcast, addr)
 	return [][]byte{request, reply}, err
 }
 
-// question is the frame that asks whether any host has an address, and says nothing about who asks: an ARP probe (RFC
+// question is the frame that asks whether any host has an address, and tells none who asks: an ARP probe (RFC
 // 5227, 2.1.1), or a solicitation as for the detection of duplicates (RFC 4862, 5.4.2).
 func question(d Device, addr netip.Addr) ([]byte, error) {
 	if addr.Is4() {
-		return arpFrame(arp.OperationRequest, d.MAC, netip.IPv4Unspecified(), unknownMAC, addr)
+		return arpFrame(layers.ARPRequest, d.MAC, netip.IPv4Unspecified(), unknownMAC, addr)
 	}
-	group, err := ndp.SolicitedNodeMulticast(addr)
-	if err != nil {
-		return nil, fmt.Errorf("address %s: %w", addr, err)
-	}
-	return ndFrame(d.MAC, netip.IPv6Unspecified(), group, &ndp.NeighborSolicitation{TargetAddress: addr})
-}
-
-// arpFrame is for all hosts.
-func arpFrame(op arp.Operation, from net.HardwareAddr, sender netip.Addr, mac net.HardwareAddr, target netip.Addr) ([]byte, error) {
-	p, err := arp.NewPacket(op, from, sender, mac, target)
-	if err != nil {
-		return nil, fmt.Errorf("address %s: %w", target, err)
-	}
-	b, err := p.MarshalBinary()
-	if err != nil {
-		return nil, fmt.Errorf("address %s: %w", target, err)
-	}
-	return frame(ethernet.Broadcast, from, ethernet.EtherTypeARP, b)
+	return ndFrame(d.MAC, netip.IPv6Unspecified(), solicitedNode(addr), layers.ICMPv6TypeNeighborSolicitation,
+		&layers.ICMPv6NeighborSolicitation{TargetAddress: addr.AsSlice()})
 }
 
 // advertisement comes from the device's link-local address; without one, from the address itself (RFC 4861, 4.4).
@@ -67,25 +53,46 @@ func advertisement(d Device, addr netip.Addr) ([]byte, error) {
 	if !source.IsValid() {
 		source = addr
 	}
-	return ndFrame(d.MAC, source, allNodes, &ndp.NeighborAdvertisement{
-		Override: true, TargetAddress: addr,
-		Options: []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Target, Addr: d.MAC}},
+	const override = 0x20
+	return ndFrame(d.MAC, source, allNodes, layers.ICMPv6TypeNeighborAdvertisement, &layers.ICMPv6NeighborAdvertisement{
+		Flags: override, TargetAddress: addr.AsSlice(),
+		Options: layers.ICMPv6Options{{Type: layers.ICMPv6OptTargetAddress, Data: d.MAC}},
 	})
 }
 
-// hopLimit is what hosts require of neighbour discovery (RFC 4861, 7.1).
-const hopLimit = 255
+// arpFrame is for all hosts.
+func arpFrame(operation uint16, from net.HardwareAddr, sender netip.Addr, mac net.HardwareAddr, target netip.Addr) ([]byte, error) {
+	return frame(&layers.Ethernet{SrcMAC: from, DstMAC: broadcast, EthernetType: layers.EthernetTypeARP}, &layers.ARP{
+		AddrType: layers.LinkTypeEthernet, Protocol: layers.EthernetTypeIPv4, HwAddressSize: macLen, ProtAddressSize: 4,
+		Operation: operation, SourceHwAddress: from, SourceProtAddress: sender.AsSlice(),
+		DstHwAddress: mac, DstProtAddress: target.AsSlice(),
+	})
+}
 
 // ndFrame is for a multicast group.
-func ndFrame(from net.HardwareAddr, source, group netip.Addr, m ndp.Message) ([]byte, error) {
-	body, err := ndp.MarshalMessageChecksum(m, source, group)
-	if err != nil {
-		return nil, fmt.Errorf("making a message from %s to %s: %w", source, group, err)
+func ndFrame(from net.HardwareAddr, source, group netip.Addr, kind uint8, message gopacket.SerializableLayer) ([]byte, error) {
+	ip := &layers.IPv6{Version: 6, NextHeader: layers.IPProtocolICMPv6, HopLimit: hopLimit, SrcIP: source.AsSlice(), DstIP: group.AsSlice()}
+	icmp := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(kind, 0)}
+	if err := icmp.SetNetworkLayerForChecksum(ip); err != nil {
+		return nil, err
 	}
-	b := []byte{6 << 4, 0, 0, 0, 0, 0, unix.IPPROTO_ICMPV6, hopLimit}
-	binary.BigEndian.PutUint16(b[4:], uint16(len(body)))
-	b = append(append(b, source.AsSlice()...), group.AsSlice()...)
-	return frame(groupMAC(group), from, ethernet.EtherTypeIPv6, append(b, body...))
+	return frame(&layers.Ethernet{SrcMAC: from, DstMAC: groupMAC(group), EthernetType: layers.EthernetTypeIPv6}, ip, icmp, message)
+}
+
+// frame puts the layers into one, which is padded to the least size of a frame.
+func frame(all ...gopacket.SerializableLayer) ([]byte, error) {
+	buffer := gopacket.NewSerializeBuffer()
+	if err := gopacket.SerializeLayers(buffer, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, all...); err != nil {
+		return nil, fmt.Errorf("making a frame: %w", err)
+	}
+	return buffer.Bytes(), nil
+}
+
+// solicitedNode is the multicast group by which hosts ask for an IPv6 address (RFC 4291, 2.7.1).
+func solicitedNode(addr netip.Addr) netip.Addr {
+	group, b := netip.MustParseAddr("ff02::1:ff00:0").As16(), addr.As16()
+	copy(group[13:], b[13:])
+	return netip.AddrFrom16(group)
 }
 
 // groupMAC is the MAC to which packets for a multicast group are sent (RFC 2464, 7).
@@ -94,10 +101,30 @@ func groupMAC(group netip.Addr) net.HardwareAddr {
 	return net.HardwareAddr{0x33, 0x33, b[12], b[13], b[14], b[15]}
 }
 
-func frame(to, from net.HardwareAddr, kind ethernet.EtherType, payload []byte) ([]byte, error) {
-	b, err := (&ethernet.Frame{Destination: to, Source: from, EtherType: kind, Payload: payload}).MarshalBinary()
-	if err != nil {
-		return nil, fmt.Errorf("making a frame: %w", err)
+// holderIn returns the MAC of the host that says in a frame that it has an address; nil: the frame says nothing of
+// the kind. For IPv4 any ARP frame with the address as its sender says so (RFC 5227, 2.1.1), for IPv6 an advertisement.
+func holderIn(b []byte, addr netip.Addr) net.HardwareAddr {
+	p := gopacket.NewPacket(b, layers.LayerTypeEthernet, gopacket.NoCopy)
+	if arp, ok := p.Layer(layers.LayerTypeARP).(*layers.ARP); ok && addr.Is4() {
+		if sender, _ := netip.AddrFromSlice(arp.SourceProtAddress); sender == addr {
+			return net.HardwareAddr(arp.SourceHwAddress)
+		}
+		return nil
 	}
-	return b, nil
+	na, ok := p.Layer(layers.LayerTypeICMPv6NeighborAdvertisement).(*layers.ICMPv6NeighborAdvertisement)
+	if !ok || !na.TargetAddress.Equal(addr.AsSlice()) {
+		return nil
+	}
+	if ip, ok := p.NetworkLayer().(*layers.IPv6); !ok || ip.HopLimit != hopLimit { // another network's
+		return nil
+	}
+	for _, o := range na.Options {
+		if o.Type == layers.ICMPv6OptTargetAddress && len(o.Data) == macLen {
+			return net.HardwareAddr(o.Data)
+		}
+	}
+	if eth, ok := p.LinkLayer().(*layers.Ethernet); ok {
+		return eth.SrcMAC
+	}
+	return nil
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 
-	"github.com/mdlayher/ndp"
 	"golang.org/x/sys/unix"
 )
 
@@ -34,18 +33,14 @@ func (g *groups) join(addr netip.Addr, ifindex int) error {
 	if addr.Is4() {
 		return nil
 	}
-	solicited, err := ndp.SolicitedNodeMulticast(addr)
-	if err != nil {
-		return err
-	}
-	key := group{solicited, ifindex}
+	key := group{solicitedNode(addr), ifindex}
 	if m := g.members[key]; m != nil {
 		m.addrs[addr] = true
 		return nil
 	}
 	socket, err := g.add(key)
 	if err != nil {
-		return fmt.Errorf("joining the group %s: %w", solicited, err)
+		return fmt.Errorf("joining the group %s: %w", key.addr, err)
 	}
 	if g.members == nil {
 		g.members = map[group]*membership{}
@@ -80,11 +75,7 @@ func (g *groups) leave(addr netip.Addr, ifindex int) error {
 	if addr.Is4() {
 		return nil
 	}
-	solicited, err := ndp.SolicitedNodeMulticast(addr)
-	if err != nil {
-		return err
-	}
-	key := group{solicited, ifindex}
+	key := group{solicitedNode(addr), ifindex}
 	m := g.members[key]
 	if m == nil {
 		return nil
@@ -94,10 +85,10 @@ func (g *groups) leave(addr netip.Addr, ifindex int) error {
 		return nil
 	}
 	delete(g.members, key)
-	request := &unix.IPv6Mreq{Multiaddr: solicited.As16(), Interface: uint32(ifindex)}
-	err = unix.SetsockoptIPv6Mreq(m.socket, unix.IPPROTO_IPV6, unix.IPV6_LEAVE_GROUP, request)
+	request := &unix.IPv6Mreq{Multiaddr: key.addr.As16(), Interface: uint32(ifindex)}
+	err := unix.SetsockoptIPv6Mreq(m.socket, unix.IPPROTO_IPV6, unix.IPV6_LEAVE_GROUP, request)
 	if err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EADDRNOTAVAIL) { // the device is gone
-		return fmt.Errorf("leaving the group %s: %w", solicited, err)
+		return fmt.Errorf("leaving the group %s: %w", key.addr, err)
 	}
 	return nil
 }

@@ -12,9 +12,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/mdlayher/arp"
-	"github.com/mdlayher/ethernet"
-	"github.com/mdlayher/ndp"
+	"github.com/gopacket/gopacket/layers"
 	"github.com/mdlayher/packet"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/net/bpf"
@@ -117,19 +115,18 @@ func newProbe(addr netip.Addr, ifindex int, ignored []net.HardwareAddr) (*probe,
 	return &probe{addr, &port{Device: d, conn: conn}, conn, ask, ignored}, nil
 }
 
-// Where they are in a frame.
+// Where a frame has them.
 const (
 	nextHeaderOffset = 14 + 6
-	icmpOffset       = 14 + 40
-	anAdvertisement  = 136
+	icmpTypeOffset   = 14 + 40
 )
 
 // onlyAdvertisements is a filter of frames with IPv6 packets.
 var onlyAdvertisements = []bpf.Instruction{
 	bpf.LoadAbsolute{Off: nextHeaderOffset, Size: 1},
 	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.IPPROTO_ICMPV6, SkipTrue: 3},
-	bpf.LoadAbsolute{Off: icmpOffset, Size: 1},
-	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: anAdvertisement, SkipTrue: 1},
+	bpf.LoadAbsolute{Off: icmpTypeOffset, Size: 1},
+	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: layers.ICMPv6TypeNeighborAdvertisement, SkipTrue: 1},
 	bpf.RetConstant{Val: 1 << 16},
 	bpf.RetConstant{Val: 0},
 }
@@ -168,50 +165,11 @@ func (p *probe) wait(ctx context.Context, deadline time.Time) (holder net.Hardwa
 			return nil, fmt.Errorf("receiving on the device %s: %w", p.port.Name, err)
 		}
 		if mac := holderIn(buffer[:n], p.addr); mac != nil && !p.ignores(mac) {
-			return mac, nil
+			return slices.Clone(mac), nil
 		}
 	}
 }
 
 func (p *probe) ignores(mac net.HardwareAddr) bool {
 	return slices.ContainsFunc(p.ignored, func(m net.HardwareAddr) bool { return slices.Equal(m, mac) })
-}
-
-// holderIn returns the MAC of the host that says in a frame that it has an address; nil: the frame says nothing of
-// the kind. For IPv4 any ARP frame with the address as its sender says so (RFC 5227, 2.1.1).
-func holderIn(b []byte, addr netip.Addr) net.HardwareAddr {
-	var f ethernet.Frame
-	if f.UnmarshalBinary(b) != nil {
-		return nil
-	}
-	if addr.Is4() {
-		var p arp.Packet
-		if f.EtherType != ethernet.EtherTypeARP || p.UnmarshalBinary(f.Payload) != nil || p.SenderIP != addr {
-			return nil
-		}
-		return slices.Clone(p.SenderHardwareAddr)
-	}
-	return advertiserIn(&f, addr)
-}
-
-// advertiserIn is holderIn for IPv6.
-func advertiserIn(f *ethernet.Frame, addr netip.Addr) net.HardwareAddr {
-	const header = icmpOffset - 14
-	if f.EtherType != ethernet.EtherTypeIPv6 || len(f.Payload) < header || f.Payload[7] != hopLimit {
-		return nil
-	}
-	m, err := ndp.ParseMessage(f.Payload[header:])
-	if err != nil {
-		return nil
-	}
-	na, ok := m.(*ndp.NeighborAdvertisement)
-	if !ok || na.TargetAddress != addr {
-		return nil
-	}
-	for _, o := range na.Options {
-		if lla, ok := o.(*ndp.LinkLayerAddress); ok && lla.Direction == ndp.Target {
-			return slices.Clone(lla.Addr)
-		}
-	}
-	return slices.Clone(f.Source)
 }

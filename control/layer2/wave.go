@@ -6,6 +6,8 @@ import (
 	"errors"
 	"net/netip"
 	"time"
+
+	"github.com/waggle-lb/waggle/maps"
 )
 
 // An announcement that is lost would leave clients with the former holder, so each is repeated. RFC 5227, 2.3
@@ -36,10 +38,11 @@ func (w *Wire) repeat(addr netip.Addr, v *wave) {
 	if w.waves[addr] != v {
 		return // released, or announced anew, meanwhile
 	}
-	if err := w.say(addr); err != nil {
+	err := w.say(addr)
+	if err != nil && !errors.Is(err, ErrLapsed) {
 		w.log.Warnf("announcing %s again: %v", addr, err)
 	}
-	if v.left--; v.left == 0 {
+	if v.left--; v.left == 0 || errors.Is(err, ErrLapsed) {
 		delete(w.waves, addr)
 		return
 	}
@@ -53,8 +56,11 @@ func (w *Wire) stopWave(addr netip.Addr) {
 	}
 }
 
-// say announces an address once.
+// say announces an address once, unless others may have it by now.
 func (w *Wire) say(addr netip.Addr) error {
+	if maps.Monotonic() >= w.until {
+		return ErrLapsed
+	}
 	var errs []error
 	for _, ifindex := range w.places[addr] {
 		p := w.ports[ifindex]

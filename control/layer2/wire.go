@@ -67,7 +67,7 @@ func (w *Wire) load() error {
 
 // Hold has an address answered on exactly these devices, and announces it there: at once, after one second and
 // after two (RFC 5227, 2.3 and RFC 4861, 7.2.6). An address that was held on the same devices before is only answered
-// on. The error names the devices where it is not held; on the others it is. ErrLapsed: nothing was done.
+// on. The error names the devices where it is not held; on the others it is. ErrLapsed: it is not answered.
 func (w *Wire) Hold(addr netip.Addr, ifindexes []int) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()

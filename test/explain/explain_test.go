@@ -81,6 +81,11 @@ var situations = []situation{
 	{name: "socket-no-service", args: "--socket --to 192.168.1.3:22"},
 	{name: "objects", args: "--to 192.168.1.2:30003 -o json" + client},
 	{name: "capture", args: "--device eth0", before: capture},
+	{name: "arp-not-announced", args: "--proto arp --to 192.168.1.240 --from 192.168.1.10"},
+	{name: "arp-answered", args: "--proto arp --to 192.168.1.240 --from 192.168.1.10", before: announce},
+	{name: "ndp-answered", args: "--proto ndp --to fd00:192:168:1::240", before: announce},
+	{name: "arp-captured", before: captureARP},
+	{name: "arp-lapsed", args: "--proto arp --to 192.168.1.240", before: lapse},
 }
 
 // masqueraded are situations of a node without XDP, that translates the source of all that is for a cluster IP.

@@ -3,9 +3,12 @@
 package monitor
 
 import (
+	"bytes"
 	"net/netip"
 	"testing"
+	"time"
 
+	"github.com/waggle-lb/waggle/maps"
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
@@ -91,6 +94,39 @@ func TestEvents(t *testing.T) {
 		})
 	}
 	t.Run("sockets", func(t *testing.T) { socketEvents(t, s) })
+	t.Run("announced", func(t *testing.T) { announcedEvents(t, s) })
+}
+
+// announcedEvents: questions for the MAC of an address are shown with who asks.
+func announcedEvents(t *testing.T, s *setup) {
+	table, done, err := s.agent.Announced()
+	check(t, err)
+	defer done()
+	eth0, err := s.node.Link("eth0")
+	check(t, err)
+	check(t, table.Extend(maps.Monotonic()+time.Hour))
+	for protocol, c := range map[string]struct {
+		announced, client netip.Addr
+		length            int
+	}{
+		"ARP": {netip.MustParseAddr("192.168.1.240"), s.Laptop.IP4, 42},
+		"NDP": {netip.MustParseAddr("fd00:192:168:1::240"), s.Laptop.IP6, 86},
+	} {
+		check(t, table.Set(maps.Place{Addr: c.announced, Ifindex: eth0.Attrs().Index}, eth0.Attrs().HardwareAddr))
+		m := s.watch(t, "--packets", "--verdict", "announced", "--client", c.client.String())
+		s.laptop.Connect(topo.Request{To: at(c.announced, 9), Timeout: 300e6})
+		events, _ := m.end()
+		got := of(events, "announced")
+		if len(got) == 0 {
+			t.Fatalf("events: %s", kinds(events))
+		}
+		want := event{Event: "announced", Hook: "xdp", Device: "eth0", Protocol: protocol, Source: at(c.client, 0), Destination: at(c.announced, 0), Length: c.length}
+		want.Before, want.After = got[0].Before, got[0].After
+		expect(t, got[0], want)
+		if len(want.Before) != c.length || len(want.After) != c.length || bytes.Equal(want.Before, want.After) {
+			t.Errorf("% x became % x", want.Before, want.After)
+		}
+	}
 }
 
 // socketEvents: calls of processes name the process, and what becomes of the call.

@@ -41,6 +41,7 @@ var suites = []suite{
 	{"^Test(DatagramsDirectlyFirst|ServiceBesideDirectly)$", ofDirectConnections},
 	{"^Test(ExplainTwinHasNoWrites|Model)$", ofExplain},
 	{"^Test(TwoCPUs.*|OneOwner|RepairInFullTable)$", ofTwoCPUs},
+	{"^Test(ARP.*|NDP.*|AnswersLapse|TaggedNotAnswered|AnswerKeepsDeviceSum|PodsNotAnswered)$", ofAnnouncements},
 }
 
 // ofModel are mutations that a single packet shows, in a table that is never full.
@@ -203,6 +204,48 @@ var ofExplain = []mutation{
 	{"twin remembers a client", "affinity.h", "if (!backend || explain)", "if (!backend)"},
 	{"twin stores a next hop", "nexthop.h", "!generation || explain", "!generation"},
 	{"twin notes a fragment", "fragment.h", "!p || explain", "!p"},
+}
+
+// ofAnnouncements are mutations of the answers to what asks for announced addresses.
+var ofAnnouncements = []mutation{
+	{"announced: answered for ever", "announce.h", "|| bpf_ktime_get_ns() >= *until", ""},
+	{"announced: lapsed questions counted as answered", "announce.h", "__sync_fetch_and_add(&a->lapsed, 1)", "__sync_fetch_and_add(&a->answered, 1)"},
+	{"announced: answers not counted", "announce.h", "\tif (a && !explain)\n\t\t__sync_fetch_and_add(&a->answered, 1);\n", ""},
+	{"announced: twin counts answers", "announce.h", "\tif (a && !explain)\n", "\tif (a)\n"},
+	{"announced: on every device", "announce.h", ".ifindex = s->ifindex }", ".ifindex = 10 }"},
+	{"announced: answered for other hosts", "announce.h", "|| !__builtin_memcmp(w->eth.h_dest, mac, ETH_ALEN)", "|| 1"},
+	{"announced: not answered if asked directly", "announce.h", "|| !__builtin_memcmp(w->eth.h_dest, mac, ETH_ALEN)", ""},
+	{"announced: announcements answered", "announce.h", " &&\n\t       w->sender.word[0] != w->target.word[0]", ""},
+	{"announced: ARP replies answered", "announce.h", "arp->operation == bpf_htons(ARP_REQUEST) && ", ""},
+	{"announced: ARP of other networks answered", "announce.h", "arp->hardware == bpf_htons(ARP_ETHERNET) && ", ""},
+	{"announced: ARP of other protocols answered", "announce.h", " && arp->protocol == bpf_htons(ETH_P_IP)", ""},
+	{"announced: groups answered", "announce.h", "!(mac[0] & 1) && ", ""},
+	{"announced: no MAC answered", "announce.h", " && (mac[0] | mac[1] | mac[2] | mac[3] | mac[4] | mac[5])", ""},
+	{"announced: reply to the frame's sender", "announce.h", "w->eth.h_dest, arp->sender_mac", "w->eth.h_dest, w->eth.h_source"},
+	{"announced: hop limit not looked at", "announce.h", " || ip->hop_limit != ND_HOP_LIMIT", ""},
+	{"announced: code not looked at", "announce.h", " || w->nd.code", ""},
+	{"announced: type not looked at", "announce.h", "w->nd.type != ND_SOLICITATION || ", ""},
+	{"announced: checksum not looked at", "announce.h", " || csum_apply(0xffff, nd_sum(w, len))", ""},
+	{"announced: any destination", "announce.h", "if (!many && !addr_equal(AF_INET6, dst, w->target.word))", "if (0)"},
+	{"announced: any group of the target", "announce.h", "dst[0] == bpf_htonl(0xff020000) && ", ""},
+	{"announced: probes to one host answered", "announce.h", "return many && !source", "return !source"},
+	{"announced: probes with a MAC answered", "announce.h", "return many && !source", "return many"},
+	{"announced: groups' solicitations answered", "announce.h", "return addr_is_sender(AF_INET6, w->sender.word) && ", "return "},
+	{"announced: MAC of the option not used", "announce.h", "\tif (source)\n\t\t__builtin_memcpy(w->eth.h_source, source, ETH_ALEN);\n", ""},
+	{"announced: option of no length", "announce.h", "\t\tif (!o->units)\n\t\t\treturn false;\n", ""},
+	{"announced: option longer than the message", "announce.h", "return next <= units;", "return true;"},
+	{"announced: half an option", "announce.h", " || len % ND_OPTION_UNIT", ""},
+	{"announced: probes told that they asked", "announce.h", "probe ? ND_OVERRIDE : ND_OVERRIDE | ND_SOLICITED", "ND_OVERRIDE | ND_SOLICITED"},
+	{"announced: probes answered to one host", "announce.h", "\tif (!probe)\n\t\treturn;\n\tdst[0]", "\treturn;\n\tdst[0]"},
+	{"announced: options left behind the answer's", "announce.h", "\t__builtin_memset(nd->options, 0, sizeof(nd->options));\n", ""},
+	{"announced: flow label kept", "announce.h", "\t*(__be32 *)&w->ip = bpf_htonl(6 << 28); /* no traffic class and no flow label */\n", ""},
+	{"announced: XDP keeps the length", "xdp.c", "if (len != ND_ANSWER && bpf_xdp_adjust_tail(ctx, (int)(ND_ANSWER - len)))", "if (0)"},
+	{"announced: tc keeps the length", "tc.c", "bpf_skb_change_tail(skb, ND_ANSWER, 0) ||", ""},
+	{"announced: ARP reply not told to a device's sum", "tc.c", "sizeof(w->arp),\n\t\t\t\t\tBPF_F_RECOMPUTE_CSUM", "sizeof(w->arp),\n\t\t\t\t\t0"},
+	{"announced: advertisement not told to a device's sum", "tc.c", "ND_ANSWER - ETH_HLEN,\n\t\t\t\t\tBPF_F_RECOMPUTE_CSUM", "ND_ANSWER - ETH_HLEN,\n\t\t\t\t\t0"},
+	{"announced: pods answered", "tc.c", "if (hook == HOOK_TC_INGRESS && l3_off && verdict != VERDICT_VLAN) {", "if (l3_off && verdict != VERDICT_VLAN) {"},
+	{"announced: XDP does not look at solicitations to one host", "xdp.c", "\tif (!may_solicit(family, verdict, &s->packet))\n\t\treturn verdict;\n", "\treturn verdict;\n"},
+	{"announced: tc does not look at solicitations to one host", "tc.c", "&& may_solicit(family, verdict, &s->packet)", "&& 0"},
 }
 
 // ofNone are mutations that two processors show so rarely that no test notices them in its time.

@@ -10,7 +10,7 @@ import (
 
 // TestMutationsApply: the text that each mutation replaces is still there.
 func TestMutationsApply(t *testing.T) {
-	for _, m := range slices.Concat(ofModel, ofFullTables, ofExplain, ofTwoCPUs, ofNone) {
+	for _, m := range slices.Concat(ofModel, ofFullTables, ofExplain, ofTwoCPUs, ofAnnouncements, ofNone) {
 		dir := t.TempDir()
 		if err := os.CopyFS(dir, os.DirFS("../../../bpf")); err != nil {
 			t.Fatal(err)

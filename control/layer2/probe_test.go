@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package layer2
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"testing"
+
+	"github.com/waggle-lb/waggle/test/topo"
+)
+
+func (h *holder) probe(a netip.Addr, members ...net.HardwareAddr) (mac net.HardwareAddr) {
+	h.t.Helper()
+	h.do(func() (err error) {
+		mac, err = h.Probe(context.Background(), a, []int{h.ifindex}, members)
+		return err
+	})
+	return mac
+}
+
+// TestProbe: a host that has the address is found: its kernel answers, or its waggle.
+func TestProbe(t *testing.T) {
+	n := newNetwork(t, topo.Defaults())
+	h, other := newHolder(t, n.Nodes[0], "eth0", false), newHolder(t, n.Nodes[1], "eth0", false)
+	laptop, err := n.Laptop.MAC("eth0")
+	must(t, err)
+	for _, a := range vips {
+		expectMAC(t, a.String()+", which no host has", h.probe(a), nil)
+	}
+	for _, a := range []netip.Addr{n.Laptop.IP4, n.Laptop.IP6} {
+		expectMAC(t, a.String(), h.probe(a), laptop)
+		expectMAC(t, a.String()+", which a member has", h.probe(a, h.mac, laptop), nil)
+	}
+	must(t, other.Extend(forLong))
+	other.hold(vips...)
+	for _, a := range vips {
+		expectMAC(t, a.String(), h.probe(a), other.mac)
+	}
+	if entry := neighbour(t, n.Laptop, "eth0", vip4); entry != nil {
+		t.Errorf("the laptop has learned from a question: %v", entry)
+	}
+}
+
+// TestProbeOwn: this node's other device on the same network answers, too, and is none other.
+func TestProbeOwn(t *testing.T) {
+	n := newNetwork(t, topo.Options{Nodes: 1})
+	h := newHolder(t, n.Nodes[0], "eth0", false)
+	must(t, n.AddUplink(n.Nodes[0], "eth5", netip.PrefixFrom(vip4, 32), netip.PrefixFrom(vip6, 128)))
+	for _, a := range vips {
+		if resolve(t, n.Laptop, "eth0", a) == nil {
+			t.Errorf("%s: the node does not answer the laptop, so that the rest shows nothing", a)
+		}
+		expectMAC(t, a.String(), h.probe(a), nil)
+	}
+}
+
+// TestProbeEnds: with its context, or with an error that names address and device.
+func TestProbeEnds(t *testing.T) {
+	n := newNetwork(t, topo.Options{Nodes: 1})
+	h := newHolder(t, n.Nodes[0], "eth0", false)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	expectError(t, "a probe that is cancelled", h.node.Do(func() error {
+		_, err := h.Probe(ctx, never, []int{h.ifindex}, nil)
+		return err
+	}), context.Canceled)
+	err := h.node.Do(func() error {
+		_, err := h.Probe(context.Background(), never, []int{9999}, nil)
+		return err
+	})
+	const want = "probing for the address 192.168.1.241 on device 9999: reading the device: Link not found"
+	if err == nil || err.Error() != want {
+		t.Errorf("Probe: %v, want %s", err, want)
+	}
+}
