@@ -83,8 +83,8 @@ type Announcer struct {
 	ended    chan struct{}
 }
 
-// maxProbes is how many addresses are asked for at one time: each takes a socket.
-const maxProbes = 256
+// maxProbes is how many addresses are asked for at one time: each takes a socket, which sees the questions for all others.
+const maxProbes = 48
 
 // New makes an Announcer. Nothing happens before Run.
 func New(opts Options) *Announcer {
@@ -289,6 +289,10 @@ func (a *Announcer) follow(devices []layer2.Device) error {
 		}
 	}
 	a.devices = devices
+	a.p.macs = nil
+	for _, d := range devices {
+		a.p.macs = append(a.p.macs, d.MAC.String())
+	}
 	carrier := slices.ContainsFunc(devices, func(d layer2.Device) bool { return d.Carrier })
 	if carrier == a.carrier {
 		return nil
@@ -302,12 +306,15 @@ func (a *Announcer) follow(devices []layer2.Device) error {
 	return nil
 }
 
-// leave says to the members that the agent ends, and waits for them to note it, for a second at most.
+// leavePatience is for how long an agent that ends waits for the members to note it.
+const leavePatience = 4 * time.Second
+
+// leave says to the members that the agent ends, and waits for them to note it.
 func (a *Announcer) leave() {
 	a.p.leave(now())
 	beat := time.NewTicker(a.p.timing.Beat)
 	defer beat.Stop()
-	patience := time.After(time.Second)
+	patience := time.After(leavePatience)
 	for !a.p.left() {
 		select {
 		case <-patience:
@@ -387,7 +394,7 @@ func (n *node) probe(addrs []netip.Addr) {
 			<-a.probes
 			a.later(func() {
 				a.p.probed(now(), addr, mac.String(), err)
-				if at := a.places[addr]; len(mac) > 0 && at != nil {
+				if at := a.places[addr]; at != nil && a.p.own(addr).Not == Conflict {
 					var names []string
 					for _, svc := range at.services {
 						names = append(names, svc.Namespace+"/"+svc.Name)

@@ -208,8 +208,20 @@ func (p *protocol) probed(now time.Duration, a netip.Addr, other string, err err
 	switch {
 	case err != nil:
 		p.block(a, Failed, err.Error(), p.timing.Pause)
+	case other != "" && p.isMember(other):
+		p.retry[a] = p.now + p.timing.Pause/5
 	case other != "":
 		p.block(a, Conflict, other, p.timing.Block)
 	}
 	p.settle()
+}
+
+// isMember reports whether a MAC is another member's: it has not been known, or it restarts.
+func (p *protocol) isMember(mac string) bool {
+	for _, macs := range p.macsOf {
+		if slices.Contains(macs, mac) {
+			return true
+		}
+	}
+	return false
 }

@@ -47,7 +47,9 @@ type message struct {
 	// Ready: the sender has services in force. Until then its records of the process before count.
 	Ready bool `json:"r,omitempty"`
 	// Want asks for the receiver's state, too.
-	Want    bool     `json:"w,omitempty"`
+	Want bool `json:"w,omitempty"`
+	// MACs are those of the sender's devices: what answers with one of them is no other host.
+	MACs    []string `json:"i,omitempty"`
 	Records []Record `json:"e,omitempty"`
 
 	Claim  uint64       `json:"c,omitempty"` // number of a claim

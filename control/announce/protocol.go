@@ -92,6 +92,8 @@ type protocol struct {
 	unsure  time.Duration // until when one may answer whose agent restarts, unknown to this one
 
 	peers   map[string]*peer
+	macs    []string             // of this node's devices
+	macsOf  map[string][]string  // of members, those included that are gone
 	offers  map[netip.Addr]Offer // of this node; nil: not known yet
 	blocked map[netip.Addr]blocked
 	held    map[netip.Addr]int64 // since when, in seconds since 1970
@@ -128,7 +130,7 @@ type blocked struct {
 func newProtocol(self, boot string, timing Timing, fx effects, now time.Duration) *protocol {
 	p := &protocol{
 		self: self, boot: boot, timing: timing, fx: fx, now: now, beaten: now,
-		peers: map[string]*peer{}, blocked: map[netip.Addr]blocked{},
+		peers: map[string]*peer{}, macsOf: map[string][]string{}, blocked: map[netip.Addr]blocked{},
 		held: map[netip.Addr]int64{}, resumed: map[netip.Addr]bool{}, unfit: map[netip.Addr]time.Duration{}, known: map[netip.Addr]bool{},
 		claims: map[uint64]*claim{}, claimed: map[netip.Addr]*claim{}, retry: map[netip.Addr]time.Duration{},
 		published: map[netip.Addr]Record{}, dirty: map[netip.Addr]bool{}, news: map[netip.Addr]bool{},

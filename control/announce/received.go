@@ -49,6 +49,13 @@ func (p *protocol) onState(q *peer, m *message) {
 	}
 	if m.Full {
 		p.allDirty = true
+		p.macsOf[q.name] = m.MACs
+		for a, b := range p.blocked {
+			if b.not == Conflict && slices.Contains(m.MACs, b.note) { // it was a member that was not known then
+				delete(p.blocked, a)
+				p.touch(a)
+			}
+		}
 	}
 	for _, r := range m.Records {
 		p.dirty[r.Addr] = true
@@ -65,7 +72,7 @@ func (p *protocol) onState(q *peer, m *message) {
 
 // state is all that this node says.
 func (p *protocol) state() *message {
-	m := &message{Kind: kindState, Full: true, Seq: p.seq, Ready: p.ready, Away: p.away()}
+	m := &message{Kind: kindState, Full: true, Seq: p.seq, Ready: p.ready, MACs: p.macs, Away: p.away()}
 	for _, r := range p.published {
 		m.Records = append(m.Records, r)
 	}
