@@ -44,7 +44,7 @@ func TestAgentFlagErrors(t *testing.T) {
 		{"--kubeconfig=x --members-key-file=x", "--members-key-file: --load-balancer-pools is not given"},
 		{"--manifests=. --members-key-file=/no/such", "--members-key-file: open /no/such"},
 		{"--manifests=. --members-address=0.0.0.0", `--members-address: "0.0.0.0" is not an IP address of this node`},
-		{"--manifests=. --members-port=0", "--members-port 0: not a port"},
+		{"--manifests=. --members-key-file=x --members-port=0", "--members-port 0: not a port"},
 		{"--log-level=loud", "--log-level loud: one of panic, fatal, error, warn, info, debug, trace"},
 		{"--log-format=xml", "--log-format xml: one of text, json"},
 		{"--xdp=maybe", "--xdp maybe: one of auto, off, always"},

@@ -121,7 +121,7 @@ func (f *sourceFlags) checkMembers() error {
 		return errors.New("--peers: --members-key-file is not given, and agents need a common secret")
 	case f.membersKeyFile != "" && f.manifests == "" && !f.pools:
 		return errors.New("--members-key-file: --load-balancer-pools is not given, so there is nothing to announce")
-	case f.membersPort == 0:
+	case f.membersKeyFile != "" && f.membersPort == 0:
 		return errors.New("--members-port 0: not a port")
 	}
 	if f.membersAddress != "" {

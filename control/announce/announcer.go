@@ -84,7 +84,7 @@ type Announcer struct {
 }
 
 // maxProbes is how many addresses are asked for at one time: each takes a socket, which sees the questions for all others.
-const maxProbes = 48
+const maxProbes = 16
 
 // New makes an Announcer. Nothing happens before Run.
 func New(opts Options) *Announcer {

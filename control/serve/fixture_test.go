@@ -62,8 +62,9 @@ func newFixture(t *testing.T, edit func(*Config)) *fixture {
 			Flows: func() status.FlowCensus {
 				return status.FlowCensus{IPv4: status.FamilyCensus{Confirmed: 2, Unconfirmed: 1}, IPv6: status.FamilyCensus{Confirmed: 2}, Expired: 7}
 			},
-			Repairs:  func() map[string]int { return map[string]int{"services4": 1, "node_addrs6": 0} },
-			Findings: func() map[string]map[string]int { return map[string]map[string]int{"notice": {"hooks": 2}} },
+			Repairs:   func() map[string]int { return map[string]int{"services4": 1, "node_addrs6": 0} },
+			Findings:  func() map[string]map[string]int { return map[string]map[string]int{"notice": {"hooks": 2}} },
+			Announced: func() Announced { return Announced{Announces: true, Held: 3, Moves: 5, Members: 2} },
 		},
 	}
 	if edit != nil {

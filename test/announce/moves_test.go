@@ -83,7 +83,6 @@ func testOneHolder(t *testing.T, xdp bool) {
 		t.Errorf("a restart has moved %s from %s to %s", first, back, now)
 	}
 
-	began = time.Now()
 	s.setLink(t, back, false)
 	cut := time.Now()
 	next = s.awaitHolder(t, first, others, back)
