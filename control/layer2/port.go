@@ -125,7 +125,8 @@ func (w *Wire) refresh(p *port) error {
 	}
 	var errs []error
 	for addr := range p.addrs {
-		errs = append(errs, w.table.Set(maps.Place{Addr: addr, Ifindex: p.Index}, d.MAC), w.announce(addr))
+		errs = append(errs, w.table.Set(maps.Place{Addr: addr, Ifindex: p.Index}, d.MAC))
+		w.announce(addr)
 	}
 	return errors.Join(errs...)
 }

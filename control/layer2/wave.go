@@ -3,7 +3,6 @@
 package layer2
 
 import (
-	"errors"
 	"net/netip"
 	"time"
 
@@ -24,12 +23,12 @@ type wave struct {
 }
 
 // announce announces an address on all devices where it is held, and goes on in the background. The caller holds w.mu.
-func (w *Wire) announce(addr netip.Addr) error {
+func (w *Wire) announce(addr netip.Addr) {
 	w.stopWave(addr)
 	v := &wave{left: repeats}
 	v.timer = time.AfterFunc(interval, func() { w.repeat(addr, v) })
 	w.waves[addr] = v
-	return w.say(addr)
+	w.say(addr)
 }
 
 func (w *Wire) repeat(addr netip.Addr, v *wave) {
@@ -38,11 +37,8 @@ func (w *Wire) repeat(addr netip.Addr, v *wave) {
 	if w.waves[addr] != v {
 		return // released, or announced anew, meanwhile
 	}
-	err := w.say(addr)
-	if err != nil && !errors.Is(err, ErrLapsed) {
-		w.log.Warnf("announcing %s again: %v", addr, err)
-	}
-	if v.left--; v.left == 0 || errors.Is(err, ErrLapsed) {
+	w.say(addr)
+	if v.left--; v.left == 0 {
 		delete(w.waves, addr)
 		return
 	}
@@ -57,11 +53,10 @@ func (w *Wire) stopWave(addr netip.Addr) {
 }
 
 // say announces an address once, unless others may have it by now.
-func (w *Wire) say(addr netip.Addr) error {
+func (w *Wire) say(addr netip.Addr) {
 	if maps.Monotonic() >= w.until {
-		return ErrLapsed
+		return
 	}
-	var errs []error
 	for _, ifindex := range w.places[addr] {
 		p := w.ports[ifindex]
 		if p == nil {
@@ -71,7 +66,8 @@ func (w *Wire) say(addr netip.Addr) error {
 		if err == nil {
 			err = p.send(frames...)
 		}
-		errs = append(errs, err)
+		if err != nil {
+			w.log.Warnf("announcing %s: %v", addr, err)
+		}
 	}
-	return errors.Join(errs...)
 }

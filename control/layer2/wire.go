@@ -67,7 +67,8 @@ func (w *Wire) load() error {
 
 // Hold has an address answered on exactly these devices, and announces it there: at once, after one second and
 // after two (RFC 5227, 2.3 and RFC 4861, 7.2.6). An address that was held on the same devices before is only answered
-// on. The error names the devices where it is not held; on the others it is. ErrLapsed: it is not answered.
+// on. The error names the devices where it is not held; on the others it is. What can't be announced is logged, and
+// answered all the same. ErrLapsed: nothing was done.
 func (w *Wire) Hold(addr netip.Addr, ifindexes []int) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -84,14 +85,18 @@ func (w *Wire) Hold(addr netip.Addr, ifindexes []int) error {
 		is, err := w.holdOn(addr, ifindex)
 		if err != nil {
 			errs = append(errs, err)
+			w.leavePort(addr, ifindex)
 			continue
 		}
 		changed = changed || is
 		held = append(held, ifindex)
 	}
 	for _, ifindex := range w.places[addr] {
-		if !slices.Contains(held, ifindex) {
-			errs = append(errs, w.releaseOn(addr, ifindex))
+		if slices.Contains(held, ifindex) {
+			continue
+		}
+		if err := w.releaseOn(addr, ifindex); err != nil { // it is still answered there
+			errs, held = append(errs, err), append(held, ifindex)
 		}
 	}
 	if len(held) == 0 {
@@ -100,7 +105,7 @@ func (w *Wire) Hold(addr netip.Addr, ifindexes []int) error {
 	}
 	w.places[addr], w.ours[addr] = held, true
 	if changed {
-		errs = append(errs, w.announce(addr))
+		w.announce(addr)
 	}
 	return errors.Join(errs...)
 }
