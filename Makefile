@@ -127,6 +127,12 @@ bench-check: build require-root require-netfilter kubernetes ## Fail if a ratio 
 bench-packet: require-root ## Measure what one packet that is run over and over costs in each program
 	go test -count 1 -run TestCost ./test/prog -cost -v
 
+FAILOVERS ?= 50
+
+.PHONY: bench-failover
+bench-failover: build require-root ## Measure for how long an announced address is silent when it moves, FAILOVERS times for each case
+	WAGGLE_BINARY=$(CURDIR)/$(BINARY) go test -count 1 -timeout 0 -run '^TestFailover$$|^TestScale$$' ./test/announce -failover $(FAILOVERS)
+
 DURATION ?= 1m
 SEED ?= 0
 

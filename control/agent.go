@@ -61,7 +61,9 @@ type Config struct {
 	// when it asks a cluster IP from another node.
 	LocalSources []netip.Prefix
 	SourceName   string // for people
-	ServeAs      string // service.kubernetes.io/service-proxy-name of what is for us; empty: what has no such label
+	// Announce is how addresses of load balancers are announced; nil: they are not.
+	Announce *AnnounceConfig
+	ServeAs  string // service.kubernetes.io/service-proxy-name of what is for us; empty: what has no such label
 	// Names says where names of Services are answered, of which names, and who is asked for others; without addresses, nowhere.
 	Names names.Options
 }
@@ -95,6 +97,8 @@ type Agent struct {
 	settled    bool          // firstSync is closed
 	judged     node.Families // those whose forwarding was
 	exhaustion flows.Exhaustion
+
+	announcing *announcing // nil: it announces nothing
 
 	around   *node.Surroundings
 	links    *node.Attachments
@@ -187,6 +191,7 @@ func (a *Agent) prepare() error {
 		Cgroup: a.cfg.Cgroup, Devices: a.devices, Services: a.proxy, Conntrack: a.cfg.Conntrack, Every: a.proxy.pace.Repair,
 		Warn: a.reporter(&a.warnings), Note: a.reporter(&a.notices),
 	}, a.log)
+	a.announcing = a.newAnnouncing()
 	if a.cfg.Cgroup == "" {
 		return nil
 	}
@@ -255,12 +260,12 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.warn("neighbours", hops.SetNeighbour(ifindex, addr, mac))
 		},
 	}
-	for _, run := range []func(context.Context){watch.Run, a.proxy.Run, a.expirer.Run, a.takeover.Run, a.stale.Run, a.pods.Run, a.reportStatus, a.lookForKubeProxy, a.keepAttached, a.around.Run, a.afterStart, a.answerNames} {
+	for _, run := range []func(context.Context){watch.Run, a.proxy.Run, a.expirer.Run, a.takeover.Run, a.stale.Run, a.pods.Run, a.reportStatus, a.lookForKubeProxy, a.keepAttached, a.around.Run, a.afterStart, a.answerNames, a.announcing.run} {
 		wg.Go(func() { run(ctx) })
 	}
 	a.log.WithFields(logrus.Fields{"node": a.cfg.NodeName, "pinDir": a.cfg.Loader.PinDir,
 		"source": a.cfg.SourceName}).Info("agent running")
-	err := a.src.Run(ctx, a.withNames(sink{a.proxy, a.cfg.NodeName, a.health, a.takeover}))
+	err := a.src.Run(ctx, a.withNames(sink{a.proxy, a.cfg.NodeName, a.health, a.takeover, a.announcing}))
 	cancel()
 	wg.Wait()
 	a.writeStatus()
@@ -284,6 +289,7 @@ func (a *Agent) onSync() {
 		close(a.firstSync)
 		a.around.AddChains() // which may be in the way of services
 	}
+	a.announcing.onSync()
 	a.poke()
 }
 
@@ -298,6 +304,7 @@ func (a *Agent) onNode(ours *v1.Node) {
 	a.takeover.Begin(takeover.Attaching)
 	a.devices.SetNodeIPs(ips)
 	a.checks.SetNodeIPs(ips)
+	a.announcing.onNode(ours)
 	a.syncDevices(node.Change{})
 	a.takeover.End(takeover.Attaching)
 }
@@ -311,6 +318,7 @@ func (a *Agent) onConverted() {
 // syncDevices follows a change of the node's devices.
 func (a *Agent) syncDevices(change node.Change) {
 	changed, err := a.devices.SyncChange(change)
+	a.announcing.onDevices(a.devices.Primary()) // a link may have gone, too
 	if !changed {
 		return
 	}

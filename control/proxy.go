@@ -15,6 +15,7 @@ import (
 	"github.com/sirupsen/logrus"
 	v1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/kubernetes/pkg/proxy"
 
 	"github.com/waggle-lb/waggle/control/drift"
@@ -418,6 +419,18 @@ func (p *Proxy) SampleOf(s reconcile.Sample) (reconcile.Sample, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.reconciler.SampleOf(s.Frontend)
+}
+
+// localReady reports whether a Service has a ready endpoint on this node, by what is in force now.
+func (p *Proxy) localReady(name types.NamespacedName) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, t := range p.trackers {
+		if t.localReady[name] > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // families returns the families that there are services of.

@@ -48,7 +48,7 @@ func (a *Agent) reportStatus(ctx context.Context) {
 		case <-a.poked:
 			settle = statusSettle
 		case <-look.C:
-			if slices.Equal(a.src.Problems(), reported.Problems) && a.blindness().Equal(reported.Blind) {
+			if slices.Equal(a.problems(), reported.Problems) && a.blindness().Equal(reported.Blind) {
 				continue
 			}
 		case <-alive.C:
@@ -69,6 +69,11 @@ func (a *Agent) reportStatus(ctx context.Context) {
 			pause = statusPause
 		}
 	}
+}
+
+// problems are those of the source, and addresses that other hosts have.
+func (a *Agent) problems() []status.Problem {
+	return slices.Concat(a.src.Problems(), a.announcing.problems())
 }
 
 // blindness returns since when the source does not see changes, and nil if it does.
@@ -104,11 +109,12 @@ func (a *Agent) writeStatus() *status.Status {
 		Proxy:    a.proxy.Status(),
 		Devices:  a.devices.Status(),
 		Flows:    a.expirer.Census(),
-		Problems: a.src.Problems(),
+		Problems: a.problems(),
 		Held:     source.Held(a.src),
 		Names:    a.namesStatus(),
 	}
 	s.Addresses, s.Pools = source.Addresses(a.src)
+	a.announcing.show(s)
 	if !a.links.Known() {
 		a.warn("links", a.links.Look())
 	}
@@ -140,6 +146,7 @@ func (a *Agent) facts() serve.Facts {
 	return serve.Facts{
 		Version: a.cfg.Version, Node: a.cfg.NodeName, Maps: a.dp, Source: a.src,
 		Names: a.namesStatus, Proxy: a.proxy.Status, Size: a.proxy.size, Devices: a.devices.Status, Flows: a.expirer.Census, Repairs: a.repaired,
+		Announced: a.announcing.counts,
 		Findings: func() map[string]map[string]int {
 			return map[string]map[string]int{"warning": a.warnings.counts(), "notice": a.notices.counts()}
 		},

@@ -15,6 +15,14 @@ type sink struct {
 	nodeName string
 	health   *serve.Health
 	takeover *takeover.Takeover
+
+	announcing *announcing
+}
+
+// OnService is part of source.Sink.
+func (s sink) OnService(old, new *v1.Service) {
+	s.announcing.onService(s.served.takes, old, new)
+	s.Proxy.OnService(old, new)
 }
 
 // OnNode is part of source.Sink. The health follows our Node object.

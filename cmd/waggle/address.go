@@ -81,28 +81,45 @@ func addressViews(agent *status.Status) []status.Address {
 
 func addressTable(agent *status.Status, addresses []status.Address, wide bool) table {
 	t := table{
-		header: []string{"ADDRESS", "POOL", "SERVICES", "AGE"},
+		header: []string{"ADDRESS", "POOL", "SERVICES", "HOLDER", "SINCE", "WHY"},
 		empty:  "No Service has an address of a pool.",
 	}
 	if !agent.Pools {
 		t.empty = "The agent does not follow pools (--load-balancer-pools)."
 	}
 	if wide {
-		t.header = append(t.header, "SINCE")
+		t.header = append(t.header, "GIVEN")
 	}
 	for _, a := range addresses {
-		pool, age, since := a.Pool, "<unknown>", "<unknown>"
+		pool := a.Pool
+		if pool == "" {
+			pool = "<none>"
+		}
 		if a.PoolGone {
 			pool += " (gone)"
 		}
-		if !a.Since.IsZero() {
-			age, since = time.Since(a.Since).Truncate(time.Second).String(), a.Since.Format(time.RFC3339)
-		}
-		row := []string{a.Address, pool, orNone(a.Services), age}
+		row := append([]string{a.Address, pool, orNone(a.Services)}, holderCells(agent, a.Announced)...)
 		if wide {
-			row = append(row, since)
+			given := "<unknown>"
+			if !a.Since.IsZero() {
+				given = a.Since.Format(time.RFC3339)
+			}
+			row = append(row, given)
 		}
 		t.rows = append(t.rows, row)
 	}
 	return t
+}
+
+// holderCells are who announces an address, for how long, and why.
+func holderCells(agent *status.Status, a *status.Announced) []string {
+	switch {
+	case a == nil && !agent.Announces:
+		return []string{"<none>", "", "the agent announces nothing (--members-key-file)"}
+	case a == nil:
+		return []string{"<none>", "", "no L2Advertisement or CiliumL2AnnouncementPolicy is for it"}
+	case a.Holder == "":
+		return []string{"<none>", "", a.Why}
+	}
+	return []string{a.Holder, time.Since(a.Since).Truncate(time.Second).String(), a.Why}
 }

@@ -100,6 +100,9 @@ func runAgent(g *globals, f *agentFlags) error {
 	if err != nil {
 		return err
 	}
+	if cfg.Announce, err = f.from.announce(); err != nil {
+		return err
+	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}

@@ -18,7 +18,7 @@ var layers = [][]string{
 	{"control/atomicfile", "control/conntrack", "control/drift", "control/ipvs", "control/layer2", "control/netns", "control/xtables"},
 	{"control/config", "control/explain", "control/leftovers", "control/netfilter", "control/plan", "control/pools", "control/rundir", "control/upgrade"},
 	{"control/reconcile", "control/status"},
-	{"control/assign", "control/source"},
+	{"control/announce", "control/assign", "control/members", "control/source"},
 	{"control/kube", "control/manifest"},
 	{"control/canary", "control/flows", "control/names", "control/node", "control/serve", "control/takeover"},
 	{"control"},

@@ -19,6 +19,7 @@ import (
 	"github.com/waggle-lb/waggle/control"
 	"github.com/waggle-lb/waggle/control/kube"
 	"github.com/waggle-lb/waggle/control/manifest"
+	"github.com/waggle-lb/waggle/control/members"
 	"github.com/waggle-lb/waggle/control/pools"
 	"github.com/waggle-lb/waggle/control/rundir"
 	"github.com/waggle-lb/waggle/control/source"
@@ -45,6 +46,11 @@ type sourceFlags struct {
 	classes                []string
 	brake                  float64 // see agentFlags.add
 	names                  namesFlags
+
+	peers          []string
+	membersKeyFile string
+	membersPort    uint16
+	membersAddress string
 }
 
 func (f *sourceFlags) add(fs *pflag.FlagSet) {
@@ -57,6 +63,10 @@ func (f *sourceFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.serviceProxyName, "service-proxy-name", "", "serve only Services with this value of the label service.kubernetes.io/service-proxy-name (default: Services without the label)")
 	fs.BoolVar(&f.pools, "load-balancer-pools", false, "in a cluster: give Services addresses of MetalLB's and Cilium's pools (deploy/addresses.yaml); with --manifests, pools in the directory are always used")
 	fs.StringSliceVar(&f.classes, "load-balancer-class", []string{pools.NoClass}, "values of spec.loadBalancerClass: these Services get addresses of pools; \"none\" stands for Services without a class")
+	fs.StringSliceVar(&f.peers, "peers", nil, "agents on other nodes that announce the same addresses, as host or host:port (default: in a cluster, the endpoints of the Service "+kube.MembersService+")")
+	fs.StringVar(&f.membersKeyFile, "members-key-file", "", "file with the secret that agents which announce addresses have in common; in a cluster, without it no address is announced")
+	fs.Uint16Var(&f.membersPort, "members-port", members.DefaultPort, "port by which these agents reach each other, UDP and TCP")
+	fs.StringVar(&f.membersAddress, "members-address", "", "address of this node by which they do (default: that of its Node object, or of its device)")
 }
 
 func inCluster() bool { return os.Getenv("KUBERNETES_SERVICE_HOST") != "" }
@@ -84,6 +94,9 @@ func (f *sourceFlags) check() error {
 			return fmt.Errorf("--load-balancer-class: %q is not a valid class: %s", class, strings.Join(errs, "; "))
 		}
 	}
+	if err := f.checkMembers(); err != nil {
+		return err
+	}
 	if f.brake < 0 || f.brake > 1 {
 		return fmt.Errorf("--deletion-brake %v: want a fraction from 0 to 1", f.brake)
 	}
@@ -96,6 +109,51 @@ func (f *sourceFlags) check() error {
 		return errors.New("give --manifests or --kubeconfig: this is not a pod of a cluster (KUBERNETES_SERVICE_HOST is not set), so the agent has no source of Services")
 	}
 	return nil
+}
+
+// checkMembers checks what is said of the other agents.
+func (f *sourceFlags) checkMembers() error {
+	for _, p := range f.peers {
+		if err := members.ParsePeer(p); err != nil {
+			return fmt.Errorf("--peers: %w", err)
+		}
+	}
+	switch {
+	case len(f.peers) > 0 && f.membersKeyFile == "":
+		return errors.New("--peers: --members-key-file is not given, and agents need a common secret")
+	case f.membersKeyFile != "" && f.manifests == "" && !f.pools:
+		return errors.New("--members-key-file: --load-balancer-pools is not given, so there is nothing to announce")
+	case f.membersKeyFile != "" && f.membersPort == 0:
+		return errors.New("--members-port 0: not a port")
+	}
+	if f.membersAddress != "" {
+		if a, err := netip.ParseAddr(f.membersAddress); err != nil || a.IsUnspecified() || a.Zone() != "" {
+			return fmt.Errorf("--members-address: %q is not an IP address of this node", f.membersAddress)
+		}
+	}
+	return nil
+}
+
+// announce is how addresses are announced; nil: they aren't. With manifests a node alone does so without a group.
+func (f *sourceFlags) announce() (*control.AnnounceConfig, error) {
+	if f.manifests == "" && f.membersKeyFile == "" {
+		return nil, nil
+	}
+	cfg := &control.AnnounceConfig{Classes: f.classes, Port: f.membersPort, Peers: f.peers}
+	if f.manifests != "" && cfg.Peers == nil {
+		cfg.Peers = []string{}
+	}
+	if f.membersAddress != "" {
+		cfg.Address = netip.MustParseAddr(f.membersAddress).Unmap()
+	}
+	if f.membersKeyFile != "" {
+		key, err := members.ReadKey(f.membersKeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("--members-key-file: %w", err)
+		}
+		cfg.Key = &key
+	}
+	return cfg, nil
 }
 
 func (f *sourceFlags) source(g *globals, cfg control.Config, log *logrus.Entry) (source.Source, error) {

@@ -93,6 +93,7 @@ func (v *statusView) write(w io.Writer, wide bool) error {
 		{"Synced", synced},
 		{"Flows", flowCensus(a.Flows)},
 		{"Names", namesLine(a.Names)},
+		{"Members", memberLine(a)},
 	} {
 		if line[1] == "" {
 			continue
@@ -110,6 +111,18 @@ func (v *statusView) write(w io.Writer, wide bool) error {
 		}
 	}
 	return nil
+}
+
+// memberLine lists the other agents that announce addresses; empty: this one doesn't.
+func memberLine(a *status.Status) string {
+	if !a.Announces {
+		return ""
+	}
+	var all []string
+	for _, m := range a.Members {
+		all = append(all, m.Name+" ("+m.State+")")
+	}
+	return orNone(all)
 }
 
 // section is a table of the status with its title.

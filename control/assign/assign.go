@@ -67,12 +67,16 @@ type Assigner struct {
 	leader  string // node that gives the addresses; empty: not known
 	leading bool
 	others  string // other controllers that run, for people; empty: none
+
+	announcing map[string]string // by which other programs addresses are announced from this node
+	looked     bool              // for these
+	notify     func()            // something that announcing depends on has changed
 }
 
 // New makes an Assigner. It sends no request yet.
 func New(opts Options) *Assigner {
 	a := &Assigner{opts: opts, pace: defaultPace, problems: newProblems(opts.Log)}
-	a.documents = newDocuments(opts.Client, opts.Dynamic, a.problems, a.lookEvery)
+	a.documents = newDocuments(opts.Client, opts.Dynamic, a.problems, a.lookEvery, a.changed)
 	return a
 }
 
@@ -81,7 +85,17 @@ func (a *Assigner) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { a.documents.run(ctx) })
 	wg.Go(func() { a.elect(ctx) })
+	wg.Go(func() { a.watchSpeakers(ctx) })
 	wg.Wait()
+}
+
+// Notify has a function called whenever what Pools or Announcing return may have changed. Call it before Run.
+func (a *Assigner) Notify(changed func()) { a.notify = changed }
+
+func (a *Assigner) changed() {
+	if a.notify != nil {
+		a.notify()
+	}
 }
 
 // Pools is what the documents say; an empty set while it is not known.

@@ -29,6 +29,7 @@ type documents struct {
 	problems *problems
 	every    func() time.Duration // between looks for kinds that are not served
 	changed  chan struct{}        // something may have
+	notify   func()               // the same, for others
 	hurry    chan struct{}        // the time between looks has become shorter
 
 	mu       sync.Mutex
@@ -43,9 +44,9 @@ type informed struct {
 	synced   func() bool
 }
 
-func newDocuments(client kubernetes.Interface, dyn dynamic.Interface, p *problems, every func() time.Duration) *documents {
+func newDocuments(client kubernetes.Interface, dyn dynamic.Interface, p *problems, every func() time.Duration, notify func()) *documents {
 	return &documents{
-		client: client, dynamic: dyn, problems: p, every: every,
+		client: client, dynamic: dyn, problems: p, every: every, notify: notify,
 		changed: make(chan struct{}, 1), hurry: make(chan struct{}, 1), followed: map[string]*informed{},
 	}
 }
@@ -71,6 +72,7 @@ func (d *documents) note() {
 	d.mu.Lock()
 	d.current = nil
 	d.mu.Unlock()
+	d.notify()
 	select {
 	case d.changed <- struct{}{}:
 	default:

@@ -3,11 +3,16 @@
 package kube
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"sync"
 
 	v1 "k8s.io/api/core/v1"
+	discovery "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -133,6 +138,49 @@ func (s *Source) Pools() *pools.Set {
 		return nil
 	}
 	return s.addresses.Pools()
+}
+
+// Announcing is source.Announcing's.
+func (s *Source) Announcing() (others map[string]string, known bool) {
+	if s.addresses == nil {
+		return nil, false
+	}
+	return s.addresses.Announcing()
+}
+
+// Notify is source.Notifier's.
+func (s *Source) Notify(changed func()) {
+	if s.addresses != nil {
+		s.addresses.Notify(changed)
+	}
+}
+
+// MembersService is the headless Service whose endpoints are the agents.
+const MembersService = "waggle-members"
+
+// Agents is source.Announcing's.
+func (s *Source) Agents(ctx context.Context) ([]netip.Addr, error) {
+	if s.addresses == nil {
+		return nil, errors.New("no pools are followed")
+	}
+	namespace := s.opts.Pools.Namespace
+	found, err := s.client.DiscoveryV1().EndpointSlices(namespace).List(ctx, metav1.ListOptions{
+		LabelSelector: discovery.LabelServiceName + "=" + MembersService,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("endpoints of Service %s/%s: %w", namespace, MembersService, err)
+	}
+	var all []netip.Addr
+	for _, slice := range found.Items {
+		for _, e := range slice.Endpoints {
+			for _, text := range e.Addresses {
+				if a, err := netip.ParseAddr(text); err == nil {
+					all = append(all, a)
+				}
+			}
+		}
+	}
+	return all, nil
 }
 
 // Notices is source.Noticer's.

@@ -48,6 +48,9 @@ var (
 
 	_ source.Addresser = (*Source)(nil)
 	_ source.Noticer   = (*Source)(nil)
+
+	_ source.Announcing = (*Source)(nil)
+	_ source.Notifier   = (*Source)(nil)
 )
 
 // component is the source of our events.

@@ -41,7 +41,7 @@ func trim(nodeName string) cache.TransformFunc {
 			discoveryv1.SetObjectDefaults_EndpointSlice(o)
 		case *v1.Node:
 			trimMeta(&o.ObjectMeta)
-			o.Spec = v1.NodeSpec{PodCIDR: o.Spec.PodCIDR, PodCIDRs: o.Spec.PodCIDRs, Taints: o.Spec.Taints}
+			o.Spec = v1.NodeSpec{Unschedulable: o.Spec.Unschedulable, PodCIDR: o.Spec.PodCIDR, PodCIDRs: o.Spec.PodCIDRs, Taints: o.Spec.Taints}
 			o.Status = v1.NodeStatus{Addresses: o.Status.Addresses}
 		case metav1.Object:
 			o.SetManagedFields(nil)

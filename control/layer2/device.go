@@ -21,6 +21,8 @@ type Device struct {
 	MAC   net.HardwareAddr
 	// Subnets are the prefixes of its addresses, but for single hosts' and link-local ones.
 	Subnets []netip.Prefix
+	// Carrier: the device has a link, or can't say.
+	Carrier bool
 	// LinkLocal is its IPv6 address that every such device should have; invalid if it has none.
 	LinkLocal netip.Addr
 }
@@ -75,6 +77,7 @@ func answers(d maps.Device) bool { return d.EgressHook && d.Ethernet && !d.Pod }
 // newDevice picks the addresses of a device.
 func newDevice(attrs *netlink.LinkAttrs, addrs []netlink.Addr) Device {
 	d := Device{Index: attrs.Index, Name: attrs.Name, MAC: slices.Clone(attrs.HardwareAddr)}
+	d.Carrier = attrs.OperState == netlink.OperUp || attrs.OperState == netlink.OperUnknown
 	for _, a := range addrs {
 		ip, ok := netip.AddrFromSlice(a.IP)
 		if a.LinkIndex != attrs.Index || !ok {

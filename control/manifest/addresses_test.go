@@ -112,8 +112,8 @@ spec: {loadBalancerIPs: true}
 	b.look()
 	wantProblems(t, b.path, b.problems.list())
 	wantIngress(t, b, "a 192.0.2.4 2001:db8::4", "b 192.0.2.9", "c 192.0.2.9")
-	if set, _ := b.state.pools(); len(set.CiliumL2Announcements) != 1 {
-		t.Errorf("announcements: %+v", set.CiliumL2Announcements)
+	if set, _ := b.state.pools(); !set.Announces(pools.KindCiliumL2Announcement) {
+		t.Error("nothing has addresses announced")
 	}
 	if notices := b.state.tree.notices(); len(notices) > 0 {
 		t.Errorf("notices %q", notices)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 )
 
 const (
@@ -289,7 +290,7 @@ func TestFaults(t *testing.T) {
 		if len(got) != 1 || !strings.HasPrefix(got[0], c.want) {
 			t.Errorf("%s\ngot  %v\nwant %s", c.docs, got, c.want)
 		}
-		if len(set.L2Advertisements)+len(set.CiliumL2Announcements) > 0 {
+		if set.Announces(KindL2Advertisement) || set.Announces(KindCiliumL2Announcement) {
 			t.Errorf("%s is used for announcements", c.docs)
 		}
 	}
@@ -310,17 +311,37 @@ apiVersion: cilium.io/v2alpha1
 kind: CiliumL2AnnouncementPolicy
 metadata: {name: policy}
 spec: {loadBalancerIPs: true, interfaces: ["^eth[0-9]+"], serviceSelector: {matchLabels: {colour: blue}}}`))
-	if len(set.Problems) > 0 || len(set.L2Advertisements) != 1 || len(set.CiliumL2Announcements) != 1 {
+	if len(set.Problems) > 0 {
 		t.Fatalf("%+v", set)
 	}
-	if got := set.L2Advertisements[0].Spec; !slices.Equal(got.IPAddressPools, []string{"first"}) || got.PreferredNodeSelectors[0].Weight != 9 {
-		t.Errorf("%+v", got)
+	blue := service("blue", labelled("colour", "blue"))
+	adverts := func(s Service, addr string) (kinds []string) {
+		for _, a := range set.Adverts(s.Service, Held{Addr: netip.MustParseAddr(addr)}) {
+			kinds = append(kinds, a.Kind)
+		}
+		return kinds
 	}
-	if got := set.CiliumL2Announcements[0].Spec; !got.LoadBalancerIPs || got.ServiceSelector.MatchLabels["colour"] != "blue" {
-		t.Errorf("%+v", got)
+	for _, c := range []struct {
+		of   Service
+		addr string
+		want []string
+	}{
+		{service("other"), "192.0.2.1", []string{KindL2Advertisement}},
+		{service("other"), "198.51.100.1", nil},
+		{blue, "192.0.2.1", []string{KindCiliumL2Announcement, KindL2Advertisement}},
+		{blue, "198.51.100.1", []string{KindCiliumL2Announcement}},
+	} {
+		if got := adverts(c.of, c.addr); !slices.Equal(got, c.want) {
+			t.Errorf("%s of %s is announced by %v, want %v", c.addr, c.of.Name, got, c.want)
+		}
 	}
-	if p := set.Find(netip.MustParseAddr("192.0.2.7")); p == nil || p.Ref.String() != first {
-		t.Errorf("found %v", p)
+	l2 := set.Adverts(blue.Service, Held{Addr: netip.MustParseAddr("192.0.2.1")})[1]
+	edge := labels.Set{"edge": "yes", "a": "b"}
+	if !l2.SelectsNode(edge) || l2.SelectsNode(labels.Set{"a": "b"}) || l2.Weight(edge) != 9 || l2.Weight(nil) != 0 {
+		t.Errorf("of nodes: %+v", l2)
+	}
+	if !l2.HasDevice("eth0") || l2.HasDevice("eth01") || !l2.ListsDevices() {
+		t.Errorf("of devices: %+v", l2)
 	}
 }
 

@@ -13,10 +13,8 @@ import (
 type Set struct {
 	// Pools are in the order of their age, then of kinds and names.
 	Pools []*Pool
-	// L2Advertisements and CiliumL2Announcements are those without faults, in the order of names. They say who
-	// announces an address of a pool.
-	L2Advertisements      []*L2Advertisement
-	CiliumL2Announcements []*CiliumL2Announcement
+	// adverts are of the L2Advertisements and CiliumL2AnnouncementPolicies without faults, in the order of names.
+	adverts []*Advert
 	// Problems are what is wrong with the documents.
 	Problems []Problem
 }
@@ -38,11 +36,11 @@ func NewSet(documents []Document) *Set {
 			s.Pools = append(s.Pools, d.pool())
 		case *L2Advertisement:
 			if len(errs) == 0 {
-				s.L2Advertisements = append(s.L2Advertisements, d)
+				s.adverts = append(s.adverts, d.advert())
 			}
 		case *CiliumL2Announcement:
 			if len(errs) == 0 {
-				s.CiliumL2Announcements = append(s.CiliumL2Announcements, d)
+				s.adverts = append(s.adverts, d.advert())
 			}
 		}
 	}

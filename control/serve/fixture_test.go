@@ -65,8 +65,9 @@ func newFixture(t *testing.T, edit func(*Config)) *fixture {
 			Names: func() *status.Names {
 				return &status.Names{Queries: map[string]uint64{"udp": 5, "tcp": 1}, Answers: map[string]uint64{"NXDOMAIN": 4}, Forwarded: 3}
 			},
-			Repairs:  func() map[string]int { return map[string]int{"services4": 1, "node_addrs6": 0} },
-			Findings: func() map[string]map[string]int { return map[string]map[string]int{"notice": {"hooks": 2}} },
+			Repairs:   func() map[string]int { return map[string]int{"services4": 1, "node_addrs6": 0} },
+			Findings:  func() map[string]map[string]int { return map[string]map[string]int{"notice": {"hooks": 2}} },
+			Announced: func() Announced { return Announced{Announces: true, Held: 3, Moves: 5, Members: 2} },
 		},
 	}
 	if edit != nil {

@@ -66,6 +66,9 @@ var (
 	descQueries  = desc("dns_queries_total", "Queries for names that the agent has been sent since it started (--dns)", "protocol")
 	descAnswers  = desc("dns_answers_total", "Its answers to them, by DNS response code", "rcode")
 	descForward  = desc("dns_forwarded_total", "Of these queries, those that the node's resolvers were to answer")
+	descHolds    = desc("announced_addresses", "Addresses of load balancers that this node answers ARP requests and neighbour solicitations for")
+	descMoves    = desc("announcements_total", "How often this node began to announce an address, since the agent started")
+	descMembers  = desc("members", "Other agents that announce addresses, and are alive or restart")
 	descDevice   = desc("device_info", "A device that the datapath serves; always 1", "device", "role", "xdp", "express")
 )
 
@@ -81,6 +84,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 		descAgent, descPackets, descBytes, descSynced, descBlind, descProblems, descFindings, descServices, descFronts, descBackends,
 		descFailures, descHeld, descRecords, descExpired, descRepairs, descElements, descCapacity, descDevice,
 		descQueries, descAnswers, descForward,
+		descHolds, descMoves, descMembers,
 	} {
 		ch <- d
 	}
@@ -108,6 +112,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	p := c.Size()
 	c.collectProxy(set, p)
 	c.collectMaps(set, p, flows)
+	if a := c.Announced(); a.Announces {
+		set(descHolds, float64(a.Held))
+		set(descMembers, float64(a.Members))
+		ch <- prometheus.MustNewConstMetric(descMoves, prometheus.CounterValue, float64(a.Moves))
+	}
 	for table, n := range c.Repairs() {
 		ch <- prometheus.MustNewConstMetric(descRepairs, prometheus.CounterValue, float64(n), table)
 	}

@@ -55,6 +55,8 @@ type Facts struct {
 	Names   func() *status.Names // nil: names of Services are not answered
 	// Repairs counts by map the elements that other programs have changed and the agent has repaired.
 	Repairs func() map[string]int
+	// Announced counts the addresses of load balancers that this node announces.
+	Announced func() Announced
 	// Findings counts what was found on the node by severity, and by what it is about.
 	Findings func() map[string]map[string]int
 }
@@ -65,6 +67,14 @@ type Size struct {
 	Failures            int  // service ports that could not be written completely
 	Services, Frontends map[maps.Family]int
 	Backends            int // endpoints, counted for each service port that has them
+}
+
+// Announced is what the node announces.
+type Announced struct {
+	Announces bool   // it would
+	Held      int    // addresses
+	Moves     uint64 // how often it began to announce one, since the agent started
+	Members   int    // other agents that are alive, or restart
 }
 
 // server is one HTTP server of the agent.

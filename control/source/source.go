@@ -93,6 +93,21 @@ type Addresser interface {
 	Pools() *pools.Set
 }
 
+// Announcing is an Addresser that knows what else announces addresses, and where other agents are, as a cluster does.
+type Announcing interface {
+	// Announcing says which other programs announce addresses from this node, for people, by the kind of documents that they go
+	// by. known: it has been looked for. It may be called at any time.
+	Announcing() (others map[string]string, known bool)
+	// Agents lists the addresses of the agents that there are, this one's included once it is known to others.
+	Agents(ctx context.Context) ([]netip.Addr, error)
+}
+
+// Notifier is an Addresser that says when documents have changed.
+type Notifier interface {
+	// Notify has a function called whenever what Pools or Announcing return may have changed. It is to be called before Run.
+	Notify(changed func())
+}
+
 // Addresses lists the addresses of pools that Services have, if the source follows pools.
 func Addresses(src Source) (addresses []status.Address, follows bool) {
 	if a, ok := src.(Addresser); ok && a.Pools() != nil {

@@ -27,9 +27,12 @@ type Status struct {
 	Pools    bool       `json:"pools,omitempty"` // the source follows pools of addresses
 	// Addresses are the addresses of pools that Services have.
 	Addresses []Address `json:"addresses,omitempty"`
-	Names     *Names    `json:"names,omitempty"`    // nil: names of Services are not answered here
-	Warnings  []string  `json:"warnings,omitempty"` // may keep something from working
-	Notices   []string  `json:"notices,omitempty"`  // good to know
+	Names     *Names    `json:"names,omitempty"` // nil: names of Services are not answered here
+	// Announces: the agent announces addresses, or would.
+	Announces bool     `json:"announces,omitempty"`
+	Members   []Member `json:"members,omitempty"`  // the other agents that announce addresses
+	Warnings  []string `json:"warnings,omitempty"` // may keep something from working
+	Notices   []string `json:"notices,omitempty"`  // good to know
 }
 
 // Names is what the agent says of the names of Services that it answers. Its counts are of queries since the agent
@@ -128,6 +131,21 @@ type Address struct {
 	PoolGone bool      `json:"poolGone,omitempty"`
 	Services []string  `json:"services"`       // namespace/name, in order; several share it
 	Since    time.Time `json:"since,omitzero"` // when the first of them got it, if that is known
+	// Announced is nil where no document has the address announced.
+	Announced *Announced `json:"announced,omitempty"`
+}
+
+// Announced is who answers ARP requests and neighbour solicitations for an address.
+type Announced struct {
+	Holder string    `json:"holder,omitempty"` // node; empty: none
+	Since  time.Time `json:"since,omitzero"`
+	Why    string    `json:"why"` // that node, or none
+}
+
+// Member is another agent that announces addresses.
+type Member struct {
+	Name  string `json:"name"`  // of its node; the address of one that has never answered
+	State string `json:"state"` // for people
 }
 
 // Problem is a fault of one object. The last good state of that object stays in force.

@@ -63,6 +63,8 @@ func (s *setup) create(object runtime.Object) (err error) {
 	switch o := object.(type) {
 	case *corev1.ConfigMap:
 		_, err = c.CoreV1().ConfigMaps(o.Namespace).Create(s.ctx, o, opts)
+	case *corev1.Service:
+		_, err = c.CoreV1().Services(o.Namespace).Create(s.ctx, o, opts)
 	case *corev1.ServiceAccount:
 		_, err = c.CoreV1().ServiceAccounts(o.Namespace).Create(s.ctx, o, opts)
 	case *rbacv1.ClusterRole:

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command checkprotocol explores the model of the flow table's protocol, test/model/flowtable.pml,
-// with the checker spin. It fails if a sound variant violates an invariant or is not explored
+// Command checkprotocol explores models of protocols with the checker spin: of the flow table, test/model/flowtable.pml, and
+// of who announces an address, test/model/announce.pml. It fails if a sound variant violates an invariant or is not explored
 // completely, or if a broken variant is not detected.
 package main
 
@@ -21,9 +21,9 @@ import (
 )
 
 var (
-	model = flag.String("model", "test/model/flowtable.pml", "the model")
-	all   = flag.Bool("all", false, "also the largest scenarios (4 minutes, 8 GiB)")
-	only  = flag.String("only", "", "a regular expression: only what has a name that it matches")
+	models = flag.String("models", "test/model", "the directory of the models")
+	all    = flag.Bool("all", false, "also the largest scenarios (4 minutes, 8 GiB)")
+	only   = flag.String("only", "", "a regular expression: only what has a name that it matches")
 )
 
 func main() {
@@ -39,7 +39,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	source, err := filepath.Abs(*model)
+	dirOfModels, err := filepath.Abs(*models)
 	if err != nil {
 		return err
 	}
@@ -48,7 +48,7 @@ func run() error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	return checkAll(source, dir, chosen(wanted))
+	return checkAll(dirOfModels, dir, chosen(wanted))
 }
 
 // chosen returns the variants to check, the largest first.
@@ -63,7 +63,7 @@ func chosen(wanted *regexp.Regexp) []variant {
 }
 
 // checkAll checks one variant on each CPU at a time.
-func checkAll(source, dir string, list []variant) error {
+func checkAll(models, dir string, list []variant) error {
 	var (
 		work   = make(chan int)
 		errs   = make([]error, len(list))
@@ -73,7 +73,7 @@ func checkAll(source, dir string, list []variant) error {
 	for range runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
 			for i := range work {
-				r := check(source, filepath.Join(dir, fmt.Sprint(i)), list[i])
+				r := check(models, filepath.Join(dir, fmt.Sprint(i)), list[i])
 				errs[i] = r.err
 				output.Lock()
 				fmt.Println(r)
@@ -106,10 +106,10 @@ func (r result) String() string {
 	return fmt.Sprintf("%-34s %10s states %6.1f s  %s", r.name, r.states, r.took.Seconds(), says)
 }
 
-func check(source, dir string, v variant) result {
+func check(models, dir string, v variant) result {
 	start := time.Now()
 	r := result{name: v.name, states: "-"}
-	report, err := explore(source, dir, v)
+	report, err := explore(filepath.Join(models, v.model()+".pml"), dir, v)
 	if err == nil {
 		r.states = submatch(statesLine, report)
 		r.says, err = judge(v, report)

@@ -2,13 +2,18 @@
 
 package main
 
-// variant is the model with some macros.
+import "cmp"
+
+// variant is a model with some macros.
 type variant struct {
 	name     string
+	of       string // the model; empty: that of the flow table
 	with     string
 	caughtBy string // the invariant that a broken variant violates
 	large    bool
 }
+
+func (v variant) model() string { return cmp.Or(v.of, "flowtable") }
 
 // The macros that several variants share.
 const (
@@ -20,6 +25,9 @@ const (
 	expire   = "FLOW OLD WALKERS CONFIRMERS=1 STRANGERS=2 "
 	openBoth = "FLOW NEW OPENERS=2 "
 	openSeen = "FLOW NEW OPENERS=2 CONFIRMERS=1 "
+
+	announce   = "announce"
+	oneAnswers = "one_node_answers"
 )
 
 // The largest come first, so that all CPUs are busy until the end.
@@ -44,6 +52,21 @@ var variants = []variant{
 	{name: "confirm, crowded", with: crowded},
 	{name: "repair", with: repair},
 	{name: "expire", with: expire},
+
+	{name: "announce, restart and death", of: announce, with: "HELD CLAIMS=1 RESTARTS=1 KILLS=1"},
+	{name: "announce, stop and death", of: announce, with: "HELD STOPS=1 KILLS=1"},
+	{name: "announce, two deaths", of: announce, with: "KILLS=2"},
+	{name: "announce, restart", of: announce, with: "HELD RESTARTS=1"},
+	{name: "announce, three nodes", of: announce, with: "N=3 CLAIMS=1 KILLS=1", large: true},
+	{name: "announce, stop and restart", of: announce, with: "HELD CLAIMS=1 STOPS=1 RESTARTS=1", large: true},
+
+	{name: "announce: the dead are not mourned", of: announce, with: "HELD KILLS=1 BROKEN_MOURN", caughtBy: oneAnswers},
+	{name: "announce: agrees and keeps its claim", of: announce, with: "BROKEN_KEEPS_CLAIM", caughtBy: oneAnswers},
+	{name: "announce: agrees before it stops", of: announce, with: "HELD BROKEN_RELEASE_LATE", caughtBy: oneAnswers},
+	{name: "announce: goes on though it is late", of: announce, with: "HELD STOPS=1 BROKEN_NOT_LATE", caughtBy: oneAnswers},
+	{name: "announce: agreement to an old claim", of: announce, with: "BROKEN_NUMBER", caughtBy: oneAnswers},
+	{name: "announce: restarts before all know", of: announce, with: "HELD RESTARTS=1 BROKEN_NOT_NOTED", caughtBy: oneAnswers},
+	{name: "announce: does not ask the network", of: announce, with: "HELD STOPS=1 RESTARTS=1 BROKEN_NO_PROBE", caughtBy: oneAnswers},
 
 	{name: "help by one CAS", with: three + "BROKEN_HELP", caughtBy: "one_owner_per_tuple"},
 	{name: "help after the same look", with: three + "BROKEN_HALF_HELP", caughtBy: "one_owner_per_tuple"},
