@@ -10,16 +10,19 @@ import (
 
 	"github.com/waggle-lb/waggle/maps"
 	"github.com/waggle-lb/waggle/test/cluster"
-	"github.com/waggle-lb/waggle/test/topo"
 )
 
 // addAgents prepares an agent for each node, and removes what agents of a crashed demo left.
 func (d *demo) addAgents() error {
+	members, err := d.memberFlags()
+	if err != nil {
+		return err
+	}
 	for _, node := range d.net.Nodes {
 		agent := cluster.NewAgent(d.net, node, cluster.AgentOptions{
 			Binary: d.binary, Manifests: d.manifests.Dir, Dir: d.dir,
 			// By default waggle attaches no XDP to a veth, because its peer must run XDP, too. Here it does.
-			Args: []string{"--xdp=always", namesFlag},
+			Args: append([]string{"--xdp=always", namesFlag}, members...),
 		})
 		d.agents = append(d.agents, agent)
 		if _, err := os.Stat(agent.PinDir); err == nil {
@@ -48,27 +51,24 @@ func (d *demo) startAgents() error {
 		return err
 	}
 	for name := range d.services {
-		if err := errors.Join(d.routeToPublic(name), d.awaitPods(name)); err != nil {
+		if err := d.awaitPods(name); err != nil {
 			return err
 		}
 	}
-	return nil
+	return d.awaitAnnouncers()
 }
 
-// routeToPublic routes a service's load balancer addresses to node-1, as an announcement of that
-// node would.
-func (d *demo) routeToPublic(service string) error {
-	node := d.net.Nodes[0]
-	var errs []error
-	for via, addr := range map[netip.Addr]netip.Addr{
-		node.IP4: d.publicIP(service, false).Addr(),
-		node.IP6: d.publicIP(service, true).Addr(),
-	} {
-		if addr.IsValid() {
-			errs = append(errs, d.net.Laptop.AddRoute(topo.Single(addr), via))
+// awaitAnnouncers waits until the addresses of load balancers are announced.
+func (d *demo) awaitAnnouncers() error {
+	for _, v6 := range []bool{false, true} {
+		addr := d.publicIP(publicService, v6).Addr()
+		holder, err := d.awaitHolder(d.agents, addr, nil)
+		if err != nil {
+			return err
 		}
+		d.announcers[addr] = holder
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // awaitPods waits until a service leads exactly to the pods that it selects, on all nodes.

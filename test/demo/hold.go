@@ -41,6 +41,8 @@ func (d *demo) tryouts() []tryout {
 		{"the laptop asks a NodePort; repeat it to see different pods", curl("laptop", web4.String())},
 		{"the same by IPv6", curl("laptop", web6.String())},
 		{"the LoadBalancer address", curl("laptop", d.publicIP(publicService, false).String())},
+		{"which node announces it, and why", waggle("address list")},
+		{"what the laptop knows by ARP", fmt.Sprintf("ip -n %s-laptop neigh", d.net.Prefix)},
 		{"a pod asks a ClusterIP; this shell is not in the pod's cgroup, so its packets are translated", curl("client", d.clusterIP(backService, false).String())},
 		{"a process of the node asks its own loopback address; the socket programs are in the node's cgroup",
 			fmt.Sprintf("sh -c 'echo $$ > %s/cgroup.procs; exec %s'", node.Node.Cgroup, curl("node-1", d.nodePort(webService, loopback(false)).String()))},

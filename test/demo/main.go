@@ -86,7 +86,7 @@ func (d *demo) show(ctx context.Context, hold bool) error {
 	if err := d.listServices(); err != nil {
 		return err
 	}
-	for _, part := range []func(context.Context) error{d.checkPaths, d.checkNames, d.checkChanges} {
+	for _, part := range []func(context.Context) error{d.checkPaths, d.checkNames, d.checkChanges, d.checkMoves} {
 		if err := part(ctx); err != nil {
 			return err
 		}

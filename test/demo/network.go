@@ -36,6 +36,8 @@ type demo struct {
 	gone      []*place         // pods that were taken out of the manifests
 	services  map[string]*v1.Service
 	askers    map[string]*asker
+	// announcers are the agents that announce the addresses of load balancers at first.
+	announcers map[netip.Addr]*cluster.Agent
 
 	summary summary
 }
@@ -60,7 +62,7 @@ func newDemo(out io.Writer, dir, binary string) *demo {
 		out: out, dir: dir, binary: binary,
 		manifests: cluster.Manifests{Dir: filepath.Join(dir, "manifests")},
 		services:  map[string]*v1.Service{},
-		askers:    map[string]*asker{},
+		askers:    map[string]*asker{}, announcers: map[netip.Addr]*cluster.Agent{},
 	}
 }
 

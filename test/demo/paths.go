@@ -90,7 +90,8 @@ var sections = []section{
 		func(d *demo) []check { return append(d.nodePorts(webService, false), d.nodePorts(dnsService, true)...) },
 	},
 	{
-		"From outside, to a LoadBalancer address", `The laptop has a route for that address to node-1.`,
+		"From outside, to a LoadBalancer address", `The addresses are of a pool. The laptop has no route there: it asks by ARP and neighbour discovery,
+			and the node that announces the address answers.`,
 		"tc (pod on that node), XDP (other node)",
 		(*demo).loadBalancers,
 	},
@@ -117,7 +118,7 @@ var sections = []section{
 func (d *demo) loadBalancers() []check {
 	return d.eachFamily(func(v6 bool) check {
 		to := d.publicIP(publicService, v6)
-		return check{from: d.askers["laptop"], to: to, what: publicService, pods: d.podsOf(publicService), enters: d.agents[0]}
+		return check{from: d.askers["laptop"], to: to, what: publicService, pods: d.podsOf(publicService), enters: d.announcers[to.Addr()]}
 	})
 }
 

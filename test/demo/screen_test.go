@@ -16,15 +16,19 @@ import (
 func example(out *bytes.Buffer, s style) *demo {
 	d := newDemo(out, "", "")
 	d.style = s
-	checks, requests := []int{8, 2, 4, 4, 8}, []int{96, 24, 48, 48, 96}
+	checks, requests := []int{8, 2, 4, 4, 8}, []int{96, 25, 48, 48, 96}
 	for i, section := range sections {
 		d.summary.parts = append(d.summary.parts, part{what: section.title, how: section.how, checks: checks[i], requests: requests[i]})
 	}
-	under := changes
-	under.checks, under.requests = 5, 2187
-	d.summary.parts = append(d.summary.parts, under)
-	d.summary.figures = figures{firstAnswer: 97 * time.Millisecond, lastAnswer: 59 * time.Millisecond, withoutAgent: 239}
-	d.summary.elapsed = 18500 * time.Millisecond
+	names, under, moving := byName, changes, moves
+	names.checks, names.requests = 3, 36
+	under.checks, under.requests = 5, 2266
+	moving.checks, moving.requests = 3, 617
+	d.summary.parts = append(d.summary.parts, names, under, moving)
+	d.summary.figures = figures{
+		firstAnswer: 97 * time.Millisecond, lastAnswer: 79 * time.Millisecond, withoutAgent: 261, silence: 36 * time.Millisecond,
+	}
+	d.summary.elapsed = 33500 * time.Millisecond
 	return d
 }
 

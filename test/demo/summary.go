@@ -25,6 +25,8 @@ type part struct {
 type figures struct {
 	firstAnswer, lastAnswer time.Duration // since the manifest of a pod came, or went
 	withoutAgent            int           // requests while the agent of node-1 was dead
+	silence                 time.Duration // the longest without an answer while an address moved
+	failed                  int           // requests that were on their way then, and got no answer
 }
 
 var summaryColumns = columns{
@@ -63,7 +65,11 @@ func (d *demo) summarize(hold bool) {
 	if !hold {
 		d.suggest()
 	}
-	d.print("\n%s", d.style.green(fmt.Sprintf("OK: all %d checks passed. %d requests, none failed. %s.", all.checks, all.requests, seconds)))
+	failed := "none failed"
+	if s.figures.failed > 0 {
+		failed = fmt.Sprintf("%d failed while the address moved", s.figures.failed)
+	}
+	d.print("\n%s", d.style.green(fmt.Sprintf("OK: all %d checks passed. %d requests, %s. %s.", all.checks, all.requests, failed, seconds)))
 }
 
 func (d *demo) suggest() {
@@ -88,7 +94,8 @@ func (d *demo) explainFigures(all part) {
 		{milliseconds(f.firstAnswer), "from writing the YAML of a new pod to its first answer"},
 		{milliseconds(f.lastAnswer), "from deleting the YAML of a pod to its last answer to a new connection"},
 		{f.withoutAgent, "connections made while no agent ran on node-1: the programs in the kernel need none"},
-		{0, fmt.Sprintf("of %d requests failed, and pods saw the client's address unless another node forwarded it", all.requests)},
+		{milliseconds(f.silence), "the longest time without an answer while the LoadBalancer address moved, there and back"},
+		{f.failed, fmt.Sprintf("of %d requests failed, and pods saw the client's address unless another node forwarded it", all.requests)},
 	} {
 		d.print("     %7v  %s", row.number, row.text)
 	}
