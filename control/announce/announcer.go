@@ -340,11 +340,11 @@ func (n *node) hold(addr netip.Addr) error {
 	if at == nil {
 		return fmt.Errorf("%s is not known any more", addr)
 	}
-	err := n.opts.Wire.Hold(addr, at.devices)
-	if err == nil {
-		n.opts.Log.WithField("address", addr).Info("this node announces an address")
+	if err := n.opts.Wire.Hold(addr, at.devices); err != nil {
+		return errors.Join(err, n.opts.Wire.Release(addr)) // on some devices it may be held
 	}
-	return err
+	n.opts.Log.WithField("address", addr).Info("this node announces an address")
+	return nil
 }
 
 func (n *node) release(addr netip.Addr) error {

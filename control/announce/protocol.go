@@ -274,7 +274,7 @@ func (p *protocol) remind() {
 			p.sendRestart(name)
 		}
 	}
-	if p.contact && len(p.resumed) > 0 && p.leaving == nil {
+	if p.contact && len(p.resumed) > 0 {
 		var unclaimed []netip.Addr
 		for a := range p.resumed {
 			if p.claimed[a] == nil {
@@ -428,6 +428,7 @@ func (p *protocol) settle() {
 	for _, number := range slices.Sorted(maps.Keys(p.claims)) {
 		p.complete(p.claims[number])
 	}
+	p.agreeToLeave()
 	p.publish()
 }
 

@@ -125,7 +125,13 @@ func (p *protocol) leave(now time.Duration) {
 	if p.leaving != nil {
 		return
 	}
-	p.dropClaims()
+	for _, c := range p.claims {
+		if !c.resume { // what is resumed is to be agreed on before the kernel answers for longer
+			for a := range c.addrs {
+				p.withdraw(c, a)
+			}
+		}
+	}
 	l := &leaving{until: p.now + p.timing.Grace, waits: map[string]bool{}}
 	for a := range p.held {
 		l.addrs = append(l.addrs, a)
