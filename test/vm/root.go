@@ -29,21 +29,25 @@ func unpackRoot(debian archive, dir string) (string, error) {
 		return "", err
 	}
 	// Made anew where Debian has newer packages, or the script makes something else of them.
-	contents, made := list+rootScript, filepath.Join(dir, "contents")
-	if old, err := os.ReadFile(made); err == nil && string(old) == contents {
+	contents := list + rootScript
+	if old, err := os.ReadFile(filepath.Join(dir, "contents")); err == nil && string(old) == contents {
 		return dir, nil
 	}
-	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755)); err != nil {
+	fresh := dir + ".new"
+	if err := errors.Join(os.RemoveAll(fresh), os.MkdirAll(fresh, 0o755)); err != nil {
 		return "", err
 	}
 	debs, err := debian.downloadAll(dir+".debs", rootPackages...)
 	if err != nil {
 		return "", err
 	}
-	if _, err := output(dir, "sh", append([]string{"-euc", rootScript, "sh"}, debs...)...); err != nil {
+	if _, err := output(fresh, "sh", append([]string{"-euc", rootScript, "sh"}, debs...)...); err != nil {
 		return "", err
 	}
-	return dir, errors.Join(os.WriteFile(made, []byte(contents), 0o644), os.RemoveAll(dir+".debs"))
+	if err := os.WriteFile(filepath.Join(fresh, "contents"), []byte(contents), 0o644); err != nil {
+		return "", err
+	}
+	return dir, errors.Join(os.RemoveAll(dir), os.Rename(fresh, dir), os.RemoveAll(dir+".debs"))
 }
 
 // The links to the parts of /usr come first, and last what scripts of the packages would have made.
