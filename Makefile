@@ -62,13 +62,14 @@ test-bgp: require-root require-bird ## Run the example of docs/bgp.md: BIRD on n
 	go test -count=1 -timeout 10m -v ./test/bgp
 
 KERNEL ?= 6.1
+ARCH ?= $(shell go env GOARCH)
 # Emulated, a network with its agents takes half a minute. VM_TRAFFIC=. runs all there are, for hours.
 VM_TRAFFIC ?= TestMatrix|TestLinks|TestBesideIPVS|TestTakeoverIPVS|TestFragmentedUDP|TestPathMTU|TestRefuse$$
 
 .PHONY: test-vm
-test-vm: require-root require-netfilter require-vm ## Run the tests of datapath and traffic on Linux KERNEL (6.1, 6.12, host-like, ...), emulated
-	@go run ./test/vm -kernel $(KERNEL) ./maps ./loader ./test/prog
-	@go run ./test/vm -kernel $(KERNEL) -run '$(VM_TRAFFIC)' ./test/traffic
+test-vm: require-root require-netfilter require-vm ## Run the tests of datapath and traffic on Linux KERNEL (6.1, 6.12, host-like, ...) for ARCH (amd64, arm64), emulated
+	@go run ./test/vm -arch $(ARCH) -kernel $(KERNEL) ./maps ./loader ./test/prog
+	@go run ./test/vm -arch $(ARCH) -kernel $(KERNEL) -run '$(VM_TRAFFIC)' ./test/traffic
 
 .PHONY: kubernetes
 kubernetes: $(KUBERNETES)/built ## Build the parts of Kubernetes that tests start (8 minutes on two cores, once)
@@ -232,11 +233,17 @@ require-cni:
 			containernetworking-plugins; }
 
 # What an emulated machine is made with; its kernel and virtme-ng are only unpacked, in build/.
+QEMU_amd64 := qemu-system-x86_64
+QEMU_arm64 := qemu-system-aarch64
+QEMU_PACKAGE_amd64 := qemu-system-x86
+QEMU_PACKAGE_arm64 := qemu-system-arm
+
 .PHONY: require-vm
 require-vm:
-	@which qemu-system-x86_64 busybox depmod file xz wg ipvsadm >/dev/null && test -e /lib/systemd/systemd-udevd || { \
+	@test -n "$(QEMU_$(ARCH))" || { echo "ARCH=$(ARCH): want amd64 or arm64"; exit 1; }
+	@which $(QEMU_$(ARCH)) busybox depmod file xz wg ipvsadm >/dev/null && test -e /lib/systemd/systemd-udevd || { \
 		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
-			qemu-system-x86 busybox-static kmod udev file xz-utils wireguard-tools ipvsadm; }
+			$(QEMU_PACKAGE_$(ARCH)) busybox-static kmod udev file xz-utils wireguard-tools ipvsadm; }
 
 # What explores the model of the flow table's protocol: spin makes a C program of it.
 .PHONY: require-spin

@@ -90,10 +90,23 @@ release: ## Make all that is published of VERSION (vX.Y.Z) in build/release, wit
 	@cat $(RELEASE)/SHA256SUMS
 
 .PHONY: test-packages
-test-packages: require-root require-rpm require-netfilter require-etcd kubernetes ## Make a release, and install, run, upgrade and remove what is in it
+test-packages: require-root require-rpm require-systemd require-netfilter require-etcd kubernetes ## Make a release, and install, run, upgrade and remove what is in it
 	$(MAKE) release VERSION=v0.0.1-test
 	WAGGLE_RELEASE=$(CURDIR)/$(RELEASE) WAGGLE_TOOLS=$(CURDIR)/$(BUILT_TOOLS) WAGGLE_KUBERNETES=$(CURDIR)/$(KUBERNETES) \
 		go test -count=1 -timeout 25m -v -run 'Chart|Kustomize|DryRun|Package|Release|Image|SBOM' ./test/deploy
+
+.PHONY: test-systemd
+test-systemd: require-root require-systemd ## Install the Debian package where systemd is the init, and have systemd run the agent
+	rm -rf $(RELEASE)
+	$(MAKE) packages VERSION=v0.0.1-test
+	WAGGLE_RELEASE=$(CURDIR)/$(RELEASE) WAGGLE_TOOLS=$(CURDIR)/$(BUILT_TOOLS) \
+		go test -count=1 -timeout 10m -v -run '^TestDebianPackageSystemd$$' ./test/deploy
+
+# Installed, and not started: it is the init of the test's machines.
+.PHONY: require-systemd
+require-systemd:
+	@test -x /lib/systemd/systemd || { \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends systemd; }
 
 .PHONY: require-rpm
 require-rpm:

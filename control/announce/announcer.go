@@ -83,8 +83,8 @@ type Announcer struct {
 	ended    chan struct{}
 }
 
-// maxProbes is how many addresses are asked for at one time: each takes a socket, which sees the questions for all others.
-const maxProbes = 16
+// maxProbes is how many addresses are asked for at one time: all hosts of the network get the questions.
+const maxProbes = 256
 
 // New makes an Announcer. Nothing happens before Run.
 func New(opts Options) *Announcer {

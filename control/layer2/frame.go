@@ -101,30 +101,28 @@ func groupMAC(group netip.Addr) net.HardwareAddr {
 	return net.HardwareAddr{0x33, 0x33, b[12], b[13], b[14], b[15]}
 }
 
-// holderIn returns the MAC of the host that says in a frame that it has an address; nil: the frame says nothing of
-// the kind. For IPv4 any ARP frame with the address as its sender says so (RFC 5227, 2.1.1), for IPv6 an advertisement.
-func holderIn(b []byte, addr netip.Addr) net.HardwareAddr {
+// claimIn returns the address that a host says in a frame that it has, and its MAC; nil: the frame says no such thing.
+func claimIn(b []byte) (addr netip.Addr, mac net.HardwareAddr) {
 	p := gopacket.NewPacket(b, layers.LayerTypeEthernet, gopacket.NoCopy)
-	if arp, ok := p.Layer(layers.LayerTypeARP).(*layers.ARP); ok && addr.Is4() {
-		if sender, _ := netip.AddrFromSlice(arp.SourceProtAddress); sender == addr {
-			return net.HardwareAddr(arp.SourceHwAddress)
-		}
-		return nil
+	if arp, ok := p.Layer(layers.LayerTypeARP).(*layers.ARP); ok {
+		addr, _ = netip.AddrFromSlice(arp.SourceProtAddress)
+		return addr, net.HardwareAddr(arp.SourceHwAddress)
 	}
 	na, ok := p.Layer(layers.LayerTypeICMPv6NeighborAdvertisement).(*layers.ICMPv6NeighborAdvertisement)
-	if !ok || !na.TargetAddress.Equal(addr.AsSlice()) {
-		return nil
+	if !ok {
+		return netip.Addr{}, nil
 	}
 	if ip, ok := p.NetworkLayer().(*layers.IPv6); !ok || ip.HopLimit != hopLimit { // another network's
-		return nil
+		return netip.Addr{}, nil
 	}
+	addr, _ = netip.AddrFromSlice(na.TargetAddress)
 	for _, o := range na.Options {
 		if o.Type == layers.ICMPv6OptTargetAddress && len(o.Data) == macLen {
-			return net.HardwareAddr(o.Data)
+			return addr, net.HardwareAddr(o.Data)
 		}
 	}
 	if eth, ok := p.LinkLayer().(*layers.Ethernet); ok {
-		return eth.SrcMAC
+		return addr, eth.SrcMAC
 	}
-	return nil
+	return netip.Addr{}, nil
 }

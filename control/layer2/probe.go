@@ -4,12 +4,11 @@ package layer2
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/gopacket/gopacket/layers"
@@ -29,44 +28,57 @@ const (
 )
 
 // Probe asks on devices whether a host has an address, three times in three quarters of a second, and returns the MAC
-// of the one that says so first; nil: none does. This node's own MACs, and those of members, are no answer.
+// of the one that says so first; nil: none does. This node's own MACs, and those of members, are no answer. Many
+// addresses may be asked for at one time: they share a socket for each device and family.
 func (w *Wire) Probe(ctx context.Context, addr netip.Addr, ifindexes []int, members []net.HardwareAddr) (holder net.HardwareAddr, err error) {
-	own, err := ownMACs()
-	if err != nil {
-		return nil, err
-	}
-	var all []*probe
+	q := &inquiry{addr, members, make(chan answer, 1)}
+	var asked []*prober
 	defer func() {
-		for _, p := range all {
-			p.conn.Close()
+		for _, p := range asked {
+			w.leaveProber(p, q)
 		}
 	}()
 	for _, ifindex := range ifindexes {
-		p, err := newProbe(addr, ifindex, append(own, members...))
+		p, err := w.joinProber(ifindex, q)
 		if err != nil {
 			return nil, fmt.Errorf("probing for the address %s on device %d: %w", addr, ifindex, err)
 		}
-		all = append(all, p)
+		asked = append(asked, p)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	answers := make(chan answer, len(all))
-	for _, p := range all {
-		go func() { answers <- p.run(ctx) }()
-	}
-	for range all {
-		a := <-answers
-		if a.holder != nil {
-			return a.holder, nil
+	for range probes {
+		for _, p := range asked {
+			if err := p.ask(addr); err != nil {
+				return nil, err
+			}
 		}
-		err = errors.Join(err, a.err)
+		select {
+		case a := <-q.answer:
+			return a.holder, a.err
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(probeInterval):
+		}
 	}
-	return nil, err
+	return nil, nil
+}
+
+// inquiry is one Probe.
+type inquiry struct {
+	addr    netip.Addr
+	members []net.HardwareAddr
+	answer  chan answer // the first one is kept
 }
 
 type answer struct {
 	holder net.HardwareAddr
 	err    error
+}
+
+func (q *inquiry) put(a answer) {
+	select {
+	case q.answer <- a:
+	default:
+	}
 }
 
 // ownMACs are those of all of this node's devices: two of them may be on one network.
@@ -82,26 +94,69 @@ func ownMACs() ([]net.HardwareAddr, error) {
 	return out, nil
 }
 
-// probe asks for an address on one device.
-type probe struct {
-	addr     netip.Addr
-	port     *port
-	conn     *packet.Conn
-	question []byte
-	ignored  []net.HardwareAddr
+// proberKey is what the inquiries of a prober have in common.
+type proberKey struct {
+	ifindex int
+	v6      bool
 }
 
-func newProbe(addr netip.Addr, ifindex int, ignored []net.HardwareAddr) (*probe, error) {
-	d, err := readDevice(ifindex)
+// prober asks on one device, for all inquiries of one family that there are at a time: a socket of its own for each would
+// see the questions and answers of all others.
+type prober struct {
+	key  proberKey
+	port *port
+	own  []net.HardwareAddr // of this node
+
+	mu        sync.Mutex
+	inquiries map[*inquiry]bool
+}
+
+// joinProber has the answers to an inquiry received.
+func (w *Wire) joinProber(ifindex int, q *inquiry) (*prober, error) {
+	w.probing.Lock()
+	defer w.probing.Unlock()
+	key := proberKey{ifindex, q.addr.Is6()}
+	p := w.probers[key]
+	if p == nil {
+		var err error
+		if p, err = newProber(key); err != nil {
+			return nil, err
+		}
+		w.probers[key] = p
+		go p.receive()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.inquiries[q] = true
+	return p, nil
+}
+
+// leaveProber ends an inquiry, and with the last one its prober.
+func (w *Wire) leaveProber(p *prober, q *inquiry) {
+	w.probing.Lock()
+	defer w.probing.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.inquiries, q)
+	if len(p.inquiries) == 0 {
+		delete(w.probers, p.key)
+		if err := p.port.close(); err != nil {
+			w.log.Warnf("closing the packet socket on the device %s: %v", p.port.Name, err)
+		}
+	}
+}
+
+func newProber(key proberKey) (*prober, error) {
+	own, err := ownMACs()
 	if err != nil {
 		return nil, err
 	}
-	ask, err := question(d, addr)
+	d, err := readDevice(key.ifindex)
 	if err != nil {
 		return nil, err
 	}
 	protocol, config := unix.ETH_P_ARP, (*packet.Config)(nil)
-	if addr.Is6() {
+	if key.v6 {
 		filter, err := bpf.Assemble(onlyAdvertisements)
 		if err != nil {
 			return nil, err
@@ -112,7 +167,7 @@ func newProbe(addr netip.Addr, ifindex int, ignored []net.HardwareAddr) (*probe,
 	if err != nil {
 		return nil, err
 	}
-	return &probe{addr, &port{Device: d, conn: conn}, conn, ask, ignored}, nil
+	return &prober{key: key, port: &port{Device: d, conn: conn}, own: own, inquiries: map[*inquiry]bool{}}, nil
 }
 
 // Where a frame has them.
@@ -131,45 +186,47 @@ var onlyAdvertisements = []bpf.Instruction{
 	bpf.RetConstant{Val: 0},
 }
 
-// run asks, and waits after each question for an answer.
-func (p *probe) run(ctx context.Context) answer {
-	for range probes {
-		if err := p.port.send(p.question); err != nil {
-			return answer{err: err}
-		}
-		holder, err := p.wait(ctx, time.Now().Add(probeInterval))
-		if holder != nil || err != nil {
-			return answer{holder, err}
-		}
+func (p *prober) ask(addr netip.Addr) error {
+	frame, err := question(p.port.Device, addr)
+	if err != nil {
+		return err
 	}
-	return answer{}
+	return p.port.send(frame)
 }
 
-// wait reads until the deadline. It returns the context's error if that ends before.
-func (p *probe) wait(ctx context.Context, deadline time.Time) (holder net.HardwareAddr, err error) {
-	if err := p.conn.SetReadDeadline(deadline); err != nil {
-		return nil, err
-	}
-	stop := context.AfterFunc(ctx, func() { _ = p.conn.SetReadDeadline(time.Now()) })
-	defer stop()
+// receive hands answers to the inquiries until the socket is closed, or fails.
+func (p *prober) receive() {
 	buffer := make([]byte, 2048)
 	for {
-		n, _, err := p.conn.ReadFrom(buffer)
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return nil, nil
-		}
+		n, _, err := p.port.conn.ReadFrom(buffer)
 		if err != nil {
-			return nil, fmt.Errorf("receiving on the device %s: %w", p.port.Name, err)
+			p.fail(fmt.Errorf("receiving on the device %s: %w", p.port.Name, err))
+			return
 		}
-		if mac := holderIn(buffer[:n], p.addr); mac != nil && !p.ignores(mac) {
-			return slices.Clone(mac), nil
+		if addr, mac := claimIn(buffer[:n]); mac != nil && !contains(p.own, mac) {
+			p.answer(addr, mac)
 		}
 	}
 }
 
-func (p *probe) ignores(mac net.HardwareAddr) bool {
-	return slices.ContainsFunc(p.ignored, func(m net.HardwareAddr) bool { return slices.Equal(m, mac) })
+func (p *prober) answer(addr netip.Addr, mac net.HardwareAddr) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for q := range p.inquiries {
+		if q.addr == addr && !contains(q.members, mac) {
+			q.put(answer{holder: slices.Clone(mac)})
+		}
+	}
+}
+
+func (p *prober) fail(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for q := range p.inquiries {
+		q.put(answer{err: err})
+	}
+}
+
+func contains(macs []net.HardwareAddr, mac net.HardwareAddr) bool {
+	return slices.ContainsFunc(macs, func(m net.HardwareAddr) bool { return slices.Equal(m, mac) })
 }

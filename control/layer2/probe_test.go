@@ -6,6 +6,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"sync"
 	"testing"
 
 	"github.com/waggle-lb/waggle/test/topo"
@@ -73,5 +74,42 @@ func TestProbeEnds(t *testing.T) {
 	const want = "probing for the address 192.168.1.241 on device 9999: reading the device: Link not found"
 	if err == nil || err.Error() != want {
 		t.Errorf("Probe: %v, want %s", err, want)
+	}
+}
+
+// TestProbeMany: addresses that are asked for at one time share a socket for each family, and get their own answers.
+func TestProbeMany(t *testing.T) {
+	n := newNetwork(t, topo.Defaults())
+	h := newHolder(t, n.Nodes[0], "eth0", false)
+	laptop, err := n.Laptop.MAC("eth0")
+	must(t, err)
+	want := map[netip.Addr]net.HardwareAddr{n.Laptop.IP4: laptop, n.Laptop.IP6: laptop}
+	for i := range 200 {
+		want[netip.AddrFrom4([4]byte{192, 168, 1, byte(30 + i)})] = nil
+	}
+	found := map[netip.Addr]net.HardwareAddr{}
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	most := 0
+	for a := range want {
+		all.Go(func() {
+			mac := h.probe(a)
+			h.probing.Lock()
+			sockets := len(h.probers)
+			h.probing.Unlock()
+			mu.Lock()
+			defer mu.Unlock()
+			found[a], most = mac, max(most, sockets)
+		})
+	}
+	all.Wait()
+	for a, mac := range want {
+		expectMAC(t, a.String(), found[a], mac)
+	}
+	if most > 2 {
+		t.Errorf("%d sockets at one time, want one for each family", most)
+	}
+	if left := len(h.probers); left > 0 {
+		t.Errorf("%d sockets are left open", left)
 	}
 }

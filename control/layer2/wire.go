@@ -36,6 +36,9 @@ type Wire struct {
 	groups groups
 	waves  map[netip.Addr]*wave // announcements that are still to be repeated
 	ours   map[netip.Addr]bool  // announced by this process
+
+	probing sync.Mutex // guards probers; not held while frames are sent or waited for
+	probers map[proberKey]*prober
 }
 
 // New makes a Wire over the datapath's maps. What they hold from before goes on being answered.
@@ -43,6 +46,7 @@ func New(p maps.Provider, log *logrus.Entry) *Wire {
 	return &Wire{
 		table: maps.NewAnnounced(p), devices: maps.NewDevices(p), log: log,
 		ports: map[int]*port{}, waves: map[netip.Addr]*wave{}, ours: map[netip.Addr]bool{},
+		probers: map[proberKey]*prober{},
 	}
 }
 

@@ -55,16 +55,9 @@ func testPackage(t *testing.T, p packaging) {
 
 	m.run(t, append(p.install, file)...)
 	m.checkFiles(t, strings.Fields(m.run(t, p.list...)))
-	m.configure(t)
+	m.configure(t, m.node.Cgroup)
 	stop := m.startAgent(t)
-	pod, err := m.node.AddPod("web-a", topo.PodOptions{})
-	check(t, err)
-	_, err = pod.Serve(topo.Ports{HTTP: []uint16{8080}, Echo: []uint16{7000}})
-	check(t, err)
-	manifests := cluster.Manifests{Dir: filepath.Join(m.root, "etc/waggle/manifests")}
-	check(t, manifests.WriteNode(m.node))
-	check(t, manifests.WritePod(pod, "app: web"))
-	check(t, manifests.Write("web.yaml", strings.Replace(service, "  - {port", "  - {name: echo, port: 7, targetPort: 7000, nodePort: 30007}\n  - {name: web, port", 1)))
+	m.serve(t)
 	client, err := n.Laptop.Client()
 	check(t, err)
 	t.Cleanup(func() { check(t, client.Close()) })
@@ -147,11 +140,12 @@ func repack(t *testing.T, p packaging) string {
 
 // machine is the root file system of this machine, of which a copy on write is changed, on a node.
 type machine struct {
-	node *topo.Node
-	root string
+	node  *topo.Node
+	root  string
+	enter []string // the command that runs a command in it
 }
 
-// newMachine mounts it. There is no systemd in it; maintainer scripts see so by /run.
+// newMachine mounts it. No systemd runs in it; maintainer scripts see so by /run.
 func newMachine(t *testing.T, node *topo.Node) *machine {
 	t.Helper()
 	dir := t.TempDir()
@@ -173,6 +167,7 @@ func newMachine(t *testing.T, node *topo.Node) *machine {
 	mount(filepath.Join(m.root, "sys/fs/cgroup"), "--rbind", "/sys/fs/cgroup")
 	mount(filepath.Join(m.root, "sys/fs/bpf"), "-t", "bpf", "bpf")
 	mount(filepath.Join(m.root, "run"), "-t", "tmpfs", "tmpfs")
+	m.enter = []string{"chroot", m.root}
 	check(t, os.MkdirAll(filepath.Join(m.root, dir), 0o755)) // which the overlay shows empty
 	return m
 }
@@ -186,7 +181,7 @@ func (m *machine) command(args ...string) *topo.Command {
 			args = append(args[:len(args)-1:len(args)-1], inside)
 		}
 	}
-	return m.node.Command("chroot", append([]string{m.root}, args...)...)
+	return m.node.Command(m.enter[0], append(m.enter[1:len(m.enter):len(m.enter)], args...)...)
 }
 
 func (m *machine) run(t *testing.T, args ...string) string {
@@ -232,10 +227,23 @@ func (m *machine) checkFiles(t *testing.T, files []string) {
 
 // configure has the agent serve the node's cgroup and not that of the whole machine, as the
 // administrator would choose flags.
-func (m *machine) configure(t *testing.T) {
+func (m *machine) configure(t *testing.T, cgroup string) {
 	t.Helper()
 	m.run(t, "sed", "-i", `s|^WAGGLE_ARGS="\(.*\)"$|WAGGLE_ARGS="\1 --xdp=always --node-name=`+m.node.Name+
-		` --map-size=flows4=65536,flows6=65536,backends=4096,slots=16384 --cgroup=`+m.node.Cgroup+`"|`, "/etc/default/waggle")
+		` --map-size=flows4=65536,flows6=65536,backends=4096,slots=16384 --cgroup=`+cgroup+`"|`, "/etc/default/waggle")
+}
+
+// serve makes a pod, and manifests of its Service on nodePorts 30080 and 30007.
+func (m *machine) serve(t *testing.T) {
+	t.Helper()
+	pod, err := m.node.AddPod("web-a", topo.PodOptions{})
+	check(t, err)
+	_, err = pod.Serve(topo.Ports{HTTP: []uint16{8080}, Echo: []uint16{7000}})
+	check(t, err)
+	manifests := cluster.Manifests{Dir: filepath.Join(m.root, "etc/waggle/manifests")}
+	check(t, manifests.WriteNode(m.node))
+	check(t, manifests.WritePod(pod, "app: web"))
+	check(t, manifests.Write("web.yaml", strings.Replace(service, "  - {port", "  - {name: echo, port: 7, targetPort: 7000, nodePort: 30007}\n  - {name: web, port", 1)))
 }
 
 // startAgent does what systemd does for the unit: environment, command, capabilities.
@@ -256,7 +264,6 @@ func (m *machine) startAgent(t *testing.T) (stop func()) {
 	}
 	script := "set -a; . " + setting("EnvironmentFile") + "; mkdir -p /run/" + setting("RuntimeDirectory") + "; exec setpriv --no-new-privs --bounding-set=-all," +
 		strings.Join(capabilities, ",") + " " + setting("ExecStart")
-	run := filepath.Join(m.root, "run/waggle")
 	cmd := m.command("sh", "-c", script)
 	log, err := os.CreateTemp(t.TempDir(), "agent")
 	check(t, err)
@@ -270,12 +277,18 @@ func (m *machine) startAgent(t *testing.T) (stop func()) {
 		}
 	})
 	for deadline := time.Now().Add(topo.Patient(60 * time.Second)); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		if s, err := status.Read(run); err == nil && s.PID == cmd.Process.Pid && s.Proxy.Synced {
+		if m.synced(cmd.Process.Pid) {
 			return stop
 		}
 	}
 	t.Fatal("the agent has no status with a first sync")
 	return nil
+}
+
+// synced tells whether a process is the agent, and has synced.
+func (m *machine) synced(pid int) bool {
+	s, err := status.Read(filepath.Join(m.root, "run/waggle"))
+	return err == nil && s.PID == pid && s.Proxy.Synced
 }
 
 // leftovers are files with waggle's name where packages put files, and what the datapath pins.

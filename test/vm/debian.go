@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,9 +15,12 @@ import (
 	"time"
 )
 
-// archive is Debian's, with lists and packages of our own: which releases this machine installs
-// from, and what it has installed, doesn't matter.
-type archive struct{ dir string }
+// archive is Debian's for one architecture, with lists and packages of our own: which releases this
+// machine installs from, and what it has installed, doesn't matter.
+type archive struct {
+	dir  string
+	arch string
+}
 
 const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
@@ -78,6 +82,7 @@ func (a archive) apt(command, sources string, args ...string) (string, error) {
 	options := []string{
 		"Dir::Etc::sourcelist=" + sources, "Dir::Etc::sourceparts=/dev/null",
 		"Dir::State::lists=" + a.lists(), "Dir::Cache=" + a.dir,
+		"Dir::State::status=/dev/null", "APT::Architecture=" + a.arch, "APT::Architectures=" + a.arch,
 		"APT::Sandbox::User=root", "Acquire::Languages=none",
 		"Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
 	}
@@ -112,6 +117,32 @@ func (a archive) download(name, version string) (string, error) {
 	}
 	_, err = a.apt("apt-get", filepath.Join(a.dir, "sources.list"), "download", "-q", what)
 	return file, err
+}
+
+// closure returns a line for each of some packages and of those that they depend on.
+func (a archive) closure(names ...string) (string, error) {
+	plan, err := a.install("--simulate", names...)
+	if err != nil {
+		return "", err
+	}
+	lines := slices.DeleteFunc(strings.SplitAfter(plan, "\n"), func(line string) bool { return !strings.HasPrefix(line, "Inst ") })
+	slices.Sort(lines)
+	return strings.Join(lines, ""), nil
+}
+
+// downloadAll returns the files of some packages and of those that they depend on, in a new directory.
+func (a archive) downloadAll(dir string, names ...string) ([]string, error) {
+	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(filepath.Join(dir, "partial"), 0o755)); err != nil {
+		return nil, err
+	}
+	if _, err := a.install("--download-only", append([]string{"-o", "Dir::Cache::archives=" + dir}, names...)...); err != nil {
+		return nil, err
+	}
+	return filepath.Glob(filepath.Join(dir, "*.deb"))
+}
+
+func (a archive) install(how string, args ...string) (string, error) {
+	return a.apt("apt-get", filepath.Join(a.dir, "sources.list"), append([]string{"install", "-qy", "--no-install-recommends", how}, args...)...)
 }
 
 // output runs a command in a directory, and returns its standard output.

@@ -43,7 +43,7 @@ func unpackKernel(debian archive, dir, version string) (kernel, error) {
 	if err != nil {
 		return kernel{}, err
 	}
-	release, err := choose(names, version, hostRelease())
+	release, err := choose(names, debian.arch, version, hostRelease())
 	if err != nil {
 		return kernel{}, err
 	}
@@ -74,7 +74,7 @@ find lib -name '*.ko.xz' -exec xz -d {} +
 depmod -b . "$2"
 `
 
-var imageName = regexp.MustCompile(`^linux-image-((\d+)\.(\d+)[0-9.]*(?:-\d+)?(?:\+deb\d+)?-amd64)$`)
+var imageName = regexp.MustCompile(`^linux-image-((\d+\.\d+[0-9.]*(?:-\d+)?(?:\+deb\d+)?)-([a-z0-9]+(?:-16k)?))$`)
 
 // candidate is a kernel that Debian has.
 type candidate struct {
@@ -84,22 +84,24 @@ type candidate struct {
 }
 
 // choose returns the release, like 6.1.0-56-amd64, of the newest kernel of a version among the
-// names of packages. The host's is the only one that is matched by the nearest, too.
-func choose(names, version, host string) (string, error) {
+// names of packages. One of other pages than usual has a suffix, like 6.12-16k. The host's is the only one that is matched by the nearest, too.
+func choose(names, arch, version, host string) (string, error) {
 	wanted := version
 	if version == hostLike {
 		wanted = host
+	} else if number, flavour, ok := strings.Cut(version, "-"); ok {
+		wanted, arch = number, arch+"-"+flavour
 	}
 	var major, minor int
 	if _, err := fmt.Sscanf(wanted, "%d.%d", &major, &minor); err != nil {
-		return "", fmt.Errorf("kernel version %q: want one like 6.1, or %s", version, hostLike)
+		return "", fmt.Errorf("kernel version %q: want one like 6.1 or 6.12-16k, or %s", version, hostLike)
 	}
-	all := candidates(names)
+	all := candidates(names, arch)
 	if version != hostLike {
 		all = slices.DeleteFunc(all, func(c candidate) bool { return c.minor != 1000*major+minor })
 	}
 	if len(all) == 0 {
-		return "", fmt.Errorf("kernel %s: Debian has none of this version", version)
+		return "", fmt.Errorf("kernel %s: Debian has none of this version for %s", version, arch)
 	}
 	distance := func(c candidate) int { return max(c.minor-1000*major-minor, 1000*major+minor-c.minor) }
 	return slices.MinFunc(all, func(a, b candidate) int {
@@ -112,15 +114,15 @@ func choose(names, version, host string) (string, error) {
 
 var digits = regexp.MustCompile(`\d+`)
 
-func candidates(names string) []candidate {
+func candidates(names, arch string) []candidate {
 	var all []candidate
 	for _, name := range strings.Fields(names) {
 		m := imageName.FindStringSubmatch(name)
-		if m == nil {
+		if m == nil || m[3] != arch {
 			continue // another flavour, unsigned, or debug symbols
 		}
 		c := candidate{release: m[1]}
-		for _, d := range digits.FindAllString(strings.TrimSuffix(m[1], "-amd64"), -1) {
+		for _, d := range digits.FindAllString(m[2], -1) {
 			n, _ := strconv.Atoi(d)
 			c.numbers = append(c.numbers, n)
 		}

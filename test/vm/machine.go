@@ -19,6 +19,8 @@ import (
 // machine is one that boots, runs a script, and is gone.
 type machine struct {
 	launcher string
+	arch     arch
+	root     string // of its file system; it sees it read-only
 	kernel   kernel
 	share    string // a directory that it sees as /mnt, and may write to
 	memory   string
@@ -98,16 +100,19 @@ func (m machine) boot(ctx context.Context) error {
 		return err
 	}
 	defer console.Close()
-	cmd := exec.CommandContext(ctx, "/usr/bin/python3", "-m", "virtme.commands.run",
+	args := []string{"-m", "virtme.commands.run", "--arch", m.arch.virtme, "--root", m.root,
 		"--kimg", m.kernel.image(), "--mods", "auto", "--disable-kvm", "--force-9p", "--show-boot-console",
-		"--memory", m.memory, "--cpus", "2", "--script-sh", firstScript,
-		"--kopt", "mitigations=off", "--kopt", "rcupdate.rcu_cpu_stall_suppress=1", "--kopt", "nowatchdog", "--kopt", "no5lvl",
-		"--qemu-opts",
-		"-cpu", "max",
+		"--memory", m.memory, "--cpus", "2", "--script-sh", firstScript}
+	for _, kopt := range append([]string{"mitigations=off", "rcupdate.rcu_cpu_stall_suppress=1", "nowatchdog"}, m.arch.kopts...) {
+		args = append(args, "--kopt", kopt)
+	}
+	args = append(args, "--qemu-opts",
+		"-cpu", m.arch.cpu,
 		"-fsdev", "local,id=share,path="+m.share+",security_model=none,multidevs=remap",
 		"-device", "virtio-9p-pci,fsdev=share,mount_tag=share",
 		"-fsdev", "local,id=sources,path="+sources+",security_model=none,readonly=on,multidevs=remap",
 		"-device", "virtio-9p-pci,fsdev=sources,mount_tag=sources")
+	cmd := exec.CommandContext(ctx, "/usr/bin/python3", args...)
 	cmd.Env = append(os.Environ(), "PYTHONPATH="+m.launcher)
 	// Pipes: qemu opens them anew, and would cut a file.
 	cmd.Stdout, cmd.Stderr = struct{ io.Writer }{os.Stdout}, struct{ io.Writer }{console}

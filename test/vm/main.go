@@ -6,12 +6,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -21,6 +23,8 @@ import (
 const hostLike = "host-like"
 
 type settings struct {
+	arch     string
+	cpu      string
 	kernel   string
 	packages []string
 	run      string
@@ -32,6 +36,8 @@ type settings struct {
 
 func main() {
 	var s settings
+	flag.StringVar(&s.arch, "arch", runtime.GOARCH, "architecture, amd64 or arm64")
+	flag.StringVar(&s.cpu, "cpu", "", "processor, one of qemu's (default max for amd64, neoverse-n1 for arm64)")
 	flag.StringVar(&s.kernel, "kernel", "", "kernel version, such as 6.1, or "+hostLike)
 	flag.StringVar(&s.run, "run", "", "run only the tests that match, as go test does")
 	flag.StringVar(&s.skip, "skip", "", "leave out the tests that match, as go test does")
@@ -61,7 +67,12 @@ func testOn(ctx context.Context, s settings) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	debian := archive{dir: filepath.Join(build, "debian")}
+	a, err := architecture(s.arch)
+	if err != nil {
+		return false, err
+	}
+	a.cpu = cmp.Or(s.cpu, a.cpu)
+	debian := archive{dir: filepath.Join(build, "debian", a.name), arch: a.name}
 	if err := debian.update(); err != nil {
 		return false, err
 	}
@@ -73,8 +84,12 @@ func testOn(ctx context.Context, s settings) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	share := filepath.Join(build, "vm", s.kernel)
-	tests, err := compile(s.packages, share)
+	root, err := unpackRoot(debian, filepath.Join(build, "roots", a.name))
+	if err != nil {
+		return false, err
+	}
+	share := filepath.Join(build, "vm", s.kernel+"-"+a.name)
+	tests, err := compile(s.packages, a.name, share)
 	if err != nil {
 		return false, err
 	}
@@ -84,7 +99,7 @@ func testOn(ctx context.Context, s settings) (bool, error) {
 	}
 	fmt.Printf("Linux %s: %s, deadlines times %d\n", k.release, strings.Join(s.packages, " "), s.patience)
 	start := time.Now()
-	m := machine{launcher: launcher, kernel: k, share: share, memory: s.memory}
+	m := machine{launcher: launcher, arch: a, root: root, kernel: k, share: share, memory: s.memory}
 	failure := m.run(ctx, script, s.timeout)
 	ok := report(os.Stdout, tests, share)
 	fmt.Printf("Linux %s: %s\n", k.release, time.Since(start).Round(time.Second))

@@ -18,19 +18,25 @@ linux-image-6.12.94+deb13-amd64
 linux-image-6.12.117+deb12-amd64
 linux-image-6.12.117+deb13-amd64
 linux-image-6.19.6+deb13-amd64
+linux-image-6.12.118+deb13-arm64
+linux-image-6.12.119+deb13-arm64-16k
 linux-image-amd64`
-	for _, tt := range []struct{ version, host, want string }{
-		{"6.1", "", "6.1.0-56-amd64"},
-		{"6.12", "", "6.12.117+deb13-amd64"},
-		{"6.18", "", ""},
-		{"new", "", ""},
-		{hostLike, "6.12.9-arch1", "6.12.117+deb13-amd64"},
-		{hostLike, "6.18.44-fc", "6.19.6+deb13-amd64"},
-		{hostLike, "5.15.0", "6.1.0-56-amd64"},
+	for _, tt := range []struct{ arch, version, host, want string }{
+		{"amd64", "6.1", "", "6.1.0-56-amd64"},
+		{"amd64", "6.12", "", "6.12.117+deb13-amd64"},
+		{"amd64", "6.18", "", ""},
+		{"amd64", "new", "", ""},
+		{"amd64", hostLike, "6.12.9-arch1", "6.12.117+deb13-amd64"},
+		{"amd64", hostLike, "6.18.44-fc", "6.19.6+deb13-amd64"},
+		{"amd64", hostLike, "5.15.0", "6.1.0-56-amd64"},
+		{"arm64", "6.12", "", "6.12.118+deb13-arm64"},
+		{"arm64", "6.12-16k", "", "6.12.119+deb13-arm64-16k"},
+		{"amd64", "6.12-16k", "", ""},
+		{"arm64", "6.1", "", ""},
 	} {
-		got, err := choose(names, tt.version, tt.host)
+		got, err := choose(names, tt.arch, tt.version, tt.host)
 		if got != tt.want || (err == nil) != (tt.want != "") {
-			t.Errorf("%s, host %s: %q, %v, want %q", tt.version, tt.host, got, err, tt.want)
+			t.Errorf("%s, %s, host %s: %q, %v, want %q", tt.arch, tt.version, tt.host, got, err, tt.want)
 		}
 	}
 }
