@@ -57,7 +57,7 @@ func framesOf(program asm.Instructions) map[string]*frame {
 	return frames
 }
 
-// isFunction tells a function's symbol from a label.
+// isFunction reports whether a symbol is a function's, and not a label.
 func isFunction(program asm.Instructions, symbol string) bool {
 	for _, ins := range program {
 		if ins.IsFunctionReference() && ins.Reference() == symbol {

@@ -369,7 +369,7 @@ func DropOptional(spec *ebpf.CollectionSpec) {
 	}
 }
 
-// Fit tells the programs of a spec what they must know of its maps, and of the processor.
+// Fit sets in a spec what its programs must know of its maps, and of the processor.
 func Fit(spec *ebpf.CollectionSpec) error {
 	if err := spec.Variables["weakly_ordered"].Set(runtime.GOARCH != "amd64"); err != nil {
 		return fmt.Errorf("set variable weakly_ordered: %w", err)

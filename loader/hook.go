@@ -71,7 +71,7 @@ func (d *Datapath) updatePin(dev netlink.Link, pin devicePin, program *ebpf.Prog
 	path := d.links.path(pin)
 	l, err := link.LoadPinnedLink(path, nil)
 	if errors.Is(err, os.ErrNotExist) {
-		d.links.forget(pin) // somebody has removed it
+		d.links.forget(pin) // another program has removed it
 		return false, nil
 	}
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 
 // linkPins are the pins of devices' links in one directory. To list the directory takes time in proportion to the
 // node's devices, so it is listed once. The process that holds the directory keeps linkPins up to date: no other one
-// makes pins there. A pin that somebody has removed by hand stays known until the next list, so the link of each pin
+// makes pins there. A pin that was removed by hand stays known until the next list, so the link of each pin
 // may be gone.
 type linkPins struct {
 	dir  pinDir

@@ -224,7 +224,7 @@ func noticeTable(a *status.Status) table {
 	return t
 }
 
-// namesLine tells where names are answered, and how; "" if they are not.
+// namesLine says where names are answered, and how; "" if they are not.
 func namesLine(n *status.Names) string {
 	if n == nil {
 		return ""

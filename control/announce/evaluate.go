@@ -91,7 +91,7 @@ func announced(in Inputs, svc *v1.Service) map[netip.Addr][]*pools.Advert {
 func compareOffers(a, b Offer) int {
 	rank := func(o Offer) int {
 		switch {
-		case o.Not == Other: // it is nobody's then
+		case o.Not == Other: // no node answers then
 			return 0
 		case o.Not == Offered:
 			return 1

@@ -86,7 +86,7 @@ type protocol struct {
 
 	now     time.Duration
 	beaten  time.Duration // when it was last said that the kernel may answer
-	until   time.Duration // what the kernel was told
+	until   time.Duration // as the kernel has it
 	contact bool          // it is known which members there are
 	mourned time.Duration // until when a kernel may answer whose agent is dead
 	unsure  time.Duration // until when one may answer whose agent restarts, unknown to this one
@@ -376,7 +376,7 @@ func (p *protocol) own(a netip.Addr) Offer {
 	return o
 }
 
-// candidates are the nodes that offer themselves; vetoed: nobody is to answer.
+// candidates are the nodes that offer themselves; vetoed: no node is to answer.
 func (p *protocol) candidates(a netip.Addr) (all []candidate, vetoed bool) {
 	switch o := p.own(a); {
 	case o.Not == Offered && p.leaving == nil:

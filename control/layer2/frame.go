@@ -37,7 +37,7 @@ func announcements(d Device, addr netip.Addr) ([][]byte, error) {
 	return [][]byte{request, reply}, err
 }
 
-// question is the frame that asks whether any host has an address, and tells none who asks: an ARP probe (RFC
+// question is the frame that asks whether any host has an address, and changes no entry of theirs: an ARP probe (RFC
 // 5227, 2.1.1), or a solicitation as for the detection of duplicates (RFC 4862, 5.4.2).
 func question(d Device, addr netip.Addr) ([]byte, error) {
 	if addr.Is4() {

@@ -31,7 +31,7 @@ var (
 // ListenPort is next to kube-proxy's ports, so that a resolver of the node may have port 53 of all addresses.
 const ListenPort = 10253
 
-// Options are what a Server is told.
+// Options configure a Server.
 type Options struct {
 	// Addresses are those of the Service, at most one of each family.
 	Addresses []netip.Addr

@@ -39,7 +39,7 @@ type sink struct {
 	holders map[netip.Addr]map[key]bool // Services of the source, by those of our addresses that they have
 	named   bool                        // one of them has our name
 	synced  bool
-	told    []netip.Addr // that our Service has, as the next sink knows it; none: there is no such Service
+	sent    []netip.Addr // that our Service has, as the next sink knows it; none: there is no such Service
 	service *v1.Service
 	slices  []*discovery.EndpointSlice
 }
@@ -49,7 +49,7 @@ func (s *sink) OnService(old, new *v1.Service) {
 	s.follow(old, false)
 	s.follow(new, true)
 	want := s.want()
-	kept := slices.DeleteFunc(slices.Clone(want), func(a netip.Addr) bool { return !slices.Contains(s.told, a) })
+	kept := slices.DeleteFunc(slices.Clone(want), func(a netip.Addr) bool { return !slices.Contains(s.sent, a) })
 	s.offer(kept) // what ours gives up is free before another one gets it
 	s.server.zone.OnService(old, new)
 	s.Sink.OnService(old, new)
@@ -129,17 +129,17 @@ func (s *sink) want() (addrs []netip.Addr) {
 // offer gives our Service these addresses, in the next sink and in the zone; without any there is none. Endpoints come
 // before the Service, and go after it: it is never without.
 func (s *sink) offer(addrs []netip.Addr) {
-	if slices.Equal(addrs, s.told) {
+	if slices.Equal(addrs, s.sent) {
 		return
 	}
-	if len(s.told) == 0 {
+	if len(s.sent) == 0 {
 		s.slices = s.server.opts.slices()
 		for _, sl := range s.slices {
 			s.Sink.OnEndpointSlice(nil, sl)
 		}
 	}
 	old := s.service
-	s.told, s.service = addrs, nil
+	s.sent, s.service = addrs, nil
 	if len(addrs) > 0 {
 		s.service = s.server.opts.service(addrs)
 	}

@@ -12,7 +12,7 @@ import (
 	discovery "k8s.io/api/discovery/v1"
 )
 
-// recorder is a sink that takes down what it is told.
+// recorder is a sink that records its calls.
 type recorder struct{ calls []string }
 
 func (r *recorder) OnService(old, new *v1.Service) {
@@ -39,7 +39,7 @@ func (r *recorder) OnNode(_, _ *v1.Node)            {}
 func (r *recorder) OnServiceCIDRs(_ []netip.Prefix) {}
 func (r *recorder) OnSynced()                       { r.calls = append(r.calls, "synced") }
 
-// take returns what was told since.
+// take returns the calls since the last one.
 func (r *recorder) take() string {
 	all := strings.Join(r.calls, "; ")
 	r.calls = nil

@@ -203,7 +203,7 @@ func (r *recorder) doubles() (count int) {
 	return count
 }
 
-// The prober sends requests from addresses that no host has, each from another one, by which answers are told apart.
+// The prober sends requests from addresses that no host has, each from another one, which distinguishes the answers.
 const (
 	proberEvery = 10 * time.Millisecond
 	requests    = 200

@@ -285,7 +285,7 @@ func (m *machine) startAgent(t *testing.T) (stop func()) {
 	return nil
 }
 
-// synced tells whether a process is the agent, and has synced.
+// synced reports whether a process is the agent, and has synced.
 func (m *machine) synced(pid int) bool {
 	s, err := status.Read(filepath.Join(m.root, "run/waggle"))
 	return err == nil && s.PID == pid && s.Proxy.Synced
