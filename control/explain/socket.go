@@ -166,7 +166,7 @@ func (t *socketReport) outcome(n bpf.Notes) (Outcome, error) {
 func (t *socketReport) notOurs(n bpf.Notes) (reason, advice string) {
 	switch {
 	case n.Steps&bpf.TraceService == 0 && t.hostsAlone && !t.host:
-		return "the agent leaves the sockets of pods to the hooks on their devices (--socket-lb-host)", "Ask with --pod NAME instead of --socket."
+		return "the agent leaves the sockets of pods to the hooks on their devices (--socket-lb=host)", "Ask with --pod NAME instead of --socket."
 	case t.masquerades && !t.host && n.Steps&bpf.TraceFrontend != 0 && maps.DecodeService(n.Service).Kind == maps.ClusterIP:
 		return "the agent gives all clients of cluster IPs another source (--masquerade-all), so the hook on the pod's device serves it, by its packets",
 			"Ask with --pod NAME instead of --socket."
