@@ -13,6 +13,7 @@ import (
 	"github.com/mdlayher/packet"
 	"github.com/vishvananda/netlink"
 
+	"github.com/waggle-lb/waggle/loader/netdump"
 	"github.com/waggle-lb/waggle/maps"
 )
 
@@ -51,7 +52,7 @@ func readDevice(ifindex int) (Device, error) {
 	if len(attrs.HardwareAddr) != macLen {
 		return Device{}, fmt.Errorf("the device %s has no Ethernet address", attrs.Name)
 	}
-	addrs, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+	addrs, err := netdump.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_ALL) })
 	if err != nil {
 		return Device{}, fmt.Errorf("reading the addresses of the device %s: %w", attrs.Name, err)
 	}

@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/waggle-lb/waggle/control/config"
+	"github.com/waggle-lb/waggle/control/kube"
 )
 
 // objects are what a manifest holds.
@@ -35,6 +36,7 @@ type objects struct {
 	binding        rbacv1.ClusterRoleBinding
 	namespaced     rbacv1.Role
 	localBinding   rbacv1.RoleBinding
+	service        v1.Service
 	kinds          []string
 }
 
@@ -60,6 +62,7 @@ func read(t *testing.T, name string) *objects {
 		into := map[string]any{
 			"ConfigMap": &o.configMap, "ServiceAccount": &o.serviceAccount, "ClusterRole": &o.role,
 			"ClusterRoleBinding": &o.binding, "DaemonSet": &o.daemonSet, "Role": &o.namespaced, "RoleBinding": &o.localBinding,
+			"Service": &o.service,
 		}[meta.Kind]
 		if into == nil {
 			t.Fatalf("%s: no test knows kind %q", name, meta.Kind)
@@ -164,7 +167,17 @@ func TestRightsForAddresses(t *testing.T) {
 	}, rights(o.namespaced.Rules)); diff != "" {
 		t.Error(diff)
 	}
-	account := read(t, "waggle.yaml").serviceAccount
+	agents := read(t, "waggle.yaml")
+	account, labels := agents.serviceAccount, agents.daemonSet.Spec.Template.Labels
+	if s := o.service; s.Name != kube.MembersService || s.Namespace != account.Namespace || s.Spec.ClusterIP != v1.ClusterIPNone ||
+		!s.Spec.PublishNotReadyAddresses || len(s.Spec.Selector) == 0 {
+		t.Errorf("agents do not find each other by the Service %+v", s)
+	}
+	for label, value := range o.service.Spec.Selector {
+		if labels[label] != value {
+			t.Errorf("the Service selects %s: %s, and the agents have %q", label, value, labels[label])
+		}
+	}
 	subject := []rbacv1.Subject{{Kind: "ServiceAccount", Name: account.Name, Namespace: account.Namespace}}
 	if !slices.Equal(o.binding.Subjects, subject) || o.binding.RoleRef.Name != o.role.Name {
 		t.Errorf("the binding is %+v", o.binding)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/gopacket/gopacket/layers"
+	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/maps"
 )
@@ -36,9 +37,11 @@ func announce(t *testing.T, s *setup) []string {
 	return nil
 }
 
-// lapse ends that, as when the agent is dead.
+// lapse ends that, with an agent that is stopped and so does not extend it.
 func lapse(t *testing.T, s *setup) []string {
 	t.Helper()
+	check(t, unix.Kill(s.agent.Pid(), unix.SIGSTOP))
+	t.Cleanup(func() { check(t, unix.Kill(s.agent.Pid(), unix.SIGCONT)) })
 	announce(t, s)
 	check(t, s.announced(t).Extend(maps.Monotonic()-time.Second))
 	return nil
