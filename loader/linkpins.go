@@ -48,6 +48,9 @@ func (p pinDir) linkPins() (*linkPins, error) {
 // linkNames lists the directory of links.
 func (p pinDir) linkNames() ([]string, error) {
 	names, err := listDir(p.links())
+	if errors.Is(err, os.ErrPermission) {
+		return nil, fmt.Errorf("list links: run as root: %w", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}

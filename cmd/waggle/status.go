@@ -113,16 +113,13 @@ func (v *statusView) write(w io.Writer, wide bool) error {
 	return nil
 }
 
-// memberLine lists the other agents that announce addresses; empty: this one doesn't.
+// memberLine lists the other agents that announce addresses; "": there are none.
 func memberLine(a *status.Status) string {
-	if !a.Announces {
-		return ""
-	}
 	var all []string
 	for _, m := range a.Members {
 		all = append(all, m.Name+" ("+m.State+")")
 	}
-	return orNone(all)
+	return strings.Join(all, ", ")
 }
 
 // section is a table of the status with its title.

@@ -329,7 +329,9 @@ func (a *Announcer) leave() {
 		}
 	}
 	writeSince(a.opts.File, a.p.held)
-	a.opts.Log.WithField("addresses", len(a.p.held)).Info("the kernel goes on to answer while the agent restarts")
+	if held := len(a.p.held); held > 0 {
+		a.opts.Log.WithField("addresses", held).Info("the kernel goes on to answer while the agent restarts")
+	}
 }
 
 // node are the effects of the protocol.
