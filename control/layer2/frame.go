@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
@@ -102,8 +103,17 @@ func groupMAC(group netip.Addr) net.HardwareAddr {
 }
 
 // holderIn returns the MAC of the host that says in a frame that it has an address; nil: the frame says nothing of
-// the kind. For IPv4 any ARP frame with the address as its sender says so (RFC 5227, 2.1.1), for IPv6 an advertisement.
+// the kind, or names a MAC that no host can have.
 func holderIn(b []byte, addr netip.Addr) net.HardwareAddr {
+	if mac := macIn(b, addr); len(mac) == macLen && mac[0]&1 == 0 && !slices.Equal(mac, unknownMAC) {
+		return mac
+	}
+	return nil
+}
+
+// macIn returns what a frame says that the MAC of an address is. For IPv4 any ARP frame with the address as its sender
+// says so (RFC 5227, 2.1.1), for IPv6 an advertisement.
+func macIn(b []byte, addr netip.Addr) net.HardwareAddr {
 	p := gopacket.NewPacket(b, layers.LayerTypeEthernet, gopacket.NoCopy)
 	if arp, ok := p.Layer(layers.LayerTypeARP).(*layers.ARP); ok && addr.Is4() {
 		if sender, _ := netip.AddrFromSlice(arp.SourceProtAddress); sender == addr {
