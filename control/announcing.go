@@ -290,12 +290,20 @@ func (n *announcing) show(s *status.Status) {
 	slices.SortStableFunc(s.Addresses, func(a, b status.Address) int { return compareText(a.Address, b.Address) })
 }
 
-// problems are the addresses that other hosts have.
+// problems are the addresses that other hosts have, and the names that two agents have.
 func (n *announcing) problems() []status.Problem {
 	if n == nil {
 		return nil
 	}
-	return n.conflicts.list(n.announcer.View())
+	all := n.conflicts.list(n.announcer.View())
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.group != nil {
+		for _, c := range n.group.Conflicts() {
+			all = append(all, status.Problem{Object: "Node " + c.Name, Message: c.String(), Since: c.Since})
+		}
+	}
+	return all
 }
 
 // counts is for the metrics.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
@@ -101,8 +102,19 @@ func groupMAC(group netip.Addr) net.HardwareAddr {
 	return net.HardwareAddr{0x33, 0x33, b[12], b[13], b[14], b[15]}
 }
 
-// claimIn returns the address that a host says in a frame that it has, and its MAC; nil: the frame says no such thing.
+// claimIn returns the address that a host says in a frame that it has, and its MAC; nil: the frame says no such thing, or
+// names a MAC that no host can have.
 func claimIn(b []byte) (addr netip.Addr, mac net.HardwareAddr) {
+	addr, mac = macIn(b)
+	if len(mac) != macLen || mac[0]&1 != 0 || slices.Equal(mac, unknownMAC) {
+		return addr, nil
+	}
+	return addr, mac
+}
+
+// macIn returns an address, and what a frame says that its MAC is. For IPv4 any ARP frame with the address as its sender
+// says so (RFC 5227, 2.1.1), for IPv6 an advertisement.
+func macIn(b []byte) (addr netip.Addr, mac net.HardwareAddr) {
 	p := gopacket.NewPacket(b, layers.LayerTypeEthernet, gopacket.NoCopy)
 	if arp, ok := p.Layer(layers.LayerTypeARP).(*layers.ARP); ok {
 		addr, _ = netip.AddrFromSlice(arp.SourceProtAddress)

@@ -32,7 +32,8 @@ const (
 )
 
 // Reconnect tries to reach every agent that is known, and returns when each has answered, or hasn't for some time. Members
-// that answer are Joined by then. An error says that it is not known which agents there are.
+// that answer are Joined by then. An error says that it is not known which agents there are, or that another one has the name
+// of this one.
 func (m *Members) Reconnect(ctx context.Context) (reached int, err error) {
 	found, err := m.opts.Find(ctx)
 	if err != nil {
@@ -44,7 +45,9 @@ func (m *Members) Reconnect(ctx context.Context) (reached int, err error) {
 	if err == nil {
 		m.setFound(found)
 	}
-	return m.join(slices.Concat(found, m.remote.list()), true), nil
+	began := time.Now()
+	reached = m.join(ctx, slices.Concat(found, m.remote.list()), true)
+	return reached, m.namesake(began)
 }
 
 // Missing are the addresses of agents that Find has listed and that do not answer: they don't run, can't be reached, or have
@@ -54,7 +57,9 @@ func (m *Members) Missing() (addrs []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, a := range m.found {
-		if a = m.withPort(a); !alive[a] && a != m.ownAddress() && !slices.Contains(addrs, a) {
+		a = m.withPort(a)
+		there := func(at string) bool { return alive[at] || m.isOwn(at) }
+		if !there(a) && !slices.ContainsFunc(m.resolved[a], there) && !slices.Contains(addrs, a) {
 			addrs = append(addrs, a)
 		}
 	}
@@ -68,15 +73,14 @@ func (m *Members) setFound(addrs []string) {
 }
 
 // join tries addresses at the same time. Of those whose members are alive only few are tried.
-func (m *Members) join(addrs []string, few bool) (reached int) {
+func (m *Members) join(ctx context.Context, addrs []string, few bool) (reached int) {
 	const enough = 3
 	alive := m.liveAddresses()
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	tried := map[string]bool{m.ownAddress(): true}
-	for _, a := range addrs {
-		a = m.withPort(a)
-		if tried[a] {
+	tried := map[string]bool{}
+	for _, a := range m.resolve(ctx, addrs) {
+		if tried[a] || m.isOwn(a) {
 			continue
 		}
 		tried[a] = true
@@ -97,8 +101,46 @@ func (m *Members) join(addrs []string, few bool) (reached int) {
 	return reached
 }
 
-func (m *Members) ownAddress() string {
-	return netip.AddrPortFrom(m.opts.Address, m.opts.Port).String()
+// isOwn reports whether an address is this agent's. A node's own name often leads to 127.0.1.1.
+func (m *Members) isOwn(address string) bool {
+	a, err := netip.ParseAddrPort(address)
+	if err != nil || a.Port() != m.opts.Port {
+		return false
+	}
+	return a.Addr() == m.opts.Address || a.Addr().IsLoopback() && !m.opts.Address.IsLoopback()
+}
+
+// resolvePatience is for how long a resolver may take. One that takes longer is asked again with the next attempt.
+const resolvePatience = 2 * time.Second
+
+// resolve replaces hosts by their addresses, all with ports. A host whose address is not known is left out.
+func (m *Members) resolve(ctx context.Context, hosts []string) (addrs []string) {
+	ctx, cancel := context.WithTimeout(ctx, resolvePatience)
+	defer cancel()
+	var wg sync.WaitGroup
+	found := make([][]string, len(hosts))
+	for i, h := range hosts {
+		h = m.withPort(h)
+		if _, err := netip.ParseAddrPort(h); err == nil {
+			found[i] = []string{h}
+			continue
+		}
+		wg.Go(func() {
+			host, port, _ := net.SplitHostPort(h)
+			ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+			if err != nil {
+				m.opts.Log.WithError(err).Debug("looking for members")
+			}
+			for _, ip := range ips {
+				found[i] = append(found[i], net.JoinHostPort(ip.Unmap().String(), port))
+			}
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.resolved[h] = found[i]
+		})
+	}
+	wg.Wait()
+	return slices.Concat(found...)
 }
 
 func (m *Members) liveAddresses() map[string]bool {
@@ -115,6 +157,9 @@ func (m *Members) liveAddresses() map[string]bool {
 func (m *Members) withPort(address string) string {
 	if a, err := netip.ParseAddr(address); err == nil {
 		return netip.AddrPortFrom(a.Unmap(), m.opts.Port).String()
+	}
+	if a, err := netip.ParseAddrPort(address); err == nil {
+		return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()).String()
 	}
 	if _, _, err := net.SplitHostPort(address); err == nil {
 		return address
@@ -145,7 +190,7 @@ func (m *Members) Run(ctx context.Context) {
 			continue
 		}
 		tried = time.Now()
-		m.join(slices.Concat(missed, found), false)
+		m.join(ctx, slices.Concat(missed, found), false)
 	}
 }
 

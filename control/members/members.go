@@ -19,6 +19,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/time/rate"
 )
 
 // DefaultPort is that of the agents, by UDP and TCP. MetalLB's speakers use 7946, which the agents leave alone.
@@ -70,6 +71,10 @@ type Members struct {
 	live   map[string]*memberlist.Node
 	queues map[string]chan []byte
 	found  []string // what Find has listed last
+	// resolved are the addresses of hosts among these, with ports.
+	resolved  map[string][]string
+	conflicts map[string]Conflict // by name
+	stop      chan struct{}
 }
 
 // Start opens the port. The group is not joined before Reconnect or Run.
@@ -77,6 +82,7 @@ func Start(opts Options, events Events) (*Members, error) {
 	m := &Members{
 		opts: opts, events: events, remote: newRemembered(opts.File),
 		live: map[string]*memberlist.Node{}, queues: map[string]chan []byte{},
+		resolved: map[string][]string{}, conflicts: map[string]Conflict{}, stop: make(chan struct{}),
 	}
 	cfg := memberlist.DefaultLANConfig()
 	cfg.Name = opts.Name
@@ -90,12 +96,22 @@ func Start(opts Options, events Events) (*Members, error) {
 	cfg.DeadNodeReclaimTime = time.Second // a node may come back with another address
 	cfg.SecretKey = opts.Key[:]
 	cfg.Label = "waggle"
-	cfg.Delegate, cfg.Events = (*delegate)(m), (*delegate)(m)
-	cfg.Logger = log.New(logWriter{opts.Log}, "", 0)
-	var err error
-	if m.list, err = memberlist.Create(cfg); err != nil {
-		return nil, fmt.Errorf("members: %s, port %d: %w", opts.Address, opts.Port, err)
+	cfg.Delegate, cfg.Events, cfg.Conflict = (*delegate)(m), (*delegate)(m), (*delegate)(m)
+	cfg.Logger = log.New(newLogWriter(opts.Log), "", 0)
+	wrap := func(err error) error { return fmt.Errorf("members: %s, port %d: %w", opts.Address, opts.Port, err) }
+	inner, err := memberlist.NewNetTransport(&memberlist.NetTransportConfig{
+		BindAddrs: []string{cfg.BindAddr}, BindPort: cfg.BindPort, Logger: cfg.Logger,
+	})
+	if err != nil {
+		return nil, wrap(err)
 	}
+	limited := limit(inner)
+	cfg.Transport = limited
+	if m.list, err = memberlist.Create(cfg); err != nil {
+		go func() { _ = inner.Shutdown() }() // a connection that is not taken may keep it
+		return nil, wrap(err)
+	}
+	go limited.run(m.stop)
 	return m, nil
 }
 
@@ -119,7 +135,17 @@ func ReadKey(path string) (Key, error) {
 }
 
 // Close leaves the group without a word: others find that it is gone.
-func (m *Members) Close() error { return m.list.Shutdown() }
+func (m *Members) Close() error {
+	err := m.list.Shutdown()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	select {
+	case <-m.stop:
+	default:
+		close(m.stop)
+	}
+	return err
+}
 
 // Send sends a message to a member, unless it is not alive. It may be lost, and messages may change places.
 func (m *Members) Send(to string, message []byte) {
@@ -226,15 +252,21 @@ func (d *delegate) NotifyLeave(n *memberlist.Node) {
 	d.events.Died(n.Name)
 }
 
-// logWriter passes memberlist's log on.
-type logWriter struct{ log *logrus.Entry }
+// logWriter passes memberlist's log on. Any host can have it write an error, so only a few of them are shown.
+type logWriter struct {
+	log   *logrus.Entry
+	shown *rate.Sometimes
+}
+
+func newLogWriter(log *logrus.Entry) logWriter {
+	return logWriter{log, &rate.Sometimes{First: 10, Interval: 10 * time.Second}}
+}
 
 func (w logWriter) Write(line []byte) (int, error) {
 	text := strings.TrimSpace(string(line))
+	w.log.Trace(text)
 	if rest, is := strings.CutPrefix(text, "[ERR] memberlist: "); is {
-		w.log.Info("members: " + rest)
-	} else {
-		w.log.Trace(text)
+		w.shown.Do(func() { w.log.Info("members: " + rest) })
 	}
 	return len(line), nil
 }

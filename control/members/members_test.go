@@ -32,17 +32,20 @@ func (e *events) Joined(name string)                   { e.add("+" + name) }
 func (e *events) Died(name string)                     { e.add("-" + name) }
 func (e *events) Received(from string, message []byte) { e.add(from + ": " + string(message)) }
 
+func (e *events) text() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return strings.Join(e.list, " ")
+}
+
 func (e *events) await(t *testing.T, want string) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		e.mu.Lock()
-		text := strings.Join(e.list, " ")
-		e.mu.Unlock()
-		if strings.Contains(text, want) {
+		if strings.Contains(e.text(), want) {
 			return
 		}
 	}
-	t.Fatalf("no %q among %q", want, e.list)
+	t.Fatalf("no %q in %q", want, e.text())
 }
 
 func member(t *testing.T, name, addr, secret, file string, find func() ([]string, error)) (*Members, *events) {

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package announce
+
+import (
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/waggle-lb/waggle/test/await"
+)
+
+// TestStopped: an agent that is stopped, and goes on after others have taken over, answers for nothing until they have agreed.
+func TestStopped(t *testing.T) {
+	s := newSetup(t, 3, true)
+	s.addPod(t, 0, "web")
+	s.addService(t, "web")
+	start(t, s.agents...)
+	addr := s.addresses(t, s.agents[0], "web")[0]
+	prober(t, s.Laptop, addr)
+	for round := range 3 {
+		at := s.awaitHolder(t, addr, s.agents)
+		agent, others := s.others(at)
+		began := time.Now()
+		check(t, syscall.Kill(agent.Pid(), syscall.SIGSTOP))
+		next := s.awaitHolder(t, addr, others, at)
+		if round > 0 {
+			time.Sleep(2 * time.Second)
+		}
+		check(t, syscall.Kill(agent.Pid(), syscall.SIGCONT))
+		back := s.awaitHolder(t, addr, s.agents, next)
+		s.expectMoves(t, "stopped", addr, began, at, next, back)
+	}
+	if n := s.recorder.doubles(); n > 0 {
+		t.Errorf("%d requests were answered by two nodes", n)
+	}
+}
+
+// TestNoStrays: whatever takes an address from a Service or its announcement, no node's map keeps it, after a restart either.
+func TestNoStrays(t *testing.T) {
+	s := newSetup(t, 2, true)
+	s.addPod(t, 0, "web")
+	start(t, s.agents...)
+	total := func(when string, want int) {
+		t.Helper()
+		await.Until(t, func() (string, bool) {
+			n, text := 0, ""
+			for _, a := range s.agents {
+				table, done, err := a.Announced()
+				check(t, err)
+				all, err := table.All()
+				done()
+				check(t, err)
+				n += len(all)
+				text += fmt.Sprintf(" %s: %v", a.Node.Name, all)
+			}
+			return fmt.Sprintf("%s: %s", when, text), n == want
+		})
+	}
+	pool, advertisement, _ := strings.Cut(lan, "---\n")
+	for name, take := range map[string]func(){
+		"service deleted": func() { check(t, s.manifests.Remove("web.yaml")) },
+		"type changed": func() {
+			check(t, s.manifests.Write("web.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {selector: {app: web}, ports: [{port: 80}]}\n"))
+		},
+		"advertisement removed": func() { check(t, s.manifests.Write("lan.yaml", pool)) },
+		"pool removed":          func() { check(t, s.manifests.Write("lan.yaml", advertisement)) },
+	} {
+		check(t, s.manifests.Write("lan.yaml", lan))
+		s.addService(t, "web")
+		total("before "+name, 2)
+		take()
+		total(name, 0)
+		check(t, s.manifests.Write("lan.yaml", lan))
+		s.addService(t, "web")
+		total("after "+name, 2)
+		for _, a := range s.agents {
+			check(t, a.Stop())
+		}
+		take()
+		start(t, s.agents...)
+		total(name+" while the agents were stopped", 0)
+	}
+}
