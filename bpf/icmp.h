@@ -8,7 +8,7 @@
 
 /*
  * ICMP errors quote the packet that they are about, as it was where it failed:
- * translated. They are given to whom the untranslated packet came from, quoting
+ * translated. They are given to the host that the untranslated packet came from, quoting
  * that one. Both follow from one record: the error is about a packet Q, so it
  * travels the way that Q's answer would, and an answer to Q is rewritten by the
  * record of Q reversed. Reversing that rewrite gives Q as its sender knows it.

@@ -66,7 +66,7 @@ static __always_inline int packet_family(const struct packet *p)
 
 /*
  * RFC 9260, 3.1 and 3.3.2: the common header, and the first chunk as far as
- * it tells how an association comes and goes.
+ * it shows how an association comes and goes.
  */
 struct sctp_start {
 	struct ports ports;
@@ -86,7 +86,7 @@ struct sctp_start {
 
 /*
  * An association in TCP's terms: INIT and INIT ACK are SYN and SYN-ACK, and
- * the tag that the INIT ACK asks for, which whoever didn't get it can't
+ * the tag that the INIT ACK asks for, which a host that didn't get it can't
  * guess, is what acknowledges it.
  */
 static __always_inline enum verdict parse_sctp(struct sctp_start *sctp, void *end, __s32 len,
@@ -213,7 +213,7 @@ static __always_inline enum verdict parse_v6(void *data, void *end, __u32 l3_off
 
 /*
  * Reads a packet; VERDICT_NONE means understood. Of a fragment the addresses
- * are read, for whoever knows what it is a fragment of; all else is final.
+ * are read, for a hook that knows its first fragment; all else is final.
  */
 static __always_inline enum verdict parse(int family, enum zone zone, void *data, void *end,
 					  __u32 l3_off, struct packet *p)

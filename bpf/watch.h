@@ -14,9 +14,9 @@
  * seconds later.
  *
  * `watching` says what any watcher wants. It is all that the programs read while
- * nobody watches: one word, once for a packet, of a line that nobody writes. A
+ * there is no watcher: one word, once for a packet, of a line that is not written. A
  * watcher writes it after its slot and its ring are complete. The program that
- * finds no lease in force clears the word, if nobody has written it since the
+ * finds no lease in force clears the word, if it was not written since the
  * program read it: each write of a watcher changes the generation in it.
  *
  * The explain twin reports nothing, see trace.h.
@@ -169,7 +169,7 @@ static __always_inline struct event_buffer *event_buffer(void)
 	return bpf_map_lookup_elem(&event_buffers, &zero);
 }
 
-/* What is watched. 0: nobody watches. */
+/* What is watched. 0: there is no watcher. */
 static __always_inline __u64 watch_word(void)
 {
 	__u32 zero = 0;
