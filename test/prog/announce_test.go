@@ -284,10 +284,14 @@ func TestNDPPassed(t *testing.T) {
 		r, _ := ask(n, back, newSolicitation().frame())
 		r.passed(bpf.VerdictNotOurs)
 		for _, spoil := range []func(frame []byte) []byte{
-			func(b []byte) []byte { return b[:len(b)-4] },                                       // cut short
-			func(b []byte) []byte { b[ethHeader+40+24+1] = 0; return summed(b) },                // an option of no length
-			func(b []byte) []byte { b[ethHeader+40+24+1] = 2; return summed(b) },                // an option that is longer than the message
-			func(b []byte) []byte { binary.BigEndian.PutUint16(b[ethHeader+4:], 31); return b }, // no whole options
+			func(b []byte) []byte { return b[:len(b)-4] },                        // cut short
+			func(b []byte) []byte { b[ethHeader+40+24+1] = 0; return summed(b) }, // an option of no length
+			func(b []byte) []byte { b[ethHeader+40+24+1] = 2; return summed(b) }, // an option that is longer than the message
+			func(b []byte) []byte { // half an option more
+				b = append(b, 0, 0, 0, 0)
+				binary.BigEndian.PutUint16(b[ethHeader+4:], uint16(len(b)-ethHeader-40))
+				return summed(b)
+			},
 		} {
 			r, _ := ask(n, front, spoil(newSolicitation().frame()))
 			r.passed(bpf.VerdictNotOurs)
