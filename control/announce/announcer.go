@@ -73,14 +73,16 @@ type Announcer struct {
 	events []func()
 	view   *View // as at the last event
 
-	places   map[netip.Addr]*place
-	devices  []layer2.Device
-	carrier  bool // of any device
-	settled  time.Time
-	probes   chan struct{} // holds a place for each that runs
-	contacts int           // how many attempts to reach others have begun
-	ctx      context.Context
-	ended    chan struct{}
+	places map[netip.Addr]*place
+	// incomplete are addresses that are held, but not on all devices of their places.
+	incomplete map[netip.Addr]bool
+	devices    []layer2.Device
+	carrier    bool // of any device
+	settled    time.Time
+	probes     chan struct{} // holds a place for each that runs
+	contacts   int           // how many attempts to reach others have begun
+	ctx        context.Context
+	ended      chan struct{}
 }
 
 // maxProbes is how many addresses are asked for at one time: each takes a socket, which sees the questions for all others.
@@ -90,7 +92,7 @@ const maxProbes = 16
 func New(opts Options) *Announcer {
 	return &Announcer{
 		opts: opts, changed: make(chan struct{}, 1), rewired: make(chan struct{}, 1), woken: make(chan struct{}, 1),
-		places: map[netip.Addr]*place{}, probes: make(chan struct{}, maxProbes), ended: make(chan struct{}), view: &View{},
+		places: map[netip.Addr]*place{}, incomplete: map[netip.Addr]bool{}, probes: make(chan struct{}, maxProbes), ended: make(chan struct{}), view: &View{},
 	}
 }
 
@@ -196,8 +198,9 @@ func (a *Announcer) resume() {
 	since := readSince(a.opts.File)
 	all := map[netip.Addr]int64{}
 	for addr, on := range held {
-		if err := a.opts.Wire.Hold(addr, on); err != nil {
+		if err := a.hold(addr, on); err != nil {
 			a.opts.Log.WithError(err).Warn("an address that was announced before the restart")
+			continue
 		}
 		if all[addr] = since[addr]; all[addr] == 0 {
 			all[addr] = time.Now().Unix()
@@ -266,11 +269,38 @@ func (a *Announcer) evaluate() {
 	offers := make(map[netip.Addr]Offer, len(a.places))
 	for addr, at := range a.places {
 		offers[addr] = at.Offer
-		if was := before[addr]; was != nil && !slices.Equal(was.devices, at.devices) && len(at.devices) > 0 && a.holds(addr) {
-			a.opts.Warn("announcing "+addr.String(), a.opts.Wire.Hold(addr, at.devices))
+		was := before[addr]
+		again := a.incomplete[addr] || was != nil && !slices.Equal(was.devices, at.devices)
+		if again && len(at.devices) > 0 && a.holds(addr) {
+			if err := a.hold(addr, at.devices); err != nil {
+				a.p.failed(now(), addr, err)
+			}
 		}
 	}
 	a.p.offer(now(), offers)
+}
+
+// hold has the kernel answer for an address on devices. If it does on some of them only, that is a warning, and tried again
+// when the offers are made anew. An error: it does on none.
+func (a *Announcer) hold(addr netip.Addr, devices []int) error {
+	err := a.opts.Wire.Hold(addr, devices)
+	if errors.Is(err, layer2.ErrLapsed) {
+		return err // the next beat gives it up
+	}
+	delete(a.incomplete, addr)
+	about := "announcing " + addr.String()
+	if err == nil {
+		a.opts.Warn(about, nil)
+		return nil
+	}
+	held, err2 := a.opts.Wire.Held()
+	if err2 != nil || len(held[addr]) == 0 {
+		a.opts.Warn(about, nil) // the offer says why
+		return errors.Join(err, err2)
+	}
+	a.incomplete[addr] = true
+	a.opts.Warn(about, err)
+	return nil
 }
 
 func (a *Announcer) holds(addr netip.Addr) bool {
@@ -340,7 +370,7 @@ func (n *node) hold(addr netip.Addr) error {
 	if at == nil {
 		return fmt.Errorf("%s is not known any more", addr)
 	}
-	err := n.opts.Wire.Hold(addr, at.devices)
+	err := (*Announcer)(n).hold(addr, at.devices)
 	if err == nil {
 		n.opts.Log.WithField("address", addr).Info("this node announces an address")
 	}
@@ -349,6 +379,8 @@ func (n *node) hold(addr netip.Addr) error {
 
 func (n *node) release(addr netip.Addr) error {
 	err := n.opts.Wire.Release(addr)
+	delete(n.incomplete, addr)
+	n.opts.Warn("announcing "+addr.String(), nil)
 	n.opts.Log.WithField("address", addr).WithError(err).Info("this node announces an address no more")
 	return err
 }
