@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	gomaps "maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -76,13 +77,15 @@ type Announcer struct {
 	places map[netip.Addr]*place
 	// incomplete are addresses that are held, but not on all devices of their places.
 	incomplete map[netip.Addr]bool
-	devices    []layer2.Device
-	carrier    bool // of any device
-	settled    time.Time
-	probes     chan struct{} // holds a place for each that runs
-	contacts   int           // how many attempts to reach others have begun
-	ctx        context.Context
-	ended      chan struct{}
+	// failures are why the kernel could not be made to answer for addresses, or the network not be asked, at the last attempt.
+	failures map[netip.Addr]error
+	devices  []layer2.Device
+	carrier  bool // of any device
+	settled  time.Time
+	probes   chan struct{} // holds a place for each that runs
+	contacts int           // how many attempts to reach others have begun
+	ctx      context.Context
+	ended    chan struct{}
 }
 
 // maxProbes is how many addresses are asked for at one time: each takes a socket, which sees the questions for all others.
@@ -92,7 +95,7 @@ const maxProbes = 16
 func New(opts Options) *Announcer {
 	return &Announcer{
 		opts: opts, changed: make(chan struct{}, 1), rewired: make(chan struct{}, 1), woken: make(chan struct{}, 1),
-		places: map[netip.Addr]*place{}, incomplete: map[netip.Addr]bool{}, probes: make(chan struct{}, maxProbes), ended: make(chan struct{}), view: &View{},
+		places: map[netip.Addr]*place{}, incomplete: map[netip.Addr]bool{}, failures: map[netip.Addr]error{}, probes: make(chan struct{}, maxProbes), ended: make(chan struct{}), view: &View{},
 	}
 }
 
@@ -277,6 +280,7 @@ func (a *Announcer) evaluate() {
 			}
 		}
 	}
+	a.warnOfFailures()
 	a.p.offer(now(), offers)
 }
 
@@ -295,12 +299,32 @@ func (a *Announcer) hold(addr netip.Addr, devices []int) error {
 	}
 	held, err2 := a.opts.Wire.Held()
 	if err2 != nil || len(held[addr]) == 0 {
-		a.opts.Warn(about, nil) // the offer says why
+		a.opts.Warn(about, nil)
+		a.note(addr, errors.Join(err, err2))
 		return errors.Join(err, err2)
 	}
 	a.incomplete[addr] = true
 	a.opts.Warn(about, err)
 	return nil
+}
+
+// note keeps why an address could not be announced; nil: it could.
+func (a *Announcer) note(addr netip.Addr, err error) {
+	if delete(a.failures, addr); err != nil && a.places[addr] != nil && !errors.Is(err, context.Canceled) {
+		a.failures[addr] = err
+	}
+	a.warnOfFailures()
+}
+
+// warnOfFailures makes one warning of all: they mostly have the same cause.
+func (a *Announcer) warnOfFailures() {
+	gomaps.DeleteFunc(a.failures, func(addr netip.Addr, _ error) bool { return a.places[addr] == nil })
+	var err error
+	if n := len(a.failures); n > 0 {
+		first := slices.MinFunc(slices.Collect(gomaps.Keys(a.failures)), netip.Addr.Compare)
+		err = fmt.Errorf("this node can't announce some addresses (%d), such as %s: %w", n, first, a.failures[first])
+	}
+	a.opts.Warn("announcing", err)
 }
 
 func (a *Announcer) holds(addr netip.Addr) bool {
@@ -425,6 +449,7 @@ func (n *node) probe(addrs []netip.Addr) {
 			mac, err := a.opts.Wire.Probe(a.ctx, addr, on, nil)
 			<-a.probes
 			a.later(func() {
+				a.note(addr, err)
 				a.p.probed(now(), addr, mac.String(), err)
 				if at := a.places[addr]; at != nil && a.p.own(addr).Not == Conflict {
 					var names []string
