@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	gomaps "maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -73,7 +74,11 @@ type Announcer struct {
 	events []func()
 	view   *View // as at the last event
 
-	places   map[netip.Addr]*place
+	places map[netip.Addr]*place
+	// incomplete are addresses that are held, but not on all devices of their places.
+	incomplete map[netip.Addr]bool
+	// failures are why the kernel could not be made to answer for addresses, or the network not be asked, at the last attempt.
+	failures map[netip.Addr]error
 	devices  []layer2.Device
 	carrier  bool // of any device
 	settled  time.Time
@@ -90,7 +95,7 @@ const maxProbes = 256
 func New(opts Options) *Announcer {
 	return &Announcer{
 		opts: opts, changed: make(chan struct{}, 1), rewired: make(chan struct{}, 1), woken: make(chan struct{}, 1),
-		places: map[netip.Addr]*place{}, probes: make(chan struct{}, maxProbes), ended: make(chan struct{}), view: &View{},
+		places: map[netip.Addr]*place{}, incomplete: map[netip.Addr]bool{}, failures: map[netip.Addr]error{}, probes: make(chan struct{}, maxProbes), ended: make(chan struct{}), view: &View{},
 	}
 }
 
@@ -196,8 +201,9 @@ func (a *Announcer) resume() {
 	since := readSince(a.opts.File)
 	all := map[netip.Addr]int64{}
 	for addr, on := range held {
-		if err := a.opts.Wire.Hold(addr, on); err != nil {
+		if err := a.hold(addr, on); err != nil {
 			a.opts.Log.WithError(err).Warn("an address that was announced before the restart")
+			continue
 		}
 		if all[addr] = since[addr]; all[addr] == 0 {
 			all[addr] = time.Now().Unix()
@@ -266,11 +272,59 @@ func (a *Announcer) evaluate() {
 	offers := make(map[netip.Addr]Offer, len(a.places))
 	for addr, at := range a.places {
 		offers[addr] = at.Offer
-		if was := before[addr]; was != nil && !slices.Equal(was.devices, at.devices) && len(at.devices) > 0 && a.holds(addr) {
-			a.opts.Warn("announcing "+addr.String(), a.opts.Wire.Hold(addr, at.devices))
+		was := before[addr]
+		again := a.incomplete[addr] || was != nil && !slices.Equal(was.devices, at.devices)
+		if again && len(at.devices) > 0 && a.holds(addr) {
+			if err := a.hold(addr, at.devices); err != nil {
+				a.p.failed(now(), addr, err)
+			}
 		}
 	}
+	a.warnOfFailures()
 	a.p.offer(now(), offers)
+}
+
+// hold has the kernel answer for an address on devices. If it does on some of them only, that is a warning, and tried again
+// when the offers are made anew. An error: it does on none.
+func (a *Announcer) hold(addr netip.Addr, devices []int) error {
+	err := a.opts.Wire.Hold(addr, devices)
+	if errors.Is(err, layer2.ErrLapsed) {
+		return err // the next beat gives it up
+	}
+	delete(a.incomplete, addr)
+	about := "announcing " + addr.String()
+	if err == nil {
+		a.opts.Warn(about, nil)
+		return nil
+	}
+	held, err2 := a.opts.Wire.Held()
+	if err2 != nil || len(held[addr]) == 0 {
+		a.opts.Warn(about, nil)
+		a.note(addr, errors.Join(err, err2))
+		return errors.Join(err, err2)
+	}
+	a.incomplete[addr] = true
+	a.opts.Warn(about, err)
+	return nil
+}
+
+// note keeps why an address could not be announced; nil: it could.
+func (a *Announcer) note(addr netip.Addr, err error) {
+	if delete(a.failures, addr); err != nil && a.places[addr] != nil && !errors.Is(err, context.Canceled) {
+		a.failures[addr] = err
+	}
+	a.warnOfFailures()
+}
+
+// warnOfFailures makes one warning of all: they mostly have the same cause.
+func (a *Announcer) warnOfFailures() {
+	gomaps.DeleteFunc(a.failures, func(addr netip.Addr, _ error) bool { return a.places[addr] == nil })
+	var err error
+	if n := len(a.failures); n > 0 {
+		first := slices.MinFunc(slices.Collect(gomaps.Keys(a.failures)), netip.Addr.Compare)
+		err = fmt.Errorf("this node can't announce some addresses (%d), such as %s: %w", n, first, a.failures[first])
+	}
+	a.opts.Warn("announcing", err)
 }
 
 func (a *Announcer) holds(addr netip.Addr) bool {
@@ -342,15 +396,17 @@ func (n *node) hold(addr netip.Addr) error {
 	if at == nil {
 		return fmt.Errorf("%s is not known any more", addr)
 	}
-	if err := n.opts.Wire.Hold(addr, at.devices); err != nil {
-		return errors.Join(err, n.opts.Wire.Release(addr)) // on some devices it may be held
+	err := (*Announcer)(n).hold(addr, at.devices)
+	if err == nil {
+		n.opts.Log.WithField("address", addr).Info("this node announces an address")
 	}
-	n.opts.Log.WithField("address", addr).Info("this node announces an address")
-	return nil
+	return err
 }
 
 func (n *node) release(addr netip.Addr) error {
 	err := n.opts.Wire.Release(addr)
+	delete(n.incomplete, addr)
+	n.opts.Warn("announcing "+addr.String(), nil)
 	n.opts.Log.WithField("address", addr).WithError(err).Info("this node announces an address no more")
 	return err
 }
@@ -395,6 +451,7 @@ func (n *node) probe(addrs []netip.Addr) {
 			mac, err := a.opts.Wire.Probe(a.ctx, addr, on, nil)
 			<-a.probes
 			a.later(func() {
+				a.note(addr, err)
 				a.p.probed(now(), addr, mac.String(), err)
 				if at := a.places[addr]; at != nil && a.p.own(addr).Not == Conflict {
 					var names []string

@@ -497,6 +497,14 @@ func (p *protocol) block(a netip.Addr, not Reason, note string, d time.Duration)
 	p.touch(a)
 }
 
+// failed: the kernel does not answer any more for an address that is held.
+func (p *protocol) failed(now time.Duration, a netip.Addr, err error) {
+	p.at(now)
+	p.drop(a)
+	p.block(a, Failed, err.Error(), p.timing.Pause)
+	p.settle()
+}
+
 // contacted says whether it is known which members there are. Without that nothing is claimed.
 func (p *protocol) contacted(now time.Duration, contact bool) {
 	p.at(now)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/test/await"
 )
 
@@ -82,5 +83,32 @@ func TestNoStrays(t *testing.T) {
 		take()
 		start(t, s.agents...)
 		total(name+" while the agents were stopped", 0)
+	}
+}
+
+// TestTwins: of two agents with one name the second announces nothing, and both say so. When the first one is dead and all
+// of it removed, the second one takes over.
+func TestTwins(t *testing.T) {
+	s := newSetup(t, 2, true, "--node-name=twin")
+	s.addPod(t, 0, "web")
+	s.addService(t, "web")
+	check(t, s.agents[0].Start("--members-address="+s.Nodes[0].IP4.String()))
+	addr := s.addresses(t, s.agents[0], "web")[0]
+	prober(t, s.Laptop, addr)
+	s.awaitHolder(t, addr, s.agents[:1])
+	check(t, s.agents[1].Start("--members-address="+s.Nodes[1].IP4.String()))
+	check(t, s.agents[1].Await("a warning of the name", func(st *status.Status) bool {
+		return strings.Contains(fmt.Sprint(st.Warnings), "has the name of this node, twin")
+	}))
+	check(t, s.agents[0].Await("a problem with the name", func(st *status.Status) bool {
+		return strings.Contains(fmt.Sprint(st.Problems), "two agents have the name twin")
+	}))
+	time.Sleep(3 * time.Second)
+	s.expectMoves(t, "of two agents with one name", addr, time.Time{}, s.Nodes[0].Name)
+	s.agents[0].Kill()
+	check(t, s.agents[0].Cleanup())
+	s.awaitHolder(t, addr, s.agents[1:])
+	if n := s.recorder.doubles(); n > 0 {
+		t.Errorf("%d requests were answered by two nodes", n)
 	}
 }

@@ -239,7 +239,7 @@ var ofAnnouncements = []mutation{
 	{"announced: probes answered to one host", "announce.h", "\tif (!probe)\n\t\treturn;\n\tdst[0]", "\treturn;\n\tdst[0]"},
 	{"announced: options left behind the answer's", "announce.h", "\t__builtin_memset(nd->options, 0, sizeof(nd->options));\n", ""},
 	{"announced: flow label kept", "announce.h", "\t*(__be32 *)&w->ip = bpf_htonl(6 << 28); /* no traffic class and no flow label */\n", ""},
-	{"announced: XDP keeps the length", "xdp.c", "if (len != ND_ANSWER && bpf_xdp_adjust_tail(ctx, (int)(ND_ANSWER - len)))", "if (0)"},
+	{"announced: XDP shortens no frame", "xdp.c", "if (len != ND_ANSWER && bpf_xdp_adjust_tail", "if (len < ND_ANSWER && bpf_xdp_adjust_tail"},
 	{"announced: tc keeps the length", "tc.c", "bpf_skb_change_tail(skb, ND_ANSWER, 0) ||", ""},
 	{"announced: ARP reply left out of a device's sum", "tc.c", "sizeof(w->arp),\n\t\t\t\t\tBPF_F_RECOMPUTE_CSUM", "sizeof(w->arp),\n\t\t\t\t\t0"},
 	{"announced: advertisement left out of a device's sum", "tc.c", "ND_ANSWER - ETH_HLEN,\n\t\t\t\t\tBPF_F_RECOMPUTE_CSUM", "ND_ANSWER - ETH_HLEN,\n\t\t\t\t\t0"},
