@@ -289,11 +289,11 @@ func (n *named) reach(t *testing.T) {
 			t.Errorf("waggle service list on %s:\n%s", a.Node.Name, out)
 		}
 	}
-	out, err := n.agents[0].CLI("status")
-	check(t, err)
-	if !strings.Contains(out, "of cluster.local, answered at 10.96.0.10, fd00:10:96::a; ") || !strings.Contains(out, "NXDOMAIN") {
-		t.Errorf("waggle status:\n%s", out)
-	}
+	await.Until(t, func() (string, bool) { // the status is written once a second
+		out, err := n.agents[0].CLI("status")
+		check(t, err)
+		return out, strings.Contains(out, "of cluster.local, answered at 10.96.0.10, fd00:10:96::a; ") && strings.Contains(out, "NXDOMAIN")
+	})
 	for _, problem := range n.status(t).Warnings {
 		if strings.Contains(problem, "names of services") {
 			t.Errorf("a problem: %s", problem)
