@@ -130,6 +130,10 @@ bench-packet: require-root ## Measure what one packet that is run over and over 
 
 FAILOVERS ?= 50
 
+.PHONY: test-announce
+test-announce: require-root ## Announce addresses with agents that stop, uplinks that come and go, two agents of one name (minutes)
+	go test -count=1 -timeout 30m -v ./test/announce -faults
+
 .PHONY: bench-failover
 bench-failover: build require-root ## Measure for how long an announced address is silent when it moves, FAILOVERS times for each case
 	WAGGLE_BINARY=$(CURDIR)/$(BINARY) go test -count 1 -timeout 0 -run '^TestFailover$$|^TestScale$$' ./test/announce -failover $(FAILOVERS)

@@ -49,6 +49,7 @@ func (s *setup) serves(t *testing.T, when string, addr netip.Addr) {
 
 // TestUplink: the device of the holder gets another MAC, flaps, is removed and made again.
 func TestUplink(t *testing.T) {
+	onlyWithFaults(t)
 	s := newSetup(t, 2, false)
 	for i, name := range []string{"web-0", "web-1"} {
 		s.addPod(t, i, name)
