@@ -23,6 +23,9 @@ for tool in conntrack ip iptables-legacy iptables-nft ipvsadm nft wg; do
 	command -v $tool >/dev/null || echo "the command $tool is missing"
 done
 
+# The maps of all tests of a package may be open at one time; the machine's limit is 4096.
+ulimit -n 1048576
+
 export WAGGLE_VM=1 WAGGLE_PATIENCE=$patience WAGGLE_BINARY=/tmp/waggle TMPDIR=/tmp HOME=/root
 if [ -e /mnt/waggle ]; then cp /mnt/waggle /tmp/; fi
 result=0
