@@ -15,7 +15,7 @@ import (
 const (
 	maxStreamBytes   = 32 << 20 // of all connections that are open
 	maxStreams       = 1024
-	maxStreamsOfHost = 16
+	maxStreamsOfHost = 128
 )
 
 var errTooMuch = errors.New("the connections to the members' port have too much in memory")
