@@ -109,6 +109,7 @@ type prober struct {
 
 	mu        sync.Mutex
 	inquiries map[*inquiry]bool
+	failed    error // why nothing is received any more
 }
 
 // joinProber has the answers to an inquiry received.
@@ -127,6 +128,9 @@ func (w *Wire) joinProber(ifindex int, q *inquiry) (*prober, error) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.failed != nil { // without answers, the address would be taken for free
+		return nil, p.failed
+	}
 	p.inquiries[q] = true
 	return p, nil
 }
@@ -222,6 +226,7 @@ func (p *prober) answer(addr netip.Addr, mac net.HardwareAddr) {
 func (p *prober) fail(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.failed = err
 	for q := range p.inquiries {
 		q.put(answer{err: err})
 	}

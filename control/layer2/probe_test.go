@@ -113,3 +113,29 @@ func TestProbeMany(t *testing.T) {
 		t.Errorf("%d sockets are left open", left)
 	}
 }
+
+// TestProbeAfterFailure: a probe that would share a socket that has failed returns its error. Else the lack of an answer would mean that
+// the address is free.
+func TestProbeAfterFailure(t *testing.T) {
+	n := newNetwork(t, topo.Options{Nodes: 1})
+	h := newHolder(t, n.Nodes[0], "eth0", false)
+	ask := func() (q *inquiry, p *prober, err error) {
+		q = &inquiry{never, nil, make(chan answer, 1)}
+		err = h.node.Do(func() (err error) { p, err = h.joinProber(h.ifindex, q); return err })
+		return q, p, err
+	}
+	first, p, err := ask()
+	must(t, err)
+	link, err := h.node.Link("eth0")
+	must(t, err)
+	must(t, h.node.Netlink().LinkSetDown(link))
+	failure := (<-first.answer).err
+	if _, _, err := ask(); err == nil || err != failure {
+		t.Errorf("after %v: %v", failure, err)
+	}
+	h.leaveProber(p, first)
+	must(t, h.node.Netlink().LinkSetUp(link))
+	second, p, err := ask()
+	must(t, err)
+	h.leaveProber(p, second)
+}
