@@ -76,9 +76,7 @@ func (a *Agent) newAnnouncing() *announcing {
 	}
 	opts := announce.Options{
 		Node: a.cfg.NodeName, Wire: layer2.New(a.dp, a.log), Inputs: n.inputs, Conflict: n.conflict, Seen: a.poke,
-		Warn: func(about string, err error) {
-			a.warn(about, err)
-		},
+		Warn: a.warn,
 		File: filepath.Join(rundir.Cache(a.cfg.RunDir), "announced.json"), Log: a.log,
 	}
 	if n.cfg.Key != nil {
