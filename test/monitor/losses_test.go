@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/test/await"
@@ -34,7 +35,7 @@ func (s *setup) flood(t *testing.T, each uint32) uint64 {
 		check(t, err)
 		t.Cleanup(func() { injector.Close() })
 		group.Go(func() {
-			if err := injector.Send(each); err != nil {
+			if err := injector.SendBy(i, each); err != nil {
 				t.Errorf("host %d: %v", i, err)
 			}
 		})
@@ -51,11 +52,49 @@ func (s *setup) flood(t *testing.T, each uint32) uint64 {
 	return sum(after.Since(before), "flow-opened")
 }
 
+// stop stops the process, with all its threads, until it gets SIGCONT.
+func (m *monitor) stop() {
+	m.t.Helper()
+	check(m.t, m.cmd.Process.Signal(syscall.SIGSTOP))
+	check(m.t, unix.Waitid(unix.P_PID, m.cmd.Process.Pid, nil, unix.WSTOPPED|unix.WNOWAIT, nil))
+}
+
+// overflow floods until the ring of the only monitor, which is stopped, is full: how many of a flood's frames arrive
+// depends on when the kernel runs what receives them. The programs report for as long as it takes: the lease is put
+// off, and then as it was, since the monitor would take another for another monitor's.
+func (s *setup) overflow(t *testing.T, each uint32) (opened uint64) {
+	t.Helper()
+	slots, meters, slot := s.pinned(t, "watch_slots"), s.pinned(t, "watch_meters"), s.slots(t)[0]
+	defer slots.Close()
+	defer meters.Close()
+	var w bpf.Watch
+	check(t, slots.Lookup(slot, &w))
+	until := w.Until
+	w.Until += uint64(time.Hour)
+	check(t, slots.Put(slot, w))
+	await.Until(t, func() (string, bool) {
+		opened += s.flood(t, each)
+		var m bpf.WatchMeter
+		check(t, meters.Lookup(slot, &m))
+		return "the ring is not full", m.Full[bpf.VerdictFlowOpened] > 0
+	})
+	w.Until = until
+	check(t, slots.Put(slot, w))
+	return opened
+}
+
+// pinned opens one of the datapath's maps. The caller closes it.
+func (s *setup) pinned(t *testing.T, name string) *ebpf.Map {
+	t.Helper()
+	m, err := ebpf.LoadPinnedMap(filepath.Join(s.agent.PinDir, "maps", name), nil)
+	check(t, err)
+	return m
+}
+
 // processors says on how many the XDP program has opened flows.
 func (s *setup) processors(t *testing.T) (n int) {
 	t.Helper()
-	m, err := ebpf.LoadPinnedMap(filepath.Join(s.agent.PinDir, "maps", "counters"), nil)
-	check(t, err)
+	m := s.pinned(t, "counters")
 	defer m.Close()
 	var counters []bpf.Counter
 	check(t, m.Lookup(uint32(bpf.HookXDP)*uint32(bpf.VerdictCount)+uint32(bpf.VerdictFlowOpened), &counters))
@@ -102,15 +141,16 @@ func TestLossesAreCounted(t *testing.T) {
 	}{{"all are shown", 2000, false, "0"}, {"the ring is full", 200000, true, "0"}, {"the bucket is empty", 20000, false, "100"}} {
 		t.Run(c.name, func(t *testing.T) {
 			m := s.watch(t, "--verdict", "flow-opened", "--rate", c.rate)
+			var opened uint64
 			if c.stop {
-				check(t, m.cmd.Process.Signal(syscall.SIGSTOP))
-			}
-			opened := s.flood(t, c.flows)
-			if c.stop {
+				m.stop()
+				opened = s.overflow(t, c.flows)
 				check(t, m.cmd.Process.Signal(syscall.SIGCONT))
 				await.Until(t, func() (string, bool) {
 					return "what is lost is not said before the end", strings.Contains(m.stdout.String(), `"event":"lost"`)
 				})
+			} else {
+				opened = s.flood(t, c.flows)
 			}
 			events, summary := m.end()
 			shown, full, limited := uint64(len(events)), summary.Lost.Full["flow-opened"], summary.Lost.Limited["flow-opened"]
@@ -172,8 +212,7 @@ func (s *setup) watchAgain(t *testing.T, args ...string) *monitor {
 
 func (s *setup) watchedIDs(t *testing.T) (n int) {
 	t.Helper()
-	m, err := ebpf.LoadPinnedMap(filepath.Join(s.agent.PinDir, "maps", "watched"), nil)
-	check(t, err)
+	m := s.pinned(t, "watched")
 	defer m.Close()
 	var key bpf.WatchedKey
 	var one uint8

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -95,7 +96,7 @@ spec:
 
 func newSetup(t *testing.T, flags ...string) *setup {
 	t.Helper()
-	n, err := topo.New(topo.Options{Nodes: 2, XDPPeers: true})
+	n, err := topo.New(topo.Options{Nodes: 2, XDPPeers: true, Queues: runtime.NumCPU()})
 	check(t, err)
 	t.Cleanup(func() { check(t, n.Close()) })
 	s := &setup{Network: n, manifests: cluster.Manifests{Dir: t.TempDir()}, node: n.Nodes[0]}

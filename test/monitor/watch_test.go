@@ -7,14 +7,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
-	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/waggle-lb/waggle/bpf"
@@ -110,8 +108,7 @@ func (m *monitor) wait() (events []event, summary event) {
 // slots are the leases in force.
 func (s *setup) slots(t *testing.T) (slots []uint32) {
 	t.Helper()
-	m, err := ebpf.LoadPinnedMap(filepath.Join(s.agent.PinDir, "maps", "watch_slots"), nil)
-	check(t, err)
+	m := s.pinned(t, "watch_slots")
 	defer m.Close()
 	for slot := range m.MaxEntries() {
 		var w bpf.Watch
@@ -126,8 +123,7 @@ func (s *setup) slots(t *testing.T) (slots []uint32) {
 // word is what the programs read.
 func (s *setup) word(t *testing.T) (word uint64) {
 	t.Helper()
-	m, err := ebpf.LoadPinnedMap(filepath.Join(s.agent.PinDir, "maps", "watching"), nil)
-	check(t, err)
+	m := s.pinned(t, "watching")
 	defer m.Close()
 	check(t, m.Lookup(uint32(0), &word))
 	return word

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
 )
 
 // Template is what an [Injector] sends: bytes, some of which differ from frame to frame.
@@ -51,21 +52,52 @@ func (h *Host) Injector(ifname string, f Template) (*Injector, error) {
 
 // Send sends so many frames, as fast as possible. Only the receiver knows how many arrive.
 func (i *Injector) Send(frames uint32) error {
+	return i.host.Do(func() error { return i.send(frames) })
+}
+
+// SendBy is Send by one CPU: the nth, modulo their number, of those that the process may run on. The other end of a
+// veth receives them on the same CPU if it has as many queues, see [Options].
+func (i *Injector) SendBy(nth int, frames uint32) error {
+	return i.host.Do(func() error { // on a thread that ends with it
+		if err := pinToNth(nth); err != nil {
+			return fmt.Errorf("injecting frames by one CPU: %w", err)
+		}
+		return i.send(frames)
+	})
+}
+
+func pinToNth(nth int) error {
+	var may, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &may); err != nil {
+		return err
+	}
+	left := nth % may.Count()
+	for cpu := 0; ; cpu++ {
+		if !may.IsSet(cpu) {
+			continue
+		}
+		if left == 0 {
+			one.Set(cpu)
+			return unix.SchedSetaffinity(0, &one)
+		}
+		left--
+	}
+}
+
+func (i *Injector) send(frames uint32) error {
 	const liveFrames = 1 << 1 // BPF_F_TEST_XDP_LIVE_FRAMES
 	// struct xdp_md: XDP_TX sends by this device
 	context := struct{ data, dataEnd, dataMeta, ingress, queue, egress uint32 }{
 		dataEnd: uint32(i.length), ingress: i.ifindex,
 	}
-	return i.host.Do(func() error {
-		_, err := i.program.Run(&ebpf.RunOptions{
-			Data: make([]byte, i.length), Context: context, Repeat: frames, Flags: liveFrames,
-		})
-		runtime.KeepAlive(i)
-		if err != nil {
-			return fmt.Errorf("injecting frames: %w", err)
-		}
-		return nil
+	_, err := i.program.Run(&ebpf.RunOptions{
+		Data: make([]byte, i.length), Context: context, Repeat: frames, Flags: liveFrames,
 	})
+	runtime.KeepAlive(i)
+	if err != nil {
+		return fmt.Errorf("injecting frames: %w", err)
+	}
+	return nil
 }
 
 // Close unloads the program.

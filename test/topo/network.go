@@ -58,6 +58,9 @@ type Options struct {
 	// XDPPeers attaches an XDP program to the bridge ports of the nodes. Without it, frames that
 	// XDP sends on a node's eth0 don't arrive.
 	XDPPeers bool
+	// Queues is how many receive and transmit queues each end of a veth has; 0 is 1. The kernel serves a queue on one
+	// CPU at a time.
+	Queues int
 	// Named makes the namespaces visible below /run/netns as <prefix>-<host>, for `ip netns exec`.
 	// These names outlive a crash; see [Sweep].
 	Named bool

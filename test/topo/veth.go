@@ -20,7 +20,7 @@ type end struct {
 // without waiting for the carrier.
 func (n *Network) connect(a, b end, mtu int) error {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU = a.ifname, mtu
+	attrs.Name, attrs.MTU, attrs.NumTxQueues, attrs.NumRxQueues = a.ifname, mtu, n.opts.Queues, n.opts.Queues
 	veth := netlink.NewVeth(attrs)
 	veth.PeerName = b.ifname
 	veth.PeerNamespace = netlink.NsFd(b.host.ns.file.Fd())
