@@ -70,6 +70,7 @@ VM_TRAFFIC ?= TestMatrix|TestLinks|TestBesideIPVS|TestTakeoverIPVS|TestFragmente
 test-vm: require-root require-netfilter require-vm ## Run the tests of datapath and traffic on Linux KERNEL (6.1, 6.12, host-like, ...) for ARCH (amd64, arm64), emulated
 	@go run ./test/vm -arch $(ARCH) -kernel $(KERNEL) ./maps ./loader ./test/prog
 	@go run ./test/vm -arch $(ARCH) -kernel $(KERNEL) -run '$(VM_TRAFFIC)' ./test/traffic
+	@go run ./test/vm -arch $(ARCH) -kernel $(KERNEL) -run '^TestOtherUplinks$$' ./test/announce
 
 .PHONY: kubernetes
 kubernetes: $(KUBERNETES)/built ## Build the parts of Kubernetes that tests start (8 minutes on two cores, once)

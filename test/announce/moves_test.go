@@ -3,10 +3,14 @@
 package announce
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/test/await"
@@ -170,7 +174,28 @@ func TestConflict(t *testing.T) {
 
 // TestAlone: one node without peers and without a secret announces.
 func TestAlone(t *testing.T) {
-	s := newSetup(t, 1, false)
+	newSetup(t, 1, false).alone(t)
+}
+
+// TestOtherUplinks: the device with the address's subnet is a bond, or a VLAN on another device, to which nodes and clients
+// are connected. make test-vm runs it on a kernel that has them.
+func TestOtherUplinks(t *testing.T) {
+	for name, kind := range map[string]topo.Uplink{"bond": topo.Bond, "vlan": topo.VLAN} {
+		t.Run(name, func(t *testing.T) {
+			n, err := topo.New(topo.Options{Nodes: 1, TxOffload: true, Uplink: kind})
+			if errors.Is(err, unix.EOPNOTSUPP) && os.Getenv("WAGGLE_VM") == "" {
+				t.Skip("this kernel lacks it, see make test-vm: ", err)
+			}
+			check(t, err)
+			t.Cleanup(func() { check(t, n.Close()) })
+			newSetupOn(t, n, false).alone(t)
+		})
+	}
+}
+
+// alone has the only node announce the addresses of a service, and a client use them.
+func (s *setup) alone(t *testing.T) {
+	t.Helper()
 	s.addPod(t, 0, "web")
 	s.addService(t, "web")
 	start(t, s.agents...)

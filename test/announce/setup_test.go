@@ -46,6 +46,11 @@ func newSetup(t *testing.T, nodes int, xdp bool, flags ...string) *setup {
 	t.Helper()
 	n, err := topo.New(topo.Options{Nodes: nodes, TxOffload: !xdp, XDPPeers: xdp})
 	check(t, err)
+	return newSetupOn(t, n, xdp, flags...)
+}
+
+func newSetupOn(t *testing.T, n *topo.Network, xdp bool, flags ...string) *setup {
+	t.Helper()
 	t.Cleanup(func() { check(t, n.Close()) })
 	s := &setup{Network: n, manifests: cluster.Manifests{Dir: t.TempDir()}}
 	dir := t.TempDir()
@@ -61,7 +66,7 @@ func newSetup(t *testing.T, nodes int, xdp bool, flags ...string) *setup {
 		if xdp {
 			args[1] = "--xdp=always"
 		}
-		if nodes > 1 { // one alone needs none of it
+		if len(n.Nodes) > 1 { // one alone needs none of it
 			args = append(args, "--peers="+strings.Join(peers, ","), "--members-key-file="+key)
 		}
 		a := cluster.NewAgent(n, node, cluster.AgentOptions{Binary: waggle, Manifests: s.manifests.Dir, Dir: dir, Args: append(args, flags...)})

@@ -37,17 +37,22 @@ func (c *conversation) replyHairpin(p packet) packet {
 	return r.became(bpf.VerdictExpress, tcRedirect, from(c.frontend), to(c.client), hopDown, turned)
 }
 
+// withItself is a pod that connects to its own service.
+func withItself(n *node, v variant) *conversation {
+	c := &conversation{
+		node: n, path: hairpin, variant: v,
+		client: at(v.pod, clientPort), backend: at(v.pod, backendPort), frontend: at(v.vip, 80),
+	}
+	c.service = n.serve(v, c.frontend, c.backend)
+	return c
+}
+
 // TestHairpin, of contracts 10 and 46: the packets go back by the pod's own device.
 //
 // Contract: 10, 46.
 func TestHairpin(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
-		n := newNode(t)
-		c := &conversation{
-			node: n, path: hairpin, variant: v,
-			client: at(v.pod, clientPort), backend: at(v.pod, backendPort), frontend: at(v.vip, 80),
-		}
-		n.serve(v, c.frontend, c.backend)
+		c := withItself(newNode(t), v)
 		c.establish()
 		c.request(acked, payload(5))
 		c.reply(payload(50))

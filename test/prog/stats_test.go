@@ -78,8 +78,13 @@ func (c *talk) exchange() {
 // counted: by service and backend alike.
 func (c *talk) counted(want wmaps.FlowStats) {
 	c.t.Helper()
+	c.countedFor(c.external(), want)
+}
+
+func (c *talk) countedFor(backend uint32, want wmaps.FlowStats) {
+	c.t.Helper()
 	s := c.serviceStats(c.service)
-	for what, got := range map[string]wmaps.FlowStats{"service": s.FlowStats, "backend": c.backendStats(c.external())} {
+	for what, got := range map[string]wmaps.FlowStats{"service": s.FlowStats, "backend": c.backendStats(backend)} {
 		got.Connect, got.ConnectTime = want.Connect, want.ConnectTime // TestStatsConnect
 		equal(c.t, what, want, got)
 	}
@@ -120,6 +125,18 @@ func TestStatsWalk(t *testing.T) {
 			c.expire(v)
 			c.counted(wmaps.FlowStats{Opened: 1, ToBackend: c.toBackend, ToClient: c.toClient})
 		}
+	})
+}
+
+// TestStatsTurn: packets that go back out of the pod's own device are counted as others are, for the backend that
+// clients inside are led to.
+func TestStatsTurn(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		c := &talk{conversation: withItself(withTimeouts(t), v)}
+		c.exchange()
+		c.rests()
+		c.expire(v)
+		c.countedFor(c.external()+1, wmaps.FlowStats{Opened: 1, ToBackend: c.toBackend, ToClient: c.toClient})
 	})
 }
 
