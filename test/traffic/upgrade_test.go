@@ -3,6 +3,7 @@
 package traffic
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/loader"
+	"github.com/waggle-lb/waggle/test/await"
 	"github.com/waggle-lb/waggle/test/cluster"
 	"github.com/waggle-lb/waggle/test/topo"
 )
@@ -96,6 +98,36 @@ func upgrade(t *testing.T, network topo.PodNetwork, m mode, flags []string, kill
 	for _, f := range flows {
 		f.reopen(t)
 	}
+	checkCounted(t, agent, services)
+}
+
+// checkCounted: the previous release has no counters by service. What has come since is counted, for each service.
+func checkCounted(t *testing.T, agent *cluster.Agent, services []service) {
+	t.Helper()
+	type counters struct{ OpenedFlows, PacketsToBackend, PacketsToClient uint64 }
+	await.Until(t, func() (string, bool) {
+		out, err := agent.CLI("top", "services", "--once", "-o", "json", "-n", "0", "--interval", "1s")
+		check(t, err)
+		var rows []struct {
+			Service  string
+			Counters counters
+		}
+		check(t, json.Unmarshal([]byte(out), &rows))
+		sums := map[string]counters{}
+		for _, r := range rows {
+			sum := sums[r.Service]
+			sums[r.Service] = counters{
+				sum.OpenedFlows + r.Counters.OpenedFlows, sum.PacketsToBackend + r.Counters.PacketsToBackend,
+				sum.PacketsToClient + r.Counters.PacketsToClient,
+			}
+		}
+		for _, svc := range services {
+			if c := sums[svc.name]; c.OpenedFlows == 0 || c.PacketsToBackend <= c.OpenedFlows || c.PacketsToClient == 0 {
+				return fmt.Sprintf("%s: counted are %+v, of %+v", svc.name, c, sums), false
+			}
+		}
+		return "", true
+	})
 }
 
 // killConverting starts agents and kills them: first while they load their programs, and then each
