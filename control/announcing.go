@@ -331,8 +331,8 @@ func (n *announcing) conflict(addr netip.Addr, services []string, mac string) {
 		}
 	}
 	n.mu.Unlock()
-	n.log.WithFields(logrus.Fields{"address": addr, "mac": mac}).Warn("another host has an address that is to be announced")
-	n.conflicts.found(addr, of, mac)
+	n.log.WithFields(logrus.Fields{"address": addr, "mac": mac}).Warn("another host has the address of a service")
+	n.conflicts.found(addr, of, mac, n.announcer.View().Addresses[addr].Holder)
 }
 
 // conflicts are addresses that other hosts have.
@@ -352,7 +352,7 @@ type conflict struct {
 // reasonConflict is that of events on Services.
 const reasonConflict = "AddressConflict"
 
-func (c *conflicts) found(addr netip.Addr, of []*v1.Service, mac string) {
+func (c *conflicts) found(addr netip.Addr, of []*v1.Service, mac, holder string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.since == nil {
@@ -367,14 +367,18 @@ func (c *conflicts) found(addr netip.Addr, of []*v1.Service, mac string) {
 		found.services = append(found.services, svc.Namespace+"/"+svc.Name)
 		if c.recorder != nil {
 			ref := &v1.ObjectReference{APIVersion: "v1", Kind: "Service", Namespace: svc.Namespace, Name: svc.Name, UID: svc.UID}
-			c.recorder.Eventf(ref, nil, v1.EventTypeWarning, reasonConflict, "Announce", "%s", conflictMessage(addr, mac))
+			c.recorder.Eventf(ref, nil, v1.EventTypeWarning, reasonConflict, "Announce", "%s", conflictMessage(addr, mac, holder))
 		}
 	}
 	c.since[addr] = found
 }
 
-func conflictMessage(addr netip.Addr, mac string) string {
-	return fmt.Sprintf("%s is not announced: the host %s has it", addr, mac)
+// conflictMessage says that another host has an address, which the holder announces nevertheless, if there is one.
+func conflictMessage(addr netip.Addr, mac, holder string) string {
+	if holder == "" {
+		return fmt.Sprintf("%s is not announced: the host %s has it", addr, mac)
+	}
+	return fmt.Sprintf("%s is announced by %s, but the host %s has it, too: clients may reach either", addr, holder, mac)
 }
 
 // list are the conflicts that there still are.
@@ -388,7 +392,7 @@ func (c *conflicts) list(view *announce.View) (problems []status.Problem) {
 			continue
 		}
 		for _, name := range found.services {
-			problems = append(problems, status.Problem{Object: "Service " + name, Field: "status.loadBalancer.ingress", Message: conflictMessage(addr, found.mac), Since: found.at})
+			problems = append(problems, status.Problem{Object: "Service " + name, Field: "status.loadBalancer.ingress", Message: conflictMessage(addr, found.mac, now.Holder), Since: found.at})
 		}
 	}
 	slices.SortFunc(problems, func(a, b status.Problem) int { return strings.Compare(a.Object+a.Message, b.Object+b.Message) })

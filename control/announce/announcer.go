@@ -27,6 +27,7 @@ type Wire interface {
 	Extend(lifetime time.Duration) error
 	Drop() error
 	Probe(ctx context.Context, addr netip.Addr, ifindexes []int, members []net.HardwareAddr) (net.HardwareAddr, error)
+	Defend(addr netip.Addr)
 	Held() (map[netip.Addr][]int, error)
 	Remaining() (time.Duration, error)
 	Devices() ([]layer2.Device, error)
@@ -52,7 +53,7 @@ type Options struct {
 	Inputs func() (in Inputs, ok bool)
 	// Warn reports a trouble until it is over, which nil says.
 	Warn func(about string, err error)
-	// Conflict reports that another host has an address.
+	// Conflict reports that another host has an address. View says whether this node announces it nevertheless.
 	Conflict func(addr netip.Addr, services []string, mac string)
 	// Seen is called when there is another View.
 	Seen func()
@@ -86,17 +87,18 @@ type Announcer struct {
 	contacts int           // how many attempts to reach others have begun
 	ctx      context.Context
 	ended    chan struct{}
+	guard    guard
 }
 
-// maxProbes is how many addresses are asked for at one time. With 256 instead, the events of 2,000 addresses kept three agents on two
-// processors from answering each other, and the group fell apart.
-const maxProbes = 16
+// maxProbes is how many addresses are asked for at one time: each is asked for by three broadcasts in 0.75 s, so a node sends
+// some 250 of them a second at most.
+const maxProbes = 64
 
 // New makes an Announcer. Nothing happens before Run.
 func New(opts Options) *Announcer {
 	return &Announcer{
 		opts: opts, changed: make(chan struct{}, 1), rewired: make(chan struct{}, 1), woken: make(chan struct{}, 1),
-		places: map[netip.Addr]*place{}, incomplete: map[netip.Addr]bool{}, failures: map[netip.Addr]error{}, probes: make(chan struct{}, maxProbes), ended: make(chan struct{}), view: &View{},
+		places: map[netip.Addr]*place{}, incomplete: map[netip.Addr]bool{}, failures: map[netip.Addr]error{}, probes: make(chan struct{}, maxProbes), ended: make(chan struct{}), view: &View{}, guard: newGuard(),
 	}
 }
 
@@ -170,11 +172,16 @@ func (a *Announcer) Run(ctx context.Context) {
 // about is what problems are about.
 const about = "announcing addresses"
 
+// joinPatience is for how long it is no trouble that the group can't be joined: the node's address is not known at first.
+const joinPatience = 3 * time.Second
+
 // join opens the group's port, which may be in use for a while.
 func (a *Announcer) join(ctx context.Context) bool {
-	for a.opts.Join != nil {
+	for began := time.Now(); a.opts.Join != nil; {
 		group, err := a.opts.Join(a.ctx, a)
-		a.opts.Warn("members", err)
+		if err == nil || time.Since(began) > joinPatience {
+			a.opts.Warn("members", err)
+		}
 		if err == nil {
 			a.group = group
 			return true
@@ -182,6 +189,8 @@ func (a *Announcer) join(ctx context.Context) bool {
 		select {
 		case <-ctx.Done():
 			return false
+		case <-a.changed:
+		case <-a.rewired: // the address may be known
 		case <-time.After(time.Second):
 		}
 	}
@@ -219,6 +228,8 @@ func (a *Announcer) loop(ctx context.Context) {
 	defer beat.Stop()
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
+	watch := time.NewTicker(guardPause)
+	defer watch.Stop()
 	a.p.beat(now())
 	for {
 		tick := time.NewTimer(max(time.Millisecond, a.p.next()-now()))
@@ -233,6 +244,7 @@ func (a *Announcer) loop(ctx context.Context) {
 		case <-a.woken:
 			for _, event := range a.take() {
 				event()
+				a.beatInTime()
 			}
 		case <-a.changed:
 			a.evaluate()
@@ -240,9 +252,18 @@ func (a *Announcer) loop(ctx context.Context) {
 			a.look()
 		case <-look.C:
 			a.look()
+		case <-watch.C:
+			a.keepWatch()
 		}
 		tick.Stop()
 		a.show()
+	}
+}
+
+// beatInTime beats between events: there may be so many that the time of the last beat is over before all are done.
+func (a *Announcer) beatInTime() {
+	if now() >= a.p.beaten+a.p.timing.Beat {
+		a.p.beat(now())
 	}
 }
 
@@ -454,12 +475,8 @@ func (n *node) probe(addrs []netip.Addr) {
 			a.later(func() {
 				a.note(addr, err)
 				a.p.probed(now(), addr, mac.String(), err)
-				if at := a.places[addr]; at != nil && a.p.own(addr).Not == Conflict {
-					var names []string
-					for _, svc := range at.services {
-						names = append(names, svc.Namespace+"/"+svc.Name)
-					}
-					a.opts.Conflict(addr, names, mac.String())
+				if a.places[addr] != nil && a.p.own(addr).Not == Conflict {
+					a.opts.Conflict(addr, a.services(addr), mac.String())
 				}
 			})
 		}()

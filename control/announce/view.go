@@ -70,6 +70,9 @@ func (a *Announcer) show() {
 			}
 			w.Why += d.String()
 		}
+		if mac := a.guard.contested[addr]; mac != "" && a.holds(addr) {
+			w.Conflict = mac
+		}
 		v.Addresses[addr] = w
 	}
 	a.mu.Lock()

@@ -31,6 +31,15 @@ func (w *Wire) announce(addr netip.Addr) {
 	w.say(addr)
 }
 
+// Defend announces a held address again: another host has it, too.
+func (w *Wire) Defend(addr netip.Addr) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.places[addr]) > 0 {
+		w.announce(addr)
+	}
+}
+
 func (w *Wire) repeat(addr netip.Addr, v *wave) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

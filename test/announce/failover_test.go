@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/test/cluster"
 	"github.com/waggle-lb/waggle/test/topo"
 )
@@ -142,6 +143,9 @@ var cases = []failoverCase{
 		do: func(t *testing.T, s *setup, a *cluster.Agent) {
 			check(t, a.Stop())
 			start(t, a)
+			check(t, a.Await("the other agents", func(st *status.Status) bool {
+				return len(st.Members) == 2 && !slices.ContainsFunc(st.Members, func(m status.Member) bool { return m.State != "alive" })
+			}))
 		},
 		undone: func(*testing.T, *setup, *cluster.Agent) {}},
 }

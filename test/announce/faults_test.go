@@ -5,6 +5,8 @@ package announce
 import (
 	"flag"
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -125,4 +127,43 @@ func TestTwins(t *testing.T) {
 	if n := s.recorder.doubles(); n > 0 {
 		t.Errorf("%d requests were answered by two nodes", n)
 	}
+}
+
+// TestTaken: a host takes an address that is announced already. The holder says so, and goes on to announce it.
+func TestTaken(t *testing.T) {
+	onlyWithFaults(t)
+	s := newSetup(t, 2, true)
+	s.addPod(t, 0, "web")
+	s.addService(t, "web")
+	start(t, s.agents...)
+	addr := s.addresses(t, s.agents[0], "web")[0]
+	at := s.awaitHolder(t, addr, s.agents)
+	agent, _ := s.others(at)
+	host, err := s.AddMachine("printer")
+	check(t, err)
+	check(t, host.AddAddr("eth0", netip.PrefixFrom(addr, 24)))
+	mac, err := host.MAC("eth0")
+	check(t, err)
+	want := addr.String() + " is announced by " + at + ", but the host " + mac.String() + " has it, too: clients may reach either"
+	says := func(st *status.Status) bool {
+		return slices.ContainsFunc(st.Problems, func(p status.Problem) bool { return p.Object == "Service default/web" && p.Message == want })
+	}
+	within := func(what string, done func(*status.Status) bool) { // of the minute in which the holder asks once, and more
+		t.Helper()
+		err := agent.Await(what, done)
+		for range 4 {
+			if err != nil {
+				err = agent.Await(what, done)
+			}
+		}
+		check(t, err)
+	}
+	began := time.Now()
+	within("taken", says)
+	if node := s.awaitHolder(t, addr, s.agents); node != at {
+		t.Errorf("it is announced by %s, and was by %s", node, at)
+	}
+	check(t, host.DelAddr("eth0", netip.PrefixFrom(addr, 24)))
+	within("given back", func(st *status.Status) bool { return !says(st) })
+	t.Logf("noticed, and noticed to be over, in %s", time.Since(began).Round(time.Second))
 }
