@@ -277,18 +277,29 @@ __noinline int flow_abandon(int family, const struct tuple *t, struct record *r)
 	return 0;
 }
 
+/* Whether a tag may be that of an OFFERED or LIVE record of a key. */
+static __always_inline bool tag_may_be_twin(__u32 tag, __u64 hash)
+{
+	return !((tag ^ hash_tag(hash)) & TAG_HASH_MASK) && (tag & WAY_MASK) >= WAY_OFFERED;
+}
+
 /*
  * Whether a way has an OFFERED or LIVE record of a key. Its record is read
- * after its tag; that it stays need not be looked at: who comes later sees ours.
+ * after its tag, where order is weak after a tag that is read once more, as a
+ * barrier. That one decides: a twin that has become LIVE meanwhile is a twin.
+ * That the record stays need not be looked at: who comes later sees ours.
  */
 static __always_inline bool is_twin(int family, struct flow_ways *set, __u32 way, __u64 hash,
 				    const struct tuple *t, __u32 *tag)
 {
 	*tag = tag_read(set, way);
-	if ((*tag ^ hash_tag(hash)) & TAG_HASH_MASK || (*tag & WAY_MASK) < WAY_OFFERED)
+	if (!tag_may_be_twin(*tag, hash))
 		return false;
-	if (weakly_ordered && __sync_fetch_and_add(&set->tag[way & (WAYS - 1)], 0) != *tag)
-		return false;
+	if (weakly_ordered) {
+		*tag = __sync_fetch_and_add(&set->tag[way & (WAYS - 1)], 0);
+		if (!tag_may_be_twin(*tag, hash))
+			return false;
+	}
 	return key_equal(family, way_flow(family, set, way), t);
 }
 

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 
@@ -23,6 +24,10 @@ type setting struct {
 	name  string // unique to the change: datapaths are reused by it
 	apply func(*ebpf.CollectionSpec) error
 }
+
+// weaklyOrdered has the programs do what they do on processors that show stores and loads in another order, on any. (Fit would
+// set it by the processor.)
+var weaklyOrdered = setting{"weakly ordered", func(*ebpf.CollectionSpec) error { return nil }}
 
 func variable(name string, value any) setting {
 	return setting{fmt.Sprintf("%s=%v", name, value), func(spec *ebpf.CollectionSpec) error {
@@ -110,6 +115,11 @@ func newDatapath(key string, settings []setting) (*datapath, error) {
 	}
 	if err := bpf.Fit(spec); err != nil {
 		return nil, err
+	}
+	if slices.ContainsFunc(settings, func(s setting) bool { return s.name == weaklyOrdered.name }) {
+		if err := spec.Variables["weakly_ordered"].Set(true); err != nil {
+			return nil, err
+		}
 	}
 	onlyMaps := spec.Copy()
 	clear(onlyMaps.Programs)

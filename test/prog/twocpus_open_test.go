@@ -7,9 +7,15 @@ import "testing"
 // TestTwoCPUsOpen, of contract 55: the first two packets of a flow are on two CPUs. Both go to the
 // same backend from the same source, the backend's answer comes back, and later packets go the same
 // way.
-func TestTwoCPUsOpen(t *testing.T) {
+func TestTwoCPUsOpen(t *testing.T) { twoCPUsOpen(t) }
+
+// TestTwoCPUsOpenWeaklyOrdered: the same by the steps of weakly ordered processors. That the order of memory is right
+// there only such a processor can show, or the model; whether these steps are right is shown here.
+func TestTwoCPUsOpenWeaklyOrdered(t *testing.T) { twoCPUsOpen(t, weaklyOrdered) }
+
+func twoCPUsOpen(t *testing.T, settings ...setting) {
 	forEachRace(t, variants, racePaths, func(t *testing.T, v variant, p path) {
-		r := newRace(t, v, p, roomy)
+		r := newRace(t, v, p, append(settings, roomy)...)
 		r.serveSome(nodePort, 4)
 		r.batches(func(size int) {
 			all := r.flows(size)
