@@ -174,7 +174,17 @@ inline see() {
 	twin_t = tag[i];
 	if :: STATE(twin_t) >= OFFERED -> skip :: else -> twin_t = 0 fi
 }
+/* The tag is read once more, as a barrier before the key. */
+inline again() {
+#ifdef BROKEN_TWIN_CHANGES
+	if :: tag[i] != twin_t -> twin_t = 0 :: else fi
+#else
+	twin_t = tag[i];
+	if :: STATE(twin_t) >= OFFERED -> skip :: else -> twin_t = 0 fi
+#endif
+}
 inline use() {
+	atomic { if :: twin_t -> again() :: else fi };
 	if
 	:: twin_t && key[i] == KEY && (i < SET0 || (seen & 32)) -> found = true
 	:: twin_t && key[i] == KEY && i >= SET0 && !(seen & 48) ->

@@ -80,6 +80,7 @@ var variants = []variant{
 	{name: "no second look at the tag", with: "READ BROKEN_SECOND_LOOK", caughtBy: "copy_is_of_one_record"},
 	{name: "version stays", with: "READ BROKEN_VERSION", caughtBy: "copy_is_of_one_record"},
 	{name: "next hop by a store", with: "READ BROKEN_HOP_STORE", caughtBy: "copy_is_of_one_record"},
+	{name: "weak order: a twin that becomes LIVE between two looks at its tag is none", with: two + "WEAK READER BROKEN_TWIN_CHANGES", caughtBy: "one_owner_per_tuple"},
 	{name: "weak order: tag by a store", with: "READ WEAK BROKEN_WEAK_PUBLISH", caughtBy: "copy_is_of_one_record"},
 	{name: "weak order: no dependency", with: "READ WEAK BROKEN_WEAK_READER", caughtBy: "copy_is_of_one_record"},
 	{name: "loser takes the winner's reply", with: openBoth + "BROKEN_UNDO", caughtBy: "opened_flow_has_reply"},
