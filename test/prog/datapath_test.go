@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 	"sync"
 
@@ -23,21 +22,36 @@ const mapSize = 256
 type setting struct {
 	name  string // unique to the change: datapaths are reused by it
 	apply func(*ebpf.CollectionSpec) error
+	late  bool // after Fit, which would set it by the processor
 }
 
-// weaklyOrdered has the programs do what they do on processors that show stores and loads in another order, on any. (Fit would
-// set it by the processor.)
-var weaklyOrdered = setting{"weakly ordered", func(*ebpf.CollectionSpec) error { return nil }}
+// applyAll applies the settings that are late, or those that are not.
+func applyAll(spec *ebpf.CollectionSpec, settings []setting, late bool) error {
+	for _, s := range settings {
+		if s.late != late {
+			continue
+		}
+		if err := s.apply(spec); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+	}
+	return nil
+}
+
+// weaklyOrdered has the programs do what they do on processors that show stores and loads in another order, on any.
+var weaklyOrdered = setting{name: "weakly ordered", late: true, apply: func(spec *ebpf.CollectionSpec) error {
+	return spec.Variables["weakly_ordered"].Set(true)
+}}
 
 func variable(name string, value any) setting {
-	return setting{fmt.Sprintf("%s=%v", name, value), func(spec *ebpf.CollectionSpec) error {
+	return setting{name: fmt.Sprintf("%s=%v", name, value), apply: func(spec *ebpf.CollectionSpec) error {
 		return spec.Variables[name].Set(value)
 	}}
 }
 
 // flowSets sets the number of sets of the flow tables.
 func flowSets(n uint32) setting {
-	return setting{fmt.Sprintf("flows:%d", n), func(spec *ebpf.CollectionSpec) error {
+	return setting{name: fmt.Sprintf("flows:%d", n), apply: func(spec *ebpf.CollectionSpec) error {
 		spec.Maps["flows4"].MaxEntries, spec.Maps["flows6"].MaxEntries = n, n
 		return nil
 	}}
@@ -108,18 +122,14 @@ func newDatapath(key string, settings []setting) (*datapath, error) {
 			m.MaxEntries = min(m.MaxEntries, mapSize)
 		}
 	}
-	for _, s := range settings {
-		if err := s.apply(spec); err != nil {
-			return nil, fmt.Errorf("%s: %w", s.name, err)
-		}
+	if err := applyAll(spec, settings, false); err != nil {
+		return nil, err
 	}
 	if err := bpf.Fit(spec); err != nil {
 		return nil, err
 	}
-	if slices.ContainsFunc(settings, func(s setting) bool { return s.name == weaklyOrdered.name }) {
-		if err := spec.Variables["weakly_ordered"].Set(true); err != nil {
-			return nil, err
-		}
+	if err := applyAll(spec, settings, true); err != nil {
+		return nil, err
 	}
 	onlyMaps := spec.Copy()
 	clear(onlyMaps.Programs)

@@ -128,7 +128,7 @@ func TestNextHopReplaced(t *testing.T) {
 
 // TestNextHopsFull: a flow that finds no place for its next hop looks it up each time.
 func TestNextHopsFull(t *testing.T) {
-	none := setting{"nexthops:1", func(spec *ebpf.CollectionSpec) error {
+	none := setting{name: "nexthops:1", apply: func(spec *ebpf.CollectionSpec) error {
 		spec.Maps["nexthops"].MaxEntries = 1
 		return nil
 	}}

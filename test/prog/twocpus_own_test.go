@@ -9,7 +9,7 @@ import (
 )
 
 // twoPorts leaves SNAT two ports: one that a connection of the node's own leaves from, and another.
-var twoPorts = setting{"two ports", func(spec *ebpf.CollectionSpec) error {
+var twoPorts = setting{name: "two ports", apply: func(spec *ebpf.CollectionSpec) error {
 	if err := spec.Variables["snat_min"].Set(uint16(50000)); err != nil {
 		return err
 	}

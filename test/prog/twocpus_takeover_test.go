@@ -9,7 +9,7 @@ import (
 )
 
 // onePort leaves SNAT one port, so that each flow to a backend takes it from the one before.
-var onePort = setting{"one port", func(spec *ebpf.CollectionSpec) error {
+var onePort = setting{name: "one port", apply: func(spec *ebpf.CollectionSpec) error {
 	for _, name := range []string{"snat_min", "snat_max"} {
 		if err := spec.Variables[name].Set(uint16(50000)); err != nil {
 			return err

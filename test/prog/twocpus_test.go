@@ -36,7 +36,7 @@ const (
 // roomy ensures that no flow of a batch replaces another one. The tables are so large that none of
 // its records finds its first set full. There are so many source ports that none is tried three
 // times in vain. (With 16,384 ports, one batch in a thousand had a flow that took over another's.)
-var roomy = setting{"roomy", func(spec *ebpf.CollectionSpec) error {
+var roomy = setting{name: "roomy", apply: func(spec *ebpf.CollectionSpec) error {
 	for _, family := range []string{"4", "6"} {
 		spec.Maps["flows"+family].MaxEntries = bpf.SetsForFlows(32 * batchSize)
 	}
