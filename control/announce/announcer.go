@@ -242,10 +242,7 @@ func (a *Announcer) loop(ctx context.Context) {
 		case <-tick.C:
 			a.p.tick(now())
 		case <-a.woken:
-			for _, event := range a.take() {
-				event()
-				a.beatInTime()
-			}
+			a.handle()
 		case <-a.changed:
 			a.evaluate()
 		case <-a.rewired:
@@ -260,10 +257,14 @@ func (a *Announcer) loop(ctx context.Context) {
 	}
 }
 
-// beatInTime beats between events: there may be so many that the time of the last beat is over before all are done.
-func (a *Announcer) beatInTime() {
-	if now() >= a.p.beaten+a.p.timing.Beat {
-		a.p.beat(now())
+// handle handles the events, and beats between them: there may be so many that the time of the last beat is over before
+// all are done.
+func (a *Announcer) handle() {
+	for _, event := range a.take() {
+		event()
+		if now() >= a.p.beaten+a.p.timing.Beat {
+			a.p.beat(now())
+		}
 	}
 }
 
@@ -399,9 +400,7 @@ func (a *Announcer) leave() {
 		case <-beat.C:
 			a.p.beat(now())
 		case <-a.woken:
-			for _, event := range a.take() {
-				event()
-			}
+			a.handle()
 		}
 	}
 	writeSince(a.opts.File, a.p.held)

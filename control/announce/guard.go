@@ -74,12 +74,10 @@ func (a *Announcer) watched(addr netip.Addr, mac string) {
 	if !a.holds(addr) || a.p.isMember(mac) {
 		return // a member that it moves to
 	}
-	if mac == a.guard.contested[addr] && mac == "" {
+	if mac == "" && a.guard.contested[addr] == "" {
 		return
 	}
-	if a.guard.contested[addr] = mac; mac == "" {
-		delete(a.guard.contested, addr)
-	}
+	a.guard.contested[addr] = mac              // due() forgets it with the address
 	a.p.stirred, a.settled = true, time.Time{} // at once: Conflict reports what the view has
 	a.show()
 	if mac != "" {

@@ -47,9 +47,7 @@ func TestStopped(t *testing.T) {
 		back := s.awaitHolder(t, addr, s.agents, next)
 		s.expectMoves(t, "stopped", addr, began, at, next, back)
 	}
-	if n := s.recorder.doubles(); n > 0 {
-		t.Errorf("%d requests were answered by two nodes", n)
-	}
+	s.neverTwo(t)
 }
 
 // TestNoStrays: whatever takes an address from a Service or its announcement, no node's map keeps it, after a restart either.
@@ -124,9 +122,7 @@ func TestTwins(t *testing.T) {
 	check(t, s.agents[0].Cleanup())
 	time.Sleep(time.Minute) // the second one may have met the address: then it asks again each minute
 	s.awaitHolder(t, addr, s.agents[1:])
-	if n := s.recorder.doubles(); n > 0 {
-		t.Errorf("%d requests were answered by two nodes", n)
-	}
+	s.neverTwo(t)
 }
 
 // TestTaken: a host takes an address that is announced already. The holder says so, and goes on to announce it.

@@ -3,14 +3,10 @@
 package announce
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/test/await"
@@ -95,9 +91,7 @@ func testOneHolder(t *testing.T, xdp bool) {
 	s.awaitHolder(t, first, s.agents, next)
 	serves("mended")
 	s.expectMoves(t, "cut and mended", first, cut, next, back)
-	if n := s.recorder.doubles(); n > 0 {
-		t.Errorf("%d requests were answered by two nodes", n)
-	}
+	s.neverTwo(t)
 }
 
 // TestLocal: an address of a Service with externalTrafficPolicy Local is where an endpoint is.
@@ -133,9 +127,7 @@ func TestLocal(t *testing.T) {
 		node := holder(t, s.agents[0], addr)
 		return "without any endpoint it stays at " + node, node == ""
 	})
-	if n := s.recorder.doubles(); n > 0 {
-		t.Errorf("%d requests were answered by two nodes", n)
-	}
+	s.neverTwo(t)
 }
 
 // TestConflict: an address that a host on the network has is not announced, until the host is gone.
@@ -183,11 +175,10 @@ func TestOtherUplinks(t *testing.T) {
 	for name, kind := range map[string]topo.Uplink{"bond": topo.Bond, "vlan": topo.VLAN} {
 		t.Run(name, func(t *testing.T) {
 			n, err := topo.New(topo.Options{Nodes: 1, TxOffload: true, Uplink: kind})
-			if errors.Is(err, unix.EOPNOTSUPP) && os.Getenv("WAGGLE_VM") == "" {
+			if topo.KernelLacks(err) {
 				t.Skip("this kernel lacks it, see make test-vm: ", err)
 			}
 			check(t, err)
-			t.Cleanup(func() { check(t, n.Close()) })
 			newSetupOn(t, n, false).alone(t)
 		})
 	}

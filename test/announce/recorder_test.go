@@ -203,6 +203,14 @@ func (r *recorder) doubles() (count int) {
 	return count
 }
 
+// neverTwo expects that no request was answered by two nodes.
+func (s *setup) neverTwo(t *testing.T) {
+	t.Helper()
+	if n := s.recorder.doubles(); n > 0 {
+		t.Errorf("%d requests were answered by two nodes", n)
+	}
+}
+
 // The prober sends requests from addresses that no host has, each from another one, which distinguishes the answers.
 const (
 	proberEvery = 10 * time.Millisecond

@@ -5,8 +5,10 @@ package topo
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Uplink is the kind of the hosts' eth0.
@@ -22,6 +24,12 @@ const (
 )
 
 const ethernetVLAN = 5
+
+// KernelLacks reports whether a network could not be made for want of a kind of device, which a test may be skipped for.
+// The kernels of test/vm have all.
+func KernelLacks(err error) bool {
+	return errors.Is(err, unix.EOPNOTSUPP) && os.Getenv("WAGGLE_VM") == ""
+}
 
 // wire connects a host's device to a bridge's port.
 func (n *Network) wire(h *Host, ifname, portName string) error {

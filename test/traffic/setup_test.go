@@ -9,8 +9,6 @@ import (
 	"sync"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/test/cluster"
 	"github.com/waggle-lb/waggle/test/topo"
@@ -84,7 +82,7 @@ func newSetupWith(t *testing.T, opts topo.Options, m mode) *setup {
 // needs skips the test if the kernel lacks a kind of device. The kernels of test/vm have all.
 func needs(t *testing.T, err error) {
 	t.Helper()
-	if errors.Is(err, unix.EOPNOTSUPP) && os.Getenv("WAGGLE_VM") == "" {
+	if topo.KernelLacks(err) {
 		t.Skipf("this kernel lacks it, see make test-vm: %v", err)
 	}
 	check(t, err)
