@@ -45,6 +45,12 @@ volatile const bool kernel_has_conntrack = false;
  */
 volatile const bool explain = false;
 
+/*
+ * Leave out the counters by service and backend (stats.h). No agent sets it: the benchmark
+ * measures with it what they cost.
+ */
+volatile const bool uncounted = false;
+
 /* SO_NETNS_COOKIE of the node's own network namespace. */
 volatile const __u64 host_netns_cookie = 0;
 

@@ -774,6 +774,7 @@ const (
 	waggleVarTimeoutTcpReset         = "timeout_tcp_reset"
 	waggleVarTimeoutUdp              = "timeout_udp"
 	waggleVarTrace                   = "trace"
+	waggleVarUncounted               = "uncounted"
 	waggleVarUnusedBackendFlags      = "unused_backend_flags"
 	waggleVarUnusedClusterAddr       = "unused_cluster_addr"
 	waggleVarUnusedClusterRangeFlags = "unused_cluster_range_flags"
@@ -935,6 +936,7 @@ type waggleVariableSpecs struct {
 	TimeoutTcpReset         *ebpf.VariableSpec `ebpf:"timeout_tcp_reset"`
 	TimeoutUdp              *ebpf.VariableSpec `ebpf:"timeout_udp"`
 	Trace                   *ebpf.VariableSpec `ebpf:"trace"`
+	Uncounted               *ebpf.VariableSpec `ebpf:"uncounted"`
 	UnusedBackendFlags      *ebpf.VariableSpec `ebpf:"unused_backend_flags"`
 	UnusedClusterAddr       *ebpf.VariableSpec `ebpf:"unused_cluster_addr"`
 	UnusedClusterRangeFlags *ebpf.VariableSpec `ebpf:"unused_cluster_range_flags"`
@@ -1082,6 +1084,7 @@ type waggleVariables struct {
 	TimeoutTcpReset         *ebpf.Variable `ebpf:"timeout_tcp_reset"`
 	TimeoutUdp              *ebpf.Variable `ebpf:"timeout_udp"`
 	Trace                   *ebpf.Variable `ebpf:"trace"`
+	Uncounted               *ebpf.Variable `ebpf:"uncounted"`
 	UnusedBackendFlags      *ebpf.Variable `ebpf:"unused_backend_flags"`
 	UnusedClusterAddr       *ebpf.Variable `ebpf:"unused_cluster_addr"`
 	UnusedClusterRangeFlags *ebpf.Variable `ebpf:"unused_cluster_range_flags"`

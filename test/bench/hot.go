@@ -8,6 +8,7 @@ import (
 	stdmaps "maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -111,6 +112,8 @@ type hotRig struct {
 	node     *topo.Node
 	maps     provider
 	programs map[string]*ebpf.Program
+	// The same programs on the same maps, without counters by service and backend. Empty until loadUncounted.
+	uncounted map[string]*ebpf.Program
 }
 
 // hotPrograms are the measured programs of waggle.
@@ -179,8 +182,10 @@ func newHotRig(o options, network *topo.Network, room flowRoom, bare probe.Room,
 }
 
 func (r *hotRig) close() {
-	for _, p := range r.programs {
-		p.Close()
+	for _, programs := range []map[string]*ebpf.Program{r.programs, r.uncounted} {
+		for _, p := range programs {
+			p.Close()
+		}
 	}
 	if r.Collection != nil {
 		r.Collection.Close()
@@ -190,27 +195,21 @@ func (r *hotRig) close() {
 	}
 }
 
-// load makes the datapath with tables of the size of the measurement, and with a second so long
-// that none passes: each packet then does the same.
+// load makes the datapath with tables of the size of the measurement. No second passes for it: each
+// packet then does the same.
 func (r *hotRig) load(room flowRoom, bare probe.Room, others map[string]uint32) error {
-	spec, err := bpf.Spec()
+	spec, err := hotSpec()
 	if err != nil {
 		return err
 	}
 	sizes := room.sizes()
 	stdmaps.Copy(sizes, others)
-	for name, m := range spec.Maps {
-		m.Pinning = ebpf.PinNone
-		if size := sizes[name]; size > 0 {
-			m.MaxEntries = size
-		}
+	for name, size := range sizes {
+		spec.Maps[name].MaxEntries = size
 	}
-	if err := errors.Join(bpf.Fit(spec), spec.Variables["hz"].Set(uint32(1_000_000))); err != nil {
+	if err := bpf.Fit(spec); err != nil {
 		return err
 	}
-	stdmaps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool {
-		return !slices.Contains(slices.Collect(stdmaps.Values(hotPrograms)), name)
-	})
 	datapath, err := ebpf.NewCollection(spec)
 	if err != nil {
 		return err
@@ -228,6 +227,46 @@ func (r *hotRig) load(room flowRoom, bare probe.Room, others map[string]uint32) 
 	copy(hop.Smac[:], r.to)
 	r.hop, err = makeHop(r.maps, hop)
 	return err
+}
+
+// hotSpec returns the measured programs, and a second so long that none passes.
+func hotSpec() (*ebpf.CollectionSpec, error) {
+	spec, err := bpf.Spec()
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range spec.Maps {
+		m.Pinning = ebpf.PinNone
+	}
+	stdmaps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool {
+		return !slices.Contains(slices.Collect(stdmaps.Values(hotPrograms)), name)
+	})
+	return spec, spec.Variables["hz"].Set(uint32(1_000_000))
+}
+
+// loadUncounted loads the programs once more, on the same maps, without counters by service and backend.
+func (r *hotRig) loadUncounted() error {
+	spec, err := hotSpec()
+	if err != nil {
+		return err
+	}
+	shared := map[string]*ebpf.Map{}
+	for name, m := range spec.Maps {
+		if live, ok := r.maps[name]; ok && !strings.HasPrefix(name, ".") {
+			m.MaxEntries = live.MaxEntries()
+			shared[name] = live
+		}
+	}
+	if err := errors.Join(bpf.Fit(spec), spec.Variables["uncounted"].Set(true)); err != nil {
+		return err
+	}
+	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
+	if err != nil {
+		return err
+	}
+	r.uncounted, c.Programs = c.Programs, nil
+	c.Close()
+	return nil
 }
 
 // configure writes the device and the cluster IPs to the datapath's maps.
@@ -406,9 +445,12 @@ func (r *hotRig) limitSubject(name string, program *ebpf.Program, c hotCase, siz
 	return r.subject(name, bpf.HookXDP, program, c.flows, size)
 }
 
-// waggleSubject measures a program of waggle, and checks that the name describes what was measured.
+// waggleSubject measures a program of waggle. It checks that the name describes what was measured.
 func (r *hotRig) waggleSubject(name string, c hotCase, size uint32) *subject {
-	program := r.programs[hotPrograms[c.hook]]
+	return r.programSubject(name, r.programs[hotPrograms[c.hook]], c, size)
+}
+
+func (r *hotRig) programSubject(name string, program *ebpf.Program, c hotCase, size uint32) *subject {
 	at, packets := r.newWalk(), r.packets
 	if c.every && !c.full {
 		packets = r.freshFlows()

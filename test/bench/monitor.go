@@ -35,7 +35,8 @@ var watchStates = []watchState{
 // watchRing holds all that a run reports: no process reads it.
 const watchRing = 256 << 20
 
-// measureMonitor measures packets without a monitor, and with one.
+// measureMonitor measures packets without a monitor, with one, and without a monitor and without
+// counters by service and backend.
 func measureMonitor(o options) (results []Result, err error) {
 	network, err := topo.New(topo.ForXDP())
 	if err != nil {
@@ -68,56 +69,90 @@ func measureWatched(o options, network *topo.Network, step hotStep) (results []R
 	}
 	defer rig.close()
 	err = rig.node.Do(func() error {
-		if err := errors.Join(rig.publish(), rig.establish(step)); err != nil {
+		if err := errors.Join(rig.loadUncounted(), rig.publish(), rig.establish(step)); err != nil {
 			return err
 		}
-		results, err = rig.measureStates(rig.families()[0], step)
-		return err
+		for _, f := range rig.families() {
+			got, err := rig.measureStates(f, step)
+			if err != nil {
+				return fmt.Errorf("%s: %w", f.name, err)
+			}
+			results = append(results, got...)
+		}
+		return nil
 	})
 	return results, err
 }
 
-// measureStates has the states of one case take turns.
+// stateLine is one case in each state.
+type stateLine struct {
+	name      string
+	idle      *subject
+	uncounted *subject
+	states    []*subject
+}
+
+// measureStates has the states of one case take turns, and the programs without counters.
 func (r *hotRig) measureStates(f hotFamily, step hotStep) (results []Result, err error) {
 	plan := &hotPlan{hotRig: r, family: f, shared: map[string]*subject{}}
-	type line struct {
-		name string
-		idle *subject
-		by   []*subject
-	}
-	var lines []line
+	var lines []stateLine
 	for _, size := range step.sizes {
 		for _, c := range f.cases {
-			if !step.has(c) || c.full {
-				continue
+			if step.has(c) && !c.full {
+				lines = append(lines, plan.stateLine(c, size))
 			}
-			l := line{name: fmt.Sprintf("%s, %s", c.name, flowCount(size, c.every)), idle: plan.idle(c.hook)}
-			for _, state := range watchStates {
-				l.by = append(l.by, r.watchedSubject(r.waggleSubject(l.name+" "+state.name, c, size), state))
-			}
-			plan.subjects = append(plan.subjects, l.by...)
-			lines = append(lines, l)
 		}
 	}
-	if err := takeTurns(r.runs, plan.subjects); err != nil {
+	if err := takeTurns(r.runs, append(plan.subjects, byState(lines)...)); err != nil {
 		return nil, err
 	}
 	for _, l := range lines {
-		off := Result{Metric: l.name, Unit: "ns", Waggle: l.by[0].beyond(l.idle), Runs: l.by[0].less(l.idle), Peers: map[string]float64{}}
-		for i, state := range watchStates[1:] {
-			off.Peers[state.name] = l.by[i+1].beyond(l.idle)
-		}
-		results = append(results, off)
+		results = append(results, l.result())
 	}
 	return results, nil
+}
+
+func (p *hotPlan) stateLine(c hotCase, size uint32) stateLine {
+	l := stateLine{name: fmt.Sprintf("%s, %s, %s", c.name, p.family.name, flowCount(size, c.every)), idle: p.idle(c.hook)}
+	l.uncounted = p.watchedSubject(p.programSubject(l.name+" uncounted", p.uncounted[hotPrograms[c.hook]], c, size), watchStates[0])
+	for _, state := range watchStates {
+		l.states = append(l.states, p.watchedSubject(p.waggleSubject(l.name+" "+state.name, c, size), state))
+	}
+	return l
+}
+
+// byState orders the subjects of cases so that all of one state follow each other. A subject that followed the same
+// case in another state would find its records in the processor's caches. The first of a state would follow the last
+// of another one, so the last case is run before it, and that is discarded.
+func byState(lines []stateLine) (ordered []*subject) {
+	last := lines[len(lines)-1]
+	ordered = append(ordered, &subject{name: last.uncounted.name, measure: last.uncounted.measure})
+	for _, l := range lines {
+		ordered = append(ordered, l.uncounted)
+	}
+	for i := range watchStates {
+		ordered = append(ordered, &subject{name: last.states[i].name, measure: last.states[i].measure})
+		for _, l := range lines {
+			ordered = append(ordered, l.states[i])
+		}
+	}
+	return ordered
+}
+
+func (l stateLine) result() Result {
+	off := l.states[0]
+	r := Result{Metric: l.name, Unit: "ns", Waggle: off.beyond(l.idle), Runs: off.less(l.idle), Peers: map[string]float64{
+		"without counters": l.uncounted.beyond(l.idle),
+	}}
+	for i, state := range watchStates[1:] {
+		r.Peers[state.name] = l.states[i+1].beyond(l.idle)
+	}
+	return r
 }
 
 // watchedSubject measures a subject in a state, and makes sure that all that it reports has had room.
 func (r *hotRig) watchedSubject(s *subject, state watchState) *subject {
 	return &subject{name: s.name, measure: func() (float64, error) {
-		if len(state.watched) == 0 {
-			return s.measure()
-		}
 		end, err := r.watch(state)
 		if err != nil {
 			return 0, err
@@ -127,7 +162,8 @@ func (r *hotRig) watchedSubject(s *subject, state watchState) *subject {
 	}}
 }
 
-// watch takes the first slot, as loader.Watcher would.
+// watch takes the first slot, as loader.Watcher would. It does the same for a state in which nothing is watched: to
+// make the ring empties the processor's caches.
 func (r *hotRig) watch(state watchState) (end func() error, err error) {
 	ring, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.RingBuf, MaxEntries: watchRing})
 	if err != nil {

@@ -107,6 +107,7 @@ const (
 	probeVarTimeoutTcpReset      = "timeout_tcp_reset"
 	probeVarTimeoutUdp           = "timeout_udp"
 	probeVarTrace                = "trace"
+	probeVarUncounted            = "uncounted"
 	probeVarValue4               = "value4"
 	probeVarValue6               = "value6"
 	probeVarWeaklyOrdered        = "weakly_ordered"
@@ -237,6 +238,7 @@ type probeVariableSpecs struct {
 	TimeoutTcpReset      *ebpf.VariableSpec `ebpf:"timeout_tcp_reset"`
 	TimeoutUdp           *ebpf.VariableSpec `ebpf:"timeout_udp"`
 	Trace                *ebpf.VariableSpec `ebpf:"trace"`
+	Uncounted            *ebpf.VariableSpec `ebpf:"uncounted"`
 	Value4               *ebpf.VariableSpec `ebpf:"value4"`
 	Value6               *ebpf.VariableSpec `ebpf:"value6"`
 	WeaklyOrdered        *ebpf.VariableSpec `ebpf:"weakly_ordered"`
@@ -341,6 +343,7 @@ type probeVariables struct {
 	TimeoutTcpReset      *ebpf.Variable `ebpf:"timeout_tcp_reset"`
 	TimeoutUdp           *ebpf.Variable `ebpf:"timeout_udp"`
 	Trace                *ebpf.Variable `ebpf:"trace"`
+	Uncounted            *ebpf.Variable `ebpf:"uncounted"`
 	Value4               *ebpf.Variable `ebpf:"value4"`
 	Value6               *ebpf.Variable `ebpf:"value6"`
 	WeaklyOrdered        *ebpf.Variable `ebpf:"weakly_ordered"`

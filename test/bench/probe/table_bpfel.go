@@ -92,6 +92,7 @@ const (
 	tableVarTimeoutTcpReset      = "timeout_tcp_reset"
 	tableVarTimeoutUdp           = "timeout_udp"
 	tableVarTrace                = "trace"
+	tableVarUncounted            = "uncounted"
 	tableVarValue4               = "value4"
 	tableVarValue6               = "value6"
 	tableVarWeaklyOrdered        = "weakly_ordered"
@@ -227,6 +228,7 @@ type tableVariableSpecs struct {
 	TimeoutTcpReset      *ebpf.VariableSpec `ebpf:"timeout_tcp_reset"`
 	TimeoutUdp           *ebpf.VariableSpec `ebpf:"timeout_udp"`
 	Trace                *ebpf.VariableSpec `ebpf:"trace"`
+	Uncounted            *ebpf.VariableSpec `ebpf:"uncounted"`
 	Value4               *ebpf.VariableSpec `ebpf:"value4"`
 	Value6               *ebpf.VariableSpec `ebpf:"value6"`
 	WeaklyOrdered        *ebpf.VariableSpec `ebpf:"weakly_ordered"`
@@ -325,6 +327,7 @@ type tableVariables struct {
 	TimeoutTcpReset      *ebpf.Variable `ebpf:"timeout_tcp_reset"`
 	TimeoutUdp           *ebpf.Variable `ebpf:"timeout_udp"`
 	Trace                *ebpf.Variable `ebpf:"trace"`
+	Uncounted            *ebpf.Variable `ebpf:"uncounted"`
 	Value4               *ebpf.Variable `ebpf:"value4"`
 	Value6               *ebpf.Variable `ebpf:"value6"`
 	WeaklyOrdered        *ebpf.Variable `ebpf:"weakly_ordered"`
