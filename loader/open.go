@@ -58,8 +58,8 @@ func (p pinDir) viewMap(spec *ebpf.MapSpec, name string, layouts layoutTable) (*
 	m, err := ebpf.LoadPinnedMap(p.mapPin(name), &ebpf.LoadPinOptions{ReadOnly: true})
 	if errors.Is(err, os.ErrNotExist) {
 		if _, err := os.Stat(p.mapPin("runtime")); err == nil {
-			return nil, fmt.Errorf("%w as this command knows it: there is no %s: "+
-				"if an agent runs, it is of another version of waggle: use its command", ErrNotLoaded, p.mapPin(name))
+			return nil, fmt.Errorf("the datapath is of another version of waggle: there is no %s: "+
+				"use the command of the version that runs", p.mapPin(name))
 		}
 		return nil, fmt.Errorf("%w: there is no %s: has an agent run with this pin directory?",
 			ErrNotLoaded, p.mapPin(name))

@@ -26,13 +26,19 @@ func newHandover(g *globals) *cobra.Command {
 		Long: "Hand this node's connections over to the kernel, so that kube-proxy can replace waggle: new\n" +
 			"connections belong to kube-proxy from now on, and those that waggle translates go into the kernel's\n" +
 			"table of connections. kube-proxy must run, and the agent must not. Afterwards, `waggle cleanup`\n" +
-			"breaks no connection. If you start the agent instead, it serves new connections again.\n\n" +
+			"breaks no connection. If you start the agent instead, it serves new connections again. On a node\n" +
+			"without the datapath there is nothing to do, and the command succeeds.\n\n" +
 			"With --drain, waggle keeps its connections, and the command waits for their end.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 			defer stop()
-			return handover(ctx, g, drain, force, cmd.OutOrStdout())
+			err := handover(ctx, g, drain, force, cmd.OutOrStdout())
+			if errors.Is(err, loader.ErrNotLoaded) { // so that a DaemonSet's pod may run it again on a node that is done
+				fmt.Fprintln(cmd.OutOrStdout(), "no connection is left to hand over:", err)
+				return nil
+			}
+			return err
 		},
 	}
 	cmd.Flags().BoolVar(&drain, "drain", false, "keep existing connections, and wait for their end")
@@ -40,17 +46,18 @@ func newHandover(g *globals) *cobra.Command {
 	return cmd
 }
 
+// handover fails with loader.ErrNotLoaded if there is no datapath on the node.
 func handover(ctx context.Context, g *globals, drain, force bool, w io.Writer) (err error) {
-	if !force {
-		if err := checkSuccessor(); err != nil {
-			return err
-		}
-	}
 	dp, err := loader.Maintain(g.pinDir)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, dp.Close()) }()
+	if !force {
+		if err := checkSuccessor(); err != nil {
+			return err
+		}
+	}
 	h, err := takeover.NewHandover(dp)
 	if err != nil {
 		return err

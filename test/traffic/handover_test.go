@@ -136,6 +136,11 @@ func TestHandoverThenCleanup(t *testing.T) {
 	_, err = agent.CLI("cleanup")
 	check(t, err)
 	s.checkAll(t, "without waggle")
+	for _, args := range [][]string{{"handover"}, {"handover", "--drain"}} { // as a pod of deploy/handover.yaml that starts again
+		if out, err := agent.CLI(args...); err != nil || !strings.Contains(out, "no connection is left to hand over") {
+			t.Errorf("%v after the cleanup: %v, %s", args, err, out)
+		}
+	}
 }
 
 // TestDrain: waggle's connections go on, the kernel serves new ones, and the command reports the
