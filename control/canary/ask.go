@@ -5,6 +5,7 @@ package canary
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -97,12 +98,21 @@ func (c *Canary) sample() (reconcile.Sample, bool) {
 	return c.Services.Sample()
 }
 
+// askDevice asks with a frame to the device's MAC. It keeps that: to ask the kernel for it takes longer than the rest.
+// If the answer is wrong, the device may have another one by now.
 func (c *Canary) askDevice(l status.Link, s reconcile.Sample) error {
+	if mac, known := c.macs[l.Ifindex]; known && c.askFrame(l, s, mac) == nil {
+		return nil
+	}
 	device, err := netlink.LinkByIndex(l.Ifindex) // net.InterfaceByIndex has the kernel list all devices
 	if err != nil {
 		return nil // it has gone
 	}
-	mac := device.Attrs().HardwareAddr
+	c.macs[l.Ifindex] = device.Attrs().HardwareAddr
+	return c.askFrame(l, s, c.macs[l.Ifindex])
+}
+
+func (c *Canary) askFrame(l status.Link, s reconcile.Sample, mac net.HardwareAddr) error {
 	if strings.HasSuffix(l.Program, "_l3") {
 		mac = nil
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 
 	"github.com/cilium/ebpf"
@@ -114,7 +115,7 @@ func newTurns(links []status.Link) *turns {
 // turn picks, of each program, the attachment whose turn it is.
 func (c *Canary) turn(links []status.Link) (picked []status.Link) {
 	if !c.turns.of(links) { // mostly the list is that of the round before, and may be long
-		c.turns = newTurns(links)
+		c.turns, c.macs = newTurns(links), map[int]net.HardwareAddr{}
 	}
 	for _, some := range c.turns.byProgram {
 		picked = append(picked, links[some[c.round%len(some)]])

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"time"
@@ -66,6 +67,7 @@ type Canary struct {
 	good      int  // rounds in a row
 	bad       int
 	turns     *turns
+	macs      map[int]net.HardwareAddr // of devices that were asked, by index, as long as turns is
 	// What was wrong in the round before is looked at again, whosever turn it is.
 	detached map[attachment]bool
 	misled   *reconcile.Sample
@@ -76,7 +78,7 @@ type Canary struct {
 
 // New makes a Canary that has found nothing yet.
 func New(o Options, log *logrus.Entry) *Canary {
-	return &Canary{Options: o, log: log, turns: newTurns(nil)}
+	return &Canary{Options: o, log: log, turns: newTurns(nil), macs: map[int]net.HardwareAddr{}}
 }
 
 // Err returns what is wrong with the datapath. Nil: nothing is, or nothing is known.

@@ -89,12 +89,19 @@ func TestHealthAsksDatapath(t *testing.T) {
 	s.startAgents(t, flags...)
 	s.awaitPods(t, web, pod)
 	agent := s.agents[0]
-	for range 5 {
-		time.Sleep(time.Second)
-		if code, body := probeNode(t, agent.Node, 10256, "/healthz"); code != nethttp.StatusOK {
-			t.Fatalf("before anything is broken /healthz answers %d %s", code, body)
+	staysHealthy := func(when string) {
+		for range 5 {
+			time.Sleep(time.Second)
+			if code, body := probeNode(t, agent.Node, 10256, "/healthz"); code != nethttp.StatusOK {
+				t.Fatalf("%s /healthz answers %d %s", when, code, body)
+			}
 		}
 	}
+	staysHealthy("before anything is broken")
+	for _, device := range []string{"eth0", "veth-web"} { // a frame to the MAC before would be another host's
+		check(t, agent.Node.Command("ip", "link", "set", device, "address", "02:00:5e:10:00:01").Run())
+	}
+	staysHealthy("with other MACs")
 	for _, b := range breakages {
 		t.Run(b.name, func(t *testing.T) {
 			b.do(t, agent.PinDir)
