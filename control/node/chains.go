@@ -15,7 +15,7 @@ import (
 	"github.com/waggle-lb/waggle/maps"
 )
 
-// lookAtChains reports chains of netfilter that keep packets from endpoints on this node, and the
+// lookAtChains reports chains of netfilter that block packets to or from endpoints on this node, and the
 // owner's rules for packets that do not pass their chain.
 func (s *Surroundings) lookAtChains() {
 	rules, err := netfilter.Read()
@@ -99,12 +99,12 @@ func (s *Surroundings) barredEndpoints(rules *netfilter.Rules) (warnings, notice
 			barred[fate] = append(barred[fate], p.endpoint)
 		}
 		if list := barred[netfilter.Drops]; len(list) > 0 {
-			warnings = append(warnings, fmt.Sprintf("chain %s (%s) keeps packets of services from endpoints on this node, %s: "+
-				"let it accept packets to pods, and their answers", c, policy(c), andMore(list)))
+			warnings = append(warnings, fmt.Sprintf("chain %s (%s) blocks packets to or from endpoints on this node: %s "+
+				"(add rules that accept packets to pods, and their answers)", c, policy(c), andMore(list)))
 		}
 		if list := barred[netfilter.MayDrop]; len(list) > 0 && c.Drops {
-			notices = append(notices, fmt.Sprintf("chain %s (%s) may keep packets of services from endpoints on this node, %s: "+
-				"unless one of its rules accepts them, which can't be known beforehand", c, policy(c), andMore(list)))
+			notices = append(notices, fmt.Sprintf("chain %s (%s) may block packets to or from endpoints on this node: %s "+
+				"(waggle can't know beforehand whether one of its rules accepts them)", c, policy(c), andMore(list)))
 		}
 	}
 	return warnings, notices, nil

@@ -46,10 +46,10 @@ func TestForwardPolicyDrop(t *testing.T) {
 	const chain = "chain ip filter FORWARD (policy drop) "
 	check(t, agent.Await("a warning of the chain", func(s *status.Status) bool {
 		found := about(s.Warnings, chain)
-		return len(found) == 1 && strings.Contains(found[0], "keeps packets of services from endpoints on this node, 10.244.0.") &&
-			len(about(s.Warnings, "chain ip6 filter FORWARD (policy drop) keeps")) == 1
+		return len(found) == 1 && strings.Contains(found[0], "blocks packets to or from endpoints on this node: 10.244.0.") &&
+			len(about(s.Warnings, "chain ip6 filter FORWARD (policy drop) blocks")) == 1
 	}))
-	expectTold(t, s, "Problems", chain+"keeps", `waggle_findings{about="chains",severity="warning"} 2`)
+	expectTold(t, s, "Problems", chain+"blocks", `waggle_findings{about="chains",severity="warning"} 2`)
 	for _, v6 := range bothFamilies {
 		at := addrOf(node.Host, v6)
 		find(t, "laptop", c.laptop, services[0].nodePort(at, http), services[0].nodePort(at, dns), timedOut)
@@ -73,7 +73,7 @@ add rule %[1]s filter pods %[1]s saddr %[2]s accept
 
 	nft(t, node.Host, "flush chain ip filter pods\nadd rule ip filter pods meta mark 0x10000 accept")
 	check(t, agent.Await("a notice of what can't be known", func(s *status.Status) bool {
-		return len(about(s.Notices, chain+"may keep")) == 1 && len(about(s.Warnings, "chain ")) == 0
+		return len(about(s.Notices, chain+"may block")) == 1 && len(about(s.Warnings, "chain ")) == 0
 	}))
 }
 
