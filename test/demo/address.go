@@ -23,7 +23,7 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-var moves = part{what: "A LoadBalancer address moves", how: "ARP answered by XDP, agents that agree who does"}
+var moves = part{what: "A LoadBalancer address moves", how: "XDP answers ARP; the agents agree which node does"}
 
 var moveColumns = columns{
 	{"WHEN", 34}, {"ADDRESS", 15}, {"ANNOUNCED BY", 12}, {"LAPTOP SENDS TO", 17}, {"RESULT", 0},

@@ -19,7 +19,7 @@ const (
 )
 
 // changes are the checks under traffic, for the summary.
-var changes = part{what: "Changes, while traffic flows", how: "XDP, tc, socket: new connections only"}
+var changes = part{what: "Changes, while traffic flows", how: "XDP, tc, socket (each request is a new connection)"}
 
 // step is a change under traffic.
 type step struct {

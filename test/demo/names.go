@@ -31,7 +31,7 @@ const getByName = `mount --bind "$0" /etc/resolv.conf && exec bash -c '
 
 var nameColumns = columns{{"FROM", 7}, {"ASKS FOR", 41}, {"ANSWERED BY", 32}, {"RESULT", 0}}
 
-var byName = part{what: "From a pod, by name", how: "the agent of the pod's node, asked as a service"}
+var byName = part{what: "From a pod, by name", how: "the agent of the pod's node answers DNS queries"}
 
 // checkNames shows and judges that pods find a service by its name.
 func (d *demo) checkNames(ctx context.Context) error {

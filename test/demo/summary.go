@@ -93,9 +93,10 @@ func (d *demo) explainFigures(all part) {
 	}{
 		{milliseconds(f.firstAnswer), "from writing the YAML of a new pod to its first answer"},
 		{milliseconds(f.lastAnswer), "from deleting the YAML of a pod to its last answer to a new connection"},
-		{f.withoutAgent, "connections made while no agent ran on node-1: the programs in the kernel need none"},
+		{f.withoutAgent, "connections that succeeded while no agent ran on node-1 (the eBPF programs work without the agent)"},
 		{milliseconds(f.silence), "the longest time without an answer while the LoadBalancer address moved, there and back"},
-		{f.failed, fmt.Sprintf("of %d requests failed, and pods saw the client's address unless another node forwarded it", all.requests)},
+		{f.failed, fmt.Sprintf("of %d requests failed", all.requests)},
+		{"", "Pods saw the client's address, except for requests that another node forwarded"},
 	} {
 		d.print("     %7v  %s", row.number, row.text)
 	}

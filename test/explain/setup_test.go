@@ -69,7 +69,7 @@ var services = []service{
 	{name: "empty", spec: "type: NodePort\n  " + clusterIP(4) + "\n  " + ports(30004)},
 	{name: "elsewhere", spec: "type: NodePort\n  externalTrafficPolicy: Local\n  internalTrafficPolicy: Local\n  " + clusterIP(5) + "\n  " + ports(30005),
 		endpoints: []endpoint{{addr: onRemote, node: "node-2"}}},
-	{name: "guarded", lb: "203.0.113.6", spec: "type: LoadBalancer\n  loadBalancerSourceRanges: [192.168.1.0/28, 10.0.0.0/8]\n  " + clusterIP(6) + "\n  " + ports(30006),
+	{name: "guarded", lb: "203.0.113.6", spec: "type: LoadBalancer\n  loadBalancerSourceRanges: [192.168.1.8/29, 10.0.0.0/8]\n  " + clusterIP(6) + "\n  " + ports(30006),
 		endpoints: []endpoint{{addr: onRemote, node: "node-2"}}},
 	{name: "sticky", spec: "type: NodePort\n  sessionAffinity: ClientIP\n  " + clusterIP(7) + "\n  " + ports(30007), endpoints: []endpoint{
 		{addr: onRemote, node: "node-2"}, {addr: "10.244.1.3", node: "node-2"}}},
