@@ -5,6 +5,8 @@ package control
 import (
 	"context"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Pace is how often the proxy works.
@@ -34,8 +36,24 @@ func (p *Proxy) settle(ctx context.Context) {
 	if wait <= 0 {
 		return
 	}
+	rest(ctx, wait)
+}
+
+// timerError bounds by how much the runtime's timers are late in a process that is idle: it waits for whole
+// milliseconds.
+const timerError = 1500 * time.Microsecond
+
+// rest waits until a time has passed or ctx is done, and is late by less than the runtime's timers are. Of the time
+// from a change to its effect, 20 ms of which are the wait, the process itself needs a few hundred microseconds.
+func rest(ctx context.Context, wait time.Duration) {
+	end := time.Now().Add(wait)
 	select {
 	case <-ctx.Done():
-	case <-time.After(wait):
+		return
+	case <-time.After(wait - timerError):
+	}
+	for left := time.Until(end); left > 0; left = time.Until(end) { // a signal, which the runtime sends, ends a sleep
+		ts := unix.NsecToTimespec(left.Nanoseconds())
+		_ = unix.Nanosleep(&ts, nil)
 	}
 }
