@@ -70,7 +70,7 @@ func measureChurn(o options) (results []Result, err error) {
 	if o.quick {
 		services, window, events = 1000, time.Second/2, 20
 	}
-	f, err := newFabric(o, 4)
+	f, err := newFabric(o, 5)
 	if err != nil {
 		return nil, err
 	}
@@ -96,6 +96,9 @@ func measureChurn(o options) (results []Result, err error) {
 func (f *fabric) churnPlaces(services, events int) (places []*churnPlace, err error) {
 	f.own = map[*topo.Node]*memapi.Store{}
 	names := []string{"waggle"}
+	if f.before != "" {
+		names = append(names, "before")
+	}
 	if f.havePeers() {
 		names = append(names, "nftables")
 		if services <= churnIptablesServices {
@@ -174,9 +177,10 @@ func (f *fabric) startChurned(p *churnPlace, events int) error {
 	switch p.name {
 	case "direct":
 		return nil
-	case "waggle":
+	case "waggle", "before":
 		p.events = events
-		agent, err := f.startWaggle(p.node, "--xdp=off")
+		build := map[string]string{"before": f.before}[p.name]
+		agent, err := f.startBuild(build, p.node, "--xdp=off")
 		if err != nil {
 			return err
 		}

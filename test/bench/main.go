@@ -44,7 +44,7 @@ var groups = []group{
 	{"sockets", "Sockets: microseconds, from a pod to a cluster IP", measureSockets},
 	{"churn", "First packet and churn: from a pod to a cluster IP, and from an event to its effect", measureChurn},
 	{"programming", "Programming: from objects to a kernel that serves them", measureProgramming},
-	{"start", "Start: of an agent on a small cluster", measureStart},
+	{"start", "Start: of an agent on a small cluster, and on a large one", measureStart},
 	{"agent", "Agent: processor time by what changes on a node", measureAgentTime},
 	{"scale", "Scale: memory, and nanoseconds a packet as tables grow", measureScale},
 }
@@ -57,7 +57,7 @@ func main() {
 	flag.BoolVar(&o.quick, "quick", false, "fewer flows and services, shorter runs: to see that it works")
 	flag.IntVar(&o.runs, "runs", 7, "how often each case is measured; the cases take turns")
 	flag.StringVar(&o.waggle, "waggle", "build/waggle", "the command to measure")
-	flag.StringVar(&o.before, "before", "", "another build of the command, to be measured beside it (start, agent)")
+	flag.StringVar(&o.before, "before", "", "another build of the command, to be measured beside it (start, agent, churn)")
 	flag.StringVar(&o.peers, "kubernetes", "build/kubernetes", "the directory of kube-proxy; it is left out if there is none")
 	flag.StringVar(&o.out, "out", "build/bench", "the directory of the JSON files")
 	flag.StringVar(&only, "only", "", "groups to measure, with commas between them: "+strings.Join(groupNames(), ", "))

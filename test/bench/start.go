@@ -27,15 +27,19 @@ type startSubject struct {
 // programs, and released the memory that this and the first sync needed.
 const startRest = 3 * time.Second
 
-// measureStart measures the start of agents on a small cluster. Every turn has a network of its own, so that each
+// measureStart measures the start of agents on a small cluster, and on a large one. Every turn has a network of its own, so that each
 // proxy starts on a node where none has run.
 func measureStart(o options) (results []Result, err error) {
-	sizes := []int{0, 1000}
+	sizes := []int{0, 1000, 10_000}
 	if o.quick {
 		sizes = []int{100}
 	}
 	for _, services := range sizes {
-		got, err := startTurns(o, services)
+		times := o.runs
+		if services == 10_000 { // in which kube-proxy takes a quarter of a minute
+			times = min(times, 3)
+		}
+		got, err := startTurns(o, services, times)
 		if err != nil {
 			return nil, fmt.Errorf("%d services: %w", services, err)
 		}
@@ -44,7 +48,7 @@ func measureStart(o options) (results []Result, err error) {
 	return results, nil
 }
 
-func startTurns(o options, services int) ([]Result, error) {
+func startTurns(o options, services, times int) ([]Result, error) {
 	subjects := []*startSubject{{name: "waggle", start: startOf("", services)}}
 	if o.before != "" {
 		subjects = append(subjects, &startSubject{name: "before", start: startOf(o.before, services)})
@@ -52,7 +56,7 @@ func startTurns(o options, services int) ([]Result, error) {
 	if services > 0 && o.havePeers() {
 		subjects = append(subjects, &startSubject{name: "nftables", start: startOfPeer("nftables")})
 	}
-	for turn := range o.runs + 1 { // the first time is discarded
+	for turn := range times + 1 { // the first time is discarded
 		if err := startTurn(o, services, subjects, turn > 0); err != nil {
 			return nil, err
 		}
