@@ -104,15 +104,18 @@ func (t *report) client(trace *loader.Trace, svc maps.Service) {
 }
 
 func (t *report) scope(client string, local bool, policy string, count uint32) {
-	where := "endpoints of any node"
+	where := "for it, on any node"
 	if local {
-		where = "endpoints of this node only (" + policy + ": Local)"
+		where = "on this node, and only those count (" + policy + ": Local)"
 	}
-	many := "none"
-	if count > 0 {
-		many = fmt.Sprint(count)
+	many := fmt.Sprint(count, " endpoints")
+	switch count {
+	case 0:
+		many = "no endpoint"
+	case 1:
+		many = "1 endpoint"
 	}
-	t.step("client", "%s; %s: %s", client, where, many)
+	t.step("client", "%s; %s %s", client, many, where)
 }
 
 func (t *report) choice(n bpf.Notes, svc maps.Service, scope bpf.Scope) error {
