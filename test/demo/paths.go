@@ -98,7 +98,7 @@ var sections = []section{
 	{
 		"From a pod, to a ClusterIP", `connect() connects a TCP socket to a pod, so no packet needs translation. tc translates the
 			packets of a connected UDP socket, so that it follows its service to another pod.`,
-		"socket (TCP, unconnected UDP), tc (UDP)",
+		"socket (TCP, unconnected UDP), tc (connected UDP)",
 		func(d *demo) []check { return d.clusterIPs(d.askers["client"]) },
 	},
 	{
