@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/waggle-lb/waggle/control/pulse"
 	"github.com/waggle-lb/waggle/control/serve"
 	"github.com/waggle-lb/waggle/control/source"
 	"github.com/waggle-lb/waggle/control/status"
@@ -15,13 +16,12 @@ import (
 )
 
 // The agent writes the status when it has changed, at most once a second. Sources don't report when their
-// problems change, so it also looks at short intervals: a user that corrects a file wants to see the
+// problems change, so it also looks at each pulse: a user that corrects a file wants to see the
 // result at once. The file's time shows that the agent is alive.
 const (
-	statusEvery   = 5 * time.Second
-	statusPause   = time.Second
-	statusSettle  = 100 * time.Millisecond
-	problemsEvery = 500 * time.Millisecond
+	statusEvery  = 5 // pulses
+	statusPause  = time.Second
+	statusSettle = 100 * time.Millisecond
 )
 
 func (a *Agent) poke() {
@@ -32,9 +32,9 @@ func (a *Agent) poke() {
 }
 
 func (a *Agent) reportStatus(ctx context.Context) {
-	alive, look := time.NewTicker(statusEvery), time.NewTicker(problemsEvery)
-	defer alive.Stop()
+	look := time.NewTimer(pulse.Next())
 	defer look.Stop()
+	looks := 0 // since the status was written
 	first := a.firstSync
 	var pause time.Duration
 	var wrote time.Time
@@ -48,10 +48,11 @@ func (a *Agent) reportStatus(ctx context.Context) {
 		case <-a.poked:
 			settle = statusSettle
 		case <-look.C:
-			if slices.Equal(a.problems(), reported.Problems) && a.blindness().Equal(reported.Blind) {
+			look.Reset(pulse.Next())
+			looks++
+			if looks < statusEvery && slices.Equal(a.problems(), reported.Problems) && a.blindness().Equal(reported.Blind) {
 				continue
 			}
-		case <-alive.C:
 		}
 		select {
 		case <-ctx.Done():
@@ -64,7 +65,7 @@ func (a *Agent) reportStatus(ctx context.Context) {
 		case <-a.poked: // what it reports is in what is written now
 		default:
 		}
-		reported, wrote = a.writeStatus(), time.Now()
+		reported, wrote, looks = a.writeStatus(), time.Now(), 0
 		if !reported.Proxy.LastSync.IsZero() {
 			pause = statusPause
 		}

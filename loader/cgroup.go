@@ -80,11 +80,13 @@ func openCgroup(path string) (dir *os.File, id uint64, err error) {
 			"name the one that is mounted (grep cgroup2 /proc/mounts), or: "+
 			"mount -t cgroup2 none <directory>", path)
 	}
-	if dir, err = os.Open(path); err != nil {
-		return nil, 0, fmt.Errorf("cgroup %w", err)
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0) // os.Open asks for more, in vain
+	if err != nil {
+		return nil, 0, fmt.Errorf("cgroup %s: %w", path, err)
 	}
+	dir = os.NewFile(uintptr(fd), path)
 	var stat unix.Stat_t
-	if err := unix.Fstat(int(dir.Fd()), &stat); err != nil {
+	if err := unix.Fstat(fd, &stat); err != nil {
 		return nil, 0, errors.Join(fmt.Errorf("cgroup %s: %w", path, err), dir.Close())
 	}
 	return dir, stat.Ino, nil

@@ -15,6 +15,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/waggle-lb/waggle/control/pulse"
 	"github.com/waggle-lb/waggle/control/reconcile"
 	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/loader"
@@ -23,7 +24,6 @@ import (
 // A round that fails may have met a change half way, and one that succeeds may have met the other half of what is
 // broken: so neither counts alone.
 const (
-	period = time.Second
 	// badRounds in a row say that the datapath is broken: it is known within three seconds.
 	badRounds = 2
 	// goodRounds in a row say that it works again.
@@ -91,13 +91,14 @@ func (c *Canary) Err() error {
 // Run asks until ctx is done. It is called once the services are in force: before, there is nothing to ask.
 func (c *Canary) Run(ctx context.Context) {
 	defer c.forget()
-	tick := time.NewTicker(period)
+	tick := time.NewTimer(pulse.Next())
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			tick.Reset(pulse.Next())
 		}
 		c.round++
 		c.judge(c.look())
