@@ -11,8 +11,6 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
-
-	"github.com/waggle-lb/waggle/loader/netdump"
 )
 
 // Attached is a program at one of the hooks that waggle uses. It may be any program's, not only
@@ -29,9 +27,9 @@ type Attached struct {
 // a cgroup with all cgroups above it, in the order in which they run. The list leaves out what can't be
 // read; the error names it.
 func AttachedPrograms(cgroup string) ([]Attached, error) {
-	devices, err := netdump.Whole(netlink.LinkList)
+	devices, err := allDevices()
 	if err != nil {
-		return nil, fmt.Errorf("list devices: %w", err)
+		return nil, err
 	}
 	var all []Attached
 	var errs []error

@@ -12,10 +12,7 @@ import (
 	"strings"
 
 	"github.com/sirupsen/logrus"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"github.com/waggle-lb/waggle/loader/netdump"
 )
 
 // Cleanup detaches, unpins and removes everything in a pin directory, and waggle's clsact filters
@@ -96,9 +93,9 @@ func detachOrder(pin string) int {
 }
 
 func (c *cleaner) filters() {
-	devices, err := netdump.Whole(netlink.LinkList)
+	devices, err := allDevices()
 	if err != nil {
-		c.errs = append(c.errs, fmt.Errorf("list devices: %w", err))
+		c.errs = append(c.errs, err)
 	}
 	for _, dev := range devices {
 		removed, err := removeFilters(dev, c.pins)

@@ -8,7 +8,18 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/loader/netdump"
 )
+
+// allDevices lists the devices of this network namespace.
+func allDevices() ([]netlink.Link, error) {
+	devices, err := netdump.Whole(netlink.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	return devices, nil
+}
 
 // device returns a network device, or an error that is unix.ENODEV.
 func device(ifindex int) (netlink.Link, error) {

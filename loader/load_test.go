@@ -203,7 +203,9 @@ func TestLoadRefusesIncompatibleMap(t *testing.T) {
 	// The programs that ran before still run.
 	names, err := pinDir(dir).linkNames()
 	must(t, err)
-	status, err := pinDir(dir).status(names, pinDir(dir).programNames(), "")
+	devices, err := allDevices()
+	must(t, err)
+	status, err := pinDir(dir).status(names, devices, pinDir(dir).programNames(), "")
 	must(t, err)
 	for _, s := range status {
 		if s != before[s.Hook] || !s.Attached {

@@ -11,8 +11,6 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"github.com/waggle-lb/waggle/loader/netdump"
 )
 
 // Neighbour is another program that runs on packets, or on calls of sockets, before ours.
@@ -42,9 +40,9 @@ func (d *Datapath) Neighbours(cgroup string) ([]Neighbour, error) {
 	if err != nil {
 		return nil, err
 	}
-	devices, err := netdump.Whole(netlink.LinkList)
+	devices, err := allDevices()
 	if err != nil {
-		return nil, fmt.Errorf("list devices: %w", err)
+		return nil, err
 	}
 	served := map[int]bool{} // the devices that have a TCX link of ours
 	for _, pin := range d.links.pins {

@@ -90,7 +90,11 @@ func (v *View) Links() ([]LinkStatus, error) {
 	if err != nil {
 		return nil, err
 	}
-	return v.pins.status(names, v.pins.programNames(), "")
+	devices, err := allDevices()
+	if err != nil {
+		return nil, err
+	}
+	return v.pins.status(names, devices, v.pins.programNames(), "")
 }
 
 // Jiffies returns the present time in the maps' unit, and how many jiffies a second has.

@@ -16,8 +16,6 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"github.com/waggle-lb/waggle/loader/netdump"
 )
 
 // ErrServed is returned for a device that another waggle serves, with another pin directory: each
@@ -31,9 +29,9 @@ func CheckDevices(pinDirectory string, skip func(device string) bool) error {
 	if err != nil {
 		return err
 	}
-	devices, err := netdump.Whole(netlink.LinkList)
+	devices, err := allDevices()
 	if err != nil {
-		return fmt.Errorf("list devices: %w", err)
+		return err
 	}
 	links, err := pinDir(dir).linkPins()
 	if err != nil {

@@ -16,8 +16,6 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"github.com/waggle-lb/waggle/loader/netdump"
 )
 
 // LinkStatus is one attachment, as the kernel reports it.
@@ -35,6 +33,15 @@ type LinkStatus struct {
 
 // Links lists what is attached in this network namespace, in the order of the pins' names.
 func (d *Datapath) Links() ([]LinkStatus, error) {
+	devices, err := allDevices()
+	if err != nil {
+		return nil, err
+	}
+	return d.LinksAmong(devices)
+}
+
+// LinksAmong does the same for a caller who has just listed the devices, which takes longer than most of the rest.
+func (d *Datapath) LinksAmong(devices []netlink.Link) ([]LinkStatus, error) {
 	d.mu.Lock()
 	programs, err := d.programNames()
 	cgroup := d.cgroup
@@ -46,7 +53,7 @@ func (d *Datapath) Links() ([]LinkStatus, error) {
 	if err := cmp.Or(err, err2); err != nil {
 		return nil, err
 	}
-	return d.pins.status(names, programs, cgroup)
+	return d.pins.status(names, devices, programs, cgroup)
 }
 
 // LinksOf is the part of Links about some devices. It takes time in proportion to their number.
@@ -83,11 +90,7 @@ func (d *Datapath) LinksOf(ifindexes ...int) ([]LinkStatus, error) {
 // status lists everything, of links those with these pins. Where TCX serves there are no filters of ours: AttachTC removes those of
 // earlier runs. status asks the cgroup at the path, if it is the cgroup of the links. Else it finds that
 // cgroup by its id, which a container may not do unless it sees the hierarchy at its root.
-func (p pinDir) status(names []string, programs programNames, cgroup string) ([]LinkStatus, error) {
-	devices, err := netdump.Whole(netlink.LinkList)
-	if err != nil {
-		return nil, fmt.Errorf("list devices: %w", err)
-	}
+func (p pinDir) status(names []string, devices []netlink.Link, programs programNames, cgroup string) ([]LinkStatus, error) {
 	all, err := p.linkStatuses(names, devices, programs, cgroup)
 	if err != nil || slices.ContainsFunc(all, func(s LinkStatus) bool { return s.Kind == KindTCX }) {
 		return all, err

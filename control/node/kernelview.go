@@ -101,6 +101,8 @@ func (v *kernelView) readLinks() error {
 	return err
 }
 
+func (v *kernelView) allLinks() []netlink.Link { return slices.Collect(gomaps.Values(v.links)) }
+
 // withPeers adds the devices whose other ends have changed: when one end moves to another namespace, the kernel
 // reports that end only.
 func (v *kernelView) withPeers(changed map[int]bool) []int {

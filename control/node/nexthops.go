@@ -20,9 +20,6 @@ const (
 	settle = 20 * time.Millisecond
 	// patience bounds that time where events never cease, as while a routing daemon learns its table.
 	patience = 200 * time.Millisecond
-	// resyncEvery is how often everything is read again: the kernel does not report the end of all routes. With 250
-	// pods that takes 30 ms of a processor.
-	resyncEvery = time.Minute
 )
 
 // neighbour identifies the neighbour of next hops.
@@ -38,7 +35,7 @@ type Watch struct {
 	Routed func()
 	// Moved is called when a neighbour has got another MAC. nil: it has none now.
 	Moved func(ifindex int, addr netip.Addr, mac net.HardwareAddr)
-	// Changed is called after a change of links, of addresses or of where routes lead, and at intervals
+	// Changed is called after a change of links, of addresses or of where routes lead, and at the start
 	// for everything.
 	Changed func(Change)
 	// Routes reports whether routes are known to lead elsewhere by a device. Of many routes by one device
@@ -119,8 +116,6 @@ func (w *Watch) watch(ctx context.Context) error {
 	routed, changed := true, everything
 	quiet := time.NewTimer(0)
 	var deadline time.Time // zero: no event is pending
-	resync := time.NewTicker(resyncEvery)
-	defer resync.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -157,8 +152,6 @@ func (w *Watch) watch(ctx context.Context) error {
 			}
 			w.followNeighbour(n)
 			continue
-		case <-resync.C:
-			changed = everything
 		case <-quiet.C:
 			if routed {
 				w.Routed()

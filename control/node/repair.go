@@ -22,13 +22,22 @@ var repairedMaps = []string{"devices", "xdp_devices", "node_addrs4", "node_addrs
 // start. It has a 0 for each other map that describes the node.
 func (d *Devices) Repaired() map[string]int { return d.repairs.Totals() }
 
-// Repair corrects what others have changed in the maps that describe the node, and notes detached
-// programs: the next Sync attaches them again. Before the first Sync it does nothing.
+// Repair reads all links, addresses and routes again, as the kernel does not report the end of all routes. It corrects
+// what others have changed in the maps that describe the node, and notes detached programs: the next Sync attaches them
+// again, and does what follows from what was read. Before the first Sync it does nothing.
 func (d *Devices) Repair() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if !d.ready {
+		return nil
+	}
 	found := map[string]int{}
-	err := errors.Join(d.repairTable(found), d.repairNodeAddrs(found), d.findDetached())
+	err := errors.Join(d.repairTable(found), d.repairNodeAddrs(found))
+	if _, failed := d.kernel.update(everything); failed != nil {
+		err = errors.Join(err, failed)
+	} else {
+		err = errors.Join(err, d.findDetached())
+	}
 	d.lookAtPeers()
 	d.repairs.Add(found, d.log)
 	return err
@@ -145,9 +154,9 @@ func (d *Devices) TakeFound() []loader.LinkStatus {
 	return found
 }
 
-// findDetached forgets the devices that no longer run all the programs that were attached to them.
+// findDetached, which follows a look at all links, forgets the devices that no longer run all the programs that were attached to them.
 func (d *Devices) findDetached() error {
-	links, err := d.dp.Links()
+	links, err := d.dp.LinksAmong(d.kernel.allLinks())
 	if err != nil {
 		return err
 	}
