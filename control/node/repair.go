@@ -154,7 +154,8 @@ func (d *Devices) TakeFound() []loader.LinkStatus {
 	return found
 }
 
-// findDetached, which follows a look at all links, forgets the devices that no longer run all the programs that were attached to them.
+// findDetached, which follows a look at all links, forgets the devices that no longer run all the programs that were
+// attached to them.
 func (d *Devices) findDetached() error {
 	links, err := d.dp.LinksAmong(d.kernel.allLinks())
 	if err != nil {

@@ -116,6 +116,30 @@ func TestRepairDevices(t *testing.T) {
 	f.expectTransmitting()
 }
 
+// TestRepairReadsRoutes: the end of a route that the kernel has not reported is noticed with the next look.
+func TestRepairReadsRoutes(t *testing.T) {
+	f := newDevicesFixture(t, DeviceRules{Ignore: []string{"*-peer"}}, XDPOff)
+	f.SetNodeIPs(nil)
+	veth := f.addPodVeth("veth1")
+	f.AddAddr(veth, "10.244.0.1/32")
+	route := netnstest.Route(veth, "0.0.0.0/0", "192.0.2.2")
+	route.Flags = int(netlink.FLAG_ONLINK)
+	must(t, netlink.RouteAdd(route))
+	f.sync()
+	f.expect("veth1 external: " + tcHooks)
+	must(t, netlink.RouteDel(route))
+	again := func() {
+		t.Helper()
+		_, err := f.SyncChange(Change{})
+		must(t, err)
+	}
+	again()
+	f.expect("veth1 external: " + tcHooks) // else this test shows nothing
+	must(t, f.Repair())
+	again()
+	f.expect("veth1 pod: " + tcHooks)
+}
+
 func haveTCX() bool {
 	_, err := link.QueryPrograms(link.QueryOptions{Target: 1, Attach: ebpf.AttachTCXIngress}) // of the loopback
 	return err == nil
