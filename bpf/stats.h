@@ -112,11 +112,6 @@ static __always_inline struct flow_counters *backend_stats_of(__u32 id)
 	return bpf_map_lookup_elem(&backend_stats, &id);
 }
 
-static __always_inline bool counting(void)
-{
-	return !explain && !uncounted;
-}
-
 /* A record's word `traffic`: packets above, bytes below. 2^23 packets are folded at once. */
 #define TRAFFIC_BYTES 40
 #define TRAFFIC_FULL (1ULL << 63)
@@ -127,7 +122,7 @@ static __always_inline void flow_count(int family, const struct record *r, __u32
 	struct flow *f = flow_at(family, r->where);
 	__u64 traffic;
 
-	if (!f || !counting())
+	if (!f || !counting)
 		return;
 	traffic = f->traffic + (1ULL << TRAFFIC_BYTES) + bytes;
 	f->traffic = traffic;
@@ -172,7 +167,7 @@ __noinline int flow_fold(int family, __u32 where)
 
 	family = family_of(family);
 	f = flow_at(family, where);
-	if (!f || !counting() || !f->traffic)
+	if (!f || !counting || !f->traffic)
 		return 0;
 	traffic = __sync_lock_test_and_set(&f->traffic, 0);
 	if (f->flags & FLOW_SPLIT_SOURCE || !ids_hold(family, f))
@@ -188,7 +183,7 @@ __noinline int stats_opened(__u32 backend, __u32 bytes)
 {
 	struct flow_counters *stats;
 
-	if (!counting() || !backend)
+	if (!counting || !backend)
 		return 0;
 	stats = backend_stats_of(backend);
 	if (!stats)
@@ -205,7 +200,7 @@ __noinline int stats_failed(__u32 service, __u32 verdict)
 	__u32 reason = verdict - VERDICT_DROP_NO_LOCAL_ENDPOINT;
 	struct service_counters *s;
 
-	if (!counting() || !service)
+	if (!counting || !service)
 		return 0;
 	s = service_stats_of(service);
 	if (!s)
@@ -230,7 +225,7 @@ static __always_inline void stats_begun(int family, __u32 where)
 {
 	struct flow *f = flow_at(family, where);
 
-	if (f && counting())
+	if (f && counting)
 		f->begun = stats_clock();
 }
 
@@ -243,7 +238,7 @@ __noinline int stats_connected(int family, __u32 where)
 
 	family = family_of(family);
 	f = flow_at(family, where);
-	if (!f || !counting() || !f->begun)
+	if (!f || !counting || !f->begun)
 		return 0;
 	begun = __sync_lock_test_and_set(&f->begun, 0);
 	if (!begun || !ids_hold(family, f))
@@ -268,7 +263,7 @@ __noinline int stats_active(int family, __u32 where, __u32 pass)
 
 	family = family_of(family);
 	f = flow_at(family, where);
-	if (!f || !counting() || !ids_hold(family, f))
+	if (!f || !counting || !ids_hold(family, f))
 		return 0;
 	stats = backend_stats_of(f->backend);
 	if (!stats)

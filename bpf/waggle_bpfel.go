@@ -752,6 +752,7 @@ const (
 	waggleProgWaggleStale6           = "waggle_stale6"
 	waggleProgWaggleXdp              = "waggle_xdp"
 	waggleVarAnswerPing              = "answer_ping"
+	waggleVarCounting                = "counting"
 	waggleVarExplain                 = "explain"
 	waggleVarFibTakesMark            = "fib_takes_mark"
 	waggleVarFlowSets4               = "flow_sets4"
@@ -774,7 +775,6 @@ const (
 	waggleVarTimeoutTcpReset         = "timeout_tcp_reset"
 	waggleVarTimeoutUdp              = "timeout_udp"
 	waggleVarTrace                   = "trace"
-	waggleVarUncounted               = "uncounted"
 	waggleVarUnusedBackendFlags      = "unused_backend_flags"
 	waggleVarUnusedClusterAddr       = "unused_cluster_addr"
 	waggleVarUnusedClusterRangeFlags = "unused_cluster_range_flags"
@@ -914,6 +914,7 @@ type waggleMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type waggleVariableSpecs struct {
 	AnswerPing              *ebpf.VariableSpec `ebpf:"answer_ping"`
+	Counting                *ebpf.VariableSpec `ebpf:"counting"`
 	Explain                 *ebpf.VariableSpec `ebpf:"explain"`
 	FibTakesMark            *ebpf.VariableSpec `ebpf:"fib_takes_mark"`
 	FlowSets4               *ebpf.VariableSpec `ebpf:"flow_sets4"`
@@ -936,7 +937,6 @@ type waggleVariableSpecs struct {
 	TimeoutTcpReset         *ebpf.VariableSpec `ebpf:"timeout_tcp_reset"`
 	TimeoutUdp              *ebpf.VariableSpec `ebpf:"timeout_udp"`
 	Trace                   *ebpf.VariableSpec `ebpf:"trace"`
-	Uncounted               *ebpf.VariableSpec `ebpf:"uncounted"`
 	UnusedBackendFlags      *ebpf.VariableSpec `ebpf:"unused_backend_flags"`
 	UnusedClusterAddr       *ebpf.VariableSpec `ebpf:"unused_cluster_addr"`
 	UnusedClusterRangeFlags *ebpf.VariableSpec `ebpf:"unused_cluster_range_flags"`
@@ -1062,6 +1062,7 @@ func (m *waggleMaps) Close() error {
 // It can be passed to loadWaggleObjects or ebpf.CollectionSpec.LoadAndAssign.
 type waggleVariables struct {
 	AnswerPing              *ebpf.Variable `ebpf:"answer_ping"`
+	Counting                *ebpf.Variable `ebpf:"counting"`
 	Explain                 *ebpf.Variable `ebpf:"explain"`
 	FibTakesMark            *ebpf.Variable `ebpf:"fib_takes_mark"`
 	FlowSets4               *ebpf.Variable `ebpf:"flow_sets4"`
@@ -1084,7 +1085,6 @@ type waggleVariables struct {
 	TimeoutTcpReset         *ebpf.Variable `ebpf:"timeout_tcp_reset"`
 	TimeoutUdp              *ebpf.Variable `ebpf:"timeout_udp"`
 	Trace                   *ebpf.Variable `ebpf:"trace"`
-	Uncounted               *ebpf.Variable `ebpf:"uncounted"`
 	UnusedBackendFlags      *ebpf.Variable `ebpf:"unused_backend_flags"`
 	UnusedClusterAddr       *ebpf.Variable `ebpf:"unused_cluster_addr"`
 	UnusedClusterRangeFlags *ebpf.Variable `ebpf:"unused_cluster_range_flags"`

@@ -76,8 +76,8 @@ func withOwnMaps(spec *ebpf.CollectionSpec) *ebpf.CollectionSpec {
 // newTwin changes the maps and variables of the parts.
 func newTwin(of parts, live map[string]*ebpf.Map) (*Twin, error) {
 	t := &Twin{spec: of.spec, types: of.types, maps: map[string]*ebpf.Map{}, programs: map[string]*ebpf.Program{}}
-	if err := t.spec.Variables["explain"].Set(true); err != nil {
-		return nil, fmt.Errorf("set variable explain: %w", err)
+	if err := errors.Join(t.spec.Variables["explain"].Set(true), t.spec.Variables["counting"].Set(false)); err != nil {
+		return nil, fmt.Errorf("set the variables of a twin: %w", err)
 	}
 	scratch, ok := t.spec.Maps[scratchMap].Value.(*btf.Struct)
 	if !ok {

@@ -257,7 +257,7 @@ func (r *hotRig) loadUncounted() error {
 			shared[name] = live
 		}
 	}
-	if err := errors.Join(bpf.Fit(spec), spec.Variables["uncounted"].Set(true)); err != nil {
+	if err := errors.Join(bpf.Fit(spec), spec.Variables["counting"].Set(false)); err != nil {
 		return err
 	}
 	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})

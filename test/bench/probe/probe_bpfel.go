@@ -84,6 +84,7 @@ const (
 	probeProgRewriteXdp4         = "rewrite_xdp4"
 	probeProgRewriteXdp6         = "rewrite_xdp6"
 	probeVarAnswerPing           = "answer_ping"
+	probeVarCounting             = "counting"
 	probeVarDriven               = "driven"
 	probeVarExplain              = "explain"
 	probeVarFilling              = "filling"
@@ -107,7 +108,6 @@ const (
 	probeVarTimeoutTcpReset      = "timeout_tcp_reset"
 	probeVarTimeoutUdp           = "timeout_udp"
 	probeVarTrace                = "trace"
-	probeVarUncounted            = "uncounted"
 	probeVarValue4               = "value4"
 	probeVarValue6               = "value6"
 	probeVarWeaklyOrdered        = "weakly_ordered"
@@ -215,6 +215,7 @@ type probeMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type probeVariableSpecs struct {
 	AnswerPing           *ebpf.VariableSpec `ebpf:"answer_ping"`
+	Counting             *ebpf.VariableSpec `ebpf:"counting"`
 	Driven               *ebpf.VariableSpec `ebpf:"driven"`
 	Explain              *ebpf.VariableSpec `ebpf:"explain"`
 	Filling              *ebpf.VariableSpec `ebpf:"filling"`
@@ -238,7 +239,6 @@ type probeVariableSpecs struct {
 	TimeoutTcpReset      *ebpf.VariableSpec `ebpf:"timeout_tcp_reset"`
 	TimeoutUdp           *ebpf.VariableSpec `ebpf:"timeout_udp"`
 	Trace                *ebpf.VariableSpec `ebpf:"trace"`
-	Uncounted            *ebpf.VariableSpec `ebpf:"uncounted"`
 	Value4               *ebpf.VariableSpec `ebpf:"value4"`
 	Value6               *ebpf.VariableSpec `ebpf:"value6"`
 	WeaklyOrdered        *ebpf.VariableSpec `ebpf:"weakly_ordered"`
@@ -320,6 +320,7 @@ func (m *probeMaps) Close() error {
 // It can be passed to loadProbeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type probeVariables struct {
 	AnswerPing           *ebpf.Variable `ebpf:"answer_ping"`
+	Counting             *ebpf.Variable `ebpf:"counting"`
 	Driven               *ebpf.Variable `ebpf:"driven"`
 	Explain              *ebpf.Variable `ebpf:"explain"`
 	Filling              *ebpf.Variable `ebpf:"filling"`
@@ -343,7 +344,6 @@ type probeVariables struct {
 	TimeoutTcpReset      *ebpf.Variable `ebpf:"timeout_tcp_reset"`
 	TimeoutUdp           *ebpf.Variable `ebpf:"timeout_udp"`
 	Trace                *ebpf.Variable `ebpf:"trace"`
-	Uncounted            *ebpf.Variable `ebpf:"uncounted"`
 	Value4               *ebpf.Variable `ebpf:"value4"`
 	Value6               *ebpf.Variable `ebpf:"value6"`
 	WeaklyOrdered        *ebpf.Variable `ebpf:"weakly_ordered"`

@@ -71,6 +71,7 @@ const (
 	tableProgOwnRemove4          = "own_remove4"
 	tableProgOwnRemove6          = "own_remove6"
 	tableVarAnswerPing           = "answer_ping"
+	tableVarCounting             = "counting"
 	tableVarDriven               = "driven"
 	tableVarExplain              = "explain"
 	tableVarFlowSets4            = "flow_sets4"
@@ -92,7 +93,6 @@ const (
 	tableVarTimeoutTcpReset      = "timeout_tcp_reset"
 	tableVarTimeoutUdp           = "timeout_udp"
 	tableVarTrace                = "trace"
-	tableVarUncounted            = "uncounted"
 	tableVarValue4               = "value4"
 	tableVarValue6               = "value6"
 	tableVarWeaklyOrdered        = "weakly_ordered"
@@ -207,6 +207,7 @@ type tableMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type tableVariableSpecs struct {
 	AnswerPing           *ebpf.VariableSpec `ebpf:"answer_ping"`
+	Counting             *ebpf.VariableSpec `ebpf:"counting"`
 	Driven               *ebpf.VariableSpec `ebpf:"driven"`
 	Explain              *ebpf.VariableSpec `ebpf:"explain"`
 	FlowSets4            *ebpf.VariableSpec `ebpf:"flow_sets4"`
@@ -228,7 +229,6 @@ type tableVariableSpecs struct {
 	TimeoutTcpReset      *ebpf.VariableSpec `ebpf:"timeout_tcp_reset"`
 	TimeoutUdp           *ebpf.VariableSpec `ebpf:"timeout_udp"`
 	Trace                *ebpf.VariableSpec `ebpf:"trace"`
-	Uncounted            *ebpf.VariableSpec `ebpf:"uncounted"`
 	Value4               *ebpf.VariableSpec `ebpf:"value4"`
 	Value6               *ebpf.VariableSpec `ebpf:"value6"`
 	WeaklyOrdered        *ebpf.VariableSpec `ebpf:"weakly_ordered"`
@@ -306,6 +306,7 @@ func (m *tableMaps) Close() error {
 // It can be passed to loadTableObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tableVariables struct {
 	AnswerPing           *ebpf.Variable `ebpf:"answer_ping"`
+	Counting             *ebpf.Variable `ebpf:"counting"`
 	Driven               *ebpf.Variable `ebpf:"driven"`
 	Explain              *ebpf.Variable `ebpf:"explain"`
 	FlowSets4            *ebpf.Variable `ebpf:"flow_sets4"`
@@ -327,7 +328,6 @@ type tableVariables struct {
 	TimeoutTcpReset      *ebpf.Variable `ebpf:"timeout_tcp_reset"`
 	TimeoutUdp           *ebpf.Variable `ebpf:"timeout_udp"`
 	Trace                *ebpf.Variable `ebpf:"trace"`
-	Uncounted            *ebpf.Variable `ebpf:"uncounted"`
 	Value4               *ebpf.Variable `ebpf:"value4"`
 	Value6               *ebpf.Variable `ebpf:"value6"`
 	WeaklyOrdered        *ebpf.Variable `ebpf:"weakly_ordered"`
