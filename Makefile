@@ -205,12 +205,13 @@ require-etcd:
 	@which etcd >/dev/null || { \
 		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends etcd-server; }
 
-# What kube-proxy calls, and what tests of its leftovers and of the takeover do as kube-proxy would.
+# What kube-proxy calls, what tests of its leftovers and of the takeover do as kube-proxy would, and what tests change
+# devices and routes with.
 .PHONY: require-netfilter
 require-netfilter:
-	@which nft conntrack iptables-nft iptables-legacy >/dev/null || { \
+	@which nft conntrack iptables-nft iptables-legacy ip >/dev/null || { \
 		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
-			nftables conntrack iptables; }
+			nftables conntrack iptables iproute2; }
 
 # What scrapes an agent in tests, and tests the alerts.
 .PHONY: require-prometheus

@@ -15,7 +15,7 @@ var layers = [][]string{
 	{"bpf"},
 	{"maps", "loader/netdump"},
 	{"loader"},
-	{"control/atomicfile", "control/conntrack", "control/drift", "control/ipvs", "control/layer2", "control/netns", "control/xtables"},
+	{"control/atomicfile", "control/conntrack", "control/drift", "control/ipvs", "control/layer2", "control/netns", "control/pulse", "control/xtables"},
 	{"control/config", "control/explain", "control/leftovers", "control/netfilter", "control/plan", "control/pools", "control/rundir", "control/upgrade"},
 	{"control/reconcile", "control/status"},
 	{"control/announce", "control/assign", "control/members", "control/source"},
