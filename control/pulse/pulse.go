@@ -6,12 +6,12 @@ package pulse
 
 import "time"
 
-// Period is the time from one pulse to the next.
-const Period = time.Second
+// period is the time from one pulse to the next.
+const period = time.Second
 
 var start = time.Now()
 
 // Next returns the time until the next pulse, more than none.
 func Next() time.Duration { return until(time.Since(start)) }
 
-func until(running time.Duration) time.Duration { return Period - running%Period }
+func until(running time.Duration) time.Duration { return period - running%period }

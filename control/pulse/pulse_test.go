@@ -9,11 +9,11 @@ import (
 
 func TestUntil(t *testing.T) {
 	for running, want := range map[time.Duration]time.Duration{
-		0:                        Period,
-		1:                        Period - 1,
-		Period - 1:               1,
-		Period:                   Period, // not at once: a timer that is due at a pulse is set for the next one
-		7*Period + 300*time.Hour: Period,
+		0:                        period,
+		1:                        period - 1,
+		period - 1:               1,
+		period:                   period, // not at once: a timer that is due at a pulse is set for the next one
+		7*period + 300*time.Hour: period,
 		2500 * time.Millisecond:  500 * time.Millisecond,
 	} {
 		if got := until(running); got != want {

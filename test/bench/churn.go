@@ -70,7 +70,11 @@ func measureChurn(o options) (results []Result, err error) {
 	if o.quick {
 		services, window, events = 1000, time.Second/2, 20
 	}
-	f, err := newFabric(o, 5)
+	nodes := 4
+	if o.before != "" {
+		nodes++
+	}
+	f, err := newFabric(o, nodes)
 	if err != nil {
 		return nil, err
 	}
@@ -179,7 +183,10 @@ func (f *fabric) startChurned(p *churnPlace, events int) error {
 		return nil
 	case "waggle", "before":
 		p.events = events
-		build := map[string]string{"before": f.before}[p.name]
+		build := "" // the measured one
+		if p.name == "before" {
+			build = f.before
+		}
 		agent, err := f.startBuild(build, p.node, "--xdp=off")
 		if err != nil {
 			return err

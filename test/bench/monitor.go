@@ -15,16 +15,18 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-// watchState is what a monitor asks for while packets are measured.
+// watchState is what a monitor asks for while packets are measured, by which programs.
 type watchState struct {
-	name    string
-	watched []bpf.Verdict
-	flags   uint32
+	name      string
+	uncounted bool // by those without counters by service and backend
+	watched   []bpf.Verdict
+	flags     uint32
 }
 
 // watchStates are the states without a monitor, with `waggle monitor`, and with `waggle monitor --packets`.
 var watchStates = []watchState{
 	{name: ""},
+	{name: "without counters", uncounted: true},
 	{name: "events", watched: []bpf.Verdict{bpf.VerdictFlowOpened, bpf.VerdictFlowConfirmed, bpf.VerdictFlowClosed, bpf.VerdictRefused}},
 	{name: "packets", flags: bpf.WatchPackets, watched: []bpf.Verdict{
 		bpf.VerdictFlowOpened, bpf.VerdictFlowConfirmed, bpf.VerdictFlowClosed, bpf.VerdictRefused,
@@ -86,13 +88,12 @@ func measureWatched(o options, network *topo.Network, step hotStep) (results []R
 
 // stateLine is one case in each state.
 type stateLine struct {
-	name      string
-	idle      *subject
-	uncounted *subject
-	states    []*subject
+	name   string
+	idle   *subject
+	states []*subject
 }
 
-// measureStates has the states of one case take turns, and the programs without counters.
+// measureStates has the states of one case take turns.
 func (r *hotRig) measureStates(f hotFamily, step hotStep) (results []Result, err error) {
 	plan := &hotPlan{hotRig: r, family: f, shared: map[string]*subject{}}
 	var lines []stateLine
@@ -114,9 +115,13 @@ func (r *hotRig) measureStates(f hotFamily, step hotStep) (results []Result, err
 
 func (p *hotPlan) stateLine(c hotCase, size uint32) stateLine {
 	l := stateLine{name: fmt.Sprintf("%s, %s, %s", c.name, p.family.name, flowCount(size, c.every)), idle: p.idle(c.hook)}
-	l.uncounted = p.watchedSubject(p.programSubject(l.name+" uncounted", p.uncounted[hotPrograms[c.hook]], c, size), watchStates[0])
 	for _, state := range watchStates {
-		l.states = append(l.states, p.watchedSubject(p.waggleSubject(l.name+" "+state.name, c, size), state))
+		programs := p.programs
+		if state.uncounted {
+			programs = p.uncounted
+		}
+		s := p.programSubject(l.name+" "+state.name, programs[hotPrograms[c.hook]], c, size)
+		l.states = append(l.states, p.watchedSubject(s, state))
 	}
 	return l
 }
@@ -126,10 +131,6 @@ func (p *hotPlan) stateLine(c hotCase, size uint32) stateLine {
 // of another one, so the last case is run before it, and that is discarded.
 func byState(lines []stateLine) (ordered []*subject) {
 	last := lines[len(lines)-1]
-	ordered = append(ordered, &subject{name: last.uncounted.name, measure: last.uncounted.measure})
-	for _, l := range lines {
-		ordered = append(ordered, l.uncounted)
-	}
 	for i := range watchStates {
 		ordered = append(ordered, &subject{name: last.states[i].name, measure: last.states[i].measure})
 		for _, l := range lines {
@@ -141,9 +142,7 @@ func byState(lines []stateLine) (ordered []*subject) {
 
 func (l stateLine) result() Result {
 	off := l.states[0]
-	r := Result{Metric: l.name, Unit: "ns", Waggle: off.beyond(l.idle), Runs: off.less(l.idle), Peers: map[string]float64{
-		"without counters": l.uncounted.beyond(l.idle),
-	}}
+	r := Result{Metric: l.name, Unit: "ns", Waggle: off.beyond(l.idle), Runs: off.less(l.idle), Peers: map[string]float64{}}
 	for i, state := range watchStates[1:] {
 		r.Peers[state.name] = l.states[i+1].beyond(l.idle)
 	}

@@ -27,8 +27,8 @@ type startSubject struct {
 // programs, and released the memory that this and the first sync needed.
 const startRest = 3 * time.Second
 
-// measureStart measures the start of agents on a small cluster, and on a large one. Every turn has a network of its own, so that each
-// proxy starts on a node where none has run.
+// measureStart measures the start of agents on a small cluster, and on a large one. Every turn has a network of its own,
+// so that each proxy starts on a node where none has run.
 func measureStart(o options) (results []Result, err error) {
 	sizes := []int{0, 1000, 10_000}
 	if o.quick {
