@@ -10,11 +10,17 @@
 /* How many source ports are tried before a flow is given up. */
 #define PORT_TRIES 24
 /*
- * From this try on, flows that are not confirmed give way. In a flood nearly all
- * ports are theirs, and each try waits for memory. On the try before it those do
- * that are silent for a second: the answers of others may be on their way.
+ * Where unconfirmed flows have all ports, a new one takes the port of one whose answer is
+ * hardly on its way any more: one that has been silent for a second, or else the one of
+ * this many that has been silent for longest. Each look waits for memory.
  */
-#define PORT_TAKE 2
+#define PORT_LOOKS 3
+/*
+ * Of flows that have been silent for less than this, in jiffies, none gives way before
+ * this try. All are so young in a flood alone.
+ */
+#define PORT_SILENCE 2
+#define PORT_TAKE 8
 /* Coprime to any range's length that is not a multiple of it. */
 #define PORT_STRIDE 7919
 
@@ -136,10 +142,24 @@ static __always_inline __u64 reply_hop(const struct scratch *s, __u16 flags)
 	return (__u64)s->ifindex << 32 | HOP_INDEX_MASK;
 }
 
-/* Whether an unconfirmed flow gives up its source port to one that makes the given try. */
-static __always_inline bool unconfirmed_gives_way(const struct record *r, int try)
+/*
+ * Whether an unconfirmed flow gives up its source port, s->record's, to one that makes
+ * the given try. Notes the flow that has been silent for longest.
+ */
+static __always_inline bool unconfirmed_gives_way(const struct record *r, int try,
+						  struct scratch *s)
 {
-	return try >= PORT_TAKE || (try && (__s32)(now() - r->last_seen) >= (__s32)hz);
+	__s32 silence = now() - r->last_seen;
+
+	if (try >= PORT_TAKE)
+		return true;
+	if (try >= PORT_LOOKS)
+		return silence >= PORT_SILENCE;
+	if (try && silence > s->oldest.silence) {
+		s->oldest.silence = silence;
+		s->oldest.port = s->record.to.sport;
+	}
+	return try && silence >= (__s32)hz;
 }
 
 /*
@@ -153,7 +173,7 @@ static __always_inline bool other_gives_way(int family, int try, struct scratch 
 	const struct record *other = &s->other.record, *r = &s->record;
 	bool confirmed = other->tag & STATE_CONFIRMED;
 
-	if (!confirmed && unconfirmed_gives_way(other, try))
+	if (!confirmed && unconfirmed_gives_way(other, try, s))
 		return true;
 	if (!(confirmed && r->flags & (FLOW_EXPRESS | FLOW_SPLIT)) &&
 	    flow_mirrors(family, other, &s->packet.tuple, r))
@@ -205,9 +225,13 @@ static __always_inline int open_reply(int family, bool taken, struct scratch *s)
 	__be16 port = s->packet.tuple.sport;
 	int i, ret;
 
+	s->oldest.silence = 0;
+	s->oldest.port = 0;
 	for (i = 0; i < PORT_TRIES; i++) {
 		if (snat || taken || i)
 			port = bpf_htons(snat_min + (pick + i * PORT_STRIDE) % span);
+		if (i == PORT_LOOKS && s->oldest.port)
+			port = s->oldest.port;
 		prepared_set_sport(family, &s->record, port);
 		ret = claim_reply(s, i);
 		if (ret > 0 || (ret && !flow_make_room(family, &s->mirror.key, &s->work)))

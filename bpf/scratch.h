@@ -31,6 +31,12 @@ struct head {
 	__be32 ip[sizeof(struct ipv6hdr) / 4 + 1];
 };
 
+/* A source port that a new flow may take over, see open.h. */
+struct silent_port {
+	__s32 silence; /* of the flow that has it, in jiffies */
+	__be16 port;
+};
+
 /* Of TCP an error of ours quotes the header, see refuse.h. */
 #define QUOTED_TCP 20
 
@@ -51,6 +57,7 @@ struct scratch {
 	struct entry mirror; /* the flow's other record */
 	struct entry source; /* the third record of a split flow */
 	struct entry other; /* another flow's, whose tuple is wanted */
+	struct silent_port oldest; /* of those that were looked at */
 	struct workspace work;
 	struct bpf_fib_lookup fib;
 	struct bpf_redir_neigh neighbour; /* that a packet is sent to */

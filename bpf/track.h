@@ -397,6 +397,9 @@ __noinline int record_usable(struct scratch *s)
 		return 1;
 	if (!mirror_get(s, r->tag))
 		goto end;
+	/* an answer may be on its way: its record is not to count as silent, see open.h */
+	if (s->mirror.record.last_seen != r->time)
+		flow_seen(family, &s->mirror.record);
 	if (r->flags & FLOW_SPLIT && !split_source_mark(family, 0, s))
 		goto end;
 	return 1;

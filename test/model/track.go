@@ -119,15 +119,20 @@ func (n *Node) confirm(t Tuple, r *Record) {
 	n.event(bpf.VerdictFlowConfirmed)
 }
 
-// repair restores evicted records of a client's flow. It returns false if the backend knows another
+// repair restores evicted records of a client's flow, and notes that an answer may come. It returns false if the backend knows another
 // flow by its source by now, so that this flow no longer exists.
 func (n *Node) repair(t Tuple, r *Record) bool {
 	if r.is(bpf.FlowReply | bpf.FlowSplitSource) {
 		return true
 	}
-	if n.other(t, r) == nil && n.restore(t, r) == nil {
+	m := n.other(t, r)
+	if m == nil {
+		m = n.restore(t, r)
+	}
+	if m == nil {
 		return false
 	}
+	m.Seen = max(m.Seen, n.Clock)
 	if n.table(t)[splitSource(t, r)] == nil {
 		n.insertSplitSource(t, r)
 	}

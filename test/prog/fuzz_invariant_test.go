@@ -25,7 +25,8 @@ func (r *fuzzRun) invariants(v bpf.Verdict, in, out []byte) error {
 	}
 	wasSrc, wasDst := model.Ends(in)
 	src, dst := model.Ends(out)
-	known := func(a netip.Addr) bool { return a == wasSrc || a == wasDst || r.configured(a) }
+	r.sources[wasSrc] = true
+	known := func(a netip.Addr) bool { return a == wasDst || r.sources[a] || r.configured(a) }
 	if !known(src) || !known(dst) {
 		return fmt.Errorf("%s > %s: no service has these", src, dst)
 	}

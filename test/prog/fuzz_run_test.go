@@ -30,6 +30,7 @@ type fuzzRun struct {
 	packets  int
 	led      map[model.Tuple]netip.AddrPort // the backends of packets to frontends
 	torn     bool                           // halves of flows have been removed
+	sources  map[netip.Addr]bool            // of packets that were rewritten, some of which the script has mangled
 	log      func(format string, args ...any)
 }
 
@@ -52,6 +53,7 @@ func (n *fuzzNode) play(s script, strict bool, log func(string, ...any)) (packet
 	r := &fuzzRun{
 		fuzzNode: n, script: s, strict: strict, log: log,
 		rewrites: make(map[int]rewrite), led: make(map[model.Tuple]netip.AddrPort), services: make(map[uint32]*model.Service),
+		sources: make(map[netip.Addr]bool),
 	}
 	r.model = model.NewNode(fuzzConfig(n.limits), n)
 	n.reached = r.model.Counts

@@ -3,6 +3,7 @@
 package prog
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 
@@ -100,30 +101,116 @@ func TestSNATHalfOpen(t *testing.T) {
 	})
 }
 
-// TestSNATPortOfFreshFlow: if half-open flows have all ports, one that has been silent for a second
+// aSecond is one in jiffies, shorter than any timeout.
+const aSecond = 1000
+
+// withOldAndYoung leaves SNAT only a few ports, and makes a second short enough for flows to be silent so long.
+func withOldAndYoung(t *testing.T) *node {
+	return withFewPorts(t, variable("hz", uint32(aSecond)))
+}
+
+// portOwners opens unconfirmed flows until each port was used, and returns the flow that has each, and the last.
+func portOwners(c *conversation) (owners map[netip.AddrPort]*conversation, last *conversation) {
+	c.t.Helper()
+	owners = map[netip.AddrPort]*conversation{}
+	for _, c = range halfOpen(c) {
+		owners[c.source] = c
+	}
+	return owners, c
+}
+
+// young makes the flow's last packet one that will come in a second: it stays young while a test runs.
+func (c *conversation) young() {
+	c.t.Helper()
+	for _, k := range c.keys()[:2] {
+		c.alter(k, func(r *record) { r.LastSeen = c.jiffies() + aSecond })
+	}
+}
+
+// TestSNATPortOfFreshFlow: if half-open flows have all ports, one that has been silent for some time
 // gives way, not one whose answer may be on its way.
 func TestSNATPortOfFreshFlow(t *testing.T) {
-	const jiffies = 1000 // a second, shorter than any timeout
+	for _, ages := range []struct{ silent, fresh uint32 }{
+		{aSecond, aSecond / 8},
+		{aSecond / 8, aSecond / 64},
+		{aSecond / 64, 2},
+		{2, 0},
+	} {
+		t.Run(fmt.Sprintf("%d jiffies", ages.silent), func(t *testing.T) {
+			forEach(t, func(t *testing.T, v variant) {
+				owners, c := portOwners(converse(withOldAndYoung(t), v, otherDevice))
+				for range 10 {
+					for _, owner := range owners {
+						owner.ageBy(ages.silent, 0, 1)
+					}
+					c.ageBy(ages.fresh, 0, 1)
+					if ages.fresh == 0 {
+						c.young()
+					}
+					next := c.again()
+					next.request()
+					if next.source == c.source {
+						t.Fatalf("a flow lost its port %s at once, beside silent ones", c.source)
+					}
+					c = next
+					owners[c.source] = c
+				}
+			})
+		})
+	}
+}
+
+// TestSNATPortOfOnlySilentFlow: beside young flows the one that is silent gives way, also where it
+// is not among the first that are looked at.
+func TestSNATPortOfOnlySilentFlow(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
-		c := converse(withFewPorts(t, variable("hz", uint32(jiffies))), v, otherDevice)
-		owners := map[netip.AddrPort]*conversation{}
-		for _, c = range halfOpen(c) {
-			owners[c.source] = c
-		}
-		fresh := c
+		owners, c := portOwners(converse(withOldAndYoung(t), v, otherDevice))
 		for range 10 {
 			for _, owner := range owners {
-				if owner != fresh {
-					owner.ageBy(jiffies, 0, 1)
-				}
+				owner.young()
 			}
+			silent := c
+			silent.ageBy(2, 0, 1)
 			c = c.again()
 			c.request()
-			if c.source == fresh.source {
-				t.Fatalf("a flow lost its port %s at once, beside silent ones", fresh.source)
+			if c.source != silent.source {
+				t.Fatalf("a young flow lost its port %s, not the silent one %s", c.source, silent.source)
 			}
-			owners[c.source], fresh = c, c
+			owners[c.source] = c
 		}
+	})
+}
+
+// TestSNATPortOfOneThatAsksAgain: a client that got no answer asks again from the same port. The
+// answer to that may be on its way, too.
+func TestSNATPortOfOneThatAsksAgain(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		owners, c := portOwners(converse(withOldAndYoung(t), v, otherDevice))
+		for range 10 {
+			for _, owner := range owners {
+				owner.ageBy(aSecond/8, 0, 1)
+			}
+			asks := c
+			asks.request()
+			asks.had() // it has a record already
+			c = c.again()
+			c.request()
+			if c.source == asks.source {
+				t.Fatalf("a flow that has asked again lost its port %s at once, beside silent ones", asks.source)
+			}
+			owners[c.source] = c
+		}
+	})
+}
+
+// TestSNATPortsOfYoung: if all ports are those of young half-open flows, one gives way none the less.
+func TestSNATPortsOfYoung(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		owners, c := portOwners(converse(withOldAndYoung(t), v, otherDevice))
+		for _, owner := range owners {
+			owner.young()
+		}
+		c.again().establish()
 	})
 }
 

@@ -38,6 +38,7 @@ type suite struct {
 var suites = []suite{
 	{"^TestModel$", ofModel},
 	{"^Test(FlowsFull.*|FlowsFillUp|ConfirmedStays|DatagramsLeaveRoom|Spilled.*|NewFlowsGiveWay|AnsweredGivesWay|LeastRecentGivesWay|Tenants|SNATPortOfBackend|AnswersAreNotOwn)$", ofFullTables},
+	{"^TestSNAT.*$", ofUnconfirmedPorts},
 	{"^Test(DatagramsDirectlyFirst|ServiceBesideDirectly)$", ofDirectConnections},
 	{"^Test(ExplainTwinHasNoWrites|Model)$", ofExplain},
 	{"^Test(TwoCPUs.*|OneOwner|RepairInFullTable)$", ofTwoCPUs},
@@ -93,8 +94,8 @@ var ofModel = []mutation{
 	{"SNAT port one beyond the range", "open.h", "snat_max - snat_min + 1", "snat_max - snat_min + 2"},
 	{"SNAT port of a translated connection used again at once", "open.h", "!(confirmed && r->flags & (FLOW_EXPRESS | FLOW_SPLIT)) &&", "1 &&"},
 	{"SNAT port taken before all are tried", "open.h", "claim_reply(s, i)", "claim_reply(s, PORT_TAKE)"},
-	{"SNAT port of an established flow taken", "open.h", "if (!confirmed && unconfirmed_gives_way(other, try))", "if (unconfirmed_gives_way(other, try))"},
-	{"SNAT port of an unconfirmed flow not given", "open.h", "#define PORT_TAKE 2", "#define PORT_TAKE PORT_TRIES"},
+	{"SNAT port of an established flow taken", "open.h", "if (!confirmed && unconfirmed_gives_way(other, try, s))", "if (unconfirmed_gives_way(other, try, s))"},
+	{"SNAT port of an unconfirmed flow not given", "open.h", "#define PORT_TAKE 8", "#define PORT_TAKE PORT_TRIES"},
 	{"SNAT port of a dead flow not given back", "open.h", "return flow_ended(family, &s->other.key, other, &s->work.mirror);", "return false;"},
 	{"hairpin not translated", "open.h", "bool hairpin = addr_equal(family, p->tuple.saddr.word, r->to.daddr.word);", "bool hairpin = false;"},
 	{"MasqueradeAll for no cluster IP", "open.h", ".masquerade = masquerade_all && cluster_ip", ".masquerade = masquerade_all && !cluster_ip"},
@@ -171,6 +172,13 @@ var ofFullTables = []mutation{
 	{"answer of a service taken for an own connection", "own.h", "(other->record.flags & (FLOW_REPLY | FLOW_FOREIGN)) != FLOW_REPLY)", "0)"},
 	{"third record takes the place of another flow's", "open.h", "if (!(other->flags & FLOW_SPLIT_SOURCE) &&\n", "if (0 &&\n"},
 	{"what lives gives room as if it had expired", "claim.h", "\t\t    flow_dead(family, &w->judged, &w->mirror))\n", "\t\t    1)\n"},
+}
+
+// ofUnconfirmedPorts are mutations of which unconfirmed flow loses its source port.
+var ofUnconfirmedPorts = []mutation{
+	{"SNAT port of a young flow taken", "open.h", "return silence >= PORT_SILENCE;", "return true;"},
+	{"SNAT port not of the oldest flow", "open.h", "if (i == PORT_LOOKS && s->oldest.port)", "if (0)"},
+	{"SNAT port of a flow that asks again taken", "track.h", "\t\tflow_seen(family, &s->mirror.record);\n", "\t\t;\n"},
 }
 
 // ofDirectConnections are mutations of how a service and its endpoint share a client's port.
