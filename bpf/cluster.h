@@ -64,6 +64,18 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } cluster_ranges SEC(".maps");
 
+/*
+ * What the routes by this node's pods' devices lead to, or more. They spare new flows of
+ * clients elsewhere the question to the FIB, see source_is_pod().
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct cluster_guard);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} pod_ranges SEC(".maps");
+
 static __always_inline bool in_cluster_range(int family, const struct cluster_range *r,
 					     const __be32 *addr)
 {
@@ -103,13 +115,15 @@ static __always_inline __u32 set_flags(int family, const struct cluster_range_se
 	return flags;
 }
 
-/* A set is written to only after `current` has moved on: a second look finds out. */
-static __always_inline __u32 cluster_flags(int family, const __be32 *addr)
+/*
+ * The flags of all ranges in force that hold an address. A set is written to only
+ * after `current` has moved on: a second look finds out.
+ */
+static __always_inline __u32 flags_in_force(int family, volatile struct cluster_guard *guard,
+					    const __be32 *addr)
 {
-	volatile struct cluster_guard *guard;
-	__u32 zero = 0, flags, current;
+	__u32 flags, current;
 
-	guard = bpf_map_lookup_elem(&cluster_ranges, &zero);
 	if (!guard)
 		return 0;
 	current = guard->current;
@@ -118,6 +132,24 @@ static __always_inline __u32 cluster_flags(int family, const __be32 *addr)
 	if (guard->current == current)
 		return flags;
 	return set_flags(family, (void *)&guard->sets[guard->current & 1], addr);
+}
+
+static __always_inline __u32 cluster_flags(int family, const __be32 *addr)
+{
+	__u32 zero = 0;
+
+	return flags_in_force(family, bpf_map_lookup_elem(&cluster_ranges, &zero), addr);
+}
+
+/* 0: no route of the node leads to a pod with this address. */
+__noinline int may_be_pod(int family, const struct addr *addr)
+{
+	__u32 zero = 0;
+
+	if (!addr)
+		return 0;
+	return flags_in_force(family_of(family), bpf_map_lookup_elem(&pod_ranges, &zero),
+			      addr->word);
 }
 
 /* What becomes of that which is for no frontend. */

@@ -3,6 +3,7 @@
 #define WAGGLE_OPEN_H
 
 #include "affinity.h"
+#include "cluster.h"
 #include "nexthop.h"
 #include "owner.h"
 #include "sources.h"
@@ -435,8 +436,9 @@ static __always_inline bool source_is_taken(void *ctx, enum hook hook, int famil
 
 /*
  * Whether a packet from outside has the source of one of this node's pods: one that
- * the kernel would send there. It is the stack's to judge (rp_filter). That is asked
- * where something rests on the source, a source range or being inside of the cluster.
+ * the kernel would send there. It is the stack's to judge (rp_filter). Where something
+ * rests on the source, a source range or being inside of the cluster, the FIB is asked
+ * in any case: the agent may not know a new pod's route yet.
  */
 static __always_inline bool source_is_pod(void *ctx, int family, __u32 ifindex,
 					  const struct service *svc, struct scratch *s)
@@ -446,7 +448,10 @@ static __always_inline bool source_is_pod(void *ctx, int family, __u32 ifindex,
 	struct device *device;
 	long ret;
 
-	if (t->zone != ZONE_OUTSIDE || !(svc->flags & SERVICE_SOURCE_RANGES || s->opening.internal))
+	if (t->zone != ZONE_OUTSIDE)
+		return false;
+	if (!(svc->flags & SERVICE_SOURCE_RANGES || s->opening.internal ||
+	      may_be_pod(family, &t->saddr)))
 		return false;
 	__builtin_memset(fib, 0, sizeof(*fib));
 	fib->family = family;

@@ -706,6 +706,7 @@ const (
 	waggleMapNodeAddrs4              = "node_addrs4"
 	waggleMapNodeAddrs6              = "node_addrs6"
 	waggleMapPodNamespaces           = "pod_namespaces"
+	waggleMapPodRanges               = "pod_ranges"
 	waggleMapRuntime                 = "runtime"
 	waggleMapScratchMap              = "scratch_map"
 	waggleMapServiceNames            = "service_names"
@@ -889,6 +890,7 @@ type waggleMapSpecs struct {
 	NodeAddrs4    *ebpf.MapSpec `ebpf:"node_addrs4"`
 	NodeAddrs6    *ebpf.MapSpec `ebpf:"node_addrs6"`
 	PodNamespaces *ebpf.MapSpec `ebpf:"pod_namespaces"`
+	PodRanges     *ebpf.MapSpec `ebpf:"pod_ranges"`
 	Runtime       *ebpf.MapSpec `ebpf:"runtime"`
 	ScratchMap    *ebpf.MapSpec `ebpf:"scratch_map"`
 	ServiceNames  *ebpf.MapSpec `ebpf:"service_names"`
@@ -996,6 +998,7 @@ type waggleMaps struct {
 	NodeAddrs4    *ebpf.Map `ebpf:"node_addrs4"`
 	NodeAddrs6    *ebpf.Map `ebpf:"node_addrs6"`
 	PodNamespaces *ebpf.Map `ebpf:"pod_namespaces"`
+	PodRanges     *ebpf.Map `ebpf:"pod_ranges"`
 	Runtime       *ebpf.Map `ebpf:"runtime"`
 	ScratchMap    *ebpf.Map `ebpf:"scratch_map"`
 	ServiceNames  *ebpf.Map `ebpf:"service_names"`
@@ -1036,6 +1039,7 @@ func (m *waggleMaps) Close() error {
 		m.NodeAddrs4,
 		m.NodeAddrs6,
 		m.PodNamespaces,
+		m.PodRanges,
 		m.Runtime,
 		m.ScratchMap,
 		m.ServiceNames,

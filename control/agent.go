@@ -256,6 +256,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		Routed:  func() { a.warn("next hops", maps.BumpGeneration(a.dp)) },
 		Changed: a.syncDevices,
 		Routes:  a.devices.IsRouted,
+		NewPods: a.devices.LeadsToNewPods,
 		Moved: func(ifindex int, addr netip.Addr, mac net.HardwareAddr) {
 			a.warn("neighbours", hops.SetNeighbour(ifindex, addr, mac))
 		},

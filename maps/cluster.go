@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"net"
 	"net/netip"
 
 	"github.com/cilium/ebpf"
@@ -99,93 +98,15 @@ const MaxClusterRanges = len(bpf.ClusterRangeSet{}.V4)
 
 // SetRanges replaces all ranges at once. Those of one family must not be more than MaxClusterRanges.
 func (c *ClusterAddrs) SetRanges(ranges []ClusterRange) error {
-	set, err := encodeRanges(ranges)
-	if err != nil {
-		return err
-	}
-	guard, err := c.guard()
-	if err != nil || *inForce(&guard) == set {
-		return err
-	}
-	guard.Sets[(guard.Current+1)&1] = set
-	write := func() error { return put(c.p.Map("cluster_ranges"), "cluster_ranges", uint32(0), &guard) }
-	if err := write(); err != nil {
-		return err
-	}
-	guard.Current++
-	return write()
+	return guardedRanges{c.p, "cluster_ranges"}.set(ranges)
 }
-
-func (c *ClusterAddrs) guard() (guard bpf.ClusterGuard, err error) {
-	if err = c.p.Map("cluster_ranges").Lookup(uint32(0), &guard); err != nil {
-		err = fmt.Errorf("reading the map cluster_ranges: %w", err)
-	}
-	return guard, err
-}
-
-// inForce is the set that the programs read.
-func inForce(guard *bpf.ClusterGuard) *bpf.ClusterRangeSet { return &guard.Sets[guard.Current&1] }
 
 // HasRanges reports whether the map has these ranges, as SetRanges would write them.
 func (c *ClusterAddrs) HasRanges(ranges []ClusterRange) (bool, error) {
-	want, err := encodeRanges(ranges)
-	if err != nil {
-		return false, err
-	}
-	have, err := c.guard()
-	return err == nil && *inForce(&have) == want, err
-}
-
-func encodeRanges(ranges []ClusterRange) (set bpf.ClusterRangeSet, err error) {
-	used := map[Family]int{}
-	for _, r := range ranges {
-		family := FamilyOf(r.Prefix.Addr())
-		if used[family] == MaxClusterRanges {
-			return set, fmt.Errorf("cluster range %s: there are more than %d", r.Prefix, MaxClusterRanges)
-		}
-		slot := &set.V6[used[family]]
-		if family == IPv4 {
-			slot = &set.V4[used[family]]
-		}
-		used[family]++
-		slot.Addr, slot.Mask = wordsOf(r.Prefix.Masked().Addr()), wordsOf(netmask(r.Prefix))
-		slot.Flags = bpf.ClusterRangeUsed
-		if r.Drop {
-			slot.Flags |= bpf.ClusterRangeDrop
-		}
-	}
-	return set, nil
+	return guardedRanges{c.p, "cluster_ranges"}.has(ranges)
 }
 
 // Ranges reads the ranges.
 func (c *ClusterAddrs) Ranges() ([]ClusterRange, error) {
-	guard, err := c.guard()
-	if err != nil {
-		return nil, err
-	}
-	set := inForce(&guard)
-	var out []ClusterRange
-	add := func(r bpf.ClusterRange, addr, mask netip.Addr) {
-		if r.Flags != 0 {
-			out = append(out, ClusterRange{netip.PrefixFrom(addr, ones(mask)), r.Flags&bpf.ClusterRangeDrop != 0})
-		}
-	}
-	for _, r := range set.V4 {
-		add(r, addr4(r.Addr[0]), addr4(r.Mask[0]))
-	}
-	for _, r := range set.V6 {
-		add(r, addr6(r.Addr), addr6(r.Mask))
-	}
-	return out, nil
-}
-
-// netmask is a prefix's mask, in the form of an address.
-func netmask(p netip.Prefix) netip.Addr {
-	mask, _ := netip.AddrFromSlice(net.CIDRMask(p.Bits(), p.Addr().BitLen()))
-	return mask
-}
-
-func ones(mask netip.Addr) int {
-	n, _ := net.IPMask(mask.AsSlice()).Size()
-	return n
+	return guardedRanges{c.p, "cluster_ranges"}.all()
 }

@@ -125,5 +125,5 @@ func TestClusterRanges(t *testing.T) {
 		many = append(many, maps.ClusterRange{Prefix: netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", i))})
 	}
 	must(t, set.SetRanges(many[1:]))
-	expectError(t, set.SetRanges(many), fmt.Sprintf("cluster range 10.%d.0.0/16: there are more than %d", maps.MaxClusterRanges, maps.MaxClusterRanges))
+	expectError(t, set.SetRanges(many), fmt.Sprintf("cluster_ranges: range 10.%d.0.0/16: there are more than %d", maps.MaxClusterRanges, maps.MaxClusterRanges))
 }

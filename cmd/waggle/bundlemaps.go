@@ -116,7 +116,9 @@ func writeMapDevices(b *bundle, w io.Writer) error {
 		}
 		namespaces, err3 := maps.NewPodNamespaces(p).All()
 		fmt.Fprintf(w, "network namespaces of pods, by cookie: %v\n", namespaces)
-		return errors.Join(err, err2, err3)
+		ranges, err4 := maps.NewPodRanges(p).All()
+		fmt.Fprintf(w, "ranges of pods: %v\n", ranges)
+		return errors.Join(err, err2, err3, err4)
 	})
 }
 

@@ -175,6 +175,7 @@ func TestDeviceRoutes(t *testing.T) {
 		for _, hop := range hopsOf(c.route) {
 			var d deviceRoutes
 			d.add(c.route, hop)
+			d.onLink = nil // see TestOnLink
 			if d.elsewhere {
 				got[hop.LinkIndex] = d
 			}

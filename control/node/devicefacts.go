@@ -30,11 +30,12 @@ type deviceFacts struct {
 // deviceRoutes says where the routes of all tables lead by a device. A multipath route counts for each of its
 // devices.
 type deviceRoutes struct {
-	elsewhere bool         // to more than the hosts on the device
-	gateway   bool         // by a gateway on it
-	isDefault bool         // a default route
-	inMain    bool         // a default route in the main table
-	sources   []netip.Addr // the source addresses that default routes prefer
+	elsewhere bool           // to more than the hosts on the device
+	gateway   bool           // by a gateway on it
+	isDefault bool           // a default route
+	inMain    bool           // a default route in the main table
+	sources   []netip.Addr   // the source addresses that default routes prefer
+	onLink    []netip.Prefix // ranges that hold what is on the device, see podranges.go
 }
 
 // nodeFacts are the node's devices.
@@ -103,10 +104,14 @@ func hopsOf(r netlink.Route) []*netlink.NexthopInfo {
 	return []*netlink.NexthopInfo{{LinkIndex: r.LinkIndex, Gw: r.Gw, Via: r.Via}}
 }
 
-// add adds a route. It reports whether the route leads to more than the hosts on the device.
+// add adds a route. It reports whether the route matters.
 func (d *deviceRoutes) add(r netlink.Route, hop *netlink.NexthopInfo) bool {
+	to, isOnLink := onLink(r.Dst, hop)
+	if isOnLink {
+		d.onLink = addRange(d.onLink, to)
+	}
 	if !leadsElsewhere(r.Dst, hop) {
-		return false
+		return isOnLink
 	}
 	d.elsewhere = true
 	d.gateway = d.gateway || hop.Gw != nil || hop.Via != nil

@@ -61,27 +61,29 @@ type Devices struct {
 	dp        *loader.Datapath
 	table     *maps.Devices
 	nodeAddrs *maps.NodeAddrs
+	podRanges *maps.PodRanges
 	opts      DeviceOptions
 	log       *logrus.Entry
 	repairs   *drift.Tally
 	old       *upgrade.Flows // that the previous release has left, until they are converted; mostly nil
 
-	mu           sync.Mutex
-	kernel       kernelView
-	inStep       bool         // the last Sync has done all that was necessary, according to kernel
-	ready        bool         // nodeIPs is known
-	nodeIPs      []netip.Addr // of our Node object
-	status       map[int]status.Device
-	written      map[int]maps.Device
-	writtenAddrs map[netip.Addr]maps.NodeAddr // nil before they have been written
-	seen         map[int]bool                 // the devices that had a role at the last Sync; nil before the first
-	routed       map[int]bool                 // the devices by which routes led elsewhere at the last Sync
-	problems     []string                     // found by the last Sync
-	assigned     map[netip.Addr]bool          // the addresses of all devices
-	unseen       map[int]string               // notices of veth devices whose peer can't be inspected
-	leaving      map[int]bool                 // devices that could not be removed from the maps yet
-	found        []loader.LinkStatus          // by the last Repair, until TakeFound
-	touched      map[int]status.Role          // the devices that got or lost programs since the last TakeTouched
+	mu            sync.Mutex
+	kernel        kernelView
+	inStep        bool         // the last Sync has done all that was necessary, according to kernel
+	ready         bool         // nodeIPs is known
+	nodeIPs       []netip.Addr // of our Node object
+	status        map[int]status.Device
+	written       map[int]maps.Device
+	writtenAddrs  map[netip.Addr]maps.NodeAddr // nil before they have been written
+	writtenRanges []netip.Prefix               // of pods; nil before they have been written
+	seen          map[int]bool                 // the devices that had a role at the last Sync; nil before the first
+	routed        map[int]bool                 // the devices by which routes led elsewhere at the last Sync
+	problems      []string                     // found by the last Sync
+	assigned      map[netip.Addr]bool          // the addresses of all devices
+	unseen        map[int]string               // notices of veth devices whose peer can't be inspected
+	leaving       map[int]bool                 // devices that could not be removed from the maps yet
+	found         []loader.LinkStatus          // by the last Repair, until TakeFound
+	touched       map[int]status.Role          // the devices that got or lost programs since the last TakeTouched
 }
 
 // NewDevices makes Devices; Sync does the work.
@@ -90,6 +92,7 @@ func NewDevices(dp *loader.Datapath, opts DeviceOptions, log *logrus.Entry) *Dev
 		dp:        dp,
 		table:     maps.NewDevices(dp),
 		nodeAddrs: maps.NewNodeAddrs(dp),
+		podRanges: maps.NewPodRanges(dp),
 		opts:      opts,
 		log:       log,
 		repairs:   drift.NewTally(repairedMaps...),
@@ -171,6 +174,9 @@ func (d *Devices) sync() error {
 		errs = append(errs, err)
 	}
 	withRole, problems := d.assignRoles(facts)
+	if err := d.syncPodRanges(withRole); err != nil {
+		errs = append(errs, err)
+	}
 	policies := hasIPsec()
 	seen := map[int]bool{0: true}
 	finish, err := d.convertFlows(withRole)

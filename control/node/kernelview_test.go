@@ -57,6 +57,7 @@ func newViewFixture(t *testing.T) *viewFixture {
 			defer f.mu.Unlock()
 			return f.view.routes[ifindex].elsewhere
 		},
+		NewPods: func(*net.IPNet, *netlink.NexthopInfo) bool { return false },
 		Changed: func(change Change) {
 			f.mu.Lock()
 			defer f.mu.Unlock()

@@ -41,6 +41,8 @@ type Watch struct {
 	// Routes reports whether routes are known to lead elsewhere by a device. Of many routes by one device
 	// only the first and the last one matter.
 	Routes func(ifindex int) bool
+	// NewPods reports whether a new route may lead to pods, and its destination is in no range of pods that is known.
+	NewPods func(dst *net.IPNet, hop *netlink.NexthopInfo) bool
 
 	macs  map[neighbour]string
 	links map[int32]linkState
@@ -190,7 +192,10 @@ func (w *Watch) follow(link netlink.LinkUpdate) (isNew, mayMoveRoutes bool) {
 // once. The end of the last of many other routes is noticed later.
 func (w *Watch) leadsAnew(r netlink.RouteUpdate) bool {
 	for _, hop := range hopsOf(r.Route) {
-		if isDefault(r.Dst) || r.Type == unix.RTM_NEWROUTE && leadsElsewhere(r.Dst, hop) && !w.Routes(hop.LinkIndex) {
+		if isDefault(r.Dst) {
+			return true
+		}
+		if r.Type == unix.RTM_NEWROUTE && (leadsElsewhere(r.Dst, hop) && !w.Routes(hop.LinkIndex) || w.NewPods(r.Dst, hop)) {
 			return true
 		}
 	}

@@ -83,6 +83,7 @@ func (f *watchFixture) start() {
 	f.t.Helper()
 	w := &Watch{
 		Routes:  func(int) bool { return true },
+		NewPods: func(*net.IPNet, *netlink.NexthopInfo) bool { return false },
 		Log:     loadertest.Quiet(),
 		Routed:  func() { f.routed.Add(1) },
 		Moved:   func(int, netip.Addr, net.HardwareAddr) { f.moved.Add(1) },

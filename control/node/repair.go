@@ -16,7 +16,7 @@ import (
 )
 
 // repairedMaps are the maps that Devices repairs.
-var repairedMaps = []string{"devices", "xdp_devices", "node_addrs4", "node_addrs6"}
+var repairedMaps = []string{"devices", "xdp_devices", "node_addrs4", "node_addrs6", "pod_ranges"}
 
 // Repaired returns by map how many elements that others have changed Repair has corrected since the
 // start. It has a 0 for each other map that describes the node.
@@ -32,7 +32,7 @@ func (d *Devices) Repair() error {
 		return nil
 	}
 	found := map[string]int{}
-	err := errors.Join(d.repairTable(found), d.repairNodeAddrs(found))
+	err := errors.Join(d.repairTable(found), d.repairNodeAddrs(found), d.repairPodRanges(found))
 	if _, failed := d.kernel.update(everything); failed != nil {
 		err = errors.Join(err, failed)
 	} else {

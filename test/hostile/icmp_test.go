@@ -97,7 +97,7 @@ func (s *setup) icmpErrors(t *testing.T, src, dst netip.AddrPort) (frames []topo
 			outer := ip(s.Laptop.IP4, s.node.IP4, layers.IPProtocolICMPv4)
 			quoted := ip(src.Addr(), dst.Addr(), layers.IPProtocolTCP)
 			check(t, inner.SetNetworkLayerForChecksum(quoted))
-			frames = append(frames, s.icmpFrame(t, layers.EthernetTypeIPv4, outer,
+			frames = append(frames, s.frame(t, layers.EthernetTypeIPv4, outer,
 				&layers.ICMPv4{TypeCode: code, Seq: 576}, quoted, inner))
 		}
 		return frames
@@ -115,12 +115,12 @@ func (s *setup) icmpErrors(t *testing.T, src, dst netip.AddrPort) (frames []topo
 		check(t, inner.SetNetworkLayerForChecksum(quoted))
 		icmp := &layers.ICMPv6{TypeCode: code}
 		check(t, icmp.SetNetworkLayerForChecksum(outer))
-		frames = append(frames, s.icmpFrame(t, layers.EthernetTypeIPv6, outer, icmp, gopacket.Payload{0, 0, 5, 0}, quoted, inner))
+		frames = append(frames, s.frame(t, layers.EthernetTypeIPv6, outer, icmp, gopacket.Payload{0, 0, 5, 0}, quoted, inner))
 	}
 	return frames
 }
 
-func (s *setup) icmpFrame(t *testing.T, ethertype layers.EthernetType, l ...gopacket.SerializableLayer) topo.Template {
+func (s *setup) frame(t *testing.T, ethertype layers.EthernetType, l ...gopacket.SerializableLayer) topo.Template {
 	t.Helper()
 	from, err := s.Laptop.MAC("eth0")
 	check(t, err)

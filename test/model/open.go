@@ -35,7 +35,7 @@ type origin struct {
 	inside     bool // the internal policy applies
 	keep       bool // its address is always kept
 	masquerade bool // its address is never kept
-	pretends   bool // it has the address of one of our pods, and something depends on its address
+	pretends   bool // it has the address of one of our pods
 }
 
 func (n *Node) origin(p *packet, policy *Policy, pod bool) origin {
@@ -43,10 +43,9 @@ func (n *Node) origin(p *packet, policy *Policy, pod bool) origin {
 	if policy.Kind == ClusterIP || policy.ExternalLocal {
 		local = pod || contains(n.Local, p.tuple.Src.Addr())
 	}
-	trusted := local || policy.Kind == LoadBalancer && policy.HasRanges(p.v6)
 	return origin{
 		onNode:     pod,
-		pretends:   !pod && trusted && n.isPod(p.tuple.Src.Addr()),
+		pretends:   !pod && n.isPod(p.tuple.Src.Addr()),
 		inside:     local,
 		keep:       pod || local && policy.Kind == ClusterIP,
 		masquerade: n.MasqueradeAll && policy.Kind == ClusterIP,

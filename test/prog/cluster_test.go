@@ -38,7 +38,13 @@ func (n *node) putClusterAddr(a netip.Addr, owner uint8) {
 // guard makes a range the last one of its family, behind one that holds no address.
 func (n *node) guard(prefix netip.Prefix, flags uint32) {
 	n.t.Helper()
-	r := bpf.ClusterRange{Addr: words(prefix.Addr()), Flags: bpf.ClusterRangeUsed | flags}
+	n.putRange("cluster_ranges", prefix, bpf.ClusterRangeUsed|flags)
+}
+
+// putRange does this in a map of ranges.
+func (n *node) putRange(name string, prefix netip.Prefix, flags uint32) {
+	n.t.Helper()
+	r := bpf.ClusterRange{Addr: words(prefix.Addr()), Flags: flags}
 	mask, _ := netip.AddrFromSlice(net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen()))
 	r.Mask = words(mask)
 	var set bpf.ClusterRangeSet
@@ -48,7 +54,7 @@ func (n *node) guard(prefix netip.Prefix, flags uint32) {
 	} else {
 		set.V6[0], set.V6[1] = other, r
 	}
-	n.put("cluster_ranges", uint32(0), bpf.ClusterGuard{Current: 7, Sets: [2]bpf.ClusterRangeSet{1: set}})
+	n.put(name, uint32(0), bpf.ClusterGuard{Current: 7, Sets: [2]bpf.ClusterRangeSet{1: set}})
 }
 
 // hooks are those that handle packets without a frontend.

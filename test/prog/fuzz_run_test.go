@@ -101,6 +101,10 @@ func (r *fuzzRun) configure() error {
 		}
 	}
 	must(r.maps["cluster_ranges"].Put(uint32(0), bpf.ClusterGuard{Sets: [2]bpf.ClusterRangeSet{set}}))
+	all := bpf.ClusterRange{Flags: bpf.ClusterRangeUsed}
+	must(r.maps["pod_ranges"].Put(uint32(0), bpf.ClusterGuard{Sets: [2]bpf.ClusterRangeSet{{
+		V4: [4]bpf.ClusterRange{all}, V6: [4]bpf.ClusterRange{all},
+	}}}))
 	for i := range r.script.Services {
 		if err := r.announce(i); err != nil {
 			return err

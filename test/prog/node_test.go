@@ -68,6 +68,7 @@ func (n *node) configure() {
 	n.t.Helper()
 	n.setGeneration(firstGeneration)
 	n.put("cluster_ranges", uint32(0), bpf.ClusterGuard{})
+	n.put("pod_ranges", uint32(0), bpf.ClusterGuard{})
 	for _, d := range allDevices {
 		n.setDevice(d, d.flags)
 		if d.flags&bpf.DeviceXDPTransmits != 0 {

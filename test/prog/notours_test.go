@@ -82,8 +82,8 @@ func TestOwnSources(t *testing.T) {
 	})
 }
 
-// TestPodSources, of contract 62: nor can it come from one of the node's pods, if a source range or
-// the cluster's own policy depends on this.
+// TestPodSources, of contract 62: nor can it come from one of the node's pods. Where a source range or
+// the cluster's own policy depends on this, the FIB alone decides.
 func TestPodSources(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
 		n := newNode(t)
@@ -99,6 +99,37 @@ func TestPodSources(t *testing.T) {
 			equal(t, "records", 0, n.size(v))
 			n.podIngress(pod0, p).became(bpf.VerdictStack, tcNext, to(backend))
 			n.emptyFlows()
+		}
+	})
+}
+
+// TestPodRanges, of contract 62: elsewhere the FIB is asked about sources in the ranges of pods, and decides.
+func TestPodRanges(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		for _, c := range []struct {
+			name     string
+			ranges   netip.Prefix
+			client   netip.Addr
+			notTaken bool
+		}{
+			{"pod in a range", around(v.pod, 4), v.pod, true},
+			{"pod in a range of all", netip.PrefixFrom(v.any(), 0), v.pod, true},
+			{"pod in none, whose route the agent does not know yet", around(v.far, 4), v.pod, false},
+			{"other host in a range", netip.PrefixFrom(v.any(), 0), v.client, false},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				n := newNode(t)
+				n.putRange("pod_ranges", c.ranges, bpf.ClusterRangeUsed)
+				n.serve(v, at(v.vip, 80), at(v.far, backendPort))
+				n.also(at(v.vip, 80), v.proto, bpf.ServiceLoadBalancer)
+				r := n.xdp(front, v.packet(at(c.client, clientPort), at(v.vip, 80)))
+				if taken := r.verdict != bpf.VerdictNotOurs; taken == c.notTaken {
+					t.Errorf("%s", bpf.VerdictName(r.verdict))
+				}
+				if records := n.size(v); (records == 0) != c.notTaken {
+					t.Errorf("%d records", records)
+				}
+			})
 		}
 	})
 }

@@ -84,6 +84,7 @@ var ofModel = []mutation{
 	{"own connection from a NodePort not recorded", "own.h", "is_nodeport(port) || ", ""},
 	{"direct connection keeps the port of one to a service", "track.h", "\treply = &s->other;\n", "\treply = &s->other;\n\tif (1)\n\t\treturn VERDICT_NOT_OURS;\n"},
 	{"pod's address from outside trusted", "open.h", "if (source_is_pod(ctx, family, ifindex, svc, s))", "if (0)"},
+	{"pod's address from outside taken where nothing depends on it", "open.h", "may_be_pod(family, &t->saddr)", "0"},
 	{"datagrams to an endpoint not looked at", "track.h", " && !flow_has_datagrams(family)", ""},
 	{"own connection from an address of others", "own.h", " || !node_has_addr(family, p->tuple.saddr.word)", ""},
 	{"answer leaves by the uplink that it was routed to", "return.h", "\tif (!ifindex || ifindex == skb->ifindex", "\tif (1 || !ifindex || ifindex == skb->ifindex"},
