@@ -27,6 +27,7 @@ const (
 	kindLocal                  // established flows to a local backend
 	kindFresh                  // new flows in tables with established ones; they end before the next ones come
 	kindFull                   // the same, but none ends: the table is full, and each replaces another one
+	kindAsking                 // as kindFresh, of datagrams that keep their source
 )
 
 // hotCase is a kind of packet that is run through one program.
@@ -112,8 +113,8 @@ type hotRig struct {
 	node     *topo.Node
 	maps     provider
 	programs map[string]*ebpf.Program
-	// The same programs on the same maps, without counters by service and backend. Empty until loadUncounted.
-	uncounted map[string]*ebpf.Program
+	// The same programs on the same maps, with another constant. Empty until loadTwin.
+	twin map[string]*ebpf.Program
 }
 
 // hotPrograms are the measured programs of waggle.
@@ -182,7 +183,7 @@ func newHotRig(o options, network *topo.Network, room flowRoom, bare probe.Room,
 }
 
 func (r *hotRig) close() {
-	for _, programs := range []map[string]*ebpf.Program{r.programs, r.uncounted} {
+	for _, programs := range []map[string]*ebpf.Program{r.programs, r.twin} {
 		for _, p := range programs {
 			p.Close()
 		}
@@ -244,8 +245,8 @@ func hotSpec() (*ebpf.CollectionSpec, error) {
 	return spec, spec.Variables["hz"].Set(uint32(1_000_000))
 }
 
-// loadUncounted loads the programs once more, on the same maps, without counters by service and backend.
-func (r *hotRig) loadUncounted() error {
+// loadTwin loads the programs once more, on the same maps, with another value of a constant.
+func (r *hotRig) loadTwin(constant string, value bool) error {
 	spec, err := hotSpec()
 	if err != nil {
 		return err
@@ -257,14 +258,14 @@ func (r *hotRig) loadUncounted() error {
 			shared[name] = live
 		}
 	}
-	if err := errors.Join(bpf.Fit(spec), spec.Variables["counting"].Set(false)); err != nil {
+	if err := errors.Join(bpf.Fit(spec), spec.Variables[constant].Set(value)); err != nil {
 		return err
 	}
 	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
 	if err != nil {
 		return err
 	}
-	r.uncounted, c.Programs = c.Programs, nil
+	r.twin, c.Programs = c.Programs, nil
 	c.Close()
 	return nil
 }
@@ -287,59 +288,73 @@ func (r *hotRig) configure() error {
 		cluster.SetRanges([]maps.ClusterRange{{Prefix: netip.MustParsePrefix("10.96.0.0/12")}, {Prefix: netip.MustParsePrefix("fd00:10:96::/108")}}))
 }
 
+const (
+	establishedPort = 30080
+	newPort         = 30082 // TCP, to backends on another node
+	newLocalPort    = 30083 // UDP, to a local backend
+	newBackends     = 188   // beyond those whose ports established flows have all taken
+)
+
+// hotService is a NodePort for new flows. Its backends have successive addresses.
+type hotService struct {
+	first    netip.Addr
+	backends uint32
+	local    bool
+	proto    uint8
+	port     uint16
+}
+
+func hotServices() (all []hotService) {
+	for _, first := range []string{"10.244.1.66", "fd00:10:244:1::42"} {
+		all = append(all, hotService{netip.MustParseAddr(first), newBackends, false, unix.IPPROTO_TCP, newPort})
+	}
+	for _, local := range hotLocal {
+		all = append(all, hotService{netip.MustParseAddr(local), 1, true, unix.IPPROTO_UDP, newLocalPort})
+	}
+	return all
+}
+
 // publish makes the services for new flows.
 func (r *hotRig) publish() error {
-	for _, base := range []string{"10.244.1.66", "fd00:10:244:1::42"} {
-		if err := publishNodePort(r.maps, netip.MustParseAddr(base)); err != nil {
+	backends, err := maps.NewBackends(r.maps)
+	if err != nil {
+		return err
+	}
+	for known := range must(backends.All()) {
+		if err := backends.Reserve(known); err != nil {
+			return err
+		}
+	}
+	slots, err := maps.NewSlots(r.maps)
+	if err != nil {
+		return err
+	}
+	for i, s := range hotServices() {
+		if err := s.publish(r.maps, uint32(i+1), backends, slots); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-const (
-	establishedPort = 30080
-	newPort         = 30082
-	newBackends     = 188 // beyond those whose ports established flows have all taken
-)
-
-// publishNodePort makes a NodePort whose backends are on another node.
-func publishNodePort(p maps.Provider, first netip.Addr) error {
-	backends, err := maps.NewBackends(p)
-	if err != nil {
-		return err
-	}
-	id := uint32(maps.FamilyOf(first)) // any unique number
-	for known := range must(backends.All()) {
-		if err := backends.Reserve(known); err != nil {
-			return err
-		}
-	}
+func (s hotService) publish(p maps.Provider, id uint32, backends *maps.Backends, slots *maps.Slots) error {
 	if err := maps.NewStats(p).AddService(id); err != nil {
 		return err
 	}
 	var ids []uint32
-	for i := range uint32(newBackends) {
-		added, err := backends.Add(maps.Backend{Addr: further(first, i), Port: 8080, Proto: unix.IPPROTO_TCP, Service: id, InCluster: true}, epoch)
+	for i := range s.backends {
+		b := maps.Backend{Addr: further(s.first, i), Port: 8080, Proto: s.proto, Service: id, InCluster: true, Local: s.local}
+		added, err := backends.Add(b, epoch)
 		if err != nil {
 			return err
 		}
 		ids = append(ids, added)
 	}
-	slots, err := maps.NewSlots(p)
-	if err != nil {
-		return err
-	}
-	if maps.FamilyOf(first) == maps.IPv6 { // the first family has taken the first block
-		if err := slots.Reserve(maps.Block{First: 0, Count: 1024}); err != nil {
-			return err
-		}
-	}
 	block, err := slots.Publish(ids, epoch)
 	if err != nil {
 		return err
 	}
-	frontend := maps.Frontend{Addr: maps.FamilyOf(first).Any(), Port: newPort, Proto: unix.IPPROTO_TCP}
+	frontend := maps.Frontend{Addr: maps.FamilyOf(s.first).Any(), Port: s.port, Proto: s.proto}
 	return maps.NewServices(p).Put(frontend, maps.Service{ID: id, Kind: maps.NodePort, External: block, Internal: block})
 }
 
@@ -348,6 +363,7 @@ type hotFlows struct {
 	forward, reply    flows // by a backend on another node
 	local, localReply flows // by a local backend
 	fresh, foreign    flows
+	freshLocal        flows // of datagrams, by a local backend
 }
 
 func newHotFlows(node, client, backend, local, stranger netip.Addr) (f hotFlows) {
@@ -363,6 +379,7 @@ func newHotFlows(node, client, backend, local, stranger netip.Addr) (f hotFlows)
 	f.localReply = f.local.mirror(bpf.ZoneLeaving)
 	f.localReply.flags = bpf.FlowReply
 	f.fresh = flows{proto: unix.IPPROTO_TCP, src: end{at(further(client, 1<<18), 1024), true, true}, dst: end{at(node, newPort), false, false}}
+	f.freshLocal = flows{proto: unix.IPPROTO_UDP, src: f.fresh.src, dst: end{at(node, newLocalPort), false, false}}
 	f.foreign = flows{proto: unix.IPPROTO_TCP, src: end{at(further(client, 2<<16), 1024), true, true}, dst: end{at(stranger, 443), false, false}}
 	return f
 }
@@ -376,12 +393,14 @@ func (f hotFlows) family(name, table string) hotFamily {
 		{name: "xdp local backend", kind: kindLocal, hook: bpf.HookXDP, flows: f.local, verdict: bpf.VerdictLeftToTC, limit: "lookup"},
 		{name: "xdp new flow", kind: kindFresh, hook: bpf.HookXDP, flows: f.fresh, verdict: bpf.VerdictExpress, events: opened, every: true, limit: "insert"},
 		{name: "xdp new flow, full table", kind: kindFull, hook: bpf.HookXDP, flows: f.fresh, verdict: bpf.VerdictExpress, events: opened, every: true, full: true, limit: "insert"},
+		{name: "xdp new flow of datagrams to a local backend", kind: kindAsking, hook: bpf.HookXDP, flows: f.freshLocal, verdict: bpf.VerdictLeftToTC, events: opened, every: true},
 		{name: "xdp not ours", hook: bpf.HookXDP, flows: f.foreign, verdict: bpf.VerdictNotOurs, many: true, limit: "miss", parse: true},
 		{name: "tc established", hook: bpf.HookTCIngress, flows: f.forward, verdict: bpf.VerdictExpress, many: true, limit: "lookup"},
 		{name: "tc reply", hook: bpf.HookTCIngress, flows: f.reply, verdict: bpf.VerdictExpress, many: true, limit: "lookup"},
 		{name: "tc local backend", kind: kindLocal, hook: bpf.HookTCIngress, flows: f.local, verdict: bpf.VerdictStack, limit: "lookup"},
 		{name: "tc new flow", kind: kindFresh, hook: bpf.HookTCIngress, flows: f.fresh, verdict: bpf.VerdictExpress, events: opened, every: true, limit: "insert"},
 		{name: "tc new flow, full table", kind: kindFull, hook: bpf.HookTCIngress, flows: f.fresh, verdict: bpf.VerdictExpress, events: opened, every: true, full: true, limit: "insert"},
+		{name: "tc new flow of datagrams to a local backend", kind: kindAsking, hook: bpf.HookTCIngress, flows: f.freshLocal, verdict: bpf.VerdictStack, events: opened, every: true},
 		{name: "tc not ours", hook: bpf.HookTCIngress, flows: f.foreign, verdict: bpf.VerdictNotOurs, many: true, limit: "miss", parse: true},
 		{name: "tc not ours, waggle_pod", hook: bpf.HookTCPod, flows: f.foreign, verdict: bpf.VerdictNotOurs, many: true, limit: "miss", parse: true},
 		{name: "tc not ours, waggle_egress", hook: bpf.HookTCEgress, flows: f.foreign, verdict: bpf.VerdictNotOurs, many: true, limit: "miss", parse: true},
@@ -389,11 +408,14 @@ func (f hotFlows) family(name, table string) hotFamily {
 	return hotFamily{name: name, table: table, cases: cases, express: []flows{f.forward, f.reply}, local: []flows{f.local, f.localReply}}
 }
 
+// hotLocal are the local backends of both families.
+var hotLocal = []string{"10.244.0.5", "fd00:10:244::5"}
+
 func (r *hotRig) families() []hotFamily {
 	ip := netip.MustParseAddr
 	return []hotFamily{
-		newHotFlows(r.node.IP4, ip("10.100.0.0"), ip("10.244.1.2"), ip("10.244.0.5"), ip("10.9.9.9")).family("IPv4", "4"),
-		newHotFlows(r.node.IP6, ip("fd00:c::a64:0"), ip("fd00:10:244:1::2"), ip("fd00:10:244::5"), ip("fd00:9::9")).family("IPv6", "6"),
+		newHotFlows(r.node.IP4, ip("10.100.0.0"), ip("10.244.1.2"), ip(hotLocal[0]), ip("10.9.9.9")).family("IPv4", "4"),
+		newHotFlows(r.node.IP6, ip("fd00:c::a64:0"), ip("fd00:10:244:1::2"), ip(hotLocal[1]), ip("fd00:9::9")).family("IPv6", "6"),
 	}
 }
 
@@ -462,7 +484,10 @@ func (r *hotRig) programSubject(name string, program *ebpf.Program, c hotCase, s
 		}
 		d := at.on(c.flows.drive(frame, size))
 		if c.every {
-			d = r.freshDrive(c.flows, syn(frame), c.services)
+			if c.flows.proto == unix.IPPROTO_TCP {
+				frame = syn(frame)
+			}
+			d = r.freshDrive(c.flows, frame, c.services)
 		}
 		before, err := counted(r.maps)
 		if err != nil {

@@ -40,6 +40,7 @@ var groups = []group{
 	{"hot", "Hot path: ns a packet, harness subtracted", measureHot},
 	{"table", "Table alone: ns of a lookup, or of a flow's two insertions, harness and key subtracted", measureTable},
 	{"monitor", "Monitor and counters: ns a packet, harness subtracted, without a monitor, and beside it with one, and without counters", measureMonitor},
+	{"asking", "Connection table: ns of a new flow of datagrams to a local backend, harness subtracted", measureAsking},
 	{"forward", "Forwarding: thousands of packets a second, through a node", measureForward},
 	{"sockets", "Sockets: microseconds, from a pod to a cluster IP", measureSockets},
 	{"churn", "First packet and churn: from a pod to a cluster IP, and from an event to its effect", measureChurn},

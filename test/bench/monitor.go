@@ -17,16 +17,16 @@ import (
 
 // watchState is what a monitor asks for while packets are measured, by which programs.
 type watchState struct {
-	name      string
-	uncounted bool // by those without counters by service and backend
-	watched   []bpf.Verdict
-	flags     uint32
+	name    string
+	twin    bool // by those of loadTwin
+	watched []bpf.Verdict
+	flags   uint32
 }
 
 // watchStates are the states without a monitor, with `waggle monitor`, and with `waggle monitor --packets`.
 var watchStates = []watchState{
 	{name: ""},
-	{name: "without counters", uncounted: true},
+	{name: "without counters", twin: true},
 	{name: "events", watched: []bpf.Verdict{bpf.VerdictFlowOpened, bpf.VerdictFlowConfirmed, bpf.VerdictFlowClosed, bpf.VerdictRefused}},
 	{name: "packets", flags: bpf.WatchPackets, watched: []bpf.Verdict{
 		bpf.VerdictFlowOpened, bpf.VerdictFlowConfirmed, bpf.VerdictFlowClosed, bpf.VerdictRefused,
@@ -55,7 +55,7 @@ func measureMonitor(o options) (results []Result, err error) {
 		{kind: kindExpress, sizes: []uint32{1, size}, bare: bare}, {kind: kindLocal, sizes: []uint32{size}, bare: bare},
 		{kind: kindFresh, sizes: []uint32{size}, fresh: r.freshFlows(), bare: bare},
 	} {
-		got, err := measureWatched(o, network, step)
+		got, err := measureStates(o, network, step, watchStates, func(r *hotRig) error { return r.loadTwin("counting", false) })
 		if err != nil {
 			return nil, err
 		}
@@ -64,18 +64,19 @@ func measureMonitor(o options) (results []Result, err error) {
 	return results, nil
 }
 
-func measureWatched(o options, network *topo.Network, step hotStep) (results []Result, err error) {
+// measureStates measures the cases of a step in each state. prepare is called before.
+func measureStates(o options, network *topo.Network, step hotStep, states []watchState, prepare func(*hotRig) error) (results []Result, err error) {
 	rig, err := newHotRig(o, network, step.room(), step.bare, nil)
 	if err != nil {
 		return nil, err
 	}
 	defer rig.close()
 	err = rig.node.Do(func() error {
-		if err := errors.Join(rig.loadUncounted(), rig.publish(), rig.establish(step)); err != nil {
+		if err := errors.Join(prepare(rig), rig.publish(), rig.establish(step)); err != nil {
 			return err
 		}
 		for _, f := range rig.families() {
-			got, err := rig.measureStates(f, step)
+			got, err := rig.measureStates(f, step, states)
 			if err != nil {
 				return fmt.Errorf("%s: %w", f.name, err)
 			}
@@ -88,19 +89,20 @@ func measureWatched(o options, network *topo.Network, step hotStep) (results []R
 
 // stateLine is one case in each state.
 type stateLine struct {
-	name   string
-	idle   *subject
-	states []*subject
+	name     string
+	idle     *subject
+	states   []watchState
+	subjects []*subject // by state
 }
 
 // measureStates has the states of one case take turns.
-func (r *hotRig) measureStates(f hotFamily, step hotStep) (results []Result, err error) {
+func (r *hotRig) measureStates(f hotFamily, step hotStep, states []watchState) (results []Result, err error) {
 	plan := &hotPlan{hotRig: r, family: f, shared: map[string]*subject{}}
 	var lines []stateLine
 	for _, size := range step.sizes {
 		for _, c := range f.cases {
 			if step.has(c) && !c.full {
-				lines = append(lines, plan.stateLine(c, size))
+				lines = append(lines, plan.stateLine(c, size, states))
 			}
 		}
 	}
@@ -113,15 +115,15 @@ func (r *hotRig) measureStates(f hotFamily, step hotStep) (results []Result, err
 	return results, nil
 }
 
-func (p *hotPlan) stateLine(c hotCase, size uint32) stateLine {
-	l := stateLine{name: fmt.Sprintf("%s, %s, %s", c.name, p.family.name, flowCount(size, c.every)), idle: p.idle(c.hook)}
-	for _, state := range watchStates {
+func (p *hotPlan) stateLine(c hotCase, size uint32, states []watchState) stateLine {
+	l := stateLine{states: states, name: fmt.Sprintf("%s, %s, %s", c.name, p.family.name, flowCount(size, c.every)), idle: p.idle(c.hook)}
+	for _, state := range states {
 		programs := p.programs
-		if state.uncounted {
-			programs = p.uncounted
+		if state.twin {
+			programs = p.twin
 		}
 		s := p.programSubject(l.name+" "+state.name, programs[hotPrograms[c.hook]], c, size)
-		l.states = append(l.states, p.watchedSubject(s, state))
+		l.subjects = append(l.subjects, p.watchedSubject(s, state))
 	}
 	return l
 }
@@ -131,20 +133,20 @@ func (p *hotPlan) stateLine(c hotCase, size uint32) stateLine {
 // of another one, so the last case is run before it, and that is discarded.
 func byState(lines []stateLine) (ordered []*subject) {
 	last := lines[len(lines)-1]
-	for i := range watchStates {
-		ordered = append(ordered, &subject{name: last.states[i].name, measure: last.states[i].measure})
+	for i, s := range last.subjects {
+		ordered = append(ordered, &subject{name: s.name, measure: s.measure})
 		for _, l := range lines {
-			ordered = append(ordered, l.states[i])
+			ordered = append(ordered, l.subjects[i])
 		}
 	}
 	return ordered
 }
 
 func (l stateLine) result() Result {
-	off := l.states[0]
+	off := l.subjects[0]
 	r := Result{Metric: l.name, Unit: "ns", Waggle: off.beyond(l.idle), Runs: off.less(l.idle), Peers: map[string]float64{}}
-	for i, state := range watchStates[1:] {
-		r.Peers[state.name] = l.states[i+1].beyond(l.idle)
+	for i, state := range l.states[1:] {
+		r.Peers[state.name] = l.subjects[i+1].beyond(l.idle)
 	}
 	return r
 }
