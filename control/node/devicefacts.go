@@ -104,7 +104,7 @@ func hopsOf(r netlink.Route) []*netlink.NexthopInfo {
 	return []*netlink.NexthopInfo{{LinkIndex: r.LinkIndex, Gw: r.Gw, Via: r.Via}}
 }
 
-// add adds a route. It reports whether the route matters.
+// add adds a route. It reports whether the route leads elsewhere, or to a range of hosts on the device.
 func (d *deviceRoutes) add(r netlink.Route, hop *netlink.NexthopInfo) bool {
 	to, isOnLink := onLink(r.Dst, hop)
 	if isOnLink {
@@ -132,12 +132,22 @@ func leadsElsewhere(dst *net.IPNet, hop *netlink.NexthopInfo) bool {
 	if isDefault(dst) {
 		return true
 	}
-	if dst.IP.IsLinkLocalUnicast() || dst.IP.IsMulticast() {
+	if isOfEachDevice(dst) {
 		return false
 	}
 	if ones, bits := dst.Mask.Size(); ones < bits {
 		return true
 	}
+	return isByGateway(dst, hop)
+}
+
+// isOfEachDevice reports whether a route leads to addresses that each device has such a route for.
+func isOfEachDevice(dst *net.IPNet) bool {
+	return dst.IP.IsLinkLocalUnicast() || dst.IP.IsMulticast()
+}
+
+// isByGateway reports whether a route leads by another host than the one it is for.
+func isByGateway(dst *net.IPNet, hop *netlink.NexthopInfo) bool {
 	return hop.Via != nil || hop.Gw != nil && !hop.Gw.Equal(dst.IP)
 }
 

@@ -304,7 +304,7 @@ func override(dev maps.Device, a netip.Addr) maps.Device {
 // describe returns what the programs need to know of a device, except what depends on its programs. The node's
 // own address comes first as the source of packets, then what the routes prefer.
 func (d *Devices) describe(f *deviceFacts, role status.Role) maps.Device {
-	dev := maps.Device{EgressHook: true, Pod: role == status.RolePod || role == status.RolePodBridge}
+	dev := maps.Device{EgressHook: true, Pod: isOfPods(role)}
 	var own []netip.Addr
 	for _, ip := range d.nodeIPs {
 		if slices.Contains(f.addrs, ip) {

@@ -23,8 +23,7 @@ const (
 
 // onLink returns the range of a route to hosts on a device, as wide as ranges of pods are.
 func onLink(dst *net.IPNet, hop *netlink.NexthopInfo) (netip.Prefix, bool) {
-	if isDefault(dst) || hop.Via != nil || hop.Gw != nil && !hop.Gw.Equal(dst.IP) ||
-		dst.IP.IsLinkLocalUnicast() || dst.IP.IsMulticast() {
+	if isDefault(dst) || isOfEachDevice(dst) || isByGateway(dst, hop) {
 		return netip.Prefix{}, false
 	}
 	addr, ok := netip.AddrFromSlice(dst.IP)
@@ -106,11 +105,14 @@ func common(a, b netip.Prefix) netip.Prefix {
 	}
 }
 
+// isOfPods reports whether pods are behind a device of the role.
+func isOfPods(role status.Role) bool { return role == status.RolePod || role == status.RolePodBridge }
+
 // syncPodRanges writes what routes by pods' devices lead to.
 func (d *Devices) syncPodRanges(withRole []deviceInRole) error {
 	var all []netip.Prefix
 	for _, f := range withRole {
-		if f.role == status.RolePod || f.role == status.RolePodBridge {
+		if isOfPods(f.role) {
 			all = append(all, f.routes.onLink...)
 		}
 	}
@@ -121,7 +123,7 @@ func (d *Devices) syncPodRanges(withRole []deviceInRole) error {
 	if err := d.podRanges.Set(ranges); err != nil {
 		return err
 	}
-	d.writtenRanges = slices.Concat([]netip.Prefix{}, ranges)
+	d.writtenRanges = append([]netip.Prefix{}, ranges...) // not nil, also where there are none
 	return nil
 }
 
@@ -149,6 +151,5 @@ func (d *Devices) LeadsToNewPods(dst *net.IPNet, hop *netlink.NexthopInfo) bool 
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	_, read := d.kernel.links[hop.LinkIndex]
-	role := d.status[hop.LinkIndex].Role
-	return (!read || role == status.RolePod || role == status.RolePodBridge) && !holds(d.writtenRanges, to)
+	return (!read || isOfPods(d.status[hop.LinkIndex].Role)) && !holds(d.writtenRanges, to)
 }

@@ -109,6 +109,9 @@ func TestPodRanges(t *testing.T) {
 	pod := f.addPodVeth("pod0")
 	f.sync()
 	f.expectPodRanges()
+	must(t, maps.NewPodRanges(f.dp).Set(prefixes("10.0.0.0/8")))
+	f.expectRepairs(map[string]int{"pod_ranges": 1})
+	f.expectPodRanges()
 
 	for _, dst := range []string{"10.244.7.5/32", "10.244.7.6/32"} {
 		must(t, netlink.RouteAdd(netnstest.Route(pod, dst, "")))
