@@ -184,9 +184,9 @@ static __always_inline bool other_gives_way(int family, int try, struct scratch 
 
 /*
  * Claims the reply's tuple, as the client's record has it, with the port of the given
- * try. 1: it is ours; 0: it is another's; -ENOSPC.
+ * try. 1: it is ours; 0: it is another's; -ENOSPC. `free`: it had no record just now.
  */
-__noinline int claim_reply(struct scratch *s, int try)
+__noinline int claim_reply(struct scratch *s, int try, bool free)
 {
 	struct record *reply;
 	int family, ret;
@@ -201,7 +201,7 @@ __noinline int claim_reply(struct scratch *s, int try)
 	reply->tag = 0;
 	reply->flags = reply_flags(s->record.flags, s->packet.tuple.zone);
 	tuple_reverse(family, &s->packet.tuple, 0, &reply->to);
-	if (flow_find_or_fetch(family, &s->mirror.key, &s->other.record)) {
+	if (!free && flow_find_or_fetch(family, &s->mirror.key, &s->other.record)) {
 		s->other.key = s->mirror.key;
 		if (!other_gives_way(family, try, s))
 			return 0;
@@ -212,13 +212,20 @@ __noinline int claim_reply(struct scratch *s, int try)
 	return ret < 0 ? ret : ret == SETTLED_OWNER;
 }
 
+/* What is known of the tuple that the answers to the client's own port have. */
+enum answers {
+	ANSWERS_UNKNOWN,
+	ANSWERS_FREE, /* it had no record just now, and netfilter does not follow it */
+	ANSWERS_TAKEN, /* netfilter follows it: the client speaks to the endpoint directly */
+};
+
 /*
  * Finds the source port under which the backend will know the flow, and
  * records the reply under it. Where the address is the client's own, so is
  * the port if possible: it is not if the same client port already reaches
- * this backend through another frontend, or directly: `taken`.
+ * this backend through another frontend, or directly.
  */
-static __always_inline int open_reply(int family, bool taken, struct scratch *s)
+static __always_inline int open_reply(int family, enum answers answers, struct scratch *s)
 {
 	bool snat = s->record.flags & (FLOW_EXPRESS | FLOW_SPLIT);
 	__u32 span = snat_max - snat_min + 1;
@@ -229,12 +236,12 @@ static __always_inline int open_reply(int family, bool taken, struct scratch *s)
 	s->oldest.silence = 0;
 	s->oldest.port = 0;
 	for (i = 0; i < PORT_TRIES; i++) {
-		if (snat || taken || i)
+		if (snat || answers == ANSWERS_TAKEN || i)
 			port = bpf_htons(snat_min + (pick + i * PORT_STRIDE) % span);
 		if (i == PORT_LOOKS && s->oldest.port)
 			port = s->oldest.port;
 		prepared_set_sport(family, &s->record, port);
-		ret = claim_reply(s, i);
+		ret = claim_reply(s, i, !i && answers == ANSWERS_FREE);
 		if (ret > 0 || (ret && !flow_make_room(family, &s->mirror.key, &s->work)))
 			return ret;
 	}
@@ -333,9 +340,9 @@ __noinline int open_join(struct scratch *s, bool split)
  * the source port. If another processor has opened the flow meanwhile, that
  * one's stands there after, and the verdict is VERDICT_NONE. The client's
  * record is written first, so that what it waits for in memory is there when
- * the reply's is; but it is seen last. `taken`: not with the client's port.
+ * the reply's is; but it is seen last.
  */
-__noinline int open_records(struct scratch *s, bool taken)
+__noinline int open_records(struct scratch *s, enum answers answers)
 {
 	const struct tuple *t;
 	struct record *client;
@@ -350,7 +357,7 @@ __noinline int open_records(struct scratch *s, bool taken)
 	split = client->flags & FLOW_SPLIT;
 	if (!open_client(family, s))
 		return VERDICT_DROP_FLOWS_FULL;
-	ret = open_reply(family, taken, s);
+	ret = open_reply(family, answers, s);
 	if (ret <= 0) {
 		flow_abandon(family, t, client);
 		return ret ? VERDICT_DROP_FLOWS_FULL : VERDICT_DROP_SNAT_EXHAUSTED;
@@ -423,15 +430,18 @@ __noinline int open_choose(struct scratch *s, const struct service *svc)
  * have one tuple. (With TCP the endpoint shows it, see answers_directly().) A
  * tuple that has a record was the service's before, and netfilter follows that too.
  */
-static __always_inline bool source_is_taken(void *ctx, enum hook hook, int family,
-					    struct scratch *s)
+static __always_inline enum answers ask_answers(void *ctx, enum hook hook, int family,
+						struct scratch *s)
 {
-	struct entry *answer = &s->other;
+	struct entry *reply = &s->mirror;
 
+	if (!kernel_has_conntrack)
+		return ANSWERS_UNKNOWN;
 	s->record.to.sport = s->packet.tuple.sport;
-	flow_mirror(family, &s->record, &answer->key);
-	return !flow_lookup(family, &answer->key, &answer->record) &&
-	       conntrack_has(ctx, hook, family, &answer->key, s);
+	flow_mirror(family, &s->record, &reply->key);
+	if (flow_find_or_fetch(family, &reply->key, &s->other.record))
+		return ANSWERS_UNKNOWN;
+	return conntrack_has(ctx, hook, family, &reply->key, s) ? ANSWERS_TAKEN : ANSWERS_FREE;
 }
 
 /*
@@ -472,7 +482,7 @@ static __always_inline int flow_open(void *ctx, int family, __u32 ifindex, __u32
 				     enum hook hook, const struct service *svc, struct scratch *s)
 {
 	int verdict = open_choose(s, svc);
-	bool taken = false;
+	enum answers answers = ANSWERS_UNKNOWN;
 
 	if (verdict != VERDICT_NONE)
 		return verdict;
@@ -483,9 +493,9 @@ static __always_inline int flow_open(void *ctx, int family, __u32 ifindex, __u32
 	if (s->packet.tuple.proto == IPPROTO_UDP &&
 	    !(s->record.flags & (FLOW_EXPRESS | FLOW_SPLIT))) {
 		flow_note_datagrams(family);
-		taken = source_is_taken(ctx, hook, family, s);
+		answers = ask_answers(ctx, hook, family, s);
 	}
-	return open_records(s, taken);
+	return open_records(s, answers);
 }
 
 #endif

@@ -452,7 +452,7 @@ static __always_inline void choose_untranslated(int family, struct scratch *s, e
 /* As open_records(), of such a record: what can't be recorded is left to the stack. */
 static __always_inline int open_untranslated(struct scratch *s)
 {
-	int verdict = open_records(s, false);
+	int verdict = open_records(s, ANSWERS_UNKNOWN);
 
 	return verdict == VERDICT_FLOW_OPENED || verdict == VERDICT_NONE ? verdict
 									 : VERDICT_NOT_OURS;

@@ -6,7 +6,9 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -124,6 +126,15 @@ func TestPodRanges(t *testing.T) {
 	must(t, maps.NewPodRanges(f.dp).Set(prefixes("10.244.7.0/24")))
 	f.expectRepairs(map[string]int{"pod_ranges": 1})
 	f.expectPodRanges("10.88.0.0/16", "10.244.7.0/24")
+	<-f.elsewhere.Run(func() { must(t, netlink.LinkSetUp(f.elsewhere.Link("pod0-peer"))) })
+	for _, args := range []string{"nexthop add id 1 dev pod0", "route add 10.77.1.5/32 nhid 1"} {
+		out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("ip %s: %v: %s", args, err, out)
+		}
+	}
+	f.sync()
+	f.expectPodRanges("10.77.1.0/24", "10.88.0.0/16", "10.244.7.0/24")
 	must(t, netlink.LinkDel(pod))
 	f.sync()
 	f.expectPodRanges("10.88.0.0/16")

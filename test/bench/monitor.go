@@ -91,6 +91,8 @@ func measureStates(o options, network *topo.Network, step hotStep, states []watc
 type stateLine struct {
 	name     string
 	idle     *subject
+	limit    *subject // nil: there is none
+	idleXDP  *subject // the harness, for the limit's hook
 	states   []watchState
 	subjects []*subject // by state
 }
@@ -116,7 +118,10 @@ func (r *hotRig) measureStates(f hotFamily, step hotStep, states []watchState) (
 }
 
 func (p *hotPlan) stateLine(c hotCase, size uint32, states []watchState) stateLine {
-	l := stateLine{states: states, name: fmt.Sprintf("%s, %s, %s", c.name, p.family.name, flowCount(size, c.every)), idle: p.idle(c.hook)}
+	l := stateLine{states: states, name: fmt.Sprintf("%s, %s, %s", c.name, p.family.name, flowCount(size, c.every)), idle: p.idle(c.hook), idleXDP: p.idle(bpf.HookXDP)}
+	if c.kind == kindAsking { // the other limits are among -only hot
+		l.limit = p.once(c.limit, func(name string) *subject { return p.limitSubject(name, p.Programs[c.limit+p.family.table], c, size) })
+	}
 	for _, state := range states {
 		programs := p.programs
 		if state.twin {
@@ -145,6 +150,9 @@ func byState(lines []stateLine) (ordered []*subject) {
 func (l stateLine) result() Result {
 	off := l.subjects[0]
 	r := Result{Metric: l.name, Unit: "ns", Waggle: off.beyond(l.idle), Runs: off.less(l.idle), Peers: map[string]float64{}}
+	if l.limit != nil {
+		r.Limit = l.limit.beyond(l.idleXDP)
+	}
 	for i, state := range l.states[1:] {
 		r.Peers[state.name] = l.subjects[i+1].beyond(l.idle)
 	}

@@ -10,6 +10,7 @@
 #include "own.h"
 #include "../../../bpf/affinity.h"
 #include "../../../bpf/hop.h"
+#include "../../../bpf/owner.h"
 
 /* What the limits rewrite to, and where they transmit. */
 struct target {
@@ -157,6 +158,29 @@ int choose4(struct xdp_md *ctx)
 TWO_BARE_KEYS(insert, FAILED_IF(bare_put(family, BARE_OF(bare_lru, family), &key, BPF_NOEXIST)),
 	      FAILED_IF(bare_put(family, BARE_OF(bare_lru, family), &key, BPF_ANY)))
 
+/* Limit of a flow that asks netfilter: the question, to which the answer is no. */
+static __always_inline int ask(int family, struct xdp_md *ctx)
+{
+	struct bpf_ct_opts opts = { .netns_id = BPF_F_CURRENT_NETNS };
+	struct bpf_sock_tuple question;
+	struct nf_conn *entry;
+	struct tuple t;
+	__u32 size;
+
+	if (!bpf_xdp_ct_lookup || !tuple_of(family, ctx, &t))
+		return XDP_ABORTED;
+	opts.l4proto = t.proto;
+	size = socket_tuple(family, &t, &question);
+	entry = bpf_xdp_ct_lookup(ctx, &question, size, &opts, sizeof(opts));
+	if (!entry)
+		return XDP_PASS;
+	bpf_ct_release(entry);
+	driven.failed++;
+	return XDP_PASS;
+}
+
+BOTH_FAMILIES(ask)
+
 /* The established flows that the datapath's table is filled with, one for each packet of a driver. */
 struct filling {
 	struct tuple to; /* the rewrite of flow 0 */
@@ -296,7 +320,7 @@ int rewrite_xdp6(struct xdp_md *ctx)
 }
 
 /* Link layer, IP header and ports, each at a multiple of its size. */
-struct head {
+struct headers {
 	__u16 pad;
 	struct ethhdr eth;
 	__be32 ip[sizeof(struct ipv6hdr) / 4 + 1];
@@ -312,7 +336,7 @@ static __always_inline int rewrite_tc(struct __sk_buff *skb, int family, const s
 	__u64 addrs = csum_addr_diff(family, t->saddr.word, to->saddr.word) +
 		      csum_addr_diff(family, t->daddr.word, to->daddr.word);
 	__u64 port = csum_u16_diff(t->sport, to->sport) + csum_u16_diff(t->dport, to->dport);
-	struct head h = {};
+	struct headers h = {};
 
 	if ((void *)ip + size > (void *)(long)skb->data_end)
 		return TC_ACT_SHOT;

@@ -94,7 +94,7 @@ var ofModel = []mutation{
 	{"zone left out of the key", "tuple.h", "(__u64)proto << 32 | (__u64)zone << 40;", "(__u64)proto << 32;"},
 	{"SNAT port one beyond the range", "open.h", "snat_max - snat_min + 1", "snat_max - snat_min + 2"},
 	{"SNAT port of a translated connection used again at once", "open.h", "!(confirmed && r->flags & (FLOW_EXPRESS | FLOW_SPLIT)) &&", "1 &&"},
-	{"SNAT port taken before all are tried", "open.h", "claim_reply(s, i)", "claim_reply(s, PORT_TAKE)"},
+	{"SNAT port taken before all are tried", "open.h", "claim_reply(s, i,", "claim_reply(s, PORT_TAKE,"},
 	{"SNAT port of an established flow taken", "open.h", "if (!confirmed && unconfirmed_gives_way(other, try, s))", "if (unconfirmed_gives_way(other, try, s))"},
 	{"SNAT port of an unconfirmed flow not given", "open.h", "#define PORT_TAKE 8", "#define PORT_TAKE PORT_TRIES"},
 	{"SNAT port of a dead flow not given back", "open.h", "return flow_ended(family, &s->other.key, other, &s->work.mirror);", "return false;"},
@@ -186,7 +186,8 @@ var ofUnconfirmedPorts = []mutation{
 var ofDirectConnections = []mutation{
 	{"answer to a direct connection taken for the service's", "track.h", "if (answers_directly(p, r))", "if (0 && answers_directly(p, r))"},
 	{"refusal taken for a direct connection's", "track.h", "!(p->tcp_flags & (TCP_SYN | TCP_RST));", "!(p->tcp_flags & TCP_SYN);"},
-	{"netfilter not asked about a datagram's source", "open.h", "taken = source_is_taken(", "taken = 0 && source_is_taken("},
+	{"tuple of the answers not looked up", "open.h", "!i && answers == ANSWERS_FREE", "true"},
+	{"netfilter not asked about a datagram's source", "open.h", "return conntrack_has(", "return 0 && conntrack_has("},
 	{"netfilter asked about a flow that has been there", "open.h", "!flow_lookup(family, &answer->key, &answer->record) &&\n", ""},
 	{"netfilter asked about the other direction's tuple", "open.h", "\tflow_mirror(family, &s->record, &answer->key);\n\treturn", "\tflow_mirror(family, &s->record, &answer->key);\n\tanswer->key.sport = 0;\n\treturn"},
 }
