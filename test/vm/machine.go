@@ -18,12 +18,10 @@ import (
 
 // machine is one that boots, runs a script, and is gone.
 type machine struct {
-	launcher string
-	arch     arch
-	root     string // of its file system; it sees it read-only
-	kernel   kernel
-	share    string // a directory that it sees as /mnt, and may write to
-	memory   string
+	parts  // of these it sees the root, read-only
+	arch   arch
+	share  string // a directory that it sees as /mnt, and may write to
+	memory string
 }
 
 //go:embed guest.sh

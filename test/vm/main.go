@@ -72,19 +72,7 @@ func testOn(ctx context.Context, s settings) (bool, error) {
 		return false, err
 	}
 	a.cpu = cmp.Or(s.cpu, a.cpu)
-	debian := archive{dir: filepath.Join(build, "debian", a.name), arch: a.name}
-	if err := debian.update(); err != nil {
-		return false, err
-	}
-	launcher, err := unpackLauncher(debian, filepath.Join(build, "virtme-ng"))
-	if err != nil {
-		return false, err
-	}
-	k, err := unpackKernel(debian, filepath.Join(build, "kernels"), s.kernel)
-	if err != nil {
-		return false, err
-	}
-	root, err := unpackRoot(debian, filepath.Join(build, "roots", a.name))
+	p, err := unpackParts(build, a, s.kernel)
 	if err != nil {
 		return false, err
 	}
@@ -93,15 +81,15 @@ func testOn(ctx context.Context, s settings) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	script, err := guestScript(tests, k, s)
+	script, err := guestScript(tests, p.kernel, s)
 	if err != nil {
 		return false, err
 	}
-	fmt.Printf("Linux %s: %s, deadlines times %d\n", k.release, strings.Join(s.packages, " "), s.patience)
+	fmt.Printf("Linux %s: %s, deadlines times %d\n", p.kernel.release, strings.Join(s.packages, " "), s.patience)
 	start := time.Now()
-	m := machine{launcher: launcher, arch: a, root: root, kernel: k, share: share, memory: s.memory}
+	m := machine{parts: p, arch: a, share: share, memory: s.memory}
 	failure := m.run(ctx, script, s.timeout)
 	ok := report(os.Stdout, tests, share)
-	fmt.Printf("Linux %s: %s\n", k.release, time.Since(start).Round(time.Second))
+	fmt.Printf("Linux %s: %s\n", p.kernel.release, time.Since(start).Round(time.Second))
 	return ok, failure
 }
