@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/waggle-lb/waggle/control/status"
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
@@ -60,6 +61,9 @@ func TestSoak(t *testing.T) {
 	if report.Failed > 0 {
 		t.Errorf("clients: %s", report)
 	}
+	check(t, s.agent.Await("no problem with an object", func(st *status.Status) bool {
+		return len(st.Problems)+len(st.Proxy.Failures) == 0
+	}))
 	if late.rss > early.rss*11/10+4<<10 || late.files > early.files+8 ||
 		late.goroutines > early.goroutines+8 || late.maps > early.maps*11/10 {
 		t.Errorf("the agent grows: at most %+v in the second third of the time, %+v in the last", early, late)
@@ -89,7 +93,7 @@ ports: [{name: a, port: 8080}, {name: b, port: 53, protocol: UDP}]
 endpoints:
 `, name, strings.ToLower(family), family)
 		for e := range 1 + n%13 {
-			slice += fmt.Sprintf("- addresses: [\""+format+"\"]\n", n%50, 1+(n+e)%250)
+			slice += fmt.Sprintf("- addresses: [\""+format+"\"]\n", 1+n%50, 1+(n+e)%250)
 		}
 	}
 	check(t, s.manifests.Write(name+".yaml", slice))
