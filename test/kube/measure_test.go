@@ -49,7 +49,7 @@ func keys(set map[string]bool) string {
 }
 
 const (
-	tries       = 16 // of two endpoints one is missed once in 32768 flows
+	tries       = 22 // of two endpoints one is missed once in two million flows; a run has thousands
 	parallel    = 64 // groups of flows at a time: most of them wait for what is dropped
 	patience    = 700 * time.Millisecond
 	morePatient = 3 * time.Second // before silence counts
