@@ -188,8 +188,8 @@ var ofDirectConnections = []mutation{
 	{"refusal taken for a direct connection's", "track.h", "!(p->tcp_flags & (TCP_SYN | TCP_RST));", "!(p->tcp_flags & TCP_SYN);"},
 	{"tuple of the answers not looked up", "open.h", "!i && answers == ANSWERS_FREE", "true"},
 	{"netfilter not asked about a datagram's source", "open.h", "return conntrack_has(", "return 0 && conntrack_has("},
-	{"netfilter asked about a flow that has been there", "open.h", "!flow_lookup(family, &answer->key, &answer->record) &&\n", ""},
-	{"netfilter asked about the other direction's tuple", "open.h", "\tflow_mirror(family, &s->record, &answer->key);\n\treturn", "\tflow_mirror(family, &s->record, &answer->key);\n\tanswer->key.sport = 0;\n\treturn"},
+	{"netfilter asked about a flow that has been there", "open.h", "if (flow_find_or_fetch(family, &reply->key,", "if (0 && flow_find_or_fetch(family, &reply->key,"},
+	{"netfilter asked about the other direction's tuple", "open.h", "flow_mirror(family, &s->record, &reply->key);\n", "flow_mirror(family, &s->record, &reply->key);\n\treply->key.sport = 0;\n"},
 }
 
 // ofTwoCPUs are mutations of the protocol between processors, which are noticed by chance.

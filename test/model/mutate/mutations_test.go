@@ -10,7 +10,11 @@ import (
 
 // TestMutationsApply: the text that each mutation replaces is still there.
 func TestMutationsApply(t *testing.T) {
-	for _, m := range slices.Concat(ofModel, ofFullTables, ofExplain, ofTwoCPUs, ofAnnouncements, ofNone) {
+	all := slices.Clone(ofNone)
+	for _, s := range suites {
+		all = append(all, s.mutations...)
+	}
+	for _, m := range all {
 		dir := t.TempDir()
 		if err := os.CopyFS(dir, os.DirFS("../../../bpf")); err != nil {
 			t.Fatal(err)
