@@ -26,7 +26,7 @@ type Wire interface {
 	Release(addr netip.Addr) error
 	Extend(lifetime time.Duration) error
 	Drop() error
-	Probe(ctx context.Context, addr netip.Addr, ifindexes []int, members []net.HardwareAddr) (net.HardwareAddr, error)
+	Probe(ctx context.Context, addr netip.Addr, ifindexes []int) (net.HardwareAddr, error)
 	Defend(addr netip.Addr)
 	Held() (map[netip.Addr][]int, error)
 	Remaining() (time.Duration, error)
@@ -469,7 +469,7 @@ func (n *node) probe(addrs []netip.Addr) {
 				return
 			case a.probes <- struct{}{}:
 			}
-			mac, err := a.opts.Wire.Probe(a.ctx, addr, on, nil)
+			mac, err := a.opts.Wire.Probe(a.ctx, addr, on)
 			<-a.probes
 			a.later(func() {
 				a.note(addr, err)

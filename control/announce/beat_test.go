@@ -28,7 +28,7 @@ func (w *countingWire) Remaining() (time.Duration, error)   { return 0, nil }
 func (w *countingWire) Devices() ([]layer2.Device, error)   { return nil, nil }
 func (w *countingWire) Refresh() error                      { return nil }
 func (w *countingWire) Close() error                        { return nil }
-func (w *countingWire) Probe(context.Context, netip.Addr, []int, []net.HardwareAddr) (net.HardwareAddr, error) {
+func (w *countingWire) Probe(context.Context, netip.Addr, []int) (net.HardwareAddr, error) {
 	return nil, nil
 }
 

@@ -62,7 +62,7 @@ func (a *Announcer) keepWatch() {
 	}
 	devices := slices.Clone(at.devices)
 	go func() {
-		mac, err := a.opts.Wire.Probe(a.ctx, addr, devices, nil)
+		mac, err := a.opts.Wire.Probe(a.ctx, addr, devices)
 		if err == nil {
 			a.later(func() { a.watched(addr, mac.String()) })
 		}

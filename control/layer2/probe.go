@@ -28,10 +28,10 @@ const (
 )
 
 // Probe asks on devices whether a host has an address, three times in three quarters of a second, and returns the MAC
-// of the one that says so first; nil: none does. This node's own MACs, and those of members, are no answer. Many
-// addresses may be asked for at one time: they share a socket for each device and family.
-func (w *Wire) Probe(ctx context.Context, addr netip.Addr, ifindexes []int, members []net.HardwareAddr) (holder net.HardwareAddr, err error) {
-	q := &inquiry{addr, members, make(chan answer, 1)}
+// of the one that says so first; nil: none does. This node's own MACs are no answer. Many addresses may be asked
+// for at one time: they share a socket for each device and family.
+func (w *Wire) Probe(ctx context.Context, addr netip.Addr, ifindexes []int) (holder net.HardwareAddr, err error) {
+	q := &inquiry{addr, make(chan answer, 1)}
 	var asked []*prober
 	defer func() {
 		for _, p := range asked {
@@ -64,9 +64,8 @@ func (w *Wire) Probe(ctx context.Context, addr netip.Addr, ifindexes []int, memb
 
 // inquiry is one Probe.
 type inquiry struct {
-	addr    netip.Addr
-	members []net.HardwareAddr
-	answer  chan answer // the first one is kept
+	addr   netip.Addr
+	answer chan answer // the first one is kept
 }
 
 type answer struct {
@@ -217,7 +216,7 @@ func (p *prober) answer(addr netip.Addr, mac net.HardwareAddr) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for q := range p.inquiries {
-		if q.addr == addr && !contains(q.members, mac) {
+		if q.addr == addr {
 			q.put(answer{holder: slices.Clone(mac)})
 		}
 	}

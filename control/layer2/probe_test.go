@@ -12,10 +12,10 @@ import (
 	"github.com/waggle-lb/waggle/test/topo"
 )
 
-func (h *holder) probe(a netip.Addr, members ...net.HardwareAddr) (mac net.HardwareAddr) {
+func (h *holder) probe(a netip.Addr) (mac net.HardwareAddr) {
 	h.t.Helper()
 	h.do(func() (err error) {
-		mac, err = h.Probe(context.Background(), a, []int{h.ifindex}, members)
+		mac, err = h.Probe(context.Background(), a, []int{h.ifindex})
 		return err
 	})
 	return mac
@@ -32,7 +32,6 @@ func TestProbe(t *testing.T) {
 	}
 	for _, a := range []netip.Addr{n.Laptop.IP4, n.Laptop.IP6} {
 		expectMAC(t, a.String(), h.probe(a), laptop)
-		expectMAC(t, a.String()+", which a member has", h.probe(a, h.mac, laptop), nil)
 	}
 	must(t, other.Extend(forLong))
 	other.hold(vips...)
@@ -64,11 +63,11 @@ func TestProbeEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	expectError(t, "a probe that is cancelled", h.node.Do(func() error {
-		_, err := h.Probe(ctx, never, []int{h.ifindex}, nil)
+		_, err := h.Probe(ctx, never, []int{h.ifindex})
 		return err
 	}), context.Canceled)
 	err := h.node.Do(func() error {
-		_, err := h.Probe(context.Background(), never, []int{9999}, nil)
+		_, err := h.Probe(context.Background(), never, []int{9999})
 		return err
 	})
 	const want = "probing for the address 192.168.1.241 on device 9999: reading the device: Link not found"
@@ -120,7 +119,7 @@ func TestProbeAfterFailure(t *testing.T) {
 	n := newNetwork(t, topo.Options{Nodes: 1})
 	h := newHolder(t, n.Nodes[0], "eth0", false)
 	ask := func() (q *inquiry, p *prober, err error) {
-		q = &inquiry{never, nil, make(chan answer, 1)}
+		q = &inquiry{never, make(chan answer, 1)}
 		err = h.node.Do(func() (err error) { p, err = h.joinProber(h.ifindex, q); return err })
 		return q, p, err
 	}
