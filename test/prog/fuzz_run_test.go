@@ -448,25 +448,12 @@ func (r *fuzzRun) one(hook bpf.Hook, d *device, frame []byte) (model.Result, err
 	}
 	r.packets++
 	if errors.Is(err, unix.EBADMSG) {
-		want, _ := r.model.Process(hook, d.index, frame)
-		switch want.Verdict {
-		case bpf.VerdictRefused, bpf.VerdictTooBig: // the packet is shortened, which removes a device's sum
-			got, err = model.Result{Action: want.Action, Frame: want.Frame}, nil
-		}
-		if err != nil {
-			return got, fmt.Errorf("%s at %s: a device's sum is not that of the packet any more (%s)\n% x", bpf.HookName(hook), d.name, bpf.VerdictName(want.Verdict), frame)
-		}
-		return got, nil
+		return r.unsummed(hook, d, frame)
 	}
 	if err != nil {
 		return got, fmt.Errorf("%s at %s: %w\n% x", bpf.HookName(hook), d.name, err, frame)
 	}
-	opened, unsure := r.model.Counts[hook][bpf.VerdictFlowOpened], r.model.Unsure
-	want, err := r.model.Process(hook, d.index, frame)
-	opened -= r.model.Counts[hook][bpf.VerdictFlowOpened]
-	if r.model.Unsure > unsure { // the next hop of the chosen backend may have been looked up
-		r.model.NextHops = r.nextHops()
-	}
+	want, opened, err := r.expected(hook, d, frame)
 	r.log("%s at %s: %s, %s\n  in  % x\n  out % x", bpf.HookName(hook), d.name, want.Action, bpf.VerdictName(want.Verdict), frame, got.Frame)
 	switch {
 	case err != nil:
@@ -477,7 +464,7 @@ func (r *fuzzRun) one(hook bpf.Hook, d *device, frame []byte) (model.Result, err
 	case want.Action != model.Drop:
 		err = r.invariants(want.Verdict, frame, got.Frame)
 	}
-	err = errors.Join(err, explainErr, r.stays(hook, want.Verdict, opened != 0, frame, got.Frame))
+	err = errors.Join(err, explainErr, r.stays(hook, want.Verdict, opened, frame, got.Frame))
 	if now := (outcome{want.Verdict, got.Action}); !slices.Contains(explained, now) {
 		err = errors.Join(err, fmt.Errorf("it was explained as %v, and is %s", explained, now))
 	}
@@ -485,6 +472,30 @@ func (r *fuzzRun) one(hook bpf.Hook, d *device, frame []byte) (model.Result, err
 		return got, fmt.Errorf("%s at %s: %s, %w\n  in   % x", bpf.HookName(hook), d.name, bpf.VerdictName(want.Verdict), err, frame)
 	}
 	return model.Result{Action: got.Action, Frame: bytes.Clone(got.Frame)}, nil
+}
+
+// expected is what the model does with a frame, and whether that has opened a flow.
+func (r *fuzzRun) expected(hook bpf.Hook, d *device, frame []byte) (want model.Result, opened bool, err error) {
+	before, unsure := r.model.Counts[hook][bpf.VerdictFlowOpened], r.model.Unsure
+	want, err = r.model.Process(hook, d.index, frame)
+	if r.model.Unsure > unsure { // the next hop of the chosen backend may have been looked up
+		r.model.NextHops = r.nextHops()
+	}
+	return want, r.model.Counts[hook][bpf.VerdictFlowOpened] != before, err
+}
+
+// unsummed is the result for a frame that a device should have summed, but that has become shorter, which removes the
+// device's sum: the kernel does not return such a frame.
+func (r *fuzzRun) unsummed(hook bpf.Hook, d *device, frame []byte) (model.Result, error) {
+	want, opened, err := r.expected(hook, d, frame)
+	if err == nil && want.Verdict != bpf.VerdictRefused && want.Verdict != bpf.VerdictTooBig {
+		err = errors.New("a device's sum is not that of the packet any more")
+	}
+	err = errors.Join(err, r.stays(hook, want.Verdict, opened, frame, want.Frame))
+	if err != nil {
+		return want, fmt.Errorf("%s at %s: %s, %w\n  in   % x", bpf.HookName(hook), d.name, bpf.VerdictName(want.Verdict), err, frame)
+	}
+	return model.Result{Action: want.Action, Frame: want.Frame}, nil
 }
 
 // compareTables compares the flow tables with the model's records. Dead records may be missing.
