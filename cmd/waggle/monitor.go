@@ -101,12 +101,13 @@ func (f *monitorFlags) run(ctx context.Context, printer *monitorPrinter, v *load
 		defer func() { err = errors.Join(err, m.capture.close()) }()
 	}
 	opts.Rate = f.rate
+	// before the lease: a signal that ends the process would leave it in force
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
+	defer stop()
 	if m.watcher, err = v.Watch(opts); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.watcher.Close()) }()
-	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
-	defer stop()
 	if f.duration > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, f.duration)

@@ -4,6 +4,8 @@ package monitor
 
 import (
 	"encoding/json"
+	"fmt"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -200,12 +202,34 @@ func TestKilled(t *testing.T) {
 	}
 }
 
+// TestInterruptedAtOnce: a signal that comes while the monitor is still taking its lease ends it in good order.
+func TestInterruptedAtOnce(t *testing.T) {
+	s := newSetup(t)
+	lease, err := os.Open(filepath.Join(s.agent.PinDir, "maps")) // watchers lock it while they change slots
+	check(t, err)
+	defer lease.Close()
+	check(t, unix.Flock(int(lease.Fd()), unix.LOCK_EX))
+	m := s.launch(t)
+	waits := fmt.Sprintf("-> FLOCK  ADVISORY  WRITE %d ", m.cmd.Process.Pid)
+	await.Until(t, func() (string, bool) {
+		locks, err := os.ReadFile("/proc/locks")
+		check(t, err)
+		return "the monitor does not wait for its lease: " + m.stderr.String(), strings.Contains(string(locks), waits)
+	})
+	check(t, m.cmd.Process.Signal(unix.SIGINT))
+	check(t, unix.Flock(int(lease.Fd()), unix.LOCK_UN))
+	if events, _ := m.wait(); len(events) > 0 {
+		t.Errorf("events: %s", kinds(events))
+	}
+	if slots := s.slots(t); len(slots) > 0 {
+		t.Errorf("slots %v are left", slots)
+	}
+}
+
 // watchAgain starts a monitor where one was killed: its slot may still look taken.
 func (s *setup) watchAgain(t *testing.T, args ...string) *monitor {
 	t.Helper()
-	m := &monitor{t: t, s: s, cmd: s.agent.Command(append([]string{"monitor", "-o", "json", "--rate", "0"}, args...)...)}
-	m.cmd.Stdout, m.cmd.Stderr = &m.stdout, &m.stderr
-	check(t, m.cmd.Start())
+	m := s.launch(t, args...)
 	await.Until(t, func() (string, bool) { return "no monitor: " + m.stderr.String(), s.word(t) != 0 })
 	return m
 }

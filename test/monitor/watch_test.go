@@ -66,10 +66,17 @@ func (w *text) String() string {
 func (s *setup) watch(t *testing.T, args ...string) *monitor {
 	t.Helper()
 	before := len(s.slots(t))
+	m := s.launch(t, args...)
+	await.Until(t, func() (string, bool) { return "no monitor: " + m.stderr.String(), len(s.slots(t)) > before })
+	return m
+}
+
+// launch starts a monitor.
+func (s *setup) launch(t *testing.T, args ...string) *monitor {
+	t.Helper()
 	m := &monitor{t: t, s: s, cmd: s.agent.Command(append([]string{"monitor", "-o", "json", "--rate", "0"}, args...)...)}
 	m.cmd.Stdout, m.cmd.Stderr = &m.stdout, &m.stderr
 	check(t, m.cmd.Start())
-	await.Until(t, func() (string, bool) { return "no monitor: " + m.stderr.String(), len(s.slots(t)) > before })
 	return m
 }
 
