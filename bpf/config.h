@@ -33,12 +33,6 @@ volatile const bool socket_lb_host = false;
 volatile const bool kernel_has_mptcp = false;
 
 /*
- * Whether the kernel has the functions that look into netfilter's connection table. (Not
- * asked by their addresses: Linux 6.1 takes no address of a module's function.)
- */
-volatile const bool kernel_has_conntrack = false;
-
-/*
  * Whether this is the explain twin, which decides and writes nothing: see trace.h.
  * What writes to a map asks it, and the verifier then takes the write away, here
  * or there.

@@ -18,7 +18,7 @@ exec go tool bpf2go \
 	-type service_counters -type flow_counters -type traffic -type active -type direction \
 	-type cluster_range -type cluster_range_set -type cluster_guard \
 	-type adoption -type conversion -type tuple -type census -type stale_census -type notes -type trace_step -type socket_question -type packet -type fragment -type record -type opening -type sock_peer -type sock_flow_key -type sock_flow -type addr \
-	-type watch -type watch_flags -type watch_meter -type watched_key -type watched_kind -type event -type event_flags \
+	-type direct -type watch -type watch_flags -type watch_meter -type watched_key -type watched_kind -type event -type event_flags \
 	waggle waggle.c -- \
 	-O2 -g -mcpu=v3 -fno-strict-aliasing -Wall -Wextra -Werror \
 	-Wno-unused-parameter -Wno-missing-field-initializers \

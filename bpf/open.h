@@ -4,6 +4,7 @@
 
 #include "affinity.h"
 #include "cluster.h"
+#include "direct.h"
 #include "nexthop.h"
 #include "owner.h"
 #include "sources.h"
@@ -183,15 +184,34 @@ static __always_inline bool other_gives_way(int family, int try, struct scratch 
 }
 
 /*
- * Claims the reply's tuple, as the client's record has it, with the port of the given
- * try. 1: it is ours; 0: it is another's; -ENOSPC. `free`: it had no record just now.
+ * Whether the client speaks to the endpoint directly, by UDP, from the port that its flow is to
+ * have there. (A flow that is no service's is a direct one itself, from the client's own port.)
  */
-__noinline int claim_reply(struct scratch *s, int try, bool free)
+__noinline int port_is_direct(struct scratch *s)
+{
+	const struct record *r;
+
+	if (!s)
+		return 0;
+	r = &s->record;
+	if (s->packet.tuple.proto != IPPROTO_UDP || r->flags & (FLOW_EXPRESS | FLOW_SPLIT))
+		return 0;
+	if (!r->service && r->to.sport == s->packet.tuple.sport)
+		return 0;
+	return direct_seen(packet_family(&s->packet), &r->to);
+}
+
+/*
+ * Claims the reply's tuple, as the client's record has it, with the port of the given
+ * try. 1: it is ours; 0: it is another's; -ENOSPC. Direct datagrams are looked for at first,
+ * and again for those that another processor has noted since, see direct.h.
+ */
+__noinline int claim_reply(struct scratch *s, int try)
 {
 	struct record *reply;
 	int family, ret;
 
-	if (!s)
+	if (!s || port_is_direct(s))
 		return 0;
 	family = packet_family(&s->packet);
 	reply = &s->mirror.record;
@@ -201,7 +221,7 @@ __noinline int claim_reply(struct scratch *s, int try, bool free)
 	reply->tag = 0;
 	reply->flags = reply_flags(s->record.flags, s->packet.tuple.zone);
 	tuple_reverse(family, &s->packet.tuple, 0, &reply->to);
-	if (!free && flow_find_or_fetch(family, &s->mirror.key, &s->other.record)) {
+	if (flow_find_or_fetch(family, &s->mirror.key, &s->other.record)) {
 		s->other.key = s->mirror.key;
 		if (!other_gives_way(family, try, s))
 			return 0;
@@ -209,15 +229,11 @@ __noinline int claim_reply(struct scratch *s, int try, bool free)
 		reply->tag = s->other.record.tag;
 	}
 	ret = flow_claim(family, &s->mirror.key, reply, s->record.where, &s->work);
-	return ret < 0 ? ret : ret == SETTLED_OWNER;
+	if (ret != SETTLED_OWNER || !port_is_direct(s))
+		return ret < 0 ? ret : ret == SETTLED_OWNER;
+	flow_release(family, &s->mirror.key, reply->where, reply->tag);
+	return 0;
 }
-
-/* What is known of the tuple that the answers to the client's own port have. */
-enum answers {
-	ANSWERS_UNKNOWN,
-	ANSWERS_FREE, /* it had no record just now, and netfilter does not follow it */
-	ANSWERS_TAKEN, /* netfilter follows it: the client speaks to the endpoint directly */
-};
 
 /*
  * Finds the source port under which the backend will know the flow, and
@@ -225,7 +241,7 @@ enum answers {
  * the port if possible: it is not if the same client port already reaches
  * this backend through another frontend, or directly.
  */
-static __always_inline int open_reply(int family, enum answers answers, struct scratch *s)
+static __always_inline int open_reply(int family, struct scratch *s)
 {
 	bool snat = s->record.flags & (FLOW_EXPRESS | FLOW_SPLIT);
 	__u32 span = snat_max - snat_min + 1;
@@ -236,12 +252,12 @@ static __always_inline int open_reply(int family, enum answers answers, struct s
 	s->oldest.silence = 0;
 	s->oldest.port = 0;
 	for (i = 0; i < PORT_TRIES; i++) {
-		if (snat || answers == ANSWERS_TAKEN || i)
+		if (snat || i)
 			port = bpf_htons(snat_min + (pick + i * PORT_STRIDE) % span);
 		if (i == PORT_LOOKS && s->oldest.port)
 			port = s->oldest.port;
 		prepared_set_sport(family, &s->record, port);
-		ret = claim_reply(s, i, !i && answers == ANSWERS_FREE);
+		ret = claim_reply(s, i);
 		if (ret > 0 || (ret && !flow_make_room(family, &s->mirror.key, &s->work)))
 			return ret;
 	}
@@ -342,7 +358,7 @@ __noinline int open_join(struct scratch *s, bool split)
  * record is written first, so that what it waits for in memory is there when
  * the reply's is; but it is seen last.
  */
-__noinline int open_records(struct scratch *s, enum answers answers)
+__noinline int open_records(struct scratch *s)
 {
 	const struct tuple *t;
 	struct record *client;
@@ -357,7 +373,7 @@ __noinline int open_records(struct scratch *s, enum answers answers)
 	split = client->flags & FLOW_SPLIT;
 	if (!open_client(family, s))
 		return VERDICT_DROP_FLOWS_FULL;
-	ret = open_reply(family, answers, s);
+	ret = open_reply(family, s);
 	if (ret <= 0) {
 		flow_abandon(family, t, client);
 		return ret ? VERDICT_DROP_FLOWS_FULL : VERDICT_DROP_SNAT_EXHAUSTED;
@@ -425,26 +441,6 @@ __noinline int open_choose(struct scratch *s, const struct service *svc)
 }
 
 /*
- * Whether the client of a flow of datagrams, which is new and is to keep its source,
- * has spoken to the endpoint directly from that port: the answers of both would
- * have one tuple. (With TCP the endpoint shows it, see answers_directly().) A
- * tuple that has a record was the service's before, and netfilter follows that too.
- */
-static __always_inline enum answers ask_answers(void *ctx, enum hook hook, int family,
-						struct scratch *s)
-{
-	struct entry *reply = &s->mirror;
-
-	if (!kernel_has_conntrack)
-		return ANSWERS_UNKNOWN;
-	s->record.to.sport = s->packet.tuple.sport;
-	flow_mirror(family, &s->record, &reply->key);
-	if (flow_find_or_fetch(family, &reply->key, &s->other.record))
-		return ANSWERS_UNKNOWN;
-	return conntrack_has(ctx, hook, family, &reply->key, s) ? ANSWERS_TAKEN : ANSWERS_FREE;
-}
-
-/*
  * Whether a packet from outside has the source of one of this node's pods: one that
  * the kernel would send there. It is the stack's to judge (rp_filter). Where something
  * rests on the source, a source range or being inside of the cluster, the FIB is asked
@@ -479,10 +475,9 @@ static __always_inline bool source_is_pod(void *ctx, int family, __u32 ifindex,
 
 /* Opens a flow for a packet to a frontend, as open_records() says. */
 static __always_inline int flow_open(void *ctx, int family, __u32 ifindex, __u32 mark,
-				     enum hook hook, const struct service *svc, struct scratch *s)
+				     const struct service *svc, struct scratch *s)
 {
 	int verdict = open_choose(s, svc);
-	enum answers answers = ANSWERS_UNKNOWN;
 
 	if (verdict != VERDICT_NONE)
 		return verdict;
@@ -491,11 +486,9 @@ static __always_inline int flow_open(void *ctx, int family, __u32 ifindex, __u32
 	if (!route_new(ctx, family, ifindex, mark, s))
 		return VERDICT_DROP_NO_ROUTE;
 	if (s->packet.tuple.proto == IPPROTO_UDP &&
-	    !(s->record.flags & (FLOW_EXPRESS | FLOW_SPLIT))) {
+	    !(s->record.flags & (FLOW_EXPRESS | FLOW_SPLIT)))
 		flow_note_datagrams(family);
-		answers = ask_answers(ctx, hook, family, s);
-	}
-	return open_records(s, answers);
+	return open_records(s);
 }
 
 #endif

@@ -6,31 +6,7 @@
 #include "scratch.h"
 #include "trace.h"
 
-/*
- * What the kernel's own tables know of a tuple: the sockets of the node, and the
- * connections that netfilter follows (net/netfilter/nf_conntrack_bpf.c). A kernel
- * without netfilter, or that had not loaded the module when it loaded our programs,
- * lacks the functions: then netfilter knows of no connection.
- */
-struct nf_conn {
-};
-
-/* As of Linux 5.18. Later ones know by the size that it ends here. */
-struct bpf_ct_opts {
-	__s32 netns_id;
-	__s32 error;
-	__u8 l4proto;
-	__u8 dir;
-	__u8 reserved[2];
-};
-
-extern struct nf_conn *bpf_skb_ct_lookup(struct __sk_buff *skb_ctx,
-					 struct bpf_sock_tuple *bpf_tuple, __u32 tuple__sz,
-					 struct bpf_ct_opts *opts, __u32 opts__sz) __weak __ksym;
-extern struct nf_conn *bpf_xdp_ct_lookup(struct xdp_md *xdp_ctx, struct bpf_sock_tuple *bpf_tuple,
-					 __u32 tuple__sz, struct bpf_ct_opts *opts,
-					 __u32 opts__sz) __weak __ksym;
-extern void bpf_ct_release(struct nf_conn *nfct) __weak __ksym;
+/* What the node's sockets know of a tuple. */
 
 /* A tuple as the kernel's functions take it. Returns its size there. */
 static __always_inline __u32 socket_tuple(int family, const struct tuple *t,
@@ -74,27 +50,6 @@ static __always_inline bool socket_owns(void *ctx, int family, struct scratch *s
 	if (owns)
 		note(TRACE_SOCKET);
 	return owns;
-}
-
-/* Whether netfilter follows a connection of which one direction has the tuple. `hook` says what `ctx` is. */
-static __always_inline bool conntrack_has(void *ctx, enum hook hook, int family,
-					  const struct tuple *t, struct scratch *s)
-{
-	struct bpf_ct_opts opts = { .netns_id = BPF_F_CURRENT_NETNS, .l4proto = t->proto };
-	struct nf_conn *entry;
-	__u32 size;
-
-	if (!kernel_has_conntrack)
-		return false;
-	size = socket_tuple(family, t, &s->socket);
-	if (hook == HOOK_XDP)
-		entry = bpf_xdp_ct_lookup(ctx, &s->socket, size, &opts, sizeof(opts));
-	else
-		entry = bpf_skb_ct_lookup(ctx, &s->socket, size, &opts, sizeof(opts));
-	if (!entry)
-		return false;
-	bpf_ct_release(entry);
-	return true;
 }
 
 #endif

@@ -452,7 +452,7 @@ static __always_inline void choose_untranslated(int family, struct scratch *s, e
 /* As open_records(), of such a record: what can't be recorded is left to the stack. */
 static __always_inline int open_untranslated(struct scratch *s)
 {
-	int verdict = open_records(s, ANSWERS_UNKNOWN);
+	int verdict = open_records(s);
 
 	return verdict == VERDICT_FLOW_OPENED || verdict == VERDICT_NONE ? verdict
 									 : VERDICT_NOT_OURS;
@@ -474,7 +474,7 @@ static __always_inline bool begins_here(const struct packet *p)
  * Any datagram may be a newcomer, and the look costs as much as all else that
  * is done for one that is not ours: most nodes have no flows that ask for it.
  */
-__noinline int choose_beside(struct scratch *s)
+__noinline int choose_beside(struct scratch *s, int hook)
 {
 	const struct packet *p;
 	struct entry *reply;
@@ -485,8 +485,14 @@ __noinline int choose_beside(struct scratch *s)
 	p = &s->packet;
 	reply = &s->other;
 	family = packet_family(p);
-	if (!begins_here(p) || (p->tuple.proto == IPPROTO_UDP && !flow_has_datagrams(family)))
+	if (!begins_here(p))
 		return VERDICT_NOT_OURS;
+	if (p->tuple.proto == IPPROTO_UDP) {
+		if (hook != HOOK_XDP) /* what XDP passes on comes by tc */
+			direct_note(family, &p->tuple);
+		if (!flow_has_datagrams(family))
+			return VERDICT_NOT_OURS;
+	}
 	tuple_reverse(family, &p->tuple, ZONE_LEAVING, &reply->key);
 	if (!flow_lookup(family, &reply->key, &reply->record) ||
 	    !(reply->record.flags & FLOW_REPLY) || flow_dead(family, reply, &s->work.mirror))
@@ -538,12 +544,12 @@ static __always_inline enum verdict ingress_flow(void *ctx, int family, __u32 if
 	note_frontend(svc);
 	s->record.service = svc ? svc->id : 0;
 	if (!svc)
-		verdict = choose_beside(s) == VERDICT_NONE ? open_untranslated(s)
-							   : VERDICT_NOT_OURS;
+		verdict = choose_beside(s, hook) == VERDICT_NONE ? open_untranslated(s)
+								 : VERDICT_NOT_OURS;
 	else if (socket_owns(ctx, family, s))
 		verdict = VERDICT_NOT_OURS;
 	else
-		verdict = flow_open(ctx, family, ifindex, mark, hook, svc, s);
+		verdict = flow_open(ctx, family, ifindex, mark, svc, s);
 	if (verdict == VERDICT_FLOW_OPENED)
 		flow_opened(family, hook, s);
 	else if (verdict == VERDICT_NONE)

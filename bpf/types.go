@@ -27,6 +27,7 @@ type (
 	Conversion      = waggleConversion
 	Counter         = waggleCounter
 	Device          = waggleDevice
+	Direct          = waggleDirect
 	Event           = waggleEvent
 	Flow            = waggleFlow
 	Flow4           = waggleFlow4

@@ -163,6 +163,12 @@ const (
 	waggleDeviceFlagsDEVICE_UPLINK        waggleDeviceFlags = 32
 )
 
+type waggleDirect struct {
+	_    structs.HostLayout
+	Tag  uint32
+	Seen uint32
+}
+
 type waggleDirection uint32
 
 const (
@@ -698,6 +704,7 @@ const (
 	waggleMapClusterRanges           = "cluster_ranges"
 	waggleMapCounters                = "counters"
 	waggleMapDevices                 = "devices"
+	waggleMapDirects                 = "directs"
 	waggleMapEventBuffers            = "event_buffers"
 	waggleMapFlows4                  = "flows4"
 	waggleMapFlows6                  = "flows6"
@@ -760,7 +767,6 @@ const (
 	waggleVarFlowSets6               = "flow_sets6"
 	waggleVarHostNetnsCookie         = "host_netns_cookie"
 	waggleVarHz                      = "hz"
-	waggleVarKernelHasConntrack      = "kernel_has_conntrack"
 	waggleVarKernelHasMptcp          = "kernel_has_mptcp"
 	waggleVarMasqueradeAll           = "masquerade_all"
 	waggleVarNexthopsSize            = "nexthops_size"
@@ -882,6 +888,7 @@ type waggleMapSpecs struct {
 	ClusterRanges *ebpf.MapSpec `ebpf:"cluster_ranges"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	Devices       *ebpf.MapSpec `ebpf:"devices"`
+	Directs       *ebpf.MapSpec `ebpf:"directs"`
 	EventBuffers  *ebpf.MapSpec `ebpf:"event_buffers"`
 	Flows4        *ebpf.MapSpec `ebpf:"flows4"`
 	Flows6        *ebpf.MapSpec `ebpf:"flows6"`
@@ -923,7 +930,6 @@ type waggleVariableSpecs struct {
 	FlowSets6               *ebpf.VariableSpec `ebpf:"flow_sets6"`
 	HostNetnsCookie         *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
 	Hz                      *ebpf.VariableSpec `ebpf:"hz"`
-	KernelHasConntrack      *ebpf.VariableSpec `ebpf:"kernel_has_conntrack"`
 	KernelHasMptcp          *ebpf.VariableSpec `ebpf:"kernel_has_mptcp"`
 	MasqueradeAll           *ebpf.VariableSpec `ebpf:"masquerade_all"`
 	NexthopsSize            *ebpf.VariableSpec `ebpf:"nexthops_size"`
@@ -990,6 +996,7 @@ type waggleMaps struct {
 	ClusterRanges *ebpf.Map `ebpf:"cluster_ranges"`
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Devices       *ebpf.Map `ebpf:"devices"`
+	Directs       *ebpf.Map `ebpf:"directs"`
 	EventBuffers  *ebpf.Map `ebpf:"event_buffers"`
 	Flows4        *ebpf.Map `ebpf:"flows4"`
 	Flows6        *ebpf.Map `ebpf:"flows6"`
@@ -1031,6 +1038,7 @@ func (m *waggleMaps) Close() error {
 		m.ClusterRanges,
 		m.Counters,
 		m.Devices,
+		m.Directs,
 		m.EventBuffers,
 		m.Flows4,
 		m.Flows6,
@@ -1073,7 +1081,6 @@ type waggleVariables struct {
 	FlowSets6               *ebpf.Variable `ebpf:"flow_sets6"`
 	HostNetnsCookie         *ebpf.Variable `ebpf:"host_netns_cookie"`
 	Hz                      *ebpf.Variable `ebpf:"hz"`
-	KernelHasConntrack      *ebpf.Variable `ebpf:"kernel_has_conntrack"`
 	KernelHasMptcp          *ebpf.Variable `ebpf:"kernel_has_mptcp"`
 	MasqueradeAll           *ebpf.Variable `ebpf:"masquerade_all"`
 	NexthopsSize            *ebpf.Variable `ebpf:"nexthops_size"`

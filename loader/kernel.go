@@ -178,14 +178,3 @@ func kernelRelease() string {
 	}
 	return unix.ByteSliceToString(name.Release[:])
 }
-
-// kernelHasConntrack reports whether programs may query netfilter's connection table: the kernel has the functions,
-// built in or in a module that is loaded.
-func kernelHasConntrack(types *btf.Cache) bool {
-	var function *btf.Func
-	if kernel, err := types.Kernel(); err == nil && kernel.TypeByName("bpf_ct_release", &function) == nil {
-		return true
-	}
-	module, err := types.Module("nf_conntrack")
-	return err == nil && module.TypeByName("bpf_ct_release", &function) == nil
-}

@@ -203,18 +203,17 @@ func configure(spec *ebpf.CollectionSpec, opts Options, hz uint32, types *btf.Ca
 		return err
 	}
 	values := map[string]any{
-		"hz":                   hz,
-		"nodeport_min":         opts.NodePortMin,
-		"nodeport_max":         opts.NodePortMax,
-		"snat_min":             opts.SNATMin,
-		"snat_max":             opts.SNATMax,
-		"host_netns_cookie":    cookie,
-		"masquerade_all":       opts.MasqueradeAll,
-		"answer_ping":          opts.AnswerPing,
-		"socket_lb_host":       opts.SocketLBHost,
-		"fib_takes_mark":       fibTakesMark(),
-		"kernel_has_mptcp":     kernelHasMPTCP(types),
-		"kernel_has_conntrack": kernelHasConntrack(types),
+		"hz":                hz,
+		"nodeport_min":      opts.NodePortMin,
+		"nodeport_max":      opts.NodePortMax,
+		"snat_min":          opts.SNATMin,
+		"snat_max":          opts.SNATMax,
+		"host_netns_cookie": cookie,
+		"masquerade_all":    opts.MasqueradeAll,
+		"answer_ping":       opts.AnswerPing,
+		"socket_lb_host":    opts.SocketLBHost,
+		"fib_takes_mark":    fibTakesMark(),
+		"kernel_has_mptcp":  kernelHasMPTCP(types),
 	}
 	timeouts, err := opts.Timeouts.inJiffies(hz)
 	if err != nil {

@@ -20,7 +20,9 @@ func TestShow(t *testing.T) {
 	opts := small(newPinDir(t))
 	d := mustLoad(t, opts)
 	must(t, d.LoadRest())
-	if again, refused, err := d.loadMore([]string{bpf.ShowProgram4}); err != nil || len(refused) > 0 {
+	if again, refused, err := d.loadMore([]string{bpf.ShowProgram4}); errors.Is(refused[bpf.ShowProgram4], unix.EPERM) {
+		t.Skipf("this host permits no programs for iterators: %v", refused)
+	} else if err != nil || len(refused) > 0 {
 		t.Fatal(err, refused)
 	} else if err := d.pinShow(extraPrograms{loaded: again}, "flows4"); errors.Is(err, unix.EPERM) {
 		t.Skipf("this host permits no iterators: %v", err)

@@ -27,7 +27,7 @@ const (
 	kindLocal                  // established flows to a local backend
 	kindFresh                  // new flows in tables with established ones; they end before the next ones come
 	kindFull                   // the same, but none ends: the table is full, and each replaces another one
-	kindAsking                 // as kindFresh, of datagrams that keep their source
+	kindDatagrams              // as kindFresh, of datagrams that keep their source; and datagrams of no flow
 )
 
 // hotCase is a kind of packet that is run through one program.
@@ -199,7 +199,7 @@ func (r *hotRig) close() {
 // load makes the datapath with tables of the size of the measurement. No second passes for it: each
 // packet then does the same.
 func (r *hotRig) load(room flowRoom, bare probe.Room, others map[string]uint32) error {
-	spec, err := hotSpec()
+	spec, err := hotSpec(bpf.Spec())
 	if err != nil {
 		return err
 	}
@@ -230,9 +230,8 @@ func (r *hotRig) load(room flowRoom, bare probe.Room, others map[string]uint32) 
 	return err
 }
 
-// hotSpec returns the measured programs, and a second so long that none passes.
-func hotSpec() (*ebpf.CollectionSpec, error) {
-	spec, err := bpf.Spec()
+// hotSpec returns the measured programs of a datapath, and a second so long that none passes.
+func hotSpec(spec *ebpf.CollectionSpec, err error) (*ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -247,10 +246,15 @@ func hotSpec() (*ebpf.CollectionSpec, error) {
 
 // loadTwin loads the programs once more, on the same maps, with another value of a constant.
 func (r *hotRig) loadTwin(constant string, value bool) error {
-	spec, err := hotSpec()
+	spec, err := hotSpec(bpf.Spec())
 	if err != nil {
 		return err
 	}
+	return errors.Join(spec.Variables[constant].Set(value), r.loadBeside(spec))
+}
+
+// loadBeside loads other programs on the same maps.
+func (r *hotRig) loadBeside(spec *ebpf.CollectionSpec) error {
 	shared := map[string]*ebpf.Map{}
 	for name, m := range spec.Maps {
 		if live, ok := r.maps[name]; ok && !strings.HasPrefix(name, ".") {
@@ -258,7 +262,7 @@ func (r *hotRig) loadTwin(constant string, value bool) error {
 			shared[name] = live
 		}
 	}
-	if err := errors.Join(bpf.Fit(spec), spec.Variables[constant].Set(value)); err != nil {
+	if err := bpf.Fit(spec); err != nil {
 		return err
 	}
 	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
@@ -364,6 +368,7 @@ type hotFlows struct {
 	local, localReply flows // by a local backend
 	fresh, foreign    flows
 	freshLocal        flows // of datagrams, by a local backend
+	datagrams         flows // as foreign
 }
 
 func newHotFlows(node, client, backend, local, stranger netip.Addr) (f hotFlows) {
@@ -381,6 +386,8 @@ func newHotFlows(node, client, backend, local, stranger netip.Addr) (f hotFlows)
 	f.fresh = flows{proto: unix.IPPROTO_TCP, src: end{at(further(client, 1<<18), 1024), true, true}, dst: end{at(node, newPort), false, false}}
 	f.freshLocal = flows{proto: unix.IPPROTO_UDP, src: f.fresh.src, dst: end{at(node, newLocalPort), false, false}}
 	f.foreign = flows{proto: unix.IPPROTO_TCP, src: end{at(further(client, 2<<16), 1024), true, true}, dst: end{at(stranger, 443), false, false}}
+	f.datagrams = f.foreign
+	f.datagrams.proto = unix.IPPROTO_UDP
 	return f
 }
 
@@ -393,15 +400,16 @@ func (f hotFlows) family(name, table string) hotFamily {
 		{name: "xdp local backend", kind: kindLocal, hook: bpf.HookXDP, flows: f.local, verdict: bpf.VerdictLeftToTC, limit: "lookup"},
 		{name: "xdp new flow", kind: kindFresh, hook: bpf.HookXDP, flows: f.fresh, verdict: bpf.VerdictExpress, events: opened, every: true, limit: "insert"},
 		{name: "xdp new flow, full table", kind: kindFull, hook: bpf.HookXDP, flows: f.fresh, verdict: bpf.VerdictExpress, events: opened, every: true, full: true, limit: "insert"},
-		{name: "xdp new flow of datagrams to a local backend", kind: kindAsking, hook: bpf.HookXDP, flows: f.freshLocal, verdict: bpf.VerdictLeftToTC, events: opened, every: true, limit: "ask"},
+		{name: "xdp new flow of datagrams to a local backend", kind: kindDatagrams, hook: bpf.HookXDP, flows: f.freshLocal, verdict: bpf.VerdictLeftToTC, events: opened, every: true},
 		{name: "xdp not ours", hook: bpf.HookXDP, flows: f.foreign, verdict: bpf.VerdictNotOurs, many: true, limit: "miss", parse: true},
 		{name: "tc established", hook: bpf.HookTCIngress, flows: f.forward, verdict: bpf.VerdictExpress, many: true, limit: "lookup"},
 		{name: "tc reply", hook: bpf.HookTCIngress, flows: f.reply, verdict: bpf.VerdictExpress, many: true, limit: "lookup"},
 		{name: "tc local backend", kind: kindLocal, hook: bpf.HookTCIngress, flows: f.local, verdict: bpf.VerdictStack, limit: "lookup"},
 		{name: "tc new flow", kind: kindFresh, hook: bpf.HookTCIngress, flows: f.fresh, verdict: bpf.VerdictExpress, events: opened, every: true, limit: "insert"},
 		{name: "tc new flow, full table", kind: kindFull, hook: bpf.HookTCIngress, flows: f.fresh, verdict: bpf.VerdictExpress, events: opened, every: true, full: true, limit: "insert"},
-		{name: "tc new flow of datagrams to a local backend", kind: kindAsking, hook: bpf.HookTCIngress, flows: f.freshLocal, verdict: bpf.VerdictStack, events: opened, every: true, limit: "ask"},
+		{name: "tc new flow of datagrams to a local backend", kind: kindDatagrams, hook: bpf.HookTCIngress, flows: f.freshLocal, verdict: bpf.VerdictStack, events: opened, every: true},
 		{name: "tc not ours", hook: bpf.HookTCIngress, flows: f.foreign, verdict: bpf.VerdictNotOurs, many: true, limit: "miss", parse: true},
+		{name: "tc not ours, datagrams", kind: kindDatagrams, hook: bpf.HookTCIngress, flows: f.datagrams, verdict: bpf.VerdictNotOurs},
 		{name: "tc not ours, waggle_pod", hook: bpf.HookTCPod, flows: f.foreign, verdict: bpf.VerdictNotOurs, many: true, limit: "miss", parse: true},
 		{name: "tc not ours, waggle_egress", hook: bpf.HookTCEgress, flows: f.foreign, verdict: bpf.VerdictNotOurs, many: true, limit: "miss", parse: true},
 	}

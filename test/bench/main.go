@@ -26,6 +26,7 @@ type options struct {
 	runs   int
 	waggle string // the command; built if it does not exist
 	before string // another build of the command, which is measured beside it where agents start; may be empty
+	object string // another compiled datapath, which is measured beside this one; may be empty
 	peers  string // the directory of kube-proxy; empty: no peers
 	out    string // the directory for the JSON
 }
@@ -40,7 +41,7 @@ var groups = []group{
 	{"hot", "Hot path: ns a packet, harness subtracted", measureHot},
 	{"table", "Table alone: ns of a lookup, or of a flow's two insertions, harness and key subtracted", measureTable},
 	{"monitor", "Monitor and counters: ns a packet, harness subtracted, without a monitor, and beside it with one, and without counters", measureMonitor},
-	{"asking", "Connection table: ns of a new flow of datagrams to a local backend, harness subtracted", measureAsking},
+	{"object", "Two datapaths (-object): ns a packet, harness subtracted", measureObject},
 	{"forward", "Forwarding: thousands of packets a second, through a node", measureForward},
 	{"sockets", "Sockets: microseconds, from a pod to a cluster IP", measureSockets},
 	{"churn", "First packet and churn: from a pod to a cluster IP, and from an event to its effect", measureChurn},
@@ -59,6 +60,7 @@ func main() {
 	flag.IntVar(&o.runs, "runs", 7, "how often each case is measured; the cases take turns")
 	flag.StringVar(&o.waggle, "waggle", "build/waggle", "the command to measure")
 	flag.StringVar(&o.before, "before", "", "another build of the command, to be measured beside it (start, agent, churn)")
+	flag.StringVar(&o.object, "object", "", "another compiled datapath, such as bpf/waggle_bpfel.o of another commit, to be measured beside this one (object)")
 	flag.StringVar(&o.peers, "kubernetes", "build/kubernetes", "the directory of kube-proxy; it is left out if there is none")
 	flag.StringVar(&o.out, "out", "build/bench", "the directory of the JSON files")
 	flag.StringVar(&only, "only", "", "groups to measure, with commas between them: "+strings.Join(groupNames(), ", "))

@@ -18,7 +18,7 @@ import (
 // watchState is what a monitor asks for while packets are measured, by which programs.
 type watchState struct {
 	name    string
-	twin    bool // by those of loadTwin
+	twin    bool // by those of loadTwin, or loadBeside
 	watched []bpf.Verdict
 	flags   uint32
 }
@@ -45,16 +45,7 @@ func measureMonitor(o options) (results []Result, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, network.Close()) }()
-	size := uint32(1 << 16)
-	if o.quick {
-		size = 1 << 10
-	}
-	r := newRunner(o)
-	bare := probe.Room{Hash: 4 * size, LRU: 2 * size}
-	for _, step := range []hotStep{
-		{kind: kindExpress, sizes: []uint32{1, size}, bare: bare}, {kind: kindLocal, sizes: []uint32{size}, bare: bare},
-		{kind: kindFresh, sizes: []uint32{size}, fresh: r.freshFlows(), bare: bare},
-	} {
+	for _, step := range stateSteps(o) {
 		got, err := measureStates(o, network, step, watchStates, func(r *hotRig) error { return r.loadTwin("counting", false) })
 		if err != nil {
 			return nil, err
@@ -62,6 +53,22 @@ func measureMonitor(o options) (results []Result, err error) {
 		results = append(results, got...)
 	}
 	return results, nil
+}
+
+// stateSteps are what is measured in several states.
+func stateSteps(o options) []hotStep {
+	size := uint32(1 << 16)
+	if o.quick {
+		size = 1 << 10
+	}
+	r := newRunner(o)
+	fresh := r.freshFlows()
+	bare := probe.Room{Hash: 4 * size, LRU: 2 * size}
+	return []hotStep{
+		{kind: kindExpress, sizes: []uint32{1, size}, bare: bare}, {kind: kindLocal, sizes: []uint32{size}, bare: bare},
+		{kind: kindFresh, sizes: []uint32{size}, fresh: fresh, bare: bare},
+		{kind: kindDatagrams, sizes: []uint32{size}, fresh: fresh, bare: bare},
+	}
 }
 
 // measureStates measures the cases of a step in each state. prepare is called before.
@@ -91,8 +98,6 @@ func measureStates(o options, network *topo.Network, step hotStep, states []watc
 type stateLine struct {
 	name     string
 	idle     *subject
-	limit    *subject // nil: there is none
-	idleXDP  *subject // the harness, for the limit's hook
 	states   []watchState
 	subjects []*subject // by state
 }
@@ -118,10 +123,7 @@ func (r *hotRig) measureStates(f hotFamily, step hotStep, states []watchState) (
 }
 
 func (p *hotPlan) stateLine(c hotCase, size uint32, states []watchState) stateLine {
-	l := stateLine{states: states, name: fmt.Sprintf("%s, %s, %s", c.name, p.family.name, flowCount(size, c.every)), idle: p.idle(c.hook), idleXDP: p.idle(bpf.HookXDP)}
-	if c.kind == kindAsking { // the other limits are among -only hot
-		l.limit = p.once(c.limit, func(name string) *subject { return p.limitSubject(name, p.Programs[c.limit+p.family.table], c, size) })
-	}
+	l := stateLine{states: states, name: fmt.Sprintf("%s, %s, %s", c.name, p.family.name, flowCount(size, c.every)), idle: p.idle(c.hook)}
 	for _, state := range states {
 		programs := p.programs
 		if state.twin {
@@ -150,9 +152,6 @@ func byState(lines []stateLine) (ordered []*subject) {
 func (l stateLine) result() Result {
 	off := l.subjects[0]
 	r := Result{Metric: l.name, Unit: "ns", Waggle: off.beyond(l.idle), Runs: off.less(l.idle), Peers: map[string]float64{}}
-	if l.limit != nil {
-		r.Limit = l.limit.beyond(l.idleXDP)
-	}
 	for i, state := range l.states[1:] {
 		r.Peers[state.name] = l.subjects[i+1].beyond(l.idle)
 	}

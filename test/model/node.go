@@ -52,7 +52,11 @@ type Node struct {
 	Clock    int // seconds
 	Affinity map[AffinityKey]Affinity
 	NextHops map[HopKey]*Hop
-	Counts   map[bpf.Hook]map[bpf.Verdict]int
+	// Direct is when datagrams that were for no service entered last, by their tuples outside.
+	Direct map[Tuple]int
+	// Shared reports that two of these tuples have one place in the programs' cache, which holds the later one.
+	Shared bool
+	Counts map[bpf.Hook]map[bpf.Verdict]int
 	// Unsure counts the drops whose reason depends on a choice that can't be seen.
 	Unsure int
 
@@ -70,6 +74,7 @@ func NewNode(c *Config, choices Choices) *Node {
 		Config: c, choices: choices,
 		Affinity:  make(map[AffinityKey]Affinity),
 		NextHops:  make(map[HopKey]*Hop),
+		Direct:    make(map[Tuple]int),
 		Counts:    make(map[bpf.Hook]map[bpf.Verdict]int),
 		fragments: make(map[fragmentKey]fragmentPorts),
 	}
@@ -184,6 +189,9 @@ func (n *Node) flow(p *packet) (*Record, bpf.Verdict) {
 	}
 	policy := n.frontend(t.Dst, t.Proto)
 	if policy == nil {
+		if n.hook != bpf.HookXDP && p.proto() == UDP && p.begins() { // what XDP passes on comes by tc
+			n.Direct[outside(t)] = n.Clock
+		}
 		if r := n.openBeside(p); r != nil {
 			return r, bpf.VerdictNone
 		}

@@ -133,9 +133,11 @@ func (n *Node) openBeside(p *packet) *Record {
 	return n.untranslated(p, bpf.ZoneLeaving)
 }
 
+func outside(t Tuple) Tuple { t.Zone = bpf.ZoneOutside; return t }
+
 // untranslated records a flow that keeps its addresses, and its source port if that is free.
 func (n *Node) untranslated(p *packet, reply bpf.Zone) *Record {
-	w := way{flags: uint16(reply) * bpf.FlowMirrorZone, source: p.tuple.Src.Addr()}
+	w := way{flags: uint16(reply) * bpf.FlowMirrorZone, source: p.tuple.Src.Addr(), direct: true}
 	if n.record(p, &Service{}, &Backend{Addr: p.tuple.Dst}, w) != bpf.VerdictFlowOpened {
 		return nil
 	}
@@ -191,6 +193,7 @@ type way struct {
 	flags  uint16 // of the client's record: express, turn, split, or none: through the stack
 	source netip.Addr
 	route  Route
+	direct bool // the flow is no service's
 }
 
 // translates reports whether the client's address is translated.
@@ -225,14 +228,14 @@ func (n *Node) way(p *packet, b *Backend, o origin) (way, bool) {
 	case device == nil:
 		return stack, b.Local || n.IsOwn(b.Addr.Addr())
 	case device.Express && !b.Local && !o.onNode:
-		w := way{bpf.FlowExpress, n.snatAddr(route.Device, p.v6), route}
+		w := way{flags: bpf.FlowExpress, source: n.snatAddr(route.Device, p.v6), route: route}
 		return w, w.source.IsValid()
 	case device.Egress:
 		zone := bpf.ZoneOutside
 		if device.Pod {
 			zone = bpf.ZonePod
 		}
-		w := way{bpf.FlowSplit | uint16(zone)*bpf.FlowMirrorZone, n.snatAddr(route.Device, p.v6), route}
+		w := way{flags: bpf.FlowSplit | uint16(zone)*bpf.FlowMirrorZone, source: n.snatAddr(route.Device, p.v6), route: route}
 		return w, w.source.IsValid()
 	}
 	return stack, true
@@ -275,16 +278,32 @@ func replyOf(t Tuple, b *Backend, w way, port uint16) Tuple {
 // isFree reports whether no other flow's answers have this tuple. The flow's own earlier records
 // don't count, unless they are of a translated connection: the backend may still be in TIME_WAIT.
 func (n *Node) isFree(t Tuple, b *Backend, w way, port uint16) bool {
+	if n.isDirect(t, b, w, port) {
+		return false
+	}
 	reply := replyOf(t, b, w, port)
 	r := n.table(reply)[reply]
 	return r == nil || !(r.isConfirmed() && w.translates()) && r.mirrors(t, false) || n.dead(reply, r)
+}
+
+// isDirect reports whether a client has lately sent datagrams from a port to an endpoint directly.
+func (n *Node) isDirect(t Tuple, b *Backend, w way, port uint16) bool {
+	if t.Proto != UDP || w.translates() || w.direct && port == t.Src.Port() {
+		return false
+	}
+	at, ok := n.Direct[Tuple{netip.AddrPortFrom(w.source, port), b.Addr, UDP, bpf.ZoneOutside}]
+	if !ok || n.Clock-at >= n.Limits.UDP {
+		return false
+	}
+	made, opened := n.choices.Opened(t)
+	return !n.Shared || !opened || made.Src.Port() != port // if it was lost, either is right
 }
 
 // isHeld reports whether only an unconfirmed flow can hold the tuple.
 func (n *Node) isHeld(t Tuple, b *Backend, w way, port uint16) bool {
 	reply := replyOf(t, b, w, port)
 	r := n.table(reply)[reply]
-	return r != nil && !r.isConfirmed()
+	return r != nil && !r.isConfirmed() && !n.isDirect(t, b, w, port)
 }
 
 // replyFlags returns the flags of the backend's half, from the client's flags and the zone of the

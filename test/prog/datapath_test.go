@@ -65,6 +65,7 @@ type datapath struct {
 	spec     *ebpf.CollectionSpec
 	maps     map[string]*ebpf.Map
 	tables   map[string]table // flows4 and flows6
+	directs  directs
 	programs map[string]*ebpf.Program
 	twin     *loader.Twin
 }
@@ -118,7 +119,7 @@ func newDatapath(key string, settings []setting) (*datapath, error) {
 	}
 	for _, m := range spec.Maps {
 		m.Pinning = ebpf.PinNone
-		if m.Name != "counters" {
+		if m.Name != "counters" && m.Name != "directs" { // the programs know their lengths
 			m.MaxEntries = min(m.MaxEntries, mapSize)
 		}
 	}
@@ -143,7 +144,8 @@ func newDatapath(key string, settings []setting) (*datapath, error) {
 			return nil, err
 		}
 	}
-	return d, nil
+	d.directs.memory, err = d.maps["directs"].Memory()
+	return d, err
 }
 
 // load loads a program at its first use: a test needs one or two.
@@ -181,6 +183,7 @@ func (d *datapath) emptyFlows() {
 	for _, t := range d.tables {
 		t.empty()
 	}
+	d.directs.empty()
 	hops := d.maps["nexthops"]
 	for i := range hops.MaxEntries() {
 		must(hops.Put(i, bpf.Nexthop{}))

@@ -307,6 +307,7 @@ func (r *fuzzRun) age(seconds int) error {
 	for _, t := range r.tables {
 		t.ageFlows(seconds)
 	}
+	r.directs.age(seconds)
 	return errors.Join(ageMap(r.maps["affinity"], 4, seconds), ageMap(r.maps["fragments"], 4, seconds))
 }
 
@@ -476,12 +477,28 @@ func (r *fuzzRun) one(hook bpf.Hook, d *device, frame []byte) (model.Result, err
 
 // expected is what the model does with a frame, and whether that has opened a flow.
 func (r *fuzzRun) expected(hook bpf.Hook, d *device, frame []byte) (want model.Result, opened bool, err error) {
-	before, unsure := r.model.Counts[hook][bpf.VerdictFlowOpened], r.model.Unsure
+	before, unsure, directs := r.model.Counts[hook][bpf.VerdictFlowOpened], r.model.Unsure, len(r.model.Direct)
 	want, err = r.model.Process(hook, d.index, frame)
+	if len(r.model.Direct) > directs {
+		err = errors.Join(err, r.noted())
+	}
 	if r.model.Unsure > unsure { // the next hop of the chosen backend may have been looked up
 		r.model.NextHops = r.nextHops()
 	}
 	return want, r.model.Counts[hook][bpf.VerdictFlowOpened] != before, err
+}
+
+// noted compares the number of direct tuples that the programs and the model know.
+func (r *fuzzRun) noted() error {
+	have, want := len(r.directs.used()), len(r.model.Direct)
+	if have == want || r.model.Shared {
+		return nil
+	}
+	r.model.Shared = true
+	if have+1 < want { // it is most unlikely that two pairs share places
+		return fmt.Errorf("%d tuples of direct datagrams are noted, want %d", have, want)
+	}
+	return nil
 }
 
 // unsummed is the result for a frame that a device should have summed, but that has become shorter, which removes the

@@ -5,14 +5,10 @@ package prog
 import (
 	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/gopacket/gopacket/layers"
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/bpf"
-	"github.com/waggle-lb/waggle/control/conntrack"
 )
 
 // own is a connection of the node itself, or one that netfilter has given the node's address, which
@@ -206,57 +202,92 @@ func TestServiceBesideDirectly(t *testing.T) {
 	}
 }
 
-// TestDatagramsDirectlyFirst, of contract 44: netfilter has an entry of a client that has sent
-// datagrams to the endpoint from a port. So its flow to a service gets another port there, unless
-// the service had this port before.
+// TestDatagramsDirectlyFirst, of contract 44: a client has sent datagrams to the endpoint from a port. So its flow to
+// a service gets another port there, by tc and by XDP, for as long as answers may come.
 func TestDatagramsDirectlyFirst(t *testing.T) {
 	for _, v := range udpVariants {
 		t.Run(v.name, func(t *testing.T) {
-			trackedAt(t) // the module has the functions
-			c := converse(newNode(t, variable("kernel_has_conntrack", true)), v, stack)
-			tracked(t, c.client, c.backend)
+			c := converse(withTimeouts(t), v, stack)
+			asks := func() {
+				t.Helper()
+				c.ingress(front, c.packet(c.client, c.backend)).passed(bpf.VerdictNotOurs)
+			}
+			asks()
 			c.request()
 			if c.source.Port() == c.client.Port() {
 				t.Errorf("the service's flow keeps port %d", c.client.Port())
 			}
 			c.reply()
+			asks()
+			c.egress(front, c.packet(c.backend, c.client)).passed(bpf.VerdictNotOurs)
 
-			next := c.again()
-			next.request()
-			equal(t, "source without an entry", next.client, next.source)
-			tracked(t, next.client, c.backend) // the stack makes it from the service's packets
-			next.remove(next.clientKey())
-			next.request()
-			equal(t, "source of a flow that has been there", next.client, next.source)
-			next.reply()
+			c = c.again()
+			asks()
+			c.ageDirects(timeouts["timeout_udp"] - margin)
+			c.leftToTC(front, c.packet(c.client, c.frontend))
+			c.request()
+			if c.source.Port() == c.client.Port() {
+				t.Errorf("the service's flow, opened by XDP, keeps port %d", c.client.Port())
+			}
+
+			c = c.again()
+			asks()
+			c.ageDirects(timeouts["timeout_udp"])
+			c.request()
+			equal(t, "source after a time", c.client, c.source)
+
+			c = c.again()
+			asks()
+			c.ageDirects(timeouts["timeout_udp"] - margin)
+			asks() // once more, which counts
+			c.ageDirects(margin)
+			c.request()
+			if c.source.Port() == c.client.Port() {
+				t.Errorf("the service's flow keeps port %d, which was used twice", c.client.Port())
+			}
 		})
 	}
 }
 
-// tracked makes an entry in netfilter's table.
-func tracked(t *testing.T, from, to netip.AddrPort) {
-	t.Helper()
-	table := trackedAt(t)
-	there := conntrack.Tuple{Src: from, Dst: to}
-	if err := table.Create(conntrack.Entry{Orig: there, Reply: there.Reversed(), Proto: unix.IPPROTO_UDP, Timeout: time.Minute}); err != nil {
-		t.Fatal(err)
+// TestDirectsShareAPlace: of two clients whose datagrams have one place in the cache, the later is known. The other's
+// flow to the service keeps its port.
+func TestDirectsShareAPlace(t *testing.T) {
+	for _, v := range udpVariants {
+		t.Run(v.name, func(t *testing.T) {
+			c := converse(newNode(t), v, stack)
+			var all []*conversation
+			for len(c.directs.used()) == len(all) {
+				c = c.again()
+				c.ingress(front, c.packet(c.client, c.backend)).passed(bpf.VerdictNotOurs)
+				all = append(all, c)
+			}
+			var kept []*conversation
+			for _, c := range all {
+				if c.request(); c.source == c.client {
+					kept = append(kept, c)
+				}
+			}
+			if len(kept) != 1 || kept[0] == c {
+				t.Errorf("%d of %d flows keep their ports, want one that is not the last", len(kept), len(all))
+			}
+		})
 	}
-	t.Cleanup(func() { _ = table.Delete(there, unix.IPPROTO_UDP) })
 }
 
-// trackedAt opens netfilter's connection table.
-func trackedAt(t *testing.T) *conntrack.Table {
-	t.Helper()
-	enter(t)
-	table, err := conntrack.Open()
-	if err != nil {
-		t.Fatal(err)
+// TestDatagramsToService: a flow's own datagrams do not count as direct ones. Opened anew, it keeps its port.
+func TestDatagramsToService(t *testing.T) {
+	for _, v := range udpVariants {
+		t.Run(v.name, func(t *testing.T) {
+			c := converse(newNode(t), v, stack)
+			for range 2 {
+				c.request()
+				equal(t, "source", c.client, c.source)
+				c.reply()
+				c.remove(c.clientKey())
+			}
+			equal(t, "direct datagrams", 0, len(c.directs.used()))
+		})
 	}
-	t.Cleanup(func() { _ = table.Close() })
-	if _, err := netlink.ConntrackTableList(netlink.ConntrackTable, netlink.FAMILY_V4); err != nil {
-		t.Skip(err)
-	}
-	return table
 }
 
 // TestAnswersAreNotOwn: an answer that is translated already passes one more egress hook, as

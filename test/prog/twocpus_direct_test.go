@@ -51,3 +51,43 @@ func (r *race) directly(c *conversation, ack, data, repeated *shot) {
 		r.wrong("the service's answer does not arrive", "%v", answer)
 	}
 }
+
+// TestTwoCPUsDatagramsDirectly, of contract 44: a client's first datagram to an endpoint and its first one to the
+// service that leads there, from one port. The endpoint can distinguish the two, and each answer shows the address that
+// was asked.
+func TestTwoCPUsDatagramsDirectly(t *testing.T) {
+	forEachRace(t, udpVariants, []path{stack}, func(t *testing.T, v variant, p path) {
+		r := newRace(t, v, p, roomy)
+		r.serve(v, at(v.any(), nodePort), at(p.backend(v.plan), backendPort))
+		r.batches(func(size int) {
+			var direct, first []*shot
+			all := r.flows(size)
+			for _, c := range all {
+				c.backend = at(p.backend(v.plan), backendPort)
+				direct = append(direct, r.tcShot("waggle_ingress", front, c.packet(c.client, c.backend)))
+				first = append(first, c.requestShot())
+			}
+			r.inStep(size, each(direct), each(first))
+			for i, c := range all {
+				r.distinguished(c, direct[i], first[i])
+			}
+		})
+	})
+}
+
+func (r *race) distinguished(c *conversation, direct, first *shot) {
+	if !first.moved() {
+		r.wrong("the service's datagram is not forwarded", "%v", first)
+		return
+	}
+	source, _ := direct.ends()
+	if c.source, _ = first.ends(); c.source == source {
+		r.wrong("both have one source", "%v; %v", direct, first)
+		return
+	}
+	r.returns(c, "the service's answer", r.fire(c.replyShot()))
+	answer := r.fire(r.tcShot("waggle_egress", front, c.packet(c.backend, source)))
+	if src, dst := answer.ends(); src != c.backend || dst != c.client {
+		r.wrong("the endpoint's answer", "%v", answer)
+	}
+}

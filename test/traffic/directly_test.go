@@ -34,8 +34,7 @@ func TestServiceAndEndpointByUDP(t *testing.T) {
 }
 
 // TestServiceAndEndpointByPacketUDP, of contract 44: the same, for a client that is served by
-// packet. That it has sent to the endpoint first is known where netfilter follows connections.
-// Elsewhere it becomes known with its next datagram to the endpoint.
+// packet, on nodes where netfilter follows connections and where it does not.
 func TestServiceAndEndpointByPacketUDP(t *testing.T) {
 	needNFT(t)
 	for _, m := range modes {

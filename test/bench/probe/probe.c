@@ -10,7 +10,6 @@
 #include "own.h"
 #include "../../../bpf/affinity.h"
 #include "../../../bpf/hop.h"
-#include "../../../bpf/owner.h"
 
 /* What the limits rewrite to, and where they transmit. */
 struct target {
@@ -157,29 +156,6 @@ int choose4(struct xdp_md *ctx)
 /* Limit: two insertions in a hash of the kernel's that evicts. */
 TWO_BARE_KEYS(insert, FAILED_IF(bare_put(family, BARE_OF(bare_lru, family), &key, BPF_NOEXIST)),
 	      FAILED_IF(bare_put(family, BARE_OF(bare_lru, family), &key, BPF_ANY)))
-
-/* Limit of a flow that asks netfilter: the question, to which the answer is no. */
-static __always_inline int ask(int family, struct xdp_md *ctx)
-{
-	struct bpf_ct_opts opts = { .netns_id = BPF_F_CURRENT_NETNS };
-	struct bpf_sock_tuple question;
-	struct nf_conn *entry;
-	struct tuple t;
-	__u32 size;
-
-	if (!bpf_xdp_ct_lookup || !tuple_of(family, ctx, &t))
-		return XDP_ABORTED;
-	opts.l4proto = t.proto;
-	size = socket_tuple(family, &t, &question);
-	entry = bpf_xdp_ct_lookup(ctx, &question, size, &opts, sizeof(opts));
-	if (!entry)
-		return XDP_PASS;
-	bpf_ct_release(entry);
-	driven.failed++;
-	return XDP_PASS;
-}
-
-BOTH_FAMILIES(ask)
 
 /* The established flows that the datapath's table is filled with, one for each packet of a driver. */
 struct filling {

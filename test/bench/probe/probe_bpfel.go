@@ -53,14 +53,11 @@ const (
 	probeMapNodeAddrs6           = "node_addrs6"
 	probeMapOwnMemoryMap         = "own_memory_map"
 	probeMapRuntime              = "runtime"
-	probeMapScratchMap           = "scratch_map"
 	probeMapServiceNames         = "service_names"
 	probeMapServiceStats         = "service_stats"
 	probeMapServices4            = "services4"
 	probeMapServices6            = "services6"
 	probeMapSlots                = "slots"
-	probeProgAsk4                = "ask4"
-	probeProgAsk6                = "ask6"
 	probeProgBareFill4           = "bare_fill4"
 	probeProgBareFill6           = "bare_fill6"
 	probeProgChoose4             = "choose4"
@@ -95,7 +92,6 @@ const (
 	probeVarFlowSets6            = "flow_sets6"
 	probeVarHostNetnsCookie      = "host_netns_cookie"
 	probeVarHz                   = "hz"
-	probeVarKernelHasConntrack   = "kernel_has_conntrack"
 	probeVarKernelHasMptcp       = "kernel_has_mptcp"
 	probeVarMasqueradeAll        = "masquerade_all"
 	probeVarNodeportMax          = "nodeport_max"
@@ -158,8 +154,6 @@ type probeSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type probeProgramSpecs struct {
-	Ask4        *ebpf.ProgramSpec `ebpf:"ask4"`
-	Ask6        *ebpf.ProgramSpec `ebpf:"ask6"`
 	BareFill4   *ebpf.ProgramSpec `ebpf:"bare_fill4"`
 	BareFill6   *ebpf.ProgramSpec `ebpf:"bare_fill6"`
 	Choose4     *ebpf.ProgramSpec `ebpf:"choose4"`
@@ -208,7 +202,6 @@ type probeMapSpecs struct {
 	NodeAddrs6   *ebpf.MapSpec `ebpf:"node_addrs6"`
 	OwnMemoryMap *ebpf.MapSpec `ebpf:"own_memory_map"`
 	Runtime      *ebpf.MapSpec `ebpf:"runtime"`
-	ScratchMap   *ebpf.MapSpec `ebpf:"scratch_map"`
 	ServiceNames *ebpf.MapSpec `ebpf:"service_names"`
 	ServiceStats *ebpf.MapSpec `ebpf:"service_stats"`
 	Services4    *ebpf.MapSpec `ebpf:"services4"`
@@ -229,7 +222,6 @@ type probeVariableSpecs struct {
 	FlowSets6            *ebpf.VariableSpec `ebpf:"flow_sets6"`
 	HostNetnsCookie      *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
 	Hz                   *ebpf.VariableSpec `ebpf:"hz"`
-	KernelHasConntrack   *ebpf.VariableSpec `ebpf:"kernel_has_conntrack"`
 	KernelHasMptcp       *ebpf.VariableSpec `ebpf:"kernel_has_mptcp"`
 	MasqueradeAll        *ebpf.VariableSpec `ebpf:"masquerade_all"`
 	NodeportMax          *ebpf.VariableSpec `ebpf:"nodeport_max"`
@@ -287,7 +279,6 @@ type probeMaps struct {
 	NodeAddrs6   *ebpf.Map `ebpf:"node_addrs6"`
 	OwnMemoryMap *ebpf.Map `ebpf:"own_memory_map"`
 	Runtime      *ebpf.Map `ebpf:"runtime"`
-	ScratchMap   *ebpf.Map `ebpf:"scratch_map"`
 	ServiceNames *ebpf.Map `ebpf:"service_names"`
 	ServiceStats *ebpf.Map `ebpf:"service_stats"`
 	Services4    *ebpf.Map `ebpf:"services4"`
@@ -314,7 +305,6 @@ func (m *probeMaps) Close() error {
 		m.NodeAddrs6,
 		m.OwnMemoryMap,
 		m.Runtime,
-		m.ScratchMap,
 		m.ServiceNames,
 		m.ServiceStats,
 		m.Services4,
@@ -336,7 +326,6 @@ type probeVariables struct {
 	FlowSets6            *ebpf.Variable `ebpf:"flow_sets6"`
 	HostNetnsCookie      *ebpf.Variable `ebpf:"host_netns_cookie"`
 	Hz                   *ebpf.Variable `ebpf:"hz"`
-	KernelHasConntrack   *ebpf.Variable `ebpf:"kernel_has_conntrack"`
 	KernelHasMptcp       *ebpf.Variable `ebpf:"kernel_has_mptcp"`
 	MasqueradeAll        *ebpf.Variable `ebpf:"masquerade_all"`
 	NodeportMax          *ebpf.Variable `ebpf:"nodeport_max"`
@@ -361,8 +350,6 @@ type probeVariables struct {
 //
 // It can be passed to loadProbeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type probePrograms struct {
-	Ask4        *ebpf.Program `ebpf:"ask4"`
-	Ask6        *ebpf.Program `ebpf:"ask6"`
 	BareFill4   *ebpf.Program `ebpf:"bare_fill4"`
 	BareFill6   *ebpf.Program `ebpf:"bare_fill6"`
 	Choose4     *ebpf.Program `ebpf:"choose4"`
@@ -392,8 +379,6 @@ type probePrograms struct {
 
 func (p *probePrograms) Close() error {
 	return _ProbeClose(
-		p.Ask4,
-		p.Ask6,
 		p.BareFill4,
 		p.BareFill6,
 		p.Choose4,

@@ -78,7 +78,6 @@ const (
 	tableVarFlowSets6            = "flow_sets6"
 	tableVarHostNetnsCookie      = "host_netns_cookie"
 	tableVarHz                   = "hz"
-	tableVarKernelHasConntrack   = "kernel_has_conntrack"
 	tableVarKernelHasMptcp       = "kernel_has_mptcp"
 	tableVarMasqueradeAll        = "masquerade_all"
 	tableVarNodeportMax          = "nodeport_max"
@@ -214,7 +213,6 @@ type tableVariableSpecs struct {
 	FlowSets6            *ebpf.VariableSpec `ebpf:"flow_sets6"`
 	HostNetnsCookie      *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
 	Hz                   *ebpf.VariableSpec `ebpf:"hz"`
-	KernelHasConntrack   *ebpf.VariableSpec `ebpf:"kernel_has_conntrack"`
 	KernelHasMptcp       *ebpf.VariableSpec `ebpf:"kernel_has_mptcp"`
 	MasqueradeAll        *ebpf.VariableSpec `ebpf:"masquerade_all"`
 	NodeportMax          *ebpf.VariableSpec `ebpf:"nodeport_max"`
@@ -313,7 +311,6 @@ type tableVariables struct {
 	FlowSets6            *ebpf.Variable `ebpf:"flow_sets6"`
 	HostNetnsCookie      *ebpf.Variable `ebpf:"host_netns_cookie"`
 	Hz                   *ebpf.Variable `ebpf:"hz"`
-	KernelHasConntrack   *ebpf.Variable `ebpf:"kernel_has_conntrack"`
 	KernelHasMptcp       *ebpf.Variable `ebpf:"kernel_has_mptcp"`
 	MasqueradeAll        *ebpf.Variable `ebpf:"masquerade_all"`
 	NodeportMax          *ebpf.Variable `ebpf:"nodeport_max"`

@@ -85,7 +85,7 @@ var ofModel = []mutation{
 	{"direct connection keeps the port of one to a service", "track.h", "\treply = &s->other;\n", "\treply = &s->other;\n\tif (1)\n\t\treturn VERDICT_NOT_OURS;\n"},
 	{"pod's address from outside trusted", "open.h", "if (source_is_pod(ctx, family, ifindex, svc, s))", "if (0)"},
 	{"pod's address from outside taken where nothing depends on it", "open.h", "may_be_pod(family, &t->saddr)", "0"},
-	{"datagrams to an endpoint not looked at", "track.h", " && !flow_has_datagrams(family)", ""},
+	{"datagrams to an endpoint not looked at", "track.h", "if (!flow_has_datagrams(family))", "if (1)"},
 	{"own connection from an address of others", "own.h", " || !node_has_addr(family, p->tuple.saddr.word)", ""},
 	{"answer leaves by the uplink that it was routed to", "return.h", "\tif (!ifindex || ifindex == skb->ifindex", "\tif (1 || !ifindex || ifindex == skb->ifindex"},
 	{"client with the node's address", "open.h", "p->tuple.zone == ZONE_OUTSIDE && node_has_addr(", "0 && node_has_addr("},
@@ -186,10 +186,15 @@ var ofUnconfirmedPorts = []mutation{
 var ofDirectConnections = []mutation{
 	{"answer to a direct connection taken for the service's", "track.h", "if (answers_directly(p, r))", "if (0 && answers_directly(p, r))"},
 	{"refusal taken for a direct connection's", "track.h", "!(p->tcp_flags & (TCP_SYN | TCP_RST));", "!(p->tcp_flags & TCP_SYN);"},
-	{"tuple of the answers not looked up", "open.h", "!i && answers == ANSWERS_FREE", "true"},
-	{"netfilter not asked about a datagram's source", "open.h", "return conntrack_has(", "return 0 && conntrack_has("},
-	{"netfilter asked about a flow that has been there", "open.h", "if (flow_find_or_fetch(family, &reply->key,", "if (0 && flow_find_or_fetch(family, &reply->key,"},
-	{"netfilter asked about the other direction's tuple", "open.h", "flow_mirror(family, &s->record, &reply->key);\n", "flow_mirror(family, &s->record, &reply->key);\n\treply->key.sport = 0;\n"},
+	{"tuple of the answers not looked up", "open.h", "if (flow_find_or_fetch(family, &s->mirror.key,", "if (0 && flow_find_or_fetch(family, &s->mirror.key,"},
+	{"direct datagrams not noted", "direct.h", "if (!slot || explain ||", "if (1 || !slot || explain ||"},
+	{"direct datagrams noted once and for all", "direct.h", "direct_is(slot, hash, hz)", "direct_is(slot, hash, -1)"},
+	{"direct datagrams not looked for", "open.h", "if (!s || port_is_direct(s))", "if (!s)"},
+	{"direct datagrams not looked for again", "open.h", "ret != SETTLED_OWNER || !port_is_direct(s)", "1"},
+	{"direct datagrams never forgotten", "direct.h", "direct_is(slot, hash, timeout_udp)", "direct_is(slot, hash, -1)"},
+	{"direct datagrams of another client", "direct.h", "(__u32)word == direct_tag(hash) && ", ""},
+	{"direct datagrams of one zone", "direct.h", "return hash >> 17;", "return hash;"},
+	{"direct datagram's own flow avoids its port", "open.h", "if (!r->service && r->to.sport == s->packet.tuple.sport)", "if (0)"},
 }
 
 // ofTwoCPUs are mutations of the protocol between processors, which are noticed by chance.

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef WAGGLE_DIRECT_H
+#define WAGGLE_DIRECT_H
+
+#include "config.h"
+#include "flowtable.h"
+
+/*
+ * Datagrams that entered the node lately and were for no service. If a client
+ * sends datagrams to an endpoint directly, and also to a service that leads to
+ * that endpoint, from one port, the answers to both have one tuple. So a flow to
+ * a service gets another source port if the direct datagrams came first.
+ *
+ * This is a cache: a slot holds the last tuple that hashed to it. What is lost
+ * is found when the client sends its next datagram to the endpoint, see
+ * choose_beside().
+ *
+ * Two processors may have the first direct datagram and the first one to the
+ * service at the same time. Each writes, then reads what the other writes, with a
+ * full barrier in between: the one notes the tuple and looks for the flow's
+ * record, the other makes the record and looks for the tuple. One of them finds
+ * the other.
+ */
+#define DIRECT_SLOTS 65536
+
+struct direct {
+	__u32 tag; /* of the tuple's hash; 32 bits that its zone is no part of */
+	__u32 seen; /* jiffies, the lower half */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, DIRECT_SLOTS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct direct);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} directs SEC(".maps");
+
+static __always_inline __u64 *direct_slot(__u64 hash)
+{
+	__u32 index = hash >> 48;
+
+	return bpf_map_lookup_elem(&directs, &index);
+}
+
+static __always_inline __u32 direct_tag(__u64 hash)
+{
+	return hash >> 17;
+}
+
+/* Whether a slot has the tuple of the hash, younger than this, in jiffies. A slot is read at once. */
+static __always_inline bool direct_is(const __u64 *slot, __u64 hash, __u32 age)
+{
+	__u64 word = *(const volatile __u64 *)slot;
+
+	return (__u32)word == direct_tag(hash) && now() - (__u32)(word >> 32) < age;
+}
+
+/*
+ * Notes a datagram that is for no service, before its answers' record is looked for. As
+ * one that is a second old is noted again, most datagrams write nothing.
+ */
+static __always_inline void direct_note(int family, const struct tuple *t)
+{
+	__u64 hash = tuple_hash(family, t);
+	__u64 *slot = direct_slot(hash);
+
+	if (!slot || explain || direct_is(slot, hash, hz))
+		return;
+	__sync_lock_test_and_set(slot, (__u64)now() << 32 | direct_tag(hash));
+}
+
+/* Whether a client has lately sent datagrams to an endpoint directly, from the given port. */
+static __always_inline bool direct_seen(int family, const struct tuple *t)
+{
+	__u64 hash = tuple_hash(family, t);
+	const __u64 *slot = direct_slot(hash);
+
+	return slot && direct_is(slot, hash, timeout_udp);
+}
+
+#endif

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package prog
+
+import (
+	"encoding/binary"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+// directs is the cache of datagrams that were for no service. It is read and written in place, while no program runs.
+type directs struct{ memory *ebpf.Memory }
+
+// A slot's size, and where its time is.
+const (
+	directSize = int(unsafe.Sizeof(bpf.Direct{}))
+	directSeen = int(unsafe.Offsetof(bpf.Direct{}.Seen))
+)
+
+func (d directs) contents() []byte {
+	b := make([]byte, d.memory.Size())
+	_, err := d.memory.ReadAt(b, 0)
+	must(err)
+	return b
+}
+
+// used returns the offsets of the slots that are in use.
+func (d directs) used() (offsets []int) {
+	b := d.contents()
+	for at := 0; at < len(b); at += directSize {
+		if binary.NativeEndian.Uint64(b[at:]) != 0 {
+			offsets = append(offsets, at)
+		}
+	}
+	return offsets
+}
+
+func (d directs) empty() {
+	_, err := d.memory.WriteAt(make([]byte, d.memory.Size()), 0)
+	must(err)
+}
+
+// age moves all times back.
+func (d directs) age(seconds int) {
+	b := d.contents()
+	for _, at := range d.used() {
+		then := b[at+directSeen:]
+		binary.NativeEndian.PutUint32(then, older(binary.NativeEndian.Uint32(then), seconds))
+	}
+	_, err := d.memory.WriteAt(b, 0)
+	must(err)
+}
+
+// ageDirects makes all that is noted so old.
+func (c *conversation) ageDirects(jiffies uint32) {
+	c.t.Helper()
+	b, used := c.directs.contents(), c.directs.used()
+	if len(used) == 0 {
+		c.t.Fatal("no direct datagram is noted")
+	}
+	for _, at := range used {
+		binary.NativeEndian.PutUint32(b[at+directSeen:], c.jiffies()-jiffies)
+	}
+	_, err := c.directs.memory.WriteAt(b, 0)
+	must(err)
+}
