@@ -47,6 +47,12 @@ func TestCleanup(t *testing.T) {
 			t.Fatalf("before: %+v", status)
 		}
 	}
+	files := 0
+	for _, name := range shown { // a host that permits no iterators has none
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			files++
+		}
+	}
 
 	removed, err := Cleanup(dir, quiet())
 	must(t, err)
@@ -56,7 +62,7 @@ func TestCleanup(t *testing.T) {
 	if !hasTCX(t) {
 		qdiscs, unlisted = 2, 0
 	}
-	if want := len(links) + unlisted + len(d.collection.Programs) + len(takePinning(spec)) + 1 + len(shown) + 4 + qdiscs; len(removed) != want {
+	if want := len(links) + unlisted + len(d.collection.Programs) + len(takePinning(spec)) + 1 + files + 4 + qdiscs; len(removed) != want {
 		t.Errorf("removed %d things, want %d (links, programs, maps and their layouts, files, directories, qdiscs): %q", len(removed), want, removed)
 	}
 	for _, status := range links {

@@ -15,7 +15,7 @@ import (
 )
 
 // ofFixedSize are maps whose number of elements the programs know.
-var ofFixedSize = []string{"call_buffers", "watch_meters", "watch_slots", "watchers"}
+var ofFixedSize = []string{"call_buffers", "directs", "watch_meters", "watch_slots", "watchers"}
 
 // resizable: whether the programs work with any number of elements.
 func resizable(spec *ebpf.MapSpec) bool {

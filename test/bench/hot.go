@@ -23,11 +23,11 @@ import (
 type hotKind int
 
 const (
-	kindExpress hotKind = iota // established flows, and packets of no flow in the same tables
-	kindLocal                  // established flows to a local backend
-	kindFresh                  // new flows in tables with established ones; they end before the next ones come
-	kindFull                   // the same, but none ends: the table is full, and each replaces another one
-	kindDatagrams              // as kindFresh, of datagrams that keep their source; and datagrams of no flow
+	kindExpress   hotKind = iota // established flows, and packets of no flow in the same tables
+	kindLocal                    // established flows to a local backend
+	kindFresh                    // new flows in tables with established ones; they end before the next ones come
+	kindFull                     // the same, but none ends: the table is full, and each replaces another one
+	kindDatagrams                // as kindFresh, of datagrams that keep their source; and datagrams of no flow
 )
 
 // hotCase is a kind of packet that is run through one program.
