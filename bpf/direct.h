@@ -19,7 +19,7 @@
  * service at the same time. Each writes, then reads what the other writes, with a
  * full barrier in between: the one notes the tuple and looks for the flow's
  * record, the other makes the record and looks for the tuple. One of them finds
- * the other.
+ * the other. test/model/direct.pml is this as a checker explores it.
  */
 #define DIRECT_SLOTS 65536
 
@@ -66,9 +66,12 @@ static __always_inline void direct_note(int family, const struct tuple *t)
 	__u64 hash = tuple_hash(family, t);
 	__u64 *slot = direct_slot(hash);
 
-	if (!slot || explain || direct_is(slot, hash, hz))
+	if (!slot || explain)
 		return;
-	__sync_lock_test_and_set(slot, (__u64)now() << 32 | direct_tag(hash));
+	if (!direct_is(slot, hash, hz))
+		__sync_lock_test_and_set(slot, (__u64)now() << 32 | direct_tag(hash));
+	else if (weakly_ordered) /* a barrier: the record is not to be read before the slot */
+		__sync_fetch_and_add(slot, 0);
 }
 
 /* Whether a client has lately sent datagrams to an endpoint directly, from the given port. */

@@ -185,7 +185,7 @@ static __always_inline bool other_gives_way(int family, int try, struct scratch 
 
 /*
  * Whether the client speaks to the endpoint directly, by UDP, from the port that its flow is to
- * have there. (A flow that is no service's is a direct one itself, from the client's own port.)
+ * have there. (A flow beside a service's does so itself, but its own port is the other's.)
  */
 __noinline int port_is_direct(struct scratch *s)
 {
@@ -195,8 +195,6 @@ __noinline int port_is_direct(struct scratch *s)
 		return 0;
 	r = &s->record;
 	if (s->packet.tuple.proto != IPPROTO_UDP || r->flags & (FLOW_EXPRESS | FLOW_SPLIT))
-		return 0;
-	if (!r->service && r->to.sport == s->packet.tuple.sport)
 		return 0;
 	return direct_seen(packet_family(&s->packet), &r->to);
 }

@@ -190,7 +190,8 @@ func (n *Node) flow(p *packet) (*Record, bpf.Verdict) {
 	policy := n.frontend(t.Dst, t.Proto)
 	if policy == nil {
 		if n.hook != bpf.HookXDP && p.proto() == UDP && p.begins() { // what XDP passes on comes by tc
-			n.Direct[outside(t)] = n.Clock
+			t.Zone = bpf.ZoneOutside
+			n.Direct[t] = n.Clock
 		}
 		if r := n.openBeside(p); r != nil {
 			return r, bpf.VerdictNone

@@ -133,11 +133,9 @@ func (n *Node) openBeside(p *packet) *Record {
 	return n.untranslated(p, bpf.ZoneLeaving)
 }
 
-func outside(t Tuple) Tuple { t.Zone = bpf.ZoneOutside; return t }
-
 // untranslated records a flow that keeps its addresses, and its source port if that is free.
 func (n *Node) untranslated(p *packet, reply bpf.Zone) *Record {
-	w := way{flags: uint16(reply) * bpf.FlowMirrorZone, source: p.tuple.Src.Addr(), direct: true}
+	w := way{flags: uint16(reply) * bpf.FlowMirrorZone, source: p.tuple.Src.Addr()}
 	if n.record(p, &Service{}, &Backend{Addr: p.tuple.Dst}, w) != bpf.VerdictFlowOpened {
 		return nil
 	}
@@ -193,7 +191,6 @@ type way struct {
 	flags  uint16 // of the client's record: express, turn, split, or none: through the stack
 	source netip.Addr
 	route  Route
-	direct bool // the flow is no service's
 }
 
 // translates reports whether the client's address is translated.
@@ -288,7 +285,7 @@ func (n *Node) isFree(t Tuple, b *Backend, w way, port uint16) bool {
 
 // isDirect reports whether a client has lately sent datagrams from a port to an endpoint directly.
 func (n *Node) isDirect(t Tuple, b *Backend, w way, port uint16) bool {
-	if t.Proto != UDP || w.translates() || w.direct && port == t.Src.Port() {
+	if t.Proto != UDP || w.translates() {
 		return false
 	}
 	at, ok := n.Direct[Tuple{netip.AddrPortFrom(w.source, port), b.Addr, UDP, bpf.ZoneOutside}]

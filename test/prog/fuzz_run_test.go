@@ -495,7 +495,7 @@ func (r *fuzzRun) noted() error {
 		return nil
 	}
 	r.model.Shared = true
-	if have+1 < want { // it is most unlikely that two pairs share places
+	if have == 0 || have+1 < want { // it is most unlikely that two pairs share places
 		return fmt.Errorf("%d tuples of direct datagrams are noted, want %d", have, want)
 	}
 	return nil

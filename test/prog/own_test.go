@@ -210,7 +210,9 @@ func TestDatagramsDirectlyFirst(t *testing.T) {
 			c := converse(withTimeouts(t), v, stack)
 			asks := func() {
 				t.Helper()
+				c.xdp(front, c.packet(c.client, c.backend)).passed(bpf.VerdictNotOurs)
 				c.ingress(front, c.packet(c.client, c.backend)).passed(bpf.VerdictNotOurs)
+				c.podIngress(pod0, c.packet(c.client, c.backend)).passed(bpf.VerdictNotOurs) // also noted there, it is the same
 			}
 			asks()
 			c.request()

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command checkprotocol explores models of protocols with the checker spin: of the flow table, test/model/flowtable.pml, and
-// of who announces an address, test/model/announce.pml. It fails if a sound variant violates an invariant or is not explored
+// Command checkprotocol explores models of protocols with the checker spin: of the flow table, test/model/flowtable.pml, of
+// direct datagrams beside a flow to a service, test/model/direct.pml, and of who announces an address,
+// test/model/announce.pml. It fails if a sound variant violates an invariant or is not explored
 // completely, or if a broken variant is not detected.
 package main
 

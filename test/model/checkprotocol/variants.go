@@ -28,6 +28,9 @@ const (
 
 	announce   = "announce"
 	oneAnswers = "one_node_answers"
+
+	direct    = "direct"
+	toldApart = "endpoint_tells_them_apart"
 )
 
 // The largest come first, so that all CPUs are busy until the end.
@@ -67,6 +70,14 @@ var variants = []variant{
 	{name: "announce: agreement to an old claim", of: announce, with: "BROKEN_NUMBER", caughtBy: oneAnswers},
 	{name: "announce: restarts before all know", of: announce, with: "HELD RESTARTS=1 BROKEN_NOT_NOTED", caughtBy: oneAnswers},
 	{name: "announce: does not ask the network", of: announce, with: "HELD STOPS=1 RESTARTS=1 BROKEN_NO_PROBE", caughtBy: oneAnswers},
+
+	{name: "direct datagrams", of: direct},
+	{name: "direct datagrams, weak order", of: direct, with: "WEAK"},
+	{name: "direct: weak order: no barrier after a note that is there", of: direct, with: "WEAK BROKEN_WEAK_READER", caughtBy: toldApart},
+	{name: "direct: looks before it notes", of: direct, with: "BROKEN_LOOKS_FIRST", caughtBy: toldApart},
+	{name: "direct: notes by a store", of: direct, with: "BROKEN_NOTE_BY_STORE", caughtBy: toldApart},
+	{name: "direct: the flow looks once", of: direct, with: "BROKEN_LOOKS_ONCE", caughtBy: toldApart},
+	{name: "direct: says that there are flows after the claim", of: direct, with: "BROKEN_FLAG_LATE", caughtBy: toldApart},
 
 	{name: "help by one CAS", with: three + "BROKEN_HELP", caughtBy: "one_owner_per_tuple"},
 	{name: "help after the same look", with: three + "BROKEN_HALF_HELP", caughtBy: "one_owner_per_tuple"},

@@ -39,7 +39,7 @@ var suites = []suite{
 	{"^TestModel$", ofModel},
 	{"^Test(FlowsFull.*|FlowsFillUp|ConfirmedStays|DatagramsLeaveRoom|Spilled.*|NewFlowsGiveWay|AnsweredGivesWay|LeastRecentGivesWay|Tenants|SNATPortOfBackend|AnswersAreNotOwn)$", ofFullTables},
 	{"^TestSNAT.*$", ofUnconfirmedPorts},
-	{"^Test(DatagramsDirectlyFirst|ServiceBesideDirectly)$", ofDirectConnections},
+	{"^Test(DatagramsDirectlyFirst|DirectsShareAPlace|ServiceBesideDirectly|Model)$", ofDirectConnections},
 	{"^Test(ExplainTwinHasNoWrites|Model)$", ofExplain},
 	{"^Test(TwoCPUs.*|OneOwner|RepairInFullTable)$", ofTwoCPUs},
 	{"^Test(ARP.*|NDP.*|AnswersLapse|TaggedNotAnswered|AnswerKeepsDeviceSum|PodsNotAnswered)$", ofAnnouncements},
@@ -94,7 +94,7 @@ var ofModel = []mutation{
 	{"zone left out of the key", "tuple.h", "(__u64)proto << 32 | (__u64)zone << 40;", "(__u64)proto << 32;"},
 	{"SNAT port one beyond the range", "open.h", "snat_max - snat_min + 1", "snat_max - snat_min + 2"},
 	{"SNAT port of a translated connection used again at once", "open.h", "!(confirmed && r->flags & (FLOW_EXPRESS | FLOW_SPLIT)) &&", "1 &&"},
-	{"SNAT port taken before all are tried", "open.h", "claim_reply(s, i,", "claim_reply(s, PORT_TAKE,"},
+	{"SNAT port taken before all are tried", "open.h", "claim_reply(s, i)", "claim_reply(s, PORT_TAKE)"},
 	{"SNAT port of an established flow taken", "open.h", "if (!confirmed && unconfirmed_gives_way(other, try, s))", "if (unconfirmed_gives_way(other, try, s))"},
 	{"SNAT port of an unconfirmed flow not given", "open.h", "#define PORT_TAKE 8", "#define PORT_TAKE PORT_TRIES"},
 	{"SNAT port of a dead flow not given back", "open.h", "return flow_ended(family, &s->other.key, other, &s->work.mirror);", "return false;"},
@@ -186,19 +186,18 @@ var ofUnconfirmedPorts = []mutation{
 var ofDirectConnections = []mutation{
 	{"answer to a direct connection taken for the service's", "track.h", "if (answers_directly(p, r))", "if (0 && answers_directly(p, r))"},
 	{"refusal taken for a direct connection's", "track.h", "!(p->tcp_flags & (TCP_SYN | TCP_RST));", "!(p->tcp_flags & TCP_SYN);"},
-	{"tuple of the answers not looked up", "open.h", "if (flow_find_or_fetch(family, &s->mirror.key,", "if (0 && flow_find_or_fetch(family, &s->mirror.key,"},
-	{"direct datagrams not noted", "direct.h", "if (!slot || explain ||", "if (1 || !slot || explain ||"},
-	{"direct datagrams noted once and for all", "direct.h", "direct_is(slot, hash, hz)", "direct_is(slot, hash, -1)"},
+	{"tuple of the answers not looked up", "open.h", "&s->mirror.key, &s->other.record)) {", "&s->mirror.key, &s->other.record) && try) {"},
+	{"direct datagrams not noted", "direct.h", "if (!slot || explain)", "if (1 || !slot || explain)"},
+	{"direct datagrams noted once and for all", "direct.h", "if (!direct_is(slot, hash, hz))", "if (!direct_is(slot, hash, -1))"},
 	{"direct datagrams not looked for", "open.h", "if (!s || port_is_direct(s))", "if (!s)"},
-	{"direct datagrams not looked for again", "open.h", "ret != SETTLED_OWNER || !port_is_direct(s)", "1"},
 	{"direct datagrams never forgotten", "direct.h", "direct_is(slot, hash, timeout_udp)", "direct_is(slot, hash, -1)"},
 	{"direct datagrams of another client", "direct.h", "(__u32)word == direct_tag(hash) && ", ""},
 	{"direct datagrams of one zone", "direct.h", "return hash >> 17;", "return hash;"},
-	{"direct datagram's own flow avoids its port", "open.h", "if (!r->service && r->to.sport == s->packet.tuple.sport)", "if (0)"},
 }
 
 // ofTwoCPUs are mutations of the protocol between processors, which are noticed by chance.
 var ofTwoCPUs = []mutation{
+	{"direct datagrams not looked for again", "open.h", "ret != SETTLED_OWNER || !port_is_direct(s)", "1"},
 	{"one-owner check dropped in settle", "claim.h", "\tif (twin_find(family, hash, t, r->where, &w->settling.twin) ||\n", "\tif (0 ||\n"},
 	{"record live before it is looked for twins", "claim.h", "\tr->tag = (r->tag & ~WAY_MASK) | WAY_OFFERED;\n", "\tr->tag = (r->tag & ~WAY_MASK) | WAY_LIVE;\n"},
 	{"way taken without condition", "claim.h", "\tif (!at || __sync_val_compare_and_swap(at, old, tag) != old)\n\t\treturn false;\n\tw->chosen.tag = tag;", "\tif (!at)\n\t\treturn false;\n\t*(volatile __u32 *)at = tag;\n\tw->chosen.tag = tag;"},
