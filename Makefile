@@ -153,7 +153,7 @@ test-two-cpus: require-root ## Give the datapath packets on two CPUs at the same
 	go test -count 1 -run '^TestTwoCPUs|^TestRepairInFullTable$$' -timeout 30m ./test/prog -rounds $(ROUNDS)
 
 .PHONY: check-protocol
-check-protocol: require-spin ## Explore the model of the flow table's protocol, and see that it notices what is broken
+check-protocol: require-spin ## Explore the models of protocols, and see that they notice what is broken
 	go run ./test/model/checkprotocol
 
 .PHONY: mutations
@@ -251,7 +251,7 @@ require-vm:
 		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
 			$(QEMU_PACKAGE_$(ARCH)) busybox-static kmod udev file xz-utils wireguard-tools ipvsadm; }
 
-# What explores the model of the flow table's protocol: spin makes a C program of it.
+# What explores the models of protocols: spin makes a C program of each.
 .PHONY: require-spin
 require-spin:
 	@which spin gcc >/dev/null || { \

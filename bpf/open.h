@@ -185,13 +185,14 @@ static __always_inline bool other_gives_way(int family, int try, struct scratch 
 
 /*
  * Whether the client speaks to the endpoint directly, by UDP, from the port that its flow is to
- * have there. (A flow beside a service's does so itself, but its own port is the other's.)
+ * have there. After some tries that does not matter any more: a flow that shares a tuple is better
+ * than none, and nobody is to use up all ports by datagrams that are never answered.
  */
-__noinline int port_is_direct(struct scratch *s)
+__noinline int port_is_direct(struct scratch *s, int try)
 {
 	const struct record *r;
 
-	if (!s)
+	if (!s || try >= PORT_TAKE)
 		return 0;
 	r = &s->record;
 	if (s->packet.tuple.proto != IPPROTO_UDP || r->flags & (FLOW_EXPRESS | FLOW_SPLIT))
@@ -209,7 +210,7 @@ __noinline int claim_reply(struct scratch *s, int try)
 	struct record *reply;
 	int family, ret;
 
-	if (!s || port_is_direct(s))
+	if (!s || port_is_direct(s, try))
 		return 0;
 	family = packet_family(&s->packet);
 	reply = &s->mirror.record;
@@ -227,7 +228,7 @@ __noinline int claim_reply(struct scratch *s, int try)
 		reply->tag = s->other.record.tag;
 	}
 	ret = flow_claim(family, &s->mirror.key, reply, s->record.where, &s->work);
-	if (ret != SETTLED_OWNER || !port_is_direct(s))
+	if (ret != SETTLED_OWNER || !port_is_direct(s, try))
 		return ret < 0 ? ret : ret == SETTLED_OWNER;
 	flow_release(family, &s->mirror.key, reply->where, reply->tag);
 	return 0;

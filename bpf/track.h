@@ -472,7 +472,8 @@ static __always_inline bool begins_here(const struct packet *p)
  * distinguish the two, and the answers of both would be taken for the service's. So
  * the newcomer gets another port. VERDICT_NONE: it is one, and its record is begun.
  * Any datagram may be a newcomer, and the look costs as much as all else that
- * is done for one that is not ours: most nodes have no flows that ask for it.
+ * is done for one that is not ours: most nodes have no flows that ask for it. Each
+ * is noted, as it may be followed by the service's (direct.h).
  */
 __noinline int choose_beside(struct scratch *s, int hook)
 {

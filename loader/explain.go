@@ -364,9 +364,7 @@ func (t *Twin) Loaded() {
 	t.spec, t.types = &ebpf.CollectionSpec{}, nil
 }
 
-// Programs that were loaded before netfilter's module lack its functions (bpf/owner.h), so their instructions
-// differ, too.
-var errOtherBuild = errors.New("what runs is of another build of waggle than this command, or was loaded before the kernel's nf_conntrack: " +
+var errOtherBuild = errors.New("what runs is of another build of waggle than this command: " +
 	"use the command that the agent runs, or start the agent anew")
 
 // tagOf is the tag of a pinned program.

@@ -224,6 +224,6 @@ var leftOut = []string{
 	"tokens, passwords, keys and certificates: of kubeconfigs and service accounts, and what looks like one",
 	"manifests, and objects of the cluster, except the parts of Services and endpoints that are in the maps",
 	"the seed of the flow tables' hash",
-	"the maps affinity, fragments, sock_flows and sock_peers, what is in sets of nftables, and what",
+	"the maps affinity, directs, fragments, sock_flows and sock_peers, what is in sets of nftables, and what",
 	"  extensions of iptables match",
 }

@@ -113,7 +113,7 @@ type hotRig struct {
 	node     *topo.Node
 	maps     provider
 	programs map[string]*ebpf.Program
-	// The same programs on the same maps, with another constant. Empty until loadTwin.
+	// Other programs on the same maps. Empty until loadTwin or loadBeside.
 	twin map[string]*ebpf.Program
 }
 

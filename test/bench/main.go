@@ -86,6 +86,9 @@ func run(o options, only, check, record string) error {
 		return errors.New("it makes network namespaces and loads eBPF programs: run it as root")
 	}
 	wanted := groupNames()
+	if o.object == "" {
+		wanted = slices.DeleteFunc(wanted, func(name string) bool { return name == "object" })
+	}
 	if only != "" {
 		wanted = strings.Split(only, ",")
 	}

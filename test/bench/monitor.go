@@ -67,7 +67,6 @@ func stateSteps(o options) []hotStep {
 	return []hotStep{
 		{kind: kindExpress, sizes: []uint32{1, size}, bare: bare}, {kind: kindLocal, sizes: []uint32{size}, bare: bare},
 		{kind: kindFresh, sizes: []uint32{size}, fresh: fresh, bare: bare},
-		{kind: kindDatagrams, sizes: []uint32{size}, fresh: fresh, bare: bare},
 	}
 }
 

@@ -17,14 +17,17 @@ var objectStates = []watchState{{name: ""}, {name: "the other", twin: true}}
 // the same. The other's constants are what its object says.
 func measureObject(o options) (results []Result, err error) {
 	if o.object == "" {
-		return nil, nil
+		return nil, errors.New("-object FILE: which datapath is to be measured beside this one?")
 	}
 	network, err := topo.New(topo.ForXDP())
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, network.Close()) }()
-	for _, step := range stateSteps(o) {
+	steps := stateSteps(o)
+	datagrams := steps[len(steps)-1]
+	datagrams.kind = kindDatagrams
+	for _, step := range append(steps, datagrams) {
 		got, err := measureStates(o, network, step, objectStates, func(r *hotRig) error {
 			spec, err := hotSpec(ebpf.LoadCollectionSpec(o.object))
 			if err != nil {

@@ -8,8 +8,10 @@
  * record, and looks for the note before and after that. Who finds the other gets another source port.
  *
  * A store stays in the processor's buffer until an operation that is a full barrier, or until it is drained. The buffers
- * process drains them at any time. With WEAK, a datagram that finds the note may have read the record before. A place of the cache that another tuple takes is left out: what is lost then is found with
- * the client's next datagram.
+ * process drains them at any time.
+ *
+ * Left out, and found with the client's next datagram: a place of the cache that another tuple takes, and a second datagram
+ * to the service at the same time, which makes the record anew.
  *
  * A BROKEN_x macro breaks one step. test/model/checkprotocol runs all of them.
  */
@@ -35,11 +37,11 @@ proctype datagram(byte me) {
 #ifdef BROKEN_LOOKS_FIRST
 	sees = has_flows && reply;
 #endif
-#ifdef WEAK
+#ifdef BROKEN_WEAK_READER
 	bool early = has_flows && reply, is_early = false;
 #endif
 	if
-	:: noted -> /* lately: it writes nothing */
+	:: noted -> /* lately: it writes nothing, and has a barrier where order is weak */
 #ifdef BROKEN_WEAK_READER
 		is_early = true
 #else
@@ -58,7 +60,7 @@ proctype datagram(byte me) {
 	:: else
 	fi;
 #endif
-#ifdef WEAK
+#ifdef BROKEN_WEAK_READER
 	if
 	:: is_early -> sees = early
 	:: else

@@ -52,7 +52,7 @@ type Node struct {
 	Clock    int // seconds
 	Affinity map[AffinityKey]Affinity
 	NextHops map[HopKey]*Hop
-	// Direct is when datagrams that were for no service entered last, by their tuples outside.
+	// Direct is when datagrams that were for no service entered last.
 	Direct map[Tuple]int
 	// Shared reports that two of these tuples have one place in the programs' cache, which holds the later one.
 	Shared bool
@@ -190,7 +190,6 @@ func (n *Node) flow(p *packet) (*Record, bpf.Verdict) {
 	policy := n.frontend(t.Dst, t.Proto)
 	if policy == nil {
 		if n.hook != bpf.HookXDP && p.proto() == UDP && p.begins() { // what XDP passes on comes by tc
-			t.Zone = bpf.ZoneOutside
 			n.Direct[t] = n.Clock
 		}
 		if r := n.openBeside(p); r != nil {

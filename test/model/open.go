@@ -272,12 +272,14 @@ func replyOf(t Tuple, b *Backend, w way, port uint16) Tuple {
 	return Tuple{b.Addr, netip.AddrPortFrom(w.source, port), t.Proto, w.replyZone()}
 }
 
-// isFree reports whether no other flow's answers have this tuple. The flow's own earlier records
-// don't count, unless they are of a translated connection: the backend may still be in TIME_WAIT.
+// isFree reports whether a flow may have a source port at once.
 func (n *Node) isFree(t Tuple, b *Backend, w way, port uint16) bool {
-	if n.isDirect(t, b, w, port) {
-		return false
-	}
+	return n.isUnused(t, b, w, port) && !n.isDirect(t, b, w, port)
+}
+
+// isUnused reports whether no other flow's answers have this tuple. The flow's own earlier records
+// don't count, unless they are of a translated connection: the backend may still be in TIME_WAIT.
+func (n *Node) isUnused(t Tuple, b *Backend, w way, port uint16) bool {
 	reply := replyOf(t, b, w, port)
 	r := n.table(reply)[reply]
 	return r == nil || !(r.isConfirmed() && w.translates()) && r.mirrors(t, false) || n.dead(reply, r)
@@ -288,7 +290,7 @@ func (n *Node) isDirect(t Tuple, b *Backend, w way, port uint16) bool {
 	if t.Proto != UDP || w.translates() {
 		return false
 	}
-	at, ok := n.Direct[Tuple{netip.AddrPortFrom(w.source, port), b.Addr, UDP, bpf.ZoneOutside}]
+	at, ok := n.Direct[Tuple{netip.AddrPortFrom(w.source, port), b.Addr, UDP, t.Zone}]
 	if !ok || n.Clock-at >= n.Limits.UDP {
 		return false
 	}
@@ -296,11 +298,11 @@ func (n *Node) isDirect(t Tuple, b *Backend, w way, port uint16) bool {
 	return !n.Shared || !opened || made.Src.Port() != port // if it was lost, either is right
 }
 
-// isHeld reports whether only an unconfirmed flow can hold the tuple.
+// isHeld reports whether a flow gets a source port after some tries: only direct datagrams have it, or an unconfirmed flow.
 func (n *Node) isHeld(t Tuple, b *Backend, w way, port uint16) bool {
 	reply := replyOf(t, b, w, port)
 	r := n.table(reply)[reply]
-	return r != nil && !r.isConfirmed() && !n.isDirect(t, b, w, port)
+	return r != nil && !r.isConfirmed() || n.isUnused(t, b, w, port) && n.isDirect(t, b, w, port)
 }
 
 // replyFlags returns the flags of the backend's half, from the client's flags and the zone of the

@@ -54,7 +54,7 @@ func (d directs) age(seconds int) {
 	must(err)
 }
 
-// ageDirects makes all that is noted so old.
+// ageDirects makes all that is noted so much older.
 func (c *conversation) ageDirects(jiffies uint32) {
 	c.t.Helper()
 	b, used := c.directs.contents(), c.directs.used()
@@ -62,7 +62,8 @@ func (c *conversation) ageDirects(jiffies uint32) {
 		c.t.Fatal("no direct datagram is noted")
 	}
 	for _, at := range used {
-		binary.NativeEndian.PutUint32(b[at+directSeen:], c.jiffies()-jiffies)
+		then := b[at+directSeen:]
+		binary.NativeEndian.PutUint32(then, binary.NativeEndian.Uint32(then)-jiffies)
 	}
 	_, err := c.directs.memory.WriteAt(b, 0)
 	must(err)

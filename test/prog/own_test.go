@@ -242,7 +242,7 @@ func TestDatagramsDirectlyFirst(t *testing.T) {
 			asks()
 			c.ageDirects(timeouts["timeout_udp"] - margin)
 			asks() // once more, which counts
-			c.ageDirects(margin)
+			c.ageDirects(2 * margin)
 			c.request()
 			if c.source.Port() == c.client.Port() {
 				t.Errorf("the service's flow keeps port %d, which was used twice", c.client.Port())
@@ -284,10 +284,39 @@ func TestDatagramsToService(t *testing.T) {
 			for range 2 {
 				c.request()
 				equal(t, "source", c.client, c.source)
+				c.podIngress(pod0, c.packet(c.backend, c.client)).passed(bpf.VerdictNotOurs) // noted, as the pod's own
 				c.reply()
 				c.remove(c.clientKey())
 			}
-			equal(t, "direct datagrams", 0, len(c.directs.used()))
+			equal(t, "noted datagrams", 1, len(c.directs.used()))
+		})
+	}
+}
+
+// TestDirectsOfAZone: a pod that sends under the address of a client outside does not cost that one its port.
+func TestDirectsOfAZone(t *testing.T) {
+	for _, v := range udpVariants {
+		t.Run(v.name, func(t *testing.T) {
+			c := converse(newNode(t), v, stack)
+			c.podIngress(pod0, c.packet(c.client, c.backend)).passed(bpf.VerdictNotOurs)
+			c.request()
+			equal(t, "source", c.client, c.source)
+		})
+	}
+}
+
+// TestDirectsGiveWay: datagrams from all ports that a flow may get do not keep a client from a service.
+func TestDirectsGiveWay(t *testing.T) {
+	for _, v := range udpVariants {
+		t.Run(v.name, func(t *testing.T) {
+			const first, last = 50000, 50003
+			c := converse(newNode(t, variable("snat_min", uint16(first)), variable("snat_max", uint16(last))), v, stack)
+			for port := uint16(first); port <= last; port++ {
+				c.ingress(front, c.packet(at(c.client.Addr(), port), c.backend)).passed(bpf.VerdictNotOurs)
+			}
+			c.ingress(front, c.packet(c.client, c.backend)).passed(bpf.VerdictNotOurs)
+			c.request()
+			c.reply()
 		})
 	}
 }

@@ -39,7 +39,7 @@ var suites = []suite{
 	{"^TestModel$", ofModel},
 	{"^Test(FlowsFull.*|FlowsFillUp|ConfirmedStays|DatagramsLeaveRoom|Spilled.*|NewFlowsGiveWay|AnsweredGivesWay|LeastRecentGivesWay|Tenants|SNATPortOfBackend|AnswersAreNotOwn)$", ofFullTables},
 	{"^TestSNAT.*$", ofUnconfirmedPorts},
-	{"^Test(DatagramsDirectlyFirst|DirectsShareAPlace|ServiceBesideDirectly|Model)$", ofDirectConnections},
+	{"^Test(DatagramsDirectlyFirst|DirectsShareAPlace|DirectsOfAZone|DirectsGiveWay|ServiceBesideDirectly|Model)$", ofDirectConnections},
 	{"^Test(ExplainTwinHasNoWrites|Model)$", ofExplain},
 	{"^Test(TwoCPUs.*|OneOwner|RepairInFullTable)$", ofTwoCPUs},
 	{"^Test(ARP.*|NDP.*|AnswersLapse|TaggedNotAnswered|AnswerKeepsDeviceSum|PodsNotAnswered)$", ofAnnouncements},
@@ -189,15 +189,16 @@ var ofDirectConnections = []mutation{
 	{"tuple of the answers not looked up", "open.h", "&s->mirror.key, &s->other.record)) {", "&s->mirror.key, &s->other.record) && try) {"},
 	{"direct datagrams not noted", "direct.h", "if (!slot || explain)", "if (1 || !slot || explain)"},
 	{"direct datagrams noted once and for all", "direct.h", "if (!direct_is(slot, hash, hz))", "if (!direct_is(slot, hash, -1))"},
-	{"direct datagrams not looked for", "open.h", "if (!s || port_is_direct(s))", "if (!s)"},
+	{"direct datagrams not looked for", "open.h", "if (!s || port_is_direct(s, try))", "if (!s)"},
 	{"direct datagrams never forgotten", "direct.h", "direct_is(slot, hash, timeout_udp)", "direct_is(slot, hash, -1)"},
 	{"direct datagrams of another client", "direct.h", "(__u32)word == direct_tag(hash) && ", ""},
-	{"direct datagrams of one zone", "direct.h", "return hash >> 17;", "return hash;"},
+	{"direct datagrams of two zones in one place", "direct.h", "(hash >> 48) ^ t->zone", "hash >> 48"},
+	{"direct datagrams take all ports", "open.h", "if (!s || try >= PORT_TAKE)", "if (!s)"},
 }
 
 // ofTwoCPUs are mutations of the protocol between processors, which are noticed by chance.
 var ofTwoCPUs = []mutation{
-	{"direct datagrams not looked for again", "open.h", "ret != SETTLED_OWNER || !port_is_direct(s)", "1"},
+	{"direct datagrams not looked for again", "open.h", "ret != SETTLED_OWNER || !port_is_direct(s, try)", "1"},
 	{"one-owner check dropped in settle", "claim.h", "\tif (twin_find(family, hash, t, r->where, &w->settling.twin) ||\n", "\tif (0 ||\n"},
 	{"record live before it is looked for twins", "claim.h", "\tr->tag = (r->tag & ~WAY_MASK) | WAY_OFFERED;\n", "\tr->tag = (r->tag & ~WAY_MASK) | WAY_LIVE;\n"},
 	{"way taken without condition", "claim.h", "\tif (!at || __sync_val_compare_and_swap(at, old, tag) != old)\n\t\treturn false;\n\tw->chosen.tag = tag;", "\tif (!at)\n\t\treturn false;\n\t*(volatile __u32 *)at = tag;\n\tw->chosen.tag = tag;"},
