@@ -38,7 +38,7 @@ func TestOneDeviceFails(t *testing.T) {
 	prober(t, s.Laptop, addr)
 	at := s.awaitHolder(t, addr, s.agents)
 	time.Sleep(6 * time.Second) // for longer than a node waits that could not hold an address
-	s.expectMoves(t, "at first", addr, time.Time{}, at)
+	s.expectSettled(t, addr, at)
 	s.neverTwo(t)
 	agent, _ := s.others(at)
 	warned := func(st *status.Status) bool {

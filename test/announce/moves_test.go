@@ -52,7 +52,7 @@ func testOneHolder(t *testing.T, xdp bool) {
 	serves("at first")
 	time.Sleep(500 * time.Millisecond)
 	for _, a := range addrs {
-		s.expectMoves(t, "at first", a, time.Time{}, at[a])
+		s.expectSettled(t, a, at[a])
 	}
 	first := addrs[0]
 
