@@ -82,7 +82,7 @@ var ofModel = []mutation{
 	{"turned packet keeps its MACs", "tc.c", " || swap_macs(skb, s->packet.l3_off))\n\t\treturn VERDICT_DROP_ERROR;\n\tsent_by_us(skb);", ")\n\t\treturn VERDICT_DROP_ERROR;\n\tsent_by_us(skb);"},
 	{"answer of a turn restored as express", "track.h", " | (r->flags & FLOW_TURN) |\n", " |\n"},
 	{"own connection from a NodePort not recorded", "own.h", "is_nodeport(port) || ", ""},
-	{"direct connection keeps the port of one to a service", "track.h", "\treply = &s->other;\n", "\treply = &s->other;\n\tif (1)\n\t\treturn VERDICT_NOT_OURS;\n"},
+	{"direct connection keeps the port of one to a service", "track.h", "!(reply->record.flags & FLOW_REPLY) ||", "1 ||"},
 	{"pod's address from outside trusted", "open.h", "if (source_is_pod(ctx, family, ifindex, svc, s))", "if (0)"},
 	{"pod's address from outside taken where nothing depends on it", "open.h", "may_be_pod(family, &t->saddr)", "0"},
 	{"datagrams to an endpoint not looked at", "track.h", "if (!flow_has_datagrams(family))", "if (1)"},
@@ -193,7 +193,7 @@ var ofDirectConnections = []mutation{
 	{"direct datagrams never forgotten", "direct.h", "direct_is(slot, hash, timeout_udp)", "direct_is(slot, hash, -1)"},
 	{"direct datagrams of another client", "direct.h", "(__u32)word == direct_tag(hash) && ", ""},
 	{"direct datagrams of two zones in one place", "direct.h", "(hash >> 48) ^ t->zone", "hash >> 48"},
-	{"direct datagrams take all ports", "open.h", "if (!s || try >= PORT_TAKE)", "if (!s)"},
+	{"direct datagrams take all ports", "open.h", "if (!s || try >= PORT_TAKE)", "if (!s || try >= PORT_TRIES)"},
 }
 
 // ofTwoCPUs are mutations of the protocol between processors, which are noticed by chance.
