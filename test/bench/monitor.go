@@ -39,14 +39,19 @@ const watchRing = 256 << 20
 
 // measureMonitor measures packets without a monitor, with one, and without a monitor and without
 // counters by service and backend.
-func measureMonitor(o options) (results []Result, err error) {
+func measureMonitor(o options) ([]Result, error) {
+	return measureSteps(o, stateSteps(o), watchStates, func(r *hotRig) error { return r.loadTwin("counting", false) })
+}
+
+// measureSteps measures steps in each state, in a network of their own.
+func measureSteps(o options, steps []hotStep, states []watchState, prepare func(*hotRig) error) (results []Result, err error) {
 	network, err := topo.New(topo.ForXDP())
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, network.Close()) }()
-	for _, step := range stateSteps(o) {
-		got, err := measureStates(o, network, step, watchStates, func(r *hotRig) error { return r.loadTwin("counting", false) })
+	for _, step := range steps {
+		got, err := measureStates(o, network, step, states, prepare)
 		if err != nil {
 			return nil, err
 		}

@@ -43,28 +43,27 @@ func (d directs) empty() {
 	must(err)
 }
 
-// age moves all times back.
-func (d directs) age(seconds int) {
-	b := d.contents()
-	for _, at := range d.used() {
+// change replaces all times, and returns how many there are.
+func (d directs) change(time func(then uint32) uint32) int {
+	b, used := d.contents(), d.used()
+	for _, at := range used {
 		then := b[at+directSeen:]
-		binary.NativeEndian.PutUint32(then, older(binary.NativeEndian.Uint32(then), seconds))
+		binary.NativeEndian.PutUint32(then, time(binary.NativeEndian.Uint32(then)))
 	}
 	_, err := d.memory.WriteAt(b, 0)
 	must(err)
+	return len(used)
+}
+
+// age moves all times back.
+func (d directs) age(seconds int) {
+	d.change(func(then uint32) uint32 { return older(then, seconds) })
 }
 
 // ageDirects makes all that is noted so much older.
 func (c *conversation) ageDirects(jiffies uint32) {
 	c.t.Helper()
-	b, used := c.directs.contents(), c.directs.used()
-	if len(used) == 0 {
+	if c.directs.change(func(then uint32) uint32 { return then - jiffies }) == 0 {
 		c.t.Fatal("no direct datagram is noted")
 	}
-	for _, at := range used {
-		then := b[at+directSeen:]
-		binary.NativeEndian.PutUint32(then, binary.NativeEndian.Uint32(then)-jiffies)
-	}
-	_, err := c.directs.memory.WriteAt(b, 0)
-	must(err)
 }

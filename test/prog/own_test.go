@@ -212,7 +212,7 @@ func TestDatagramsDirectlyFirst(t *testing.T) {
 				t.Helper()
 				c.xdp(front, c.packet(c.client, c.backend)).passed(bpf.VerdictNotOurs)
 				c.ingress(front, c.packet(c.client, c.backend)).passed(bpf.VerdictNotOurs)
-				c.podIngress(pod0, c.packet(c.client, c.backend)).passed(bpf.VerdictNotOurs) // also noted there, it is the same
+				c.podIngress(pod0, c.packet(c.client, c.backend)).passed(bpf.VerdictNotOurs) // noted there beside it
 			}
 			asks()
 			c.request()
