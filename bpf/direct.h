@@ -19,9 +19,11 @@
  * service at the same time. Each writes, then reads what the other writes, with a
  * full barrier in between: the one notes the tuple and looks for the flow's
  * record, the other makes the record and looks for the tuple. One of them finds
- * the other. test/model/direct.pml is this as a checker explores it. It leaves out
- * a second datagram to the service at that same time, which may make the record
- * anew: then the client's next datagram to the endpoint finds it.
+ * the other. That there are flows to look for is written before the record is
+ * made; so it is read after the note, too. test/model/direct.pml is this as a
+ * checker explores it. It leaves out a second datagram to the service at that same
+ * time, which may make the record anew: then the client's next datagram to the
+ * endpoint finds it.
  */
 #define DIRECT_SLOTS 65536
 
@@ -40,13 +42,22 @@ struct {
 } directs SEC(".maps");
 
 /*
+ * What a client's datagrams are noted by, where they are seen in a zone: the hash of the key that
+ * their answers' record would have, which is computed anyway.
+ */
+static __always_inline __u64 direct_hash(__u64 hash, const struct tuple *answer, enum zone zone)
+{
+	return hash_in_zone(hash, answer->zone, zone);
+}
+
+/*
  * The zone changes bits 0, 1, 15 and 16 of a hash. It is a part of the tag, so that nobody can
  * note a datagram under the address of a client in another zone. It is a part of the index too,
  * so that a datagram that passes hooks of two zones has two slots, in one line of memory.
  */
-static __always_inline __u64 *direct_slot(const struct tuple *t, __u64 hash)
+static __always_inline __u64 *direct_slot(__u64 hash, enum zone zone)
 {
-	__u32 index = (hash >> 48) ^ t->zone;
+	__u32 index = (hash >> 48) ^ zone;
 
 	return bpf_map_lookup_elem(&directs, &index);
 }
@@ -74,10 +85,9 @@ static __always_inline bool direct_is(const __u64 *slot, __u64 hash, __u32 age)
  * could read the record before the slot, these need a barrier; the compiler makes it
  * one only if the result is used.
  */
-static __always_inline void direct_note(int family, const struct tuple *t)
+static __always_inline void direct_note(__u64 hash, enum zone zone)
 {
-	__u64 hash = tuple_hash(family, t);
-	__u64 *slot = direct_slot(t, hash);
+	__u64 *slot = direct_slot(hash, zone);
 
 	if (!slot || explain)
 		return;
@@ -88,10 +98,9 @@ static __always_inline void direct_note(int family, const struct tuple *t)
 }
 
 /* Whether a client has lately sent datagrams to an endpoint directly, from the given port. */
-static __always_inline bool direct_seen(int family, const struct tuple *t)
+static __always_inline bool direct_seen(__u64 hash, enum zone zone)
 {
-	__u64 hash = tuple_hash(family, t);
-	const __u64 *slot = direct_slot(t, hash);
+	const __u64 *slot = direct_slot(hash, zone);
 
 	return slot && direct_is(slot, hash, timeout_udp);
 }

@@ -197,6 +197,8 @@ struct entry {
 #define ZONELESS_WORD 0xffffffffffULL
 #define FLAGS_SHIFT 48
 
+#define HASH_ZONE 0x8001 /* what a zone changes of a hash, times its number */
+
 /*
  * Which sets a key may be in is a secret: a stranger must not be able to fill one.
  * A packet is looked up in one zone where it enters the node and in another where
@@ -225,7 +227,13 @@ static __always_inline __u64 tuple_hash(int family, const struct tuple *t)
 	}
 	hash ^= hash >> 32;
 	hash *= 0xd6e8feb86659fd93;
-	return hash ^ hash >> 32 ^ t->zone * 0x8001;
+	return hash ^ hash >> 32 ^ t->zone * HASH_ZONE;
+}
+
+/* What the hash of a tuple of one zone is in another. */
+static __always_inline __u64 hash_in_zone(__u64 hash, enum zone from, enum zone to)
+{
+	return hash ^ (from ^ to) * HASH_ZONE;
 }
 
 static __always_inline __u32 hash_tag(__u64 hash)
@@ -472,24 +480,23 @@ static __always_inline int flow_find_from(int family, __u32 choice, __u64 hash,
 	return found > 0;
 }
 
-/* As flow_lookup(). */
-__noinline int flow_find_any(int family, __u32 choice, const struct tuple *t, struct record *r)
+/* As flow_lookup(), by the key's hash, from a choice on. */
+__noinline int flow_find_any(int family, __u32 choice, __u64 hash, const struct tuple *t,
+			     struct record *r)
 {
-	return t && r ? flow_find_from(family, choice, key_hash(family, t), t, r) : 0;
+	return t && r ? flow_find_from(family, choice, hash, t, r) : 0;
 }
 
 /*
- * As flow_lookup(), for who will make a record if there is none: the processor
- * fetches the place that it will probably get while it waits for the tags.
+ * As flow_lookup(), by the key's hash, for who will make a record if there is none: the
+ * processor fetches the place that it will probably get while it waits for the tags.
  */
-__noinline int flow_find_or_fetch(int family, const struct tuple *t, struct record *r)
+__noinline int flow_find_or_fetch(int family, __u64 hash, const struct tuple *t, struct record *r)
 {
 	struct flow *f;
-	__u64 hash;
 
 	if (!t || !r)
 		return 0;
-	hash = key_hash(family, t);
 	family = family_of(family);
 	f = flow_at(family, hash_set(family, hash, 0) * WAYS + hash_way(hash));
 	if (f)
@@ -500,7 +507,7 @@ __noinline int flow_find_or_fetch(int family, const struct tuple *t, struct reco
 /* The record of a tuple, dead or alive: r is a copy of it. */
 static __always_inline bool flow_lookup(int family, const struct tuple *t, struct record *r)
 {
-	return flow_find_any(family, 0, t, r);
+	return flow_find_any(family, 0, key_hash(family, t), t, r);
 }
 
 /* As flow_lookup(), for the way of every packet: the family is a constant. */
@@ -517,12 +524,12 @@ static __always_inline bool flow_find(int family, const struct tuple *t, struct 
 		if (tag_matches(set, hash, i, &way, &tag))
 			break;
 	if (i == WAYS)
-		return *(volatile __u32 *)&set->spilled && flow_find_any(family, 1, t, r);
+		return *(volatile __u32 *)&set->spilled && flow_find_any(family, 1, hash, t, r);
 	r->where = index * WAYS + (way & (WAYS - 1));
 	if (record_read(family, set, way, tag, t, r))
 		return true;
 	/* another key with the same hash, or it went just now */
-	return flow_find_any(family, 0, t, r);
+	return flow_find_any(family, 0, hash, t, r);
 }
 
 /*

@@ -183,6 +183,13 @@ static __always_inline bool other_gives_way(int family, int try, struct scratch 
 	return flow_ended(family, &s->other.key, other, &s->work.mirror);
 }
 
+/* Whether the flow is of datagrams that keep their source: then direct ones may have its answers' tuple. */
+static __always_inline bool keeps_datagrams(const struct scratch *s)
+{
+	return s->packet.tuple.proto == IPPROTO_UDP &&
+	       !(s->record.flags & (FLOW_EXPRESS | FLOW_SPLIT));
+}
+
 /*
  * Whether the client speaks to the endpoint directly, by UDP, from the port that its flow is to
  * have there. After some tries that does not matter any more: a flow that shares a tuple is better
@@ -190,14 +197,12 @@ static __always_inline bool other_gives_way(int family, int try, struct scratch 
  */
 __noinline int port_is_direct(struct scratch *s, int try)
 {
-	const struct record *r;
+	enum zone zone;
 
-	if (!s || try >= PORT_TAKE)
+	if (!s || try >= PORT_TAKE || !keeps_datagrams(s))
 		return 0;
-	r = &s->record;
-	if (s->packet.tuple.proto != IPPROTO_UDP || r->flags & (FLOW_EXPRESS | FLOW_SPLIT))
-		return 0;
-	return direct_seen(packet_family(&s->packet), &r->to);
+	zone = s->packet.tuple.zone;
+	return direct_seen(direct_hash(s->mirror_hash, &s->mirror.key, zone), zone);
 }
 
 /*
@@ -210,17 +215,20 @@ __noinline int claim_reply(struct scratch *s, int try)
 	struct record *reply;
 	int family, ret;
 
-	if (!s || port_is_direct(s, try))
+	if (!s)
 		return 0;
 	family = packet_family(&s->packet);
 	reply = &s->mirror.record;
 	flow_mirror(family, &s->record, &s->mirror.key);
+	s->mirror_hash = key_hash(family, &s->mirror.key);
+	if (port_is_direct(s, try))
+		return 0;
 	*reply = s->record;
 	reply->hop = reply_hop(s, s->record.flags);
 	reply->tag = 0;
 	reply->flags = reply_flags(s->record.flags, s->packet.tuple.zone);
 	tuple_reverse(family, &s->packet.tuple, 0, &reply->to);
-	if (flow_find_or_fetch(family, &s->mirror.key, &s->other.record)) {
+	if (flow_find_or_fetch(family, s->mirror_hash, &s->mirror.key, &s->other.record)) {
 		s->other.key = s->mirror.key;
 		if (!other_gives_way(family, try, s))
 			return 0;
@@ -484,8 +492,7 @@ static __always_inline int flow_open(void *ctx, int family, __u32 ifindex, __u32
 		return VERDICT_NOT_OURS;
 	if (!route_new(ctx, family, ifindex, mark, s))
 		return VERDICT_DROP_NO_ROUTE;
-	if (s->packet.tuple.proto == IPPROTO_UDP &&
-	    !(s->record.flags & (FLOW_EXPRESS | FLOW_SPLIT)))
+	if (keeps_datagrams(s))
 		flow_note_datagrams(family);
 	return open_records(s);
 }

@@ -55,6 +55,7 @@ struct scratch {
 	struct opening opening; /* while it is opened */
 	bool opened; /* the flow, by this packet: to be counted, see count_flow() */
 	struct entry mirror; /* the flow's other record */
+	__u64 mirror_hash; /* of its key, while the flow is opened */
 	struct entry source; /* the third record of a split flow */
 	struct entry other; /* another flow's, whose tuple is wanted */
 	struct silent_port oldest; /* of those that were looked at */

@@ -479,7 +479,9 @@ __noinline int choose_beside(struct scratch *s, int hook)
 {
 	const struct packet *p;
 	struct entry *reply;
+	bool udp;
 	int family;
+	__u64 hash;
 
 	if (!s)
 		return VERDICT_NOT_OURS;
@@ -488,14 +490,17 @@ __noinline int choose_beside(struct scratch *s, int hook)
 	family = packet_family(p);
 	if (!begins_here(p))
 		return VERDICT_NOT_OURS;
-	if (p->tuple.proto == IPPROTO_UDP) {
-		if (hook != HOOK_XDP) /* what XDP passes on comes by tc */
-			direct_note(family, &p->tuple);
-		if (!flow_has_datagrams(family))
+	udp = p->tuple.proto == IPPROTO_UDP;
+	if (udp && hook == HOOK_XDP && !flow_has_datagrams(family))
+		return VERDICT_NOT_OURS;
+	tuple_reverse(family, &p->tuple, ZONE_LEAVING, &reply->key);
+	hash = key_hash(family, &reply->key);
+	if (udp && hook != HOOK_XDP) { /* what XDP passes on comes by tc */
+		direct_note(direct_hash(hash, &reply->key, p->tuple.zone), p->tuple.zone);
+		if (!flow_has_datagrams(family)) /* read after the note, see direct.h */
 			return VERDICT_NOT_OURS;
 	}
-	tuple_reverse(family, &p->tuple, ZONE_LEAVING, &reply->key);
-	if (!flow_lookup(family, &reply->key, &reply->record) ||
+	if (!flow_find_any(family, 0, hash, &reply->key, &reply->record) ||
 	    !(reply->record.flags & FLOW_REPLY) || flow_dead(family, reply, &s->work.mirror))
 		return VERDICT_NOT_OURS;
 	choose_untranslated(family, s, ZONE_LEAVING);

@@ -253,11 +253,12 @@ func (r *hotRig) loadTwin(constant string, value bool) error {
 	return errors.Join(spec.Variables[constant].Set(value), r.loadBeside(spec))
 }
 
-// loadBeside loads other programs on the same maps.
+// loadBeside loads other programs on the same maps, but for the memory that programs use while they run: an object may
+// have a layout of its own for it.
 func (r *hotRig) loadBeside(spec *ebpf.CollectionSpec) error {
 	shared := map[string]*ebpf.Map{}
 	for name, m := range spec.Maps {
-		if live, ok := r.maps[name]; ok && !strings.HasPrefix(name, ".") {
+		if live, ok := r.maps[name]; ok && name != "scratch_map" && !strings.HasPrefix(name, ".") {
 			m.MaxEntries = live.MaxEntries()
 			shared[name] = live
 		}

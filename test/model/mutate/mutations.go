@@ -160,7 +160,7 @@ var ofFullTables = []mutation{
 	{"spilled record not counted", "claim.h", "\tspilled_add(family, hash, w->chosen.choice, 1);\n", ""},
 	{"spilled record counted for ever", "flowtable.h", "spilled_add(family, hash, tag_choice(tag), -1);", "spilled_add(family, hash, tag_choice(tag), 0);"},
 	{"spilled record that gives way counted for ever", "claim.h", "spilled_add(family, key_hash(family, t), choice, -1);", "spilled_add(family, key_hash(family, t), choice, 0);"},
-	{"no look at later choices", "flowtable.h", "return *(volatile __u32 *)&set->spilled && flow_find_any(family, 1, t, r);", "return false;"},
+	{"no look at later choices", "flowtable.h", "return *(volatile __u32 *)&set->spilled && flow_find_any(family, 1, hash, t, r);", "return false;"},
 	{"later choices are the first one", "flowtable.h", "\tif (choice) { /* mixed", "\tif (0) { /* mixed"},
 	{"no room for the reply where something has expired", "open.h", "(ret && !flow_make_room(family, &s->mirror.key, &s->work))", "ret"},
 	{"no room for the client where something has expired", "open.h", "\t       (flow_make_room(family, t, &s->work) &&\n", "\t       (0 &&\n"},
@@ -189,11 +189,11 @@ var ofDirectConnections = []mutation{
 	{"tuple of the answers not looked up", "open.h", "&s->mirror.key, &s->other.record)) {", "&s->mirror.key, &s->other.record) && try) {"},
 	{"direct datagrams not noted", "direct.h", "if (!slot || explain)", "if (1 || !slot || explain)"},
 	{"direct datagrams noted once and for all", "direct.h", "if (!direct_is(slot, hash, hz))", "if (!direct_is(slot, hash, -1))"},
-	{"direct datagrams not looked for", "open.h", "if (!s || port_is_direct(s, try))", "if (!s)"},
+	{"direct datagrams not looked for", "open.h", "if (port_is_direct(s, try))", "if (0)"},
 	{"direct datagrams never forgotten", "direct.h", "direct_is(slot, hash, timeout_udp)", "direct_is(slot, hash, -1)"},
 	{"direct datagrams of another client", "direct.h", "(__u32)word == direct_tag(hash) && ", ""},
-	{"direct datagrams of two zones in one place", "direct.h", "(hash >> 48) ^ t->zone", "hash >> 48"},
-	{"direct datagrams take all ports", "open.h", "if (!s || try >= PORT_TAKE)", "if (!s || try >= PORT_TRIES)"},
+	{"direct datagrams of two zones in one place", "direct.h", "(hash >> 48) ^ zone", "hash >> 48"},
+	{"direct datagrams take all ports", "open.h", "!s || try >= PORT_TAKE || ", "!s || try >= PORT_TRIES || "},
 }
 
 // ofTwoCPUs are mutations of the protocol between processors, which are noticed by chance.
