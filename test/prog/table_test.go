@@ -59,6 +59,11 @@ func (t table) writeTag(p place, tag uint32) {
 	t.write(p.tag, binary.NativeEndian.AppendUint32(nil, tag))
 }
 
+// forgetDatagrams makes the table one that has had no flows of datagrams.
+func (t table) forgetDatagrams() {
+	t.write(int(unsafe.Offsetof(bpf.FlowWays{}.Datagrams)), make([]byte, 4))
+}
+
 // sets calls fn with the offset and the tags of each set that was ever used.
 func (t table) sets(fn func(at int, ways []byte)) {
 	for at := 0; at+t.setSize() <= int(t.memory.Size()); at += t.setSize() {

@@ -54,25 +54,43 @@ func (r *race) directly(c *conversation, ack, data, repeated *shot) {
 
 // TestTwoCPUsDatagramsDirectly, of contract 44: a client's first datagram to an endpoint and its first one to the
 // service that leads there, from one port. The endpoint can distinguish the two, and each answer shows the address that
-// was asked.
+// was asked. Every other time the service's flow is the first one of datagrams that the table has.
 func TestTwoCPUsDatagramsDirectly(t *testing.T) {
 	forEachRace(t, udpVariants, []path{stack}, func(t *testing.T, v variant, p path) {
 		r := newRace(t, v, p, roomy)
 		r.serve(v, at(v.any(), nodePort), at(p.backend(v.plan), backendPort))
 		r.batches(func(size int) {
 			var direct, first []*shot
-			all := r.flows(size)
+			all, client := r.flows(size), r.client
 			for _, c := range all {
+				// a client each: no flow gets a port from which another client's direct datagram comes
+				c.client = at(client, c.client.Port())
+				client = client.Next()
 				c.backend = at(p.backend(v.plan), backendPort)
 				direct = append(direct, r.tcShot("waggle_ingress", front, c.packet(c.client, c.backend)))
 				first = append(first, c.requestShot())
 			}
-			r.inStep(size, each(direct), each(first))
+			r.inStep(2*size, everyOther(func(round int) error {
+				if round%2 == 0 {
+					r.flowTable(v.client).forgetDatagrams()
+				}
+				return nil
+			}, each(direct)), everyOther(func(int) error { return nil }, each(first)))
 			for i, c := range all {
 				r.distinguished(c, direct[i], first[i])
 			}
 		})
 	})
+}
+
+// everyOther makes one round of two: both CPUs have ended the first function when they begin the second.
+func everyOther(first, second func(round int) error) func(round int) error {
+	return func(round int) error {
+		if round%2 == 0 {
+			return first(round / 2)
+		}
+		return second(round / 2)
+	}
 }
 
 func (r *race) distinguished(c *conversation, direct, first *shot) {

@@ -199,6 +199,7 @@ var ofDirectConnections = []mutation{
 // ofTwoCPUs are mutations of the protocol between processors, which are noticed by chance.
 var ofTwoCPUs = []mutation{
 	{"direct datagrams not looked for again", "open.h", "ret != SETTLED_OWNER || !port_is_direct(s, try)", "1"},
+	{"flows of datagrams looked for long before the note", "track.h", "direct_note(direct_hash(hash, &reply->key, p->tuple.zone), p->tuple.zone);\n\t\tif (!flow_has_datagrams(family))", "bool has = flow_has_datagrams(family);\n\t\tfor (int i = 0; i < 40; i++) /* a wider window */\n\t\t\tbpf_ktime_get_ns();\n\t\tdirect_note(direct_hash(hash, &reply->key, p->tuple.zone), p->tuple.zone);\n\t\tif (!has)"},
 	{"one-owner check dropped in settle", "claim.h", "\tif (twin_find(family, hash, t, r->where, &w->settling.twin) ||\n", "\tif (0 ||\n"},
 	{"record live before it is looked for twins", "claim.h", "\tr->tag = (r->tag & ~WAY_MASK) | WAY_OFFERED;\n", "\tr->tag = (r->tag & ~WAY_MASK) | WAY_LIVE;\n"},
 	{"way taken without condition", "claim.h", "\tif (!at || __sync_val_compare_and_swap(at, old, tag) != old)\n\t\treturn false;\n\tw->chosen.tag = tag;", "\tif (!at)\n\t\treturn false;\n\t*(volatile __u32 *)at = tag;\n\tw->chosen.tag = tag;"},
