@@ -3,8 +3,6 @@
 package prog
 
 import (
-	"maps"
-	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -18,8 +16,8 @@ const longest = 1 << 30
 // margin is more jiffies than a test lasts.
 const margin = 100_000
 
-// timeouts are the timeouts of tests, far enough from each other. Any is longer than the time after
-// which a neighbour is checked.
+// timeouts are the timeouts of tests, far enough from each other. Any is longer than the time after which a neighbour is
+// checked, and so long that no flow expires because a busy machine takes minutes for the next program.
 var timeouts = map[string]uint32{
 	"timeout_new":             6 * second,
 	"timeout_udp":             12 * second,
@@ -27,15 +25,6 @@ var timeouts = map[string]uint32{
 	"timeout_tcp_half_closed": 30 * second,
 	"timeout_tcp_closed":      24 * second,
 	"timeout_tcp_reset":       18 * second,
-}
-
-func withTimeouts(t *testing.T) *node {
-	t.Helper()
-	var settings []setting
-	for _, name := range slices.Sorted(maps.Keys(timeouts)) {
-		settings = append(settings, variable(name, timeouts[name]))
-	}
-	return newNode(t, settings...)
 }
 
 func (n *node) jiffies() uint32 {
@@ -82,7 +71,7 @@ func TestTimeouts(t *testing.T) {
 		for _, v := range c.variants {
 			t.Run(c.name+" "+v.name, func(t *testing.T) {
 				t.Parallel()
-				conv := converse(withTimeouts(t), v, tcExpress)
+				conv := converse(newNode(t), v, tcExpress)
 				c.reach(conv)
 				conv.ageBy(timeouts[c.timeout]-margin, 0, 1)
 				conv.idle = true
@@ -111,7 +100,7 @@ func lateReply(c *conversation) { c.reply(flags("A")) }
 // TestStale: a record past its time counts as deleted.
 func TestStale(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
-		c := converse(withTimeouts(t), v, p)
+		c := converse(newNode(t), v, p)
 		c.establish()
 		c.age(0, 1)
 		reply := c.packet(c.backend, c.source, synAck)
@@ -129,7 +118,7 @@ func TestStale(t *testing.T) {
 // TestOneWay: a stream may run in one direction for longer than any timeout.
 func TestOneWay(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
-		c := converse(withTimeouts(t), v, p)
+		c := converse(newNode(t), v, p)
 		c.establish()
 		for range 3 {
 			c.age(0) // the client's half; the reply's is fresh
@@ -150,7 +139,7 @@ func TestOneWay(t *testing.T) {
 // TestLastSeen: the time is written once a second, not with each packet.
 func TestLastSeen(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
-		c := converse(withTimeouts(t), v, stack)
+		c := converse(newNode(t), v, stack)
 		c.establish()
 		ages := func(jiffies uint32) uint32 {
 			c.ageBy(jiffies, 0)

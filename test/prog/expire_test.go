@@ -45,7 +45,7 @@ func (c *conversation) census(want bpf.Census) {
 // TestExpire: a flow expires as a whole, and not while either half is fresh.
 func TestExpire(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
-		c := converse(withTimeouts(t), v, p)
+		c := converse(newNode(t), v, p)
 		c.census(bpf.Census{})
 		c.establish()
 		other := c.again()
@@ -72,7 +72,7 @@ func TestExpire(t *testing.T) {
 // TestExpireUnconfirmed: unconfirmed flows expire likewise.
 func TestExpireUnconfirmed(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
-		c := converse(withTimeouts(t), v, p)
+		c := converse(newNode(t), v, p)
 		c.request()
 		other := c.again()
 		other.establish()
@@ -88,7 +88,7 @@ func TestExpireUnconfirmed(t *testing.T) {
 // however fresh it is: alone it would be useless.
 func TestExpireOrphan(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
-		c := converse(withTimeouts(t), v, split)
+		c := converse(newNode(t), v, split)
 		c.establish()
 		c.remove(c.clientKey())
 		c.remove(c.replyKey())
@@ -103,7 +103,7 @@ func TestExpireReopened(t *testing.T) {
 		if !p.snat {
 			t.Skip("without SNAT the new flow takes both halves over")
 		}
-		c := converse(withTimeouts(t), v, p)
+		c := converse(newNode(t), v, p)
 		c.establish()
 		c.request(acked, flags("FA"))
 		c.reply(flags("FA"))

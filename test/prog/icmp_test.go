@@ -258,7 +258,7 @@ func TestICMPErrorAboutFragments(t *testing.T) {
 // TestICMPErrorChangesNothing: errors can neither keep a flow alive nor end it.
 func TestICMPErrorChangesNothing(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
-		c := converse(withTimeouts(t), v, p)
+		c := converse(newNode(t), v, p)
 		c.establish()
 		c.ageBy(second+second/2, 0, 1)
 		before := c.contents()
@@ -284,7 +284,7 @@ func (c *conversation) contents() []record {
 func TestICMPErrorOfDeadFlow(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		for _, confirmed := range []bool{false, true} {
-			c := converse(withTimeouts(t), v, p)
+			c := converse(newNode(t), v, p)
 			c.request()
 			if confirmed {
 				c.reply()

@@ -4,7 +4,9 @@ package prog
 
 import (
 	"encoding/binary"
+	"maps"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -36,7 +38,11 @@ type node struct {
 func newNode(t *testing.T, settings ...setting) *node {
 	t.Helper()
 	enter(t)
-	d, err := borrow(append([]setting{variable("hz", uint32(second))}, settings...))
+	always := []setting{variable("hz", uint32(second))}
+	for _, name := range slices.Sorted(maps.Keys(timeouts)) {
+		always = append(always, variable(name, timeouts[name]))
+	}
+	d, err := borrow(append(always, settings...))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -207,7 +207,7 @@ func TestServiceBesideDirectly(t *testing.T) {
 func TestDatagramsDirectlyFirst(t *testing.T) {
 	for _, v := range udpVariants {
 		t.Run(v.name, func(t *testing.T) {
-			c := converse(withTimeouts(t), v, stack)
+			c := converse(newNode(t), v, stack)
 			asks := func() {
 				t.Helper()
 				c.xdp(front, c.packet(c.client, c.backend)).passed(bpf.VerdictNotOurs)

@@ -190,7 +190,7 @@ func (k tuple) encode() bpf.Tuple {
 // frontend is ours, until the connection has ended.
 func TestForeign(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
-		c := converse(withTimeouts(t), v, otherDevice)
+		c := converse(newNode(t), v, otherDevice)
 		client := tuple{src: c.client, dst: c.frontend, proto: v.proto}
 		backend := tuple{src: c.backend, dst: at(back.addr(v.plan), nodePort), proto: v.proto}
 		c.adopt(client, backend)

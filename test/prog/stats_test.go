@@ -124,7 +124,7 @@ func (c *talk) aged(i int) {
 // was dropped of it then is no more in the records.
 func TestStatsWalk(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
-		c := &talk{conversation: converse(withTimeouts(t), v, p)}
+		c := &talk{conversation: converse(newNode(t), v, p)}
 		c.exchange()
 		c.expire(v)
 		c.inRecords()
@@ -142,7 +142,7 @@ func TestStatsWalk(t *testing.T) {
 // clients inside are led to.
 func TestStatsTurn(t *testing.T) {
 	forEach(t, func(t *testing.T, v variant) {
-		c := &talk{conversation: withItself(withTimeouts(t), v)}
+		c := &talk{conversation: withItself(newNode(t), v)}
 		c.exchange()
 		c.rests()
 		c.expire(v)
@@ -153,7 +153,7 @@ func TestStatsTurn(t *testing.T) {
 // TestStatsPacket: a packet that comes a second after the last one brings what was counted before it.
 func TestStatsPacket(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
-		c := &talk{conversation: converse(withTimeouts(t), v, p)}
+		c := &talk{conversation: converse(newNode(t), v, p)}
 		c.exchange()
 		before := wmaps.FlowStats{Opened: 1, ToBackend: c.toBackend}
 		c.aged(0)
@@ -170,7 +170,7 @@ func TestStatsPacket(t *testing.T) {
 func TestStatsClosed(t *testing.T) {
 	forTCP(t, func(t *testing.T, v variant, p path) {
 		for name, last := range map[string]change{"both have sent FIN": flags("FA"), "reset": flags("R")} {
-			c := &talk{conversation: converse(withTimeouts(t), v, p)}
+			c := &talk{conversation: converse(newNode(t), v, p)}
 			c.exchange()
 			c.says(flags("FA"))
 			before := wmaps.FlowStats{Opened: 1, ToBackend: c.toBackend, ToClient: c.toClient}
@@ -186,7 +186,7 @@ func TestStatsClosed(t *testing.T) {
 // TestStatsReleased: what a flow has when it ends is not lost.
 func TestStatsReleased(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
-		c := &talk{conversation: converse(withTimeouts(t), v, p)}
+		c := &talk{conversation: converse(newNode(t), v, p)}
 		c.exchange()
 		c.age([]int{0, 1, 2}[:p.halves]...)
 		c.expire(v)
@@ -227,7 +227,7 @@ func (n *node) age0() {
 // a later walk is complete.
 func TestStatsActive(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
-		c := converse(withTimeouts(t), v, p)
+		c := converse(newNode(t), v, p)
 		active := func() [2]uint32 {
 			return [2]uint32{c.serviceStats(c.service).Active, c.backendStats(c.external()).Active}
 		}
@@ -264,7 +264,7 @@ func (n *node) pass(v variant, number uint32) {
 // element that was made anew is zero.
 func TestStatsReused(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
-		c := &talk{conversation: converse(withTimeouts(t), v, p)}
+		c := &talk{conversation: converse(newNode(t), v, p)}
 		c.exchange()
 		stats := wmaps.NewStats(mapsOf(c.maps))
 		must(stats.AddService(c.service))

@@ -40,12 +40,6 @@ var roomy = setting{name: "roomy", apply: func(spec *ebpf.CollectionSpec) error 
 	for _, family := range []string{"4", "6"} {
 		spec.Maps["flows"+family].MaxEntries = bpf.SetsForFlows(32 * batchSize)
 	}
-	// what a batch takes on a busy machine is no reason for its first flows to expire
-	for _, name := range []string{"timeout_new", "timeout_udp"} {
-		if err := spec.Variables[name].Set(uint32(longest / 2)); err != nil {
-			return err
-		}
-	}
 	return spec.Variables["snat_min"].Set(uint16(1024))
 }}
 
