@@ -224,15 +224,15 @@ __noinline int way_take_any(int family, __u64 hash, const struct record *r, __u3
 }
 
 /*
- * Writes a record that no reader finds yet. If r->tag is not 0, r->where and
- * r->tag are those of a record of the same key that it replaces; it must not
- * be confirmed and alive. Sets both to where the new one is, with r->state in
- * the tag. Nonzero: there is no room.
+ * Takes a place for a record. If r->tag is not 0, r->where and r->tag are those of
+ * a record of the same key that it replaces; it must not be confirmed and alive.
+ * Sets both to where the new one is, with r->state in the tag. What is there stays until
+ * settle(): who waits for that memory can wait for other places at the same time.
+ * Nonzero: there is no room.
  */
 __noinline int flow_prepare(int family, const struct tuple *t, struct record *r, __u32 spare,
 			    struct workspace *w)
 {
-	struct flow *f;
 	__u64 hash;
 
 	if (!t || !r || !w)
@@ -246,22 +246,8 @@ __noinline int flow_prepare(int family, const struct tuple *t, struct record *r,
 	/* differs from what the place's last tenant expected, see flow_expect() */
 	r->expect = hash ^ r->tag ^ now();
 	r->hop = hop_stamp(r->hop, r->tag);
-	flow_fold(family, r->where);
-	f = flow_at(family, r->where);
-	if (f && !explain)
-		flow_write(family, f, t, r);
 	flow_touch_new(family, r->where);
 	return 0;
-}
-
-/* Changes the rewrite's source port of a record that is prepared, and not settled. */
-static __always_inline void prepared_set_sport(int family, struct record *r, __be16 sport)
-{
-	struct flow *f = flow_at(family, r->where);
-
-	r->to.sport = sport;
-	if (f && !explain)
-		f->to_sport = sport;
 }
 
 /* Gives up a record that is prepared, and not settled. */
@@ -270,6 +256,7 @@ __noinline int flow_abandon(int family, const struct tuple *t, struct record *r)
 	if (!t || !r)
 		return 0;
 	family = family_of(family);
+	flow_fold(family, r->where);
 	/* its tag in the table has no state yet */
 	if (!explain)
 		way_free(family, key_hash(family, t), r->where, r->tag & ~STATE_MASK);
@@ -348,13 +335,19 @@ static __always_inline bool way_enliven(int family, __u32 where, __u32 tag)
 	return at && __sync_val_compare_and_swap(at, tag, tag | WAY_LIVE) == tag;
 }
 
-/* Shows a prepared record to the others. The exchange is the full barrier that settle() needs. */
-static __always_inline bool way_offer(int family, struct record *r)
+/*
+ * Writes a prepared record, and shows it to the others. The exchange is the full barrier that
+ * settle() needs.
+ */
+static __always_inline bool way_offer(int family, const struct tuple *t, struct record *r)
 {
+	struct flow *f = flow_at(family, r->where);
 	__u32 *at = tag_at(family, r->where);
 
-	if (!at)
+	if (!f || !at)
 		return false;
+	flow_fold(family, r->where);
+	flow_write(family, f, t, r);
 	r->tag = (r->tag & ~WAY_MASK) | WAY_OFFERED;
 	__sync_lock_test_and_set(at, r->tag);
 	return true;
@@ -481,7 +474,7 @@ __noinline int flow_settle(int family, const struct tuple *t, struct record *r, 
 		r->tag |= WAY_LIVE;
 		return SETTLED_OWNER;
 	}
-	if (!way_offer(family, r))
+	if (!way_offer(family, t, r))
 		return SETTLED_LOST;
 	if (twin_find(family, hash, t, r->where, &w->settling.twin) ||
 	    !way_enliven(family, r->where, r->tag))

@@ -24,9 +24,9 @@
  * and also the flow's state, so that each change of a flow's state is one
  * compare-and-swap. A version distinguishes one tenant of a way from the next.
  *
- *   prepare  FREE or a record that may be replaced -> BUSY. Write the record.
- *   settle   -> OFFERED. A full barrier. Look for twins, records of the same
- *            key. A LIVE twin wins. Of two that are OFFERED the one at the
+ *   prepare  FREE or a record that may be replaced -> BUSY
+ *   settle   Write the record. -> OFFERED. A full barrier. Look for twins, records
+ *            of the same key. A LIVE twin wins. Of two that are OFFERED the one at the
  *            lower place wins: a processor that sees both frees the other, and goes on
  *            in the place of the winner's owner. No twin: -> LIVE.
  *   mark     sets bits of the state (confirm, close, ...) under the version
@@ -488,19 +488,26 @@ __noinline int flow_find_any(int family, __u32 choice, __u64 hash, const struct 
 }
 
 /*
- * As flow_lookup(), by the key's hash, for who will make a record if there is none: the
- * processor fetches the place that it will probably get while it waits for the tags.
+ * As flow_lookup(), by the key's hash, for who will make a record if there is none: while it waits
+ * for the tags, the processor fetches the place that the record will probably get, and that of
+ * one that is prepared, at `prepared`. The loads stand together since the processor does
+ * not look far beyond one that waits.
  */
-__noinline int flow_find_or_fetch(int family, __u64 hash, const struct tuple *t, struct record *r)
+__noinline int flow_find_or_fetch(int family, __u64 hash, const struct tuple *t, struct record *r,
+				  __u32 prepared)
 {
-	struct flow *f;
+	struct flow *ours, *other;
 
 	if (!t || !r)
 		return 0;
 	family = family_of(family);
-	f = flow_at(family, hash_set(family, hash, 0) * WAYS + hash_way(hash));
-	if (f)
-		asm volatile("" : : "r"(*(volatile __u64 *)&f->hop));
+	ours = flow_at(family, hash_set(family, hash, 0) * WAYS + hash_way(hash));
+	other = flow_at(family, prepared);
+	if (ours && other)
+		asm volatile(""
+			     :
+			     : "r"(*(volatile __u64 *)&ours->hop),
+			       "r"(*(volatile __u64 *)&other->hop));
 	return flow_find_from(family, 0, hash, t, r);
 }
 

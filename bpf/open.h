@@ -228,7 +228,8 @@ __noinline int claim_reply(struct scratch *s, int try)
 	reply->tag = 0;
 	reply->flags = reply_flags(s->record.flags, s->packet.tuple.zone);
 	tuple_reverse(family, &s->packet.tuple, 0, &reply->to);
-	if (flow_find_or_fetch(family, s->mirror_hash, &s->mirror.key, &s->other.record)) {
+	if (flow_find_or_fetch(family, s->mirror_hash, &s->mirror.key, &s->other.record,
+			       s->record.where)) {
 		s->other.key = s->mirror.key;
 		if (!other_gives_way(family, try, s))
 			return 0;
@@ -263,7 +264,7 @@ static __always_inline int open_reply(int family, struct scratch *s)
 			port = bpf_htons(snat_min + (pick + i * PORT_STRIDE) % span);
 		if (i == PORT_LOOKS && s->oldest.port)
 			port = s->oldest.port;
-		prepared_set_sport(family, &s->record, port);
+		tuple_set_sport(&s->record.to, port);
 		ret = claim_reply(s, i);
 		if (ret > 0 || (ret && !flow_make_room(family, &s->mirror.key, &s->work)))
 			return ret;
@@ -302,7 +303,8 @@ __noinline int open_split_source(struct scratch *s, __u32 spare)
 	source->record.hop = 0;
 	source->record.tag = 0;
 	source->record.flags = FLOW_SPLIT_SOURCE | (s->record.flags & FLOW_MIRROR_ZONE_MASK);
-	if (flow_lookup(family, &source->key, other)) {
+	if (flow_find_or_fetch(family, key_hash(family, &source->key), &source->key, other,
+			       s->mirror.record.where)) {
 		/* a third record is an earlier flow's, that is over: no two have the same source port */
 		s->other.key = source->key;
 		if (!(other->flags & FLOW_SPLIT_SOURCE) &&
@@ -362,8 +364,8 @@ __noinline int open_join(struct scratch *s, bool split)
  * Records a new flow, of which the client's record stands in s->record but for
  * the source port. If another processor has opened the flow meanwhile, that
  * one's stands there after, and the verdict is VERDICT_NONE. The client's
- * record is written first, so that what it waits for in memory is there when
- * the reply's is; but it is seen last.
+ * record gets its place first, so that the memory for both is waited for at one
+ * time; but it is seen last.
  */
 __noinline int open_records(struct scratch *s)
 {

@@ -62,6 +62,12 @@ static __always_inline void tuple_set_word(struct tuple *t, __u32 ports, __u8 pr
 	*(__u64 *)&t->sport = ports | (__u64)proto << 32 | (__u64)zone << 40;
 }
 
+static __always_inline void tuple_set_sport(struct tuple *t, __be16 port)
+{
+	/* volatile: the compiler would make it a write of the port alone */
+	*(volatile __u64 *)&t->sport = (tuple_word(t) & ~0xffffULL) | port;
+}
+
 /* Source and destination port as they stand in a header. */
 static __always_inline __u32 tuple_ports(const struct tuple *t)
 {

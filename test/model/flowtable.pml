@@ -790,7 +790,10 @@ inline release(w, t) {
 	}
 }
 
-/* Makes a way BUSY if its tag is t, and writes the record. ok: b and b_t are the way and its tag. */
+/*
+ * Makes a way BUSY if its tag is t, and writes the record, which settle() does in the
+ * datapath: nobody looks at one that is BUSY. ok: b and b_t are the way and its tag.
+ */
 inline take(w, t, k, leads, same_client) {
 	d_step {
 #ifdef BROKEN_TAKE_CONFIRMED

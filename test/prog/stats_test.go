@@ -195,7 +195,8 @@ func TestStatsReleased(t *testing.T) {
 	})
 }
 
-// TestStatsFlood: strangers' flows replace each other, and nothing of them is lost.
+// TestStatsFlood: strangers' flows replace each other, and nothing of them is lost, neither their first packets nor
+// what was counted in their records.
 func TestStatsFlood(t *testing.T) {
 	forEachPath(t, func(t *testing.T, v variant, p path) {
 		c := &talk{conversation: converse(newNode(t, oneSet), v, p)}
@@ -203,11 +204,33 @@ func TestStatsFlood(t *testing.T) {
 		for range flood {
 			c.says()
 			c.had(bpf.VerdictFlowOpened)
+			c.says()
 			c.conversation = c.again()
 		}
 		c.age0()
 		c.expire(v)
 		c.counted(wmaps.FlowStats{Opened: flood, ToBackend: c.toBackend})
+	})
+}
+
+// TestStatsAbandoned: a new flow takes the place of a stranger's record, finds none for its other records, and is given
+// up. What was counted in the stranger's record is not lost.
+func TestStatsAbandoned(t *testing.T) {
+	forEachPath(t, func(t *testing.T, v variant, p path) {
+		c := &talk{conversation: converse(newNode(t, oneSet), v, p)}
+		c.says()
+		c.says()
+		keys := c.keys()
+		for _, lost := range keys[1:] {
+			c.remove(lost)
+		}
+		c.fill(v, 0)
+		next := c.again()
+		c.xdp(front, next.packet(next.client, next.frontend)).dropped(bpf.VerdictDropFlowsFull)
+		if _, ok := c.lookup(keys[0]); ok {
+			t.Error("the stranger's record is still there")
+		}
+		equal(t, "to the backend", c.toBackend, c.backendStats(c.external()).ToBackend)
 	})
 }
 

@@ -42,6 +42,7 @@ var suites = []suite{
 	{"^Test(DatagramsDirectlyFirst|DirectsShareAPlace|DirectsOfAZone|DirectsGiveWay|ServiceBesideDirectly|Model)$", ofDirectConnections},
 	{"^Test(ExplainTwinHasNoWrites|Model)$", ofExplain},
 	{"^Test(TwoCPUs.*|OneOwner|RepairInFullTable)$", ofTwoCPUs},
+	{"^TestStats.*$", ofCounters},
 	{"^Test(ARP.*|NDP.*|AnswersLapse|TaggedNotAnswered|AnswerKeepsDeviceSum|PodsNotAnswered)$", ofAnnouncements},
 }
 
@@ -186,7 +187,7 @@ var ofUnconfirmedPorts = []mutation{
 var ofDirectConnections = []mutation{
 	{"answer to a direct connection taken for the service's", "track.h", "if (answers_directly(p, r))", "if (0 && answers_directly(p, r))"},
 	{"refusal taken for a direct connection's", "track.h", "!(p->tcp_flags & (TCP_SYN | TCP_RST));", "!(p->tcp_flags & TCP_SYN);"},
-	{"tuple of the answers not looked up", "open.h", "&s->mirror.key, &s->other.record)) {", "&s->mirror.key, &s->other.record) && try) {"},
+	{"tuple of the answers not looked up", "open.h", "\t\t\t       s->record.where)) {", "\t\t\t       s->record.where) && try) {"},
 	{"direct datagrams not noted", "direct.h", "if (!slot || explain)", "if (1 || !slot || explain)"},
 	{"direct datagrams noted once and for all", "direct.h", "if (!direct_is(slot, hash, hz))", "if (!direct_is(slot, hash, -1))"},
 	{"direct datagrams not looked for", "open.h", "if (port_is_direct(s, try))", "if (0)"},
@@ -214,12 +215,21 @@ var ofExplain = []mutation{
 	{"twin sees a packet", "flowtable.h", "if (f && !explain)\n\t\tf->last_seen", "if (f)\n\t\tf->last_seen"},
 	{"twin keeps a next hop", "flowtable.h", "if (f && !explain)\n\t\t__sync_val_compare_and_swap(&f->hop", "if (f)\n\t\t__sync_val_compare_and_swap(&f->hop"},
 	{"twin takes a way", "claim.h", "\tif (explain) { /* as if it were taken */\n\t\tnote_taken(hash, w->chosen.where);\n\t\tw->chosen.tag = tag;\n\t\treturn true;\n\t}\n", ""},
-	{"twin writes a record", "claim.h", "if (f && !explain)\n\t\tflow_write", "if (f)\n\t\tflow_write"},
+	{"twin writes a record", "claim.h", "\tif (explain) { /* it writes nothing, so it always wins */\n\t\tr->tag |= WAY_LIVE;\n\t\treturn SETTLED_OWNER;\n\t}\n", ""},
 	{"twin loses what it claims", "claim.h", "\t\tr->tag |= WAY_LIVE;\n\t\treturn SETTLED_OWNER;\n\t}\n\tif (!way_offer", "\t\treturn SETTLED_LOST;\n\t}\n\tif (!way_offer"},
 	{"twin renews affinity", "affinity.h", "\t\t\tif (!explain)\n\t\t\t\tknown->last_used", "\t\t\t\tknown->last_used"},
 	{"twin remembers a client", "affinity.h", "if (!backend || explain)", "if (!backend)"},
 	{"twin stores a next hop", "nexthop.h", "!generation || explain", "!generation"},
 	{"twin notes a fragment", "fragment.h", "!p || explain", "!p"},
+}
+
+// ofCounters are mutations of what is counted in records, and of how it is added up.
+var ofCounters = []mutation{
+	{"what a replaced record has counted is lost", "claim.h", "\tflow_fold(family, r->where);\n\tflow_write(", "\tflow_write("},
+	{"what the record at an abandoned place has counted is lost", "claim.h", "\tflow_fold(family, r->where);\n\t/* its tag", "\t/* its tag"},
+	{"what a released record has counted is lost", "flowtable.h", "\tflow_fold(family, where);\n\tif (explain)\n\t\treturn note_freed(where);\n\tfamily", "\tif (explain)\n\t\treturn note_freed(where);\n\tfamily"},
+	{"counted for whoever has the id", "stats.h", "f->flags & FLOW_SPLIT_SOURCE || !ids_hold(family, f)", "f->flags & FLOW_SPLIT_SOURCE"},
+	{"third record counted, too", "stats.h", "f->flags & FLOW_SPLIT_SOURCE || !ids_hold(family, f)", "!ids_hold(family, f)"},
 }
 
 // ofAnnouncements are mutations of the answers to what asks for announced addresses.
