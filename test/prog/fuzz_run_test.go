@@ -620,8 +620,8 @@ func (r *fuzzRun) compareAffinity(now uint32) (wrong []string) {
 }
 
 // jiffies returns the time in the maps' unit.
-func (r *fuzzRun) jiffies() (now uint32, err error) {
-	_, err = r.walks["waggle_jiffies"].Run(&ebpf.RunOptions{Context: now, ContextOut: &now})
+func (n *fuzzNode) jiffies() (now uint32, err error) {
+	_, err = n.walks["waggle_jiffies"].Run(&ebpf.RunOptions{Context: now, ContextOut: &now})
 	return now, err
 }
 
