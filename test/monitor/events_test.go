@@ -82,7 +82,7 @@ func TestEvents(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := s.watch(t)
-			s.laptop.Connect(topo.Request{To: nodePort(c.port), Timeout: 300e6})
+			s.unanswered(t, nodePort(c.port), c.event)
 			events, _ := m.end()
 			if len(of(events, c.event)) == 0 {
 				t.Fatalf("events: %s", kinds(events))
@@ -114,7 +114,7 @@ func announcedEvents(t *testing.T, s *setup) {
 	} {
 		check(t, table.Set(maps.Place{Addr: c.announced, Ifindex: eth0.Attrs().Index}, eth0.Attrs().HardwareAddr))
 		m := s.watch(t, "--packets", "--verdict", "announced", "--client", c.client.String())
-		s.laptop.Connect(topo.Request{To: at(c.announced, 9), Timeout: 300e6})
+		s.unanswered(t, at(c.announced, 9), "announced")
 		events, _ := m.end()
 		got := of(events, "announced")
 		if len(got) == 0 {
@@ -166,7 +166,7 @@ func TestFilters(t *testing.T) {
 		s.echo(t, at(s.node.IP4, 30002))
 		s.echo(t, at(s.node.IP6, 30002))
 		s.laptop.Connect(topo.Request{To: at(s.node.IP4, 30004)})
-		s.laptop.Connect(topo.Request{To: at(s.node.IP4, 30005), Timeout: 100e6})
+		s.unanswered(t, at(s.node.IP4, 30005), "drop-no-local-endpoint")
 		check(t, other.Echo(topo.Request{To: at(s.node.IP4, 30002), Size: 10}).Error())
 	}
 	only := func(pass func(event) bool) func(*testing.T, []event) {

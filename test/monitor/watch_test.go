@@ -176,12 +176,28 @@ func (s *setup) echo(t *testing.T, to netip.AddrPort) topo.Reply {
 // settled waits until the closing packets of a connection are through.
 func (s *setup) settled(t *testing.T, closed uint64) {
 	t.Helper()
+	s.counted(t, "flow-closed", closed)
+	time.Sleep(10 * time.Millisecond) // the last ACK
+}
+
+// unanswered connects to where the SYN has a verdict, and no answer. On a busy machine the SYN may still be under way when
+// the client gives up: it waits until the datapath has counted it.
+func (s *setup) unanswered(t *testing.T, to netip.AddrPort, verdict string) {
+	t.Helper()
+	before, err := s.agent.Counters()
+	check(t, err)
+	s.laptop.Connect(topo.Request{To: to, Timeout: 300e6})
+	s.counted(t, verdict, sum(before, verdict)+1)
+}
+
+// counted waits until a verdict has been counted so many times.
+func (s *setup) counted(t *testing.T, verdict string, want uint64) {
+	t.Helper()
 	await.Until(t, func() (string, bool) {
 		c, err := s.agent.Counters()
 		check(t, err)
-		return fmt.Sprintf("%d flows are closed, want %d", sum(c, "flow-closed"), closed), sum(c, "flow-closed") >= closed
+		return fmt.Sprintf("%s: %d, want %d", verdict, sum(c, verdict), want), sum(c, verdict) >= want
 	})
-	time.Sleep(10 * time.Millisecond) // the last ACK
 }
 
 func sum(counters map[string]uint64, verdict string) (n uint64) {
