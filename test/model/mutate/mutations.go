@@ -228,7 +228,7 @@ var ofCounters = []mutation{
 	{"what a replaced record has counted is lost", "claim.h", "\tflow_fold(family, r->where);\n\tflow_write(", "\tflow_write("},
 	{"what the record at an abandoned place has counted is lost", "claim.h", "\tflow_fold(family, r->where);\n\t/* its tag", "\t/* its tag"},
 	{"what a released record has counted is lost", "flowtable.h", "\tflow_fold(family, where);\n\tif (explain)\n\t\treturn note_freed(where);\n\tfamily", "\tif (explain)\n\t\treturn note_freed(where);\n\tfamily"},
-	{"counted for whoever has the id", "stats.h", "f->flags & FLOW_SPLIT_SOURCE || !ids_hold(family, f)", "f->flags & FLOW_SPLIT_SOURCE"},
+	{"counted for the endpoint that has the id now", "stats.h", "f->flags & FLOW_SPLIT_SOURCE || !ids_hold(family, f)", "f->flags & FLOW_SPLIT_SOURCE"},
 	{"third record counted, too", "stats.h", "f->flags & FLOW_SPLIT_SOURCE || !ids_hold(family, f)", "!ids_hold(family, f)"},
 }
 
