@@ -563,7 +563,7 @@ __noinline int flow_read_way(int family, __u32 where, struct tuple *t, struct re
 	other = (tag & WAY_MASK) ^ WAY_LIVE;
 	if (other)
 		return 0;
-	/* as in set_match(): the record is read after the tag */
+	/* as in tag_matches(): the record is read after the tag */
 	asm volatile("" : "+r"(other));
 	f = way_flow(family, set, where + other);
 	v4 = (void *)f;
