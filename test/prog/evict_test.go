@@ -8,38 +8,51 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
+// eviction is a record of a flow that is lost, and what restores it.
+type eviction struct {
+	name   string
+	before func(*conversation)
+	lose   int // of conversation.keys
+	repair func(*conversation)
+}
+
+const clientHalf, replyHalf, splitHalf = 0, 1, 2
+
+var evictions = []eviction{
+	{"reply, unanswered", opened, replyHalf, clientSpeaks},
+	{"reply, answered", answered, replyHalf, clientSpeaks},
+	{"client, unanswered", opened, clientHalf, backendSpeaks},
+	{"client, answered", answered, clientHalf, backendSpeaks},
+	{"client, answered twice", answered, clientHalf, backendGoesOn},
+	{"egress, unanswered", opened, splitHalf, clientSpeaks},
+	{"egress, answered", answered, splitHalf, clientSpeaks},
+}
+
+// forEachEviction plays each eviction of the records that a path's flows have.
+func forEachEviction(t *testing.T, halves int, test func(*testing.T, eviction)) {
+	for _, e := range evictions {
+		if e.lose < halves {
+			t.Run(e.name, func(t *testing.T) { test(t, e) })
+		}
+	}
+}
+
 // TestEvictedHalf: any record of an unconfirmed flow may be replaced at any time. The remaining
 // records restore the lost one as it was.
 func TestEvictedHalf(t *testing.T) {
-	const clientHalf, replyHalf, splitHalf = 0, 1, 2
-	for _, c := range []struct {
-		name   string
-		before func(*conversation)
-		lose   int
-		repair func(*conversation)
-	}{
-		{"reply, unanswered", opened, replyHalf, clientSpeaks},
-		{"reply, answered", answered, replyHalf, clientSpeaks},
-		{"client, unanswered", opened, clientHalf, backendSpeaks},
-		{"client, answered", answered, clientHalf, backendSpeaks},
-		{"client, answered twice", answered, clientHalf, backendGoesOn},
-		{"egress, unanswered", opened, splitHalf, clientSpeaks},
-		{"egress, answered", answered, splitHalf, clientSpeaks},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			forEachPath(t, func(t *testing.T, v variant, p path) {
-				if c.lose >= p.halves {
-					t.Skip("two records only")
-				}
-				conv := converse(newNode(t), v, p)
-				c.before(conv)
-				conv.restored(c.lose, c.repair)
-				conv.reply()
-				conv.request(acked)
-				conv.standsConfirmed()
-			})
-		})
-	}
+	forEachPath(t, func(t *testing.T, v variant, p path) {
+		forEachEviction(t, p.halves, func(t *testing.T, e eviction) { e.play(converse(newNode(t), v, p)) })
+	})
+}
+
+// play expects the flow to be restored, and to go on.
+func (e eviction) play(c *conversation) {
+	c.t.Helper()
+	e.before(c)
+	c.restored(e.lose, e.repair)
+	c.reply()
+	c.request(acked)
+	c.standsConfirmed()
 }
 
 func opened(c *conversation)        { c.request() }

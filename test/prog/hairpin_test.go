@@ -63,6 +63,14 @@ func TestHairpin(t *testing.T) {
 	})
 }
 
+// TestHairpinEvicted: each record of a flow that goes back by the pod's own device is restored as
+// one that does.
+func TestHairpinEvicted(t *testing.T) {
+	forEach(t, func(t *testing.T, v variant) {
+		forEachEviction(t, hairpin.halves, func(t *testing.T, e eviction) { e.play(withItself(newNode(t), v)) })
+	})
+}
+
 // TestHairpinOutside: a backend elsewhere connects to the node port, and is
 // chosen.
 func TestHairpinOutside(t *testing.T) {

@@ -40,6 +40,7 @@ var suites = []suite{
 	{"^Test(FlowsFull.*|FlowsFillUp|ConfirmedStays|DatagramsLeaveRoom|Spilled.*|NewFlowsGiveWay|AnsweredGivesWay|LeastRecentGivesWay|Tenants|SNATPortOfBackend|AnswersAreNotOwn)$", ofFullTables},
 	{"^TestSNAT.*$", ofUnconfirmedPorts},
 	{"^Test(DatagramsDirectlyFirst|DirectsShareAPlace|DirectsOfAZone|DirectsGiveWay|ServiceBesideDirectly|Model)$", ofDirectConnections},
+	{"^TestHairpin.*$", ofTurns},
 	{"^Test(ExplainTwinHasNoWrites|Model)$", ofExplain},
 	{"^Test(TwoCPUs.*|OneOwner|RepairInFullTable)$", ofTwoCPUs},
 	{"^TestStats.*$", ofCounters},
@@ -81,7 +82,6 @@ var ofModel = []mutation{
 	{"answer of a pod recorded outside", "open.h", "if (flags & DEVICE_POD)\n\t\t\treply = ZONE_POD;", ";"},
 	{"answer to oneself recorded outside", "open.h", "FLOW_TURN | ZONE_POD * FLOW_MIRROR_ZONE", "FLOW_TURN | ZONE_OUTSIDE * FLOW_MIRROR_ZONE"},
 	{"turned packet keeps its MACs", "tc.c", " || swap_macs(skb, s->packet.l3_off))\n\t\treturn VERDICT_DROP_ERROR;\n\tsent_by_us(skb);", ")\n\t\treturn VERDICT_DROP_ERROR;\n\tsent_by_us(skb);"},
-	{"answer of a turn restored as express", "track.h", " | (r->flags & FLOW_TURN) |\n", " |\n"},
 	{"own connection from a NodePort not recorded", "own.h", "is_nodeport(port) || ", ""},
 	{"direct connection keeps the port of one to a service", "track.h", "!(reply->record.flags & FLOW_REPLY) ||", "1 ||"},
 	{"pod's address from outside trusted", "open.h", "if (source_is_pod(ctx, family, ifindex, svc, s))", "if (0)"},
@@ -221,6 +221,13 @@ var ofExplain = []mutation{
 	{"twin remembers a client", "affinity.h", "if (!backend || explain)", "if (!backend)"},
 	{"twin stores a next hop", "nexthop.h", "!generation || explain", "!generation"},
 	{"twin notes a fragment", "fragment.h", "!p || explain", "!p"},
+}
+
+// ofTurns are mutations of flows that go back by the pod's own device: packets at random lose such
+// a record too seldom.
+var ofTurns = []mutation{
+	{"client of a turn restored as express", "track.h", " | (r->flags & FLOW_TURN) |\n", " |\n"},
+	{"answer of a turn opened as express", "open.h", "(flags & (FLOW_SPLIT | FLOW_TURN))", "(flags & FLOW_SPLIT)"},
 }
 
 // ofCounters are mutations of what is counted in records, and of how it is added up.
