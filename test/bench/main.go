@@ -64,8 +64,8 @@ func main() {
 	flag.StringVar(&o.peers, "kubernetes", "build/kubernetes", "the directory of kube-proxy; it is left out if there is none")
 	flag.StringVar(&o.out, "out", "build/bench", "the directory of the JSON files")
 	flag.StringVar(&only, "only", "", "groups to measure, with commas between them: "+strings.Join(groupNames(), ", "))
-	flag.StringVar(&check, "check", "", "compare the ratios with those in this file, and fail on a loss of more than a quarter")
-	flag.StringVar(&record, "record", "", "write the ratios to this file")
+	flag.StringVar(&check, "check", "", "compare the ratios with those of such processors in this file, and fail on a loss of more than a quarter")
+	flag.StringVar(&record, "record", "", "write the ratios to this file, as those of such processors")
 	flag.Parse()
 	logrus.SetOutput(io.Discard)
 	if err := run(o, only, check, record); err != nil {
@@ -97,6 +97,10 @@ func run(o options, only, check, record string) error {
 			return fmt.Errorf("no group %q: there are %s", name, strings.Join(groupNames(), ", "))
 		}
 	}
+	vendor, err := processorVendor()
+	if err != nil {
+		return err
+	}
 	var all []Result
 	for _, g := range groups {
 		if !slices.Contains(wanted, g.name) {
@@ -114,11 +118,11 @@ func run(o options, only, check, record string) error {
 		}
 		all = append(all, results...)
 	}
-	if record != "" {
-		return recordRatios(record, all)
-	}
-	if check != "" {
-		return checkRatios(os.Stdout, check, all)
+	switch {
+	case record != "":
+		return recordRatios(record, vendor, all)
+	case check != "":
+		return checkRatios(os.Stdout, check, vendor, all)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -11,6 +12,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"github.com/prometheus/procfs"
 )
 
 // maxLoss is the fraction of a ratio that may be lost.
@@ -39,16 +42,41 @@ func allRatios(results []Result) map[string]float64 {
 	return all
 }
 
-// recordRatios updates the recorded ratios, and keeps those of groups that were not measured now.
-func recordRatios(file string, results []Result) error {
+// recordedRatios are the ratios on record: of each vendor of processors, by their names. What one
+// vendor's processors do between two waits for memory, another's do not.
+type recordedRatios map[string]map[string]float64
+
+// processorVendor is the vendor of this machine's processors, as /proc/cpuinfo has it: vendor_id, or
+// on arm64 the CPU implementer.
+func processorVendor() (string, error) {
+	proc, err := procfs.NewDefaultFS()
+	if err != nil {
+		return "", err
+	}
+	cpus, err := proc.CPUInfo()
+	if err != nil {
+		return "", fmt.Errorf("the vendor of the processors: %w", err)
+	}
+	if len(cpus) == 0 || cpus[0].VendorID == "" {
+		return "", errors.New("/proc/cpuinfo names no vendor of the processors")
+	}
+	return cpus[0].VendorID, nil
+}
+
+// recordRatios updates the recorded ratios of a vendor, and keeps those of groups that were not
+// measured now.
+func recordRatios(file, vendor string, results []Result) error {
 	recorded, err := readRatios(file)
 	if err != nil && !os.IsNotExist(err) {
 		return err
 	}
 	if recorded == nil {
-		recorded = map[string]float64{}
+		recorded = recordedRatios{}
 	}
-	maps.Copy(recorded, allRatios(results))
+	if recorded[vendor] == nil {
+		recorded[vendor] = map[string]float64{}
+	}
+	maps.Copy(recorded[vendor], allRatios(results))
 	raw, err := json.MarshalIndent(recorded, "", "  ")
 	if err != nil {
 		return err
@@ -56,29 +84,32 @@ func recordRatios(file string, results []Result) error {
 	return os.WriteFile(file, append(raw, '\n'), 0o644)
 }
 
-func readRatios(file string) (map[string]float64, error) {
+func readRatios(file string) (recordedRatios, error) {
 	raw, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
-	var recorded map[string]float64
+	var recorded recordedRatios
 	if err := json.Unmarshal(raw, &recorded); err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	return recorded, nil
 }
 
-// checkRatios fails if any ratio is worse than the recorded one by more than maxLoss, or if none is
-// recorded. A ratio that was not measured is no loss: a run may measure only some groups.
-func checkRatios(out io.Writer, file string, results []Result) error {
+// checkRatios fails if any ratio is worse than the vendor's recorded one by more than maxLoss, or if
+// none is recorded. A ratio that was not measured is no loss: a run may measure only some groups.
+func checkRatios(out io.Writer, file, vendor string, results []Result) error {
 	recorded, err := readRatios(file)
 	if err != nil {
 		return err
 	}
+	if recorded[vendor] == nil {
+		return fmt.Errorf("%s holds no ratios of %s processors: -record adds them", file, vendor)
+	}
 	measured := allRatios(results)
 	lost, compared := 0, 0
 	for _, name := range slices.Sorted(maps.Keys(measured)) {
-		want, ok := recorded[name]
+		want, ok := recorded[vendor][name]
 		if !ok {
 			continue
 		}
@@ -89,7 +120,7 @@ func checkRatios(out io.Writer, file string, results []Result) error {
 		}
 	}
 	if compared == 0 {
-		return fmt.Errorf("%s holds no ratio that was measured", file)
+		return fmt.Errorf("%s holds none of the ratios that were measured on %s processors", file, vendor)
 	}
 	if lost > 0 {
 		return fmt.Errorf("%d of %d ratios have lost more than %.0f%%", lost, compared, 100*maxLoss)

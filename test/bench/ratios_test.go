@@ -22,18 +22,36 @@ func TestRatios(t *testing.T) {
 	if got := allRatios(measured(100, 3000)); !maps.Equal(got, want) {
 		t.Errorf("ratios %v, want %v", got, want)
 	}
-	if err := recordRatios(file, measured(100, 3000)); err != nil {
+	if err := recordRatios(file, "one", measured(100, 3000)); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
 		ns, kpps float64
 		lost     bool
 	}{{100, 3000, false}, {130, 2300, false}, {50, 9000, false}, {140, 3000, true}, {100, 2200, true}} {
-		if err := checkRatios(io.Discard, file, measured(c.ns, c.kpps)); (err != nil) != c.lost {
+		if err := checkRatios(io.Discard, file, "one", measured(c.ns, c.kpps)); (err != nil) != c.lost {
 			t.Errorf("%v ns, %v kpps: %v", c.ns, c.kpps, err)
 		}
 	}
-	if err := checkRatios(io.Discard, file, []Result{{Metric: "other", Waggle: 1, Limit: 1}}); err == nil {
+	if err := checkRatios(io.Discard, file, "one", []Result{{Metric: "other", Waggle: 1, Limit: 1}}); err == nil {
 		t.Error("a comparison of nothing passes")
+	}
+	if err := checkRatios(io.Discard, file, "other", measured(100, 3000)); err == nil {
+		t.Error("a comparison with another vendor's record passes")
+	}
+	if err := recordRatios(file, "other", measured(10, 3000)); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkRatios(io.Discard, file, "other", measured(100, 3000)); err == nil {
+		t.Error("a loss passes, on a vendor's own record")
+	}
+	if err := checkRatios(io.Discard, file, "one", measured(100, 3000)); err != nil {
+		t.Errorf("another vendor's record: %v", err)
+	}
+}
+
+func TestProcessorVendor(t *testing.T) {
+	if vendor, err := processorVendor(); err != nil || vendor == "" {
+		t.Errorf("vendor %q, error %v", vendor, err)
 	}
 }
