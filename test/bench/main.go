@@ -64,8 +64,8 @@ func main() {
 	flag.StringVar(&o.peers, "kubernetes", "build/kubernetes", "the directory of kube-proxy; it is left out if there is none")
 	flag.StringVar(&o.out, "out", "build/bench", "the directory of the JSON files")
 	flag.StringVar(&only, "only", "", "groups to measure, with commas between them: "+strings.Join(groupNames(), ", "))
-	flag.StringVar(&check, "check", "", "compare the ratios with those of such processors in this file, and fail on a loss of more than a quarter")
-	flag.StringVar(&record, "record", "", "write the ratios to this file, as those of such processors")
+	flag.StringVar(&check, "check", "", "compare the ratios with those of this kind of processor in this file, and fail on a loss of more than a quarter")
+	flag.StringVar(&record, "record", "", "write the ratios to this file, as those of this kind of processor")
 	flag.Parse()
 	logrus.SetOutput(io.Discard)
 	if err := run(o, only, check, record); err != nil {
@@ -97,7 +97,7 @@ func run(o options, only, check, record string) error {
 			return fmt.Errorf("no group %q: there are %s", name, strings.Join(groupNames(), ", "))
 		}
 	}
-	vendor, err := processorVendor()
+	kind, err := processorKind()
 	if err != nil {
 		return err
 	}
@@ -120,9 +120,9 @@ func run(o options, only, check, record string) error {
 	}
 	switch {
 	case record != "":
-		return recordRatios(record, vendor, all)
+		return recordRatios(record, kind, all)
 	case check != "":
-		return checkRatios(os.Stdout, check, vendor, all)
+		return checkRatios(os.Stdout, check, kind, all)
 	}
 	return nil
 }

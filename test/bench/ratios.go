@@ -4,7 +4,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -42,30 +41,48 @@ func allRatios(results []Result) map[string]float64 {
 	return all
 }
 
-// recordedRatios are the ratios on record: of each vendor of processors, by their names. What one
-// vendor's processors do between two waits for memory, another's do not.
+// recordedRatios are the ratios on record, of each kind of processor: what one does between two waits
+// for memory, and what it takes for its mitigations, another does not.
 type recordedRatios map[string]map[string]float64
 
-// processorVendor is the vendor of this machine's processors, as /proc/cpuinfo has it: vendor_id, or
-// on arm64 the CPU implementer.
-func processorVendor() (string, error) {
+// of returns the ratios of the name that says the most of all those that a kind begins with: a record
+// may name the vendor only.
+func (r recordedRatios) of(kind string) (ratios map[string]float64) {
+	for _, name := range slices.Sorted(maps.Keys(r)) {
+		if strings.HasPrefix(kind+" ", name+" ") {
+			ratios = r[name]
+		}
+	}
+	return ratios
+}
+
+// midr is the register that names an arm64 processor (Documentation/arch/arm64/cpu-feature-registers.rst).
+const midr = "/sys/devices/system/cpu/cpu0/regs/identification/midr_el1"
+
+// processorKind is the kind of this machine's processors. Many hypervisors hide the model's name, but
+// not its number.
+func processorKind() (string, error) {
 	proc, err := procfs.NewDefaultFS()
 	if err != nil {
 		return "", err
 	}
 	cpus, err := proc.CPUInfo()
 	if err != nil {
-		return "", fmt.Errorf("the vendor of the processors: %w", err)
+		return "", fmt.Errorf("the kind of the processors: %w", err)
 	}
-	if len(cpus) == 0 || cpus[0].VendorID == "" {
-		return "", errors.New("/proc/cpuinfo names no vendor of the processors")
+	if len(cpus) > 0 && cpus[0].VendorID != "" {
+		return fmt.Sprintf("%s family %s model %s", cpus[0].VendorID, cpus[0].CPUFamily, cpus[0].Model), nil
 	}
-	return cpus[0].VendorID, nil
+	raw, err := os.ReadFile(midr)
+	if err != nil {
+		return "", fmt.Errorf("/proc/cpuinfo names no vendor of the processors: %w", err)
+	}
+	return "MIDR " + strings.TrimSpace(string(raw)), nil
 }
 
-// recordRatios updates the recorded ratios of a vendor, and keeps those of groups that were not
+// recordRatios updates the recorded ratios of a kind of processor, and keeps those of groups that were not
 // measured now.
-func recordRatios(file, vendor string, results []Result) error {
+func recordRatios(file, kind string, results []Result) error {
 	recorded, err := readRatios(file)
 	if err != nil && !os.IsNotExist(err) {
 		return err
@@ -73,10 +90,10 @@ func recordRatios(file, vendor string, results []Result) error {
 	if recorded == nil {
 		recorded = recordedRatios{}
 	}
-	if recorded[vendor] == nil {
-		recorded[vendor] = map[string]float64{}
+	if recorded[kind] == nil {
+		recorded[kind] = map[string]float64{}
 	}
-	maps.Copy(recorded[vendor], allRatios(results))
+	maps.Copy(recorded[kind], allRatios(results))
 	raw, err := json.MarshalIndent(recorded, "", "  ")
 	if err != nil {
 		return err
@@ -96,20 +113,21 @@ func readRatios(file string) (recordedRatios, error) {
 	return recorded, nil
 }
 
-// checkRatios fails if any ratio is worse than the vendor's recorded one by more than maxLoss, or if
+// checkRatios fails if any ratio is worse than the recorded one of this kind of processor by more than maxLoss, or if
 // none is recorded. A ratio that was not measured is no loss: a run may measure only some groups.
-func checkRatios(out io.Writer, file, vendor string, results []Result) error {
-	recorded, err := readRatios(file)
+func checkRatios(out io.Writer, file, kind string, results []Result) error {
+	all, err := readRatios(file)
 	if err != nil {
 		return err
 	}
-	if recorded[vendor] == nil {
-		return fmt.Errorf("%s holds no ratios of %s processors: -record adds them", file, vendor)
+	recorded := all.of(kind)
+	if recorded == nil {
+		return fmt.Errorf("%s holds no ratios of processors %q: -record adds them", file, kind)
 	}
 	measured := allRatios(results)
 	lost, compared := 0, 0
 	for _, name := range slices.Sorted(maps.Keys(measured)) {
-		want, ok := recorded[vendor][name]
+		want, ok := recorded[name]
 		if !ok {
 			continue
 		}
@@ -120,7 +138,7 @@ func checkRatios(out io.Writer, file, vendor string, results []Result) error {
 		}
 	}
 	if compared == 0 {
-		return fmt.Errorf("%s holds none of the ratios that were measured on %s processors", file, vendor)
+		return fmt.Errorf("%s holds none of the ratios that were measured on processors %q", file, kind)
 	}
 	if lost > 0 {
 		return fmt.Errorf("%d of %d ratios have lost more than %.0f%%", lost, compared, 100*maxLoss)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -37,21 +38,27 @@ func TestRatios(t *testing.T) {
 		t.Error("a comparison of nothing passes")
 	}
 	if err := checkRatios(io.Discard, file, "other", measured(100, 3000)); err == nil {
-		t.Error("a comparison with another vendor's record passes")
+		t.Error("a comparison with another kind's record passes")
+	}
+	if err := checkRatios(io.Discard, file, "one family 1", measured(100, 3000)); err != nil {
+		t.Errorf("a record that names the vendor only: %v", err)
+	}
+	if err := checkRatios(io.Discard, file, "one1", measured(100, 3000)); err == nil {
+		t.Error("a comparison with the record of a kind whose name is cut off passes")
 	}
 	if err := recordRatios(file, "other", measured(10, 3000)); err != nil {
 		t.Fatal(err)
 	}
 	if err := checkRatios(io.Discard, file, "other", measured(100, 3000)); err == nil {
-		t.Error("a loss passes, on a vendor's own record")
+		t.Error("a loss passes, on a kind's own record")
 	}
 	if err := checkRatios(io.Discard, file, "one", measured(100, 3000)); err != nil {
-		t.Errorf("another vendor's record: %v", err)
+		t.Errorf("another kind's record: %v", err)
 	}
 }
 
-func TestProcessorVendor(t *testing.T) {
-	if vendor, err := processorVendor(); err != nil || vendor == "" {
-		t.Errorf("vendor %q, error %v", vendor, err)
+func TestProcessorKind(t *testing.T) {
+	if kind, err := processorKind(); err != nil || len(strings.Fields(kind)) < 2 {
+		t.Errorf("kind %q, error %v", kind, err)
 	}
 }
