@@ -101,6 +101,12 @@ func run(o options, only, check, record string) error {
 	if err != nil {
 		return err
 	}
+	var recorded map[string]float64
+	if check != "" { // before minutes of measuring
+		if recorded, err = ratiosOnRecord(check, kind); err != nil {
+			return err
+		}
+	}
 	var all []Result
 	for _, g := range groups {
 		if !slices.Contains(wanted, g.name) {
@@ -122,7 +128,7 @@ func run(o options, only, check, record string) error {
 	case record != "":
 		return recordRatios(record, kind, all)
 	case check != "":
-		return checkRatios(os.Stdout, check, kind, all)
+		return checkRatios(os.Stdout, recorded, all)
 	}
 	return nil
 }

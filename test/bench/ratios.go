@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -113,17 +114,22 @@ func readRatios(file string) (recordedRatios, error) {
 	return recorded, nil
 }
 
-// checkRatios fails if any ratio is worse than the recorded one of this kind of processor by more than maxLoss, or if
-// none is recorded. A ratio that was not measured is no loss: a run may measure only some groups.
-func checkRatios(out io.Writer, file, kind string, results []Result) error {
+// ratiosOnRecord returns the ratios that a file has of a kind of processor.
+func ratiosOnRecord(file, kind string) (map[string]float64, error) {
 	all, err := readRatios(file)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	recorded := all.of(kind)
 	if recorded == nil {
-		return fmt.Errorf("%s holds no ratios of processors %q: -record adds them", file, kind)
+		return nil, fmt.Errorf("%s holds no ratios of processors %q: -record adds them", file, kind)
 	}
+	return recorded, nil
+}
+
+// checkRatios fails if any ratio is worse than the recorded one by more than maxLoss, or if none is
+// recorded. A ratio that was not measured is no loss: a run may measure only some groups.
+func checkRatios(out io.Writer, recorded map[string]float64, results []Result) error {
 	measured := allRatios(results)
 	lost, compared := 0, 0
 	for _, name := range slices.Sorted(maps.Keys(measured)) {
@@ -138,7 +144,7 @@ func checkRatios(out io.Writer, file, kind string, results []Result) error {
 		}
 	}
 	if compared == 0 {
-		return fmt.Errorf("%s holds none of the ratios that were measured on processors %q", file, kind)
+		return errors.New("no ratio that was measured is on record")
 	}
 	if lost > 0 {
 		return fmt.Errorf("%d of %d ratios have lost more than %.0f%%", lost, compared, 100*maxLoss)

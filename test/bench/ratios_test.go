@@ -23,6 +23,13 @@ func TestRatios(t *testing.T) {
 	if got := allRatios(measured(100, 3000)); !maps.Equal(got, want) {
 		t.Errorf("ratios %v, want %v", got, want)
 	}
+	check := func(kind string, results []Result) error {
+		recorded, err := ratiosOnRecord(file, kind)
+		if err != nil {
+			return err
+		}
+		return checkRatios(io.Discard, recorded, results)
+	}
 	if err := recordRatios(file, "one", measured(100, 3000)); err != nil {
 		t.Fatal(err)
 	}
@@ -30,29 +37,29 @@ func TestRatios(t *testing.T) {
 		ns, kpps float64
 		lost     bool
 	}{{100, 3000, false}, {130, 2300, false}, {50, 9000, false}, {140, 3000, true}, {100, 2200, true}} {
-		if err := checkRatios(io.Discard, file, "one", measured(c.ns, c.kpps)); (err != nil) != c.lost {
+		if err := check("one", measured(c.ns, c.kpps)); (err != nil) != c.lost {
 			t.Errorf("%v ns, %v kpps: %v", c.ns, c.kpps, err)
 		}
 	}
-	if err := checkRatios(io.Discard, file, "one", []Result{{Metric: "other", Waggle: 1, Limit: 1}}); err == nil {
+	if err := check("one", []Result{{Metric: "other", Waggle: 1, Limit: 1}}); err == nil {
 		t.Error("a comparison of nothing passes")
 	}
-	if err := checkRatios(io.Discard, file, "other", measured(100, 3000)); err == nil {
+	if err := check("other", measured(100, 3000)); err == nil {
 		t.Error("a comparison with another kind's record passes")
 	}
-	if err := checkRatios(io.Discard, file, "one family 1", measured(100, 3000)); err != nil {
+	if err := check("one family 1", measured(100, 3000)); err != nil {
 		t.Errorf("a record that names the vendor only: %v", err)
 	}
-	if err := checkRatios(io.Discard, file, "one1", measured(100, 3000)); err == nil {
+	if err := check("one1", measured(100, 3000)); err == nil {
 		t.Error("a comparison with the record of a kind whose name is cut off passes")
 	}
 	if err := recordRatios(file, "other", measured(10, 3000)); err != nil {
 		t.Fatal(err)
 	}
-	if err := checkRatios(io.Discard, file, "other", measured(100, 3000)); err == nil {
+	if err := check("other", measured(100, 3000)); err == nil {
 		t.Error("a loss passes, on a kind's own record")
 	}
-	if err := checkRatios(io.Discard, file, "one", measured(100, 3000)); err != nil {
+	if err := check("one", measured(100, 3000)); err != nil {
 		t.Errorf("another kind's record: %v", err)
 	}
 }
